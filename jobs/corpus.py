@@ -1,0 +1,66 @@
+"""Stage 1: raw files to the tables documents and quarantine. Every record becomes a row of one of the two."""
+
+from functools import reduce
+from typing import Any
+
+import typer
+
+from jobs.config import Section
+from jobs.stage import Outcome, Plan, command, working
+from jobs.plan import planned, unchanged
+from pipelines.corpus.build import build_documents, reconcile
+from pipelines.corpus.quality import Rules
+from pipelines.corpus.readers.files import read_source
+from pipelines.corpus.source import Source, list_files
+from pipelines.spark import session
+from pipelines.storage import absolute
+from pipelines.tables import DOCUMENTS, QUARANTINE, fingerprint
+
+REVISION = 1
+"""Raised when equal files give other rows than before."""
+
+
+class Config(Section):
+    sources: list[Source]
+    rules: Rules
+    documents: str
+    quarantine: str
+
+
+def plan(config: Config) -> Plan:
+    if not config.sources:
+        raise ValueError("corpus.sources is empty: name the files to read (conf/base.yaml shows how) or choose a --recipe")
+    files = [[(file.relative, file.size, file.modified_ns) for file in list_files(source)] for source in config.sources]
+    made_from = fingerprint("corpus", REVISION, config.model_dump(mode="json", include={"sources", "rules"}), files)
+    return planned(made_from, [absolute(config.quarantine), absolute(config.documents)])
+
+
+def main(config: Config) -> Outcome:
+    planned = plan(config)
+    if planned.up_to_date:
+        return unchanged("corpus", planned, absolute(config.documents))
+    with working("corpus") as work:
+        work.say("starting Spark")
+        spark = session("distributary corpus", config.spark)
+        work.say(f"reading {', '.join(source.name for source in config.sources)}")
+        records = reduce(lambda one, other: one.unionByName(other), [read_source(spark, each) for each in config.sources]).persist()
+        documents, quarantine = build_documents(records, config.sources, config.rules)
+        documents.persist()
+        facts = reconcile(records, documents, quarantine)
+        work.say("writing quarantine")
+        QUARANTINE.overwrite(quarantine, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts)
+        work.say("writing documents")
+        pin = DOCUMENTS.overwrite(documents, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts)
+        spark.catalog.clearCache()
+    return Outcome(stage="corpus", ran=True, why=planned.why, facts=told(pin.facts))
+
+
+def told(facts: dict[str, Any]) -> dict[str, str]:
+    """The counts for a person."""
+    kept = ", ".join(f"{split} {count:,}" for split, count in facts["kept"].items())
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in facts["dropped"].items())
+    return {"rows in": f"{facts['records']:,}", "kept": kept, "dropped": dropped or "0", "quarantined": f"{facts['quarantined']:,}"}
+
+
+if __name__ == "__main__":
+    typer.run(command("corpus", Config, main, plan))

@@ -1,0 +1,70 @@
+"""Stage 2: the documents table to the sequences table: tokenized, packed, every token traced to its document."""
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+import typer
+from pyspark.sql import functions as F
+
+from jobs.config import Section
+from jobs.plan import planned, required, unchanged
+from jobs.stage import Outcome, Plan, command, working
+from pipelines.dataset.build import PackingRules, build_sequences, choose_tokenizer, label_names
+from pipelines.dataset.tokenizer import TokenizerChoice, write_tokenizer
+from pipelines.spark import session
+from pipelines.storage import absolute
+from pipelines.tables import DOCUMENTS, SEQUENCES, fingerprint
+
+REVISION = 1
+"""Raised when equal documents give other sequences than before."""
+
+
+class Config(Section):
+    documents: str
+    sequences: str
+    tokenizers: str
+    task: Literal["classification", "language_modelling"]
+    tokenizer: TokenizerChoice
+    packing: PackingRules
+
+
+def plan(config: Config) -> Plan:
+    documents = required(absolute(config.documents), "documents", "corpus")
+    settings = config.model_dump(mode="json", include={"task", "tokenizer", "packing"})
+    return planned(fingerprint("dataset", REVISION, settings, documents.identity()), [absolute(config.sequences)])
+
+
+def main(config: Config) -> Outcome:
+    planned = plan(config)
+    if planned.up_to_date:
+        return unchanged("dataset", planned, absolute(config.sequences), told)
+    pinned = required(absolute(config.documents), "documents", "corpus")
+    with working("dataset") as work:
+        work.say("starting Spark")
+        spark = session("distributary dataset", config.spark)
+        documents = DOCUMENTS.read(spark, pinned.path, pinned.version)
+        work.say("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
+        tokenizer = choose_tokenizer(documents, config.tokenizer)
+        labels = label_names(documents) if config.task == "classification" else ()
+        work.say("packing documents into sequences")
+        packed = build_sequences(documents, tokenizer, config.packing, labels=labels)
+        sums = [F.count("*").alias("sequences"), F.sum("num_tokens").alias("tokens"), F.sum("num_cut_tokens").alias("cut_tokens")]
+        splits = {row["split"]: row.asDict() for row in packed.groupBy("split").agg(*sums).orderBy("split").collect()}
+        facts = {"task": config.task, "labels": labels, "tokenizer": write_tokenizer(tokenizer, config.tokenizers), "splits": splits,
+                 "sequence_length": config.packing.sequence_length, "documents": {**asdict(pinned), "facts": {}}}
+        work.say("writing sequences")
+        ordered = packed.drop("num_cut_tokens").repartitionByRange("split", "sequence_id").sortWithinPartitions("split", "sequence_id")
+        pin = SEQUENCES.overwrite(ordered, absolute(config.sequences), fingerprint=planned.fingerprint, facts=facts)
+        spark.catalog.clearCache()
+    return Outcome(stage="dataset", ran=True, why=planned.why, facts=told(pin.facts))
+
+
+def told(facts: dict[str, Any]) -> dict[str, str]:
+    """The counts for a person."""
+    sequences = ", ".join(f"{split} {counts['sequences']:,}" for split, counts in facts["splits"].items())
+    tokens, cut = (sum(counts[name] for counts in facts["splits"].values()) for name in ("tokens", "cut_tokens"))
+    return {"sequences": sequences, "tokens": f"{tokens:,}", "tokens cut off": f"{cut:,}"}
+
+
+if __name__ == "__main__":
+    typer.run(command("dataset", Config, main, plan))

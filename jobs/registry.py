@@ -1,0 +1,57 @@
+"""Stage 4: the newest finished run to a model version, which becomes champion if it beats the present one on the same rows."""
+
+import typer
+
+from jobs.config import Section
+from jobs.judging import compare, register_model
+from jobs.plan import required
+from jobs.stage import Outcome, Plan, command, working
+from pipelines.registry import models, verdicts
+from pipelines.registry.runs import newest_finished
+from pipelines.registry.store import connect
+from pipelines.spark import session
+from pipelines.storage import absolute
+from pipelines.tables import fingerprint
+
+REVISION = 1
+"""Raised when equal inputs give another verdict than before."""
+
+
+class Config(Section):
+    name: str
+    documents: str
+    split: str
+    min_gain: float
+
+
+def plan(config: Config) -> Plan:
+    connect(config.tracking.uri, config.tracking.artifacts)
+    run, documents = newest_finished(config.tracking.experiment), required(absolute(config.documents), "documents", "corpus")
+    made_from = fingerprint("registry", REVISION, run.run_id, config.name, config.split, config.min_gain, documents.identity())
+    done = verdicts.judged(config.name, made_from=made_from)
+    if done is None:
+        return Plan(fingerprint=made_from, up_to_date=False, why=f"run {run.run_id} was not judged on these rows yet")
+    return Plan(fingerprint=made_from, up_to_date=True, why=f"{config.name} version {done[0]}: {done[1]}")
+
+
+def main(config: Config) -> Outcome:
+    planned = plan(config)
+    if planned.up_to_date:
+        return Outcome(stage="registry", ran=False, why=planned.why)
+    run = newest_finished(config.tracking.experiment)
+    with working("registry") as work:
+        work.say("starting Spark")
+        spark = session("distributary registry", config.spark)
+        work.say(f"registering the model of run {run.run_id}")
+        version = register_model(spark, config, run)
+        verdict = compare(spark, config, version, work)
+        verdicts.write_verdict(run.run_id, verdict)
+        if verdict.promote:
+            models.promote(config.name, version)
+        verdicts.mark_judged(config.name, version, made_from=planned.fingerprint, reason=verdict.reason)
+    state = "champion" if verdict.promote else "challenger"
+    return Outcome(stage="registry", ran=True, why=planned.why, facts={"model version": f"{config.name} {version} ({state})", "gate": verdict.reason})
+
+
+if __name__ == "__main__":
+    typer.run(command("registry", Config, main, plan))

@@ -1,0 +1,118 @@
+"""Between the finetune job and its run: the training that a configuration means, its progress, its record in MLflow."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jobs.config import Tracking
+from jobs.plan import required
+from jobs.stage import Working
+from pipelines.finetune.events import EventReader
+from pipelines.finetune.loop import BatchPlan
+from pipelines.finetune.model import ModelSpec
+from pipelines.finetune.train import Training, identity
+from pipelines.registry.runs import FOLDER_TAG
+from pipelines.registry.store import connect
+from pipelines.registry.tracking import Tracker, find_run
+from pipelines.storage import Folder, absolute
+from pipelines.tables import Pin, fingerprint
+
+if TYPE_CHECKING:
+    from jobs.finetune import Config
+
+REVISION = 1
+"""Raised when equal sequences and settings give other weights than before."""
+FROM_CONFIG = ("num_epochs", "global_batch", "micro_batch", "window_batches", "seed", "num_threads", "optimization", "evaluation_split",
+               "final_split", "evaluate_every_steps", "checkpoint_every_steps", "log_every_steps")
+
+
+def training_of(config: "Config") -> tuple[Training, str]:
+    """The training and its fingerprint, which also names its folder."""
+    BatchPlan(global_batch=config.global_batch, micro_batch=config.micro_batch, world_size=config.num_ranks)
+    pinned = required(absolute(config.sequences), "sequences", "dataset")
+    facts = pinned.facts
+    spec = ModelSpec(task=facts["task"], labels=tuple(facts["labels"]), max_tokens=facts["sequence_length"],
+                     base=config.model.base or "scratch", tokenizer=facts["tokenizer"])
+    training = Training(folder="", sequences=pinned.path, tokenizers=absolute(config.tokenizers), table_id=pinned.table_id,
+                        version=pinned.version, spec=spec, architecture=config.model,
+                        **{name: getattr(config, name) for name in FROM_CONFIG})
+    made_from = fingerprint("finetune", REVISION, identity(training), pinned.identity())
+    return replace(training, folder=f"{absolute(config.folder)}/{made_from}"), made_from
+
+
+def finished_run(tracking: Tracking, made_from: str) -> str | None:
+    """Id of the finished run with this fingerprint."""
+    connect(tracking.uri, tracking.artifacts)
+    run = find_run(tracking.experiment, made_from)
+    return str(run.info.run_id) if run is not None and run.info.status == "FINISHED" else None
+
+
+class Tracked:
+    """The run of a training."""
+
+    def __init__(self, tracker: Tracker, training: Training) -> None:
+        self._tracker, self._training = tracker, training
+        self.log = tracker.log
+
+    def conclude(self, result: dict[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
+        """Add pictures and final metrics."""
+        tracker, split = self._tracker, self._training.evaluation_split
+        tracker.log_loss_curve(train="train/loss", evaluation=f"{split}/loss", learning_rate="train/learning_rate", title="Training")
+        if result["confusion"] is not None:
+            tracker.log_confusion(np.asarray(result["confusion"]), list(labels), title=f"{self._training.final_split} after training")
+        tracker.finish({f"final/{name}": value for name, value in result["after"].items()})
+        return result
+
+
+@contextmanager
+def tracked(config: "Config", training: Training, made_from: str) -> Iterator[Tracked]:
+    """The run of this training, started or continued; failed with the error if one passes through."""
+    connect(config.tracking.uri, config.tracking.artifacts)
+    with Tracker(config.tracking.experiment, made_from, tags={FOLDER_TAG: training.folder}) as tracker:
+        settings = {name: value for name, value in asdict(training).items() if name not in ("spec", "folder")}
+        tracker.log_params({**settings, "num_ranks": config.num_ranks, "task": training.spec.task})
+        tracker.log_config(config.effective)
+        tracker.log_environment()
+        sequences = required(training.sequences, "sequences", "dataset")
+        tracker.log_inputs([sequences, Pin(**sequences.facts["documents"])])
+        yield Tracked(tracker, training)
+
+
+def watcher(folder: str, work: Working, log: Callable[[int, dict[str, float]], None]) -> Callable[[], None]:
+    """A function that hands the events written since its last call to `work` and `log`."""
+    reader = EventReader(Folder(folder) / "events")
+
+    def watch() -> None:
+        for event in reader.new():
+            if event["kind"] == "note":
+                work.say(event["text"])
+            elif event["kind"] == "step":
+                work.say(_step_line(event))
+                log(event["step"], {"train/loss": event["loss"], "train/gradient_norm": event["gradient_norm"],
+                                    "train/learning_rate": event["learning_rate"],
+                                    "train/tokens_per_second": event["num_tokens"] / max(event["seconds"], 1e-9)})
+            else:
+                metrics = {name: value for name, value in event.items() if name not in ("kind", "step", "split")}
+                log(event["step"], {f"{event['split']}/{name}": value for name, value in metrics.items()})
+                work.line(f"step {event['step']}: {event['split']}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}")
+
+    return watch
+
+
+def told(result: dict[str, Any] | None) -> dict[str, str]:
+    """What a person wants to know of a finished training."""
+    if result is None:
+        return {}
+    metric = result["metric"]
+    return {f"{metric} before": f"{result['before'][metric]:.4f}", f"{metric} after": f"{result['after'][metric]:.4f}",
+            "steps": f"{result['total_steps']:,}"}
+
+
+def _step_line(event: dict[str, Any]) -> str:
+    left = (event["total_steps"] - event["step"]) * event["seconds"]
+    rate = event["num_tokens"] / max(event["seconds"], 1e-9)
+    return (f"step {event['step']}/{event['total_steps']}: loss {event['loss']:.4f}, {rate:,.0f} tokens/s, "
+            f"about {left // 60:.0f} min {left % 60:.0f} s left")

@@ -1,0 +1,1 @@
+"""Documents to sequences: tokenizer, packing, the sequences table and the reader that feeds a rank from it."""

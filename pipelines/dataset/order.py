@@ -1,0 +1,74 @@
+"""The order of training data: a pure function of (number of rows, lengths, seed, step), the same at any world size. NumPy only.
+
+Positions 0, 1, 2, ... run through epoch after epoch; a keyed permutation (a Feistel network with cycle walking, Black and Rogaway
+2002) maps each position of an epoch to a row without storing the permutation, so memory is O(window), not O(rows). Inside a
+window of some batches the rows are sorted by length, cut into global batches, and the batches shuffled again: little padding, the
+same rows. Every step is a full global batch, so the last epoch may borrow a few rows from the next one.
+"""
+
+import numpy as np
+
+NUM_ROUNDS = 6
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64 (Steele 2014)
+
+
+def permute(positions: np.ndarray, num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Rows at `positions` (each in [0, num_rows)) of an epoch: a bijection on [0, num_rows). int64 in, int64 out."""
+    half_bits = np.uint64(max(1, ((num_rows - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half_bits) - np.uint64(1)
+    keys = np.random.Generator(np.random.Philox(key=[seed, epoch])).integers(0, 2**64, NUM_ROUNDS, dtype=np.uint64)
+    rows = positions.astype(np.uint64)
+    pending = np.ones(len(rows), dtype=bool)
+    while pending.any():
+        left, right = rows[pending] >> half_bits, rows[pending] & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        rows[pending] = (left << half_bits) | right
+        pending = rows >= num_rows
+    return rows.astype(np.int64)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    mixed = (values ^ (values >> np.uint64(30))) * _MIX_1
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def num_steps(num_rows: int, *, global_batch: int, num_epochs: float) -> int:
+    """Steps in which every row is seen `num_epochs` times, the last batch filled from the next epoch."""
+    return max(1, int(np.ceil(num_rows * num_epochs / global_batch)))
+
+
+class Order:
+    """Rows of every step. `lengths` is (num_rows,) tokens and may be a memory map."""
+
+    def __init__(self, lengths: np.ndarray, *, global_batch: int, total_steps: int, seed: int, window_batches: int) -> None:
+        if not len(lengths):
+            raise ValueError("the split has no sequences to train on; look at drop_reason and split in the documents table")
+        self._lengths, self._seed = lengths, seed
+        self._global_batch, self._total_steps, self._window_batches = global_batch, total_steps, window_batches
+        self._window = -1
+        self._batches = np.empty((0, global_batch), dtype=np.int64)
+
+    def batch(self, step: int) -> np.ndarray:
+        """(global_batch,) rows of `step`, shortest first: dealt out in turn, ranks get rows of like length."""
+        if not 0 <= step < self._total_steps:
+            raise IndexError(f"step must be in [0, {self._total_steps}), got {step}")
+        window, inside = divmod(step, self._window_batches)
+        if window != self._window:
+            self._batches, self._window = self._draw(window), window
+        return self._batches[inside]
+
+    def _draw(self, window: int) -> np.ndarray:
+        first = window * self._window_batches
+        num_batches = min(self._window_batches, self._total_steps - first)
+        positions = np.arange(first, first + num_batches, dtype=np.int64).repeat(self._global_batch) * self._global_batch
+        positions += np.tile(np.arange(self._global_batch, dtype=np.int64), num_batches)
+        epochs, inside = np.divmod(positions, len(self._lengths))
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            rows[chosen] = permute(inside[chosen], len(self._lengths), seed=self._seed, epoch=int(epoch))
+        ordered = rows[np.argsort(self._lengths[rows], kind="stable")].reshape(num_batches, self._global_batch)
+        # Philox takes two key words; windows are told from epochs by the high bit.
+        return np.random.Generator(np.random.Philox(key=[self._seed, window | 1 << 63])).permutation(ordered)

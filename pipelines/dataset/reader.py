@@ -1,0 +1,134 @@
+"""Sequences of a pinned table version for one rank, straight from Delta's Parquet files with Arrow: no JVM.
+
+A split is copied once per machine into flat memory-mapped arrays (tokens end to end, and where each row starts), so any row is
+one slice away, memory stays bounded by the page cache, and the ranks of a machine share the copy. The copy is named by table id
+and version; a half-made one is never visible.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+COLUMNS = ("target", "num_targets", "num_bytes")
+STALE_SECONDS = 7 * 24 * 3600
+NO_TARGET = -100
+
+
+class Rows(NamedTuple):
+    """Some rows of a split, in the order asked for."""
+
+    input_ids: list[np.ndarray]
+    """One int32 array a row."""
+    targets: np.ndarray
+    """(num_rows,) class numbers; NO_TARGET = none."""
+    num_targets: np.ndarray
+    num_bytes: np.ndarray
+
+
+def local_copies() -> Path:
+    """Where this machine keeps its copies; private to the user."""
+    folder = Path(tempfile.gettempdir()) / f"distributary-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
+    return folder
+
+
+class SequenceReader:
+    """Random access to the rows of one split. Rows are numbered by sequence_id."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokens = np.load(folder / "tokens.npy", mmap_mode="r")
+        self._starts = np.load(folder / "starts.npy", mmap_mode="r")
+        self._columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
+        self.lengths: np.ndarray = np.load(folder / "num_tokens.npy", mmap_mode="r")
+        """(num_rows,) tokens of each row."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_targets(self) -> np.ndarray:
+        """(num_rows,) terms each row adds to the loss."""
+        return self._columns["num_targets"]
+
+    def rows(self, ids: np.ndarray) -> Rows:
+        tokens = [np.asarray(self._tokens[self._starts[i] : self._starts[i + 1]]) for i in ids]
+        return Rows(tokens, *[np.asarray(self._columns[name][ids]) for name in COLUMNS])
+
+
+def open_split(path: str, *, table_id: str, version: int, split: str, copies: Path | None = None) -> SequenceReader:
+    """The rows of `split` at `version`; the first caller on a machine makes the copy, the others wait for it.
+
+    Raises ValueError if the table at `path` is another one than was pinned, or if its sequence ids have gaps.
+    """
+    home = copies or local_copies()
+    target = home / f"{table_id}-{version}-{split}"
+    with (home / f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.is_dir():
+            _prune(home)
+            partial = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
+            try:
+                _copy(_pinned(path, table_id, version), split, partial)
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        os.utime(target)
+        return SequenceReader(target)
+
+
+def _pinned(path: str, table_id: str, version: int) -> DeltaTable:
+    try:
+        table = DeltaTable(path, version=version)
+    except DeltaError as error:
+        raise FileNotFoundError(f"sequences at {path} have no version {version} any more ({error}); run the dataset stage again") from error
+    if str(table.metadata().id) != table_id:
+        raise ValueError(f"sequences at {path} were made anew (table id {table.metadata().id}, pinned {table_id}); "
+                         "run the dataset stage and the stages below it again")
+    return table
+
+
+def _copy(table: DeltaTable, split: str, folder: Path) -> None:
+    dataset = table.to_pyarrow_dataset()
+    chosen = pc.field("split") == split
+    ids, lengths = [], []
+    for batch in dataset.to_batches(columns=["sequence_id", "num_tokens"], filter=chosen):
+        ids.append(batch["sequence_id"].to_numpy())
+        lengths.append(batch["num_tokens"].to_numpy())
+    order = np.concatenate(ids) if ids else np.empty(0, np.int64)
+    num_tokens = np.empty(len(order), np.int32)
+    if not np.array_equal(np.sort(order), np.arange(len(order))):
+        raise ValueError(f"sequence_id of split {split} must run from 0 to {len(order) - 1} without gaps; run the dataset stage again")
+    num_tokens[order] = np.concatenate(lengths) if lengths else num_tokens
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(num_tokens, dtype=np.int64)])
+    np.save(folder / "num_tokens.npy", num_tokens)
+    np.save(folder / "starts.npy", starts)
+    tokens = np.lib.format.open_memmap(folder / "tokens.npy", mode="w+", dtype=np.int32, shape=(int(starts[-1]),))
+    columns = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.int64, shape=(len(order),))
+               for name in COLUMNS}
+    for batch in dataset.to_batches(columns=["sequence_id", "input_ids", *COLUMNS], filter=chosen):
+        batch_ids = batch["sequence_id"].to_numpy()
+        for row, values in zip(batch_ids, batch["input_ids"], strict=True):
+            tokens[starts[row] : starts[row + 1]] = values.values.to_numpy()
+        for name in COLUMNS:
+            columns[name][batch_ids] = batch[name].fill_null(NO_TARGET).to_numpy(zero_copy_only=False)
+    tokens.flush()
+    for column in columns.values():
+        column.flush()
+
+
+def _prune(home: Path) -> None:
+    """Forget copies nobody opened for a week."""
+    for copy in home.iterdir():
+        if copy.is_dir() and time.time() - copy.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(copy, ignore_errors=True)

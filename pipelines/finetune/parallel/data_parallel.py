@@ -1,0 +1,32 @@
+"""Data parallel over Horovod: every rank holds the whole model, gradients are averaged while backward still runs."""
+
+import horovod.torch as hvd
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipelines.finetune.parallel import collectives
+
+
+class DataParallel:
+    """Needs `hvd.init()` done (finetune/launch.py)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank, self.world_size, self.device = hvd.rank(), hvd.size(), device
+
+    def wrap(self, model: nn.Module, optimizer: Optimizer, *, accumulation: int) -> Optimizer:
+        collectives.broadcast_state(model, optimizer)
+        # Horovod sums the passes before it averages over ranks, which is what the loop's normalised losses need.
+        return hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters(), op=hvd.Average,
+                                        backward_passes_per_step=accumulation)
+
+    def step(self, optimizer: Optimizer, *, max_norm: float) -> float:
+        optimizer.synchronize()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
+        with optimizer.skip_synchronize():
+            optimizer.step()
+        return norm
+
+    def sum(self, value: Tensor, *, name: str) -> Tensor:
+        return collectives.sum_over_ranks(value, name=name)

@@ -1,0 +1,171 @@
+"""Records to documents. Hashes are computed by hashlib, everything else is written by hand."""
+
+import hashlib
+import itertools
+from collections import defaultdict
+
+import pytest
+from pyspark.sql import functions as F
+
+from pipelines.corpus.build import build_documents, reconcile
+from pipelines.corpus.dedup import label_exact_duplicates
+from pipelines.corpus.quality import Rules
+from pipelines.corpus.readers.files import RECORDS, read_source
+from pipelines.corpus.source import Source
+from pipelines.corpus.split import label_splits
+from pipelines.tables import DOCUMENTS, QUARANTINE, ContractError
+
+COLUMNS = ("source", "file", "offset", "line", "key", "text", "label", "split", "reason", "raw")
+ZH = "我的银行卡还没有到，怎么办？"
+
+
+def sha(*parts):
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+
+
+def source(name="s", **knobs):
+    return Source(**{"name": name, "path": "x", "format": "jsonl", "fields": {"text": "t", "key": "k"}, **knobs})
+
+
+def records(spark, *rows):
+    """Rows of read_source; what is not given is null, position is the number of the row."""
+    filled = [{"source": "s", "file": "f", "offset": n, "line": n + 1, **row} for n, row in enumerate(rows)]
+    return spark.createDataFrame([tuple(row.get(column) for column in COLUMNS) for row in filled], RECORDS)
+
+
+def test_a_document_has_ids_sizes_and_provenance(spark):
+    rows = records(spark, {"text": ZH, "label": "到卡", "key": "7", "split": "test"},
+                   {"text": "a", "offset": 12, "file": "年/b.txt"})  # fmt: skip
+    documents, quarantine = build_documents(rows, [source()], Rules())
+    chinese, english = sorted(documents.collect(), key=lambda row: row.offset)
+    assert chinese.asDict() == {
+        "doc_id": sha("s", "key", "7"), "source": "s", "text": ZH, "label": "到卡", "content_hash": sha(ZH), "num_chars": 14,
+        "num_bytes": 42, "duplicate_of": None, "drop_reason": None, "split": "test", "file": "f", "offset": 0,
+    }
+    assert english.doc_id == sha("s", "position", "12", "年/b.txt")
+    assert quarantine.isEmpty()
+    for rows_of, table in ((documents, DOCUMENTS), (quarantine, QUARANTINE)):
+        assert [(c.name, c.dataType) for c in rows_of.schema] == [(c.name, c.dataType) for c in table.schema]
+
+
+def test_the_first_rule_failed_is_the_reason(spark):
+    texts = ["", "你", "你好", "", "长长长", "长长长", "长长长"]
+    rows = records(spark, *[{"text": text, "split": "train", "key": str(n)} for n, text in enumerate(texts)])
+    documents, _ = build_documents(rows, [source()], Rules(min_chars=2))
+    found = defaultdict(list)
+    for row in documents.collect():
+        found[row.text].append((row.drop_reason, row.duplicate_of))
+    first = min(sha("s", "key", key) for key in "456")
+    assert found[""] == [("empty", None)] * 2
+    assert found["你"] == [("too_short", None)]
+    assert found["你好"] == [(None, None)]
+    assert sorted(found["长长长"], key=str) == [("exact_duplicate", first)] * 2 + [(None, None)]
+
+
+def test_the_survivor_is_in_test_before_validation_before_train_then_the_smallest_id(spark):
+    splits = ("test", "validation", "train")
+    grid = list(itertools.product(splits, splits))
+    rows = [(f"{group}b", str(group), b, 1) for group, (b, _) in enumerate(grid)]
+    rows += [(f"{group}a", str(group), a, 1) for group, (_, a) in enumerate(grid)]
+    copies = spark.createDataFrame(rows, "doc_id STRING, content_hash STRING, split STRING, num_chars INT")
+    found = {row.doc_id: row.duplicate_of for row in label_exact_duplicates(copies).collect()}
+    # (split of b, split of a): who survives
+    survivors = list("abbaabaaa")
+    assert found == {f"{group}{member}": None if member == survivor else f"{group}{survivor}"
+                     for group, survivor in enumerate(survivors) for member in "ab"}  # fmt: skip
+
+
+def test_a_test_set_stays_whole_and_train_loses_what_leaks(spark):
+    splits = ["test", "test", "train", "validation"]
+    other = {"text": "same", "split": "train", "source": "t"}
+    rows = records(spark, *[{"text": "same", "split": split} for split in splits], other)
+    documents, _ = build_documents(rows, [source(), source("t")], Rules())
+    assert sorted((row.split, row.drop_reason or "") for row in documents.collect()) == [
+        ("test", ""), ("test", ""), ("train", "exact_duplicate"), ("train", "exact_duplicate"), ("validation", "exact_duplicate"),
+    ]  # fmt: skip
+    kept, _ = build_documents(rows, [source(), source("t")], Rules(drop_duplicates_from=()))
+    assert kept.where("drop_reason IS NULL AND duplicate_of IS NOT NULL").count() == 4
+
+
+def test_a_repeated_key_goes_to_quarantine_and_the_first_by_position_stays(spark):
+    rows = records(spark, {"key": "k", "text": "later", "file": "b"}, {"key": "k", "text": "first", "file": "a", "offset": 9},
+                   {"key": "k", "text": "后来", "file": "a", "offset": 10}, {"key": "k", "text": "other", "source": "t"},
+                   {"text": "no key"}, {"text": "no key either"})  # fmt: skip
+    documents, quarantine = build_documents(rows, [source(), source("t")], Rules())
+    assert sorted(row.text for row in documents.collect()) == ["first", "no key", "no key either", "other"]
+    assert [(row.file, row.offset, row.reason, bytes(row.raw).decode()) for row in quarantine.orderBy("file").collect()] == [
+        ("a", 10, "duplicate key: k; first in a at byte 9", "后来"), ("b", 0, "duplicate key: k; first in a at byte 9", "later"),
+    ]  # fmt: skip
+
+
+def test_splits_follow_their_shares_and_the_hash_of_the_text(spark):
+    shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    hashes = [sha(str(number)) for number in range(10_000)]
+    rows = spark.createDataFrame([("s", h, None) for h in hashes], "source STRING, content_hash STRING, split STRING")
+    found = {row.content_hash: row.split for row in label_splits(rows, [source(splits=shares)]).collect()}
+
+    def twin(content_hash):
+        position = int(sha("split", content_hash)[:13], 16) / 16**13
+        return "train" if position < 0.8 else "validation" if position < 0.9 else "test"
+
+    assert found == {content_hash: twin(content_hash) for content_hash in hashes}
+    counts = [sum(split == name for split in found.values()) for name in shares]
+    # 5 standard deviations of a binomial: 5 * sqrt(10,000 * 0.8 * 0.2) = 200, 5 * sqrt(10,000 * 0.1 * 0.9) = 150
+    assert abs(counts[0] - 8_000) < 200
+    assert abs(counts[1] - 1_000) < 150
+    assert abs(counts[2] - 1_000) < 150
+
+
+def test_a_given_split_stands_and_a_source_has_its_own_shares(spark):
+    rows = [("s", sha("a"), "test"), ("s", sha("a"), None), ("t", sha("a"), None)]
+    given = spark.createDataFrame(rows, "source STRING, content_hash STRING, split STRING")
+    labelled = label_splits(given, [source(splits={"validation": 1.0, "train": 0.0}), source("t")])
+    assert sorted((row.source, row.split) for row in labelled.collect()) == [("s", "test"), ("s", "validation"), ("t", "train")]
+
+
+def test_documents_do_not_depend_on_partitions(spark):
+    rows = records(spark, *[{"text": str(n % 70), "key": str(n % 90), "file": str(n % 7)} for n in range(100)])
+    shares = {"train": 0.5, "validation": 0.3, "test": 0.2}
+    results = []
+    for num_partitions in (1, 7, 50):
+        documents, quarantine = build_documents(rows.repartition(num_partitions, F.rand(1)), [source(splits=shares)], Rules())
+        results.append((sorted(map(str, documents.collect())), sorted(map(str, quarantine.collect()))))
+    assert results[0] == results[1] == results[2]
+    assert [len(rows) for rows in results[0]] == [90, 10]
+    assert sum("exact_duplicate" in row for row in results[0][0]) > 5
+
+
+def test_every_record_is_a_document_or_in_quarantine(spark):
+    good = [{"text": ZH, "key": "1", "split": "train"}, {"text": ZH, "key": "2", "split": "test"}, {"text": "", "key": "3"}]
+    bad = [{"reason": "invalid JSON: x", "raw": b"{"}, {"reason": "invalid JSON: y", "raw": b"}"}]
+    rows = records(spark, *good, {"text": "a", "key": "1"}, *bad)
+    documents, quarantine = build_documents(rows, [source()], Rules())
+    assert reconcile(rows, documents, quarantine) == {
+        "records": 6, "documents": 3, "quarantined": 3, "kept": {"test": 1}, "dropped": {"empty": 1, "exact_duplicate": 1},
+        "quarantine": {"duplicate key": 1, "invalid JSON": 2},
+    }  # fmt: skip
+    with pytest.raises(ContractError, match="6 records became 2 documents and 3 rows"):
+        reconcile(rows, documents.where("text != ''"), quarantine)
+
+
+def test_two_sources_of_one_name_are_refused(spark):
+    with pytest.raises(ValueError, match="repeated: s; rename"):
+        build_documents(records(spark, {"text": "a"}), [source(), source()], Rules())
+
+
+@pytest.mark.parametrize(("knobs", "message"), [
+    ({"min_chars": -1}, "min_chars must be at least 0 code points, got -1"),
+    ({"drop_duplicates_from": ("dev",)}, "drop_duplicates_from must be among train, validation, test, got dev"),
+])  # fmt: skip
+def test_rules_that_make_no_sense_are_refused(knobs, message):
+    with pytest.raises(ValueError, match=message):
+        Rules(**knobs)
+
+
+def test_chinese_text_survives_byte_for_byte(spark, tmp_path):
+    text = "\n".join([ZH, "“全角引号”《书名》——……", "𠮷野家 𪚥 〇", "繁體中文與简体中文", "ＡＢＣ　１２３"])
+    (tmp_path / "文.txt").write_bytes(text.encode())
+    source = Source(name="zh", path=str(tmp_path / "文.txt"), format="text")
+    documents, _ = build_documents(read_source(spark, source), [source], Rules())
+    (row,) = documents.collect()
+    assert (row.text.encode(), row.file, row.content_hash) == (text.encode(), "文.txt", sha(text))

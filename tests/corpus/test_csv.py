@@ -1,0 +1,152 @@
+"""CSV in plain Python, without Spark. Expected values are written by hand."""
+
+import csv as python_csv
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+
+from pipelines.corpus.readers import csv
+from pipelines.corpus.readers.gzip import GzipStream
+from pipelines.corpus.readers.records import Bytes, Lines
+from pipelines.corpus.source import Source
+
+BANKING77 = Path(__file__).parents[2] / "data" / "banking77"
+
+
+def read(data, **knobs):
+    source = Source(name="s", path="s", format="csv", **{"fields": {"text": "text", "label": "label"}, **knobs})
+    return list(csv.records(Lines(Bytes(io.BytesIO(data))), source))
+
+
+def texts(records):
+    return [record.fields["text"] for record in records if record.fields]
+
+
+def broken(records):
+    return {record.line: record.reason.split(":")[0] for record in records if record.reason}
+
+
+def test_quotes_hold_delimiters_quotes_and_line_breaks():
+    records = read('text,label\n"a, ""b""\nc",x\n你好,y\n'.encode())
+    assert texts(records) == ['a, "b"\nc', "你好"]
+    assert [(record.offset, record.line, record.num_bytes) for record in records] == [(11, 2, 15), (26, 4, 9)]
+
+
+def test_crlf_ends_a_line_and_stays_within_quotes():
+    records = read(b'text,label\r\n"a\r\nb",x\r\nc,y')
+    assert texts(records) == ["a\r\nb", "c"]
+    assert [record.fields["label"] for record in records] == ["x", "y"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header():
+    assert texts(read(b'\xef\xbb\xbf"text",label\na,x\n')) == ["a"]
+
+
+def test_blank_lines_between_records_are_no_records():
+    records = read(b"\ntext,label\n\na,x\n\r\n\nb,y\n\n")
+    assert texts(records) == ["a", "b"]
+    assert [record.line for record in records] == [4, 7]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", "^", "]", "-", "，"])
+def test_any_one_character_delimits(delimiter):
+    data = 'text,label\n"a,b",x\nc,"d""e"\n'.replace(",", delimiter)
+    records = read(data.encode(), delimiter=delimiter)
+    assert texts(records) == [f"a{delimiter}b", "c"]
+    assert records[1].fields["label"] == 'd"e'
+
+
+def test_an_open_quote_costs_one_line():
+    records = read(b'text,label\na,x\n"b,x\nc,y\n"d\nd",y\ne,z\n')
+    assert broken(records) == {3: "quote or line break"}
+    assert texts(records) == ["a", "c", "d\nd", "e"]
+
+
+def test_a_quote_open_at_the_end_of_the_file_costs_one_line():
+    records = read(b'text,label\na,x\n"b,x\nc,y\nd,z\n')
+    assert broken(records) == {3: "open quote"}
+    assert texts(records) == ["a", "c", "d"]
+
+
+def test_a_quote_open_beyond_the_longest_record_costs_one_line():
+    lines = b"".join(b"%d,x\n" % number for number in range(100))
+    records = read(b'text,label\n"open,x\n' + lines + b'"a\nb",x\n', max_record_bytes=50)
+    assert broken(records) == {2: "open quote"}
+    assert texts(records) == [str(number) for number in range(100)] + ["a\nb"]
+
+
+def test_many_open_quotes_are_read_in_linear_time():
+    # each of 20,000 bad lines joins only as far as the next one; quadratic reading would take minutes
+    records = read(b"text,label\n" + b'5" pipe,x\nok,y\n' * 20_000)
+    assert len(texts(records)) == 20_000
+    assert len(broken(records)) == 20_000
+
+
+@pytest.mark.parametrize(("row", "kind"), [
+    (b"a", "number of fields"), (b"a,x,y", "number of fields"), (b'a"b,x"', "quote or line break"),
+    (b'"a"b,x', "quote or line break"), (b"a\rb,x", "quote or line break"), (b"\xff,x", "invalid UTF-8"), (b"a\0,x", "NUL"),
+    (b'"a\n\xff\n",x', "invalid UTF-8"), (b'"a\nb",x,y', "number of fields"),
+])
+def test_a_broken_record_leaves_its_neighbours_whole(row, kind):
+    records = read(b"text,label\nfirst,x\n" + row + b"\nlast,y\n")
+    assert texts(records) == ["first", "last"]
+    assert broken(records) == {3: kind}
+    assert records[1].raw == row + b"\n"
+
+
+@pytest.mark.parametrize(("num_bytes", "kept"), [(10, True), (11, False)])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b""])
+def test_the_longest_record_kept_has_max_record_bytes(num_bytes, kept, line_end):
+    for row in (b"a" * (num_bytes - 2) + b",x", b'"' + b"\n" * (num_bytes - 4) + b'",x'):
+        records = read(b"text,label\n" + row + line_end, max_record_bytes=10)
+        assert bool(records[0].fields) == kept
+
+
+def test_a_line_beyond_the_limit_is_passed_over_and_counted():
+    records = read(b"text,label\n" + b"a" * 300_000 + b",x\nb,y\n", max_record_bytes=20)
+    assert [(record.num_bytes, record.reason is None) for record in records] == [(300_003, False), (4, True)]
+    assert len(records[0].raw) <= 22
+    assert records[1].line == 3
+
+
+@pytest.mark.parametrize(("data", "reason"), [
+    (b"", "header: the file is empty"), (b"text,name\na,x\n", "header: 'label' stands 0 times"),
+    (b"text,label,text\na,x,b\n", "header: 'text' stands 2 times"), (b'"text,label\na,x\n', "header: open quote"),
+    (b"text;label\na;x\n", "header: 'text' stands 0 times"), (b"text,label\ra,x\rb,y", "header: quote or line break"),
+])
+def test_a_header_that_cannot_be_used_breaks_every_record(data, reason):
+    records = read(data)
+    assert len(records) == max(1, data.count(b"\n"))
+    assert all(record.reason.startswith(reason) for record in records)
+
+
+def test_an_empty_label_is_absent_and_an_empty_key_is_broken():
+    fields = {"text": "text", "label": "label", "key": "id", "split": "part"}
+    records = read(b"id,text,label,part\n1,a,,train\n,b,x,\n3,c,x,dev\n4,d,x,\n", fields=fields)
+    assert records[0].fields == {"text": "a", "key": "1", "split": "train"}
+    assert broken(records) == {3: "key", 4: "split"}
+    assert records[3].fields == {"text": "d", "label": "x", "key": "4"}
+
+
+@pytest.mark.parametrize(("name", "num_records", "num_breaks"), [("train", 10_003, 13), ("test", 3_080, 4)])
+def test_banking77_has_its_published_number_of_records(name, num_records, num_breaks):
+    data = (BANKING77 / f"{name}.csv").read_bytes()
+    records = read(data, fields={"text": "text", "label": "category"})
+    assert len(texts(records)) == len(records) == num_records
+    assert sum(text.count("\n") for text in texts(records)) == num_breaks == data.count(b"\n") - num_records - 1
+    twin = list(python_csv.DictReader(io.StringIO(data.decode(), newline="")))
+    assert [(record.fields["text"], record.fields["label"]) for record in records] == [(r["text"], r["category"]) for r in twin]
+
+
+def test_what_stands_before_a_break_of_gzip_is_kept():
+    whole = b"text,label\n" + b"".join(b"%d,x\n" % number for number in range(50_000))
+    stream = GzipStream(io.BytesIO(gzip.compress(whole)[:-2_000]))
+    lines = Lines(stream)
+    source = Source(name="s", path="s", format="csv", fields={"text": "text"})
+    records = list(csv.records(lines, source))
+    assert 1_000 < len(records) < 50_000
+    assert texts(records) == [str(number) for number in range(len(records))]
+    assert "ends before its end mark" in lines.broken
+    assert whole[lines.offset :].startswith(lines.tail)

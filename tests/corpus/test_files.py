@@ -1,0 +1,91 @@
+"""Files to rows on executors."""
+
+import gzip
+import json
+
+import pytest
+from pyspark.testing import assertDataFrameEqual
+
+from pipelines.corpus.readers import files
+from pipelines.corpus.readers.files import RECORDS, read_source
+from pipelines.corpus.source import Source, filesystem
+
+LINES = [json.dumps({"t": f"第{number}行 line", "id": number}, ensure_ascii=False) for number in range(200)]
+
+
+def jsonl(path, **knobs):
+    return Source(**{"name": "s", "path": str(path), "format": "jsonl", "fields": {"text": "t"}, **knobs})
+
+
+def test_a_row_says_where_its_record_stands(spark, tmp_path):
+    (tmp_path / "a.csv").write_bytes('t,l\r\n" e\u0301\r\n你",x\r\nb\r\n'.encode())
+    source = Source(name="s", path=str(tmp_path), format="csv", fields={"text": "t", "label": "l"})
+    expected = spark.createDataFrame([
+        ("s", "a.csv", 5, 2, None, "\u00e9\n你", "x", None, None, None),
+        ("s", "a.csv", 20, 4, None, None, None, None, "number of fields: 1 where the header has 2", bytearray(b"b\r\n")),
+    ], RECORDS)
+    assertDataFrameEqual(read_source(spark, source), expected)
+
+
+def test_slices_give_the_rows_of_the_whole_file(spark, tmp_path, monkeypatch):
+    lines = [*LINES[:50], "", "broken 坏", *LINES[50:]]
+    (tmp_path / "big.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "small.jsonl").write_text(LINES[0] + "\nbroken", encoding="utf-8")
+    whole = read_source(spark, jsonl(tmp_path)).collect()
+    assert len(whole) == 203
+    assert sorted((row.file, row.line) for row in whole if row.reason) == [("big.jsonl", 52), ("small.jsonl", 2)]
+    monkeypatch.setattr(files, "SLICE_BYTES", 700)
+    monkeypatch.setattr(files, "_TASK_BYTES", 2**20)
+    sliced = read_source(spark, jsonl(tmp_path))
+    assert sliced.rdd.getNumPartitions() > 3
+    assert sorted(sliced.collect()) == sorted(whole)
+
+
+def test_rows_come_in_batches_bounded_by_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_BATCH_BYTES", 1_000)
+    (tmp_path / "a.jsonl").write_text("\n".join(LINES), encoding="utf-8")
+    source = jsonl(tmp_path)
+    slices = files.pa.RecordBatch.from_pylist([part._asdict() for part in files._cut(files.list_files(source), source)])
+    batches = list(files._read_slices([slices], source))
+    assert sum(batch.num_rows for batch in batches) == 200
+    assert max(batch.num_rows for batch in batches) <= 1_000 // len(LINES[0].encode()) + 1
+
+
+def test_small_files_share_tasks_and_big_files_do_not(tmp_path):
+    sizes = [10] * 300 + [10**9] * 2
+    listed = [files.SourceFile(path=f"{n}", relative=f"{n}", size=size, modified_ns=0) for n, size in enumerate(sizes)]
+    tasks = [part.task for part in files._cut(listed, jsonl(tmp_path, format="csv"))]
+    assert tasks == [0] * 127 + [1] * 127 + [2] * 46 + [3, 4]
+
+
+@pytest.mark.parametrize("cut", [1, 9, 200])
+def test_a_truncated_gzip_keeps_its_whole_records(tmp_path, cut):
+    # the last byte, the trailer and one more, and so much that lines are missing
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(LINES).encode())[:-cut])
+    source = jsonl(tmp_path)
+    store, _ = filesystem(source.path)
+    (part,) = files._cut(files.list_files(source), source)
+    *kept, last = files.read_slice(store, source, part)
+    whole = [json.loads(line)["t"] for line in LINES]
+    assert [record.fields["text"] for record in kept] == whole[: len(kept)]
+    assert 50 < len(kept) < 200
+    assert last.reason == "gzip: the file ends before its end mark"
+    assert "\n".join(LINES).encode()[last.offset :].startswith(last.raw)
+    assert last.line == len(kept) + 1
+
+
+def test_what_cannot_be_opened_is_a_row_and_not_a_dead_job(tmp_path):
+    source = jsonl(tmp_path)
+    store, _ = filesystem(source.path)
+    part = files.Slice(0, f"{tmp_path}/gone.jsonl", "gone.jsonl", 0, None, 1)
+    (record,) = files.read_slice(store, source, part)
+    assert record.reason == "unreadable: FileNotFoundError"
+    assert files._row(record, "s", part.relative)[-1] is None
+
+
+def test_a_broken_row_carries_64_kib_at_most(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff" * 100_000)
+    source = Source(name="s", path=str(tmp_path), format="text")
+    (part,) = files._cut(files.list_files(source), source)
+    (record,) = files.read_slice(filesystem(source.path)[0], source, part)
+    assert files._row(record, "s", "a")[-1] == b"\xff" * 65_536

@@ -1,0 +1,82 @@
+"""JSON Lines in plain Python, without Spark. Expected values are written by hand."""
+
+import io
+
+import pytest
+
+from pipelines.corpus.readers import jsonl
+from pipelines.corpus.readers.records import Bytes, Lines
+from pipelines.corpus.source import Source
+
+FIELDS = {"text": "body", "label": "topic", "key": "id", "split": "part"}
+
+
+def read(data, fields=FIELDS, **knobs):
+    return list(jsonl.records(Lines(Bytes(io.BytesIO(data))), Source(name="s", path="s", format="jsonl", fields=fields, **knobs)))
+
+
+def read_slice(data, start, stop):
+    """As a task reads it: the stream stands one byte in front of the slice, the lines in front are counted."""
+    stream = Bytes(io.BytesIO(data))
+    stream.seek(max(start - 1, 0))
+    source = Source(name="s", path="s", format="jsonl", fields={"text": "t"})
+    return list(jsonl.records(Lines(stream, start=start, stop=stop, line=1 + data[:start].count(b"\n")), source))
+
+
+def test_every_object_is_a_record_with_its_position():
+    data = '\ufeff{"body": "你好", "id": 1}\r\n \t\n{"id": "b", "body": "x\\ny", "topic": true}'.encode()
+    records = read(data)
+    assert [record.fields for record in records] == [{"text": "你好", "key": "1"}, {"text": "x\ny", "label": "true", "key": "b"}]
+    assert [(record.offset, record.line, record.num_bytes) for record in records] == [(0, 1, 32), (35, 3, 42)]
+
+
+@pytest.mark.parametrize("number", ["12345678901234567890123", "1.0", "1e400", "-0"])
+def test_a_number_stays_as_it_is_written(number):
+    assert read(f'{{"body": "a", "id": {number}}}'.encode())[0].fields["key"] == number
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    (b'{"body": "a"', "invalid JSON"), (b"{'body': 'a'}", "invalid JSON"), (b'{"body": NaN}', "invalid JSON: NaN"),
+    (b'{"id": 1, "body": "a"}{"id": 2, "body": "b"}', "invalid JSON: Extra data"), (b"[" * 100_000, "invalid JSON: nested"),
+    (b'["a"]', "not an object: the line holds an array"), (b"null", "not an object"), (b'"a"', "not an object"),
+    (b'{"id": 1}', "text: field 'body' is null or missing"), (b'{"id": 1, "body": 7}', "text: field 'body' is a number"),
+    (b'{"id": 1, "body": ["a"]}', "text: field 'body' is an array"), (b'{"body": "a"}', "key: field 'id' is null or missing"),
+    (b'{"id": "", "body": "a"}', "key: it is empty"), (b'{"id": {}, "body": "a"}', "key: field 'id' is an object"),
+    (b'{"id": 1, "body": "a", "topic": ["x"]}', "label: field 'topic' is an array"),
+    (b'{"id": 1, "body": "a", "part": "dev"}', "split: 'dev' is none of train, validation, test"),
+    (b'{"id": 1, "body": "\xff"}', "invalid UTF-8: byte 0xff at 19"), (b'{"id": 1, "body": "\\ud83d"}', "lone surrogate: U+D83D"),
+    (b'{"id": 1, "body": "a\\u0000"}', "NUL"), (b'{"id": 1, "body": "a\0"}', "NUL"), (b"\xff\xfe{\0}\0", "invalid UTF-8"),
+])
+def test_a_broken_line_leaves_its_neighbours_whole(line, reason):
+    records = read(b'{"id": "x", "body": "a"}\n' + line + b'\n{"id": "y", "body": "b"}\n')
+    assert [record.fields and record.fields["text"] for record in records] == ["a", None, "b"]
+    assert records[1].reason.startswith(reason)
+    assert (records[1].raw, records[1].offset, records[1].line) == (line + b"\n", 25, 2)
+
+
+def test_a_surrogate_pair_is_one_character():
+    assert read(b'{"id": 1, "body": "\\ud83d\\ude00"}')[0].fields["text"] == "\U0001f600"
+
+
+@pytest.mark.parametrize(("num_bytes", "kept"), [(100, True), (101, False), (200_000, False)])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b""])
+def test_the_longest_record_kept_has_max_record_bytes(num_bytes, kept, line_end):
+    line = b'{"t": "' + b"a" * (num_bytes - 9) + b'"}' + line_end
+    records = read(line + (b'{"t": "b"}' if line_end else b""), fields={"text": "t"}, max_record_bytes=100)
+    assert records[0].num_bytes == len(line)
+    assert (records[0].reason is None) == kept
+    assert len(records[0].raw) <= 102
+    assert not line_end or records[1].fields == {"text": "b"}
+
+
+@pytest.mark.parametrize("tail", [b"", b"\n", b"\n\n", b'\n{"t": "last"}'])
+def test_slices_of_every_size_read_every_record_once(tail):
+    lines = [b'{"t": "a"}', b"", b'{"t": "\xe4\xbd\xa0"}\r', b"bad", b"", b'{"t": "ccccccc"}']
+    data = b"\n".join(lines) + tail
+    whole = read_slice(data, 0, None)
+    assert [record.line for record in whole] == [1, 3, 4, 6, 7][: len(whole)]
+    assert len(whole) >= 4
+    for size in range(1, len(data) + 2):
+        starts = range(0, len(data), size)
+        parts = [read_slice(data, start, start + size) for start in starts]
+        assert [record for part in parts for record in part] == whole, size

@@ -1,0 +1,71 @@
+"""The gate: expected verdicts are written by hand."""
+
+import json
+import math
+
+import pytest
+
+from pipelines.registry.gate import Evaluation, decide
+
+
+def evaluation(version, value, *, metric="accuracy", num_rows=100, digest="d1"):
+    return Evaluation(model_version=version, metric=metric, value=value, num_rows=num_rows, rows_digest=digest)
+
+
+@pytest.mark.parametrize(("metric", "challenger", "champion", "promote"), [
+    ("accuracy", 0.91, 0.90, True),
+    ("accuracy", 0.90, 0.90, False),
+    ("accuracy", 0.89, 0.90, False),
+    ("bits_per_byte", 1.1, 1.2, True),
+    ("bits_per_byte", 1.2, 1.2, False),
+    ("bits_per_byte", 1.3, 1.2, False),
+    ("accuracy", math.nan, 0.90, False),
+    ("accuracy", 0.10, math.nan, True),
+])
+def test_the_better_one_in_the_metrics_direction_wins_and_a_tie_keeps_the_champion(metric, challenger, champion, promote):
+    verdict = decide(evaluation(2, challenger, metric=metric), evaluation(1, champion, metric=metric))
+    assert verdict.promote is promote
+
+
+@pytest.mark.parametrize(("gain", "promote"), [(0.25, True), (0.125, False)])
+def test_a_gain_below_min_gain_is_not_enough(gain, promote):
+    assert decide(evaluation(2, 0.5 + gain), evaluation(1, 0.5), min_gain=0.25).promote is promote
+
+
+@pytest.mark.parametrize(("value", "promote"), [(0.01, True), (math.nan, False), (math.inf, False)])
+def test_the_first_version_is_promoted_unless_it_diverged(value, promote):
+    assert decide(evaluation(1, value), None).promote is promote
+
+
+def test_a_comparison_on_different_rows_is_refused():
+    with pytest.raises(ValueError, match=r"different rows \(100 with digest d2, 100 with digest d1\).*score both"):
+        decide(evaluation(2, 0.9, digest="d2"), evaluation(1, 0.8))
+    with pytest.raises(ValueError, match="different rows"):
+        decide(evaluation(2, 0.9, num_rows=99), evaluation(1, 0.8))
+
+
+def test_a_comparison_of_two_metrics_is_refused():
+    with pytest.raises(ValueError, match="version 2 was measured by bits_per_byte, version 1 by accuracy"):
+        decide(evaluation(2, 0.9, metric="bits_per_byte"), evaluation(1, 0.8))
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"metric": "vibes"}, "unknown metric 'vibes'; known: accuracy, bits_per_byte"),
+    ({"num_rows": 0}, "evaluated on 0 rows; at least 1"),
+])
+def test_an_evaluation_that_means_nothing_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation(1, 0.5, **wrong)
+
+
+def test_a_negative_min_gain_is_refused():
+    with pytest.raises(ValueError, match=r"min_gain must be at least 0, got -0\.1"):
+        decide(evaluation(2, 0.9), evaluation(1, 0.8), min_gain=-0.1)
+
+
+def test_a_verdict_is_strict_json_and_names_both_sides():
+    written = json.loads(json.dumps(decide(evaluation(2, math.nan), evaluation(1, 0.5)).to_dict(), allow_nan=False))
+    assert written["promote"] is False
+    assert written["challenger"] == {"model_version": 2, "metric": "accuracy", "value": None, "num_rows": 100,
+                                     "rows_digest": "d1"}
+    assert written["champion"]["value"] == 0.5

@@ -1,0 +1,193 @@
+"""The registry with a real tiny model: what is registered loads anywhere, once, and aliases go where they should."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+import pipelines.scoring
+from pipelines.dataset.tokenizer import tokenizer_fingerprint, train_bpe
+from pipelines.finetune.model import Architecture, ModelSpec, build_model, save_model
+from pipelines.registry import models
+from pipelines.registry.lineage import lineage, lineage_of_version
+from pipelines.registry.tracking import Tracker
+
+SCRIPT = Path(pipelines.scoring.__file__).with_name("serve.py")
+TINY_BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory):
+    """Two classifiers that differ in their weights only."""
+    tokenizer = train_bpe(iter(["lost my card", "信用卡丢了"] * 2), vocab_size=280)
+    spec = ModelSpec(task="classification", labels=("lost_card", "退款"), max_tokens=16, base="scratch",
+                     tokenizer=tokenizer_fingerprint(tokenizer))
+    folders = []
+    for seed in (1, 2):
+        module = build_model(Architecture(config=TINY_BERT), spec, vocab_size=tokenizer.get_vocab_size(), seed=seed)
+        folders.append(tmp_path_factory.mktemp("model") / "model")
+        save_model(module, tokenizer.to_str(), spec, folders[-1])
+    return folders
+
+
+@pytest.fixture
+def new_run(experiment):
+    def start(fingerprint="abc"):
+        tracker = Tracker(experiment, fingerprint)
+        tracker.finish({"accuracy": 0.5})
+        return tracker.run_id
+
+    return start
+
+
+def register(run_id, folder, name):
+    return models.register(run_id, folder, name, code=SCRIPT, input_example=["lost my card", "退款"])
+
+
+def versions(name):
+    return sorted(int(version.version) for version in MlflowClient().search_model_versions(f"name = '{name}'"))
+
+
+def aliases(name):
+    return {alias: int(version) for alias, version in MlflowClient().get_registered_model(name).aliases.items()}
+
+
+def test_a_registered_model_is_complete_quiet_and_never_pickled(new_run, model_folders, model_name, capfd):
+    run_id = new_run()
+    capfd.readouterr()
+    assert register(run_id, model_folders[0], model_name) == 1
+    assert capfd.readouterr() == ("", "")
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    resolved = models.resolve(model_name, "challenger")
+    assert (resolved.version, resolved.run_id, resolved.uri) == (1, run_id, f"models:/{model_name}/1")
+    files = {path.name for path in resolved.folder.parents[1].rglob("*") if path.is_file()}
+    assert {"MLmodel", "requirements.txt", "input_example.json", "serve.py", "model.safetensors", "model_spec.json"} <= files
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".bin", ".pyc"))]
+    requirements = (resolved.folder.parents[1] / "requirements.txt").read_text().split()
+    assert f"mlflow=={mlflow.__version__}" in requirements
+    assert all("==" in requirement for requirement in requirements)
+    assert lineage_of_version(model_name, 1)["run_id"] == run_id
+    assert lineage(run_id)["model_versions"] == [{"name": model_name, "version": 1}]
+
+
+def test_it_loads_in_a_process_without_the_project(new_run, model_folders, model_name, tmp_path):
+    register(new_run(), model_folders[0], model_name)
+    script = """if True:
+        import json, sys, mlflow
+        try:
+            import pipelines
+            raise SystemExit("the project is importable, so this test would prove nothing")
+        except ModuleNotFoundError:
+            pass
+        mlflow.set_tracking_uri(sys.argv[1])
+        model = mlflow.pyfunc.load_model(sys.argv[2])
+        import pandas
+        frame = model.predict(pandas.DataFrame({"text": ["lost my card", ""]}))
+        import pipelines
+        print(json.dumps({"rows": frame.to_dict("records"), "code": pipelines.__file__}))
+    """
+    command = [sys.executable, "-I", "-c", script, mlflow.get_tracking_uri(), f"models:/{model_name}@challenger"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+                          env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"})
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    folder = models.resolve(model_name, "challenger").folder
+    assert Path(answer["code"]).is_relative_to(folder.parents[1])
+    from pipelines.scoring.predict import Predictor
+
+    expected = Predictor.load(folder).predict(["lost my card", ""])
+    assert [row["prediction"] for row in answer["rows"]] == [p.prediction for p in expected]
+    assert [row["score"] for row in answer["rows"]] == pytest.approx([p.score for p in expected], abs=1e-5)
+
+
+def test_registering_again_gives_the_same_version(new_run, model_folders, model_name):
+    run_id = new_run()
+    assert [register(run_id, model_folders[0], model_name) for _ in range(2)] == [1, 1]
+    assert versions(model_name) == [1]
+
+
+@pytest.mark.parametrize("call", ["log_outputs", "create_registered_model", "create_model_version", "set_registered_model_alias"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_any_call_and_run_again_there_is_one_version(new_run, model_folders, model_name, monkeypatch, call, moment):
+    run_id = new_run()
+    real = getattr(MlflowClient, call)
+    kills = []
+
+    def killed(*args, **kwargs):
+        if moment == "after":
+            real(*args, **kwargs)
+        kills.append(call)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, killed)
+        with pytest.raises(KeyboardInterrupt):
+            register(run_id, model_folders[0], model_name)
+    assert kills == [call]
+    assert register(run_id, model_folders[0], model_name) == 1
+    assert versions(model_name) == [1]
+    assert aliases(model_name) == {"challenger": 1}
+    uploads = MlflowClient().search_logged_models([mlflow.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'")
+    assert [str(upload.status) for upload in uploads] == ["READY"]
+
+
+def test_other_weights_of_the_same_run_are_another_version(new_run, model_folders, model_name):
+    run_id = new_run()
+    assert [register(run_id, folder, model_name) for folder in model_folders] == [1, 2]
+    assert models.resolve(model_name, 1).folder != models.resolve(model_name, 2).folder
+
+
+def test_aliases_move_forward_and_back(new_run, model_folders, model_name):
+    runs = [new_run("abc"), new_run("abd")]
+    first, second = (register(run_id, folder, model_name) for run_id, folder in zip(runs, model_folders, strict=True))
+    assert aliases(model_name) == {"challenger": 2}
+    assert models.promote(model_name, first) is None
+    assert models.promote(model_name, second) == first
+    assert models.promote(model_name, second) == second  # again, as after a kill: nothing changes
+    assert aliases(model_name) == {"challenger": 2, "champion": 2}
+    assert models.undo(model_name) == first
+    assert aliases(model_name)["champion"] == first
+    with pytest.raises(LookupError, match=r"version 1 is the first champion.*promote another version"):
+        models.undo(model_name)
+    register(runs[0], model_folders[0], model_name)
+    assert aliases(model_name)["challenger"] == second
+
+
+def test_what_does_not_exist_is_named_with_what_does(new_run, model_folders, model_name):
+    with pytest.raises(LookupError, match=f"no registered model '{model_name}'; run: distributary registry"):
+        models.resolve(model_name, "champion")
+    register(new_run(), model_folders[0], model_name)
+    with pytest.raises(LookupError, match=r"no version or alias 'champion'; aliases: challenger \(version 1\); versions: 1"):
+        models.resolve(model_name, "champion")
+    with pytest.raises(LookupError, match="no version or alias '7'"):
+        models.promote(model_name, 7)
+
+
+def test_changed_files_are_refused(new_run, model_folders, model_name):
+    register(new_run(), model_folders[0], model_name)
+    spec = models.resolve(model_name, 1).folder / "model_spec.json"
+    spec.write_text(spec.read_text().replace("lost_card", "lost_cars"))
+    with pytest.raises(ValueError, match="files were changed or damaged"):
+        models.resolve(model_name, 1)
+
+
+def test_a_script_outside_of_the_package_is_refused(new_run, model_folders, model_name, tmp_path):
+    with pytest.raises(ValueError, match="not inside the pipelines package"):
+        models.register(new_run(), model_folders[0], model_name, code=tmp_path / "serve.py", input_example=["a"])
+
+
+def test_files_of_another_machine_are_downloaded_once(new_run, model_folders, model_name, monkeypatch, tmp_path):
+    register(new_run(), model_folders[0], model_name)
+    monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path))
+    monkeypatch.setattr(models, "_in_place", lambda location: None)
+    folder = models.resolve(model_name, 1).folder
+    assert folder.is_relative_to(tmp_path)
+    assert models.folder_digest(folder) == models.folder_digest(model_folders[0])
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", None)
+    assert models.resolve(model_name, 1).folder == folder
+    assert [path.name for path in (tmp_path / "models").iterdir() if path.name.startswith(".")] == []
