@@ -132,7 +132,8 @@ def _explain(section: str, fault: ErrorDetails, values: Mapping[str, Any]) -> st
 
 def _siblings(section: str, parents: Sequence[str]) -> list[str]:
     """Keys that conf/base.yaml has beside the unknown one."""
-    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / "base.yaml"))[section]
+    base = OmegaConf.to_container(OmegaConf.load(CONF / "base.yaml"))
+    node: Any = base if parents and parents[0] in ("spark", "tracking") else base[section]
     for part in parents:
         node = node.get(part, {}) if isinstance(node, dict) else {}
     return list(node) if isinstance(node, dict) else []

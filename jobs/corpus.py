@@ -6,15 +6,16 @@ from typing import Any
 import typer
 
 from jobs.config import Section
-from jobs.stage import Outcome, Plan, command, working
 from jobs.plan import planned, unchanged
+from jobs.stage import Outcome, Plan, command, working
 from pipelines.corpus.build import build_documents, reconcile
 from pipelines.corpus.quality import Rules
 from pipelines.corpus.readers.files import read_source
 from pipelines.corpus.source import Source, list_files
+from pipelines.delta import fingerprint
 from pipelines.spark import session
 from pipelines.storage import absolute
-from pipelines.tables import DOCUMENTS, QUARANTINE, fingerprint
+from pipelines.tables import DOCUMENTS, QUARANTINE
 
 REVISION = 1
 """Raised when equal files give other rows than before."""

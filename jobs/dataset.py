@@ -4,16 +4,16 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import typer
-from pyspark.sql import functions as F
 
 from jobs.config import Section
 from jobs.plan import planned, required, unchanged
 from jobs.stage import Outcome, Plan, command, working
-from pipelines.dataset.build import PackingRules, build_sequences, choose_tokenizer, label_names
+from pipelines.dataset.build import PackingRules, build_sequences, choose_tokenizer, count_by_split, in_order, label_names
 from pipelines.dataset.tokenizer import TokenizerChoice, write_tokenizer
+from pipelines.delta import fingerprint
 from pipelines.spark import session
 from pipelines.storage import absolute
-from pipelines.tables import DOCUMENTS, SEQUENCES, fingerprint
+from pipelines.tables import DOCUMENTS, SEQUENCES
 
 REVISION = 1
 """Raised when equal documents give other sequences than before."""
@@ -48,13 +48,10 @@ def main(config: Config) -> Outcome:
         labels = label_names(documents) if config.task == "classification" else ()
         work.say("packing documents into sequences")
         packed = build_sequences(documents, tokenizer, config.packing, labels=labels)
-        sums = [F.count("*").alias("sequences"), F.sum("num_tokens").alias("tokens"), F.sum("num_cut_tokens").alias("cut_tokens")]
-        splits = {row["split"]: row.asDict() for row in packed.groupBy("split").agg(*sums).orderBy("split").collect()}
-        facts = {"task": config.task, "labels": labels, "tokenizer": write_tokenizer(tokenizer, config.tokenizers), "splits": splits,
+        facts = {"task": config.task, "labels": labels, "tokenizer": write_tokenizer(tokenizer, config.tokenizers), "splits": count_by_split(packed),
                  "sequence_length": config.packing.sequence_length, "documents": {**asdict(pinned), "facts": {}}}
         work.say("writing sequences")
-        ordered = packed.drop("num_cut_tokens").repartitionByRange("split", "sequence_id").sortWithinPartitions("split", "sequence_id")
-        pin = SEQUENCES.overwrite(ordered, absolute(config.sequences), fingerprint=planned.fingerprint, facts=facts)
+        pin = SEQUENCES.overwrite(in_order(packed), absolute(config.sequences), fingerprint=planned.fingerprint, facts=facts)
         spark.catalog.clearCache()
     return Outcome(stage="dataset", ran=True, why=planned.why, facts=told(pin.facts))
 

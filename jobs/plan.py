@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobs.stage import Outcome, Plan
-from pipelines.tables import Pin, pin
+from pipelines.delta import Pin, pin
 
 
 def planned(made_from: str, outputs: list[str], *, appended: bool = False) -> Plan:

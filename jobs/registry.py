@@ -3,15 +3,17 @@
 import typer
 
 from jobs.config import Section
-from jobs.judging import compare, register_model
 from jobs.plan import required
 from jobs.stage import Outcome, Plan, command, working
+from pipelines.dataset.build import kept
+from pipelines.delta import fingerprint
 from pipelines.registry import models, verdicts
 from pipelines.registry.runs import newest_finished
 from pipelines.registry.store import connect
+from pipelines.scoring.judge import SERVE_SCRIPT, compare, example_texts
 from pipelines.spark import session
-from pipelines.storage import absolute
-from pipelines.tables import fingerprint
+from pipelines.storage import Folder, absolute
+from pipelines.tables import DOCUMENTS
 
 REVISION = 1
 """Raised when equal inputs give another verdict than before."""
@@ -43,8 +45,10 @@ def main(config: Config) -> Outcome:
         work.say("starting Spark")
         spark = session("distributary registry", config.spark)
         work.say(f"registering the model of run {run.run_id}")
-        version = register_model(spark, config, run)
-        verdict = compare(spark, config, version, work)
+        held_out = kept(DOCUMENTS.read(spark, absolute(config.documents)), config.split)
+        with Folder(run.folder).local("model") as folder:
+            version = models.register(run.run_id, folder, config.name, code=SERVE_SCRIPT, input_example=example_texts(held_out))
+        verdict = compare(held_out, config.name, version, min_gain=config.min_gain, say=work.say)
         verdicts.write_verdict(run.run_id, verdict)
         if verdict.promote:
             models.promote(config.name, version)

@@ -4,17 +4,17 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import typer
-from pyspark.sql import functions as F
 
 from jobs.config import Section
 from jobs.plan import planned, required, unchanged
 from jobs.stage import Outcome, Plan, command, working
+from pipelines.delta import fingerprint, pin
 from pipelines.registry import models
 from pipelines.registry.store import connect
-from pipelines.scoring.batch import dealt, score_documents, unscored
+from pipelines.scoring.batch import dealt, of_split, score_documents, unscored
 from pipelines.spark import session
 from pipelines.storage import absolute
-from pipelines.tables import DOCUMENTS, PREDICTIONS, fingerprint, pin
+from pipelines.tables import DOCUMENTS, PREDICTIONS
 
 
 class Config(Section):
@@ -36,15 +36,13 @@ def plan(config: Config) -> Plan:
 
 def main(config: Config) -> Outcome:
     todo = plan(config)
-    told = lambda facts: {name: str(value) for name, value in facts.items()}  # noqa: E731
     if todo.up_to_date:
-        return unchanged("scoring", todo, absolute(config.predictions), told)
+        return unchanged("scoring", todo, absolute(config.predictions), dict)
     pinned, model = required(absolute(config.documents), "documents", "corpus"), models.resolve(config.name, config.alias)
     with working("scoring") as work:
         work.say("starting Spark")
         spark = session("distributary scoring", config.spark)
-        documents = DOCUMENTS.read(spark, pinned.path, pinned.version)
-        chosen = documents if config.split == "all" else documents.where(F.col("split") == config.split)
+        chosen = of_split(DOCUMENTS.read(spark, pinned.path, pinned.version), config.split)
         if pin(absolute(config.predictions)) is not None:
             chosen = unscored(chosen, PREDICTIONS.read(spark, absolute(config.predictions)), model)
         work.say(f"scoring with {model.name} version {model.version}")
@@ -52,7 +50,7 @@ def main(config: Config) -> Outcome:
                                  documents_version=pinned.version, scored_at=datetime.now(UTC))
         facts = {"model": f"{model.name} {model.version}", "run": model.run_id}
         written = PREDICTIONS.append(scored, absolute(config.predictions), fingerprint=todo.fingerprint, facts=facts)
-    return Outcome(stage="scoring", ran=True, why=todo.why, facts={**told(facts), "new predictions": f"{written.num_rows:,}"})
+    return Outcome(stage="scoring", ran=True, why=todo.why, facts={**facts, "new predictions": f"{written.num_rows:,}"})
 
 
 if __name__ == "__main__":

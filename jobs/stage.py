@@ -52,9 +52,13 @@ class Working:
         self._spinner = console.status("") if console.is_terminal else None
 
     def say(self, text: str) -> None:
-        """Replace what is shown; off a terminal a new text is printed at once."""
-        if text != self._text and self._spinner is None:
+        """What the stage does from now on; off a terminal it is printed at once."""
+        if self._spinner is None:
             self._print(text)
+        self.update(text)
+
+    def update(self, text: str) -> None:
+        """How far it is; off a terminal printed when nothing was for QUIET_SECONDS."""
         self._text = text
         self.beat()
 

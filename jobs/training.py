@@ -10,6 +10,7 @@ import numpy as np
 from jobs.config import Tracking
 from jobs.plan import required
 from jobs.stage import Working
+from pipelines.delta import Pin, fingerprint
 from pipelines.finetune.events import EventReader
 from pipelines.finetune.loop import BatchPlan
 from pipelines.finetune.model import ModelSpec
@@ -18,7 +19,6 @@ from pipelines.registry.runs import FOLDER_TAG
 from pipelines.registry.store import connect
 from pipelines.registry.tracking import Tracker, find_run
 from pipelines.storage import Folder, absolute
-from pipelines.tables import Pin, fingerprint
 
 if TYPE_CHECKING:
     from jobs.finetune import Config
@@ -35,7 +35,7 @@ def training_of(config: "Config") -> tuple[Training, str]:
     pinned = required(absolute(config.sequences), "sequences", "dataset")
     facts = pinned.facts
     spec = ModelSpec(task=facts["task"], labels=tuple(facts["labels"]), max_tokens=facts["sequence_length"],
-                     base=config.model.base or "scratch", tokenizer=facts["tokenizer"])
+                     base=config.model.start(), tokenizer=facts["tokenizer"])
     training = Training(folder="", sequences=pinned.path, tokenizers=absolute(config.tokenizers), table_id=pinned.table_id,
                         version=pinned.version, spec=spec, architecture=config.model,
                         **{name: getattr(config, name) for name in FROM_CONFIG})
@@ -88,9 +88,9 @@ def watcher(folder: str, work: Working, log: Callable[[int, dict[str, float]], N
     def watch() -> None:
         for event in reader.new():
             if event["kind"] == "note":
-                work.say(event["text"])
+                work.update(event["text"])
             elif event["kind"] == "step":
-                work.say(_step_line(event))
+                work.update(_step_line(event))
                 log(event["step"], {"train/loss": event["loss"], "train/gradient_norm": event["gradient_norm"],
                                     "train/learning_rate": event["learning_rate"],
                                     "train/tokens_per_second": event["num_tokens"] / max(event["seconds"], 1e-9)})

@@ -12,7 +12,8 @@ from pipelines.corpus.quality import Rules, label_quality
 from pipelines.corpus.readers.files import MAX_RAW_BYTES
 from pipelines.corpus.source import Source
 from pipelines.corpus.split import label_splits
-from pipelines.tables import DOCUMENTS, QUARANTINE, ContractError
+from pipelines.delta import ContractError
+from pipelines.tables import DOCUMENTS, QUARANTINE
 
 
 def build_documents(records: DataFrame, sources: Sequence[Source], rules: Rules) -> tuple[DataFrame, DataFrame]:

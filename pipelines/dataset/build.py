@@ -18,7 +18,8 @@ from tokenizers import Encoding, Tokenizer
 
 from pipelines.dataset.pack import EncodedDocument, PackedSequence, concatenate, one_per_document, token_bytes
 from pipelines.dataset.tokenizer import TokenizerChoice, load_tokenizer, train_bpe
-from pipelines.tables import SEQUENCES, ContractError
+from pipelines.delta import ContractError
+from pipelines.tables import SEQUENCES
 
 PackingMethod = Literal["one_per_document", "concatenate"]
 PACKERS = {"one_per_document": one_per_document, "concatenate": concatenate}
@@ -52,9 +53,10 @@ class PackingRules:
             raise ValueError(f"group_bytes must be at least 1, got {self.group_bytes}")
 
 
-def kept(documents: DataFrame) -> DataFrame:
-    """The documents no rule dropped."""
-    return documents.where(F.col("drop_reason").isNull())
+def kept(documents: DataFrame, split: str | None = None) -> DataFrame:
+    """The documents no rule dropped, of one split or of all."""
+    chosen = documents.where(F.col("drop_reason").isNull())
+    return chosen if split is None else chosen.where(F.col("split") == split)
 
 
 def label_names(documents: DataFrame) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ def choose_tokenizer(documents: DataFrame, choice: TokenizerChoice) -> Tokenizer
     """The tokenizer of `choice.base`, or BPE trained on kept train documents in doc_id order, at most `max_bytes` of text."""
     if choice.base is not None:
         return load_tokenizer(choice.base)
-    train = kept(documents).where("split = 'train'").select("text", "num_bytes").orderBy("doc_id")
+    train = kept(documents, "train").select("text", "num_bytes").orderBy("doc_id")
 
     def texts() -> Iterator[str]:
         seen = 0
@@ -102,6 +104,18 @@ def build_sequences(documents: DataFrame, tokenizer: Tokenizer, rules: PackingRu
         _group_packer(tokenizer.to_str(), rules, labels), PACKED_DDL).persist(StorageLevel.MEMORY_AND_DISK)
     numbered = packed.join(F.broadcast(_first_ids(packed)), ["split", "group"])
     return numbered.select((F.col("first_id") + F.col("position")).alias("sequence_id"), *SEQUENCES.schema.names[1:], "num_cut_tokens")
+
+
+def count_by_split(sequences: DataFrame) -> dict[str, dict[str, int]]:
+    """split -> sequences, tokens, cut_tokens."""
+    sums = (F.count("*").alias("sequences"), F.sum("num_tokens").alias("tokens"), F.sum("num_cut_tokens").alias("cut_tokens"))
+    rows = sequences.groupBy("split").agg(*sums).orderBy("split").collect()
+    return {row["split"]: {name: row[name] for name in ("sequences", "tokens", "cut_tokens")} for row in rows}
+
+
+def in_order(sequences: DataFrame) -> DataFrame:
+    """Rows of SEQUENCES as they are written: neighbours in number are neighbours in a file."""
+    return sequences.drop("num_cut_tokens").repartitionByRange("split", "sequence_id").sortWithinPartitions("split", "sequence_id")
 
 
 def _first_ids(packed: DataFrame) -> DataFrame:

@@ -52,9 +52,14 @@ class Architecture:
     config: dict[str, Any] = field(default_factory=dict)
     """From scratch: model_type and its keys, as in a transformers config.json. With a base: keys to change, such as dropout."""
 
-    def __post_init__(self) -> None:
+    def start(self) -> str:
+        """What the weights start from, in a word.
+
+        Raises ValueError if neither is given.
+        """
         if self.base is None and "model_type" not in self.config:
-            raise ValueError("model needs base (a folder, package://NAME/FOLDER or hub id) or config.model_type (from scratch)")
+            raise ValueError("finetune.model needs base (a folder, package://NAME/FOLDER or hub id) or config.model_type (from scratch)")
+        return self.base or "scratch"
 
 
 class EncoderClassifier(nn.Module):

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 if TYPE_CHECKING:
-    from pipelines.tables import Pin
+    from pipelines.delta import Pin
 
 SOURCE_TYPE = "delta_table"
 """MLflow's DeltaDatasetSource reads this record back and loads the table at the pinned version."""

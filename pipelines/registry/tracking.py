@@ -21,7 +21,7 @@ from pipelines.registry.environment import describe, git_tags
 from pipelines.registry.lineage import dataset_input, write_lineage
 
 if TYPE_CHECKING:
-    from pipelines.tables import Pin
+    from pipelines.delta import Pin
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from pyspark import SparkContext, SparkFiles
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.delta import fingerprint
 from pipelines.registry.digest import folder_digest
 from pipelines.registry.gate import Evaluation
 from pipelines.scoring.predict import Predictor
-from pipelines.tables import PREDICTIONS, fingerprint
+from pipelines.tables import PREDICTIONS
 
 if TYPE_CHECKING:
     from pipelines.registry.models import ResolvedModel
@@ -71,6 +72,11 @@ def bits_per_byte(predictions: DataFrame) -> float:
 def dealt(documents: DataFrame, *, num_partitions: int) -> DataFrame:
     """The documents in partitions that depend on their ids alone, so that a second scoring has the same batches and the same digest."""
     return documents.repartition(num_partitions, "doc_id").sortWithinPartitions("doc_id")
+
+
+def of_split(documents: DataFrame, split: str) -> DataFrame:
+    """Kept and dropped documents of a split, or of all of them for "all"."""
+    return documents if split == "all" else documents.where(F.col("split") == split)
 
 
 def unscored(documents: DataFrame, predictions: DataFrame, model: "ResolvedModel") -> DataFrame:

@@ -13,7 +13,8 @@ from pipelines.corpus.quality import Rules
 from pipelines.corpus.readers.files import RECORDS, read_source
 from pipelines.corpus.source import Source
 from pipelines.corpus.split import label_splits
-from pipelines.tables import DOCUMENTS, QUARANTINE, ContractError
+from pipelines.delta import ContractError
+from pipelines.tables import DOCUMENTS, QUARANTINE
 
 COLUMNS = ("source", "file", "offset", "line", "key", "text", "label", "split", "reason", "raw")
 ZH = "我的银行卡还没有到，怎么办？"

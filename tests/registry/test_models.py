@@ -78,7 +78,10 @@ def test_a_registered_model_is_complete_quiet_and_never_pickled(new_run, model_f
 def test_it_loads_in_a_process_without_the_project(new_run, model_folders, model_name, tmp_path):
     register(new_run(), model_folders[0], model_name)
     script = """if True:
-        import json, sys, mlflow
+        import json, os, sys, mlflow
+        # A development environment has the project installed in place: by a path or by a finder.
+        sys.path[:] = [entry for entry in sys.path if not os.path.isdir(os.path.join(entry, "pipelines"))]
+        sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
         try:
             import pipelines
             raise SystemExit("the project is importable, so this test would prove nothing")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
 
+from pipelines.delta import Pin
 from pipelines.registry import store
 from pipelines.registry.lineage import lineage
 from pipelines.registry.tracking import MAX_PARAM_CHARS, Tracker, find_run
-from pipelines.tables import Pin
 
 ROOT = Path(__file__).parents[2]
 

