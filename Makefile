@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fix ui system setup clean
+.PHONY: help demo test check bench fix ui wheel system setup clean
 
 PYTHON3 := $(shell command -v python3 || command -v python3.12 || command -v python3.11)
 RECIPE ?= customer_service
@@ -19,6 +19,7 @@ help:  ## this text
 	@printf '  make check     static checks: ruff, mypy, the direction of imports\n'
 	@printf '  make fix       let ruff mend what it can\n'
 	@printf '  make bench     measure: ours beside its peers, as ratios\n'
+	@printf '  make wheel     the package for the executors of a cluster\n'
 	@printf '  make system    check the machine (Java, compiler, CMake, Python) and install what it lacks (root)\n'
 	@printf '  make setup     .venv with pinned packages, Horovod, Delta jars; 5 minutes once, then no time at all\n'
 	@printf '  make clean     remove .venv and caches of this checkout; tables and models in warehouse/ stay\n\n'
@@ -43,6 +44,9 @@ fix: setup  ## mend what ruff can
 
 bench: setup  ## measurements
 	@$(BIN)/python -m benchmarks.launcher $(ARGS)
+
+wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment
+	@$(BIN)/python -m build --wheel --outdir dist . | tail -n 1
 
 ui:  ## MLflow's pages, on this machine only
 	@test -f warehouse/mlflow.db || { echo 'no runs yet (warehouse/mlflow.db is missing); run: make demo' >&2; exit 1; }

@@ -8,8 +8,8 @@ import typer
 from jobs.config import Section
 from jobs.plan import planned, required, unchanged
 from jobs.stage import Outcome, Plan, command, working
-from pipelines.delta import fingerprint, pin
-from pipelines.registry import models
+from pipelines.delta import Pin, fingerprint, pin
+from pipelines.registry import models, verdicts
 from pipelines.registry.store import connect
 from pipelines.scoring.batch import dealt, of_split, score_documents, unscored
 from pipelines.spark import session
@@ -27,18 +27,27 @@ class Config(Section):
     num_partitions: int
 
 
-def plan(config: Config) -> Plan:
+def inputs(config: Config) -> tuple[Pin, models.ResolvedModel]:
+    """The documents and the model version of now; an alias that moves later changes nothing."""
     connect(config.tracking.uri, config.tracking.artifacts)
-    documents, model = required(absolute(config.documents), "documents", "corpus"), models.resolve(config.name, config.alias)
-    made_from = fingerprint("scoring", model.name, model.version, model.run_id, documents.identity(), config.split)
+    return required(absolute(config.documents), "documents", "corpus"), models.resolve(config.name, config.alias)
+
+
+def plan(config: Config) -> Plan:
+    return plan_for(config, *inputs(config))
+
+
+def plan_for(config: Config, pinned: Pin, model: models.ResolvedModel) -> Plan:
+    made_from = fingerprint("scoring", model.name, model.version, model.run_id, pinned.identity(), config.split,
+                            verdicts.newest_judgement(config.name))
     return planned(made_from, [absolute(config.predictions)], appended=True)
 
 
 def main(config: Config) -> Outcome:
-    todo = plan(config)
+    pinned, model = inputs(config)
+    todo = plan_for(config, pinned, model)
     if todo.up_to_date:
         return unchanged("scoring", todo, absolute(config.predictions), dict)
-    pinned, model = required(absolute(config.documents), "documents", "corpus"), models.resolve(config.name, config.alias)
     with working("scoring") as work:
         work.say("starting Spark")
         spark = session("distributary scoring", config.spark)

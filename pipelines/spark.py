@@ -52,7 +52,7 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
         return active
     given = _given_conf()
     wanted = {"spark.app.name": app_name, "spark.master": DEFAULT_MASTER, "spark.pyspark.python": sys.executable,
-              "spark.pyspark.driver.python": sys.executable, "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
+              "spark.pyspark.driver.python": sys.executable, "spark.log.level": "ERROR", "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
               "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"), **DELTA_CONF, **(conf or {})}
     if given.get("spark.master", wanted["spark.master"]).startswith("local"):
         # One machine: nothing listens beyond it.
@@ -60,6 +60,8 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     if not _brings_delta(given):
         wanted["spark.jars"] = ",".join(filter(None, [given.pop("spark.jars", ""), *_delta_jars()]))
+        if "PYSPARK_GATEWAY_PORT" in os.environ:
+            _add_to_running_jvm(_delta_jars())
     chosen = SparkConf(loadDefaults=False)
     for name, value in {**wanted, **given}.items():
         chosen.set(name, value)
@@ -88,6 +90,14 @@ def _given_conf() -> dict[str, str]:
         elif flag in named:
             given[named[flag]] = value
     return given
+
+
+def _add_to_running_jvm(jars: list[str]) -> None:
+    """Make the jars known to the JVM that spark-submit started before us; executors get them by `spark.jars`."""
+    jvm = SparkContext._jvm
+    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
+    for jar in jars:
+        loader.addURL(jvm.java.io.File(jar).toURI().toURL())
 
 
 def _brings_delta(given: Mapping[str, str]) -> bool:

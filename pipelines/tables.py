@@ -44,7 +44,8 @@ SEQUENCES = Table(
 
 PREDICTIONS = Table(
     name="predictions", row="one document scored by one model version", key=("doc_id", "model_name", "model_version", "documents_version"),
-    volatile=("scored_at", "latency_ms"),
+    # Equal trainings have different run ids.
+    volatile=("run_id", "scored_at", "latency_ms"),
     checks={"latency": "latency_ms >= 0"},
     ddl="""doc_id            STRING NOT NULL COMMENT 'document scored',
            text              STRING NOT NULL COMMENT 'text scored',

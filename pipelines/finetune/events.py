@@ -12,20 +12,31 @@ from typing import Any
 
 from pipelines.storage import Folder
 
-FLUSH_SECONDS = 1.0
+MIN_FLUSH_SECONDS, MAX_FLUSH_SECONDS = 1.0, 15.0
+"""Between two files: a sixtieth of the time so far, so that a night makes a few thousand files and a minute is still live."""
+NOTE_SECONDS = 2.0
+"""Notes come with every batch of an evaluation; one in this time is worth keeping."""
 
 
 class EventWriter:
-    """Collects events and writes them about once a second; `close` writes what is left."""
+    """Collects events and writes them every second at first, more seldom later; `close` writes what is left."""
 
     def __init__(self, folder: Folder) -> None:
-        self._folder, self._flushed = folder, time.monotonic()
+        self._folder, self._started = folder, time.monotonic()
+        self._flushed, self._noted = self._started, 0.0
         self._pending: list[dict[str, Any]] = []
 
     def write(self, kind: str, *, step: int, **fields: Any) -> None:
         self._pending.append({"kind": kind, "step": step, **fields})
-        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+        now = time.monotonic()
+        if now - self._flushed >= min(MAX_FLUSH_SECONDS, max(MIN_FLUSH_SECONDS, (now - self._started) / 60)):
             self.close()
+
+    def note(self, text: str, *, step: int) -> None:
+        """What the rank is at, for a person; dropped if another note was just written."""
+        if time.monotonic() - self._noted >= NOTE_SECONDS:
+            self._noted = time.monotonic()
+            self.write("note", step=step, text=text)
 
     def close(self) -> None:
         if self._pending:

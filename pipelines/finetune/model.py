@@ -51,6 +51,8 @@ class Architecture:
     """Folder, package://NAME/FOLDER or hub id; null = from scratch."""
     config: dict[str, Any] = field(default_factory=dict)
     """From scratch: model_type and its keys, as in a transformers config.json. With a base: keys to change, such as dropout."""
+    frozen: tuple[str, ...] = ()
+    """Parts of parameter names that stay as they are, such as word_embeddings."""
 
     def start(self) -> str:
         """What the weights start from, in a word.
@@ -107,21 +109,37 @@ def build_model(architecture: Architecture, spec: ModelSpec, *, vocab_size: int,
     """The model at step 0, the same on every rank: random parts are drawn from `seed`. float32."""
     torch.manual_seed(seed)
     if architecture.base is None:
-        config = _config(architecture.config, vocab_size)
-        return _module(spec, config)
-    place = locate(architecture.base)
-    auto = AutoModel if spec.task == "classification" else AutoModelForCausalLM
-    # No code and no pickle from outside: safetensors only.
+        module = _module(spec, _config(architecture.config, vocab_size))
+    else:
+        backbone = _pretrained(architecture, spec)
+        if backbone.config.vocab_size < vocab_size:
+            raise ValueError(f"the tokenizer has {vocab_size} tokens, the model knows {backbone.config.vocab_size}; "
+                             "use the model's own tokenizer")
+        torch.manual_seed(seed)
+        module = EncoderClassifier(backbone, len(spec.labels)) if spec.task == "classification" else Decoder(backbone)
+    for part in architecture.frozen:
+        chosen = [parameter for name, parameter in module.named_parameters() if part in name]
+        if not chosen:
+            raise ValueError(f"finetune.model.frozen: no parameter's name contains {part!r}; the first ones are "
+                             f"{', '.join(name for name, _ in list(module.named_parameters())[:5])}")
+        for parameter in chosen:
+            parameter.requires_grad_(False)
+    return module
+
+
+def _pretrained(architecture: Architecture, spec: ModelSpec) -> nn.Module:
+    """The backbone with its weights; no code and no pickle from outside, safetensors only."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    backbone, report = auto.from_pretrained(place, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
-                                            attn_implementation=ATTENTION, **_pooler_off(place, spec), **architecture.config)
+    place = locate(str(architecture.base))
+    auto = AutoModel if spec.task == "classification" else AutoModelForCausalLM
+    backbone, report = auto.from_pretrained(
+        place, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
+        attn_implementation=ATTENTION, **_pooler_off(place, spec), **architecture.config)
     if report["missing_keys"]:
         raise ValueError(f"{architecture.base} lacks weights of its own architecture: {', '.join(sorted(report['missing_keys'])[:5])}; "
                          "take weights saved from this model type, or train from scratch")
-    _check_vocabulary(backbone.config, vocab_size)
-    torch.manual_seed(seed)
-    return EncoderClassifier(backbone, len(spec.labels)) if spec.task == "classification" else Decoder(backbone)
+    return backbone
 
 
 def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: Path) -> None:
@@ -177,8 +195,3 @@ def _config(keys: Mapping[str, Any], vocab_size: int) -> PreTrainedConfig:
         raise ValueError(f"model type {keys['model_type']} has no setting {', '.join(unknown)}; "
                          f"its settings: {', '.join(sorted(k for k in config.to_dict() if not k.startswith('_')))}")
     return AutoConfig.for_model(**{**keys, "vocab_size": vocab_size})
-
-
-def _check_vocabulary(config: PreTrainedConfig, vocab_size: int) -> None:
-    if config.vocab_size < vocab_size:
-        raise ValueError(f"the tokenizer has {vocab_size} tokens, the model knows {config.vocab_size}; use the model's own tokenizer")

@@ -78,6 +78,8 @@ def train_rank(training: Training, place: Place) -> dict[str, Any]:
 
 def _strategy(place: Place) -> Strategy:
     device = torch.device(f"cuda:{place.gpu}" if place.gpu is not None else "cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if place.world_size == 1:
         return SingleProcess(device)
     # Horovod is needed by ranks that have peers only.
@@ -114,7 +116,8 @@ class _Rank:
         if found is not None:
             load_checkpoint(self._checkpoints, found.step, self._model, optimizer)
             self._progress = found
-            self._note(f"continues from the checkpoint of step {found.step}")
+            if strategy.rank == 0:
+                self._events.write("note", step=found.step, text=f"continues from the checkpoint of step {found.step}")
         self._optimizer = strategy.wrap(self._model, optimizer, accumulation=self._plan.accumulation)
         before = self._before()
         order = Order(self._train.lengths, global_batch=training.global_batch, total_steps=self._total_steps, seed=training.seed,
@@ -205,7 +208,7 @@ class _Rank:
 
     def _note(self, text: str) -> None:
         if self._strategy.rank == 0:
-            self._events.write("note", step=self._progress.step, text=text)
+            self._events.note(text, step=self._progress.step)
 
 
 def identity(training: Training) -> dict[str, Any]:

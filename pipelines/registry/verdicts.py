@@ -26,3 +26,9 @@ def judged(name: str, *, made_from: str) -> tuple[int, str] | None:
     """(version, reason) that the gate gave for these inputs; None if it has not."""
     found = MlflowClient().search_model_versions(f"name = '{name}'")
     return next(((int(each.version), each.tags.get(REASON_TAG, "")) for each in found if each.tags.get(GATE_TAG) == made_from), None)
+
+
+def newest_judgement(name: str) -> str:
+    """What the gate judged last, as a fingerprint; empty if it never judged a version of `name`."""
+    found = MlflowClient().search_model_versions(f"name = '{name}'")
+    return max(((int(each.version), each.tags[GATE_TAG]) for each in found if GATE_TAG in each.tags), default=(0, ""))[1]

@@ -69,3 +69,11 @@ def test_a_pickled_model_is_never_opened(tmp_path):
 def test_a_folder_that_is_no_model_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no model folder"):
         load_model(tmp_path)
+
+
+def test_frozen_parts_have_no_gradient_and_an_unknown_part_is_named():
+    module = build_model(Architecture(config=TINY_BERT, frozen=("word_embeddings",)), spec("classification"), vocab_size=50, seed=1)
+    assert [name for name, parameter in module.named_parameters() if not parameter.requires_grad] == [
+        "encoder.embeddings.word_embeddings.weight"]
+    with pytest.raises(ValueError, match="no parameter's name contains 'word_embedings'; the first ones are encoder.embeddings"):
+        build_model(Architecture(config=TINY_BERT, frozen=("word_embedings",)), spec("classification"), vocab_size=50, seed=1)

@@ -1,0 +1,156 @@
+"""How long until ranks can train: our barrier launch beside `horovod.spark.run`, in turn, on one Spark session.
+
+start: seconds on the driver from the call until the first allreduce is finished on every rank; call: until the call returns. Each
+round calls ours twice, then theirs; the first round is told but not counted. Spark is up in all of them. What differs:
+
+- run_ranks, kept: in the Python workers of the call before, which have torch loaded. The warm start, which the bar is about.
+
+- run_ranks, fresh: in new Python workers, which import torch first. `horovod.spark.run` leaves Spark's workers unfit for reuse (it
+does not read their input), so our first call after it always finds new ones.
+
+- horovod.spark.run: starts processes of its own every time; it has no warmer way.
+
+Exit status: 0, also when the bar is missed; 2 if something failed.
+"""
+
+import json
+import os
+import platform
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import horovod
+import horovod.spark
+import pyspark
+import torch
+import typer
+from pyspark.sql import SparkSession
+from rich.table import Table
+
+from jobs.stage import Working, console, working
+from pipelines.finetune.launch import run_ranks
+from pipelines.spark import session
+
+NUM_RANKS = 2
+MAX_RATIO = 0.3
+"""The bar: our median warm start over theirs. A launcher that saves less would not be worth its code."""
+PATIENCE_SECONDS = 120
+RESULT = Path(__file__).parent / "results" / "launcher.json"
+CONF = {"spark.master": "local[2,4]", "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
+FRESH, KEPT, THEIRS = "run_ranks, fresh", "run_ranks, kept", "horovod.spark.run"
+
+Sample = dict[str, Any]
+Launch = Callable[[], list[tuple[float, float, int]]]
+
+
+def first_collective(*_: Any) -> tuple[float, float, int]:
+    """One named allreduce: its sum over the ranks, the time when this rank had it, the rank's process."""
+    import horovod.torch as hvd
+    import torch
+
+    hvd.init()  # a no-op in our ranks: the launcher has done it
+    total = hvd.allreduce(torch.ones(1), op=hvd.Sum, name="first").item()
+    return total, time.time(), os.getpid()
+
+
+def launch_ours(spark: SparkSession) -> list[tuple[float, float, int]]:
+    return run_ranks(spark, first_collective, num_ranks=NUM_RANKS)
+
+
+def launch_theirs() -> list[tuple[float, float, int]]:
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # One machine: only the loopback interface is asked for, which spares it the search.
+        return horovod.spark.run(first_collective, num_proc=NUM_RANKS, use_gloo=True, nics={"lo"}, verbose=0,
+                                 start_timeout=PATIENCE_SECONDS)
+    finally:
+        # It takes Ctrl-C away from the driver for good.
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def measure(launch: Launch) -> Sample:
+    called = time.time()
+    told = launch()
+    returned = time.time()
+    sums = [total for total, _, _ in told]
+    if sums != [NUM_RANKS] * NUM_RANKS:
+        raise RuntimeError(f"the allreduce of {NUM_RANKS} ones gave {sums}: the ranks were not one world")
+    return {"start": max(finished for _, finished, _ in told) - called, "call": returned - called, "processes": sorted(pid for _, _, pid in told)}
+
+
+def compare(launchers: dict[str, Launch], pairs: int, work: Working) -> dict[str, list[Sample]]:
+    """Samples by launcher, the warm-up first. Raises RuntimeError where Spark's workers were not as the launcher's name says."""
+    samples: dict[str, list[Sample]] = {name: [] for name in launchers}
+    for number in range(pairs + 1):
+        turn = f"round {number} of {pairs}" if number else "warm-up"
+        before: list[int] = samples[KEPT][-1]["processes"] if number else []
+        for name, launch in launchers.items():
+            work.say(f"{turn}: {name}")
+            sample = measure(launch)
+            work.line(f"{turn}: {name}: first collective after {sample['start']:.2f} s, call {sample['call']:.2f} s")
+            kept, samples[name] = set(sample["processes"]) & set(before), [*samples[name], sample]
+            if len(kept) != (NUM_RANKS if name == KEPT else 0):
+                raise RuntimeError(f"{turn}: {name}: {len(kept)} of {NUM_RANKS} ranks ran in a process of the call before")
+            before = sample["processes"]
+    return samples
+
+
+def report(samples: dict[str, list[Sample]]) -> dict[str, Any]:
+    """Print the table; what it says, with the samples, for the file."""
+    title = f"seconds, {NUM_RANKS} ranks on {CONF['spark.master']}"
+    table = Table("", "launcher", "min", "median", "max", "warm-up", title=title, title_justify="left")
+    for what in ("start", "call"):
+        for name, (warm_up, *counted) in samples.items():
+            values = [sample[what] for sample in counted]
+            numbers = (min(values), statistics.median(values), max(values), warm_up[what])
+            table.add_row(what, name, *[f"{number:.2f}" for number in numbers], end_section=name == THEIRS)
+    console.print(table)
+    starts = {name: [sample["start"] for sample in counted] for name, (_, *counted) in samples.items()}
+    ratios = {name: statistics.median(starts[name]) / statistics.median(starts[THEIRS]) for name in (FRESH, KEPT)}
+    by_round = {name: [ours / theirs for ours, theirs in zip(starts[name], starts[THEIRS], strict=True)] for name in ratios}
+    for name, ratio in ratios.items():
+        rounds = ", ".join(f"{each:.2f}" for each in by_round[name])
+        console.print(f"{name}: start is {ratio:.2f} of theirs (medians); round by round {rounds}, median {statistics.median(by_round[name]):.2f}")
+    met = ratios[KEPT] <= MAX_RATIO
+    console.print(f"bar {'met' if met else 'not met'}: warm start {ratios[KEPT]:.2f} of theirs, at most {MAX_RATIO} wanted")
+    return {"samples": samples, "ratio_of_medians": ratios, "ratio_by_round": by_round, "max_ratio": MAX_RATIO, "met": met}
+
+
+def machine() -> dict[str, Any]:
+    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cpus": os.cpu_count(), "load_1_5_15_minutes": os.getloadavg(),
+            "machine": platform.machine(), "python": platform.python_version(), "pyspark": pyspark.__version__,
+            "horovod": horovod.__version__, "torch": torch.__version__}
+
+
+Pairs = Annotated[int, typer.Option(min=1, help="Counted rounds; one takes about half a minute.")]
+Output = Annotated[Path, typer.Option(dir_okay=False, help="JSON file with every sample and the machine.")]
+
+
+def main(pairs: Pairs = 3, output: Output = RESULT) -> None:
+    before = machine()
+    try:
+        with working("launcher") as work:
+            work.say("starting Spark")
+            spark = session("distributary benchmark", CONF)
+            launchers = {FRESH: partial(launch_ours, spark), KEPT: partial(launch_ours, spark), THEIRS: launch_theirs}
+            samples = compare(launchers, pairs, work)
+    except Exception as error:
+        console.print(f"failed: {type(error).__name__}: {error}", markup=False)
+        raise typer.Exit(2) from error
+    result = {**before, "load_after": os.getloadavg(), "num_ranks": NUM_RANKS, **report(samples)}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    console.print(f"written {output}", markup=False)
+
+
+main.__doc__ = __doc__
+
+if __name__ == "__main__":
+    typer.run(main)
