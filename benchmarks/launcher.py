@@ -1,13 +1,11 @@
 """How long until ranks can train: our barrier launch beside `horovod.spark.run`, in turn, on one Spark session.
 
-start: seconds on the driver from the call until the first allreduce is finished on every rank; call: until the call returns. Each
-round calls ours twice, then theirs; the first round is told but not counted. Spark is up in all of them. What differs:
+start: seconds on the driver from the call until the first allreduce is finished on every rank; call: until the call returns.
+Each round calls ours twice, then theirs; the first round is told, not counted. Spark is up in all of them. What differs:
 
 - run_ranks, kept: in the Python workers of the call before, which have torch loaded. The warm start, which the bar is about.
-
-- run_ranks, fresh: in new Python workers, which import torch first. `horovod.spark.run` leaves Spark's workers unfit for reuse (it
-does not read their input), so our first call after it always finds new ones.
-
+- run_ranks, fresh: in new Python workers, which import torch first. horovod.spark.run leaves Spark's workers unfit for reuse
+  (it never reads their input), so our first call after it always gets new ones.
 - horovod.spark.run: starts processes of its own every time; it has no warmer way.
 
 Exit status: 0, also when the bar is missed; 2 if something failed.
@@ -25,12 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import horovod
 import horovod.spark
 import pyspark
 import torch
 import typer
-from pyspark.sql import SparkSession
 from rich.table import Table
 
 from jobs.stage import Working, console, working
@@ -46,10 +42,11 @@ CONF = {"spark.master": "local[2,4]", "spark.ui.enabled": "false", "spark.ui.sho
 FRESH, KEPT, THEIRS = "run_ranks, fresh", "run_ranks, kept", "horovod.spark.run"
 
 Sample = dict[str, Any]
-Launch = Callable[[], list[tuple[float, float, int]]]
+Rank = tuple[float, float, int]
+Launch = Callable[[], list[Rank]]
 
 
-def first_collective(*_: Any) -> tuple[float, float, int]:
+def first_collective(*_: Any) -> Rank:
     """One named allreduce: its sum over the ranks, the time when this rank had it, the rank's process."""
     import horovod.torch as hvd
     import torch
@@ -59,11 +56,7 @@ def first_collective(*_: Any) -> tuple[float, float, int]:
     return total, time.time(), os.getpid()
 
 
-def launch_ours(spark: SparkSession) -> list[tuple[float, float, int]]:
-    return run_ranks(spark, first_collective, num_ranks=NUM_RANKS)
-
-
-def launch_theirs() -> list[tuple[float, float, int]]:
+def launch_theirs() -> list[Rank]:
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         # One machine: only the loopback interface is asked for, which spares it the search.
@@ -82,30 +75,31 @@ def measure(launch: Launch) -> Sample:
     sums = [total for total, _, _ in told]
     if sums != [NUM_RANKS] * NUM_RANKS:
         raise RuntimeError(f"the allreduce of {NUM_RANKS} ones gave {sums}: the ranks were not one world")
-    return {"start": max(finished for _, finished, _ in told) - called, "call": returned - called, "processes": sorted(pid for _, _, pid in told)}
+    start = max(finished for _, finished, _ in told) - called
+    return {"start": start, "call": returned - called, "processes": [pid for _, _, pid in told]}
 
 
 def compare(launchers: dict[str, Launch], pairs: int, work: Working) -> dict[str, list[Sample]]:
     """Samples by launcher, the warm-up first. Raises RuntimeError where Spark's workers were not as the launcher's name says."""
     samples: dict[str, list[Sample]] = {name: [] for name in launchers}
+    before: set[int] = set()
     for number in range(pairs + 1):
         turn = f"round {number} of {pairs}" if number else "warm-up"
-        before: list[int] = samples[KEPT][-1]["processes"] if number else []
         for name, launch in launchers.items():
             work.say(f"{turn}: {name}")
             sample = measure(launch)
             work.line(f"{turn}: {name}: first collective after {sample['start']:.2f} s, call {sample['call']:.2f} s")
-            kept, samples[name] = set(sample["processes"]) & set(before), [*samples[name], sample]
+            kept = before & set(sample["processes"])
             if len(kept) != (NUM_RANKS if name == KEPT else 0):
-                raise RuntimeError(f"{turn}: {name}: {len(kept)} of {NUM_RANKS} ranks ran in a process of the call before")
-            before = sample["processes"]
+                raise RuntimeError(f"{turn}: {name}: {len(kept)} of {NUM_RANKS} ranks ran in a process that had run ranks before")
+            before |= set(sample["processes"])
+            samples[name].append(sample)
     return samples
 
 
 def report(samples: dict[str, list[Sample]]) -> dict[str, Any]:
     """Print the table; what it says, with the samples, for the file."""
-    title = f"seconds, {NUM_RANKS} ranks on {CONF['spark.master']}"
-    table = Table("", "launcher", "min", "median", "max", "warm-up", title=title, title_justify="left")
+    table = Table("seconds", "launcher", "min", "median", "max", "warm-up")
     for what in ("start", "call"):
         for name, (warm_up, *counted) in samples.items():
             values = [sample[what] for sample in counted]
@@ -115,18 +109,17 @@ def report(samples: dict[str, list[Sample]]) -> dict[str, Any]:
     starts = {name: [sample["start"] for sample in counted] for name, (_, *counted) in samples.items()}
     ratios = {name: statistics.median(starts[name]) / statistics.median(starts[THEIRS]) for name in (FRESH, KEPT)}
     by_round = {name: [ours / theirs for ours, theirs in zip(starts[name], starts[THEIRS], strict=True)] for name in ratios}
-    for name, ratio in ratios.items():
-        rounds = ", ".join(f"{each:.2f}" for each in by_round[name])
-        console.print(f"{name}: start is {ratio:.2f} of theirs (medians); round by round {rounds}, median {statistics.median(by_round[name]):.2f}")
+    for name, rounds in by_round.items():
+        console.print(f"{name}: start {ratios[name]:.2f} of theirs by medians; by round "
+                      f"{', '.join(f'{each:.2f}' for each in rounds)}, median {statistics.median(rounds):.2f}")
     met = ratios[KEPT] <= MAX_RATIO
     console.print(f"bar {'met' if met else 'not met'}: warm start {ratios[KEPT]:.2f} of theirs, at most {MAX_RATIO} wanted")
     return {"samples": samples, "ratio_of_medians": ratios, "ratio_by_round": by_round, "max_ratio": MAX_RATIO, "met": met}
 
 
 def machine() -> dict[str, Any]:
-    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cpus": os.cpu_count(), "load_1_5_15_minutes": os.getloadavg(),
-            "machine": platform.machine(), "python": platform.python_version(), "pyspark": pyspark.__version__,
-            "horovod": horovod.__version__, "torch": torch.__version__}
+    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cpus": os.cpu_count(), "load_before": os.getloadavg(),
+            "python": platform.python_version(), **{each.__name__: each.__version__ for each in (pyspark, horovod, torch)}}
 
 
 Pairs = Annotated[int, typer.Option(min=1, help="Counted rounds; one takes about half a minute.")]
@@ -138,9 +131,8 @@ def main(pairs: Pairs = 3, output: Output = RESULT) -> None:
     try:
         with working("launcher") as work:
             work.say("starting Spark")
-            spark = session("distributary benchmark", CONF)
-            launchers = {FRESH: partial(launch_ours, spark), KEPT: partial(launch_ours, spark), THEIRS: launch_theirs}
-            samples = compare(launchers, pairs, work)
+            ours = partial(run_ranks, session("distributary benchmark", CONF), first_collective, num_ranks=NUM_RANKS)
+            samples = compare({FRESH: ours, KEPT: ours, THEIRS: launch_theirs}, pairs, work)
     except Exception as error:
         console.print(f"failed: {type(error).__name__}: {error}", markup=False)
         raise typer.Exit(2) from error

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -64,24 +64,31 @@ class Settings:
             raise ValueError("configuration: " + "; ".join(faults)) from None
 
 
-def load(*, recipe: str | None = None, env: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+def load(*, recipe: str | None = None, env: str | None = None, file: Path | None = None,
+         overrides: Sequence[str] = ()) -> Settings:
     """Merge the layers; nothing is checked yet but the names of top-level sections and the form of `overrides`."""
     base = OmegaConf.load(CONF / "base.yaml")
-    layers = [layer for kind, name in (("env", env), ("recipe", recipe)) if name for layer in _overlay(kind, name)]
+    layers: list[DictConfig | ListConfig] = []
+    for kind, name in (("env", env), ("recipe", recipe)):
+        layers.extend(_overlay(kind, name) if name else [])
     if recipe:
         layers.append(OmegaConf.create({"recipe": recipe}))
     if file is not None:
-        layers.append(OmegaConf.load(file))
+        own = OmegaConf.load(file)
+        if not isinstance(own, DictConfig):
+            raise ValueError(f"configuration: {file} must hold sections and keys as conf/base.yaml does")
+        layers.append(own)
     layers.append(_parse(overrides))
     for layer in layers:
-        for key in layer:
+        for key in map(str, layer):
             if key not in base:
-                raise ValueError(f"configuration: unknown key {key}{_nearest(str(key), list(base))}")
+                raise ValueError(f"configuration: unknown key {key}{_nearest(key, list(base))}")
     merged = OmegaConf.merge(base, *layers)
     try:
-        tree = OmegaConf.to_container(merged, resolve=True)
+        tree = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
-        raise ValueError(f"configuration: {error.full_key}: {str(error).splitlines()[0]}; set the variable or override the key") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"configuration: {error.full_key}: {reason}; set the variable or override the key") from None
     unresolved = OmegaConf.to_container(merged, resolve=False)
     return Settings(tree=tree, printed=OmegaConf.to_yaml(OmegaConf.create(redact(tree, unresolved))))
 
@@ -97,8 +104,8 @@ def redact(value: Any, source: Any = None, key: str = "") -> Any:
         sources = source if isinstance(source, Mapping) else {}
         return {name: redact(inner, sources.get(name), str(name)) for name, inner in value.items()}
     if isinstance(value, list):
-        sources = source if isinstance(source, list) and len(source) == len(value) else [None] * len(value)
-        return [redact(inner, origin, key) for inner, origin in zip(value, sources, strict=True)]
+        origins = source if isinstance(source, list) and len(source) == len(value) else [None] * len(value)
+        return [redact(inner, origin, key) for inner, origin in zip(value, origins, strict=True)]
     if value is not None and (SECRET_KEY.search(key) or (isinstance(source, str) and SECRET_ENVIRONMENT.search(source))):
         return HIDDEN
     return URI_PASSWORD.sub(f"{HIDDEN}@", value) if isinstance(value, str) else value
@@ -109,6 +116,7 @@ def _overlay(kind: str, name: str) -> list[DictConfig]:
     if name not in names(kind):
         raise ValueError(f"no {kind} named {name}{_nearest(name, names(kind))}; there are: {', '.join(names(kind))}")
     layer = OmegaConf.load(CONF / kind / f"{name}.yaml")
+    assert isinstance(layer, DictConfig), f"{kind} {name} is not a mapping"
     parent = layer.pop("extends", None)
     return [*(_overlay(kind, parent) if parent else []), layer]
 
@@ -132,7 +140,7 @@ def _explain(section: str, fault: ErrorDetails, values: Mapping[str, Any]) -> st
 
 def _siblings(section: str, parents: Sequence[str]) -> list[str]:
     """Keys that conf/base.yaml has beside the unknown one."""
-    base = OmegaConf.to_container(OmegaConf.load(CONF / "base.yaml"))
+    base = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / "base.yaml")))
     node: Any = base if parents and parents[0] in ("spark", "tracking") else base[section]
     for part in parents:
         node = node.get(part, {}) if isinstance(node, dict) else {}

@@ -1,7 +1,6 @@
 """Stage 1: raw files to the tables documents and quarantine. Every record becomes a row of one of the two."""
 
 from functools import reduce
-from typing import Any
 
 import typer
 
@@ -12,7 +11,7 @@ from pipelines.corpus.build import build_documents, reconcile
 from pipelines.corpus.quality import Rules
 from pipelines.corpus.readers.files import read_source
 from pipelines.corpus.source import Source, list_files
-from pipelines.delta import fingerprint
+from pipelines.delta import Pin, fingerprint
 from pipelines.spark import session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, QUARANTINE
@@ -39,12 +38,12 @@ def plan(config: Config) -> Plan:
 def main(config: Config) -> Outcome:
     planned = plan(config)
     if planned.up_to_date:
-        return unchanged("corpus", planned, absolute(config.documents))
+        return unchanged("corpus", planned, absolute(config.documents), told)
     with working("corpus") as work:
         work.say("starting Spark")
         spark = session("distributary corpus", config.spark)
         work.say(f"reading {', '.join(source.name for source in config.sources)}")
-        records = reduce(lambda one, other: one.unionByName(other), [read_source(spark, each) for each in config.sources]).persist()
+        records = reduce(lambda a, b: a.unionByName(b), [read_source(spark, each) for each in config.sources]).persist()
         documents, quarantine = build_documents(records, config.sources, config.rules)
         documents.persist()
         facts = reconcile(records, documents, quarantine)
@@ -53,14 +52,14 @@ def main(config: Config) -> Outcome:
         work.say("writing documents")
         pin = DOCUMENTS.overwrite(documents, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts)
         spark.catalog.clearCache()
-    return Outcome(stage="corpus", ran=True, why=planned.why, facts=told(pin.facts))
+    return Outcome(stage="corpus", ran=True, why=planned.why, facts=told(pin))
 
 
-def told(facts: dict[str, Any]) -> dict[str, str]:
+def told(pin: Pin) -> dict[str, str]:
     """The counts for a person."""
-    kept = ", ".join(f"{split} {count:,}" for split, count in facts["kept"].items())
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in facts["dropped"].items())
-    return {"rows in": f"{facts['records']:,}", "kept": kept, "dropped": dropped or "0", "quarantined": f"{facts['quarantined']:,}"}
+    facts = pin.facts
+    kept, drops = (", ".join(f"{name} {count:,}" for name, count in facts[part].items()) for part in ("kept", "dropped"))
+    return {"rows in": f"{facts['records']:,}", "kept": kept, "dropped": drops or "0", "quarantined": f"{facts['quarantined']:,}"}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage 2: the documents table to the sequences table: tokenized, packed, every token traced to its document."""
 
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
 import typer
 
@@ -10,7 +10,7 @@ from jobs.plan import planned, required, unchanged
 from jobs.stage import Outcome, Plan, command, working
 from pipelines.dataset.build import PackingRules, build_sequences, choose_tokenizer, count_by_split, in_order, label_names
 from pipelines.dataset.tokenizer import TokenizerChoice, write_tokenizer
-from pipelines.delta import fingerprint
+from pipelines.delta import Pin, fingerprint
 from pipelines.spark import session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, SEQUENCES
@@ -48,16 +48,18 @@ def main(config: Config) -> Outcome:
         labels = label_names(documents) if config.task == "classification" else ()
         work.say("packing documents into sequences")
         packed = build_sequences(documents, tokenizer, config.packing, labels=labels)
-        facts = {"task": config.task, "labels": labels, "tokenizer": write_tokenizer(tokenizer, config.tokenizers), "splits": count_by_split(packed),
-                 "sequence_length": config.packing.sequence_length, "documents": {**asdict(pinned), "facts": {}}}
+        facts = {"task": config.task, "labels": labels, "tokenizer": write_tokenizer(tokenizer, config.tokenizers),
+                 "splits": count_by_split(packed), "sequence_length": config.packing.sequence_length,
+                 "documents": {**asdict(pinned), "facts": {}}}
         work.say("writing sequences")
         pin = SEQUENCES.overwrite(in_order(packed), absolute(config.sequences), fingerprint=planned.fingerprint, facts=facts)
         spark.catalog.clearCache()
-    return Outcome(stage="dataset", ran=True, why=planned.why, facts=told(pin.facts))
+    return Outcome(stage="dataset", ran=True, why=planned.why, facts=told(pin))
 
 
-def told(facts: dict[str, Any]) -> dict[str, str]:
+def told(pin: Pin) -> dict[str, str]:
     """The counts for a person."""
+    facts = pin.facts
     sequences = ", ".join(f"{split} {counts['sequences']:,}" for split, counts in facts["splits"].items())
     tokens, cut = (sum(counts[name] for counts in facts["splits"].values()) for name in ("tokens", "cut_tokens"))
     return {"sequences": sequences, "tokens": f"{tokens:,}", "tokens cut off": f"{cut:,}"}

@@ -1,7 +1,6 @@
 """Plans of the stages that write tables: up to date if the newest commits were made from the same inputs."""
 
 from collections.abc import Callable
-from typing import Any
 
 from jobs.stage import Outcome, Plan
 from pipelines.delta import Pin, pin
@@ -19,17 +18,20 @@ def planned(made_from: str, outputs: list[str], *, appended: bool = False) -> Pl
             missing = "no rows from these inputs yet" if pin(path) else "no table yet"
             return Plan(fingerprint=made_from, up_to_date=False, why=f"{name}: {missing}")
         if not found.fingerprint:
-            raise ValueError(f"{path} was changed outside of Distributary (version {found.version}, {found.facts['operation']}); running "
-                             f"this stage would undo that. To rebuild it, delete the table; to keep it, run only the stages below")
+            raise ValueError(f"{path} was changed outside of Distributary (version {found.version}, {found.facts['operation']}); "
+                             "running this stage would undo that. To rebuild it, delete the table; to keep it, run only the "
+                             "stages below")
         if found.fingerprint != made_from:
-            return Plan(fingerprint=made_from, up_to_date=False, why=f"{name}: files, configuration or inputs changed since version {found.version}")
-    return Plan(fingerprint=made_from, up_to_date=True, why=f"{name} version {found.version} was made from the same inputs")
+            why = f"{name}: files, configuration or inputs changed since version {found.version}"
+            return Plan(fingerprint=made_from, up_to_date=False, why=why)
+        why = f"{name} version {found.version} was made from the same inputs"
+    return Plan(fingerprint=made_from, up_to_date=True, why=why)
 
 
-def unchanged(stage: str, plan: Plan, output: str, told: Callable[[dict[str, Any]], dict[str, str]] = lambda facts: {}) -> Outcome:
+def unchanged(stage: str, plan: Plan, output: str, told: Callable[[Pin], dict[str, str]]) -> Outcome:
     """The outcome of a stage that has nothing to do, with the facts its table keeps."""
     kept = pin(output, made_from=plan.fingerprint)
-    return Outcome(stage=stage, ran=False, why=plan.why, facts=told(kept.facts if kept else {}))
+    return Outcome(stage=stage, ran=False, why=plan.why, facts=told(kept) if kept else {})
 
 
 def required(path: str, table: str, stage: str) -> Pin:

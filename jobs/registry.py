@@ -54,7 +54,8 @@ def main(config: Config) -> Outcome:
             models.promote(config.name, version)
         verdicts.mark_judged(config.name, version, made_from=planned.fingerprint, reason=verdict.reason)
     state = "champion" if verdict.promote else "challenger"
-    return Outcome(stage="registry", ran=True, why=planned.why, facts={"model version": f"{config.name} {version} ({state})", "gate": verdict.reason})
+    facts = {"model version": f"{config.name} {version} ({state})", "gate": verdict.reason}
+    return Outcome(stage="registry", ran=True, why=planned.why, facts=facts)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from jobs import corpus, dataset, finetune, registry, scoring
 from jobs.stage import DryRun, Env, File, Outcome, Overrides, Recipe, console, faults, tell, tell_plan
 from pipelines.storage import absolute
 
-STAGES: dict[str, ModuleType] = {"corpus": corpus, "dataset": dataset, "finetune": finetune, "registry": registry, "scoring": scoring}
+STAGES: dict[str, ModuleType] = {
+    "corpus": corpus, "dataset": dataset, "finetune": finetune, "registry": registry, "scoring": scoring}
 
 
 def run(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None, dry_run: DryRun = False) -> None:

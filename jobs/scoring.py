@@ -1,4 +1,4 @@
-"""Stage 5: documents to the predictions table, by the model version that an alias names now; documents scored before are not scored again."""
+"""Stage 5: documents to the predictions table, by the model version that an alias names now; those scored before are skipped."""
 
 from datetime import UTC, datetime
 from typing import Literal
@@ -47,7 +47,7 @@ def main(config: Config) -> Outcome:
     pinned, model = inputs(config)
     todo = plan_for(config, pinned, model)
     if todo.up_to_date:
-        return unchanged("scoring", todo, absolute(config.predictions), dict)
+        return unchanged("scoring", todo, absolute(config.predictions), told)
     with working("scoring") as work:
         work.say("starting Spark")
         spark = session("distributary scoring", config.spark)
@@ -55,11 +55,16 @@ def main(config: Config) -> Outcome:
         if pin(absolute(config.predictions)) is not None:
             chosen = unscored(chosen, PREDICTIONS.read(spark, absolute(config.predictions)), model)
         work.say(f"scoring with {model.name} version {model.version}")
-        scored = score_documents(dealt(chosen, num_partitions=config.num_partitions), model.folder, model, batch_size=config.batch_size,
-                                 documents_version=pinned.version, scored_at=datetime.now(UTC))
+        scored = score_documents(dealt(chosen, num_partitions=config.num_partitions), model.folder, model,
+                                 batch_size=config.batch_size, documents_version=pinned.version, scored_at=datetime.now(UTC))
         facts = {"model": f"{model.name} {model.version}", "run": model.run_id}
         written = PREDICTIONS.append(scored, absolute(config.predictions), fingerprint=todo.fingerprint, facts=facts)
-    return Outcome(stage="scoring", ran=True, why=todo.why, facts={**facts, "new predictions": f"{written.num_rows:,}"})
+    return Outcome(stage="scoring", ran=True, why=todo.why, facts=told(written))
+
+
+def told(pin: Pin) -> dict[str, str]:
+    """What was scored, for a person."""
+    return {**pin.facts, "new predictions": f"{pin.num_rows:,}"}
 
 
 if __name__ == "__main__":

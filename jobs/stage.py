@@ -106,10 +106,12 @@ def tell(outcome: Outcome) -> None:
     console.print(outcome.why + "".join(f"; {name} {value}" for name, value in outcome.facts.items()), markup=False)
 
 
-def command(stage: str, model: type[_Config], main: Callable[[_Config], Outcome], plan: Callable[[_Config], Plan]) -> Callable[..., None]:
+def command(stage: str, model: type[_Config], main: Callable[[_Config], Outcome],
+            plan: Callable[[_Config], Plan]) -> Callable[..., None]:
     """The command line of one job; its help is the job's docstring."""
 
-    def run(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None, dry_run: DryRun = False) -> None:
+    def run(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None,
+            dry_run: DryRun = False) -> None:
         with faults():
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
             config = settings.section(stage, model)
@@ -135,15 +137,17 @@ def faults() -> Iterator[None]:
     except (ValueError, LookupError, OSError, RuntimeError) as error:
         if os.environ.get("DISTRIBUTARY_DEBUG"):
             raise
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error[/bold red] {type(error).__name__}: ", end="")
+        errors = Console(stderr=True, soft_wrap=True, highlight=False)
+        errors.print(f"[bold red]error[/bold red] {type(error).__name__}: ", end="")
         print(error, file=sys.stderr)
         print("(DISTRIBUTARY_DEBUG=1 shows the traceback)", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys to change, such as finetune.num_epochs=3; "
-                                                       "conf/base.yaml explains them all.")]
+Overrides = Annotated[list[str] | None, typer.Argument(
+    metavar="[KEY=VALUE]...", help="Keys to change, such as finetune.num_epochs=3; conf/base.yaml explains them all.")]
 Recipe = Annotated[str | None, typer.Option(help=f"What is learnt: {', '.join(configuration.names('recipe'))}.")]
 Env = Annotated[str | None, typer.Option(help=f"Where it runs: {', '.join(configuration.names('env'))}; default: this machine.")]
-File = Annotated[Path | None, typer.Option("--config", exists=True, dir_okay=False, help="A YAML file of your own keys, laid over recipe and env.")]
+File = Annotated[Path | None, typer.Option(
+    "--config", exists=True, dir_okay=False, help="A YAML file of your own keys, laid over recipe and env.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; change nothing.")]

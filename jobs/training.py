@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 REVISION = 1
 """Raised when equal sequences and settings give other weights than before."""
-FROM_CONFIG = ("num_epochs", "global_batch", "micro_batch", "window_batches", "seed", "num_threads", "optimization", "evaluation_split",
-               "final_split", "evaluate_every_steps", "checkpoint_every_steps", "log_every_steps")
+FROM_CONFIG = ("num_epochs", "global_batch", "micro_batch", "window_batches", "seed", "num_threads", "optimization",
+               "evaluation_split", "final_split", "evaluate_every_steps", "checkpoint_every_steps", "log_every_steps")
 
 
 def training_of(config: "Config") -> tuple[Training, str]:
@@ -57,12 +57,15 @@ class Tracked:
         self._tracker, self._training = tracker, training
         self.log = tracker.log
 
-    def conclude(self, result: dict[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
+    def conclude(self, result: dict[str, Any] | None, labels: tuple[str, ...]) -> dict[str, Any]:
         """Add pictures and final metrics."""
-        tracker, split = self._tracker, self._training.evaluation_split
-        tracker.log_loss_curve(train="train/loss", evaluation=f"{split}/loss", learning_rate="train/learning_rate", title="Training")
+        assert result is not None, "rank 0 writes the result before the launch returns"
+        tracker, training = self._tracker, self._training
+        tracker.log_loss_curve(train="train/loss", evaluation=f"{training.evaluation_split}/loss",
+                               learning_rate="train/learning_rate", title="Training")
         if result["confusion"] is not None:
-            tracker.log_confusion(np.asarray(result["confusion"]), list(labels), title=f"{self._training.final_split} after training")
+            title = f"{training.final_split} after training"
+            tracker.log_confusion(np.asarray(result["confusion"]), list(labels), title=title)
         tracker.finish({f"final/{name}": value for name, value in result["after"].items()})
         return result
 
@@ -97,7 +100,8 @@ def watcher(folder: str, work: Working, log: Callable[[int, dict[str, float]], N
             else:
                 metrics = {name: value for name, value in event.items() if name not in ("kind", "step", "split")}
                 log(event["step"], {f"{event['split']}/{name}": value for name, value in metrics.items()})
-                work.line(f"step {event['step']}: {event['split']}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}")
+                shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+                work.line(f"step {event['step']}: {event['split']}: {shown}")
 
     return watch
 

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
 """Another writer committed first; in Python the kinds have no common base."""
-MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "ADD CONSTRAINT", "CREATE TABLE")
+MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "ADD CONSTRAINT",
+               "CREATE TABLE")
 """Operations that leave the rows of a table as they are."""
 
 PROPERTIES = {
@@ -122,7 +123,9 @@ class Table:
 
     @property
     def schema(self) -> StructType:
-        return StructType.fromDDL(self.ddl)
+        schema = StructType.fromDDL(self.ddl)
+        assert isinstance(schema, StructType), f"{self.name}: ddl names no columns"
+        return schema
 
     def read(self, spark: SparkSession, path: str, version: int | None = None) -> DataFrame:
         """The rows at `version` (None = newest)."""
@@ -161,14 +164,14 @@ class Table:
             F.sum(row_hash.cast("decimal(38,0)")).alias("sum"),
             F.count_distinct(F.struct(*self.key)).alias("num_keys"),
             *[F.count_if(F.col(name).isNull()).alias(f"null {name}") for name in required],
-        ).first()
+        ).collect()[0]
         for name in required:
             if totals[f"null {name}"]:
-                first = rows.where(F.col(name).isNull()).select(*self.key).first()
+                first = rows.where(F.col(name).isNull()).select(*self.key).take(1)[0]
                 raise ContractError(f"{self.name}: {totals[f'null {name}']:,} of {totals['num_rows']:,} rows have null {name}; "
                                     f"first at {first.asDict()}; fix the source or the mapping of fields")
         if totals["num_keys"] != totals["num_rows"]:
-            first = rows.groupBy(*self.key).count().where("count > 1").orderBy(*self.key).first()
+            first = rows.groupBy(*self.key).count().where("count > 1").orderBy(*self.key).take(1)[0]
             raise ContractError(f"{self.name}: {totals['num_rows'] - totals['num_keys']:,} of {totals['num_rows']:,} rows repeat "
                                 f"a key ({', '.join(self.key)}); first {first.asDict()}")
         return fingerprint(totals["num_rows"], totals["xor"], str(totals["sum"])), totals["num_rows"]
@@ -192,7 +195,8 @@ class Table:
             conforming.unpersist()
         written = pin(path, made_from=made_from)
         if written is None:
-            raise RuntimeError(f"{self.name} at {path}: another writer replaced the rows meanwhile; run the stage again when it is done")
+            raise RuntimeError(f"{self.name} at {path}: another writer replaced the rows meanwhile; "
+                               "run the stage again when it is done")
         return written
 
     def _conform(self, rows: DataFrame) -> DataFrame:

@@ -5,9 +5,11 @@ filled. An active session is used as it is.
 """
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
@@ -52,7 +54,8 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
         return active
     given = _given_conf()
     wanted = {"spark.app.name": app_name, "spark.master": DEFAULT_MASTER, "spark.pyspark.python": sys.executable,
-              "spark.pyspark.driver.python": sys.executable, "spark.log.level": "ERROR", "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
+              "spark.pyspark.driver.python": sys.executable, "spark.log.level": "ERROR",
+              "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
               "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"), **DELTA_CONF, **(conf or {})}
     if given.get("spark.master", wanted["spark.master"]).startswith("local"):
         # One machine: nothing listens beyond it.
@@ -78,15 +81,20 @@ def _given_conf() -> dict[str, str]:
     defaults = Path(os.environ.get("SPARK_CONF_DIR") or Path(_find_spark_home()) / "conf") / "spark-defaults.conf"
     if defaults.is_file():
         for line in defaults.read_text().splitlines():
-            name, _, value = line.strip().replace("=", " ", 1).partition(" ")
+            name, *setting = re.split(r"\s*[=\s]\s*", line.strip(), maxsplit=1)
             if name and not name.startswith("#"):
-                given[name] = value.strip()
-    words = shlex.split(os.environ.get("PYSPARK_SUBMIT_ARGS", ""))
+                given[name] = "".join(setting)
+    # --flag=value is --flag value
+    words = [part for word in shlex.split(os.environ.get("PYSPARK_SUBMIT_ARGS", ""))
+             for part in (word.split("=", 1) if word.startswith("--") else [word])]
     named = {"--master": "spark.master", "--name": "spark.app.name", "--jars": "spark.jars", "--packages": "spark.jars.packages",
              "--driver-memory": "spark.driver.memory", "--executor-memory": "spark.executor.memory"}
-    for flag, value in zip(words, words[1:], strict=False):
+    for flag, value in pairwise(words):
         if flag in ("--conf", "-c"):
-            given.update([tuple(value.split("=", 1))])
+            name, equals, text = value.partition("=")
+            if not equals:
+                raise ValueError(f"PYSPARK_SUBMIT_ARGS: {flag} takes name=value, got {value}")
+            given[name] = text
         elif flag in named:
             given[named[flag]] = value
     return given
@@ -95,6 +103,7 @@ def _given_conf() -> dict[str, str]:
 def _add_to_running_jvm(jars: list[str]) -> None:
     """Make the jars known to the JVM that spark-submit started before us; executors get them by `spark.jars`."""
     jvm = SparkContext._jvm
+    assert jvm is not None, "_given_conf joined it"
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
     for jar in jars:
         loader.addURL(jvm.java.io.File(jar).toURI().toURL())

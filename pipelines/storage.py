@@ -39,7 +39,8 @@ class Folder:
     def names(self) -> list[str]:
         """Names directly inside, files and folders, sorted; empty if the folder does not exist."""
         selector = pafs.FileSelector(self._root, allow_not_found=True)
-        return sorted(info.base_name for info in self._files.get_file_info(selector) if not info.base_name.startswith(".writing-"))
+        found = (info.base_name for info in self._files.get_file_info(selector))
+        return sorted(name for name in found if not name.startswith(".writing-"))
 
     def read(self, name: str) -> bytes:
         with self._files.open_input_stream(f"{self._root}/{name}") as stream:
@@ -72,7 +73,8 @@ class Folder:
             yield Path(f"{self._root}/{name}")
             return
         with tempfile.TemporaryDirectory() as scratch:
-            pafs.copy_files(f"{self._root}/{name}", scratch, source_filesystem=self._files, destination_filesystem=pafs.LocalFileSystem())
+            pafs.copy_files(f"{self._root}/{name}", scratch, source_filesystem=self._files,
+                            destination_filesystem=pafs.LocalFileSystem())
             yield Path(scratch)
 
     def delete(self, name: str) -> None:

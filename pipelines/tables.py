@@ -4,7 +4,8 @@ from pipelines.delta import Table
 
 DOCUMENTS = Table(
     name="documents", row="one source document, kept or dropped", key=("doc_id",),
-    checks={"chars_and_bytes": "num_chars >= 0 AND num_bytes >= num_chars", "split_name": "split IN ('train', 'validation', 'test')"},
+    checks={"chars_and_bytes": "num_chars >= 0 AND num_bytes >= num_chars",
+            "split_name": "split IN ('train', 'validation', 'test')"},
     ddl="""doc_id       STRING NOT NULL COMMENT 'sha256 of source and source key, first 32 hex digits',
            source       STRING NOT NULL COMMENT 'name of the source in the configuration',
            text         STRING NOT NULL COMMENT 'UTF-8, NFC, line ends LF, outer white space stripped',
@@ -43,7 +44,8 @@ SEQUENCES = Table(
                        COMMENT 'which characters of which document each run of tokens is'""")
 
 PREDICTIONS = Table(
-    name="predictions", row="one document scored by one model version", key=("doc_id", "model_name", "model_version", "documents_version"),
+    name="predictions", row="one document scored by one model version",
+    key=("doc_id", "model_name", "model_version", "documents_version"),
     # Equal trainings have different run ids.
     volatile=("run_id", "scored_at", "latency_ms"),
     checks={"latency": "latency_ms >= 0"},

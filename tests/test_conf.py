@@ -31,10 +31,11 @@ def test_base_has_every_key_of_every_job_with_a_comment():
 def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("finetune: {seed: 7, num_epochs: 9.0}\n")
-    config = checked(recipe="customer_service_long", file=file, overrides=["finetune.num_epochs=1.5", "root=/elsewhere"])["finetune"]
+    overrides = ["finetune.num_epochs=1.5", "root=/elsewhere"]
+    config = checked(recipe="customer_service_long", file=file, overrides=overrides)["finetune"]
     assert (config.num_epochs, config.seed, config.optimization.head_learning_rate_factor) == (1.5, 7, 5.0)
     assert config.sequences == "/elsewhere/sequences"
-    assert checked(recipe="customer_service_long")["finetune"].num_epochs == 4.0
+    assert checked(recipe="customer_service_long")["finetune"].num_epochs == 5.0
 
 
 @pytest.mark.parametrize(("override", "message"), [
@@ -59,7 +60,7 @@ def test_a_fault_names_key_value_and_rule(override, message):
 
 
 def test_all_faults_are_told_at_once():
-    with pytest.raises(ValueError, match="finetune.seed.*; finetune.num_ranks"):
+    with pytest.raises(ValueError, match=r"finetune.seed.*; finetune.num_ranks"):
         checked(overrides=["finetune.num_ranks=0", "finetune.seed=-1"])
 
 
@@ -70,15 +71,18 @@ def test_scientific_notation_is_a_number():
 def test_secrets_are_not_printed(monkeypatch):
     monkeypatch.setenv("MLFLOW_DB_PASSWORD", "hunter2")
     monkeypatch.setenv("STORE_TOKEN", "hunter3")
+    keys = 'spark.hadoop.fs.s3a.secret.key: hunter4, spark.hadoop.fs.s3a.access.key: "${oc.env:MLFLOW_DB_PASSWORD}"'
     settings = load(overrides=["tracking.uri=postgresql://me:hunter1@host/db", "tracking.experiment=${oc.env:STORE_TOKEN}",
-                               'spark={spark.hadoop.fs.s3a.secret.key: hunter4, spark.hadoop.fs.s3a.access.key: "${oc.env:MLFLOW_DB_PASSWORD}"}'])
+                               f"spark={{{keys}}}"])
     assert "hunter" not in settings.printed
     assert "postgresql://[redacted]@host/db" in settings.printed
     assert settings.section("finetune", STAGES["finetune"].Config).tracking.uri == "postgresql://me:hunter1@host/db"
     assert "hunter" not in settings.section("finetune", STAGES["finetune"].Config).effective
 
 
-@pytest.mark.parametrize(("key", "hidden"), [("api_key", True), ("db_password", True), ("token", True), ("spark.my.secret.key", True),
-                                             ("tokenizer", False), ("max_tokens", False), ("tokens", False), ("key", False)])
+@pytest.mark.parametrize(("key", "hidden"), [
+    ("api_key", True), ("db_password", True), ("token", True), ("spark.my.secret.key", True),
+    ("tokenizer", False), ("max_tokens", False), ("tokens", False), ("key", False),
+])
 def test_redaction_goes_by_the_name_of_the_key(key, hidden):
     assert redact({key: "value"})[key] == (HIDDEN if hidden else "value")

@@ -59,7 +59,8 @@ def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_versi
     for name, path in (("documents", flow.configs["corpus"].documents), ("sequences", flow.configs["dataset"].sequences)):
         assert (tables[name]["version"], tables[name]["digest"]) == (pin(path).version, pin(path).digest)
     artifacts = {item.path for folder in ("", "pictures") for item in client.list_artifacts(run.info.run_id, folder)}
-    assert {"config.yaml", "environment.json", "lineage.json", "verdict.json", "pictures/loss.png", "pictures/confusion.png"} <= artifacts
+    assert {"config.yaml", "environment.json", "lineage.json", "verdict.json"} <= artifacts
+    assert {"pictures/loss.png", "pictures/confusion.png"} <= artifacts
 
 
 def test_the_champion_scored_every_test_document_once(spark, flow):
@@ -81,15 +82,17 @@ def test_a_second_run_does_nothing_and_says_why(flow):
 def test_new_documents_only_are_scored_again(spark, flow, tmp_path):
     config = flow.configs["scoring"].model_copy(update={"predictions": str(tmp_path / "predictions")})
     stage = flow.stages["scoring"]
-    assert stage.main(config).facts["new predictions"] == str(DOCUMENTS.read(spark, config.documents).where("split = 'test'").count())
+    documents = DOCUMENTS.read(spark, config.documents)
+    assert stage.main(config).facts["new predictions"] == str(documents.where("split = 'test'").count())
     wider = stage.main(config.model_copy(update={"split": "all"}))
-    total = DOCUMENTS.read(spark, config.documents).count()
+    total = documents.count()
     assert PREDICTIONS.read(spark, config.predictions).count() == total
     assert int(wider.facts["new predictions"].replace(",", "")) < total
 
 
 def test_a_table_changed_by_somebody_else_is_not_overwritten(spark, flow, tmp_path):
-    config = flow.configs["corpus"].model_copy(update={"documents": str(tmp_path / "documents"), "quarantine": str(tmp_path / "quarantine")})
+    elsewhere = {name: str(tmp_path / name) for name in ("documents", "quarantine")}
+    config = flow.configs["corpus"].model_copy(update=elsewhere)
     flow.stages["corpus"].main(config)
     spark.sql(f"DELETE FROM delta.`{config.documents}` WHERE split = 'test'")
     with pytest.raises(ValueError, match=r"was changed outside of Distributary \(version \d+, DELETE\).*delete the table"):
@@ -98,17 +101,18 @@ def test_a_table_changed_by_somebody_else_is_not_overwritten(spark, flow, tmp_pa
 
 def test_a_stage_without_its_input_names_the_stage_to_run(flow, tmp_path):
     config = flow.configs["dataset"].model_copy(update={"documents": str(tmp_path / "nothing")})
-    with pytest.raises(FileNotFoundError, match="no documents table at .*/nothing; run first: distributary corpus"):
+    with pytest.raises(FileNotFoundError, match=r"no documents table at .*/nothing; run first: distributary corpus"):
         flow.stages["dataset"].main(config)
 
 
 def test_spark_submit_and_python_m_run_the_same_job(flow, tmp_path):
     overrides = [*flow_overrides(flow.folder), f"root={tmp_path}"]
     environment = {**os.environ, **ACTIVATED}
-    submit = [str(Path(sys.executable).with_name("spark-submit")), "--conf", "spark.sql.shuffle.partitions=3", str(CHECKOUT / "jobs" / "corpus.py")]
-    submitted = subprocess.run([*submit, *overrides], capture_output=True, text=True, env=environment, check=False)
+    submit = ["spark-submit", "--conf", "spark.sql.shuffle.partitions=3", str(CHECKOUT / "jobs" / "corpus.py"), *overrides]
+    submitted = subprocess.run(submit, capture_output=True, text=True, env=environment, check=False)
     assert "corpus done" in submitted.stdout, submitted.stdout + submitted.stderr
-    again = subprocess.run([sys.executable, "-m", "jobs.corpus", *overrides], capture_output=True, text=True, env=environment, cwd=CHECKOUT, check=True)
+    again = subprocess.run([sys.executable, "-m", "jobs.corpus", *overrides], capture_output=True, text=True, env=environment,
+                           cwd=CHECKOUT, check=True)
     assert "corpus up to date" in again.stdout
     assert pin(str(tmp_path / "documents")).digest == pin(flow.configs["corpus"].documents).digest
 
@@ -123,11 +127,15 @@ def test_a_dry_run_changes_nothing_and_tells_each_stage(flow, tmp_path):
 
 def test_doctor_and_config_answer_from_the_command_line():
     command = [sys.executable, "-m", "jobs.cli"]
-    shown = subprocess.run([*command, "config", "--recipe", "customer_service"], capture_output=True, text=True, cwd=CHECKOUT, check=True)
+    shown = asked([*command, "config", "--recipe", "customer_service"])
     assert "sequence_length: 64" in shown.stdout
-    fault = subprocess.run([*command, "config", "finetune.sed=1"], capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    fault = asked([*command, "config", "finetune.sed=1"])
     assert fault.returncode == 1
     assert "unknown key finetune.sed; did you mean seed?" in fault.stderr
     assert "Traceback" not in fault.stderr
-    checks = json.loads(subprocess.run([*command, "doctor", "--json"], capture_output=True, text=True, cwd=CHECKOUT, check=False).stdout)
+    checks = json.loads(asked([*command, "doctor", "--json"]).stdout)
     assert {"python", "java", "packages"} <= {check["name"] for check in checks["checks"]}
+
+
+def asked(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)

@@ -1,4 +1,4 @@
-"""The driver killed with SIGKILL during each of the five stages, and run again: nothing lost, nothing doubled, the same weights."""
+"""The driver killed with SIGKILL during each of the five stages and run again: nothing lost, nothing doubled."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ class Driver:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         self._close()
-        gone, alive = psutil.wait_procs(orphans, timeout=60)
+        _, alive = psutil.wait_procs(orphans, timeout=60)
         assert not alive, f"still running after the driver died: {alive}"
 
     def finish(self) -> str:

@@ -28,7 +28,8 @@ assert worker == sys.executable, worker
 def given(monkeypatch, tmp_path):
     monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
-    (tmp_path / "spark-defaults.conf").write_text("# a comment\nspark.executor.memory   7g\nspark.eventLog.enabled=true\n\n")
+    (tmp_path / "spark-defaults.conf").write_text("# a comment\nspark.executor.memory   7g\nspark.eventLog.enabled=true\n"
+                                                  "spark.driver.extraJavaOptions -Da=b -Dc=d\n\n")
 
     def conf(arguments: str) -> dict[str, str]:
         monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", arguments)
@@ -37,8 +38,10 @@ def given(monkeypatch, tmp_path):
 
 
 def test_what_the_user_set_is_found_without_a_jvm(given):
-    assert given("--master local[1] --conf spark.a=b=c -c spark.d=e pyspark-shell") == {
-        "spark.master": "local[1]", "spark.a": "b=c", "spark.d": "e", "spark.executor.memory": "7g", "spark.eventLog.enabled": "true"}
+    assert given("--master=local[1] --conf spark.a=b=c -c spark.d=e --conf=spark.f=g pyspark-shell") == {
+        "spark.f": "g", "spark.driver.extraJavaOptions": "-Da=b -Dc=d",
+        "spark.master": "local[1]", "spark.a": "b=c", "spark.d": "e", "spark.executor.memory": "7g",
+        "spark.eventLog.enabled": "true"}
 
 
 def test_delta_brought_by_the_user_is_left_alone(monkeypatch):

@@ -28,7 +28,9 @@ def test_deleting_takes_folders_files_and_nothing(tmp_path):
     assert Folder(str(tmp_path / "no such folder")).names() == []
 
 
-@pytest.mark.parametrize(("path", "expected"), [("s3://bucket/a", "s3://bucket/a"), ("hdfs:///a", "hdfs:///a"), ("file:///a/b", "/a/b"), ("/a", "/a")])
+@pytest.mark.parametrize(("path", "expected"), [
+    ("s3://bucket/a", "s3://bucket/a"), ("hdfs:///a", "hdfs:///a"), ("file:///a/b", "/a/b"), ("/a", "/a"),
+])
 def test_uris_stay_and_local_paths_become_absolute(path, expected):
     assert absolute(path) == expected
     assert absolute("a").startswith("/")

@@ -26,7 +26,8 @@ def test_a_second_write_from_the_same_inputs_is_a_no_op(spark, path):
 
 def test_going_back_to_earlier_inputs_writes_the_earlier_rows_again(spark, path):
     # The trap: Delta ignores a transaction id it has seen, and A -> B -> A would silently leave B.
-    pins = [QUARANTINE.overwrite(broken_rows(spark, range(size)), path, fingerprint=name, facts={}) for name, size in (("a", 3), ("b", 5), ("a", 3))]
+    pins = [QUARANTINE.overwrite(broken_rows(spark, range(size)), path, fingerprint=name, facts={})
+            for name, size in (("a", 3), ("b", 5), ("a", 3))]
     assert QUARANTINE.read(spark, path).count() == 3
     assert pins[0].digest == pins[2].digest != pins[1].digest
     assert QUARANTINE.read(spark, path, pins[1].version).count() == 5
@@ -69,10 +70,11 @@ def test_the_digest_ignores_order_and_partitioning_and_sees_every_change(spark):
 
 def test_the_digest_tells_a_null_from_its_neighbour(spark):
     def prediction(text, label):
-        return spark.createDataFrame([("d", text, label, "p", 0.5, "m", 1, "r", 0, None, None)], "doc_id string, text string, label string, "
+        rows = spark.createDataFrame([("d", text, label, "p", 0.5, "m", 1, "r", 0)], "doc_id string, text string, label string, "
                                      "prediction string, score double, model_name string, model_version int, run_id string, "
-                                     "documents_version bigint, scored_at timestamp, latency_ms double").drop("scored_at", "latency_ms").selectExpr(
-                                     "*", "now() AS scored_at", "rand() AS latency_ms")
+                                     "documents_version bigint")
+        return rows.selectExpr("*", "now() AS scored_at", "rand() AS latency_ms")
+
     # label sorts before text: hashing the columns in one call would give both rows one hash, since nulls are passed over.
     digests = [PREDICTIONS.digest(prediction(*pair))[0] for pair in (("x", None), ("", "x"), ("x", None))]
     assert digests[0] == digests[2] != digests[1]  # and the time scored does not count
@@ -80,7 +82,8 @@ def test_the_digest_tells_a_null_from_its_neighbour(spark):
 
 def test_nulls_repeated_keys_and_strange_columns_are_refused_before_anything_is_written(spark, path):
     rows = broken_rows(spark, [1, 2])
-    with pytest.raises(ContractError, match=r"quarantine: 1 of 3 rows repeat a key \(source, file, offset\); first .*'offset': 2"):
+    repeated = r"quarantine: 1 of 3 rows repeat a key \(source, file, offset\); first .*'offset': 2"
+    with pytest.raises(ContractError, match=repeated):
         QUARANTINE.overwrite(broken_rows(spark, [1, 2, 2]), path, fingerprint="a", facts={})
     with pytest.raises(ContractError, match=r"2 of 2 rows have null reason; first at .*'offset': 1"):
         QUARANTINE.overwrite(rows.selectExpr("source", "file", "offset", "line", "cast(null AS string) AS reason", "raw"), path,
@@ -94,9 +97,9 @@ def test_nulls_repeated_keys_and_strange_columns_are_refused_before_anything_is_
 
 def test_delta_itself_holds_the_constraints(spark, path):
     QUARANTINE.overwrite(broken_rows(spark, [1]), path, fingerprint="a", facts={})
-    with pytest.raises(Exception, match="DELTA_VIOLATE_CONSTRAINT|violated"):
+    with pytest.raises(Exception, match=r"DELTA_VIOLATE_CONSTRAINT|violated"):
         spark.sql(f"INSERT INTO delta.`{path}` VALUES ('s', 'f', -5, 1, 'r', null)")
-    with pytest.raises(Exception, match="DELTA_NOT_NULL|violated"):
+    with pytest.raises(Exception, match=r"DELTA_NOT_NULL|violated"):
         spark.sql(f"INSERT INTO delta.`{path}` VALUES ('s', 'f', 5, 1, null, null)")
 
 
@@ -110,7 +113,7 @@ def test_a_change_from_outside_is_told_apart_from_maintenance(spark, path):
 
 
 def test_a_table_that_is_not_there_names_the_remedy(spark, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no documents table at .*; run the stage that writes it"):
+    with pytest.raises(FileNotFoundError, match=r"no documents table at .*; run the stage that writes it"):
         DOCUMENTS.read(spark, str(tmp_path / "nothing"))
 
 

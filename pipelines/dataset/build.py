@@ -32,7 +32,8 @@ PACKED = pa.schema([("group", pa.int64()), ("position", pa.int64()), ("split", p
                     ("num_tokens", pa.int32()), ("target", pa.int32()), ("num_targets", pa.int32()), ("num_bytes", pa.int32()),
                     ("segments", SEGMENTS), ("num_cut_tokens", pa.int64())])
 PACKED_DDL = ("group BIGINT, position BIGINT, split STRING, input_ids ARRAY<INT>, num_tokens INT, target INT, num_targets INT, "
-              "num_bytes INT, segments ARRAY<STRUCT<doc_id: STRING, first_token: INT, num_tokens: INT, char_start: INT, char_end: INT>>, "
+              "num_bytes INT, "
+              "segments ARRAY<STRUCT<doc_id: STRING, first_token: INT, num_tokens: INT, char_start: INT, char_end: INT>>, "
               "num_cut_tokens BIGINT")
 
 
@@ -68,8 +69,8 @@ def label_names(documents: DataFrame) -> tuple[str, ...]:
     names = sorted(row["label"] for row in rows if row["label"] is not None)
     unlabelled = sum(row["count"] for row in rows if row["label"] is None)
     if unlabelled:
-        raise ContractError(f"documents: {unlabelled:,} kept rows have no label, which packing one_per_document for classification "
-                            "needs; map corpus.sources[].fields.label")
+        raise ContractError(f"documents: {unlabelled:,} kept rows have no label, which packing one_per_document for "
+                            "classification needs; map corpus.sources[].fields.label")
     if len(names) > MAX_LABELS:
         raise ContractError(f"documents: more than {MAX_LABELS:,} different labels; is the label mapped to a free-text field?")
     if len(names) < 2:
@@ -97,13 +98,14 @@ def choose_tokenizer(documents: DataFrame, choice: TokenizerChoice) -> Tokenizer
 def build_sequences(documents: DataFrame, tokenizer: Tokenizer, rules: PackingRules, *, labels: tuple[str, ...]) -> DataFrame:
     """Rows of SEQUENCES from the kept documents; empty `labels` = language modelling. Persisted: the caller clears the cache."""
     chosen = kept(documents).select("doc_id", "text", "label", "split")
-    total_bytes = kept(documents).agg(F.coalesce(F.sum("num_bytes"), F.lit(0)).cast("long")).first()[0]
+    total_bytes = kept(documents).agg(F.coalesce(F.sum("num_bytes"), F.lit(0)).cast("long")).collect()[0][0]
     num_groups = max(1, -(-total_bytes // rules.group_bytes))
     grouped = chosen.withColumn("group", F.pmod(F.xxhash64("doc_id"), F.lit(num_groups)).cast("long"))
     packed = grouped.groupBy("split", "group").applyInArrow(
         _group_packer(tokenizer.to_str(), rules, labels), PACKED_DDL).persist(StorageLevel.MEMORY_AND_DISK)
     numbered = packed.join(F.broadcast(_first_ids(packed)), ["split", "group"])
-    return numbered.select((F.col("first_id") + F.col("position")).alias("sequence_id"), *SEQUENCES.schema.names[1:], "num_cut_tokens")
+    sequence_id = (F.col("first_id") + F.col("position")).alias("sequence_id")
+    return numbered.select(sequence_id, *SEQUENCES.schema.names[1:], "num_cut_tokens")
 
 
 def count_by_split(sequences: DataFrame) -> dict[str, dict[str, int]]:
@@ -115,13 +117,15 @@ def count_by_split(sequences: DataFrame) -> dict[str, dict[str, int]]:
 
 def in_order(sequences: DataFrame) -> DataFrame:
     """Rows of SEQUENCES as they are written: neighbours in number are neighbours in a file."""
-    return sequences.drop("num_cut_tokens").repartitionByRange("split", "sequence_id").sortWithinPartitions("split", "sequence_id")
+    rows, place = sequences.drop("num_cut_tokens"), ("split", "sequence_id")
+    return rows.repartitionByRange(*place).sortWithinPartitions(*place)
 
 
 def _first_ids(packed: DataFrame) -> DataFrame:
     """split, group, first_id: where the numbers of each group start. One row a group: small."""
     counts = sorted((row["split"], row["group"], row["count"]) for row in packed.groupBy("split", "group").count().collect())
-    first, rows = {}, []
+    first: dict[str, int] = {}
+    rows: list[tuple[str, int, int]] = []
     for split, group, count in counts:
         rows.append((split, group, first.get(split, 0)))
         first[split] = first.get(split, 0) + count
@@ -134,12 +138,14 @@ def _group_packer(tokenizer_json: str, rules: PackingRules, labels: tuple[str, .
     def pack_group(key: tuple[pa.Scalar, ...], group: pa.Table) -> pa.Table:
         ordered = group.sort_by("doc_id")
         tokenizer = Tokenizer.from_str(tokenizer_json)
-        targets = dict(zip(ordered["doc_id"].to_pylist(), ordered["label"].to_pylist(), strict=True)) if labels else {}
+        targets = {doc_id: numbers.get(label) for doc_id, label in zip(
+            ordered["doc_id"].to_pylist(), ordered["label"].to_pylist(), strict=True)} if labels else {}
         if rules.method == "one_per_document":
             # The library's truncation keeps the closing special token, as scoring will.
             tokenizer.enable_truncation(max_length=rules.sequence_length)
-        rows = [_row(key, position, sequence, numbers.get(targets.get(sequence.segments[0].doc_id)))
-                for position, sequence in enumerate(PACKERS[rules.method](_encode(tokenizer, ordered), length=rules.sequence_length))]
+        packed = PACKERS[rules.method](_encode(tokenizer, ordered), length=rules.sequence_length)
+        rows = [_row(key, position, sequence, targets.get(sequence.segments[0].doc_id))
+                for position, sequence in enumerate(packed)]
         return pa.Table.from_pylist(rows, schema=PACKED)
 
     return pack_group

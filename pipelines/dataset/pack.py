@@ -60,7 +60,8 @@ def one_per_document(documents: Iterable[EncodedDocument], *, length: int) -> It
     """One sequence a document."""
     for document in documents:
         if len(document.input_ids) > length:
-            raise ValueError(f"document {document.doc_id} has {len(document.input_ids)} tokens, at most {length} fit; encode with truncation")
+            raise ValueError(f"document {document.doc_id} has {len(document.input_ids)} tokens, at most {length} fit; "
+                             "encode with truncation")
         yield PackedSequence(document.input_ids, document.num_bytes, [_segment(document, 0, length, 0)], document.num_cut_tokens)
 
 

@@ -91,7 +91,8 @@ def _pinned(path: str, table_id: str, version: int) -> DeltaTable:
     try:
         table = DeltaTable(path, version=version)
     except DeltaError as error:
-        raise FileNotFoundError(f"sequences at {path} have no version {version} any more ({error}); run the dataset stage again") from error
+        raise FileNotFoundError(f"sequences at {path} have no version {version} any more ({error}); "
+                                "run the dataset stage again") from error
     if str(table.metadata().id) != table_id:
         raise ValueError(f"sequences at {path} were made anew (table id {table.metadata().id}, pinned {table_id}); "
                          "run the dataset stage and the stages below it again")
@@ -108,7 +109,8 @@ def _copy(table: DeltaTable, split: str, folder: Path) -> None:
     order = np.concatenate(ids) if ids else np.empty(0, np.int64)
     num_tokens = np.empty(len(order), np.int32)
     if not np.array_equal(np.sort(order), np.arange(len(order))):
-        raise ValueError(f"sequence_id of split {split} must run from 0 to {len(order) - 1} without gaps; run the dataset stage again")
+        raise ValueError(f"sequence_id of split {split} must run from 0 to {len(order) - 1} without gaps; "
+                         "run the dataset stage again")
     num_tokens[order] = np.concatenate(lengths) if lengths else num_tokens
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(num_tokens, dtype=np.int64)])
     np.save(folder / "num_tokens.npy", num_tokens)

@@ -81,7 +81,8 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[PAD, END_OF_TEXT], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[PAD, END_OF_TEXT], initial_alphabet=alphabet,
+                                  show_progress=False)
     tokenizer.train_from_iterator(texts, trainer=trainer)
     end = tokenizer.token_to_id(END_OF_TEXT)
     tokenizer.post_processor = TemplateProcessing(single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, end)])
@@ -107,8 +108,10 @@ def read_tokenizer(folder: str, fingerprint: str) -> Tokenizer:
     """
     files, name = Folder(folder), f"{fingerprint}.json"
     if not files.exists(name):
-        raise FileNotFoundError(f"no tokenizer {fingerprint} in {folder}; delete the sequences table and run the dataset stage again")
+        raise FileNotFoundError(f"no tokenizer {fingerprint} in {folder}; "
+                                "delete the sequences table and run the dataset stage again")
     tokenizer = Tokenizer.from_str(files.read(name).decode())
     if tokenizer_fingerprint(tokenizer) != fingerprint:
-        raise ValueError(f"{folder}/{name} was changed after it was written; delete it and the sequences table, then run the dataset stage")
+        raise ValueError(f"{folder}/{name} was changed after it was written; "
+                         "delete it and the sequences table, then run the dataset stage")
     return tokenizer

@@ -38,7 +38,8 @@ def save_checkpoint(folder: Folder, model: nn.Module, optimizer: Optimizer, prog
     name = f"step-{progress.step:08d}"
     state = optimizer.state_dict()["state"]
     tensors = {f"{number}.{key}": value for number, values in state.items() for key, value in values.items()}
-    files = {"model.safetensors": safetensors.torch.save(_independent(model)), "optimizer.safetensors": safetensors.torch.save(tensors)}
+    files = {"model.safetensors": safetensors.torch.save(_independent(model)),
+             "optimizer.safetensors": safetensors.torch.save(tensors)}
     digests = {}
     for file, content in files.items():
         folder.write(f"{name}/{file}", content)

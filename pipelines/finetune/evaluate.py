@@ -31,6 +31,7 @@ def evaluate(model: nn.Module, task: Task, reader: SequenceReader, strategy: Str
             total = sums if total is None else total + sums
             progress(min(1.0, (first + batch_rows) / len(by_length)))
     if total is None:
-        raise ValueError(f"rank {strategy.rank} has no rows to evaluate: the split has {len(reader)} rows for {strategy.world_size} ranks")
+        raise ValueError(f"rank {strategy.rank} has no rows to evaluate: "
+                         f"the split has {len(reader)} rows for {strategy.world_size} ranks")
     summed = strategy.sum(total.clone(), name="evaluation")
     return Evaluation(task.metrics(summed), task.confusion(summed))

@@ -1,9 +1,9 @@
 """Run a function as Horovod ranks inside one Spark barrier stage.
 
-The barrier stage gives gang scheduling, GPU addresses and retries by Spark; inside it, `rendezvous` makes the tasks Horovod ranks.
-The stage is followed by a one-row shuffle because Spark never retries a barrier stage that ends the job. An exception is returned
-as a value, so it reaches the driver with its own traceback and is not tried four times; a rank that dies makes Spark run the stage
-again.
+The barrier stage gives gang scheduling, GPU addresses and retries by Spark; inside it, `rendezvous` makes the tasks Horovod
+ranks. The stage is followed by a one-row shuffle because Spark never retries a barrier stage that ends the job. An exception is
+returned as a value, so it reaches the driver with its own traceback and is not tried four times; a rank that dies makes Spark run
+the stage again.
 """
 
 import os
@@ -43,7 +43,8 @@ def run_ranks(spark: SparkSession, work: Callable[[Place], Any], *, num_ranks: i
         causes = [failure for failure in failures if not failure.echo]
         if causes or launch == MAX_LAUNCHES:
             first = (causes or failures)[0]
-            raise RankError(f"rank {first.rank} on {first.host} failed: {first.summary}\n\nTraceback on that rank:\n{first.traceback}")
+            raise RankError(f"rank {first.rank} on {first.host} failed: {first.summary}\n\n"
+                            f"Traceback on that rank:\n{first.traceback}")
     raise AssertionError("unreachable: the last launch returns or raises")
 
 
@@ -62,7 +63,7 @@ def require_slots(spark: SparkSession, num_ranks: int) -> None:
                          f"and --num-executors for {num_ranks} ranks")
     deadline = time.monotonic() + SLOTS_WAIT_SECONDS
     while (slots := num_slots(spark)) < num_ranks:
-        master = spark.sparkContext.master
+        master = str(spark.sparkContext.master)
         if master.startswith("local") or time.monotonic() > deadline:
             more = f"--master local[{num_ranks},4]" if master.startswith("local") else "more executors or executor cores"
             raise ValueError(f"finetune.num_ranks is {num_ranks}, but {master} runs {slots} tasks at once; "

@@ -47,7 +47,8 @@ class BatchPlan:
             raise ValueError(f"global_batch and micro_batch must be at least 1, got {self.global_batch} and {self.micro_batch}")
         if self.global_batch % self.world_size:
             near = max(1, round(self.global_batch / self.world_size)) * self.world_size
-            raise ValueError(f"global_batch must be a multiple of num_ranks ({self.world_size}), got {self.global_batch}; try {near}")
+            raise ValueError(f"global_batch must be a multiple of num_ranks ({self.world_size}), got {self.global_batch}; "
+                             f"try {near}")
 
     @property
     def accumulation(self) -> int:
@@ -71,17 +72,18 @@ def train(model: nn.Module, task: Task, reader: SequenceReader, order: Order, *,
         set_learning_rate(optimizer, rate)
         torch.manual_seed(int(np.random.SeedSequence([seed, step, strategy.rank]).generate_state(1, np.uint64)[0] >> 1))
         optimizer.zero_grad()
-        loss = _accumulate(model, task, reader, rows, strategy, plan)
+        share = _accumulate(model, task, reader, rows, strategy, plan)
         norm = strategy.step(optimizer, max_norm=optimization.max_gradient_norm)
-        loss = float(strategy.sum(loss, name="loss"))
+        loss = float(strategy.sum(share, name="loss"))
         if not np.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss} at step {step}; lower finetune.optimization.learning_rate or look at the rows "
-                                     f"with sequence_id in {rows[:8].tolist()}...")
+            raise FloatingPointError(f"loss is {loss} at step {step}; lower finetune.optimization.learning_rate or look at the "
+                                     f"rows with sequence_id in {rows[:8].tolist()}...")
         num_tokens = int(reader.lengths[rows].sum())
         after_step(step + 1, StepResult(loss, norm, rate, num_tokens, time.monotonic() - started))
 
 
-def _accumulate(model: nn.Module, task: Task, reader: SequenceReader, rows: np.ndarray, strategy: Strategy, plan: BatchPlan) -> torch.Tensor:
+def _accumulate(model: nn.Module, task: Task, reader: SequenceReader, rows: np.ndarray, strategy: Strategy,
+                plan: BatchPlan) -> torch.Tensor:
     """Backward over this rank's micro-batches; its share of the mean loss of the global batch."""
     num_targets = max(1, int(reader.num_targets[rows].sum()))
     share = torch.zeros(1, dtype=torch.float64)

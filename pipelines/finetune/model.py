@@ -1,7 +1,7 @@
 """Models: a transformers encoder with a classification head, or a transformers decoder; from weights or from scratch.
 
-A model folder holds `model.safetensors`, `config.json`, `tokenizer.json` and `model_spec.json`, nothing that is ever unpickled and
-no code. Shapes: B sequences, T tokens, H hidden, C classes, V vocabulary.
+A model folder holds `model.safetensors`, `config.json`, `tokenizer.json` and `model_spec.json`, nothing that is ever unpickled
+and no code. Shapes: B sequences, T tokens, H hidden, C classes, V vocabulary.
 """
 
 import json
@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipelines.dataset.tokenizer import locate
@@ -60,14 +60,15 @@ class Architecture:
         Raises ValueError if neither is given.
         """
         if self.base is None and "model_type" not in self.config:
-            raise ValueError("finetune.model needs base (a folder, package://NAME/FOLDER or hub id) or config.model_type (from scratch)")
+            raise ValueError("finetune.model needs base (a folder, package://NAME/FOLDER or hub id) "
+                             "or config.model_type (from scratch)")
         return self.base or "scratch"
 
 
 class EncoderClassifier(nn.Module):
     """Mean of the encoder's last hidden states over real tokens, then one linear layer."""
 
-    def __init__(self, encoder: nn.Module, num_labels: int) -> None:
+    def __init__(self, encoder: PreTrainedModel, num_labels: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(getattr(encoder.config, "hidden_dropout_prob", 0.0))
@@ -87,7 +88,7 @@ class EncoderClassifier(nn.Module):
 class Decoder(nn.Module):
     """A causal language model reduced to its logits (B, T, V)."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: PreTrainedModel) -> None:
         super().__init__()
         self.decoder = decoder
 
@@ -127,17 +128,20 @@ def build_model(architecture: Architecture, spec: ModelSpec, *, vocab_size: int,
     return module
 
 
-def _pretrained(architecture: Architecture, spec: ModelSpec) -> nn.Module:
+def _pretrained(architecture: Architecture, spec: ModelSpec) -> PreTrainedModel:
     """The backbone with its weights; no code and no pickle from outside, safetensors only."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     place = locate(str(architecture.base))
     auto = AutoModel if spec.task == "classification" else AutoModelForCausalLM
-    backbone, report = auto.from_pretrained(
+    # A pair, because of output_loading_info; the library's types do not say so.
+    loaded: Any = auto.from_pretrained(
         place, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
         attn_implementation=ATTENTION, **_pooler_off(place, spec), **architecture.config)
+    backbone, report = loaded
     if report["missing_keys"]:
-        raise ValueError(f"{architecture.base} lacks weights of its own architecture: {', '.join(sorted(report['missing_keys'])[:5])}; "
+        missing = ", ".join(sorted(report["missing_keys"])[:5])
+        raise ValueError(f"{architecture.base} lacks weights of its own architecture: {missing}; "
                          "take weights saved from this model type, or train from scratch")
     return backbone
 
@@ -146,6 +150,7 @@ def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: 
     """Write the model folder; the caller makes it visible in one step (rename)."""
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_model(module, str(folder / "model.safetensors"))
+    assert isinstance(module.config, PreTrainedConfig), "EncoderClassifier and Decoder have their backbone's"
     module.config.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
     text = json.dumps({**asdict(spec), "metric": spec.metric}, ensure_ascii=False, indent=2)

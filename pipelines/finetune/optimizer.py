@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay; one learning rate for the body, a larger one for a new head."""
+"""AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay; one rate for the body, a larger one for a new head."""
 
 import math
 from dataclasses import dataclass
@@ -43,7 +43,8 @@ def build_optimizer(model: nn.Module, optimization: Optimization) -> Optimizer:
             groups.setdefault((name.startswith("head."), parameter.ndim >= 2), []).append(parameter)
     return AdamW(
         [{"params": parameters, "rate_factor": optimization.head_learning_rate_factor if head else 1.0,
-          "weight_decay": optimization.weight_decay if decayed else 0.0} for (head, decayed), parameters in sorted(groups.items())],
+          "weight_decay": optimization.weight_decay if decayed else 0.0}
+         for (head, decayed), parameters in sorted(groups.items())],
         lr=optimization.learning_rate, betas=optimization.betas, fused=True)
 
 

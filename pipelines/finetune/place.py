@@ -29,6 +29,6 @@ def assign(hosts: list[str], gpus: list[str | None]) -> list[Place]:
         local_rank = seen.get(host, 0)
         seen[host] = local_rank + 1
         peers = [other for other in dict.fromkeys(hosts) if sizes[other] > local_rank]
-        places[task] = Place(rank=rank, world_size=len(hosts), local_rank=local_rank, local_size=sizes[host], host=host, gpu=gpus[task],
-                             cross_rank=peers.index(host), cross_size=len(peers))
+        places[task] = Place(rank=rank, world_size=len(hosts), local_rank=local_rank, local_size=sizes[host],
+                             cross_rank=peers.index(host), cross_size=len(peers), host=host, gpu=gpus[task])
     return [places[task] for task in range(len(hosts))]

@@ -1,7 +1,7 @@
 """Inside a barrier task: find the place, join Horovod's world, work, leave.
 
-Rank 0's task runs Horovod's rendezvous server, bound to the address its peers reach it by and to no other; addresses travel by the
-barrier's `allGather`. Horovod's environment is set here and removed afterwards, since Spark uses its Python workers again.
+Rank 0's task runs Horovod's rendezvous server, bound to the address its peers reach it by and to no other; addresses travel by
+the barrier's `allGather`. Horovod's environment is set here and removed afterwards, since Spark uses its Python workers again.
 """
 
 import json
@@ -63,8 +63,8 @@ def _world(context: BarrierTaskContext, place: Place, places: list[Place]) -> It
     import horovod.torch as hvd
 
     server = _start_server(places) if place.rank == 0 else None
-    told = [json.loads(line) for line in context.allGather(json.dumps([place.rank, place.host, server.server_port if server else 0]))]
-    _, address, port = min(told)
+    mine = json.dumps([place.rank, place.host, server.server_port if server else 0])
+    _, address, port = min(json.loads(line) for line in context.allGather(mine))
     environment = _environment(place, address, port)
     os.environ.update(environment)
     try:
@@ -100,8 +100,8 @@ def _environment(place: Place, address: str, port: int) -> dict[str, str]:
         "HOROVOD_LOCAL_RANK": str(place.local_rank), "HOROVOD_LOCAL_SIZE": str(place.local_size),
         "HOROVOD_CROSS_RANK": str(place.cross_rank), "HOROVOD_CROSS_SIZE": str(place.cross_size),
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": address, "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port), "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo", "HOROVOD_GLOO_IFACE": _interface(place.host), "HOROVOD_GLOO_TIMEOUT_SECONDS": str(START_SECONDS),
-        "HOROVOD_LOG_LEVEL": "error",
+        "HOROVOD_CPU_OPERATIONS": "gloo", "HOROVOD_GLOO_IFACE": _interface(place.host),
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(START_SECONDS), "HOROVOD_LOG_LEVEL": "error",
     }
 
 
@@ -114,4 +114,5 @@ def _interface(address: str) -> str:
     for name, addresses in psutil.net_if_addrs().items():
         if any(each.address == address for each in addresses):
             return name
-    raise OSError(f"no network interface of this host has the address {address} that Spark gave for it; set spark.driver.host or SPARK_LOCAL_IP")
+    raise OSError(f"no network interface of this host has the address {address} that Spark gave for it; "
+                  "set spark.driver.host or SPARK_LOCAL_IP")

@@ -99,7 +99,8 @@ class LanguageModelling:
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
         loss, tokens, num_bytes = sums.tolist()
-        return {"loss": loss / tokens, "perplexity": math.exp(min(loss / tokens, 700.0)), "bits_per_byte": loss / math.log(2) / num_bytes}
+        return {"loss": loss / tokens, "perplexity": math.exp(min(loss / tokens, 700.0)),
+                "bits_per_byte": loss / math.log(2) / num_bytes}
 
     def confusion(self, sums: Tensor) -> np.ndarray | None:
         return None

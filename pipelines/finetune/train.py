@@ -1,7 +1,7 @@
 """One rank's training from a pinned sequences table to a model folder; every rank runs the same function.
 
-The run folder holds all a restart needs: `checkpoints/`, `events/`, `before.json` (metrics of the untrained model), and at the end
-`model/` and `result.json`, which is written last. A second call continues from the newest checkpoint, or returns the result.
+The run folder holds all a restart needs: `checkpoints/`, `events/`, `before.json` (metrics of the untrained model), and at the
+end `model/` and `result.json`, which is written last. A second call continues from the newest checkpoint, or returns the result.
 """
 
 import hashlib
@@ -70,7 +70,10 @@ def result_of(folder: str) -> dict[str, Any] | None:
 
 
 def train_rank(training: Training, place: Place) -> dict[str, Any]:
-    """Train on this rank; the result on every rank."""
+    """Train on this rank, or return the result of a training that is finished. Rank 0's result names the weights' sha256 too."""
+    finished = result_of(training.folder)
+    if finished is not None:
+        return finished
     torch.set_num_threads(training.num_threads)
     strategy = _strategy(place)
     return _Rank(training, strategy).run()
@@ -100,7 +103,8 @@ class _Rank:
         self._train, self._validation, self._final = (self._open(split) for split in (
             "train", training.evaluation_split, training.final_split))
         self._total_steps = num_steps(len(self._train), global_batch=training.global_batch, num_epochs=training.num_epochs)
-        self._plan = BatchPlan(global_batch=training.global_batch, micro_batch=training.micro_batch, world_size=strategy.world_size)
+        self._plan = BatchPlan(global_batch=training.global_batch, micro_batch=training.micro_batch,
+                               world_size=strategy.world_size)
         self._progress = Progress(step=0, best_step=-1, best_value=0.0)
         self._model: nn.Module
         self._optimizer: Optimizer
@@ -131,15 +135,17 @@ class _Rank:
         training = self._training
         reader = open_split(training.sequences, table_id=training.table_id, version=training.version, split=split)
         if len(reader) < self._strategy.world_size:
-            raise ValueError(f"split {split} of {training.sequences} has {len(reader)} sequences, fewer than the {self._strategy.world_size} "
-                             "ranks; give the sources such a split (corpus.sources[].splits) or name another in finetune")
+            raise ValueError(f"split {split} of {training.sequences} has {len(reader)} sequences, "
+                             f"fewer than the {self._strategy.world_size} ranks; "
+                             "give the sources such a split (corpus.sources[].splits) or name another in finetune")
         return reader
 
     def _require_agreement(self, found: Progress | None) -> None:
         """All ranks must have found the same checkpoint: else the run folder is not on storage that all of them see."""
         step = torch.tensor([float(found.step if found else 0)])
         if float(self._strategy.sum(step.clone(), name="checkpoint")) != float(step) * self._strategy.world_size:
-            raise FileNotFoundError(f"ranks do not see the same checkpoints in {self._training.folder}; put the root on shared storage")
+            raise FileNotFoundError(f"ranks do not see the same checkpoints in {self._training.folder}; "
+                                    "put the root on shared storage")
 
     def _before(self) -> dict[str, float]:
         if self._run.exists("before.json"):

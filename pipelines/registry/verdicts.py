@@ -25,7 +25,8 @@ def mark_judged(name: str, version: int, *, made_from: str, reason: str) -> None
 def judged(name: str, *, made_from: str) -> tuple[int, str] | None:
     """(version, reason) that the gate gave for these inputs; None if it has not."""
     found = MlflowClient().search_model_versions(f"name = '{name}'")
-    return next(((int(each.version), each.tags.get(REASON_TAG, "")) for each in found if each.tags.get(GATE_TAG) == made_from), None)
+    return next(((int(each.version), each.tags.get(REASON_TAG, ""))
+                 for each in found if each.tags.get(GATE_TAG) == made_from), None)
 
 
 def newest_judgement(name: str) -> str:

@@ -70,7 +70,7 @@ def bits_per_byte(predictions: DataFrame) -> float:
 
 
 def dealt(documents: DataFrame, *, num_partitions: int) -> DataFrame:
-    """The documents in partitions that depend on their ids alone, so that a second scoring has the same batches and the same digest."""
+    """The documents in partitions that depend on their ids alone: a second scoring has the same batches and the same digest."""
     return documents.repartition(num_partitions, "doc_id").sortWithinPartitions("doc_id")
 
 

@@ -6,12 +6,14 @@ from pipelines.dataset.tokenizer import load_tokenizer
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, SEQUENCES
 
-TEXTS = ["Where is my card? It has not arrived.", "我的卡还没有到。", "A third and rather longer text about exchange rates, in euros.", "x"]
+TEXTS = ["Where is my card? It has not arrived.", "我的卡还没有到。",
+         "A third and rather longer text about exchange rates, in euros.", "x"]
 
 
 def documents_of(spark, texts, *, labels=None, splits=None, dropped=()):
-    rows = [(f"{number:032x}", "s", text, labels[number % len(labels)] if labels else None, "0" * 32, len(text), len(text.encode()), None,
-             "too_short" if number in dropped else None, (splits or ["train"])[number % len(splits or [0])], "f", number)
+    rows = [(f"{number:032x}", "s", text, labels[number % len(labels)] if labels else None, "0" * 32, len(text),
+             len(text.encode()), None, "too_short" if number in dropped else None,
+             (splits or ["train"])[number % len(splits or [0])], "f", number)
             for number, text in enumerate(texts)]
     return spark.createDataFrame(rows, DOCUMENTS.schema)
 
@@ -41,8 +43,10 @@ def test_packed_sequences_trace_every_token_to_its_characters(spark, bpe):
 
 
 def test_bytes_of_a_packed_document_are_those_of_the_text_but_its_first_token(spark, bpe):
-    (row,) = collected(build_sequences(documents_of(spark, [TEXTS[1]]), bpe, PackingRules(method="concatenate", sequence_length=500), labels=()))
-    first = len(bpe.decode([row["input_ids"][0]]).encode()) if bpe.encode(TEXTS[1]).offsets[0] != bpe.encode(TEXTS[1]).offsets[1] else 3
+    rules = PackingRules(method="concatenate", sequence_length=500)
+    (row,) = collected(build_sequences(documents_of(spark, [TEXTS[1]]), bpe, rules, labels=()))
+    offsets = bpe.encode(TEXTS[1]).offsets
+    first = len(bpe.decode([row["input_ids"][0]]).encode()) if offsets[0] != offsets[1] else 3
     assert row["num_bytes"] == len(TEXTS[1].encode()) - first
 
 
@@ -52,7 +56,8 @@ def test_sequences_do_not_depend_on_partitioning(spark, bpe, method, num_partiti
     rules = PackingRules(method=method, sequence_length=16, group_bytes=64)  # several groups
     labels = ("a", "b") if method == "one_per_document" else ()
     documents = documents_of(spark, TEXTS * 4, labels=["a", "b"], splits=["train", "train", "test"])
-    base, other = (build_sequences(each, bpe, rules, labels=labels) for each in (documents, documents.repartition(num_partitions, F.rand(3))))
+    elsewhere = documents.repartition(num_partitions, F.rand(3))
+    base, other = (build_sequences(each, bpe, rules, labels=labels) for each in (documents, elsewhere))
     assert SEQUENCES.digest(base.drop("num_cut_tokens")) == SEQUENCES.digest(other.drop("num_cut_tokens"))
     assert base.select("split").distinct().count() == 2
 
@@ -73,7 +78,10 @@ def test_classification_keeps_one_sequence_a_kept_document_and_counts_what_was_c
     assert by_document["2"]["num_cut_tokens"] > 0
 
 
-@pytest.mark.parametrize(("labels", "message"), [([None, "a"], "2 kept rows have no label"), (["a"], "at least 2 different labels")])
+@pytest.mark.parametrize(("labels", "message"), [
+    ([None, "a"], "2 kept rows have no label"),
+    (["a"], "at least 2 different labels"),
+])
 def test_labels_that_cannot_be_learnt_are_refused(spark, labels, message):
     with pytest.raises(ContractError, match=message):
         label_names(documents_of(spark, TEXTS, labels=labels))

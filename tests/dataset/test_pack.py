@@ -25,8 +25,8 @@ def test_segments_name_document_first_token_and_characters():
 
 
 def test_special_tokens_do_not_widen_the_characters_of_a_segment():
-    document = EncodedDocument("a", np.array([7, 8, 9], np.int32), np.array([-1, 4, -1], np.int32), np.array([-1, 6, -1], np.int32),
-                               np.array([0, 2, 0], np.int32))
+    document = EncodedDocument("a", np.array([7, 8, 9], np.int32), np.array([-1, 4, -1], np.int32),
+                               np.array([-1, 6, -1], np.int32), np.array([0, 2, 0], np.int32))
     (packed,) = one_per_document([document], length=3)
     assert tuple(packed.segments[0]) == ("a", 0, 3, 4, 6)
 

@@ -39,9 +39,11 @@ def test_rows_are_those_of_the_pinned_version_in_the_order_asked_for(table, tmp_
 
 def test_it_reads_without_pyspark(table, tmp_path):
     code = ("import sys; from pathlib import Path; from pipelines.dataset.reader import open_split; "
-            f"r = open_split({table.path!r}, table_id={table.table_id!r}, version={table.version}, split='train', copies=Path({str(tmp_path)!r})); "
+            f"r = open_split({table.path!r}, table_id={table.table_id!r}, version={table.version}, split='train', "
+            f"copies=Path({str(tmp_path)!r})); "
             "print(len(r), 'pyspark' in sys.modules, 'torch' in sys.modules)")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["23", "False", "False"]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["23", "False", "False"]
 
 
 def test_the_token_table_can_be_read_with_reader_protocol_1(table):
@@ -73,7 +75,8 @@ def test_another_table_at_the_path_and_a_version_that_is_not_there_are_refused(t
 
 
 def test_ids_with_gaps_are_refused(spark, tmp_path):
-    rows = spark.createDataFrame([(number, "train", [1], 1, None, 0, 1, [("d", 0, 1, 0, 1)]) for number in (0, 2)], SEQUENCES.schema)
+    gapped = [(number, "train", [1], 1, None, 0, 1, [("d", 0, 1, 0, 1)]) for number in (0, 2)]
+    rows = spark.createDataFrame(gapped, SEQUENCES.schema)
     made = SEQUENCES.overwrite(rows, str(tmp_path / "gaps"), fingerprint="gaps", facts={})
     with pytest.raises(ValueError, match="from 0 to 1 without gaps"):
         open_split(made.path, table_id=made.table_id, version=made.version, split="train", copies=tmp_path)

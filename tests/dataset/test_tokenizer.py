@@ -17,7 +17,7 @@ def test_bpe_of_equal_texts_has_the_same_fingerprint():
 
 
 def test_a_vocabulary_too_small_for_bytes_is_refused():
-    with pytest.raises(ValueError, match="at least 258 .* got 100"):
+    with pytest.raises(ValueError, match=r"at least 258 .* got 100"):
         train_bpe(iter(TEXTS), vocab_size=100)
 
 

@@ -22,7 +22,10 @@ def test_ranks_meet_and_results_come_by_rank(spark):
 
 
 def test_one_rank_needs_no_horovod(spark):
-    assert run_ranks(spark, lambda place: (place.rank, place.world_size, "HOROVOD_RANK" in os.environ), num_ranks=1) == [(0, 1, False)]
+    def work(place):
+        return place.rank, place.world_size, "HOROVOD_RANK" in os.environ
+
+    assert run_ranks(spark, work, num_ranks=1) == [(0, 1, False)]
 
 
 def test_an_exception_reaches_the_driver_with_rank_host_and_its_own_traceback_at_once(spark, tmp_path):
@@ -70,7 +73,8 @@ def test_storage_errors_are_tried_again_by_spark(spark, tmp_path):
 def test_more_ranks_than_slots_is_refused_at_once_with_the_remedy(spark):
     assert num_slots(spark) == 2
     started = time.monotonic()
-    with pytest.raises(ValueError, match=r"num_ranks is 3, but local\[2,4\] runs 2 tasks at once; set finetune.num_ranks=2 or give Spark --master local\[3,4\]"):
+    with pytest.raises(ValueError, match=r"num_ranks is 3, but local\[2,4\] runs 2 tasks at once; "
+                                         r"set finetune.num_ranks=2 or give Spark --master local\[3,4\]"):
         run_ranks(spark, print, num_ranks=3)
     assert time.monotonic() - started < 10  # the promise to the user, not a measure of speed
 
@@ -79,7 +83,7 @@ def test_the_driver_watches_while_ranks_work_and_can_stop_them(spark, tmp_path):
     def work(place):
         time.sleep(60)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     calls = []
@@ -87,9 +91,9 @@ def test_the_driver_watches_while_ranks_work_and_can_stop_them(spark, tmp_path):
     def watch():
         calls.append(time.monotonic())
         if len(calls) == 3:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         run_ranks(spark, work, num_ranks=2, while_waiting=watch)
     # The slots are free again: the next launch would otherwise wait for the sleepers.
     assert run_ranks(spark, lambda place: place.rank, num_ranks=2) == [0, 1]

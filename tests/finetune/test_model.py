@@ -11,7 +11,8 @@ TINY_BERT = {"model_type": "bert", "hidden_size": 16, "intermediate_size": 32, "
 
 
 def spec(task: str) -> ModelSpec:
-    return ModelSpec(task=task, labels=("甲", "b") if task == "classification" else (), max_tokens=8, base="scratch", tokenizer="t")
+    labels = ("甲", "b") if task == "classification" else ()
+    return ModelSpec(task=task, labels=labels, max_tokens=8, base="scratch", tokenizer="t")
 
 
 @pytest.mark.parametrize(("task", "config"), [("classification", TINY_BERT), ("language_modelling", TINY_LLAMA)])
@@ -34,15 +35,17 @@ def test_padding_does_not_change_the_logits_of_a_row():
 
 
 def test_equal_seeds_give_equal_models_and_others_do_not():
-    first, same, other = (build_model(Architecture(config=TINY_BERT), spec("classification"), vocab_size=50, seed=seed).head.weight for seed in (1, 1, 2))
+    first, same, other = (
+        build_model(Architecture(config=TINY_BERT), spec("classification"), vocab_size=50, seed=seed).head.weight
+        for seed in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
 def test_settings_that_the_model_type_does_not_have_are_named():
-    with pytest.raises(ValueError, match="bert has no setting hiden_size; its settings: .*hidden_size"):
+    with pytest.raises(ValueError, match=r"bert has no setting hiden_size; its settings: .*hidden_size"):
         build_model(Architecture(config={"model_type": "bert", "hiden_size": 3}), spec("classification"), vocab_size=50, seed=0)
-    with pytest.raises(ValueError, match="needs base .* or config.model_type"):
+    with pytest.raises(ValueError, match=r"needs base .* or config.model_type"):
         Architecture().start()
 
 
@@ -62,7 +65,7 @@ def test_a_pickled_model_is_never_opened(tmp_path):
     module = build_model(Architecture(config=TINY_BERT), spec("classification"), vocab_size=50, seed=1)
     module.config.save_pretrained(tmp_path)
     torch.save(module.encoder.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="model.safetensors"):
+    with pytest.raises(OSError, match=r"model\.safetensors"):
         build_model(Architecture(base=str(tmp_path)), spec("classification"), vocab_size=50, seed=1)
 
 
@@ -72,8 +75,9 @@ def test_a_folder_that_is_no_model_says_so(tmp_path):
 
 
 def test_frozen_parts_have_no_gradient_and_an_unknown_part_is_named():
-    module = build_model(Architecture(config=TINY_BERT, frozen=("word_embeddings",)), spec("classification"), vocab_size=50, seed=1)
+    frozen = Architecture(config=TINY_BERT, frozen=("word_embeddings",))
+    module = build_model(frozen, spec("classification"), vocab_size=50, seed=1)
     assert [name for name, parameter in module.named_parameters() if not parameter.requires_grad] == [
         "encoder.embeddings.word_embeddings.weight"]
-    with pytest.raises(ValueError, match="no parameter's name contains 'word_embedings'; the first ones are encoder.embeddings"):
+    with pytest.raises(ValueError, match=r"no parameter's name contains 'word_embedings'; the first ones are encoder.embeddings"):
         build_model(Architecture(config=TINY_BERT, frozen=("word_embedings",)), spec("classification"), vocab_size=50, seed=1)

@@ -22,7 +22,8 @@ def test_the_head_learns_faster_and_vectors_do_not_decay():
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
     optimizer = build_optimizer(model, Optimization(learning_rate=1.0, head_learning_rate_factor=5.0, weight_decay=0.1))
     set_learning_rate(optimizer, 0.5)
-    found = {id(parameter): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for parameter in group["params"]}
+    found = {id(parameter): (group["lr"], group["weight_decay"])
+             for group in optimizer.param_groups for parameter in group["params"]}
     assert found[id(model["encoder"].weight)] == (0.5, 0.1)
     assert found[id(model["encoder"].bias)] == (0.5, 0.0)
     assert found[id(model["head"].weight)] == (2.5, 0.1)
@@ -33,7 +34,8 @@ def test_an_update_equals_torch_adamw_without_our_groups():
     torch.manual_seed(0)
     ours, theirs = nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)
     theirs.load_state_dict(ours.state_dict())
-    optimizers = [build_optimizer(ours, Optimization(learning_rate=0.1, weight_decay=0.2)), torch.optim.AdamW(theirs.parameters(), lr=0.1, weight_decay=0.2)]
+    optimizers = [build_optimizer(ours, Optimization(learning_rate=0.1, weight_decay=0.2)),
+                  torch.optim.AdamW(theirs.parameters(), lr=0.1, weight_decay=0.2)]
     for model, optimizer in zip((ours, theirs), optimizers, strict=True):
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()

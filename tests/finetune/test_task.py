@@ -11,8 +11,8 @@ CPU = torch.device("cpu")
 
 
 def rows(*tokens, targets=None, num_bytes=None):
-    return Rows([np.asarray(each, np.int32) for each in tokens], np.asarray(targets or [-100] * len(tokens)), np.ones(len(tokens), np.int64),
-                np.asarray(num_bytes or [1] * len(tokens)))
+    return Rows([np.asarray(each, np.int32) for each in tokens], np.asarray(targets or [-100] * len(tokens)),
+                np.ones(len(tokens), np.int64), np.asarray(num_bytes or [1] * len(tokens)))
 
 
 def test_collate_pads_on_the_right_and_masks_the_padding():

@@ -38,8 +38,8 @@ def losses(folder: Path) -> dict[int, float]:
 
 @pytest.mark.horovod
 def test_one_rank_and_two_ranks_give_the_same_losses_over_20_steps(spark, flow, tmp_path):
-    trainings = {ranks: training(flow, tmp_path / str(ranks), architecture=without_dropout(flow), num_epochs=20 * 16 / num_train(flow),
-                                 micro_batch=micro, log_every_steps=1) for ranks, micro in ((1, 16), (2, 3))}
+    trainings = {ranks: training(flow, tmp_path / str(ranks), architecture=without_dropout(flow), micro_batch=micro,
+                                 num_epochs=20 * 16 / num_train(flow), log_every_steps=1) for ranks, micro in ((1, 16), (2, 3))}
     for ranks, each in trainings.items():
         run_ranks(spark, partial(train_rank, each), num_ranks=ranks)
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
@@ -88,7 +88,8 @@ def test_the_best_checkpoint_is_kept_not_the_last(flow, tmp_path):
     optimization = replace(flow.configs["finetune"].optimization, learning_rate=0.3, warmup_fraction=1.0)
     result = train_rank(training(flow, tmp_path, optimization=optimization, num_epochs=1.0, evaluate_every_steps=2), ALONE)
     assert result["best_step"] < result["total_steps"]
-    values = [event["accuracy"] for event in events_of(tmp_path) if event["kind"] == "evaluation" and event["split"] == "validation"]
+    evaluations = [event for event in events_of(tmp_path) if event["kind"] == "evaluation"]
+    values = [event["accuracy"] for event in evaluations if event["split"] == "validation"]
     assert result["best_value"] == max(values) > values[-1]
 
 
@@ -101,13 +102,13 @@ def test_accumulating_micro_batches_gives_the_same_losses(flow, tmp_path):
 
 
 def test_a_split_that_is_not_there_is_named(flow, tmp_path):
-    with pytest.raises(ValueError, match="split nowhere of .* has 0 sequences, fewer than the 1 ranks"):
+    with pytest.raises(ValueError, match=r"split nowhere of .* has 0 sequences, fewer than the 1 ranks"):
         train_rank(training(flow, tmp_path, evaluation_split="nowhere"), ALONE)
 
 
 def test_a_diverged_training_stops_with_step_and_remedy(flow, tmp_path):
     optimization = replace(flow.configs["finetune"].optimization, learning_rate=1e30, max_gradient_norm=1e30)
-    with pytest.raises(FloatingPointError, match="loss is (nan|inf) at step .*; lower finetune.optimization.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step .*; lower finetune.optimization.learning_rate"):
         train_rank(training(flow, tmp_path, optimization=optimization, num_epochs=1.0), ALONE)
 
 

@@ -1,5 +1,7 @@
 """Data parallel over Horovod: every rank holds the whole model, gradients are averaged while backward still runs."""
 
+from typing import Any
+
 import horovod.torch as hvd
 import torch
 from torch import Tensor, nn
@@ -24,10 +26,11 @@ class DataParallel:
         return wrapped
 
     def step(self, optimizer: Optimizer, *, max_norm: float) -> float:
-        optimizer.synchronize()
+        wrapped: Any = optimizer  # its class is made by Horovod when it wraps
+        wrapped.synchronize()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
-        with optimizer.skip_synchronize():
+        with wrapped.skip_synchronize():
             optimizer.step()
         return norm
 
