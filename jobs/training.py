@@ -10,6 +10,8 @@ import numpy as np
 from jobs.config import Tracking
 from jobs.plan import required
 from jobs.stage import Working
+from pipelines.dataset.reader import open_split
+from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.delta import Pin, fingerprint
 from pipelines.finetune.events import EventReader
 from pipelines.finetune.loop import BatchPlan
@@ -18,6 +20,7 @@ from pipelines.finetune.train import Training, identity
 from pipelines.registry.runs import FOLDER_TAG
 from pipelines.registry.store import connect
 from pipelines.registry.tracking import Tracker, find_run
+from pipelines.scoring.predict import Predictor
 from pipelines.storage import Folder, absolute
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 REVISION = 1
 """Raised when equal sequences and settings give other weights than before."""
+NUM_SAMPLES, PROMPT_TOKENS = 4, 24
 FROM_CONFIG = ("num_epochs", "global_batch", "micro_batch", "window_batches", "seed", "num_threads", "optimization",
                "evaluation_split", "final_split", "evaluate_every_steps", "checkpoint_every_steps", "log_every_steps")
 
@@ -66,8 +70,23 @@ class Tracked:
         if result["confusion"] is not None:
             title = f"{training.final_split} after training"
             tracker.log_confusion(np.asarray(result["confusion"]), list(labels), title=title)
+        if self._training.spec.task == "language_modelling":
+            tracker.log_text("sample.txt", sample_text(self._training))
         tracker.finish({f"final/{name}": value for name, value in result["after"].items()})
         return result
+
+
+def sample_text(training: Training) -> str:
+    """What a language model writes after the beginnings of some held-out sequences, for a person to read."""
+    reader = open_split(training.sequences, table_id=training.table_id, version=training.version,
+                        split=training.evaluation_split)
+    tokenizer = read_tokenizer(training.tokenizers, training.spec.tokenizer)
+    rows = reader.rows(np.arange(min(NUM_SAMPLES, len(reader))))
+    prompts = [tokenizer.decode(tokens[:PROMPT_TOKENS].tolist()) for tokens in rows.input_ids]
+    with Folder(training.folder).local("model") as folder:
+        written = Predictor.load(folder).predict(prompts)
+    pairs = zip(prompts, written, strict=True)
+    return "\n\n".join(f"[prompt] {prompt}\n[model]  {each.prediction}" for prompt, each in pairs) + "\n"
 
 
 @contextmanager

@@ -41,7 +41,8 @@ def shown(flow):
         patch.setenv("DISTRIBUTARY_NOTEBOOK_OVERRIDES", json.dumps(flow_overrides(flow.folder)))
         for number, cell in enumerate(cells(), start=1):
             exec(compile(code_of(cell), f"{NOTEBOOK.name}, cell {number}", "exec"), names)
-    return SimpleNamespace(printed=printed.getvalue(), **{name: value for name, value in names.items() if not name.startswith("__")})
+    ours = {name: value for name, value in names.items() if not name.startswith("__")}
+    return SimpleNamespace(printed=printed.getvalue(), **ours)
 
 
 def test_all_five_stages_are_called_in_order_and_have_nothing_left_to_do(shown):

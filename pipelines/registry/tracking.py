@@ -108,6 +108,10 @@ class Tracker:
         """Keep the whole configuration as config.yaml. The caller has redacted secrets."""
         self._client.log_text(self.run_id, text, "config.yaml")
 
+    def log_text(self, name: str, text: str) -> None:
+        """Keep a text as the artifact `name`."""
+        self._client.log_text(self.run_id, text, name)
+
     def log_inputs(self, pins: Iterable["Pin"], *, context: str = "training") -> None:
         """Name the table versions that the run reads, with our digests, and write lineage.json."""
         self._client.log_inputs(self.run_id, datasets=[dataset_input(pin, context) for pin in pins])
