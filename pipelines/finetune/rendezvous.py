@@ -10,7 +10,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,33 +39,49 @@ def run_task(work: Callable[[Place], Any]) -> tuple[int, Any]:
     """(rank, result of `work` or Failure). Storage and network errors are raised: Spark then runs the stage again."""
     context = BarrierTaskContext.get()
     task = context.partitionId()
-    host = _address(context.getTaskInfos()[task].address.rsplit(":", 1)[0])
+    infos = context.getTaskInfos()
+    host = _address(infos[task].address.rsplit(":", 1)[0])
     gpus = context.resources().get("gpu")
-    told = [json.loads(line) for line in context.allGather(json.dumps([host, gpus.addresses[0] if gpus else None]))]
+    # Task 0 is always rank 0, so that one gathering tells places and server: Spark takes a second for each.
+    server = _bind_server(host) if task == 0 and len(infos) > 1 else None
+    importing = threading.Thread(target=_import_horovod, args=(len(infos),), daemon=True)
+    importing.start()
+    mine = json.dumps([host, gpus.addresses[0] if gpus else None, server.server_port if server else 0])
+    told = [json.loads(line) for line in context.allGather(mine)]
+    importing.join()
     places = assign([each[0] for each in told], [each[1] for each in told])
     place = places[task]
-    with _world(context, place, places):
-        try:
+    try:
+        with _world(context, place, places, server=server, port=told[0][2]):
             return place.rank, work(place)
-        except OSError:
-            raise
-        except Exception as error:
-            return place.rank, Failure(rank=place.rank, host=place.host, summary=f"{type(error).__name__}: {error}",
-                                       traceback=traceback.format_exc(), echo="Horovod" in type(error).__name__)
+    except OSError:
+        raise
+    except Exception as error:
+        return place.rank, Failure(rank=place.rank, host=place.host, summary=f"{type(error).__name__}: {error}",
+                                   traceback=traceback.format_exc(), echo="Horovod" in type(error).__name__)
+
+
+def _import_horovod(world_size: int) -> None:
+    """Importing torch and Horovod takes seconds in a new worker, and the gathering is spent asleep."""
+    if world_size > 1:
+        with suppress(ImportError):  # told where it is needed
+            import horovod.torch  # noqa: F401
 
 
 @contextmanager
-def _world(context: BarrierTaskContext, place: Place, places: list[Place]) -> Iterator[None]:
+def _world(context: BarrierTaskContext, place: Place, places: list[Place], *, server: Any, port: int) -> Iterator[None]:
     """Horovod initialised on every rank; a single rank needs none."""
     if place.world_size == 1:
         yield
         return
-    import horovod.torch as hvd
-
-    server = _start_server(places) if place.rank == 0 else None
-    mine = json.dumps([place.rank, place.host, server.server_port if server else 0])
-    _, address, port = min(json.loads(line) for line in context.allGather(mine))
-    environment = _environment(place, address, port)
+    try:
+        import horovod.torch as hvd
+    except ImportError as error:
+        raise ImportError(f"{place.world_size} ranks need Horovod on every executor ({error}); run make setup there, install its "
+                          "wheel, or set finetune.num_ranks=1") from error
+    if server is not None:
+        _serve(server, places)
+    environment = _environment(place, places[0].host, port)
     os.environ.update(environment)
     try:
         hvd.init()
@@ -81,17 +97,20 @@ def _world(context: BarrierTaskContext, place: Place, places: list[Place]) -> It
             server.server_close()
 
 
-def _start_server(places: list[Place]) -> Any:
-    from horovod.runner.common.util.hosts import SlotInfo
+def _bind_server(host: str) -> Any:
+    """Horovod's rendezvous server, listening but not answering yet. Horovod's own starter would listen on every interface."""
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
-    rank_zero = next(place for place in places if place.rank == 0)
-    # Horovod's own starter listens on every interface; the server has no authentication.
-    server = RendezvousHTTPServer((rank_zero.host, 0), RendezvousHandler, 0)
+    return RendezvousHTTPServer((host, 0), RendezvousHandler, 0)
+
+
+def _serve(server: Any, places: list[Place]) -> None:
+    """Answer from now on; ranks that asked before have waited."""
+    from horovod.runner.common.util.hosts import SlotInfo
+
     server.init([SlotInfo(hostname=each.host, rank=each.rank, local_rank=each.local_rank, cross_rank=each.cross_rank,
                           size=each.world_size, local_size=each.local_size, cross_size=each.cross_size) for each in places])
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
 
 def _environment(place: Place, address: str, port: int) -> dict[str, str]:
