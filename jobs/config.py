@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-SECRET_KEY = re.compile(r"(password|passwd|secret|credential|access_key|api_key|private_key|(^|[_.])token$)", re.IGNORECASE)
+SECRET_KEY = re.compile(r"(password|passwd|secret|credential|(access|account|api|private)[._]key|(^|[_.])token([_.]|$))",
+                        re.IGNORECASE)
 SECRET_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^},]*(PASSWORD|SECRET|TOKEN|KEY|CREDENTIAL)", re.IGNORECASE)
-URI_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+URI_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=[?&]password=)[^&\s]+|(?<=[?&]token=)[^&\s]+|(?<=[?&]sig=)[^&\s]+",
+                          re.IGNORECASE)
 HIDDEN = "[redacted]"
 _Section = TypeVar("_Section", bound="Section")
 
@@ -108,7 +110,7 @@ def redact(value: Any, source: Any = None, key: str = "") -> Any:
         return [redact(inner, origin, key) for inner, origin in zip(value, origins, strict=True)]
     if value is not None and (SECRET_KEY.search(key) or (isinstance(source, str) and SECRET_ENVIRONMENT.search(source))):
         return HIDDEN
-    return URI_PASSWORD.sub(f"{HIDDEN}@", value) if isinstance(value, str) else value
+    return URI_PASSWORD.sub(HIDDEN, value) if isinstance(value, str) else value
 
 
 def _overlay(kind: str, name: str) -> list[DictConfig]:

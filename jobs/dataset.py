@@ -9,7 +9,7 @@ from jobs.config import Section
 from jobs.plan import planned, required, unchanged
 from jobs.stage import Outcome, Plan, command, working
 from pipelines.dataset.build import PackingRules, build_sequences, choose_tokenizer, count_by_split, in_order, label_names
-from pipelines.dataset.tokenizer import TokenizerChoice, write_tokenizer
+from pipelines.dataset.tokenizer import TokenizerChoice, tokenizer_identity, write_tokenizer
 from pipelines.delta import Pin, fingerprint
 from pipelines.spark import session
 from pipelines.storage import absolute
@@ -31,7 +31,8 @@ class Config(Section):
 def plan(config: Config) -> Plan:
     documents = required(absolute(config.documents), "documents", "corpus")
     settings = config.model_dump(mode="json", include={"task", "tokenizer", "packing"})
-    return planned(fingerprint("dataset", REVISION, settings, documents.identity()), [absolute(config.sequences)])
+    made_from = fingerprint("dataset", REVISION, settings, documents.identity(), tokenizer_identity(config.tokenizer))
+    return planned(made_from, [absolute(config.sequences)])
 
 
 def main(config: Config) -> Outcome:

@@ -12,7 +12,7 @@ from jobs.training import finished_run, told, tracked, training_of, watcher
 from pipelines.finetune.launch import require_slots, run_ranks
 from pipelines.finetune.model import Architecture
 from pipelines.finetune.optimizer import Optimization
-from pipelines.finetune.train import result_of, train_rank
+from pipelines.finetune.train import Training, result_of, train_rank
 from pipelines.spark import session
 
 Positive = Annotated[int, Field(ge=1)]
@@ -39,7 +39,10 @@ class Config(Section):
 
 
 def plan(config: Config) -> Plan:
-    training, made_from = training_of(config)
+    return plan_for(config, *training_of(config)[:2])
+
+
+def plan_for(config: Config, training: Training, made_from: str) -> Plan:
     run = finished_run(config.tracking, made_from)
     if run is None or result_of(training.folder) is None:
         return Plan(fingerprint=made_from, up_to_date=False, why="no finished run of these sequences and settings yet")
@@ -47,14 +50,15 @@ def plan(config: Config) -> Plan:
 
 
 def main(config: Config) -> Outcome:
-    planned, (training, made_from) = plan(config), training_of(config)
+    training, made_from, sequences = training_of(config)
+    planned = plan_for(config, training, made_from)
     if planned.up_to_date:
         return Outcome(stage="finetune", ran=False, why=planned.why, facts=told(result_of(training.folder)))
     with working("finetune") as work:
         work.say("starting Spark")
         spark = session("distributary finetune", config.spark)
         require_slots(spark, config.num_ranks)
-        with tracked(config, training, made_from) as tracker:
+        with tracked(config, training, made_from, sequences) as tracker:
             watch = watcher(training.folder, work, tracker.log)
             work.say(f"launching {config.num_ranks} ranks")
             if result_of(training.folder) is None:

@@ -6,9 +6,9 @@ from jobs.config import Section
 from jobs.plan import required
 from jobs.stage import Outcome, Plan, command, working
 from pipelines.dataset.build import kept
-from pipelines.delta import fingerprint
+from pipelines.delta import Pin, fingerprint
 from pipelines.registry import models, verdicts
-from pipelines.registry.runs import newest_finished
+from pipelines.registry.runs import FinishedRun, newest_finished
 from pipelines.registry.store import connect
 from pipelines.scoring.judge import SERVE_SCRIPT, compare, example_texts
 from pipelines.spark import session
@@ -26,9 +26,17 @@ class Config(Section):
     min_gain: float
 
 
-def plan(config: Config) -> Plan:
+def inputs(config: Config) -> tuple[FinishedRun, Pin]:
+    """The run and the documents of now; what is written meanwhile changes nothing."""
     connect(config.tracking.uri, config.tracking.artifacts)
-    run, documents = newest_finished(config.tracking.experiment), required(absolute(config.documents), "documents", "corpus")
+    return newest_finished(config.tracking.experiment), required(absolute(config.documents), "documents", "corpus")
+
+
+def plan(config: Config) -> Plan:
+    return plan_for(config, *inputs(config))
+
+
+def plan_for(config: Config, run: FinishedRun, documents: Pin) -> Plan:
     made_from = fingerprint("registry", REVISION, run.run_id, config.name, config.split, config.min_gain, documents.identity())
     done = verdicts.judged(config.name, made_from=made_from)
     if done is None:
@@ -37,15 +45,15 @@ def plan(config: Config) -> Plan:
 
 
 def main(config: Config) -> Outcome:
-    planned = plan(config)
+    run, documents = inputs(config)
+    planned = plan_for(config, run, documents)
     if planned.up_to_date:
         return Outcome(stage="registry", ran=False, why=planned.why)
-    run = newest_finished(config.tracking.experiment)
     with working("registry") as work:
         work.say("starting Spark")
         spark = session("distributary registry", config.spark)
         work.say(f"registering the model of run {run.run_id}")
-        held_out = kept(DOCUMENTS.read(spark, absolute(config.documents)), config.split)
+        held_out = kept(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
         with Folder(run.folder).local("model") as folder:
             version = models.register(run.run_id, folder, config.name, code=SERVE_SCRIPT, input_example=example_texts(held_out))
         verdict = compare(held_out, config.name, version, min_gain=config.min_gain, say=work.say)
@@ -53,7 +61,7 @@ def main(config: Config) -> Outcome:
         if verdict.promote:
             models.promote(config.name, version)
         verdicts.mark_judged(config.name, version, made_from=planned.fingerprint, reason=verdict.reason)
-    state = "champion" if verdict.promote else "challenger"
+    state = "champion" if models.champion_of(config.name) == version else "challenger"
     facts = {"model version": f"{config.name} {version} ({state})", "gate": verdict.reason}
     return Outcome(stage="registry", ran=True, why=planned.why, facts=facts)
 

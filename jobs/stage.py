@@ -134,12 +134,15 @@ def faults() -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, format="  %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         yield
-    except (ValueError, LookupError, OSError, RuntimeError) as error:
+    except Exception as error:
         if os.environ.get("DISTRIBUTARY_DEBUG"):
             raise
         errors = Console(stderr=True, soft_wrap=True, highlight=False)
         errors.print(f"[bold red]error[/bold red] {type(error).__name__}: ", end="")
-        print(error, file=sys.stderr)
+        ours = isinstance(error, (ValueError, LookupError, OSError, RuntimeError))
+        # The JVM's and MLflow's errors are pages long; their first line says what happened.
+        text = configuration.redact(str(error) if ours else str(error).strip().partition("\n")[0])
+        print(text, file=sys.stderr)
         print("(DISTRIBUTARY_DEBUG=1 shows the traceback)", file=sys.stderr)
         raise typer.Exit(1) from None
 

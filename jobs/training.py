@@ -1,5 +1,6 @@
 """Between the finetune job and its run: the training that a configuration means, its progress, its record in MLflow."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -7,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.config import Tracking
+from jobs.config import Tracking, redact
 from jobs.plan import required
 from jobs.stage import Working
 from pipelines.dataset.reader import open_split
-from pipelines.dataset.tokenizer import read_tokenizer
+from pipelines.dataset.tokenizer import base_identity, read_tokenizer
 from pipelines.delta import Pin, fingerprint
 from pipelines.finetune.events import EventReader
 from pipelines.finetune.loop import BatchPlan
@@ -26,6 +27,8 @@ from pipelines.storage import Folder, absolute
 if TYPE_CHECKING:
     from jobs.finetune import Config
 
+logger = logging.getLogger(__name__)
+
 REVISION = 1
 """Raised when equal sequences and settings give other weights than before."""
 NUM_SAMPLES, PROMPT_TOKENS = 4, 24
@@ -33,8 +36,8 @@ FROM_CONFIG = ("num_epochs", "global_batch", "micro_batch", "window_batches", "s
                "evaluation_split", "final_split", "evaluate_every_steps", "checkpoint_every_steps", "log_every_steps")
 
 
-def training_of(config: "Config") -> tuple[Training, str]:
-    """The training and its fingerprint, which also names its folder."""
+def training_of(config: "Config") -> tuple[Training, str, Pin]:
+    """The training, its fingerprint, which also names its folder, and the sequences it is pinned to."""
     BatchPlan(global_batch=config.global_batch, micro_batch=config.micro_batch, world_size=config.num_ranks)
     pinned = required(absolute(config.sequences), "sequences", "dataset")
     facts = pinned.facts
@@ -43,8 +46,8 @@ def training_of(config: "Config") -> tuple[Training, str]:
     training = Training(folder="", sequences=pinned.path, tokenizers=absolute(config.tokenizers), table_id=pinned.table_id,
                         version=pinned.version, spec=spec, architecture=config.model,
                         **{name: getattr(config, name) for name in FROM_CONFIG})
-    made_from = fingerprint("finetune", REVISION, identity(training), pinned.identity())
-    return replace(training, folder=f"{absolute(config.folder)}/{made_from}"), made_from
+    made_from = fingerprint("finetune", REVISION, identity(training), pinned.identity(), base_identity(config.model.base))
+    return replace(training, folder=f"{absolute(config.folder)}/{made_from}"), made_from, pinned
 
 
 def finished_run(tracking: Tracking, made_from: str) -> str | None:
@@ -90,15 +93,14 @@ def sample_text(training: Training) -> str:
 
 
 @contextmanager
-def tracked(config: "Config", training: Training, made_from: str) -> Iterator[Tracked]:
+def tracked(config: "Config", training: Training, made_from: str, sequences: Pin) -> Iterator[Tracked]:
     """The run of this training, started or continued; failed with the error if one passes through."""
     connect(config.tracking.uri, config.tracking.artifacts)
     with Tracker(config.tracking.experiment, made_from, tags={FOLDER_TAG: training.folder}) as tracker:
         settings = {name: value for name, value in asdict(training).items() if name not in ("spec", "folder")}
-        tracker.log_params({**settings, "num_ranks": config.num_ranks, "task": training.spec.task})
+        tracker.log_params(redact({**settings, "num_ranks": config.num_ranks, "task": training.spec.task}))
         tracker.log_config(config.effective)
         tracker.log_environment()
-        sequences = required(training.sequences, "sequences", "dataset")
         tracker.log_inputs([sequences, Pin(**sequences.facts["documents"])])
         yield Tracked(tracker, training)
 
@@ -108,7 +110,12 @@ def watcher(folder: str, work: Working, log: Callable[[int, dict[str, float]], N
     reader = EventReader(Folder(folder) / "events")
 
     def watch() -> None:
-        for event in reader.new():
+        try:
+            events = list(reader.new())
+        except OSError as error:
+            logger.warning("the training's events cannot be read just now (%s); trying again", error)
+            return
+        for event in events:
             if event["kind"] == "note":
                 work.update(event["text"])
             elif event["kind"] == "step":

@@ -11,6 +11,7 @@ array boundary can't move into the neighbour). It does not depend on row order o
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -98,6 +99,12 @@ def pin(path: str, *, made_from: str | None = None) -> Pin | None:
     return None
 
 
+def for_spark(path: str) -> str:
+    """A local path as the URI that Spark takes for local even where its default file system is HDFS."""
+    plain = not path.startswith("/") or "DATABRICKS_RUNTIME_VERSION" in os.environ
+    return path if plain else f"file://{path}"
+
+
 def _record(commit: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         record = json.loads(commit.get("userMetadata") or "null")
@@ -132,7 +139,7 @@ class Table:
         if pin(path) is None:
             raise FileNotFoundError(f"no {self.name} table at {path}; run the stage that writes it: distributary run --help")
         reader = spark.read.format("delta")
-        return (reader if version is None else reader.option("versionAsOf", version)).load(path)
+        return (reader if version is None else reader.option("versionAsOf", version)).load(for_spark(path))
 
     def overwrite(self, rows: DataFrame, path: str, *, fingerprint: str, facts: Mapping[str, Any]) -> Pin:
         """Replace the table's rows in one commit; a no-op if its newest commit already carries `fingerprint`."""
@@ -187,14 +194,14 @@ class Table:
             transaction = DeltaLog(path).version() + 1 if mode == "overwrite" else 1
             (conforming.write.format("delta").mode(mode)
                 .option("txnAppId", f"{self.name}-{made_from}").option("txnVersion", transaction)
-                .option("userMetadata", json.dumps({"distributary": record}, ensure_ascii=False)).save(path))
+                .option("userMetadata", json.dumps({"distributary": record}, ensure_ascii=False)).save(for_spark(path)))
         except CONFLICTS as conflict:
             # The other writer may have written these very rows; then there is nothing left to do.
             logger.warning("%s: another writer committed meanwhile (%s)", self.name, type(conflict).__name__)
         finally:
             conforming.unpersist()
-        written = pin(path, made_from=made_from)
-        if written is None:
+        written = pin(path, made_from=made_from if mode == "append" else None)
+        if written is None or written.fingerprint != made_from:
             raise RuntimeError(f"{self.name} at {path}: another writer replaced the rows meanwhile; "
                                "run the stage again when it is done")
         return written
@@ -215,13 +222,13 @@ class Table:
         """Create the table and its constraints where they are missing; safe to be killed and to be run by two at once."""
         for attempt in range(5):
             try:
-                builder = (DeltaTable.createIfNotExists(spark).location(path).comment(self.row).addColumns(self.schema)
+                builder = (DeltaTable.createIfNotExists(spark).location(for_spark(path)).comment(self.row).addColumns(self.schema)
                            .partitionedBy(*self.partition_by))
                 reduce(lambda table, item: table.property(*item), PROPERTIES.items(), builder).execute()
                 present = DeltaLog(path).metadata().configuration
                 for name, condition in self.checks.items():
                     if f"delta.constraints.{name}" not in present:
-                        spark.sql(f"ALTER TABLE delta.`{path}` ADD CONSTRAINT {name} CHECK ({condition})")
+                        spark.sql(f"ALTER TABLE delta.`{for_spark(path)}` ADD CONSTRAINT {name} CHECK ({condition})")
                 return
             except CONFLICTS:
                 if attempt == 4:

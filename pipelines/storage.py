@@ -5,6 +5,7 @@ complete when its manifest is.
 """
 
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ class Folder:
 
     def __init__(self, path: str) -> None:
         self.path = absolute(path).rstrip("/")
-        self._files, self._root = pafs.FileSystem.from_uri(self.path)
+        # Spark says s3a, Arrow s3.
+        self._files, self._root = pafs.FileSystem.from_uri(re.sub(r"^s3[an]://", "s3://", self.path))
 
     def __truediv__(self, name: str) -> "Folder":
         return Folder(f"{self.path}/{name}")
@@ -51,12 +53,19 @@ class Folder:
         target = f"{self._root}/{name}"
         parent, _, base = target.rpartition("/")
         self._files.create_dir(parent, recursive=True)
-        if not isinstance(self._files, pafs.LocalFileSystem):
-            with self._files.open_output_stream(target) as stream:
-                stream.write(content)
-            return
         # A name of its own for every writer: two may write the same file at once, the last one whole wins.
-        partial = Path(parent) / f".writing-{base}-{uuid.uuid4().hex}"
+        writing = f"{parent}/.writing-{base}-{uuid.uuid4().hex}"
+        if not isinstance(self._files, pafs.LocalFileSystem):
+            # An object store shows a file when it is whole; HDFS shows it growing, but moves it at once.
+            moves = isinstance(self._files, pafs.HadoopFileSystem)
+            with self._files.open_output_stream(writing if moves else target) as stream:
+                stream.write(content)
+            if moves:
+                if self._files.get_file_info(target).type == pafs.FileType.File:
+                    self._files.delete_file(target)
+                self._files.move(writing, target)
+            return
+        partial = Path(writing)
         try:
             with partial.open("wb") as stream:
                 stream.write(content)

@@ -19,6 +19,7 @@ def test_every_recipe_is_whole_and_right(recipe):
 def test_every_environment_is_right(env, monkeypatch):
     monkeypatch.setenv("DISTRIBUTARY_ROOT", "s3a://bucket/distributary")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setenv("DISTRIBUTARY_SCHEMA", "main.nlp")
     assert checked(env=env, recipe="customer_service")["dataset"].documents.endswith("/customer_service/documents")
 
 
@@ -82,7 +83,8 @@ def test_secrets_are_not_printed(monkeypatch):
 
 @pytest.mark.parametrize(("key", "hidden"), [
     ("api_key", True), ("db_password", True), ("token", True), ("spark.my.secret.key", True),
-    ("tokenizer", False), ("max_tokens", False), ("tokens", False), ("key", False),
+    ("spark.hadoop.fs.azure.account.key.me", True), ("fs.s3a.access.key", True), ("fs.azure.sas.fixed.token.c.a", True),
+                                             ("tokenizer", False), ("max_tokens", False), ("tokens", False), ("key", False),
 ])
 def test_redaction_goes_by_the_name_of_the_key(key, hidden):
     assert redact({key: "value"})[key] == (HIDDEN if hidden else "value")

@@ -23,8 +23,10 @@ from pipelines.tables import SEQUENCES
 
 PackingMethod = Literal["one_per_document", "concatenate"]
 PACKERS = {"one_per_document": one_per_document, "concatenate": concatenate}
-MAX_LABELS = 100_000
-ENCODE_BATCH = 256
+MAX_LABELS = 2_000
+"""An evaluation counts a matrix of classes x classes."""
+ENCODE_BATCH, ENCODE_CHARS = 256, 1_000_000
+"""Documents and characters encoded in one call: an encoding takes many times the memory of its text."""
 
 SEGMENTS = pa.list_(pa.struct([("doc_id", pa.string()), ("first_token", pa.int32()), ("num_tokens", pa.int32()),
                                ("char_start", pa.int32()), ("char_end", pa.int32())]))
@@ -97,6 +99,9 @@ def choose_tokenizer(documents: DataFrame, choice: TokenizerChoice) -> Tokenizer
 
 def build_sequences(documents: DataFrame, tokenizer: Tokenizer, rules: PackingRules, *, labels: tuple[str, ...]) -> DataFrame:
     """Rows of SEQUENCES from the kept documents; empty `labels` = language modelling. Persisted: the caller clears the cache."""
+    if rules.method == "concatenate" and not tokenizer.encode("").ids:
+        raise ValueError("this tokenizer adds no special token, so packed documents would run into each other; "
+                         "train one (dataset.tokenizer.base: null) or use packing one_per_document")
     chosen = kept(documents).select("doc_id", "text", "label", "split")
     total_bytes = kept(documents).agg(F.coalesce(F.sum("num_bytes"), F.lit(0)).cast("long")).collect()[0][0]
     num_groups = max(1, -(-total_bytes // rules.group_bytes))
@@ -152,14 +157,30 @@ def _group_packer(tokenizer_json: str, rules: PackingRules, labels: tuple[str, .
 
 
 def _encode(tokenizer: Tokenizer, documents: pa.Table) -> Iterator[EncodedDocument]:
-    for batch in documents.select(["doc_id", "text"]).to_batches(max_chunksize=ENCODE_BATCH):
-        texts = batch["text"].to_pylist()
-        for doc_id, text, encoding in zip(batch["doc_id"].to_pylist(), texts, tokenizer.encode_batch(texts), strict=True):
+    for doc_ids, texts in _batches(documents):
+        for doc_id, text, encoding in zip(doc_ids, texts, tokenizer.encode_batch(texts), strict=True):
             special = np.asarray(encoding.special_tokens_mask, dtype=bool)
             offsets = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
             offsets[special] = -1
             yield EncodedDocument(doc_id, np.asarray(encoding.ids, dtype=np.int32), offsets[:, 0], offsets[:, 1],
                                   token_bytes(text, offsets[:, 1]), _num_cut(encoding))
+
+
+def _batches(documents: pa.Table) -> Iterator[tuple[list[str], list[str]]]:
+    """(doc_ids, texts) in order, at most ENCODE_BATCH documents or, beyond the first, ENCODE_CHARS characters at once."""
+    doc_ids: list[str] = []
+    texts: list[str] = []
+    num_chars = 0
+    for doc_id, text in zip(documents["doc_id"], documents["text"], strict=True):
+        content = text.as_py()
+        if texts and (len(texts) == ENCODE_BATCH or num_chars + len(content) > ENCODE_CHARS):
+            yield doc_ids, texts
+            doc_ids, texts, num_chars = [], [], 0
+        doc_ids.append(doc_id.as_py())
+        texts.append(content)
+        num_chars += len(content)
+    if texts:
+        yield doc_ids, texts
 
 
 def _num_cut(encoding: Encoding) -> int:

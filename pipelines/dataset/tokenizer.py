@@ -54,6 +54,22 @@ def locate(name: str) -> str:
     return name
 
 
+def base_identity(name: str | None) -> list[object]:
+    """What tells other weights under the same name apart: files of a folder by size, beginning and end; a hub id by itself."""
+    place = "" if name is None else locate(name)
+    if not place or not Path(place).is_dir():
+        return [name]
+    return [[file.name, file.stat().st_size, _ends(file)] for file in sorted(Path(place).iterdir()) if file.is_file()]
+
+
+def _ends(file: Path, num_bytes: int = 1 << 20) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.sha256(stream.read(num_bytes))
+        stream.seek(max(0, file.stat().st_size - num_bytes))
+        digest.update(stream.read(num_bytes))
+    return digest.hexdigest()
+
+
 def load_tokenizer(name: str) -> Tokenizer:
     """The fast tokenizer of a model folder, package folder or hub id, with its truncation and padding switched off."""
     place = locate(name)
@@ -87,6 +103,15 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     end = tokenizer.token_to_id(END_OF_TEXT)
     tokenizer.post_processor = TemplateProcessing(single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, end)])
     return tokenizer
+
+
+def tokenizer_identity(choice: TokenizerChoice) -> str | None:
+    """Fingerprint of the tokenizer in a base folder: another one under the same name is another input.
+
+    None = a hub id, or one that is trained.
+    """
+    local = choice.base is not None and Path(locate(choice.base)).is_dir()
+    return tokenizer_fingerprint(load_tokenizer(str(choice.base))) if local else None
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:

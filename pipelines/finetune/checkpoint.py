@@ -56,17 +56,20 @@ def newest_checkpoint(folder: Folder) -> Progress | None:
         name = f"step-{step:08d}"
         if not folder.exists(f"{name}/complete.json"):
             continue
-        record = json.loads(folder.read(f"{name}/complete.json"))
-        if all(hashlib.sha256(folder.read(f"{name}/{file}")).hexdigest() == digest for file, digest in record["sha256"].items()):
+        try:
+            record = json.loads(folder.read(f"{name}/complete.json"))
+            for file in record["sha256"]:
+                _verified(folder, name, file)
             return Progress(**record["progress"])
-        logger.warning("checkpoint %s/%s does not match its sha256, taking the one before", folder.path, name)
+        except ValueError as error:
+            logger.warning("taking the checkpoint before %s: %s", name, error)
     return None
 
 
 def load_checkpoint(folder: Folder, step: int, model: nn.Module, optimizer: Optimizer | None = None) -> None:
     """Put the weights of `step` into `model`, and its state into `optimizer`."""
     name = f"step-{step:08d}"
-    weights = safetensors.torch.load(folder.read(f"{name}/model.safetensors"))
+    weights = safetensors.torch.load(_verified(folder, name, "model.safetensors"))
     missing, unexpected = model.load_state_dict(weights, strict=False)
     still_missing = set(missing) - _shared_names(model, set(weights))
     if still_missing or unexpected:
@@ -74,10 +77,18 @@ def load_checkpoint(folder: Folder, step: int, model: nn.Module, optimizer: Opti
                          f"unexpected {unexpected[:3]}; train in a new folder")
     if optimizer is not None:
         state: dict[int, dict[str, object]] = {}
-        for key, value in safetensors.torch.load(folder.read(f"{name}/optimizer.safetensors")).items():
+        for key, value in safetensors.torch.load(_verified(folder, name, "optimizer.safetensors")).items():
             number, _, field = key.partition(".")
             state.setdefault(int(number), {})[field] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _verified(folder: Folder, name: str, file: str) -> bytes:
+    """A file of a checkpoint. Raises ValueError if it is not what was written."""
+    content = folder.read(f"{name}/{file}")
+    if hashlib.sha256(content).hexdigest() != json.loads(folder.read(f"{name}/complete.json"))["sha256"][file]:
+        raise ValueError(f"{folder.path}/{name}/{file} does not match its sha256; delete {name} and run the training again")
+    return content
 
 
 def _steps(folder: Folder) -> list[int]:

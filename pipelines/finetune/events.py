@@ -58,9 +58,9 @@ class EventReader:
         for name in self._folder.names():
             if name in self._read:
                 continue
+            events = [json.loads(line) for line in self._folder.read(name).decode().splitlines()]
             self._read.add(name)
-            for line in self._folder.read(name).decode().splitlines():
-                event = json.loads(line)
+            for event in events:
                 key = (event["kind"], event.get("split", ""), event["step"])
                 if event["kind"] == "note" or key not in self._seen:
                     self._seen.add(key)

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from pipelines.finetune.place import Place
 from pipelines.finetune.rendezvous import Failure, run_task
 
-SLOTS_WAIT_SECONDS = 6.0
+SLOTS_WAIT_SECONDS = 8.0
 """Executors of a cluster may still be registering."""
 MAX_LAUNCHES = 3
 """Launches when ranks lost each other and none says why (a network fault)."""
@@ -66,8 +66,9 @@ def require_slots(spark: SparkSession, num_ranks: int) -> None:
         master = str(spark.sparkContext.master)
         if master.startswith("local") or time.monotonic() > deadline:
             more = f"--master local[{num_ranks},4]" if master.startswith("local") else "more executors or executor cores"
+            fewer = f"set finetune.num_ranks={slots} or " if slots else ""
             raise ValueError(f"finetune.num_ranks is {num_ranks}, but {master} runs {slots} tasks at once; "
-                             f"set finetune.num_ranks={slots} or give Spark {more}")
+                             f"{fewer}give Spark {more}")
         time.sleep(0.5)
 
 

@@ -75,9 +75,10 @@ def train(model: nn.Module, task: Task, reader: SequenceReader, order: Order, *,
         share = _accumulate(model, task, reader, rows, strategy, plan)
         norm = strategy.step(optimizer, max_norm=optimization.max_gradient_norm)
         loss = float(strategy.sum(share, name="loss"))
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss} at step {step}; lower finetune.optimization.learning_rate or look at the "
-                                     f"rows with sequence_id in {rows[:8].tolist()}...")
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            raise FloatingPointError(f"loss is {loss} and gradient norm {norm} at step {step}; lower "
+                                     "finetune.optimization.learning_rate or look at the rows with sequence_id in "
+                                     f"{rows[:8].tolist()}...")
         num_tokens = int(reader.lengths[rows].sum())
         after_step(step + 1, StepResult(loss, norm, rate, num_tokens, time.monotonic() - started))
 

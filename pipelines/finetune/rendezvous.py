@@ -54,11 +54,16 @@ def run_task(work: Callable[[Place], Any]) -> tuple[int, Any]:
     try:
         with _world(context, place, places, server=server, port=told[0][2]):
             return place.rank, work(place)
-    except OSError:
-        raise
     except Exception as error:
+        if _may_pass(error):
+            raise
         return place.rank, Failure(rank=place.rank, host=place.host, summary=f"{type(error).__name__}: {error}",
                                    traceback=traceback.format_exc(), echo="Horovod" in type(error).__name__)
+
+
+def _may_pass(error: Exception) -> bool:
+    """A fault of storage or network, which Spark's next try may not meet; a missing or forbidden file stays so."""
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError | PermissionError)
 
 
 def _import_horovod(world_size: int) -> None:

@@ -6,6 +6,7 @@ end `model/` and `result.json`, which is written last. A second call continues f
 
 import hashlib
 import json
+import math
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def _strategy(place: Place) -> Strategy:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if place.world_size == 1:
-        return SingleProcess(device)
+        return SingleProcess(torch.device("cuda") if torch.cuda.is_available() else device)
     # Horovod is needed by ranks that have peers only.
     from pipelines.finetune.parallel.data_parallel import DataParallel
 
@@ -177,12 +178,14 @@ class _Rank:
             metrics = self._evaluate(self._validation, training.evaluation_split).metrics
             value = metrics[self._task.metric]
             gain = value - progress.best_value if self._task.higher_is_better else progress.best_value - value
-            if progress.best_step < 0 or gain > 0:
+            if progress.best_step < 0 or gain > 0 or not math.isfinite(progress.best_value):
                 progress = replace(progress, best_step=step, best_value=value)
             if self._strategy.rank == 0:
                 self._events.write("evaluation", step=step, split=training.evaluation_split, **metrics)
         self._progress = progress
         if self._strategy.rank == 0 and (evaluates or step % training.checkpoint_every_steps == 0):
+            # What a resumed training will not repeat must be on storage before it is left behind.
+            self._events.close()
             save_checkpoint(self._checkpoints, self._model, self._optimizer, progress)
             self._note(f"checkpoint of step {step} written")
 

@@ -99,6 +99,15 @@ def champion_of(name: str) -> int | None:
     return _aliases(MlflowClient(), name).get(CHAMPION)
 
 
+def rival_of(name: str, version: int) -> int | None:
+    """The champion that `version` has to beat, or had to beat if it is champion itself; None if there is or was none."""
+    champion = champion_of(name)
+    if champion != version:
+        return champion
+    previous = _find_version(MlflowClient(), name, version).tags.get(PREVIOUS_TAG, "")
+    return int(previous) if previous else None
+
+
 def promote(name: str, version: int) -> int | None:
     """Make `version` the champion; the champion before it, or None. A no-op if it is champion already."""
     client = MlflowClient()
@@ -127,8 +136,9 @@ def undo(name: str) -> int:
 
 
 def _version_of(client: MlflowClient, name: str, run_id: str, digest: str) -> int | None:
-    versions = client.search_model_versions(f"name = '{_quoted(name)}' and run_id = '{_quoted(run_id)}'")
-    return min((int(v.version) for v in versions if v.tags.get(DIGEST_TAG) == digest), default=None)
+    # By name alone: Unity Catalog filters by nothing else.
+    versions = client.search_model_versions(f"name = '{_quoted(name)}'")
+    return min((int(v.version) for v in versions if v.run_id == run_id and v.tags.get(DIGEST_TAG) == digest), default=None)
 
 
 def _logged_model(client: MlflowClient, run_id: str, digest: str) -> str | None:

@@ -48,7 +48,8 @@ def connect(tracking_uri: str, artifact_root: str | None = None) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    # The workspace registry has no aliases; Unity Catalog's has.
+    mlflow.set_registry_uri("databricks-uc" if uri == "databricks" else uri)
     root = artifact_root or _beside(uri)
     if root is not None:
         _artifact_roots[uri] = root if "://" in root else str(Path(root).resolve())

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
 
 from pipelines.registry.environment import describe, git_tags
 from pipelines.registry.lineage import dataset_input, write_lineage
@@ -79,7 +80,12 @@ class Tracker:
                 steps.add(step)
                 self._buffer.append(Metric(key, float(value), now, step))
         if len(self._buffer) >= MAX_METRICS or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
-            self.flush()
+            try:
+                self.flush()
+            except MlflowException as error:
+                # A training outlives its tracking server: the points stay in the buffer, finish() must write them.
+                logger.warning("run %s: metrics not written yet (%s)", self.run_id, str(error).partition("\n")[0])
+                self._flushed_at = time.monotonic()
 
     def flush(self) -> None:
         """Write what is buffered; kept for the next try if the store cannot be reached."""

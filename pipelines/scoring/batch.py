@@ -4,6 +4,8 @@ Memory of a worker: the model, one Arrow batch of documents and `SLICE_ROWS` tex
 transformers, but no MLflow: the driver resolves the model once and ships its folder.
 """
 
+import atexit
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -118,7 +120,10 @@ def ship(context: SparkContext, model_folder: Path) -> str:
     would go on using the first model under an equal one.
     """
     name = f"model-{folder_digest(model_folder)}"
-    archive = Path(tempfile.mkdtemp(prefix="distributary-")) / f"{name}.zip"
+    folder = tempfile.mkdtemp(prefix="distributary-")
+    # Executors that come later fetch it too, so it lives as long as this driver.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    archive = Path(folder) / f"{name}.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
         for file in sorted(path for path in Path(model_folder).rglob("*") if path.is_file()):
             packed.write(file, file.relative_to(model_folder).as_posix())

@@ -30,9 +30,9 @@ def example_texts(documents: DataFrame) -> list[str]:
 
 def compare(documents: DataFrame, name: str, version: int, *, min_gain: float, say: Callable[[str], None]) -> gate.Verdict:
     """Measure the challenger, and the champion if there is another one; the gate's verdict."""
-    champion = models.champion_of(name)
-    # Killed after the promotion, the champion is this version: it is judged as it was, without a rival.
-    rivals = [each for each in (champion,) if each not in (None, version)]
+    # A champion judged again, after a kill or on other rows, meets the one it replaced.
+    rival = models.rival_of(name, version)
+    rivals = [] if rival is None else [rival]
     held_out = documents.persist()
     measured = {}
     for each in [version, *rivals]:

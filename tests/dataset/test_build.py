@@ -1,5 +1,8 @@
+import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
+from tokenizers import Tokenizer
+from tokenizers.processors import ByteLevel
 
 from pipelines.dataset.build import PackingRules, TokenizerChoice, build_sequences, choose_tokenizer, label_names
 from pipelines.dataset.tokenizer import load_tokenizer
@@ -85,6 +88,24 @@ def test_classification_keeps_one_sequence_a_kept_document_and_counts_what_was_c
 def test_labels_that_cannot_be_learnt_are_refused(spark, labels, message):
     with pytest.raises(ContractError, match=message):
         label_names(documents_of(spark, TEXTS, labels=labels))
+
+
+def test_packing_with_a_tokenizer_that_separates_nothing_is_refused(spark, bpe):
+    bare = Tokenizer.from_str(bpe.to_str())
+    bare.post_processor = ByteLevel()
+    with pytest.raises(ValueError, match="adds no special token, so packed documents would run into each other"):
+        build_sequences(documents_of(spark, TEXTS), bare, PackingRules(method="concatenate"), labels=())
+
+
+def test_batches_are_bounded_by_documents_and_characters_and_keep_the_order(monkeypatch):
+    import pipelines.dataset.build as build
+
+    monkeypatch.setattr(build, "ENCODE_CHARS", 10)
+    monkeypatch.setattr(build, "ENCODE_BATCH", 3)
+    texts = ["a" * size for size in (4, 6, 1, 99, 1, 1, 1, 1)]
+    batches = list(build._batches(pa.table({"doc_id": list("abcdefgh"), "text": texts})))
+    assert [len(ids) for ids, _ in batches] == [2, 1, 1, 3, 1]
+    assert [text for _, part in batches for text in part] == texts
 
 
 def test_a_length_of_one_token_is_refused():

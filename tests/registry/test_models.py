@@ -150,7 +150,9 @@ def test_aliases_move_forward_and_back(new_run, model_folders, model_name):
     first, second = (register(run_id, folder, model_name) for run_id, folder in zip(runs, model_folders, strict=True))
     assert aliases(model_name) == {"challenger": 2}
     assert models.promote(model_name, first) is None
+    assert (models.rival_of(model_name, first), models.rival_of(model_name, second)) == (None, first)
     assert models.promote(model_name, second) == first
+    assert models.rival_of(model_name, second) == first  # judged again as champion, it still meets the one it replaced
     assert models.promote(model_name, second) == second  # again, as after a kill: nothing changes
     assert aliases(model_name) == {"challenger": 2, "champion": 2}
     assert models.undo(model_name) == first

@@ -14,6 +14,9 @@ class DataParallel:
     """Needs `hvd.init()` done (finetune/launch.py)."""
 
     def __init__(self, device: torch.device) -> None:
+        if device.type == "cuda" and not hvd.nccl_built():
+            raise RuntimeError("GPU ranks need a Horovod built with NCCL; install CUDA's nvcc and run make setup again, "
+                               "or set finetune.num_ranks=1")
         self.rank, self.world_size, self.device = hvd.rank(), hvd.size(), device
 
     def wrap(self, model: nn.Module, optimizer: Optimizer, *, accumulation: int) -> Optimizer:
