@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
-from jobs import config as configuration
-from jobs.run import STAGES, run
-from jobs.stage import Env, File, Overrides, Recipe, command, console, faults
+from jobs.loading import loading
+
+with loading("torch, transformers, MLflow and Spark"):
+    from jobs import config as configuration
+    from jobs.run import STAGES, run
+    from jobs.stage import Env, File, Overrides, Recipe, command, console, faults
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]})

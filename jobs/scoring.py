@@ -64,7 +64,7 @@ def main(config: Config) -> Outcome:
 
 def told(pin: Pin) -> dict[str, str]:
     """What was scored, for a person."""
-    return {**pin.facts, "new predictions": f"{pin.num_rows:,}"}
+    return {**pin.facts, "predictions added": f"{pin.num_rows:,}"}
 
 
 if __name__ == "__main__":

@@ -83,11 +83,11 @@ def test_new_documents_only_are_scored_again(spark, flow, tmp_path):
     config = flow.configs["scoring"].model_copy(update={"predictions": str(tmp_path / "predictions")})
     stage = flow.stages["scoring"]
     documents = DOCUMENTS.read(spark, config.documents)
-    assert stage.main(config).facts["new predictions"] == str(documents.where("split = 'test'").count())
+    assert stage.main(config).facts["predictions added"] == str(documents.where("split = 'test'").count())
     wider = stage.main(config.model_copy(update={"split": "all"}))
     total = documents.count()
     assert PREDICTIONS.read(spark, config.predictions).count() == total
-    assert int(wider.facts["new predictions"].replace(",", "")) < total
+    assert int(wider.facts["predictions added"].replace(",", "")) < total
 
 
 def test_a_table_changed_by_somebody_else_is_not_overwritten(spark, flow, tmp_path):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
-HEARTBEAT_SECONDS = 8.0
+HEARTBEAT_SECONDS = 5.0
 TAIL_LINES = 25
 
 # What the last lines of a log say, and what to do about it. The first match counts.
@@ -40,9 +40,14 @@ class SetupError(Exception):
     """The set-up cannot go on; the message says what failed and what to do."""
 
 
+_spoken = time.monotonic()
+
+
 def say(text: str) -> None:
     """One line on the screen, at once."""
+    global _spoken
     print(f"  {text}", flush=True)
+    _spoken = time.monotonic()
 
 
 def clock(seconds: float) -> str:
@@ -114,17 +119,17 @@ def failure(doing: str, status: int, log: Path) -> str:
 
 
 def _watch(process: subprocess.Popen[bytes], doing: str, log: Path) -> None:
-    begun = last = time.monotonic()
+    begun = time.monotonic()
     while True:
         try:
             process.wait(timeout=0.2)
             return
         except subprocess.TimeoutExpired:
             now = time.monotonic()
-        if now - last >= HEARTBEAT_SECONDS:
+        # Since the last line of any kind: several short commands in a row are a silence too.
+        if now - _spoken >= HEARTBEAT_SECONDS:
             done = percent_done(tail(log))
             say(f"{doing} {clock(now - begun)}" + (f" ({done})" if done else ""))
-            last = now
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -3,9 +3,16 @@
 Figures are drawn without pyplot, so no global state, no display and no leak when a driver draws thousands.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.spark import cache_folder
+
+# matplotlib makes a folder in ~/.config on import; ours are in the cache.
+os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
+
+# isort: split
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm

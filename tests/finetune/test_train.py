@@ -71,9 +71,9 @@ def test_a_rank_killed_during_training_changes_nothing_in_the_end(spark, flow, t
     assert (tmp_path / "was killed").exists()
     notes = [event for event in events_of(tmp_path / "killed") if event["kind"] == "note"]
     assert any("continues from the checkpoint of step" in note["text"] for note in notes)
-    told = [{(event["kind"], event.get("split"), event["step"]) for event in events_of(tmp_path / name) if event["kind"] != "note"}
-            for name in ("killed", "whole")]
-    assert told[0] == told[1]  # no step and no evaluation is missing from the record
+    told = {name: {(event["kind"], event.get("split"), event["step"]) for event in events_of(tmp_path / name)
+                   if event["kind"] != "note"} for name in ("killed", "whole")}
+    assert told["killed"] == told["whole"]  # no step and no evaluation is missing from the record
     assert killed["weights"] == whole["weights"]
     assert killed["after"] == whole["after"]
 
