@@ -21,6 +21,7 @@ from delta import exceptions as delta_exceptions
 from delta.tables import DeltaTable
 from deltalake import DeltaTable as DeltaLog
 from deltalake.exceptions import TableNotFoundError
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -102,7 +103,7 @@ def pin(path: str, *, made_from: str | None = None) -> Pin | None:
 def for_spark(path: str) -> str:
     """A local path as the URI that Spark takes for local even where its default file system is HDFS."""
     plain = not path.startswith("/") or "DATABRICKS_RUNTIME_VERSION" in os.environ
-    return path if plain else f"file://{path}"
+    return path if plain else f"file:{path}"  # file:/a: Delta compares it as text with its own form
 
 
 def _record(commit: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -230,6 +231,6 @@ class Table:
                     if f"delta.constraints.{name}" not in present:
                         spark.sql(f"ALTER TABLE delta.`{for_spark(path)}` ADD CONSTRAINT {name} CHECK ({condition})")
                 return
-            except CONFLICTS:
+            except (*CONFLICTS, AnalysisException):  # the latter: another writer has just added the same constraint
                 if attempt == 4:
                     raise

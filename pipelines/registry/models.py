@@ -161,7 +161,7 @@ def _log_model(run_id: str, model_folder: Path, code: Path, input_example: Seque
     # Made by us: MLflow would put it into the experiment of the active run, or else into "Default", whose files go to ./mlruns.
     upload = client.create_logged_model(client.get_run(run_id).info.experiment_id, name="model", source_run_id=run_id,
                                         tags={DIGEST_TAG: digest})
-    with store.unwarned():
+    with store.unwarned(), store.no_bytecode():
         # Model.log and not mlflow.pyfunc.log_model: the latter needs an active run, which would set the run's status anew.
         Model.log(
             artifact_path=None, name="model", flavor=mlflow.pyfunc, run_id=run_id, model_id=upload.model_id,

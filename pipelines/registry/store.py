@@ -5,6 +5,7 @@ Import this module before mlflow: MLflow reads some of its switches once, while 
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,3 +113,13 @@ def _sqlite_path(uri: str) -> Path | None:
 def _beside(uri: str) -> str | None:
     path = _sqlite_path(uri)
     return None if path is None else str(path.parent / "artifacts")
+
+
+@contextmanager
+def no_bytecode() -> Iterator[None]:
+    """MLflow runs the script where it keeps it; what Python compiles on the way must not travel with the model."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
