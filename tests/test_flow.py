@@ -14,6 +14,7 @@ from pipelines.delta import pin
 from pipelines.finetune.train import result_of
 from pipelines.registry.lineage import lineage
 from pipelines.registry.runs import newest_finished
+from pipelines.registry.store import connect
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides
 from tests.test_spark import ACTIVATED
@@ -48,6 +49,7 @@ def test_every_kept_document_is_one_sequence_that_names_it(spark, flow):
 
 
 def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_version_and_digest(flow):
+    connect(flow.settings.tree["tracking"]["uri"])  # other tests have stores of their own
     client = MlflowClient()
     run = client.get_run(newest_finished("tickets").run_id)
     result = result_of(newest_finished("tickets").folder)
