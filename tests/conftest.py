@@ -60,7 +60,7 @@ def flow_overrides(folder: Path) -> list[str]:
 
     model = "{" + ", ".join(f"{key}: {value}" for key, value in TINY_ENCODER.items()) + "}"
     return [
-        "recipe=tickets", f"root={folder}/root",
+        "recipe=tickets", f"root={folder}/lake",
         f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifacts={folder}/artifacts",
         f"corpus.sources=[{source('train', '{train: 0.9, validation: 0.1}')}, {source('test', '{test: 1.0}')}]",
         "dataset.tokenizer.vocab_size=400", "dataset.packing.sequence_length=48", f"finetune.model.config={model}",

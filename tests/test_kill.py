@@ -61,7 +61,7 @@ class Driver:
 
 
 def checkpointed(driver: Driver) -> bool:
-    return any(driver.folder.glob("root/finetune/*/checkpoints/step-00000010/complete.json"))
+    return any(driver.folder.glob("lake/finetune/*/checkpoints/step-00000010/complete.json"))
 
 
 MOMENTS = {
@@ -91,14 +91,14 @@ def killed(tmp_path_factory):
 def test_tables_have_the_same_digests_as_an_undisturbed_run(spark, flow, killed):
     folder, _ = killed
     for table in (DOCUMENTS, QUARANTINE, SEQUENCES, PREDICTIONS):
-        undisturbed, disturbed = (table.read(spark, f"{each}/root/{table.name}") for each in (flow.folder, folder))
+        undisturbed, disturbed = (table.read(spark, f"{each}/lake/{table.name}") for each in (flow.folder, folder))
         assert table.digest(disturbed) == table.digest(undisturbed), table.name
 
 
 @pytest.mark.horovod
 def test_the_final_weights_are_the_same_and_there_is_one_run_and_one_version(flow, killed):
     folder, output = killed
-    (result,) = [result_of(str(run)) for run in (folder / "root" / "finetune").iterdir()]
+    (result,) = [result_of(str(run)) for run in (folder / "lake" / "finetune").iterdir()]
     assert result["weights"] == result_of(training_of(flow.configs["finetune"])[0].folder)["weights"]
     assert "tickets 1" in output
     assert ran(output) == ["scoring"]  # the stages above were finished by earlier drivers and say so
@@ -107,9 +107,9 @@ def test_the_final_weights_are_the_same_and_there_is_one_run_and_one_version(flo
 @pytest.mark.horovod
 def test_deleting_a_table_makes_that_stage_and_those_below_run(spark, killed):
     folder, _ = killed
-    before = {name: pin(f"{folder}/root/{name}").digest for name in ("documents", "sequences")}
-    shutil.rmtree(folder / "root" / "predictions")
+    before = {name: pin(f"{folder}/lake/{name}").digest for name in ("documents", "sequences")}
+    shutil.rmtree(folder / "lake" / "predictions")
     assert ran(Driver(folder).finish()) == ["scoring"]
-    shutil.rmtree(folder / "root" / "sequences")
+    shutil.rmtree(folder / "lake" / "sequences")
     assert ran(Driver(folder).finish()) == ["dataset", "finetune", "registry", "scoring"]
-    assert {name: pin(f"{folder}/root/{name}").digest for name in before} == before
+    assert {name: pin(f"{folder}/lake/{name}").digest for name in before} == before
