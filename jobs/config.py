@@ -1,29 +1,24 @@
-"""The configuration: conf/base.yaml, then the environment's overlay, the recipe's, a file's, then key=value.
+"""The configuration: the layers merged, every section checked against the model of its job.
 
-Every section is checked against the model of its job: an unknown key names the nearest known one, a wrong type or range names the
-key, the value and the rule. Interpolations are OmegaConf's; nothing in a YAML file is ever executed.
+An unknown key names the nearest known one, a wrong type or range names the key, the value and the rule. Interpolations are
+OmegaConf's; nothing in a YAML file is ever executed.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
-SECRET_KEY = re.compile(r"(password|passwd|secret|credential|(access|account|api|private)[._]key|(^|[_.])token([_.]|$))",
-                        re.IGNORECASE)
-SECRET_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^},]*(PASSWORD|SECRET|TOKEN|KEY|CREDENTIAL)", re.IGNORECASE)
-URI_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=[?&]password=)[^&\s]+|(?<=[?&]token=)[^&\s]+|(?<=[?&]sig=)[^&\s]+",
-                          re.IGNORECASE)
-HIDDEN = "[redacted]"
+from jobs.layers import layers_of, merge, nearest
+from jobs.redaction import redact, remember
+
 _Section = TypeVar("_Section", bound="Section")
 
 
@@ -39,7 +34,7 @@ class Tracking(BaseModel):
 class Section(BaseModel):
     """What every job's Config has beside its own keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     spark: dict[str, str]
     tracking: Tracking
     effective: str = ""
@@ -53,102 +48,88 @@ class Settings:
     tree: dict[str, Any]
     printed: str
     """The effective configuration as YAML, secrets redacted."""
+    own: frozenset[str]
+    """Top-level keys that the user's file or key=value set."""
 
     def section(self, name: str, model: type[_Section]) -> _Section:
         """The checked section `name`. Raises ValueError naming key, value and rule of every fault at once."""
-        values = {**self.tree[name], "spark": self.tree["spark"], "tracking": self.tree["tracking"],
-                  "effective": self.printed}
-        try:
-            # JSON mode: strict types, and a list may still be a tuple.
-            return TypeAdapter(model).validate_json(json.dumps(values), strict=True)
-        except ValidationError as error:
-            faults = [_explain(name, fault, values) for fault in error.errors()]
-            raise ValueError("configuration: " + "; ".join(faults)) from None
+        return self.sections({name: model})[name]
+
+    def sections(self, models: Mapping[str, type[_Section]]) -> dict[str, _Section]:
+        """The checked sections, by name. Raises ValueError with every fault of all of them at once."""
+        checked: dict[str, _Section] = {}
+        faults: list[str] = []
+        for name, model in models.items():
+            values = {**self.tree[name], "spark": self.tree["spark"], "tracking": self.tree["tracking"],
+                      "effective": self.printed}
+            try:
+                # JSON mode: strict types, and a list may still be a tuple.
+                checked[name] = TypeAdapter(model).validate_json(json.dumps(values), strict=True)
+            except ValidationError as error:
+                faults += [_explain(name, model, fault) for fault in error.errors()]
+        if faults:
+            # Each section sees the faults of spark and tracking.
+            raise ValueError("configuration: " + "; ".join(dict.fromkeys(faults)))
+        return checked
 
 
 def load(*, recipe: str | None = None, env: str | None = None, file: Path | None = None,
          overrides: Sequence[str] = ()) -> Settings:
-    """Merge the layers; nothing is checked yet but the names of top-level sections and the form of `overrides`."""
-    base = OmegaConf.load(CONF / "base.yaml")
-    layers: list[DictConfig | ListConfig] = []
-    for kind, name in (("env", env), ("recipe", recipe)):
-        layers.extend(_overlay(kind, name) if name else [])
-    if recipe:
-        layers.append(OmegaConf.create({"recipe": recipe}))
-    if file is not None:
-        own = OmegaConf.load(file)
-        if not isinstance(own, DictConfig):
-            raise ValueError(f"configuration: {file} must hold sections and keys as conf/base.yaml does")
-        layers.append(own)
-    layers.append(_parse(overrides))
-    for layer in layers:
-        for key in map(str, layer):
-            if key not in base:
-                raise ValueError(f"configuration: unknown key {key}{_nearest(key, list(base))}")
-    merged = OmegaConf.merge(base, *layers)
+    """Merge the layers; the sections are not checked yet, but secrets are known to `redact` from here on."""
     try:
+        layers = layers_of(recipe, env, file, overrides)
+        merged = merge(layers)
+        unresolved = OmegaConf.to_container(merged, resolve=False)
+        remember(unresolved)
         tree = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"configuration: {error.full_key}: {reason}; set the variable or override the key") from None
-    unresolved = OmegaConf.to_container(merged, resolve=False)
-    return Settings(tree=tree, printed=OmegaConf.to_yaml(OmegaConf.create(redact(tree, unresolved))))
+        raise ValueError(f"configuration: {error.full_key}: {reason}; set the variable, or mend or override the key") from None
+    remember(tree)
+    for key in ("recipe", "root"):
+        if not isinstance(tree[key], str) or not tree[key]:
+            raise ValueError(f"configuration: {key} must be text and not empty, got {tree[key]!r}; set {key}=TEXT")
+    tree["spark"] = {name: _spark_text(name, value) for name, value in tree["spark"].items()}
+    printed = OmegaConf.to_yaml(OmegaConf.create(redact(tree, unresolved)))
+    return Settings(tree=tree, printed=printed, own=frozenset(str(key) for layer in layers if layer.own for key in layer.keys))
 
 
-def names(kind: str) -> list[str]:
-    """Overlays shipped: kind is env or recipe."""
-    return sorted(path.stem for path in (CONF / kind).glob("*.yaml"))
+def _spark_text(name: str, value: Any) -> Any:
+    """Spark's settings are text; true and 200 may stand without quotes."""
+    if not re.match(r"spark\.\w", name) or isinstance(value, (dict, list)):
+        raise ValueError("configuration: spark holds whole names, each with one value, such as spark.driver.memory: 4g; "
+                         f"got {name}: {redact(value, key=name)!r}")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, float)) else value
 
 
-def redact(value: Any, source: Any = None, key: str = "") -> Any:
-    """`value` without secrets: by the key's name, by the environment variable it came from, and user:password in URIs."""
-    if isinstance(value, Mapping):
-        sources = source if isinstance(source, Mapping) else {}
-        return {name: redact(inner, sources.get(name), str(name)) for name, inner in value.items()}
-    if isinstance(value, list):
-        origins = source if isinstance(source, list) and len(source) == len(value) else [None] * len(value)
-        return [redact(inner, origin, key) for inner, origin in zip(value, origins, strict=True)]
-    if value is not None and (SECRET_KEY.search(key) or (isinstance(source, str) and SECRET_ENVIRONMENT.search(source))):
-        return HIDDEN
-    return URI_PASSWORD.sub(HIDDEN, value) if isinstance(value, str) else value
-
-
-def _overlay(kind: str, name: str) -> list[DictConfig]:
-    """The overlay, after the one it `extends`."""
-    if name not in names(kind):
-        raise ValueError(f"no {kind} named {name}{_nearest(name, names(kind))}; there are: {', '.join(names(kind))}")
-    layer = OmegaConf.load(CONF / kind / f"{name}.yaml")
-    assert isinstance(layer, DictConfig), f"{kind} {name} is not a mapping"
-    parent = layer.pop("extends", None)
-    return [*(_overlay(kind, parent) if parent else []), layer]
-
-
-def _parse(overrides: Sequence[str]) -> DictConfig:
-    for override in overrides:
-        if not re.fullmatch(r"[A-Za-z_][^=\s]*=.*", override, re.DOTALL):
-            raise ValueError(f"an override is key=value, such as finetune.num_epochs=3; got {override!r}")
-    return OmegaConf.from_dotlist(list(overrides))
-
-
-def _explain(section: str, fault: ErrorDetails, values: Mapping[str, Any]) -> str:
+def _explain(section: str, model: type[Section], fault: ErrorDetails) -> str:
     place = [str(part) for part in fault["loc"]]
-    key = ".".join([*([] if place and place[0] in ("spark", "tracking") else [section]), *place])
+    shared = {"spark": place[1:], "tracking": place}
+    key = ".".join(shared.get(place[0] if place else "", [section, *place]))
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key}{_nearest(place[-1], _siblings(section, place[:-1]))}"
+        return f"unknown key {key}{nearest(place[-1], _siblings(model, place[:-1]))}"
+    if fault["type"] == "missing":
+        return f"{key} is missing"
     rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    shown = redact(fault["input"], key=place[-1] if place else "")
-    return f"{key} {rule}" + ("" if fault["type"] in ("missing", "value_error") else f", got {shown!r}")
+    rule = rule.replace("a valid array", "a list").replace("an object", "a mapping of keys")
+    shown = redact(fault["input"], key=".".join(place))
+    return f"{key} {rule}" + ("" if fault["type"] == "value_error" else f", got {shown!r}")
 
 
-def _siblings(section: str, parents: Sequence[str]) -> list[str]:
-    """Keys that conf/base.yaml has beside the unknown one."""
-    base = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / "base.yaml")))
-    node: Any = base if parents and parents[0] in ("spark", "tracking") else base[section]
+def _siblings(model: type[Section], parents: Sequence[str]) -> list[str]:
+    """Names that the model has beside an unknown one at `parents`."""
+    kind: Any = model
     for part in parents:
-        node = node.get(part, {}) if isinstance(node, dict) else {}
-    return list(node) if isinstance(node, dict) else []
+        kind = _fields(kind).get(part, kind)  # a number in a list changes nothing
+    return [name for name in _fields(kind) if kind is not model or name not in Section.model_fields]
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+def _fields(kind: Any) -> dict[str, Any]:
+    """Name and type of each field of a model or dataclass, or of those inside list[...] or X | None."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if is_dataclass(kind):
+        return get_type_hints(kind)
+    return {name: inner for part in get_args(kind) for name, inner in _fields(part).items()}

@@ -1,5 +1,6 @@
 """Stage 1: raw files to the tables documents and quarantine. Every record becomes a row of one of the two."""
 
+from contextlib import ExitStack
 from functools import reduce
 
 import typer
@@ -11,12 +12,12 @@ from pipelines.corpus.build import build_documents, reconcile
 from pipelines.corpus.quality import Rules
 from pipelines.corpus.readers.files import read_source
 from pipelines.corpus.source import Source, list_files
-from pipelines.delta import Pin, fingerprint
-from pipelines.spark import session
+from pipelines.pin import Pin, fingerprint
+from pipelines.spark import persisted, session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, QUARANTINE
 
-REVISION = 1
+REVISION = 2
 """Raised when equal files give other rows than before."""
 
 
@@ -43,15 +44,16 @@ def main(config: Config) -> Outcome:
         work.say("starting Spark")
         spark = session("distributary corpus", config.spark)
         work.say(f"reading {', '.join(source.name for source in config.sources)}")
-        records = reduce(lambda a, b: a.unionByName(b), [read_source(spark, each) for each in config.sources]).persist()
-        documents, quarantine = build_documents(records, config.sources, config.rules)
-        documents.persist()
-        facts = reconcile(records, documents, quarantine)
-        work.say("writing quarantine")
-        QUARANTINE.overwrite(quarantine, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts)
-        work.say("writing documents")
-        pin = DOCUMENTS.overwrite(documents, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts)
-        spark.catalog.clearCache()
+        with ExitStack() as held:
+            read = reduce(lambda a, b: a.unionByName(b), [read_source(spark, each) for each in config.sources])
+            records = held.enter_context(persisted(read))
+            documents, quarantine = build_documents(records, config.sources, config.rules)
+            documents = held.enter_context(persisted(documents))
+            facts = reconcile(records, documents, quarantine)
+            work.say("writing quarantine")
+            QUARANTINE.overwrite(quarantine, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts)
+            work.say("writing documents")
+            pin = DOCUMENTS.overwrite(documents, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts)
     return Outcome(stage="corpus", ran=True, why=planned.why, facts=told(pin))
 
 

@@ -17,10 +17,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from jobs.loading import loading
 from pipelines.java import SUPPORTED_JAVA, find_java, other_java_home
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 MIN_FREE_GB = 5
+SHOWN = 8
+"""Packages named, of those that are not as they should be."""
+ANEW = "rm -r .venv, then make setup"
+"""For a damaged library: a set-up compares names and versions, and would find nothing to do."""
+LOAD_ALL = f"import sys; sys.path.append({str(CHECKOUT)!r}); from jobs.cli import commands; commands()"
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -55,28 +61,30 @@ def check_java() -> Check:
 
 
 def check_packages() -> Check:
-    """Our direct requirements against what is installed; beside a checkout, its exact pins too."""
-    from packaging.requirements import Requirement
-
+    """What we need, directly or through others; beside a checkout also the demo's model and every pin of constraints.txt."""
     name, wanted, fix = "packages", "the bounds of setup.cfg, the pins of constraints.txt", "make setup"
-    try:
-        lines = importlib.metadata.requires("distributary") or []
-    except importlib.metadata.PackageNotFoundError:
-        return Check(name=name, status="fail", found="distributary itself is not installed", wanted=wanted, fix=fix)
-    pins, wrong, unlike = _pins(), [], []
-    requirements = [line for line in map(Requirement, lines) if line.marker is None or line.marker.evaluate({"extra": ""})]
-    for requirement in requirements:
-        version = _installed(requirement.name)
-        pin = pins.get(_canonical(requirement.name))
-        if version is None:
-            wrong.append(f"{requirement.name} missing")
-        elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version}, wanted {requirement.specifier}")
-        elif pin and pin != version:
-            unlike.append(f"{requirement.name} {version}, tested {pin}")
-    if wrong or unlike:
-        return Check(name=name, status="fail" if wrong else "warn", found="; ".join(wrong + unlike), wanted=wanted, fix=fix)
-    return Check(name=name, status="ok", found=f"{len(requirements)} direct requirements as pinned", wanted=wanted)
+    lacking = [package for package in ("distributary", "packaging") if _installed(package) is None]
+    if lacking:
+        return Check(name=name, status="fail", found=f"{' and '.join(lacking)} missing", wanted=wanted, fix=fix)
+    from jobs.requirements import installed, pins, unlike, unmet
+
+    there, pinned = installed(), pins(CHECKOUT / "constraints.txt")
+    wrong = unmet(there)
+    odd = unlike(there, pinned) | (unmet(there, extra="demo") if pinned else {})
+    lines = [*wrong.values(), *(line for package, line in odd.items() if package not in wrong)]
+    if lines:
+        found = "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+        return Check(name=name, status="fail" if wrong else "warn", found=found, wanted=wanted, fix=fix)
+    found = f"{len(there)} packages, none missing" + (" or other than pinned" if pinned else "")
+    return Check(name=name, status="ok", found=found, wanted=wanted)
+
+
+def check_imports() -> Check:
+    """Everything that the stages import does load, in a fresh Python."""
+    problem = _problem(LOAD_ALL)
+    if problem:
+        return Check(name="imports", status="fail", found=problem, wanted="every stage loads", fix=ANEW)
+    return Check(name="imports", status="ok", found="every stage loads", wanted="every stage loads")
 
 
 def check_jars() -> Check:
@@ -84,7 +92,7 @@ def check_jars() -> Check:
     name, wanted = "delta jars", "the files and sha256 of DELTA_JARS in pipelines/spark.py"
     try:
         from pipelines.spark import DELTA_JARS, jars_folder
-    except ImportError as error:
+    except Exception as error:  # missing or broken
         return Check(name=name, status="fail", found=f"pyspark does not import: {error}", wanted=wanted, fix="make setup")
     wrong = []
     for file, checksum in DELTA_JARS.items():
@@ -106,7 +114,7 @@ def check_horovod() -> Check:
     if torch is None:
         return Check(name=name, status="fail", found="torch is not installed", wanted=wanted, fix=fix)
     if _installed("horovod") is None:
-        found = "not installed; one process trains with strategy: single"
+        found = "not installed; one process trains with finetune.num_ranks=1"
         return Check(name=name, status="warn", found=found, wanted=wanted, fix=fix)
     package = Path(str(importlib.metadata.distribution("horovod").locate_file("horovod")))
     try:
@@ -115,24 +123,30 @@ def check_horovod() -> Check:
         return Check(name=name, status="fail", found=f"its record of the build is unreadable: {error}", wanted=wanted, fix=fix)
     if built.split("+")[0] != torch.split("+")[0]:
         return Check(name=name, status="fail", found=f"built for torch {built}", wanted=wanted, fix=fix)
-    problem = _import_problem("horovod.torch")
+    problem = _problem("import horovod.torch")
     if problem:
-        return Check(name=name, status="fail", found=problem, wanted=wanted, fix=fix)
+        return Check(name=name, status="fail", found=problem, wanted=wanted, fix=ANEW)
     return Check(name=name, status="ok", found=f"{_installed('horovod')} built for torch {built}", wanted=wanted)
 
 
 def check_slots() -> Check:
-    """Training with n ranks needs n free slots at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    named = re.search(r"--master[ =](\S+)", os.environ.get("PYSPARK_SUBMIT_ARGS", ""))
-    master = os.environ.get("SPARK_MASTER") or os.environ.get("MASTER") or (named.group(1) if named else "")
-    if master and not master.startswith("local"):
-        return Check(name="spark slots", status="ok", found=f"{master} decides (local: {cores} cores)", wanted="one slot a rank")
-    found = f"{cores} cores here" + (f", master {master}" if master else "")
-    if cores < 2:
-        fix = "set finetune ranks to 1, or give a cluster's master"
-        return Check(name="spark slots", status="warn", found=found, wanted="2 for the demo's two ranks", fix=fix)
-    return Check(name="spark slots", status="ok", found=found, wanted="one slot a rank")
+    """Training with n ranks needs n free slots at once; how many a cluster has, the launch itself asks."""
+    name, cores = "spark slots", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        from jobs.config import load
+        from pipelines.spark import DEFAULT_MASTER, _given_conf
+    except Exception as error:  # missing or broken
+        return Check(name=name, status="warn", found=f"unknown: {error}", wanted="one slot a rank", fix="make setup")
+    tree = load().tree
+    ranks = tree["finetune"]["num_ranks"]
+    master = {"spark.master": DEFAULT_MASTER, **tree["spark"], **_given_conf()}["spark.master"]
+    found, wanted = f"{master}, {cores} cores here", f"a slot for each of finetune.num_ranks={ranks}"
+    local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
+    able = min(cores, int(local[1] or 1) if local[1] != "*" else cores) if local else ranks
+    if able < ranks:
+        fix = f"finetune.num_ranks={able}, or a master with {ranks} slots"
+        return Check(name=name, status="warn", found=found, wanted=wanted, fix=fix)
+    return Check(name=name, status="ok", found=found if local else f"{master} decides", wanted=wanted)
 
 
 def check_disk() -> Check:
@@ -150,8 +164,8 @@ def check_cache() -> Check:
     """Where set-up keeps what it fetched and built."""
     wanted = "a folder of yours"
     try:
-        from pipelines.spark import cache_folder
-    except ImportError:
+        from pipelines.storage import cache_folder
+    except Exception:  # missing or broken
         return Check(name="cache folder", status="warn", found="unknown without pyspark", wanted=wanted, fix="make setup")
     folder = cache_folder()
     if not folder.is_dir():
@@ -163,7 +177,7 @@ def check_cache() -> Check:
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
-    check_python, check_java, check_packages, check_jars, check_horovod, check_slots, check_disk, check_cache,
+    check_python, check_java, check_packages, check_imports, check_jars, check_horovod, check_slots, check_disk, check_cache,
 )  # fmt: skip
 
 
@@ -172,7 +186,7 @@ def examine() -> Iterator[Check]:
     for check in CHECKS:
         try:
             yield check()
-        except Exception as error:  # the doctor must not die of what it looks for
+        except (Exception, SystemExit) as error:  # the doctor must not die of what it looks for
             name = check.__name__.removeprefix("check_").replace("_", " ")
             found = f"the check itself failed: {type(error).__name__}: {error}"
             yield Check(name=name, status="fail", found=found, wanted="an answer", fix="make setup")
@@ -180,7 +194,8 @@ def examine() -> Iterator[Check]:
 
 def doctor(as_json: bool) -> int:
     """Print every finding, as a table or as JSON; 0 unless a check failed, then 1."""
-    findings = list(examine())
+    with loading("the libraries, to see whether they do"):
+        findings = list(examine())
     failed = any(check.status == "fail" for check in findings)
     if as_json:
         print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in findings]}, indent=2, ensure_ascii=False))
@@ -194,7 +209,7 @@ def _print_table(findings: list[Check]) -> None:
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
-    except ImportError:
+    except Exception:  # missing or broken
         for check in findings:
             print(f"{check.name:14} {check.status:5} {check.found}" + (f"; fix: {check.fix}" if check.fix else ""))
         return
@@ -216,23 +231,11 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _canonical(package: str) -> str:
-    return re.sub(r"[-_.]+", "-", package).lower()
-
-
-def _pins() -> dict[str, str]:
-    """Package -> version of constraints.txt; empty where distributary was installed without a checkout."""
-    file = CHECKOUT / "constraints.txt"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    pinned = (line.split("#")[0].partition("==") for line in lines)
-    return {_canonical(name.strip()): version.split(";")[0].strip() for name, mark, version in pinned if mark}
-
-
-def _import_problem(module: str) -> str:
-    """Why a module does not import, asked of a fresh Python: a broken library may end the process. Empty = it does."""
-    answer = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=120)
+def _problem(code: str) -> str:
+    """What a fresh Python says last when it fails at `code`: a broken library may end the process. Empty = it does not fail."""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     lines = answer.stderr.strip().splitlines()
-    return "" if answer.returncode == 0 else f"import {module}: {lines[-1] if lines else f'status {answer.returncode}'}"
+    return "" if answer.returncode == 0 else lines[-1] if lines else f"{code} ends with status {answer.returncode}"
 
 
 if __name__ == "__main__":  # works where even the command line's own packages are missing

@@ -1,21 +1,22 @@
 """Stage 3: the sequences table to one MLflow run with a model folder, trained by Horovod ranks in a Spark barrier stage."""
 
-from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import Field
 
 from jobs.config import Section
 from jobs.stage import Outcome, Plan, command, working
-from jobs.training import finished_run, told, tracked, training_of, watcher
-from pipelines.finetune.launch import require_slots, run_ranks
+from jobs.training import finished_run, plan_for, run_training, told, training_of
 from pipelines.finetune.model import Architecture
 from pipelines.finetune.optimizer import Optimization
-from pipelines.finetune.train import Training, result_of, train_rank
-from pipelines.spark import session
+from pipelines.finetune.train import result_of
+from pipelines.registry.lease import Lease
+from pipelines.registry.runs import CurrentRun, write_current
+from pipelines.storage import Folder
 
 Positive = Annotated[int, Field(ge=1)]
+Split = Literal["train", "validation", "test"]
 
 
 class Config(Section):
@@ -28,45 +29,29 @@ class Config(Section):
     global_batch: Positive
     micro_batch: Positive
     window_batches: Positive
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     num_ranks: Positive
     num_threads: Positive
     evaluate_every_steps: Positive
     checkpoint_every_steps: Positive
     log_every_steps: Positive
-    evaluation_split: str
-    final_split: str
+    evaluation_split: Split
+    final_split: Split
 
 
 def plan(config: Config) -> Plan:
     return plan_for(config, *training_of(config)[:2])
 
 
-def plan_for(config: Config, training: Training, made_from: str) -> Plan:
-    run = finished_run(config.tracking, made_from)
-    if run is None or result_of(training.folder) is None:
-        return Plan(fingerprint=made_from, up_to_date=False, why="no finished run of these sequences and settings yet")
-    return Plan(fingerprint=made_from, up_to_date=True, why=f"run {run} was trained from the same sequences and settings")
-
-
 def main(config: Config) -> Outcome:
     training, made_from, sequences = training_of(config)
     planned = plan_for(config, training, made_from)
-    if planned.up_to_date:
-        return Outcome(stage="finetune", ran=False, why=planned.why, facts=told(result_of(training.folder)))
-    with working("finetune") as work:
-        work.say("starting Spark")
-        spark = session("distributary finetune", config.spark)
-        require_slots(spark, config.num_ranks)
-        with tracked(config, training, made_from, sequences) as tracker:
-            watch = watcher(training.folder, work, tracker.log)
-            work.say(f"launching {config.num_ranks} ranks")
-            if result_of(training.folder) is None:
-                run_ranks(spark, partial(train_rank, training), num_ranks=config.num_ranks, while_waiting=watch)
-            watch()
-            work.say("writing pictures to the run")
-            result = tracker.conclude(result_of(training.folder), training.spec.labels)
-    return Outcome(stage="finetune", ran=True, why=planned.why, facts=told(result))
+    if not planned.up_to_date:
+        with working("finetune") as work, Lease(Folder(training.folder)) as lease:
+            run_id = (finished_run(config.tracking, training, made_from)
+                      or run_training(config, training, made_from, sequences, lease=lease, work=work))
+            write_current(config.folder, CurrentRun(run_id, made_from, training.folder))
+    return Outcome(stage="finetune", ran=not planned.up_to_date, why=planned.why, facts=told(result_of(training.folder)))
 
 
 if __name__ == "__main__":

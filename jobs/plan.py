@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from jobs.stage import Outcome, Plan
-from pipelines.delta import Pin, pin
+from pipelines.pin import Pin, pin
 
 
 def planned(made_from: str, outputs: list[str], *, appended: bool = False) -> Plan:
@@ -15,7 +15,9 @@ def planned(made_from: str, outputs: list[str], *, appended: bool = False) -> Pl
         name = path.rstrip("/").rpartition("/")[2]
         found = pin(path, made_from=made_from) if appended else pin(path)
         if found is None:
-            missing = "no rows from these inputs yet" if pin(path) else "no table yet"
+            newest = pin(path)
+            missing = "no table yet" if newest is None else "no rows from these inputs yet" if newest.fingerprint else (
+                f"changed outside of Distributary (version {newest.version}, {newest.facts['operation']}); adds what is missing")
             return Plan(fingerprint=made_from, up_to_date=False, why=f"{name}: {missing}")
         if not found.fingerprint:
             raise ValueError(f"{path} was changed outside of Distributary (version {found.version}, {found.facts['operation']}); "
@@ -39,4 +41,13 @@ def required(path: str, table: str, stage: str) -> Pin:
     found = pin(path)
     if found is None:
         raise FileNotFoundError(f"no {table} table at {path}; run first: distributary {stage}")
+    return found
+
+
+def required_as_written(path: str, table: str, stage: str) -> Pin:
+    """As `required`; raises ValueError if somebody else changed the rows, so that what was written about them does not hold."""
+    found = required(path, table, stage)
+    if not found.fingerprint:
+        raise ValueError(f"{path} was changed outside of Distributary (version {found.version}, {found.facts['operation']}), and "
+                         f"this stage needs {table} as they were written; delete the table and run: distributary {stage}")
     return found

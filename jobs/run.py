@@ -1,12 +1,16 @@
 """All five stages in order. A stage whose output is up to date does nothing and says why; killed, run it again."""
 
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from jobs import config as configuration
 from jobs import corpus, dataset, finetune, registry, scoring
+from jobs.redaction import redact
 from jobs.stage import DryRun, Env, File, Outcome, Overrides, Recipe, console, faults, tell, tell_plan
 from pipelines.storage import absolute
 
@@ -17,7 +21,7 @@ STAGES: dict[str, ModuleType] = {
 def run(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None, dry_run: DryRun = False) -> None:
     with faults():
         settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
-        configs = {name: settings.section(name, stage.Config) for name, stage in STAGES.items()}
+        configs = settings.sections({name: stage.Config for name, stage in STAGES.items()})
         if dry_run:
             rehearse(configs)
             return
@@ -26,8 +30,8 @@ def run(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, fil
             outcomes.append(stage.main(configs[name]))
             tell(outcomes[-1])
         summary(outcomes)
-        console.print(f"tables    {absolute(settings.tree['root'])}", markup=False)
-        console.print(f"MLflow    {settings.tree['tracking']['uri']}   (make ui shows it on http://127.0.0.1:5000)", markup=False)
+        for line in places(settings.tree):
+            console.print(line, markup=False)
 
 
 def rehearse(configs: dict[str, configuration.Section]) -> None:
@@ -41,13 +45,21 @@ def rehearse(configs: dict[str, configuration.Section]) -> None:
             return
 
 
+def places(tree: Mapping[str, Any]) -> list[str]:
+    """Where tables and runs are, for a person."""
+    store = tree["tracking"]["uri"]
+    # The Makefile knows the store of conf/base.yaml only.
+    hint = "   (make ui shows it on http://127.0.0.1:5000)" if store == configuration.load().tree["tracking"]["uri"] else ""
+    return [f"tables    {redact(absolute(tree['root']))}", f"MLflow    {redact(store)}{hint}"]
+
+
 def summary(outcomes: list[Outcome]) -> None:
     table = Table("stage", "", "what", "", title="Distributary", title_justify="left")
     for outcome in outcomes:
         facts = list(outcome.facts.items()) or [("", outcome.why)]
         for number, (name, value) in enumerate(facts):
-            first = number == 0
-            table.add_row(outcome.stage if first else "", ("done" if outcome.ran else "up to date") if first else "", name, value)
+            state = [outcome.stage, "done" if outcome.ran else "up to date"] if number == 0 else ["", ""]
+            table.add_row(*state, name, Text(redact(value)))
         table.add_section()
     console.print(table)
 

@@ -1,30 +1,34 @@
 """Stage 5: documents to the predictions table, by the model version that an alias names now; those scored before are skipped."""
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
+from pydantic import Field
 
 from jobs.config import Section
 from jobs.plan import planned, required, unchanged
 from jobs.stage import Outcome, Plan, command, working
-from pipelines.delta import Pin, fingerprint, pin
+from pipelines.pin import Pin, fingerprint, pin
 from pipelines.registry import models, verdicts
 from pipelines.registry.store import connect
-from pipelines.scoring.batch import dealt, of_split, score_documents, unscored
+from pipelines.scoring.batch import by_model, dealt, of_split, score_documents, unscored
 from pipelines.spark import session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, PREDICTIONS
 
+REVISION = 2
+"""Raised when equal documents and models give other predictions than before."""
+
 
 class Config(Section):
     name: str
-    alias: str
+    alias: str | int
     documents: str
     split: Literal["train", "validation", "test", "all"]
     predictions: str
-    batch_size: int
-    num_partitions: int
+    batch_size: Annotated[int, Field(ge=1)]
+    num_partitions: Annotated[int, Field(ge=1)]
 
 
 def inputs(config: Config) -> tuple[Pin, models.ResolvedModel]:
@@ -38,8 +42,8 @@ def plan(config: Config) -> Plan:
 
 
 def plan_for(config: Config, pinned: Pin, model: models.ResolvedModel) -> Plan:
-    made_from = fingerprint("scoring", model.name, model.version, model.run_id, pinned.identity(), config.split,
-                            verdicts.newest_judgement(config.name))
+    made_from = fingerprint("scoring", REVISION, model.name, model.version, model.run_id, pinned.identity(), config.split,
+                            verdicts.last_judgement(config.name))
     return planned(made_from, [absolute(config.predictions)], appended=True)
 
 
@@ -52,19 +56,23 @@ def main(config: Config) -> Outcome:
         work.say("starting Spark")
         spark = session("distributary scoring", config.spark)
         chosen = of_split(DOCUMENTS.read(spark, pinned.path, pinned.version), config.split)
+        num_before = 0
         if pin(absolute(config.predictions)) is not None:
-            chosen = unscored(chosen, PREDICTIONS.read(spark, absolute(config.predictions)), model)
+            predictions = PREDICTIONS.read(spark, absolute(config.predictions))
+            chosen, num_before = unscored(chosen, predictions, model), by_model(predictions, model).count()
         work.say(f"scoring with {model.name} version {model.version}")
         scored = score_documents(dealt(chosen, num_partitions=config.num_partitions), model.folder, model,
                                  batch_size=config.batch_size, documents_version=pinned.version, scored_at=datetime.now(UTC))
-        facts = {"model": f"{model.name} {model.version}", "run": model.run_id}
+        facts = {"model": f"{model.name} {model.version}", "run": model.run_id, "before": num_before}
         written = PREDICTIONS.append(scored, absolute(config.predictions), fingerprint=todo.fingerprint, facts=facts)
     return Outcome(stage="scoring", ran=True, why=todo.why, facts=told(written))
 
 
 def told(pin: Pin) -> dict[str, str]:
     """What was scored, for a person."""
-    return {**pin.facts, "predictions added": f"{pin.num_rows:,}"}
+    facts = pin.facts
+    return {"model": facts["model"], "run": facts["run"], "predictions added": f"{pin.num_rows:,}",
+            "predictions of this version": f"{facts['before'] + pin.num_rows:,}"}
 
 
 if __name__ == "__main__":

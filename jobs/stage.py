@@ -13,13 +13,20 @@ from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from jobs import config as configuration
-from jobs.config import Section
+from jobs.config import Section, Settings
+from jobs.layers import names
+from jobs.loading import loading
+from jobs.redaction import redact
 
-console = Console(soft_wrap=True, highlight=False)
+# Without emoji: `a:100:b` in a configuration is no picture.
+console = Console(soft_wrap=True, highlight=False, emoji=False)
 QUIET_SECONDS = 5.0
 """Off a terminal, a line at least this often while work goes on."""
+SHARED = ("recipe", "root", "spark", "tracking")
+"""Top-level keys that belong to no stage: each checks them."""
 _Config = TypeVar("_Config", bound=Section)
 
 
@@ -68,12 +75,13 @@ class Working:
 
     def beat(self) -> None:
         if self._spinner is not None:
-            self._spinner.update(f"[bold]{self._stage}[/bold] {self._text} [dim]{time.monotonic() - self._since:.0f} s[/dim]")
+            seconds = f"{time.monotonic() - self._since:.0f} s"
+            self._spinner.update(Text.assemble((self._stage, "bold"), f" {redact(self._text)} ", (seconds, "dim")))
         elif time.monotonic() - self._spoken > QUIET_SECONDS:
             self._print(self._text)
 
     def _print(self, text: str) -> None:
-        console.print(f"  {self._stage:<9} {time.monotonic() - self._since:5.0f} s  {text}", markup=False)
+        console.print(f"  {self._stage:<9} {time.monotonic() - self._since:5.0f} s  {redact(text)}", markup=False)
         self._spoken = time.monotonic()
 
 
@@ -103,7 +111,7 @@ def tell(outcome: Outcome) -> None:
     """One line for the stage."""
     state = "[green]done[/green]" if outcome.ran else "[cyan]up to date[/cyan]"
     console.print(f"[bold]{outcome.stage}[/bold] {state}: ", end="")
-    console.print(outcome.why + "".join(f"; {name} {value}" for name, value in outcome.facts.items()), markup=False)
+    console.print(redact(outcome.why + "".join(f"; {name} {value}" for name, value in outcome.facts.items())), markup=False)
 
 
 def command(stage: str, model: type[_Config], main: Callable[[_Config], Outcome],
@@ -114,6 +122,7 @@ def command(stage: str, model: type[_Config], main: Callable[[_Config], Outcome]
             dry_run: DryRun = False) -> None:
         with faults():
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
+            check_others(settings, stage)
             config = settings.section(stage, model)
             if dry_run:
                 tell_plan(stage, plan(config))
@@ -124,33 +133,49 @@ def command(stage: str, model: type[_Config], main: Callable[[_Config], Outcome]
     return run
 
 
+def check_others(settings: Settings, stage: str) -> None:
+    """Raise ValueError for a fault in any section, if the user set keys of another stage than `stage`."""
+    if settings.own - {stage, *SHARED}:
+        # Not at the top: the stages import this module, and torch and MLflow take seconds to load.
+        with loading("the other stages, to check their configuration"):
+            from jobs.run import STAGES
+        settings.sections({name: module.Config for name, module in STAGES.items()})
+
+
 def tell_plan(stage: str, planned: Plan) -> None:
-    console.print(f"{stage}: {'up to date' if planned.up_to_date else 'would run'}: {planned.why}", markup=False)
+    console.print(f"{stage}: {'up to date' if planned.up_to_date else 'would run'}: {redact(planned.why)}", markup=False)
 
 
 @contextmanager
 def faults() -> Iterator[None]:
-    """Errors that a person can act on as one message, exit status 1; the traceback with --debug or DISTRIBUTARY_DEBUG=1."""
+    """Errors that a person can act on as one message, exit status 1; the traceback with DISTRIBUTARY_DEBUG=1."""
     logging.basicConfig(level=logging.WARNING, format="  %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         yield
     except Exception as error:
         if os.environ.get("DISTRIBUTARY_DEBUG"):
             raise
-        errors = Console(stderr=True, soft_wrap=True, highlight=False)
-        errors.print(f"[bold red]error[/bold red] {type(error).__name__}: ", end="")
-        ours = isinstance(error, (ValueError, LookupError, OSError, RuntimeError))
-        # The JVM's and MLflow's errors are pages long; their first line says what happened.
-        text = configuration.redact(str(error) if ours else str(error).strip().partition("\n")[0])
-        print(text, file=sys.stderr)
+        Console(stderr=True).print("[bold red]error[/bold red] ", end="")
+        print(redact(f"{type(error).__name__}: {reason(error)}"), file=sys.stderr)
         print("(DISTRIBUTARY_DEBUG=1 shows the traceback)", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
+def reason(error: Exception) -> str:
+    """What happened, for a person: our errors whole, of the pages of the JVM and MLflow the line that says it."""
+    text = str(error).strip()
+    if isinstance(error, (ValueError, LookupError, OSError, RuntimeError)):
+        return text
+    # An executor's Python traceback: the first line after its frames, which are indented.
+    frames = text.rpartition("Traceback (most recent call last):")
+    said = (line for line in frames[2].splitlines() if line and not line[0].isspace())
+    return next(said, "") if frames[1] else text.partition("\n")[0]
+
+
 Overrides = Annotated[list[str] | None, typer.Argument(
     metavar="[KEY=VALUE]...", help="Keys to change, such as finetune.num_epochs=3; conf/base.yaml explains them all.")]
-Recipe = Annotated[str | None, typer.Option(help=f"What is learnt: {', '.join(configuration.names('recipe'))}.")]
-Env = Annotated[str | None, typer.Option(help=f"Where it runs: {', '.join(configuration.names('env'))}; default: this machine.")]
+Recipe = Annotated[str | None, typer.Option(help=f"What is learnt: {', '.join(names('recipe'))}.")]
+Env = Annotated[str | None, typer.Option(help=f"Where it runs: {', '.join(names('env'))}; default: this machine.")]
 File = Annotated[Path | None, typer.Option(
     "--config", exists=True, dir_okay=False, help="A YAML file of your own keys, laid over recipe and env.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; change nothing.")]

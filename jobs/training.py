@@ -1,35 +1,37 @@
 """Between the finetune job and its run: the training that a configuration means, its progress, its record in MLflow."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.config import Tracking, redact
-from jobs.plan import required
-from jobs.stage import Working
+from jobs.config import Tracking
+from jobs.plan import required_as_written
+from jobs.redaction import redact
+from jobs.stage import Plan, Working
+from jobs.watcher import Watcher
 from pipelines.dataset.reader import open_split
 from pipelines.dataset.tokenizer import base_identity, read_tokenizer
-from pipelines.delta import Pin, fingerprint
-from pipelines.finetune.events import EventReader
+from pipelines.finetune.launch import require_slots, run_ranks
 from pipelines.finetune.loop import BatchPlan
 from pipelines.finetune.model import ModelSpec
-from pipelines.finetune.train import Training, identity
-from pipelines.registry.runs import FOLDER_TAG
+from pipelines.finetune.train import Training, identity, result_of, train_rank
+from pipelines.pin import Pin, fingerprint
+from pipelines.registry.lease import Lease
+from pipelines.registry.runs import FOLDER_TAG, POINTER, CurrentRun, read_current
 from pipelines.registry.store import connect
 from pipelines.registry.tracking import Tracker, find_run
 from pipelines.scoring.predict import Predictor
+from pipelines.spark import session
 from pipelines.storage import Folder, absolute
 
 if TYPE_CHECKING:
     from jobs.finetune import Config
 
-logger = logging.getLogger(__name__)
-
-REVISION = 1
+REVISION = 2
 """Raised when equal sequences and settings give other weights than before."""
 NUM_SAMPLES, PROMPT_TOKENS = 4, 24
 FROM_CONFIG = ("num_epochs", "global_batch", "micro_batch", "window_batches", "seed", "num_threads", "optimization",
@@ -39,7 +41,7 @@ FROM_CONFIG = ("num_epochs", "global_batch", "micro_batch", "window_batches", "s
 def training_of(config: "Config") -> tuple[Training, str, Pin]:
     """The training, its fingerprint, which also names its folder, and the sequences it is pinned to."""
     BatchPlan(global_batch=config.global_batch, micro_batch=config.micro_batch, world_size=config.num_ranks)
-    pinned = required(absolute(config.sequences), "sequences", "dataset")
+    pinned = required_as_written(absolute(config.sequences), "sequences", "dataset")
     facts = pinned.facts
     spec = ModelSpec(task=facts["task"], labels=tuple(facts["labels"]), max_tokens=facts["sequence_length"],
                      base=config.model.start(), tokenizer=facts["tokenizer"])
@@ -50,33 +52,69 @@ def training_of(config: "Config") -> tuple[Training, str, Pin]:
     return replace(training, folder=f"{absolute(config.folder)}/{made_from}"), made_from, pinned
 
 
-def finished_run(tracking: Tracking, made_from: str) -> str | None:
-    """Id of the finished run with this fingerprint."""
+def finished_run(tracking: Tracking, training: Training, made_from: str) -> str | None:
+    """Id of the finished run with this fingerprint, if its result is there, too."""
     connect(tracking.uri, tracking.artifacts)
     run = find_run(tracking.experiment, made_from)
-    return str(run.info.run_id) if run is not None and run.info.status == "FINISHED" else None
+    if run is None or run.info.status != "FINISHED" or result_of(training.folder) is None:
+        return None
+    return str(run.info.run_id)
+
+
+def plan_for(config: "Config", training: Training, made_from: str) -> Plan:
+    """Up to date if there is a finished run and the stage's folder names it as the current one."""
+    run_id = finished_run(config.tracking, training, made_from)
+    if run_id is None:
+        return Plan(fingerprint=made_from, up_to_date=False, why="no finished run of these sequences and settings yet")
+    current = read_current(config.folder)
+    is_current = current == CurrentRun(run_id, made_from, training.folder)
+    after = "" if is_current else f"; {POINTER} is missing" if current is None else "; another training came after it"
+    return Plan(fingerprint=made_from, up_to_date=is_current,
+                why=f"run {run_id} was trained from the same sequences and settings{after}")
+
+
+def run_training(config: "Config", training: Training, made_from: str, sequences: Pin, *, lease: Lease, work: Working) -> str:
+    """Train, or go on, unless the result is there; id of the finished run that holds it."""
+    work.say("starting Spark")
+    spark = session("distributary finetune", config.spark)
+    require_slots(spark, config.num_ranks)
+    with tracked(config, training, made_from, sequences) as tracker:
+        run = Tracked(tracker, training, lease, work)
+        if result_of(training.folder) is None:
+            work.say(f"launching {config.num_ranks} ranks")
+            run_ranks(spark, partial(train_rank, training), num_ranks=config.num_ranks, while_waiting=run.watch)
+        work.say("writing pictures to the run")
+        run.conclude()
+    return tracker.run_id
 
 
 class Tracked:
-    """The run of a training."""
+    """The run of a training that is under way."""
 
-    def __init__(self, tracker: Tracker, training: Training) -> None:
-        self._tracker, self._training = tracker, training
-        self.log = tracker.log
+    def __init__(self, tracker: Tracker, training: Training, lease: Lease, work: Working) -> None:
+        self._tracker, self._training, self._lease = tracker, training, lease
+        self._events = Watcher(training.folder, work, tracker.log)
 
-    def conclude(self, result: dict[str, Any] | None, labels: tuple[str, ...]) -> dict[str, Any]:
-        """Add pictures and final metrics."""
-        assert result is not None, "rank 0 writes the result before the launch returns"
+    def watch(self) -> None:
+        """Show and keep what is new. Raises RuntimeError if another driver has taken over."""
+        self._lease.require()
+        self._events.look()
+
+    def conclude(self) -> None:
+        """Add the last events, pictures and final metrics."""
         tracker, training = self._tracker, self._training
+        result = result_of(training.folder)
+        assert result is not None, "rank 0 writes the result before the launch returns"
+        self._events.drain()
+        self._lease.require()
         tracker.log_loss_curve(train="train/loss", evaluation=f"{training.evaluation_split}/loss",
                                learning_rate="train/learning_rate", title="Training")
         if result["confusion"] is not None:
             title = f"{training.final_split} after training"
-            tracker.log_confusion(np.asarray(result["confusion"]), list(labels), title=title)
-        if self._training.spec.task == "language_modelling":
-            tracker.log_text("sample.txt", sample_text(self._training))
+            tracker.log_confusion(np.asarray(result["confusion"]), list(training.spec.labels), title=title)
+        if training.spec.task == "language_modelling":
+            tracker.log_text("sample.txt", sample_text(training))
         tracker.finish({f"final/{name}": value for name, value in result["after"].items()})
-        return result
 
 
 def sample_text(training: Training) -> str:
@@ -93,43 +131,15 @@ def sample_text(training: Training) -> str:
 
 
 @contextmanager
-def tracked(config: "Config", training: Training, made_from: str, sequences: Pin) -> Iterator[Tracked]:
+def tracked(config: "Config", training: Training, made_from: str, sequences: Pin) -> Iterator[Tracker]:
     """The run of this training, started or continued; failed with the error if one passes through."""
-    connect(config.tracking.uri, config.tracking.artifacts)
     with Tracker(config.tracking.experiment, made_from, tags={FOLDER_TAG: training.folder}) as tracker:
         settings = {name: value for name, value in asdict(training).items() if name not in ("spec", "folder")}
         tracker.log_params(redact({**settings, "num_ranks": config.num_ranks, "task": training.spec.task}))
         tracker.log_config(config.effective)
         tracker.log_environment()
         tracker.log_inputs([sequences, Pin(**sequences.facts["documents"])])
-        yield Tracked(tracker, training)
-
-
-def watcher(folder: str, work: Working, log: Callable[[int, dict[str, float]], None]) -> Callable[[], None]:
-    """A function that hands the events written since its last call to `work` and `log`."""
-    reader = EventReader(Folder(folder) / "events")
-
-    def watch() -> None:
-        try:
-            events = list(reader.new())
-        except OSError as error:
-            logger.warning("the training's events cannot be read just now (%s); trying again", error)
-            return
-        for event in events:
-            if event["kind"] == "note":
-                work.update(event["text"])
-            elif event["kind"] == "step":
-                work.update(_step_line(event))
-                log(event["step"], {"train/loss": event["loss"], "train/gradient_norm": event["gradient_norm"],
-                                    "train/learning_rate": event["learning_rate"],
-                                    "train/tokens_per_second": event["num_tokens"] / max(event["seconds"], 1e-9)})
-            else:
-                metrics = {name: value for name, value in event.items() if name not in ("kind", "step", "split")}
-                log(event["step"], {f"{event['split']}/{name}": value for name, value in metrics.items()})
-                shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-                work.line(f"step {event['step']}: {event['split']}: {shown}")
-
-    return watch
+        yield tracker
 
 
 def told(result: dict[str, Any] | None) -> dict[str, str]:
@@ -139,10 +149,3 @@ def told(result: dict[str, Any] | None) -> dict[str, str]:
     metric = result["metric"]
     return {f"{metric} before": f"{result['before'][metric]:.4f}", f"{metric} after": f"{result['after'][metric]:.4f}",
             "steps": f"{result['total_steps']:,}"}
-
-
-def _step_line(event: dict[str, Any]) -> str:
-    left = (event["total_steps"] - event["step"]) * event["seconds"]
-    rate = event["num_tokens"] / max(event["seconds"], 1e-9)
-    return (f"step {event['step']}/{event['total_steps']}: loss {event['loss']:.4f}, {rate:,.0f} tokens/s, "
-            f"about {left // 60:.0f} min {left % 60:.0f} s left")

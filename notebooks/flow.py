@@ -27,7 +27,7 @@ from pathlib import Path
 from jobs import config as configuration
 from jobs.run import STAGES, summary
 from jobs.stage import tell
-from pipelines.delta import pin
+from pipelines.pin import pin
 from pipelines.registry import lineage, models, runs, store
 from pipelines.scoring.batch import confusion
 from pipelines.spark import session
@@ -138,7 +138,7 @@ tell(outcomes["finetune"])
 
 # COMMAND ----------
 
-run_id = runs.newest_finished(configs["finetune"].tracking.experiment).run_id
+run_id = runs.current_run(configs["registry"].trainings).run_id
 run = mlflow.MlflowClient().get_run(run_id)
 metrics = pd.Series(run.data.metrics).sort_index()
 print(metrics.to_string())

@@ -1,14 +1,16 @@
 """Typed Delta tables: the only code that writes Delta.
 
-A write is exactly-once: the caller names its inputs by a fingerprint, Delta's transaction ids carry it, and writing the same
-fingerprint again is a no-op. Every commit records, in its user metadata, an order-independent digest of the rows written, so a
-reader can pin (table id, version, digest) and anyone can check it later. `pin` reads that record without a JVM.
+A write is exactly-once: the caller names its inputs by a fingerprint, the commit carries it, and writing the same fingerprint
+again is a no-op. Every commit records, in its user metadata, an order-independent digest of the rows written, so a reader can pin
+(table id, version, digest) and anyone can check it later (`pin.py`).
+
+Two writers at once: a write names the version it was made upon as Delta's transaction id, so that the second one conflicts or is
+passed over by Delta; it then looks again and writes what is still missing, or says who replaced its rows.
 
 Digest: count, xor and sum of one 64-bit hash a row over name-sorted columns (each column hashed on its own, so that a null or an
 array boundary can't move into the neighbour). It does not depend on row order or partitioning. Cost: one pass over the rows.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -20,20 +22,20 @@ from typing import Any
 from delta import exceptions as delta_exceptions
 from delta.tables import DeltaTable
 from deltalake import DeltaTable as DeltaLog
-from deltalake.exceptions import TableNotFoundError
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 from pyspark.storagelevel import StorageLevel
 
+from pipelines.pin import Pin, fingerprint, pin, version_of
+
 logger = logging.getLogger(__name__)
 
 CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
 """Another writer committed first; in Python the kinds have no common base."""
-MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "ADD CONSTRAINT",
-               "CREATE TABLE")
-"""Operations that leave the rows of a table as they are."""
+WRITE_ATTEMPTS = 5
+"""Against other writers; the rows are kept, so another attempt costs a commit."""
 
 PROPERTIES = {
     # Reader protocol 1: a GPU worker reads the Parquet files with Arrow and no JVM.
@@ -50,68 +52,10 @@ class ContractError(ValueError):
     """Rows that break the definition of their table; nothing was written."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pin:
-    """One commit of a table: what a later stage, a run or a person needs to name exactly these rows."""
-
-    table: str
-    path: str
-    table_id: str
-    """Delta's own id: a table deleted and made again has another one."""
-    version: int
-    digest: str
-    """Digest of the rows this commit wrote, 32 hex digits; empty = last changed outside of Distributary."""
-    num_rows: int
-    """Rows this commit wrote."""
-    fingerprint: str
-    """What the rows were made from; empty = last changed outside of Distributary."""
-    facts: dict[str, Any]
-    """What the writer chose to tell, such as rows in and dropped by reason."""
-
-    def identity(self) -> dict[str, Any]:
-        """The part that pins the rows, for fingerprints and lineage."""
-        return {"table": self.table, "table_id": self.table_id, "version": self.version, "digest": self.digest}
-
-
-def fingerprint(*parts: object) -> str:
-    """32 hex digits over the canonical JSON of `parts`: equal parts, equal fingerprint, on every machine."""
-    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
-
-
-def pin(path: str, *, made_from: str | None = None) -> Pin | None:
-    """The newest commit that wrote rows at `path`, or, with `made_from`, the one that carries this fingerprint.
-
-    None if there is no table or no such commit. Reads the Delta log only. A newest commit that is not ours (someone's DELETE)
-    gives a Pin with empty digest and fingerprint.
-    """
-    try:
-        log = DeltaLog(path)
-    except TableNotFoundError:
-        return None
-    table_id = str(log.metadata().id)
-    for commit in log.history():
-        record = _record(commit)
-        if made_from is None and record is None and commit["operation"] not in MAINTENANCE:
-            return Pin(table=log.metadata().name or path, path=path, table_id=table_id, version=commit["version"], digest="",
-                       num_rows=-1, fingerprint="", facts={"operation": commit["operation"]})
-        if record is not None and made_from in (None, record["fingerprint"]):
-            return Pin(path=path, table_id=table_id, version=commit["version"], **record)
-    return None
-
-
 def for_spark(path: str) -> str:
     """A local path as the URI that Spark takes for local even where its default file system is HDFS."""
     plain = not path.startswith("/") or "DATABRICKS_RUNTIME_VERSION" in os.environ
     return path if plain else f"file:{path}"  # file:/a: Delta compares it as text with its own form
-
-
-def _record(commit: Mapping[str, Any]) -> dict[str, Any] | None:
-    try:
-        record = json.loads(commit.get("userMetadata") or "null")
-    except json.JSONDecodeError:
-        return None
-    return record["distributary"] if isinstance(record, dict) and "distributary" in record else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +87,10 @@ class Table:
         return (reader if version is None else reader.option("versionAsOf", version)).load(for_spark(path))
 
     def overwrite(self, rows: DataFrame, path: str, *, fingerprint: str, facts: Mapping[str, Any]) -> Pin:
-        """Replace the table's rows in one commit; a no-op if its newest commit already carries `fingerprint`."""
+        """Replace the table's rows in one commit; a no-op if its newest commit already carries `fingerprint`.
+
+        Raises RuntimeError if another writer replaces them at the same time.
+        """
         newest = pin(path)
         if newest is not None and newest.fingerprint == fingerprint:
             logger.info("%s: version %d was made from the same inputs, nothing written", self.name, newest.version)
@@ -151,7 +98,7 @@ class Table:
         return self._write(rows, path, "overwrite", fingerprint, facts)
 
     def append(self, rows: DataFrame, path: str, *, fingerprint: str, facts: Mapping[str, Any]) -> Pin:
-        """Add rows in one commit; a no-op if any commit already carries `fingerprint`."""
+        """Add the rows whose key is not there yet, in one commit; a no-op if a commit already carries `fingerprint`."""
         earlier = pin(path, made_from=fingerprint)
         if earlier is not None:
             logger.info("%s: version %d was made from the same inputs, nothing appended", self.name, earlier.version)
@@ -185,27 +132,37 @@ class Table:
         return fingerprint(totals["num_rows"], totals["xor"], str(totals["sum"])), totals["num_rows"]
 
     def _write(self, rows: DataFrame, path: str, mode: str, made_from: str, facts: Mapping[str, Any]) -> Pin:
-        self._ensure(rows.sparkSession, path)
         # Evaluated once: digest and files must come from the same rows.
         conforming = self._conform(rows).persist(StorageLevel.MEMORY_AND_DISK)
+        before = pin(path)
         try:
-            digest, num_rows = self.digest(conforming)
-            record = {"table": self.name, "digest": digest, "num_rows": num_rows, "fingerprint": made_from, "facts": dict(facts)}
-            # A -> B -> A writes A again: an overwrite's transaction id counts up with the table. An append happens once, ever.
-            transaction = DeltaLog(path).version() + 1 if mode == "overwrite" else 1
-            (conforming.write.format("delta").mode(mode)
-                .option("txnAppId", f"{self.name}-{made_from}").option("txnVersion", transaction)
-                .option("userMetadata", json.dumps({"distributary": record}, ensure_ascii=False)).save(for_spark(path)))
-        except CONFLICTS as conflict:
-            # The other writer may have written these very rows; then there is nothing left to do.
-            logger.warning("%s: another writer committed meanwhile (%s)", self.name, type(conflict).__name__)
+            for _ in range(WRITE_ATTEMPTS):
+                self._attempt(conforming, path, mode, made_from, facts)
+                written = pin(path, made_from=made_from if mode == "append" else None)
+                if written is not None and written.fingerprint == made_from:
+                    return written
+                if mode == "overwrite" and written != before:
+                    break
         finally:
             conforming.unpersist()
-        written = pin(path, made_from=made_from if mode == "append" else None)
-        if written is None or written.fingerprint != made_from:
-            raise RuntimeError(f"{self.name} at {path}: another writer replaced the rows meanwhile; "
-                               "run the stage again when it is done")
-        return written
+        raise RuntimeError(f"{self.name} at {path}: another writer changed the rows meanwhile; "
+                           "run the stage again when it is done")
+
+    def _attempt(self, rows: DataFrame, path: str, mode: str, made_from: str, facts: Mapping[str, Any]) -> None:
+        """One commit, upon the version that the table has now; nothing is written if another writer is faster."""
+        seen = version_of(path)
+        missing = rows
+        if mode == "append" and seen >= 0:
+            present = rows.sparkSession.read.format("delta").option("versionAsOf", seen).load(for_spark(path))
+            missing = rows.join(present.select(*self.key), list(self.key), "left_anti").select(*rows.columns)
+        digest, num_rows = self.digest(missing)
+        record = {"table": self.name, "digest": digest, "num_rows": num_rows, "fingerprint": made_from, "facts": dict(facts)}
+        try:
+            self._ensure(rows.sparkSession, path)
+            (missing.write.format("delta").mode(mode).option("txnAppId", self.name).option("txnVersion", seen + 1)
+                .option("userMetadata", json.dumps({"distributary": record}, ensure_ascii=False)).save(for_spark(path)))
+        except CONFLICTS as conflict:
+            logger.warning("%s: another writer committed meanwhile (%s); looking again", self.name, type(conflict).__name__)
 
     def _conform(self, rows: DataFrame) -> DataFrame:
         wanted, given = self.schema, {column.name: column.dataType for column in rows.schema}

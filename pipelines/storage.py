@@ -1,7 +1,8 @@
-"""Files beside the tables (tokenizers, checkpoints, training events) on any storage that Arrow reaches: local, HDFS, S3, GCS.
+"""Paths and URIs of any storage that Arrow reaches (local, HDFS, S3, GCS, Azure), and files beside the tables: tokenizers,
+checkpoints, training events.
 
 Object stores have no rename and no append, so nothing here needs them: a file appears whole or not at all, and a folder is
-complete when its manifest is.
+complete when its manifest is. Only on HDFS is there a moment without the file while one is replaced.
 """
 
 import os
@@ -11,32 +12,121 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+
+DBFS = Path("/dbfs")
+"""Where Databricks mounts dbfs:/."""
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/.*)", re.DOTALL)  # two letters at least: C:/ is no scheme
+_OPTIONS = re.compile(r"\?\w+=.*", re.DOTALL)
+_KEPT = "/:@!$&'()*+,;=~%"  # what a URI may hold in its path
+_ARROW_SCHEMES = {"s3a": "s3", "s3n": "s3"}
+# Tried one by one on local tables with deltalake 1.6: an empty history, a panic, or another folder.
+_NOT_IN_TABLES = re.compile(r"[#?\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps what can be fetched or made again: DISTRIBUTARY_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("DISTRIBUTARY_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distributary"
 
 
 def absolute(path: str) -> str:
-    """`path` as every process of the cluster must see it: a local path made absolute, a URI unchanged."""
-    scheme = urlsplit(path).scheme
-    if scheme == "file":
-        return urlsplit(path).path
-    return path if len(scheme) > 1 else str(Path(path).expanduser().absolute())
+    """The path of a table or folder as every process of the cluster must see it: absolute if local (file: too), a URI unchanged.
+
+    Raises ValueError for characters by which Delta's log would be written under one name and looked for under another.
+    """
+    scheme, rest = _parted(path)
+    local = _local(scheme, rest) if scheme in ("", "file") else None
+    unfit = _NOT_IN_TABLES.search(local) if local else re.search(r"[#?]", _options_apart(rest)[0])
+    if unfit:
+        raise ValueError(f"path {shown(path)!r}: {unfit[0]!r} cannot stand in the path of a table or folder, since Delta reads a "
+                         "URL there; choose a path without it")
+    return local or path
+
+
+def locate(path: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a local path or URI, and the path as that file system knows it.
+
+    In a URI %XX is a byte, ?name=value begins the options of a store (S3: region, endpoint_override), and every other character
+    stands for itself, also those that a strict URI escapes. s3a: and s3n: are s3:, dbfs: is its mount.
+    Raises ValueError for a scheme that Arrow does not know.
+    """
+    scheme, rest = _parted(path)
+    if scheme in ("", "file"):
+        return pafs.LocalFileSystem(), _local(scheme, rest)
+    if scheme == "dbfs":
+        return pafs.LocalFileSystem(), _mounted(rest)
+    try:
+        return pafs.FileSystem.from_uri(strict_uri(path))
+    except pa.ArrowInvalid as error:
+        why = str(error).partition("\n")[0]
+        if "Unrecognized filesystem type" in why:
+            why = (f"Arrow has no file system for {scheme}:; use file, hdfs, s3, gs or abfss, for another store that speaks S3 "
+                   "s3://BUCKET/PATH?endpoint_override=HOST, or the folder where it is mounted")
+        raise ValueError(f"path {shown(path)!r}: {shown(why)}") from None
+
+
+def strict_uri(uri: str) -> str:
+    """`uri` with Arrow's name of its scheme, its authority in place and what a URI may not hold escaped in its path."""
+    scheme, rest = _parted(uri)
+    place, options = _options_apart(rest)
+    authority, slash, below = place[2:].partition("/") if place.startswith("//") else ("", "/", place[1:])
+    below = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", below)
+    return f"{_ARROW_SCHEMES.get(scheme, scheme)}://{authority}{slash}{quote(below, safe=_KEPT)}{options}"
+
+
+def shown(text: str) -> str:
+    """The text without the user and password that a URI in it may carry."""
+    return re.sub(r"://[^/@]*@", "://***@", text)
+
+
+def _parted(path: str) -> tuple[str, str]:
+    """Scheme in small letters and what follows its colon; no scheme and the path for a local one."""
+    found = _URI.fullmatch(path)
+    return (found[1].lower(), found[2]) if found else ("", path)
+
+
+def _options_apart(uri: str) -> tuple[str, str]:
+    found = _OPTIONS.search(uri)
+    return (uri[: found.start()], found[0]) if found else (uri, "")
+
+
+def _local(scheme: str, rest: str) -> str:
+    if not scheme:
+        # Not resolved: a link in the path names its folder as the user does.
+        return str(Path(rest).expanduser().absolute())
+    host, _, below = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest[1:])
+    if host not in ("", "localhost"):
+        raise ValueError(f"path 'file:{rest}' names the machine {host!r}; write file:///PATH, on storage that every machine sees")
+    return str(Path("/" + unquote(below).lstrip("/")))
+
+
+def _mounted(rest: str) -> str:
+    """dbfs:/x as Databricks mounts it; a volume (dbfs:/Volumes/x) has its own place."""
+    below = unquote(rest.lstrip("/"))
+    mount = Path("/Volumes") if below.startswith("Volumes/") else DBFS
+    if not mount.is_dir():
+        raise ValueError(f"path 'dbfs:{rest}': {mount} is not mounted here; use the URI of the store behind it (s3, abfss, gs)")
+    return str(mount.parent / below if mount != DBFS else mount / below)
 
 
 class Folder:
     """A folder named by path or URI. Names may contain "/"."""
 
     def __init__(self, path: str) -> None:
-        self.path = absolute(path).rstrip("/")
-        # Spark says s3a, Arrow s3.
-        self._files, self._root = pafs.FileSystem.from_uri(re.sub(r"^s3[an]://", "s3://", self.path))
+        self._files, self._root = locate(path)
+        place, self._options = (self._root, "") if isinstance(self._files, pafs.LocalFileSystem) else _options_apart(path)
+        self._place = place.rstrip("/")
+        self.path = f"{self._place}{self._options}" or "/"
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self.path}/{name}")
+        return Folder(f"{self._place}/{name}{self._options}")
 
     def exists(self, name: str) -> bool:
-        return self._files.get_file_info(f"{self._root}/{name}").type == pafs.FileType.File
+        return _is_file(self._files, f"{self._root}/{name}")
 
     def names(self) -> list[str]:
         """Names directly inside, files and folders, sorted; empty if the folder does not exist."""
@@ -49,31 +139,22 @@ class Folder:
             return stream.read()
 
     def write(self, name: str, content: bytes | memoryview) -> None:
-        """Whole or not at all, also when the process is killed or the disk is full; a local file reaches the disk first."""
+        """Whole or not at all, also when the process is killed or the disk is full; a local file reaches the disk first.
+
+        On HDFS a file that is replaced is missing for a moment, and stays missing if the process is killed in it.
+        """
         target = f"{self._root}/{name}"
         parent, _, base = target.rpartition("/")
         self._files.create_dir(parent, recursive=True)
-        # A name of its own for every writer: two may write the same file at once, the last one whole wins.
+        # A name of its own for every writer: two may write the same file at once, and one of them stands whole.
         writing = f"{parent}/.writing-{base}-{uuid.uuid4().hex}"
-        if not isinstance(self._files, pafs.LocalFileSystem):
-            # An object store shows a file when it is whole; HDFS shows it growing, but moves it at once.
-            moves = isinstance(self._files, pafs.HadoopFileSystem)
-            with self._files.open_output_stream(writing if moves else target) as stream:
+        if isinstance(self._files, pafs.LocalFileSystem):
+            _write_local(Path(writing), target, content)
+        elif isinstance(self._files, pafs.HadoopFileSystem):
+            _write_beside(self._files, writing, target, content)
+        else:  # an object store shows a file when it is whole
+            with self._files.open_output_stream(target) as stream:
                 stream.write(content)
-            if moves:
-                if self._files.get_file_info(target).type == pafs.FileType.File:
-                    self._files.delete_file(target)
-                self._files.move(writing, target)
-            return
-        partial = Path(writing)
-        try:
-            with partial.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -93,3 +174,42 @@ class Folder:
             self._files.delete_file(info.path)
         elif info.type == pafs.FileType.Directory:
             self._files.delete_dir(info.path)
+
+
+def _is_file(files: pafs.FileSystem, path: str) -> bool:
+    return files.get_file_info(path).type == pafs.FileType.File
+
+
+def _write_local(writing: Path, target: str, content: bytes | memoryview) -> None:
+    try:
+        with writing.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        writing.replace(target)
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+def _write_beside(files: pafs.FileSystem, writing: str, target: str, content: bytes | memoryview) -> None:
+    """For HDFS, which shows a file growing, moves it at once, and moves it onto no other file.
+
+    Between delete and move `target` is missing. Of two writers at once the first to move stands, whole; the other gives way.
+    """
+    try:
+        with files.open_output_stream(writing) as stream:
+            stream.write(content)
+        if _is_file(files, target):
+            try:
+                files.delete_file(target)
+            except OSError:
+                if _is_file(files, target):  # else the other writer was faster
+                    raise
+        try:
+            files.move(writing, target)
+        except OSError:
+            if not _is_file(files, target):
+                raise
+    finally:
+        if _is_file(files, writing):
+            files.delete_file(writing)

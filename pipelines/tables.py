@@ -27,7 +27,7 @@ QUARANTINE = Table(
            offset BIGINT NOT NULL COMMENT 'byte at which the record starts in the decompressed file',
            line   BIGINT NOT NULL COMMENT 'line at which the record starts, from 1',
            reason STRING NOT NULL COMMENT 'rule that the record breaks',
-           raw    BINARY          COMMENT 'first 64 KiB of the record; null = unreadable'""")
+           raw    BINARY          COMMENT 'first 64 KiB of the record'""")
 
 SEQUENCES = Table(
     name="sequences", row="one training sequence of at most sequence_length tokens", key=("split", "sequence_id"),
@@ -45,7 +45,7 @@ SEQUENCES = Table(
 
 PREDICTIONS = Table(
     name="predictions", row="one document scored by one model version",
-    key=("doc_id", "model_name", "model_version", "documents_version"),
+    key=("doc_id", "model_name", "model_version", "run_id", "documents_version"),
     # Equal trainings have different run ids.
     volatile=("run_id", "scored_at", "latency_ms"),
     checks={"latency": "latency_ms >= 0"},

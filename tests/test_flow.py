@@ -6,14 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from jobs.training import training_of
-from pipelines.delta import pin
 from pipelines.finetune.train import result_of
+from pipelines.pin import pin
 from pipelines.registry.lineage import lineage
-from pipelines.registry.runs import newest_finished
+from pipelines.registry.runs import current_run
 from pipelines.registry.store import connect
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides
@@ -51,8 +52,8 @@ def test_every_kept_document_is_one_sequence_that_names_it(spark, flow):
 def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_version_and_digest(flow):
     connect(flow.settings.tree["tracking"]["uri"])  # other tests have stores of their own
     client = MlflowClient()
-    run = client.get_run(newest_finished("tickets").run_id)
-    result = result_of(newest_finished("tickets").folder)
+    current = current_run(flow.configs["finetune"].folder)
+    run, result = client.get_run(current.run_id), result_of(current.folder)
     assert run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == list(range(1, result["total_steps"] + 1))
@@ -63,6 +64,8 @@ def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_versi
     artifacts = {item.path for folder in ("", "pictures") for item in client.list_artifacts(run.info.run_id, folder)}
     assert {"config.yaml", "environment.json", "lineage.json", "verdict.json"} <= artifacts
     assert {"pictures/loss.png", "pictures/confusion.png"} <= artifacts
+    written = json.loads(mlflow.artifacts.load_text(f"runs:/{current.run_id}/lineage.json"))
+    assert written["model_versions"] == [{"name": "tickets", "version": 1}]
 
 
 def test_the_champion_scored_every_test_document_once(spark, flow):

@@ -1,6 +1,6 @@
-"""Set-up: what it says when something is missing, what it keeps, and when it does nothing."""
+"""Set-up: what it says when something is missing, and what it builds, fetches and keeps."""
 
-import hashlib
+import os
 import re
 import sys
 import zipfile
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import horovod_wheel, jars, packages, setup, system
+from tools import horovod_wheel, jars, system
 from tools.cache import cache_folder
 from tools.progress import SetupError, clock, percent_done, remedy, run
 
@@ -91,6 +91,35 @@ def test_horovod_is_never_built_in_a_path_that_reads_as_a_regular_expression(tmp
     assert "+" in TARGET.torch  # as PyPI's torch names itself
 
 
+def test_horovod_is_never_built_in_a_folder_that_somebody_else_may_have_filled(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path / "c++ things"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    folder, planted = horovod_wheel.build_folder(TARGET), tmp_path / "planted"
+    (planted / "horovod-0.28.1").mkdir(parents=True)
+    folder.parent.mkdir()
+    assert folder.parent == tmp_path / "tmp"  # the predictable place
+    folder.symlink_to(planted)
+    with pytest.raises(SetupError, match=r"distributary-horovod-.*must be a folder of user \d+: it is lrwx.*fix: remove it"):
+        horovod_wheel.build_wheel(tmp_path, TARGET, log=tmp_path / "log")
+    folder.unlink()
+    planted.rename(folder)
+    other = os.getuid() + 1
+    monkeypatch.setattr("os.getuid", lambda: other)
+    with pytest.raises(SetupError, match=rf"a folder of user {other}: it is drwx.*, of user {other - 1}; fix: remove it"):
+        horovod_wheel.make_private(folder)
+
+
+def test_a_build_goes_on_in_a_folder_that_only_its_user_could_write_to(tmp_path):
+    for mode, kept in ((0o700, True), (0o755, True), (0o775, False), (0o777, False)):
+        folder = tmp_path / f"{mode:o}"
+        horovod_wheel.make_private(folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "horovod-0.28.1").mkdir()
+        folder.chmod(mode)
+        horovod_wheel.make_private(folder)
+        assert (folder / "horovod-0.28.1").exists() is kept
+
+
 def test_a_wheel_without_its_library_is_not_kept(tmp_path):
     with zipfile.ZipFile(tmp_path / "horovod-0.28.1-cp311-cp311-linux_x86_64.whl", "w") as wheel:
         wheel.writestr("tmp/build/horovod/torch/mpi_lib_v2.so", b"")  # where a + in the path once put it
@@ -131,56 +160,6 @@ def test_jar_table_equals_the_one_sessions_use(monkeypatch, tmp_path):
 
 def test_jar_coordinates_come_from_the_file_name():
     assert jars.coordinates("delta-spark_4.2_2.13-4.4.0.jar") == "io.delta:delta-spark_4.2_2.13:4.4.0"
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A small checkout whose set-up is complete, and its cache folder beside it."""
-    monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("PYTHON", raising=False)
-    files = {name: f"{name}\n" for name in setup.INPUTS}
-    files["pipelines/spark.py"] = f"DELTA_JARS = {{'a.jar': {hashlib.sha256(b'jar').hexdigest()!r}}}\n"
-    files[".venv/pyvenv.cfg"] = "home = /usr/bin\nversion = 3.11.7\n"
-    files["../cache/jars/a.jar"] = "jar"
-    for name, text in files.items():
-        (tmp_path / "checkout" / name).resolve().parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "checkout" / name).resolve().write_text(text, encoding="ascii")
-    (tmp_path / "checkout" / ".venv" / "bin").mkdir()
-    (tmp_path / "checkout" / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    setup.write_stamp(tmp_path / "checkout")
-    return tmp_path / "checkout"
-
-
-def test_set_up_is_current_right_after_it_was_completed(checkout):
-    assert packages.venv_version(checkout) == "3.11.7"
-    assert setup.is_current(checkout)
-
-
-@pytest.mark.parametrize("name", setup.INPUTS)
-def test_set_up_runs_again_when_an_input_changed(checkout, name):
-    (checkout / name).write_text("changed\n", encoding="ascii")
-    assert not setup.is_current(checkout)
-
-
-def test_set_up_runs_again_when_a_jar_broke_or_python_went(checkout):
-    jar = checkout.parent / "cache" / "jars" / "a.jar"
-    jar.write_bytes(b"other")
-    assert not setup.is_current(checkout)
-    jar.write_bytes(b"jar")
-    assert setup.is_current(checkout)
-    (checkout / ".venv" / "bin" / "python").unlink()
-    assert not setup.is_current(checkout)
-
-
-def test_set_up_runs_again_when_the_checkout_moved(checkout):
-    moved = checkout.rename(checkout.with_name("moved"))
-    assert packages.venv_version(moved) == "3.11.7"
-    assert not setup.is_current(moved)
-
-
-def test_a_torn_stamp_counts_as_none(checkout):
-    setup.stamp_path(checkout).write_text('{"key": ', encoding="ascii")
-    assert not setup.is_current(checkout)
 
 
 def test_failed_command_shows_its_last_lines_its_log_and_the_remedy(tmp_path):

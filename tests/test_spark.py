@@ -2,11 +2,14 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pyspark import SparkContext
 
-from pipelines.spark import DELTA_JARS, _brings_delta, _delta_jars, _given_conf
+from pipelines.spark import DELTA_JARS, _brings_delta, _check_java, _delta_jars, _given_conf, _with_delta, session
 
 CHECKOUT = Path(__file__).parent.parent
 ACTIVATED = {"PYTHONPATH": str(CHECKOUT), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -17,6 +20,7 @@ from pipelines.spark import session
 spark = session("probe", {"spark.sql.shuffle.partitions": "5", "spark.ui.enabled": "false"})
 names = ["spark.sql.shuffle.partitions", "spark.master", "spark.ui.enabled", "spark.sql.extensions", "spark.driver.host"]
 print(json.dumps({name: spark.conf.get(name, None) for name in names}))
+assert spark._jvm.java.lang.Thread.currentThread().getContextClassLoader().loadClass("io.delta.sql.DeltaSparkSessionExtension")
 same = session("another", {"spark.sql.shuffle.partitions": "9"})
 assert same.conf.get("spark.sql.shuffle.partitions") == spark.conf.get("spark.sql.shuffle.partitions")
 worker = spark.sparkContext.parallelize([0], 1).map(lambda _: __import__("sys").executable).first()
@@ -26,7 +30,8 @@ assert worker == sys.executable, worker
 
 @pytest.fixture
 def given(monkeypatch, tmp_path):
-    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+    for name in ("PYSPARK_GATEWAY_PORT", "MASTER", "SPARK_DRIVER_MEMORY", "SPARK_EXECUTOR_MEMORY", "SPARK_EXECUTOR_CORES"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
     (tmp_path / "spark-defaults.conf").write_text("# a comment\nspark.executor.memory   7g\nspark.eventLog.enabled=true\n"
                                                   "spark.driver.extraJavaOptions -Da=b -Dc=d\n\n")
@@ -42,6 +47,97 @@ def test_what_the_user_set_is_found_without_a_jvm(given):
         "spark.f": "g", "spark.driver.extraJavaOptions": "-Da=b -Dc=d",
         "spark.master": "local[1]", "spark.a": "b=c", "spark.d": "e", "spark.executor.memory": "7g",
         "spark.eventLog.enabled": "true"}
+
+
+def test_a_properties_file_stands_in_for_the_default_one(given, tmp_path):
+    # Each line as spark-submit --verbose of 4.2 shows it.
+    (tmp_path / "mine").write_text("spark.a=1\nspark.b: 2\n  ! c\\\nspark.c 3\\\n  4\nother.x 5\nspark.col\\:on=6\n"
+                                   "spark.none\n spark.sp   =   two words  \n")
+    (tmp_path / "extra").write_text("spark.a=extra\n")
+    mine = {"spark.a": "1", "spark.b": "2", "spark.c": "34", "spark.col:on": "6", "spark.none": "", "spark.sp": "two words"}
+    assert given(f"--properties-file {tmp_path}/mine pyspark-shell") == mine
+    extra = given(f"--properties-file={tmp_path}/mine --extra-properties-file {tmp_path}/extra --conf spark.b=conf pyspark-shell")
+    assert extra == {**mine, "spark.a": "extra", "spark.b": "conf"}
+    with_defaults = given(f"--load-spark-defaults --properties-file {tmp_path}/mine pyspark-shell")
+    assert with_defaults == {**given("pyspark-shell"), **mine}
+    with pytest.raises(FileNotFoundError, match=f"no properties file at {tmp_path}/gone; correct --properties-file"):
+        given(f"--properties-file {tmp_path}/gone pyspark-shell")
+
+
+def test_the_environment_counts_where_nothing_else_is_said_and_a_flag_counts_most(given, monkeypatch):
+    monkeypatch.setenv("MASTER", "spark://there:7077")
+    monkeypatch.setenv("SPARK_EXECUTOR_MEMORY", "1g")
+    assert given("pyspark-shell")["spark.master"] == "spark://there:7077"
+    assert given("pyspark-shell")["spark.executor.memory"] == "7g"  # spark-defaults.conf
+    assert given("--master yarn --conf spark.master=local[5] pyspark-shell")["spark.master"] == "yarn"
+    java_options = given("--driver-java-options --add-opens=a/b=ALL-UNNAMED pyspark-shell")["spark.driver.extraJavaOptions"]
+    assert java_options == "--add-opens=a/b=ALL-UNNAMED"
+
+
+@pytest.mark.parametrize(("extensions", "expected"), [
+    ("", "io.delta.sql.DeltaSparkSessionExtension"),
+    ("io.delta.sql.DeltaSparkSessionExtension,b", "io.delta.sql.DeltaSparkSessionExtension,b"),
+    ("org.apache.sedona.sql.SedonaSqlExtensions , b",
+     "org.apache.sedona.sql.SedonaSqlExtensions,b,io.delta.sql.DeltaSparkSessionExtension"),
+])
+def test_delta_s_extension_stands_beside_the_user_s(extensions, expected):
+    assert _with_delta({"spark.sql.extensions": extensions})["spark.sql.extensions"] == expected
+
+
+def test_another_catalog_in_delta_s_place_is_refused_with_the_remedy():
+    name = "spark.sql.catalog.spark_catalog"
+    with pytest.raises(ValueError, match=r"spark_catalog must be .*\.DeltaCatalog, .*, got org.apache.iceberg.Other; give that"):
+        _with_delta({name: "org.apache.iceberg.Other"})
+    assert _with_delta({name: "io.unitycatalog.spark.UCSingleCatalog"})[name] == "io.unitycatalog.spark.UCSingleCatalog"
+
+
+def test_another_thread_gets_the_running_session_as_it_is(spark):
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    with ThreadPoolExecutor(1) as pool:
+        same = pool.submit(session, "another", {"spark.sql.shuffle.partitions": "9"}).result()
+    assert same.sparkContext is spark.sparkContext
+    assert spark.conf.get("spark.sql.shuffle.partitions") == before != "9"
+
+
+@pytest.fixture
+def java(monkeypatch, tmp_path):
+    """A JAVA_HOME whose java says its version, as if no JVM ran."""
+    monkeypatch.setattr(SparkContext, "_gateway", None)
+    for name in ("PYSPARK_GATEWAY_PORT", "DATABRICKS_RUNTIME_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    (tmp_path / "bin").mkdir()
+
+    def says(version: str) -> None:
+        program = tmp_path / "bin" / "java"
+        program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2019-01-15' >&2\n")
+        program.chmod(0o755)
+    return says
+
+
+def test_a_java_too_old_for_spark_is_named_with_the_remedy(java, tmp_path, monkeypatch):
+    java("11.0.2")
+    with pytest.raises(RuntimeError, match=rf"JAVA_HOME names {tmp_path}/bin/java is Java 11.0.2; Spark needs Java 17 or 21; "):
+        _check_java()
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    _check_java()
+
+
+def test_a_java_newer_than_tested_and_one_that_spark_env_chooses_may_try(java, tmp_path):
+    java("25.0.3")
+    _check_java()
+    java("11.0.2")
+    (tmp_path / "spark-env.sh").write_text("JAVA_HOME=/opt/java17\n")
+    _check_java()
+
+
+def test_a_session_asks_for_java_before_the_jvm(java, tmp_path):
+    java("1.8.0_392")
+    done = subprocess.run([sys.executable, "-c", "from pipelines.spark import session; session('probe')"],
+                          capture_output=True, text=True, env={**os.environ, **ACTIVATED}, check=False)
+    assert f"RuntimeError: JAVA_HOME names {tmp_path}/bin/java is Java 1.8.0_392" in done.stderr
+    assert "JAVA_GATEWAY_EXITED" not in done.stderr
 
 
 def test_delta_brought_by_the_user_is_left_alone(monkeypatch):
@@ -62,7 +158,10 @@ def test_a_launcher_s_settings_stand_and_ours_fill_the_rest(tmp_path, submitted)
     script = tmp_path / "probe.py"
     script.write_text(PROBE)
     environment = {**os.environ, **ACTIVATED}
-    given = ["--master", "local[1]", "--conf", "spark.sql.shuffle.partitions=7"]
+    with zipfile.ZipFile(tmp_path / "mine.jar", "w") as jar:
+        jar.writestr("empty", "")
+    given = ["--master", "local[1]", "--conf", "spark.sql.shuffle.partitions=7", "--jars", f"{tmp_path}/mine.jar",
+             "--conf", "spark.sql.extensions=org.example.Gone"]
     if submitted:
         command = [str(Path(sys.executable).with_name("spark-submit")), *given, str(script)]
     else:
@@ -72,4 +171,4 @@ def test_a_launcher_s_settings_stand_and_ours_fill_the_rest(tmp_path, submitted)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
         "spark.sql.shuffle.partitions": "7", "spark.master": "local[1]", "spark.ui.enabled": "false",
-        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension", "spark.driver.host": "127.0.0.1"}
+        "spark.sql.extensions": "org.example.Gone,io.delta.sql.DeltaSparkSessionExtension", "spark.driver.host": "127.0.0.1"}

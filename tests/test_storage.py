@@ -1,8 +1,13 @@
+"""Paths, URIs, and files that are whole or not there."""
+
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.storage import Folder, absolute
+from pipelines import storage
+from pipelines.storage import Folder, absolute, locate, strict_uri
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -30,7 +35,86 @@ def test_deleting_takes_folders_files_and_nothing(tmp_path):
 
 @pytest.mark.parametrize(("path", "expected"), [
     ("s3://bucket/a", "s3://bucket/a"), ("hdfs:///a", "hdfs:///a"), ("file:///a/b", "/a/b"), ("/a", "/a"),
+    ("s3a://b/a?region=eu-west-1", "s3a://b/a?region=eu-west-1"), ("file:/a%20b/项", "/a b/项"), ("file://localhost/a", "/a"),
 ])
 def test_uris_stay_and_local_paths_become_absolute(path, expected):
     assert absolute(path) == expected
     assert absolute("a").startswith("/")
+
+
+@pytest.mark.parametrize(("path", "unfit"), [
+    ("/a/c#1", "#"), ("/a/c?1", "?"), ("/a/[x]", "["), ("/a/50%20", "%20"), ("file:///a/c%231", "#"), ("file:///a/c#1", "#"),
+    ("s3://b/c#1", "#"), ("s3://b/c?1", "?"),
+])
+def test_a_table_path_that_delta_would_misread_is_refused(path, unfit):
+    with pytest.raises(ValueError, match=rf"path .*: '\{unfit}' cannot stand .*choose a path without it"):
+        absolute(path)
+
+
+@pytest.mark.parametrize(("uri", "kind", "path"), [
+    ("s3a://b/a?region=us-east-1", "s3", "b/a"), ("s3n://b?region=us-east-1", "s3", "b"),
+    ("s3://b/a?[x] #1/项/100%/%23?region=us-east-1", "s3", "b/a?[x] #1/项/100%/#"), ("gs://anonymous@b/a b", "gcs", "b/a b"),
+    ("file:/a/[b]?#c%20d", "local", "/a/[b]?#c d"), ("file:///tmp/c#1/x", "local", "/tmp/c#1/x"), ("/a%20#?", "local", "/a%20#?"),
+])
+def test_a_uri_names_what_it_says(uri, kind, path):
+    files, found = locate(uri)
+    assert (files.type_name, found) == (kind, path)
+
+
+def test_an_hdfs_uri_is_escaped_for_arrow_and_keeps_its_authority():
+    # As text: there is no libhdfs here.
+    assert strict_uri("hdfs://u@h:8020/项 #[") == "hdfs://u@h:8020/%E9%A1%B9%20%23%5B"
+    assert strict_uri("hdfs:/a/b") == "hdfs:///a/b"
+    assert strict_uri("hdfs://[::1]:8020/a") == "hdfs://[::1]:8020/a"
+
+
+@pytest.mark.parametrize(("uri", "message"), [
+    ("wasbs://user:secret@b/x", r"'wasbs://\*\*\*@b/x': Arrow has no file system for wasbs:; use file, hdfs, s3, gs or abfss"),
+    ("s3://user:secret@b/x?regio=a", r"'s3://\*\*\*@b/x\?regio=a': Unexpected query parameter in S3 URI: 'regio'"),
+    ("s3://user:secret@b@/x", r"Cannot parse URI: 's3://\*\*\*@b@/x'"),
+    ("file://node7/x", "names the machine 'node7'; write file:///PATH"), ("dbfs:/x", "/dbfs is not mounted here; use the URI"),
+])
+def test_a_uri_that_leads_nowhere_says_why_without_its_password(uri, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        locate(uri)
+    assert "secret" not in str(raised.value)
+
+
+def test_dbfs_is_read_where_databricks_mounts_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "DBFS", tmp_path)
+    assert locate("dbfs:/a%20b/c")[1] == f"{tmp_path}/a b/c"
+
+
+def test_a_folder_in_a_folder_keeps_the_options_of_its_store():
+    folder = Folder("s3a://b/x/?region=eu-west-1") / "y/z"
+    assert folder.path == "s3a://b/x/y/z?region=eu-west-1"
+    assert (Folder("/a?b=c") / "d").path == "/a?b=c/d"
+
+
+class LikeHdfs(pafs.FSSpecHandler):
+    """Moves onto no existing file; while we write, another writer may finish."""
+
+    def __init__(self, other: bytes | None) -> None:
+        super().__init__(LocalFileSystem())
+        self.other = other
+
+    def move(self, src, dest):
+        if self.other is not None:
+            Path(dest).write_bytes(self.other)
+        if Path(dest).exists():
+            raise OSError("HDFS rename failed")
+        super().move(src, dest)
+
+
+@pytest.mark.parametrize(("other", "expected"), [(None, b"new"), (b"other", b"other")])
+def test_where_a_move_replaces_nothing_one_whole_file_stands(tmp_path, other, expected):
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    storage._write_beside(pafs.PyFileSystem(LikeHdfs(other)), f"{tmp_path}/.writing-file", str(target), b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", expected)]
+
+
+def test_where_a_move_fails_the_error_is_told_and_nothing_is_left(tmp_path):
+    with pytest.raises(OSError, match="gone"):
+        storage._write_beside(pafs.PyFileSystem(LikeHdfs(None)), f"{tmp_path}/.writing-file", f"{tmp_path}/gone/file", b"new")
+    assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,14 @@
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 
-from pipelines.delta import ContractError, fingerprint, pin
+from pipelines.delta import ContractError, Table
+from pipelines.pin import Pin, fingerprint, pin
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 
 
@@ -40,23 +45,79 @@ def test_an_append_happens_once_however_often_it_is_run(spark, path):
     assert pin(path, made_from="a").num_rows == 3
 
 
-def test_two_writers_at_once_leave_the_rows_of_one(spark, path):
-    outcomes = {}
+def at_once(monkeypatch, *writes) -> list:
+    """Outcomes of writes that have all looked at the table before the first of them commits."""
+    looked, digest = threading.Barrier(len(writes)), Table.digest
+    waited = threading.local()
 
-    def write(name: str, size: int) -> None:
-        try:
-            outcomes[name] = QUARANTINE.overwrite(broken_rows(spark, range(size)), path, fingerprint=name, facts={}).num_rows
-        except Exception as error:
-            outcomes[name] = error
+    def digest_together(table, rows):
+        result = digest(table, rows)
+        if not hasattr(waited, "once"):
+            waited.once = looked.wait(60)
+        return result
 
-    threads = [threading.Thread(target=write, args=(name, size)) for name, size in (("a", 3), ("b", 5), ("a2", 3))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    newest = pin(path)
-    assert QUARANTINE.read(spark, path).count() == newest.num_rows == outcomes[newest.fingerprint]
-    assert all(isinstance(outcome, int) or "another writer" in str(outcome) for outcome in outcomes.values()), outcomes
+    monkeypatch.setattr(Table, "digest", digest_together)
+    with ThreadPoolExecutor(len(writes)) as pool:
+        outcomes = [pool.submit(write) for write in writes]
+    return [outcome.exception() or outcome.result() for outcome in outcomes]
+
+
+def test_two_that_replace_the_rows_at_once_leave_those_of_one_and_the_other_is_told(spark, path, monkeypatch):
+    QUARANTINE.overwrite(broken_rows(spark, range(2)), path, fingerprint="before", facts={})
+    rows = {"a": broken_rows(spark, range(3)), "b": broken_rows(spark, range(5))}
+    outcomes = at_once(monkeypatch, *[partial(QUARANTINE.overwrite, each, path, fingerprint=name, facts={})
+                                      for name, each in rows.items()])
+    (won,), (lost,) = ([outcome for outcome in outcomes if isinstance(outcome, kind)] for kind in (Pin, Exception))
+    assert "quarantine at" in str(lost)
+    assert "another writer changed the rows meanwhile; run the stage again" in str(lost)
+    assert won == pin(path)
+    assert QUARANTINE.read(spark, path).count() == won.num_rows
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_two_that_append_at_once_add_every_key_once(spark, path, monkeypatch, exists):
+    if exists:
+        QUARANTINE.append(broken_rows(spark, [0]), path, fingerprint="before", facts={})
+    pins = at_once(monkeypatch, *[partial(QUARANTINE.append, broken_rows(spark, offsets), path, fingerprint=name, facts={})
+                                  for name, offsets in (("a", [1, 2, 3]), ("b", [3, 4]))])
+    offsets = [row.offset for row in QUARANTINE.read(spark, path).collect()]
+    assert sorted(offsets) == [*([0] if exists else []), 1, 2, 3, 4]
+    assert sum(each.num_rows for each in pins) == 4  # the later one records the rows that it added, not those it was given
+    assert sorted(each.fingerprint for each in pins) == ["a", "b"]
+
+
+def test_an_append_adds_only_keys_that_are_not_there(spark, path):
+    QUARANTINE.append(broken_rows(spark, [1, 2]), path, fingerprint="a", facts={})
+    second = QUARANTINE.append(broken_rows(spark, [2, 3], reason="later"), path, fingerprint="b", facts={})
+    assert second.num_rows == 1
+    assert {row.offset: row.reason for row in QUARANTINE.read(spark, path).collect()} == {1: "r", 2: "r", 3: "later"}
+
+
+def test_rows_that_somebody_deleted_are_appended_again(spark, path):
+    QUARANTINE.append(broken_rows(spark, range(3)), path, fingerprint="a", facts={})
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE offset = 1")
+    assert pin(path, made_from="a") is None
+    assert QUARANTINE.append(broken_rows(spark, range(3)), path, fingerprint="a", facts={}).num_rows == 1
+    assert QUARANTINE.read(spark, path).count() == 3
+    assert pin(path, made_from="a").num_rows == 1
+
+
+def test_a_table_whose_log_was_cut_off_is_there_but_not_known(spark, path):
+    QUARANTINE.overwrite(broken_rows(spark, [1, 2]), path, fingerprint="a", facts={})
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('note' = 'later')")
+    newest = DeltaTable(path)
+    newest.create_checkpoint()
+    for version in range(newest.version()):
+        (Path(path) / "_delta_log" / f"{version:020d}.json").unlink()
+    found = pin(path)
+    assert (found.version, found.fingerprint, found.facts) == (newest.version(), "", {"operation": "a write older than the log"})
+
+
+def test_a_record_behind_many_commits_is_found(spark, path):
+    QUARANTINE.overwrite(broken_rows(spark, [1]), path, fingerprint="a", facts={})
+    for note in range(20):
+        spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('note' = '{note}')")
+    assert pin(path).fingerprint == pin(path, made_from="a").fingerprint == "a"
 
 
 def test_the_digest_ignores_order_and_partitioning_and_sees_every_change(spark):

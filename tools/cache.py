@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from tools.progress import HEARTBEAT_SECONDS, say
+from tools.progress import HEARTBEAT_SECONDS, lock_descriptors, say
 
 
 def cache_folder() -> Path:
@@ -32,7 +32,10 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Hold `name` against other set-ups of this user; the system frees it when a process dies, so none goes stale."""
+    """Hold `name` against other set-ups of this user.
+
+    None goes stale: the system frees it when we and the command that we run under it (it inherits the lock) are both dead.
+    """
     folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("w") as stream:
@@ -46,4 +49,8 @@ def lock(name: str) -> Iterator[None]:
                     say(f"waiting for another set-up of yours that holds {stream.name}")
                     last = time.monotonic()
                 time.sleep(0.5)
-        yield
+        lock_descriptors.append(stream.fileno())
+        try:
+            yield
+        finally:
+            lock_descriptors.remove(stream.fileno())

@@ -11,15 +11,17 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tarfile
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import Dict, List, NamedTuple
 
 from tools.cache import cache_folder, lock
-from tools.packages import venv_python
+from tools.packages import installed, site_packages, venv_python
 from tools.progress import SetupError, run, say
 
 REQUIREMENT = Path(__file__).with_name("horovod.txt")
@@ -64,6 +66,20 @@ def pinned() -> str:
     return next(line for line in lines if line and not line.startswith("#"))
 
 
+def problems(checkout: Path) -> List[str]:
+    """What is wrong with the Horovod in .venv, by what pip and its build wrote down; empty = the pinned one, for that torch."""
+    wanted, there = pinned().split()[0].split("==")[1], installed(checkout)
+    if there.get("horovod") != {wanted}:
+        return [f"horovod {' and '.join(sorted(there.get('horovod', {'missing'})))}, pinned is {wanted}"]
+    try:
+        built = str(json.loads((site_packages(checkout) / "horovod" / "metadata.json").read_text(encoding="utf-8"))["pytorch"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"horovod's record of its build is unreadable: {error}"]
+    # torch 2.13.0+cu130 may call itself 2.13.0 in the name of its folder.
+    fits = built.split("+")[0] in {version.split("+")[0] for version in there.get("torch", ())}
+    return [] if fits else [f"horovod was built for torch {built}"]
+
+
 def find_target(checkout: Path) -> Target:
     """Ask the environment what to build for; a GPU counts if torch sees one and CUDA's compiler is there."""
     answer = subprocess.run([str(venv_python(checkout)), "-c", PROBE], capture_output=True, text=True)
@@ -99,6 +115,23 @@ def build_folder(target: Target) -> Path:
     if set(str(cache_folder())) & set("+*?()[]{}^$|\\ "):
         return Path(tempfile.gettempdir()) / f"distributary-horovod-{os.getuid()}-{digest}"
     return cache_folder() / "build" / f"horovod-{digest}"
+
+
+def make_private(folder: Path) -> None:
+    """Make the folder for this user alone, or keep the one of an earlier build: the source in it is compiled and run.
+
+    Raises SetupError where a link or somebody else's folder is in its place; one that others could write to is emptied.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        what = f"it is {stat.filemode(found.st_mode)}, of user {found.st_uid}; fix: remove it"
+        raise SetupError(f"{folder} must be a folder of user {os.getuid()}: {what}, or name a cache folder of plain letters")
+    if found.st_mode & 0o022:
+        shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
 
 
 def build_environment(target: Target, folder: Path) -> Dict[str, str]:
@@ -158,9 +191,9 @@ def build_wheel(checkout: Path, target: Target, *, log: Path) -> Path:
         if kept:
             return kept
         folder = build_folder(target)
+        make_private(folder)
         fresh = folder / "dist"
         shutil.rmtree(fresh, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
         source = unpack_source(checkout, folder, log=log)
         # -v: pip passes make's "[ 45%]" on to the log, which the heartbeat shows. No cache: pip's own knows nothing of torch.
         pip = [str(venv_python(checkout)), "-m", "pip", "-v", "wheel", "--no-cache-dir", "--no-build-isolation", "--no-deps"]

@@ -1,6 +1,7 @@
 """Delta's jars, fetched once by Spark's own resolver into the cache and verified; sessions never resolve anything.
 
-Only the four jars that Spark lacks: the 29 more that Delta names are older copies of what pyspark ships (87 MB).
+Only the four that Spark lacks, of the 30 that Delta's coordinates resolve to: the other 26 are older copies of what pyspark ships
+(87 MB).
 """
 
 from __future__ import annotations

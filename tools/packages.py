@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Set
 
 from tools.cache import cache_folder, lock
 from tools.progress import SetupError, run, say
@@ -30,6 +31,49 @@ def venv_version(checkout: Path) -> str:
         return ""
     values = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
     return values.get("version", "")
+
+
+def canonical(name: str) -> str:
+    """One spelling for typing_extensions, Typing-Extensions and typing.extensions (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def site_packages(checkout: Path) -> Path:
+    """The folder of the environment's packages."""
+    return checkout / ".venv" / "lib" / f"python{'.'.join(venv_version(checkout).split('.')[:2])}" / "site-packages"
+
+
+def installed(checkout: Path) -> Dict[str, Set[str]]:
+    """Package -> versions in .venv, by the names of its *.dist-info folders; nothing is opened."""
+    found: Dict[str, Set[str]] = {}
+    for folder in site_packages(checkout).glob("*.dist-info"):
+        name, _, version = folder.name[: -len(".dist-info")].rpartition("-")
+        found.setdefault(canonical(name), set()).add(version)
+    return found
+
+
+def pins(checkout: Path) -> Dict[str, Set[str]]:
+    """Package -> versions that constraints.txt allows; "" among them: a marker may leave the package out."""
+    allowed: Dict[str, Set[str]] = {}
+    for line in (checkout / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        requirement, _, marker = line.partition("#")[0].partition(";")
+        name, pinned, version = requirement.partition("==")
+        if pinned:
+            versions = allowed.setdefault(canonical(name.partition("[")[0].strip()), set())
+            versions.update([version.split()[0], ""] if marker else [version.split()[0]])
+    return allowed
+
+
+def problems(checkout: Path) -> List[str]:
+    """What .venv differs in from constraints.txt, and whether distributary is in it: one line each, empty = all as pinned."""
+    there, lines = installed(checkout), []
+    for name, allowed in pins(checkout).items():
+        versions = there.get(name, {""})
+        # 2.13.0+cu130 is the 2.13.0 of another index. Two versions of one package: an installation that was cut off.
+        if len(versions) > 1 or not (versions | {version.partition("+")[0] for version in versions}) & allowed:
+            found = " and ".join(sorted(versions)) or "missing"
+            lines.append(f"{name} {found}, pinned is {' or '.join(sorted(allowed - {''}))}")
+    return lines + ([] if "distributary" in there else ["distributary missing"])
 
 
 def make_venv(checkout: Path, python: dict, *, whole: bool, log: Path) -> None:

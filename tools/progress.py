@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Mapping, Optional, Sequence
+from typing import List, Mapping, Optional, Sequence
 
 HEARTBEAT_SECONDS = 5.0
 TAIL_LINES = 25
@@ -41,6 +41,8 @@ class SetupError(Exception):
 
 
 _spoken = time.monotonic()
+lock_descriptors: List[int] = []
+"""Of the locks that are held. Every command inherits them: where we are killed, a lock lives as long as what we left running."""
 
 
 def say(text: str) -> None:
@@ -100,6 +102,7 @@ def run(
             env=env,
             cwd=cwd,
             start_new_session=True,
+            pass_fds=tuple(lock_descriptors),
         )
         try:
             _watch(process, doing, log)
@@ -108,6 +111,18 @@ def run(
             raise
     if process.returncode:
         raise SetupError(failure(doing, process.returncode, log))
+
+
+def heed_signals() -> None:
+    """From now on SIGTERM and SIGHUP raise KeyboardInterrupt(signal), so that they end the running command too."""
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's choice stands
+            signal.signal(number, end)
 
 
 def failure(doing: str, status: int, log: Path) -> str:

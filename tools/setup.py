@@ -12,8 +12,10 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
@@ -22,8 +24,8 @@ sys.path[:] = [str(CHECKOUT)] + [path for path in sys.path if Path(path or ".").
 
 from pipelines.java import find_java  # noqa: E402
 from tools import horovod_wheel, jars, packages, system  # noqa: E402
-from tools.cache import cache_folder, sha256  # noqa: E402
-from tools.progress import SetupError, say  # noqa: E402
+from tools.cache import cache_folder, lock, sha256  # noqa: E402
+from tools.progress import SetupError, heed_signals, say  # noqa: E402
 
 INPUTS = ("constraints.txt", "setup.cfg", "pyproject.toml", "tools/horovod.txt")
 
@@ -65,7 +67,13 @@ def is_current(checkout: Path) -> bool:
     """Nothing changed since the last complete set-up, and what it made is still there."""
     if read_stamp(checkout).get("key") != stamp_key(checkout) or not packages.venv_version(checkout):
         return False
-    return not jars.problems(jars.jars_folder(), jars.table(checkout))
+    return not faults(checkout)
+
+
+def faults(checkout: Path) -> List[str]:
+    """What is not as a set-up leaves it, one line each. Lists folders and reads four jars: milliseconds."""
+    broken_jars = jars.problems(jars.jars_folder(), jars.table(checkout))
+    return packages.problems(checkout) + horovod_wheel.problems(checkout) + broken_jars
 
 
 def check_system(*, may_install: bool) -> dict:
@@ -116,7 +124,22 @@ def set_up(checkout: Path) -> None:
     timed("packages", environment)
     timed("jars", delta)  # before Horovod: a network that is missing shows after 4 s, not after 3 minutes
     timed("Horovod", horovod)
+    left = faults(checkout)
+    if left:
+        raise SetupError("done, and still: " + "; ".join(left) + "\n  fix: rm -r .venv, then make setup")
     write_stamp(checkout)
+
+
+def set_up_alone(checkout: Path) -> str:
+    """Set up while no other set-up works in this checkout; "current" where one that we waited for did it all."""
+    with lock(f"checkout-{hashlib.sha256(str(checkout).encode()).hexdigest()[:12]}"):
+        if is_current(checkout):
+            return "current"
+        print("Distributary set-up: the first takes about 5 minutes, mostly for Horovod; interrupt it as you like", flush=True)
+        if read_stamp(checkout).get("key") == stamp_key(checkout):
+            say("mending   " + "; ".join(faults(checkout)[:3]))
+        set_up(checkout)
+        return "complete"
 
 
 def timed(name: str, step: Callable[[], str]) -> None:
@@ -127,31 +150,29 @@ def timed(name: str, step: Callable[[], str]) -> None:
 
 
 def main(arguments: List[str]) -> int:
-    """Exit status: 0 done, 1 cannot go on (said why), 130 interrupted."""
+    """Exit status: 0 done, 1 cannot go on (said why), 128 and the signal's number: interrupted."""
     parser = argparse.ArgumentParser(description="Set up this checkout of Distributary.")
     parser.add_argument("--system", action="store_true", help="only check the machine, and install what it lacks (root)")
     options = parser.parse_args(arguments)
     begun = time.monotonic()
+    heed_signals()
     try:
         if options.system:
             check_system(may_install=True)
             return 0
-        if is_current(CHECKOUT):
-            java = find_java()
-            if java.problem:
-                raise SetupError(f"{java.problem}; Spark needs 17 or 21; run: make system")
-            say(f"set-up is current ({time.monotonic() - begun:.1f} s)")
-            return 0
-        print("Distributary set-up: the first takes about 5 minutes, mostly for Horovod; interrupt it as you like", flush=True)
-        set_up(CHECKOUT)
-        say(f"set-up is complete ({time.monotonic() - begun:.0f} s)")
+        done = "current" if is_current(CHECKOUT) else set_up_alone(CHECKOUT)
+        java = find_java()
+        if java.problem:
+            raise SetupError(f"{java.problem}; Spark needs 17 or 21; run: make system")
+        say(f"set-up is {done} ({time.monotonic() - begun:.1f} s)")
         return 0
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        with suppress(OSError):  # after SIGHUP the terminal is gone
+            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 if __name__ == "__main__":

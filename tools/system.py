@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
 from pipelines.java import find_java, other_java_home
+from tools.packages import installed
 from tools.progress import SetupError, ask, run, say
 
 MIN_PYTHON, END_PYTHON = (3, 11), (3, 13)
 MIN_CMAKE = (3, 13)
-MIN_FREE_GB = 10
+EMPTY_FREE_GB, FILLED_FREE_GB = 10, 2
+"""For all packages and their downloads; for what is left to do where packages are there."""
 PROBE = """
 import importlib.util as u, json, os, sys, sysconfig
 print(json.dumps({
@@ -153,12 +155,13 @@ def check_make() -> Part:
 
 
 def check_disk(checkout: Path, cache: Path) -> Part:
-    """Room for 6 GB of packages and their downloads, where the environment and where the cache lie."""
+    """Room where the environment and where the cache lie; a set-up that was cut off may go on in what it left."""
+    needed = FILLED_FREE_GB if set(installed(checkout)) - {"pip", "setuptools"} else EMPTY_FREE_GB
     for folder in (checkout, cache):
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(there).free / 1e9
-        if free < MIN_FREE_GB:
-            problem = f"{free:.1f} GB free at {there}, {MIN_FREE_GB} needed"
+        if free < needed:
+            problem = f"{free:.1f} GB free at {there}, {needed} needed"
             return Part("disk", "", problem, fix="make room, or name another cache folder: DISTRIBUTARY_CACHE=/big/disk")
     return Part("disk", "enough")
 

@@ -16,7 +16,7 @@ class Rules:
     """What a document must be, to be kept."""
 
     min_chars: int = 1
-    """Code points of the shortest text that is kept."""
+    """Code points of the shortest text that is kept; an empty text is dropped even with 0."""
     drop_duplicates_from: tuple[str, ...] = ("train", "validation")
     """Splits that lose their exact copies. Without test, a published test set stays whole while train loses what is in it."""
 

@@ -1,4 +1,4 @@
-"""What to read: a `Source` names files of one format; `list_files` finds them on any file system that pyarrow.fs knows.
+"""What to read: a `Source` names files of one format; `list_files` finds them on any storage that Arrow reaches.
 
 File names in tables are relative to the root of the source (the folder, the folder of the file, or the folder above
 the first wildcard), so that ids stay the same when the data moves to another place.
@@ -7,18 +7,15 @@ the first wildcard), so that ids stay the same when the data moves to another pl
 import math
 import os
 import re
-import string
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
+from pipelines.corpus.listing import Entry, find_files, relative_to
+from pipelines.storage import locate, shown
 
 SPLITS = ("train", "validation", "test")
 FORMATS = ("csv", "jsonl", "text")
 COLUMNS = ("text", "label", "key", "split")
-_WILDCARD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +25,9 @@ class Source:
     name: str
     """Letters, digits, '_', '-' and '.'; unique among the sources of a corpus. Renaming changes every doc_id."""
     path: str
-    """Local path or URI of a file, a folder (with all below it; names starting with '_' or '.' are passed over) or a glob
-    (*, ?, [..], **/; in a URI '?' begins the options instead)."""
+    """Local path or URI of a file, a folder (with all below it) or a glob: *, ? and [..] stay within a name, ** as a name spans
+    folders; in the URI of a store ?name=value begins its options. Names that begin with '_' or '.' are passed over, unless the
+    name in the glob does too."""
     format: Literal["csv", "jsonl", "text"]
     """csv: RFC 4180 with a header line; jsonl: one object a line; text: one document a file. '.gz' is decompressed."""
     fields: dict[str, str] = field(default_factory=dict)
@@ -88,75 +86,26 @@ class SourceFile:
     """Nanoseconds since 1970; 0 where the store keeps none."""
 
 
-def filesystem(path: str) -> tuple[FileSystem, str]:
-    """The file system of a path or URI, and the path as that file system knows it."""
-    if "://" in path:
-        return FileSystem.from_uri(quote(path, safe=string.punctuation))
-    # not Path.resolve: a link in the path names its folder as the user does
-    return LocalFileSystem(), os.path.abspath(Path(path).expanduser())  # noqa: PTH100
-
-
 def list_files(source: Source) -> list[SourceFile]:
-    """The files of a source, sorted by relative name.
+    """The files of a source, sorted by relative name; links and hidden names as `listing` has it.
 
-    Raises FileNotFoundError where nothing matches: an empty source is a mistake in the path, not an empty corpus.
+    Raises FileNotFoundError where nothing matches (an empty source is a mistake in the path, not an empty corpus) and for a link
+    that leads nowhere, PermissionError for a folder that may not be listed, ValueError for a name that is not UTF-8.
     """
-    files, path = filesystem(source.path)
-    path = path.rstrip("/") or "/"
-    found = files.get_file_info(path)
-    if found.type == FileType.File:
-        return [_source_file(found, found.base_name)]
-    if found.type == FileType.Directory:
-        listed = _below(files, path, pattern=None)
-    elif _WILDCARD.search(path):
-        root, pattern = _root_and_pattern(path)
-        listed = _below(files, root, pattern=pattern)
-    else:
-        listed = []
-    if not listed:
-        raise FileNotFoundError(f"source {source.name!r}: no file at {_shown(source.path)}; correct path or bring files there")
-    return listed
+    at = f"source {source.name!r}"
+    try:
+        root, found = find_files(*locate(source.path))
+    except (FileNotFoundError, PermissionError, ValueError) as error:
+        raise type(error)(f"{at}: {error}") from None
+    if not found:
+        raise FileNotFoundError(f"{at}: no file at {shown(source.path)}; correct path or bring files there")
+    return sorted((_source_file(entry, root, at) for entry in found), key=lambda file: file.relative)
 
 
-def _below(files: FileSystem, root: str, *, pattern: re.Pattern[str] | None) -> list[SourceFile]:
-    selector = FileSelector(root, allow_not_found=True, recursive=True)
-    prefix = root.rstrip("/") + "/"
-    listed = []
-    for info in files.get_file_info(selector):
-        relative = info.path.removeprefix(prefix)
-        chosen = pattern.fullmatch(relative) if pattern else not _hidden(relative)
-        if info.type == FileType.File and chosen:
-            listed.append(_source_file(info, relative))
-    return sorted(listed, key=lambda file: file.relative)
-
-
-def _hidden(relative: str) -> bool:
-    """Spark's and Hive's convention: _SUCCESS, _delta_log, .crc are no data."""
-    return any(part.startswith(("_", ".")) for part in relative.split("/"))
-
-
-def _source_file(info: FileInfo, relative: str) -> SourceFile:
-    return SourceFile(path=info.path, relative=relative, size=info.size, modified_ns=info.mtime_ns or 0)
-
-
-def _root_and_pattern(path: str) -> tuple[str, re.Pattern[str]]:
-    """Split a glob at the last '/' before its first wildcard; '*' stays within a folder, '**/' spans any number of them."""
-    wildcard = _WILDCARD.search(path)
-    assert wildcard
-    cut = path.rfind("/", 0, wildcard.start()) + 1
-    tokens = re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", path[cut:], flags=re.DOTALL)
-    meanings = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    pattern = "".join(meanings.get(token) or _literal_or_set(token) for token in tokens)
-    return path[: max(cut - 1, 1)], re.compile(pattern, re.DOTALL)
-
-
-def _literal_or_set(token: str) -> str:
-    if len(token) == 1:
-        return re.escape(token)
-    inside = re.sub(r"([\\\[&~|^])", r"\\\1", token[1:-1])
-    return f"[^{inside[1:]}]" if inside[0] == "!" else f"[{inside}]"
-
-
-def _shown(path: str) -> str:
-    """The path without the user and password that a URI may carry."""
-    return re.sub(r"://[^/@]*@", "://***@", path)
+def _source_file(entry: Entry, root: str, at: str) -> SourceFile:
+    relative = relative_to(root, entry.path)
+    try:
+        relative.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{at}: in {root} the name {os.fsencode(relative)!r} is not UTF-8; rename it (convmv does it)") from None
+    return SourceFile(path=entry.path, relative=relative, size=entry.size, modified_ns=entry.modified_ns)

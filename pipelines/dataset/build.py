@@ -6,6 +6,7 @@ the table's digest is the same on any number of executors. Memory of a task: one
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from pyspark.storagelevel import StorageLevel
 from tokenizers import Encoding, Tokenizer
 
 from pipelines.dataset.pack import EncodedDocument, PackedSequence, concatenate, one_per_document, token_bytes
-from pipelines.dataset.tokenizer import TokenizerChoice, load_tokenizer, train_bpe
+from pipelines.dataset.tokenizer import TokenizerChoice, from_json, load_tokenizer, train_bpe
 from pipelines.delta import ContractError
 from pipelines.tables import SEQUENCES
 
@@ -27,6 +28,11 @@ MAX_LABELS = 2_000
 """An evaluation counts a matrix of classes x classes."""
 ENCODE_BATCH, ENCODE_CHARS = 256, 1_000_000
 """Documents and characters encoded in one call: an encoding takes many times the memory of its text."""
+
+DOCUMENT_BYTES = 512
+"""What a document takes in a task beside its text, about."""
+SAMPLE_MARGIN = 1.2
+"""More than a tokenizer is trained on, since a sample by id does not have its share of bytes to the byte."""
 
 SEGMENTS = pa.list_(pa.struct([("doc_id", pa.string()), ("first_token", pa.int32()), ("num_tokens", pa.int32()),
                                ("char_start", pa.int32()), ("char_end", pa.int32())]))
@@ -84,33 +90,50 @@ def choose_tokenizer(documents: DataFrame, choice: TokenizerChoice) -> Tokenizer
     """The tokenizer of `choice.base`, or BPE trained on kept train documents in doc_id order, at most `max_bytes` of text."""
     if choice.base is not None:
         return load_tokenizer(choice.base)
-    train = kept(documents, "train").select("text", "num_bytes").orderBy("doc_id")
+    train = kept(documents, "train").where(F.col("num_bytes") <= choice.max_bytes).select("doc_id", "text", "num_bytes")
+    total_bytes = train.agg(F.coalesce(F.sum("num_bytes"), F.lit(0))).collect()[0][0]
+    if not total_bytes:
+        raise ValueError("there is no kept train document of at most dataset.tokenizer.max_bytes to train a tokenizer on; "
+                         "look at drop_reason and split in the documents table, or name a tokenizer in dataset.tokenizer.base")
+    share = SAMPLE_MARGIN * choice.max_bytes / total_bytes
+    # Ids are uniform hashes: those below a threshold are a fair sample, and only the sample is sorted and sent here.
+    sample = train if share >= 1 else train.where(F.col("doc_id") < f"{int(share * 16**8):08x}")
 
     def texts() -> Iterator[str]:
         seen = 0
-        for row in train.toLocalIterator():
-            seen += row["num_bytes"]
-            if seen > choice.max_bytes:
-                return
-            yield row["text"]
+        for row in sample.orderBy("doc_id").toLocalIterator():
+            if seen + row["num_bytes"] <= choice.max_bytes:
+                seen += row["num_bytes"]
+                yield row["text"]
 
     return train_bpe(texts(), vocab_size=choice.vocab_size)
 
 
-def build_sequences(documents: DataFrame, tokenizer: Tokenizer, rules: PackingRules, *, labels: tuple[str, ...]) -> DataFrame:
-    """Rows of SEQUENCES from the kept documents; empty `labels` = language modelling. Persisted: the caller clears the cache."""
+@contextmanager
+def built_sequences(documents: DataFrame, tokenizer: Tokenizer, rules: PackingRules, *,
+                    labels: tuple[str, ...]) -> Iterator[DataFrame]:
+    """Rows of SEQUENCES and num_cut_tokens from the kept documents, persisted as long as the context lasts.
+
+    Empty `labels` = language modelling.
+    """
+    if labels and rules.method == "concatenate":
+        raise ValueError("packing.method concatenate puts many documents into a sequence, which then has no class; "
+                         "set dataset.packing.method=one_per_document or dataset.task=language_modelling")
     if rules.method == "concatenate" and not tokenizer.encode("").ids:
         raise ValueError("this tokenizer adds no special token, so packed documents would run into each other; "
                          "train one (dataset.tokenizer.base: null) or use packing one_per_document")
     chosen = kept(documents).select("doc_id", "text", "label", "split")
-    total_bytes = kept(documents).agg(F.coalesce(F.sum("num_bytes"), F.lit(0)).cast("long")).collect()[0][0]
-    num_groups = max(1, -(-total_bytes // rules.group_bytes))
+    total = kept(documents).agg(F.count("*").alias("rows"), F.coalesce(F.sum("num_bytes"), F.lit(0)).alias("bytes")).collect()[0]
+    num_groups = max(1, -(-(total["bytes"] + total["rows"] * DOCUMENT_BYTES) // rules.group_bytes))
     grouped = chosen.withColumn("group", F.pmod(F.xxhash64("doc_id"), F.lit(num_groups)).cast("long"))
     packed = grouped.groupBy("split", "group").applyInArrow(
         _group_packer(tokenizer.to_str(), rules, labels), PACKED_DDL).persist(StorageLevel.MEMORY_AND_DISK)
-    numbered = packed.join(F.broadcast(_first_ids(packed)), ["split", "group"])
-    sequence_id = (F.col("first_id") + F.col("position")).alias("sequence_id")
-    return numbered.select(sequence_id, *SEQUENCES.schema.names[1:], "num_cut_tokens")
+    try:
+        numbered = packed.join(F.broadcast(_first_ids(packed)), ["split", "group"])
+        sequence_id = (F.col("first_id") + F.col("position")).alias("sequence_id")
+        yield numbered.select(sequence_id, *SEQUENCES.schema.names[1:], "num_cut_tokens")
+    finally:
+        packed.unpersist()
 
 
 def count_by_split(sequences: DataFrame) -> dict[str, dict[str, int]]:
@@ -142,7 +165,7 @@ def _group_packer(tokenizer_json: str, rules: PackingRules, labels: tuple[str, .
 
     def pack_group(key: tuple[pa.Scalar, ...], group: pa.Table) -> pa.Table:
         ordered = group.sort_by("doc_id")
-        tokenizer = Tokenizer.from_str(tokenizer_json)
+        tokenizer = from_json(tokenizer_json)
         targets = {doc_id: numbers.get(label) for doc_id, label in zip(
             ordered["doc_id"].to_pylist(), ordered["label"].to_pylist(), strict=True)} if labels else {}
         if rules.method == "one_per_document":
@@ -163,7 +186,7 @@ def _encode(tokenizer: Tokenizer, documents: pa.Table) -> Iterator[EncodedDocume
             offsets = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
             offsets[special] = -1
             yield EncodedDocument(doc_id, np.asarray(encoding.ids, dtype=np.int32), offsets[:, 0], offsets[:, 1],
-                                  token_bytes(text, offsets[:, 1]), _num_cut(encoding))
+                                  token_bytes(text, offsets[:, 1], is_cut=bool(encoding.overflowing)), _num_cut(encoding))
 
 
 def _batches(documents: pa.Table) -> Iterator[tuple[list[str], list[str]]]:

@@ -16,7 +16,7 @@ def permute(positions: np.ndarray, num_rows: int, *, seed: int, epoch: int) -> n
     """Rows at `positions` (each in [0, num_rows)) of an epoch: a bijection on [0, num_rows). int64 in, int64 out."""
     half_bits = np.uint64(max(1, ((num_rows - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half_bits) - np.uint64(1)
-    keys = np.random.Generator(np.random.Philox(key=[seed, epoch])).integers(0, 2**64, NUM_ROUNDS, dtype=np.uint64)
+    keys = _generator(seed, epoch).integers(0, 2**64, NUM_ROUNDS, dtype=np.uint64)
     rows = positions.astype(np.uint64)
     pending = np.ones(len(rows), dtype=bool)
     while pending.any():
@@ -26,6 +26,12 @@ def permute(positions: np.ndarray, num_rows: int, *, seed: int, epoch: int) -> n
         rows[pending] = (left << half_bits) | right
         pending = rows >= num_rows
     return rows.astype(np.int64)
+
+
+def _generator(seed: int, word: int) -> np.random.Generator:
+    """Philox (Salmon 2011) keyed by two 64-bit words."""
+    # The type must be named: NumPy makes a list with a number from 2**63 on floats, in which neighbours are equal.
+    return np.random.Generator(np.random.Philox(key=np.array([seed, word], dtype=np.uint64)))
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -70,5 +76,5 @@ class Order:
             chosen = epochs == epoch
             rows[chosen] = permute(inside[chosen], len(self._lengths), seed=self._seed, epoch=int(epoch))
         ordered = rows[np.argsort(self._lengths[rows], kind="stable")].reshape(num_batches, self._global_batch)
-        # Philox takes two key words; windows are told from epochs by the high bit.
-        return np.random.Generator(np.random.Philox(key=[self._seed, window | 1 << 63])).permutation(ordered)
+        # Windows are told from epochs by the high bit.
+        return _generator(self._seed, window | 1 << 63).permutation(ordered)

@@ -18,7 +18,7 @@ class EncodedDocument(NamedTuple):
     """(num_tokens,) int32: where each token starts in the text; -1 = special token."""
     char_end: np.ndarray
     num_bytes: np.ndarray
-    """(num_tokens,) int32: UTF-8 bytes of the text that each token adds; they sum to the bytes of the text."""
+    """(num_tokens,) int32: UTF-8 bytes of the text that each token adds; they sum to those of the text that was not cut off."""
     num_cut_tokens: int = 0
     """Tokens the encoder cut off at the end."""
 
@@ -40,10 +40,11 @@ class PackedSequence(NamedTuple):
     """Tokens of the document that did not fit."""
 
 
-def token_bytes(text: str, char_end: np.ndarray) -> np.ndarray:
+def token_bytes(text: str, char_end: np.ndarray, *, is_cut: bool = False) -> np.ndarray:
     """Bytes that each token adds to the text before it, white space between tokens counted to the later one.
 
     A character split over several tokens is counted once, at the first token that reaches its end. Special tokens add none.
+    `is_cut`: the tokens are those of a beginning of the text; what follows them is not counted.
     """
     code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     width = 1 + (code_points > 0x7F).astype(np.int64) + (code_points > 0x7FF) + (code_points > 0xFFFF)
@@ -51,7 +52,7 @@ def token_bytes(text: str, char_end: np.ndarray) -> np.ndarray:
     reached = np.maximum.accumulate(np.maximum(char_end, 0)) if len(char_end) else char_end
     # What follows the last token (white space a tokenizer skips) belongs to the last token that is text.
     added = np.diff(bytes_before[reached], prepend=0)
-    if len(added):
+    if len(added) and not is_cut:
         added[int(np.argmax(reached == reached[-1]))] += bytes_before[-1] - bytes_before[reached[-1]]
     return added.astype(np.int32)
 

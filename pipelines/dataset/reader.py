@@ -7,9 +7,12 @@ and version; a half-made one is never visible.
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +21,12 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from pipelines.storage import cache_folder
+
 COLUMNS = ("target", "num_targets", "num_bytes")
 STALE_SECONDS = 7 * 24 * 3600
 NO_TARGET = -100
+COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+|\.making-\w+")
 
 
 class Rows(NamedTuple):
@@ -36,10 +42,14 @@ class Rows(NamedTuple):
 
 def local_copies() -> Path:
     """Where this machine keeps its copies; private to the user."""
-    folder = Path(tempfile.gettempdir()) / f"distributary-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
+    folder = cache_folder() / "sequences"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:  # an executor's user may have no home
+        folder = Path(tempfile.gettempdir()) / f"distributary-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
+            raise PermissionError(f"{folder} belongs to somebody else; set DISTRIBUTARY_CACHE to a folder of your own") from None
     return folder
 
 
@@ -73,8 +83,7 @@ def open_split(path: str, *, table_id: str, version: int, split: str, copies: Pa
     """
     home = copies or local_copies()
     target = home / f"{table_id}-{version}-{split}"
-    with (home / f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(target):
         if not target.is_dir():
             _prune(home)
             partial = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
@@ -129,8 +138,24 @@ def _copy(table: DeltaTable, split: str, folder: Path) -> None:
         column.flush()
 
 
+@contextmanager
+def _locked(copy: Path) -> Iterator[None]:
+    with copy.with_name(f"{copy.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _prune(home: Path) -> None:
-    """Forget copies nobody opened for a week."""
+    """Forget copies nobody opened for a week, and half-made ones."""
     for copy in home.iterdir():
-        if copy.is_dir() and time.time() - copy.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(copy, ignore_errors=True)
+        if COPY_NAME.fullmatch(copy.name) and not copy.is_symlink() and _is_stale(copy):
+            if copy.name.startswith("."):
+                shutil.rmtree(copy, ignore_errors=True)
+                continue
+            with _locked(copy):
+                if _is_stale(copy):  # nobody opened it while we waited
+                    shutil.rmtree(copy, ignore_errors=True)
+
+
+def _is_stale(copy: Path) -> bool:
+    return copy.is_dir() and time.time() - copy.stat().st_mtime > STALE_SECONDS

@@ -31,6 +31,10 @@ class TokenizerChoice:
     max_bytes: int = 100_000_000
     """UTF-8 bytes of text a tokenizer is trained on, at most."""
 
+    def __post_init__(self) -> None:
+        if self.vocab_size < 1 or self.max_bytes < 1:
+            raise ValueError(f"vocab_size and max_bytes must be at least 1, got {self.vocab_size} and {self.max_bytes}")
+
 
 def locate(name: str) -> str:
     """A folder for `name`, or `name` itself when it is a hub id.
@@ -55,19 +59,16 @@ def locate(name: str) -> str:
 
 
 def base_identity(name: str | None) -> list[object]:
-    """What tells other weights under the same name apart: files of a folder by size, beginning and end; a hub id by itself."""
+    """What tells other weights under the same name apart: the files of a folder by content; a hub id by itself."""
     place = "" if name is None else locate(name)
     if not place or not Path(place).is_dir():
         return [name]
-    return [[file.name, file.stat().st_size, _ends(file)] for file in sorted(Path(place).iterdir()) if file.is_file()]
+    return [[file.name, _sha256(file)] for file in sorted(Path(place).iterdir()) if file.is_file()]
 
 
-def _ends(file: Path, num_bytes: int = 1 << 20) -> str:
+def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
-        digest = hashlib.sha256(stream.read(num_bytes))
-        stream.seek(max(0, file.stat().st_size - num_bytes))
-        digest.update(stream.read(num_bytes))
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -77,11 +78,18 @@ def load_tokenizer(name: str) -> Tokenizer:
         file = Path(place) / "tokenizer.json"
         if not file.is_file():
             raise FileNotFoundError(f"{place} has no tokenizer.json; save the model with its fast tokenizer first")
-        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer = from_json(file.read_text(encoding="utf-8"))
     else:
-        tokenizer = Tokenizer.from_pretrained(place)
+        tokenizer = from_json(Tokenizer.from_pretrained(place).to_str())
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return tokenizer
+
+
+def from_json(text: str) -> Tokenizer:
+    """A tokenizer that takes all text for text: "<|end_of_text|>" written in a document is characters, not its end."""
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.encode_special_tokens = True  # not part of the JSON
     return tokenizer
 
 
@@ -95,6 +103,7 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     if vocab_size < len(alphabet) + 2:
         raise ValueError(f"vocab_size must be at least {len(alphabet) + 2} (256 bytes and 2 special tokens), got {vocab_size}")
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.encode_special_tokens = True
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[PAD, END_OF_TEXT], initial_alphabet=alphabet,
@@ -135,7 +144,7 @@ def read_tokenizer(folder: str, fingerprint: str) -> Tokenizer:
     if not files.exists(name):
         raise FileNotFoundError(f"no tokenizer {fingerprint} in {folder}; "
                                 "delete the sequences table and run the dataset stage again")
-    tokenizer = Tokenizer.from_str(files.read(name).decode())
+    tokenizer = from_json(files.read(name).decode())
     if tokenizer_fingerprint(tokenizer) != fingerprint:
         raise ValueError(f"{folder}/{name} was changed after it was written; "
                          "delete it and the sequences table, then run the dataset stage")

@@ -61,7 +61,7 @@ def newest_checkpoint(folder: Folder) -> Progress | None:
             for file in record["sha256"]:
                 _verified(folder, name, file)
             return Progress(**record["progress"])
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             logger.warning("taking the checkpoint before %s: %s", name, error)
     return None
 

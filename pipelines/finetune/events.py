@@ -1,8 +1,8 @@
 """Training events: rank 0 writes them beside the checkpoints, the driver reads them for progress and tracking.
 
 Numbered small files instead of one that grows, since object stores cannot append. An event is one JSON object: `kind` (step,
-evaluation, note), `step`, and its numbers. A resumed training repeats the events after its checkpoint; the reader of events keeps
-the first of each (kind, split, step).
+evaluation, final, note, warning), `step`, and its numbers or text. A resumed training repeats the events after
+its checkpoint; the reader of events keeps the first of each (kind, split, step).
 """
 
 import json
@@ -14,6 +14,8 @@ from pipelines.storage import Folder
 
 MIN_FLUSH_SECONDS, MAX_FLUSH_SECONDS = 1.0, 15.0
 """Between two files: a sixtieth of the time so far, so that a night makes a few thousand files and a minute is still live."""
+SPOKEN = ("note", "warning")
+"""For a person; the others are for the record."""
 NOTE_SECONDS = 2.0
 """Notes come with every batch of an evaluation; one in this time is worth keeping."""
 
@@ -55,13 +57,13 @@ class EventReader:
         self._seen: set[tuple[str, str, int]] = set()
 
     def new(self) -> Iterator[dict[str, Any]]:
+        """In order. What was handed out stays so if reading fails on the way: call again for the rest."""
         for name in self._folder.names():
             if name in self._read:
                 continue
-            events = [json.loads(line) for line in self._folder.read(name).decode().splitlines()]
-            self._read.add(name)
-            for event in events:
+            for event in [json.loads(line) for line in self._folder.read(name).decode().splitlines()]:
                 key = (event["kind"], event.get("split", ""), event["step"])
-                if event["kind"] == "note" or key not in self._seen:
+                if event["kind"] in SPOKEN or key not in self._seen:
                     self._seen.add(key)
                     yield event
+            self._read.add(name)

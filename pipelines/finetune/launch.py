@@ -7,10 +7,12 @@ the stage again.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark import InheritableThread
 from pyspark.sql import SparkSession
 
@@ -64,8 +66,9 @@ def require_slots(spark: SparkSession, num_ranks: int) -> None:
     deadline = time.monotonic() + SLOTS_WAIT_SECONDS
     while (slots := num_slots(spark)) < num_ranks:
         master = str(spark.sparkContext.master)
-        if master.startswith("local") or time.monotonic() > deadline:
-            more = f"--master local[{num_ranks},4]" if master.startswith("local") else "more executors or executor cores"
+        one_process = master == "local" or master.startswith("local[")  # local-cluster has executors
+        if one_process or time.monotonic() > deadline:
+            more = f"--master local[{num_ranks},4]" if one_process else "more executors or executor cores"
             fewer = f"set finetune.num_ranks={slots} or " if slots else ""
             raise ValueError(f"finetune.num_ranks is {num_ranks}, but {master} runs {slots} tasks at once; "
                              f"{fewer}give Spark {more}")
@@ -85,6 +88,8 @@ def _run_stage(spark: SparkSession, work: Callable[[Place], Any], num_ranks: int
             ranks = context.parallelize(range(num_ranks), num_ranks).barrier().mapPartitions(lambda _: [run_task(work)])
             # The shuffle makes the barrier stage a shuffle-map stage: those are run again after a rank died.
             collected["outcomes"] = ranks.map(lambda outcome: (0, outcome)).groupByKey(1).collect()[0][1]
+        except Py4JJavaError as error:
+            collected["error"] = _given_up(str(error))
         except BaseException as error:
             collected["error"] = error
 
@@ -100,3 +105,12 @@ def _run_stage(spark: SparkSession, work: Callable[[Place], Any], num_ranks: int
     if "error" in collected:
         raise collected["error"]
     return [outcome for _, outcome in sorted(collected["outcomes"], key=lambda pair: pair[0])]
+
+
+def _given_up(told: str) -> RankError:
+    """What a rank said last, out of the JVM's account of a stage that failed every time."""
+    python = re.search(r"Traceback \(most recent call last\):\n.*?(?=\n\s*\n|\n\tat |\s+SQLSTATE)", told, re.DOTALL)
+    if python:
+        return RankError(f"the ranks failed at every try: {python[0].splitlines()[-1]}\n\n{python[0]}")
+    return RankError("the ranks failed at every try; a process that dies without a word is out of memory (lower "
+                     f"finetune.micro_batch, give executors more) or cannot reach the other ranks (a firewall)\n\n{told[:2000]}")

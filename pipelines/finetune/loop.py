@@ -2,7 +2,8 @@
 
 Every step trains on one full global batch drawn by `Order`, whose rows are dealt to ranks in turn and cut into micro-batches. The
 loss is normalised by the targets of the global batch, so losses and weights do not depend on the number of ranks (but for the
-order of float additions). Dropout draws from (seed, step, rank): a resumed step repeats itself exactly.
+order of float additions) as long as nothing is dropped out. Dropout draws from (seed, step, rank) and one micro-batch after the
+other: a resumed step repeats itself exactly, but other ranks or micro-batches drop other units.
 """
 
 import time

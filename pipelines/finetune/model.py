@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipelines.dataset.tokenizer import locate
+from pipelines.dataset.tokenizer import from_json, locate
 
 TaskName = Literal["classification", "language_modelling"]
 ATTENTION = "eager"
@@ -110,12 +110,15 @@ def build_model(architecture: Architecture, spec: ModelSpec, *, vocab_size: int,
     """The model at step 0, the same on every rank: random parts are drawn from `seed`. float32."""
     torch.manual_seed(seed)
     if architecture.base is None:
-        module = _module(spec, _config(architecture.config, vocab_size))
+        config = _config(architecture.config, vocab_size)
+        _require_positions(config, spec.max_tokens)
+        module = _module(spec, config)
     else:
         backbone = _pretrained(architecture, spec)
         if backbone.config.vocab_size < vocab_size:
             raise ValueError(f"the tokenizer has {vocab_size} tokens, the model knows {backbone.config.vocab_size}; "
                              "use the model's own tokenizer")
+        _require_positions(backbone.config, spec.max_tokens)
         torch.manual_seed(seed)
         module = EncoderClassifier(backbone, len(spec.labels)) if spec.task == "classification" else Decoder(backbone)
     for part in architecture.frozen:
@@ -126,6 +129,15 @@ def build_model(architecture: Architecture, spec: ModelSpec, *, vocab_size: int,
         for parameter in chosen:
             parameter.requires_grad_(False)
     return module
+
+
+def _require_positions(config: PreTrainedConfig, max_tokens: int) -> None:
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in OFFSET_POSITIONS:
+        positions -= (config.pad_token_id or 0) + 1
+    if positions is not None and positions < max_tokens:
+        raise ValueError(f"dataset.packing.sequence_length is {max_tokens} tokens, but the model ({config.model_type}) has "
+                         f"{positions} positions; lower it, or take a model for longer texts")
 
 
 def _pretrained(architecture: Architecture, spec: ModelSpec) -> PreTrainedModel:
@@ -147,7 +159,7 @@ def _pretrained(architecture: Architecture, spec: ModelSpec) -> PreTrainedModel:
 
 
 def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: Path) -> None:
-    """Write the model folder; the caller makes it visible in one step (rename)."""
+    """Write the model folder."""
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_model(module, str(folder / "model.safetensors"))
     assert isinstance(module.config, PreTrainedConfig), "EncoderClassifier and Decoder have their backbone's"
@@ -173,7 +185,7 @@ def load_model(folder: Path) -> LoadedModel:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     module = _module(spec, config)
     safetensors.torch.load_model(module, str(Path(folder) / "model.safetensors"))
-    return LoadedModel(module.eval(), Tokenizer.from_file(str(Path(folder) / "tokenizer.json")), spec)
+    return LoadedModel(module.eval(), from_json((Path(folder) / "tokenizer.json").read_text(encoding="utf-8")), spec)
 
 
 def _module(spec: ModelSpec, config: PreTrainedConfig) -> nn.Module:
@@ -187,10 +199,15 @@ WITH_POOLER = ("bert", "roberta", "xlm-roberta", "camembert")
 """Model types whose unused pooler would otherwise be saved and averaged over ranks without ever having a gradient."""
 
 
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
+"""Model types that number positions from behind the padding token."""
+
+
 def _pooler_off(place: str, spec: ModelSpec) -> dict[str, bool]:
     if spec.task != "classification":
         return {}
-    return {"add_pooling_layer": False} if AutoConfig.from_pretrained(place).model_type in WITH_POOLER else {}
+    model_type = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
+    return {"add_pooling_layer": False} if model_type in WITH_POOLER else {}
 
 
 def _config(keys: Mapping[str, Any], vocab_size: int) -> PreTrainedConfig:

@@ -15,7 +15,16 @@ class Place:
     cross_size: int
     host: str
     gpu: str | None
-    """GPU address that Spark gave to the task; null = CPU."""
+    """GPU address that Spark gave to the task; null = none."""
+
+    def device(self, num_gpus: int, *, nccl: bool) -> str:
+        """Spark's GPU; where Spark knows of none, one a rank if this machine has one for each of all ranks; else the CPU.
+
+        `nccl`: whether GPUs of several ranks can work together.
+        """
+        if self.gpu is not None:
+            return f"cuda:{self.gpu}"
+        return f"cuda:{self.local_rank}" if self.local_size == self.world_size <= num_gpus and nccl else "cpu"
 
 
 def assign(hosts: list[str], gpus: list[str | None]) -> list[Place]:

@@ -7,6 +7,7 @@ end `model/` and `result.json`, which is written last. A second call continues f
 import hashlib
 import json
 import math
+import secrets
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from pipelines.storage import Folder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """All that one training is made of; equal trainings give equal weights."""
+    """All that one training is made of; on CPU, equal trainings on equally many ranks give equal weights."""
 
     folder: str
     """Run folder on storage that every rank sees."""
@@ -64,6 +65,10 @@ class Training:
     """CPU threads of each rank."""
 
 
+IDLE_GPU = ("trains on the CPU beside an idle GPU; give each task one (--conf spark.executor.resource.gpu.amount=1 "
+            "--conf spark.task.resource.gpu.amount=1), and several ranks a Horovod built with NCCL: distributary doctor")
+
+
 def result_of(folder: str) -> dict[str, Any] | None:
     """What a finished training wrote; None if it is not finished."""
     run = Folder(folder)
@@ -81,15 +86,13 @@ def train_rank(training: Training, place: Place) -> dict[str, Any]:
 
 
 def _strategy(place: Place) -> Strategy:
-    device = torch.device(f"cuda:{place.gpu}" if place.gpu is not None else "cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    num_gpus = torch.cuda.device_count()
     if place.world_size == 1:
-        return SingleProcess(torch.device("cuda") if torch.cuda.is_available() else device)
+        return SingleProcess(torch.device(place.device(num_gpus, nccl=True)))
     # Horovod is needed by ranks that have peers only.
-    from pipelines.finetune.parallel.data_parallel import DataParallel
+    from pipelines.finetune.parallel.data_parallel import DataParallel, nccl_built
 
-    return DataParallel(device)
+    return DataParallel(torch.device(place.device(num_gpus, nccl=nccl_built())))
 
 
 class _Rank:
@@ -112,7 +115,12 @@ class _Rank:
 
     def run(self) -> dict[str, Any]:
         training, strategy = self._training, self._strategy
+        self._require_shared_folder()
         self._note("building the model")
+        if strategy.device.type == "cuda":
+            torch.cuda.set_device(strategy.device)
+        elif torch.cuda.is_available() and strategy.rank == 0:
+            self._events.write("warning", step=0, text=IDLE_GPU)
         self._model = build_model(training.architecture, training.spec, vocab_size=self._tokenizer.get_vocab_size(),
                                   seed=training.seed).to(strategy.device)
         optimizer = build_optimizer(self._model, training.optimization)
@@ -141,6 +149,16 @@ class _Rank:
                              "give the sources such a split (corpus.sources[].splits) or name another in finetune")
         return reader
 
+    def _require_shared_folder(self) -> None:
+        """What rank 0 writes, every rank must be able to read: told now, not after hours of training."""
+        number = secrets.randbelow(2**52)
+        if self._strategy.rank == 0:
+            self._run.write("started", str(number).encode())
+        number = int(self._agree(number))
+        if not self._run.exists("started") or int(self._run.read("started")) != number:
+            raise FileNotFoundError(f"rank {self._strategy.rank} does not see what rank 0 writes in {self._training.folder}; "
+                                    "put the root on storage that all machines share")
+
     def _require_agreement(self, found: Progress | None) -> None:
         """All ranks must have found the same checkpoint: else the run folder is not on storage that all of them see."""
         step = torch.tensor([float(found.step if found else 0)])
@@ -149,22 +167,22 @@ class _Rank:
                                     "put the root on shared storage")
 
     def _before(self) -> dict[str, float]:
-        if self._run.exists("before.json"):
-            self._agree()
+        if self._agree(float(self._run.exists("before.json"))):
             return json.loads(self._run.read("before.json"))
-        self._agree()
         evaluation = self._evaluate(self._final, self._training.final_split)
         if self._strategy.rank == 0:
-            self._run.write("before.json", json.dumps(evaluation.metrics).encode())
             self._events.write("evaluation", step=0, split=self._training.final_split, **evaluation.metrics)
+            self._events.close()
+            self._run.write("before.json", json.dumps(evaluation.metrics).encode())
         return evaluation.metrics
 
-    def _agree(self) -> None:
-        """Every rank is here: what rank 0 wrote before is there for all, and nobody looks at what it writes next."""
-        self._strategy.sum(torch.zeros(1), name="here")
+    def _agree(self, value: float = 0.0) -> float:
+        """Rank 0's `value`, on every rank. What rank 0 wrote before is there for all; nobody looks at what it writes next."""
+        told = torch.tensor([value if self._strategy.rank == 0 else 0.0], dtype=torch.float64)
+        return float(self._strategy.sum(told, name="agree"))
 
     def _evaluate(self, reader: SequenceReader, split: str) -> Evaluation:
-        return evaluate(self._model, self._task, reader, self._strategy, batch_rows=max(32, self._training.micro_batch),
+        return evaluate(self._model, self._task, reader, self._strategy, batch_rows=self._training.micro_batch,
                         progress=lambda share: self._note(f"evaluates {split}: {share:.0%}"))
 
     def _after_step(self, step: int, result: StepResult) -> None:
@@ -202,7 +220,7 @@ class _Rank:
         }
         if self._strategy.rank == 0:
             result["weights"] = self._export()
-            self._events.write("evaluation", step=self._total_steps, split=self._training.final_split, **final.metrics)
+            self._events.write("final", step=self._total_steps, split=self._training.final_split, **final.metrics)
             self._events.close()
             self._run.write("result.json", json.dumps(result).encode())
         return result

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 
 HIGHER_IS_BETTER = {"accuracy": True, "bits_per_byte": False}
 """Metric -> its direction; a metric that is not listed cannot decide a promotion."""
+DIGITS = 12
+"""Decimals of a gain; below them is the noise of floats: 0.9 - 0.8 is less than 0.1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +54,8 @@ def decide(challenger: Evaluation, champion: Evaluation | None, *, min_gain: flo
 
     Raises ValueError if the two were not measured with one metric on the same rows.
     """
-    if not min_gain >= 0:
-        raise ValueError(f"min_gain must be at least 0, got {min_gain}")
+    if not 0 <= min_gain < math.inf:
+        raise ValueError(f"min_gain must be at least 0 and finite, got {min_gain}")
     gain = None if champion is None else _gain(challenger, champion)
     promote, reason = _judge(challenger, champion, gain, min_gain)
     return Verdict(promote=promote, reason=reason, metric=challenger.metric, gain=gain, min_gain=min_gain,
@@ -70,7 +72,7 @@ def _gain(challenger: Evaluation, champion: Evaluation) -> float | None:
                          f"({challenger.num_rows:,} with digest {challenger.rows_digest}, {champion.num_rows:,} with digest "
                          f"{champion.rows_digest}); score both on one version of documents")
     gain = challenger.value - champion.value if HIGHER_IS_BETTER[challenger.metric] else champion.value - challenger.value
-    return gain if math.isfinite(gain) else None
+    return round(gain, DIGITS) if math.isfinite(gain) else None
 
 
 def _judge(challenger: Evaluation, champion: Evaluation | None, gain: float | None, min_gain: float) -> tuple[bool, str]:
@@ -84,7 +86,7 @@ def _judge(challenger: Evaluation, champion: Evaluation | None, gain: float | No
         return True, f"{both}: the champion's value is not a number"
     if gain <= 0:
         return False, f"{both}: {'a tie keeps the champion' if gain == 0 else 'no gain'}"
-    if gain < min_gain:
+    if gain < round(min_gain, DIGITS):
         return False, f"{both}: gain {gain:.4f} is below min_gain {min_gain}"
     return True, f"{both}: gain {gain:.4f}"
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 if TYPE_CHECKING:
-    from pipelines.delta import Pin
+    from pipelines.pin import Pin
 
 SOURCE_TYPE = "delta_table"
 """MLflow's DeltaDatasetSource reads this record back and loads the table at the pinned version."""
@@ -51,13 +51,8 @@ def lineage(run_id: str) -> dict[str, Any]:
     }
 
 
-def lineage_of_version(name: str, version: int) -> dict[str, Any]:
-    """The lineage of the run that made a model version."""
-    return lineage(str(MlflowClient().get_model_version(name, str(version)).run_id))
-
-
 def write_lineage(run_id: str) -> None:
-    """Write lineage.json into the run, for people and for tools that do not know MLflow."""
+    """Write lineage.json into the run as it is now, for people and for tools that do not know MLflow."""
     MlflowClient().log_dict(run_id, lineage(run_id), "lineage.json")
 
 

@@ -1,45 +1,40 @@
-"""Model versions: registered once a training, found by alias, promoted and withdrawn; weights as safetensors, never a pickle.
+"""Model versions: registered once a training, found by alias, promoted and withdrawn.
 
 Aliases: `challenger` is the newest version registered, `champion` the one people use. Every step can be killed and run again.
+Names of a version's tags have no dots: Unity Catalog refuses them.
 """
 
 import hashlib
-import importlib.metadata
 import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pipelines.registry import store  # before mlflow: switches its noise off
+from pipelines.registry import store  # noqa: F401  (before mlflow: switches its noise off)
 
 # isort: split
 import mlflow
-import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.models import Model
 
 from pipelines.registry.digest import folder_digest
-from pipelines.spark import cache_folder
-
-with store.unwarned():
-    import mlflow.pyfunc
+from pipelines.registry.lineage import write_lineage
+from pipelines.registry.upload import complete_upload, upload
+from pipelines.registry.versions import aliases_of, find_version, versions_of
+from pipelines.storage import cache_folder
 
 logger = logging.getLogger(__name__)
 
 CHALLENGER, CHAMPION = "challenger", "champion"
-DIGEST_TAG = "distributary.model_digest"
-PREVIOUS_TAG = "distributary.previous_champion"
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "tokenizers", "torch", "transformers")
-"""What a process that loads a model needs; pinned to what is installed when it is registered."""
-SIGNATURE = ModelSignature(inputs=Schema([ColSpec("string", "text")]),
-                           outputs=Schema([ColSpec("string", "prediction"), ColSpec("double", "score")]))
+DIGEST_TAG, PREVIOUS_TAG = "distributary_model_digest", "distributary_previous_champion"
+WITHDRAWN_TAG = "distributary_withdrawn"
+"""Date on which `undo` took alias `champion` from a version."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,25 +51,26 @@ class ResolvedModel:
 
 
 def register(run_id: str, model_folder: Path, name: str, *, code: Path, input_example: Sequence[str]) -> int:
-    """The version of `name` that holds this run's model, created once and given alias `challenger`.
+    """The version of `name` that holds this run's model, created once and given alias `challenger`; the run's lineage names it.
 
     Killed anywhere and called again it continues: a version with this run and these weights is returned as it is, a finished
-    upload is registered, half an upload is deleted. `code` is the models-from-code script inside the `pipelines` package.
-    The alias only ever moves forward, so registering an old run again does not make it the challenger.
+    upload is registered, half an upload of a dead driver is deleted. Two drivers that register one model at once agree on the
+    smaller version. `code` is the models-from-code script inside the `pipelines` package. The alias only ever moves forward, so
+    registering an old run again does not make it the challenger.
     """
     client = MlflowClient()
     digest = folder_digest(model_folder)
-    version = _version_of(client, name, run_id, digest)
+    version = _version_of(name, run_id, digest)
     if version is None:
-        model_id = _logged_model(client, run_id, digest) or _log_model(run_id, model_folder, code, input_example, digest)
-        _ensure_registered_model(client, name)
-        version = int(client.create_model_version(name, source=f"models:/{model_id}", run_id=run_id, model_id=model_id,
-                                                  tags={DIGEST_TAG: digest}).version)
+        model_id = complete_upload(run_id, digest) or upload(run_id, model_folder, code=code, input_example=input_example,
+                                                             digest=digest)
+        version = _create_version(client, name, run_id, model_id, digest)
         logger.info("registered %s version %d from run %s", name, version, run_id)
     else:
         logger.info("%s version %d already holds the model of run %s", name, version, run_id)
-    if version > _aliases(client, name).get(CHALLENGER, 0):
+    if version > aliases_of(name).get(CHALLENGER, 0):
         client.set_registered_model_alias(name, CHALLENGER, str(version))
+    write_lineage(run_id)
     return version
 
 
@@ -84,7 +80,7 @@ def resolve(name: str, alias_or_version: str | int) -> ResolvedModel:
     Raises LookupError naming what exists, ValueError if the files are not those that were registered.
     """
     client = MlflowClient()
-    version = _find_version(client, name, alias_or_version)
+    version = find_version(name, alias_or_version)
     uri = f"models:/{name}/{version.version}"
     folder = _model_folder(_local_files(client.get_model_version_download_uri(name, version.version), uri, version))
     expected, found = version.tags.get(DIGEST_TAG), folder_digest(folder)
@@ -96,7 +92,7 @@ def resolve(name: str, alias_or_version: str | int) -> ResolvedModel:
 
 def champion_of(name: str) -> int | None:
     """The version that is champion now; None if there is none."""
-    return _aliases(MlflowClient(), name).get(CHAMPION)
+    return aliases_of(name).get(CHAMPION)
 
 
 def rival_of(name: str, version: int) -> int | None:
@@ -104,71 +100,66 @@ def rival_of(name: str, version: int) -> int | None:
     champion = champion_of(name)
     if champion != version:
         return champion
-    previous = _find_version(MlflowClient(), name, version).tags.get(PREVIOUS_TAG, "")
+    previous = find_version(name, version).tags.get(PREVIOUS_TAG, "")
     return int(previous) if previous else None
 
 
 def promote(name: str, version: int) -> int | None:
-    """Make `version` the champion; the champion before it, or None. A no-op if it is champion already."""
+    """Make `version` the champion; the champion before it, or None. A no-op if it is champion already.
+
+    Also how a person brings back a version that `undo` withdrew; setting the alias in MLflow's pages is as good.
+    """
     client = MlflowClient()
-    _find_version(client, name, version)
-    before = _aliases(client, name).get(CHAMPION)
+    chosen = find_version(name, version)
+    before = aliases_of(name).get(CHAMPION)
     if before != version:
         # The tag first: killed between the two, the next call writes it again with the same value.
         client.set_model_version_tag(name, str(version), PREVIOUS_TAG, "" if before is None else str(before))
+        # Who has been champion since was so by somebody's will.
+        for each in [chosen] if before is None else [chosen, client.get_model_version(name, str(before))]:
+            if WITHDRAWN_TAG in each.tags:
+                client.delete_model_version_tag(name, each.version, WITHDRAWN_TAG)
         client.set_registered_model_alias(name, CHAMPION, str(version))
     return before
 
 
 def undo(name: str) -> int:
-    """Give alias `champion` back to the version that had it before; that version.
+    """Give alias `champion` back to the version that had it before; that version. The gate does not promote the withdrawn one
+    again: only a person does, by `promote` or by setting the alias in MLflow.
 
     Raises LookupError if there is no champion or none before it.
     """
     client = MlflowClient()
-    champion = _find_version(client, name, CHAMPION)
+    champion = find_version(name, CHAMPION)
     previous = champion.tags.get(PREVIOUS_TAG, "")
     if not previous:
         raise LookupError(f"{name}: version {champion.version} is the first champion, there is none to go back to; "
                           "promote another version")
+    client.set_model_version_tag(name, champion.version, WITHDRAWN_TAG, datetime.now(UTC).date().isoformat())
     client.set_registered_model_alias(name, CHAMPION, previous)
     return int(previous)
 
 
-def _version_of(client: MlflowClient, name: str, run_id: str, digest: str) -> int | None:
-    # By name alone: Unity Catalog filters by nothing else.
-    versions = client.search_model_versions(f"name = '{_quoted(name)}'")
-    return min((int(v.version) for v in versions if v.run_id == run_id and v.tags.get(DIGEST_TAG) == digest), default=None)
+def withdrawn(name: str, version: int) -> str:
+    """Date on which `undo` withdrew `version` (YYYY-MM-DD, UTC); empty if it did not, or if the version is champion again."""
+    return "" if champion_of(name) == version else str(find_version(name, version).tags.get(WITHDRAWN_TAG, ""))
 
 
-def _logged_model(client: MlflowClient, run_id: str, digest: str) -> str | None:
-    """The complete upload of these weights by this run; incomplete ones are deleted."""
-    run = client.get_run(run_id)
-    uploads: list[LoggedModel] = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{_quoted(run_id)}'")
-    ours = [model for model in uploads if model.tags.get(DIGEST_TAG) == digest]
-    for model in ours:
-        if model.status != LoggedModelStatus.READY:
-            logger.warning("run %s: deleting model %s, whose upload was cut off", run_id, model.model_id)
-            client.delete_logged_model(model.model_id)
-    return next((str(model.model_id) for model in ours if model.status == LoggedModelStatus.READY), None)
+def _version_of(name: str, run_id: str, digest: str) -> int | None:
+    return next((int(version.version) for version in versions_of(name, run_id)
+                 if version.tags.get(DIGEST_TAG) == digest and version.status == "READY"), None)
 
 
-def _log_model(run_id: str, model_folder: Path, code: Path, input_example: Sequence[str], digest: str) -> str:
-    package = next((parent for parent in Path(code).resolve().parents if parent.name == "pipelines"), None)
-    if package is None:
-        raise ValueError(f"{code} is not inside the pipelines package, so its imports could not travel with the model")
-    client = MlflowClient()
-    # Made by us: MLflow would put it into the experiment of the active run, or else into "Default", whose files go to ./mlruns.
-    upload = client.create_logged_model(client.get_run(run_id).info.experiment_id, name="model", source_run_id=run_id,
-                                        tags={DIGEST_TAG: digest})
-    with store.unwarned(), store.no_bytecode():
-        # Model.log and not mlflow.pyfunc.log_model: the latter needs an active run, which would set the run's status anew.
-        Model.log(
-            artifact_path=None, name="model", flavor=mlflow.pyfunc, run_id=run_id, model_id=upload.model_id,
-            python_model=str(code), code_paths=[str(package)], artifacts={"model": str(Path(model_folder).resolve())},
-            signature=SIGNATURE, input_example=pd.DataFrame({"text": list(input_example)}),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS])
-    return str(upload.model_id)
+def _create_version(client: MlflowClient, name: str, run_id: str, model_id: str, digest: str) -> int:
+    """A new version, or the smaller one that another driver has made of the same model meanwhile: ours is dropped then."""
+    _ensure_registered_model(client, name)
+    made = int(client.create_model_version(name, source=f"models:/{model_id}", run_id=run_id, model_id=model_id,
+                                           tags={DIGEST_TAG: digest}).version)
+    first = _version_of(name, run_id, digest) or made
+    if first < made:
+        client.delete_model_version(name, str(made))
+        logger.warning("%s version %d holds the same model and was there first; version %d is dropped", name, first, made)
+    return min(first, made)
 
 
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:
@@ -177,31 +168,6 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
-    try:
-        return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise LookupError(f"no registered model '{name}'; run: distributary registry") from None
-        raise
-
-
-def _find_version(client: MlflowClient, name: str, alias_or_version: str | int) -> ModelVersion:
-    aliases = _aliases(client, name)
-    number = aliases.get(str(alias_or_version)) or (int(alias_or_version) if str(alias_or_version).isdecimal() else None)
-    try:
-        if number is None:
-            raise LookupError
-        return client.get_model_version(name, str(number))
-    except (LookupError, MlflowException) as error:
-        if isinstance(error, MlflowException) and error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        known = ", ".join(f"{alias} (version {version})" for alias, version in sorted(aliases.items())) or "none"
-        versions = sorted(int(found.version) for found in client.search_model_versions(f"name = '{_quoted(name)}'"))
-        raise LookupError(f"{name} has no version or alias '{alias_or_version}'; aliases: {known}; versions: "
-                          f"{', '.join(map(str, versions)) or 'none'}") from None
 
 
 def _local_files(source: str, uri: str, version: ModelVersion) -> Path:
@@ -238,7 +204,3 @@ def _in_place(location: str) -> Path | None:
 def _model_folder(files: Path) -> Path:
     flavor = Model.load(str(files)).flavors["python_function"]
     return files / str(flavor["artifacts"]["model"]["path"])
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

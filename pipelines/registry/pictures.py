@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.spark import cache_folder
+from pipelines.storage import cache_folder
 
 # matplotlib makes a folder in ~/.config on import; ours are in the cache.
 os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
@@ -55,13 +55,6 @@ def loss_curve(train: Points, evaluation: Points, learning_rate: Points, *, titl
         axes.grid(axis="y", alpha=0.25)
         axes.margins(x=0.01)
     return figure
-
-
-def confusion_counts(expected: Sequence[int], predicted: Sequence[int], num_labels: int) -> np.ndarray:
-    """(num_labels, num_labels) counts, row = expected class, column = predicted class."""
-    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    np.add.at(counts, (np.asarray(expected, dtype=int), np.asarray(predicted, dtype=int)), 1)
-    return counts
 
 
 def by_errors(counts: np.ndarray) -> np.ndarray:

@@ -18,11 +18,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
-from pipelines.registry.environment import describe, git_tags
+from pipelines.registry.environment import describe_driver, git_tags
 from pipelines.registry.lineage import dataset_input, write_lineage
 
 if TYPE_CHECKING:
-    from pipelines.delta import Pin
+    from pipelines.pin import Pin
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +124,9 @@ class Tracker:
         write_lineage(self.run_id)
 
     def log_environment(self) -> None:
-        """Keep what the run ran on: Python, machine, versions of the packages that matter, all packages as requirements.txt."""
-        facts, requirements = describe()
-        self._client.log_dict(self.run_id, facts, "environment.json")
+        """Keep what the driver ran on: Python, machine, versions of packages that matter; all packages as requirements.txt."""
+        driver, requirements = describe_driver()
+        self._client.log_dict(self.run_id, {"driver": driver}, "environment.json")
         self._client.log_text(self.run_id, requirements, "requirements.txt")
 
     def log_picture(self, name: str, figure: Figure) -> None:
@@ -163,7 +163,11 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if error is not None:
-            self.fail(f"{type(error).__name__}: {error}", status="FAILED" if isinstance(error, Exception) else "KILLED")
+            try:
+                self.fail(f"{type(error).__name__}: {error}", status="FAILED" if isinstance(error, Exception) else "KILLED")
+            except Exception as fault:
+                # Whatever the store's fault is, the training's own error is the one to tell.
+                logger.error("run %s: its error could not be recorded (%s)", self.run_id, str(fault).partition("\n")[0])
         elif self._client.get_run(self.run_id).info.status == "RUNNING":
             self.finish()
 

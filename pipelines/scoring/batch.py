@@ -10,16 +10,16 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyspark import SparkContext, SparkFiles
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.delta import fingerprint
+from pipelines.pin import fingerprint
 from pipelines.registry.digest import folder_digest
 from pipelines.registry.gate import Evaluation
 from pipelines.scoring.predict import Predictor
@@ -37,8 +37,10 @@ SCORED_ARROW = pa.schema([("doc_id", pa.string()), ("text", pa.string()), ("labe
 
 
 def score_documents(documents: DataFrame, model_folder: Path, model: "ResolvedModel", *, documents_version: int,
-                    scored_at: datetime, batch_size: int = 32, num_threads: int = 1) -> DataFrame:
+                    scored_at: datetime, batch_size: int = 32, num_threads: int = 1, continues: bool = True) -> DataFrame:
     """One prediction a document, as PREDICTIONS; rows in = rows out, empty texts included. Lazy.
+
+    `continues`: whether a language model writes on, which takes most of its time; without, its predictions are empty.
 
     The same rows in the same partitions give the same prediction and score, to the last digit, on the same machine. Another
     partitioning changes the neighbours of a text in its batch and so its score by float noise (below 1e-5), its class only
@@ -47,7 +49,7 @@ def score_documents(documents: DataFrame, model_folder: Path, model: "ResolvedMo
     """
     context = documents.sparkSession.sparkContext
     place = ship(context, model_folder) if needs_shipping(context) else str(Path(model_folder).resolve())
-    scored = documents.select("doc_id", "text", "label").mapInArrow(_scorer(place, batch_size, num_threads), SCORED)
+    scored = documents.select("doc_id", "text", "label").mapInArrow(_scorer(place, batch_size, num_threads, continues), SCORED)
     constants = {"model_name": F.lit(model.name), "model_version": F.lit(model.version), "run_id": F.lit(model.run_id),
                  "documents_version": F.lit(documents_version).cast("bigint"), "scored_at": F.lit(scored_at).cast("timestamp")}
     return scored.withColumns(constants).select(*PREDICTIONS.schema.names)
@@ -82,9 +84,16 @@ def of_split(documents: DataFrame, split: str) -> DataFrame:
 
 
 def unscored(documents: DataFrame, predictions: DataFrame, model: "ResolvedModel") -> DataFrame:
-    """The documents whose present text this model version has not scored yet."""
-    scored = predictions.where((F.col("model_name") == model.name) & (F.col("model_version") == model.version))
-    return documents.join(scored.select("doc_id", "text"), ["doc_id", "text"], "left_anti")
+    """The documents that this model version has not scored yet with their present text and label."""
+    scored = by_model(predictions, model).select("doc_id", "text", "label").alias("scored")
+    same = [F.col(f"documents.{name}").eqNullSafe(F.col(f"scored.{name}")) for name in ("doc_id", "text", "label")]
+    return documents.alias("documents").join(scored, reduce(Column.__and__, same), "left_anti")
+
+
+def by_model(predictions: DataFrame, model: "ResolvedModel") -> DataFrame:
+    """The predictions of a model version; its run too, since the numbers of a registry that was lost begin again."""
+    named = predictions.where((F.col("model_name") == model.name) & (F.col("model_version") == model.version))
+    return named.where(F.col("run_id") == model.run_id)
 
 
 METRICS: dict[str, Callable[[DataFrame], float]] = {"accuracy": accuracy, "bits_per_byte": bits_per_byte}
@@ -120,6 +129,8 @@ def ship(context: SparkContext, model_folder: Path) -> str:
     would go on using the first model under an equal one.
     """
     name = f"model-{folder_digest(model_folder)}"
+    if (context.applicationId, name) in _SHIPPED:  # Spark refuses an equal name from another path
+        return name
     folder = tempfile.mkdtemp(prefix="distributary-")
     # Executors that come later fetch it too, so it lives as long as this driver.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -128,21 +139,27 @@ def ship(context: SparkContext, model_folder: Path) -> str:
         for file in sorted(path for path in Path(model_folder).rglob("*") if path.is_file()):
             packed.write(file, file.relative_to(model_folder).as_posix())
     context.addArchive(f"{archive}#{name}")
+    _SHIPPED.add((context.applicationId, name))
     return name
 
 
-def _scorer(place: str, batch_size: int, num_threads: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+_SHIPPED: set[tuple[str | None, str]] = set()
+"""(application, archive) that the executors can fetch."""
+
+
+def _scorer(place: str, batch_size: int, num_threads: int,
+            continues: bool) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for start in range(0, batch.num_rows, SLICE_ROWS):
-                yield _score_slice(batch.slice(start, SLICE_ROWS), _predictor(place, num_threads), batch_size)
+                yield _score_slice(batch.slice(start, SLICE_ROWS), _predictor(place, num_threads), batch_size, continues)
 
     return score
 
 
-def _score_slice(rows: pa.RecordBatch, predictor: Predictor, batch_size: int) -> pa.RecordBatch:
+def _score_slice(rows: pa.RecordBatch, predictor: Predictor, batch_size: int, continues: bool) -> pa.RecordBatch:
     before = predictor.model_seconds
-    predictions = predictor.predict(rows.column("text").to_pylist(), batch_size=batch_size)
+    predictions = predictor.predict(rows.column("text").to_pylist(), batch_size=batch_size, continues=continues)
     milliseconds = (predictor.model_seconds - before) * 1000 / max(1, rows.num_rows)
     columns = [*(rows.column(name) for name in ("doc_id", "text", "label")), [p.prediction for p in predictions],
                [p.score for p in predictions], [milliseconds] * rows.num_rows]

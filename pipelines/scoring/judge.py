@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from pipelines.finetune.model import read_spec
 from pipelines.registry import gate, models
 from pipelines.scoring.batch import dealt, evaluate, score_documents
+from pipelines.spark import persisted
 
 NUM_EXAMPLES, EXAMPLE_CHARS = 2, 200
 SERVE_SCRIPT = Path(__file__).with_name("serve.py")
@@ -28,26 +29,24 @@ def example_texts(documents: DataFrame) -> list[str]:
     return texts
 
 
-def compare(documents: DataFrame, name: str, version: int, *, min_gain: float, say: Callable[[str], None]) -> gate.Verdict:
+def compare(documents: DataFrame, name: str, version: int, *, min_gain: float, batch_size: int,
+            say: Callable[[str], None]) -> gate.Verdict:
     """Measure the challenger, and the champion if there is another one; the gate's verdict."""
     # A champion judged again, after a kill or on other rows, meets the one it replaced.
     rival = models.rival_of(name, version)
     rivals = [] if rival is None else [rival]
-    held_out = documents.persist()
     measured = {}
-    for each in [version, *rivals]:
-        say(f"measuring version {each}")
-        measured[each] = measure(held_out, models.resolve(name, each))
-    held_out.unpersist()
+    with persisted(documents) as held_out:
+        for each in [version, *rivals]:
+            say(f"measuring version {each}")
+            measured[each] = measure(held_out, models.resolve(name, each), batch_size=batch_size)
     return gate.decide(measured[version], measured[rivals[0]] if rivals else None, min_gain=min_gain)
 
 
-def measure(documents: DataFrame, model: models.ResolvedModel) -> gate.Evaluation:
+def measure(documents: DataFrame, model: models.ResolvedModel, *, batch_size: int) -> gate.Evaluation:
     """The model's metric over all documents."""
     tasks = documents.sparkSession.sparkContext.defaultParallelism
     scored = score_documents(dealt(documents, num_partitions=tasks), model.folder, model, documents_version=0,
-                             scored_at=datetime.now(UTC)).persist()
-    try:
+                             scored_at=datetime.now(UTC), batch_size=batch_size, continues=False)
+    with persisted(scored):
         return evaluate(scored, model_version=model.version, metric=read_spec(model.folder).metric)
-    finally:
-        scored.unpersist()

@@ -61,13 +61,16 @@ class Predictor:
         return cls(load_model(Path(folder)))
 
     @torch.inference_mode()
-    def predict(self, texts: Sequence[str], *, batch_size: int = 32) -> list[Prediction]:
-        """One prediction a text, in the order given; a text beyond max_tokens is cut for classification and prompts."""
+    def predict(self, texts: Sequence[str], *, batch_size: int = 32, continues: bool = True) -> list[Prediction]:
+        """One prediction a text, in the order given; a text beyond max_tokens is cut for classification and prompts.
+
+        `continues`: whether a language model writes on; without, its predictions are empty and only scores are worked out.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 text, got {batch_size}")
         if self.spec.task == "classification":
             return self._classify(texts, batch_size)
-        prompts = [self._prompt(text) for text in texts]
+        prompts = [self._prompt(text) for text in texts] if continues else []
         continuations: list[str] = [""] * len(texts)
         for rows in _by_length(prompts, batch_size):
             for row, continuation in zip(rows, self._continue([prompts[row] for row in rows]), strict=True):

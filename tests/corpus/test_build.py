@@ -63,6 +63,12 @@ def test_the_first_rule_failed_is_the_reason(spark):
     assert sorted(found["长长长"], key=str) == [("exact_duplicate", first)] * 2 + [(None, None)]
 
 
+def test_an_empty_text_is_dropped_whatever_its_least_length(spark):
+    rows = records(spark, {"text": "", "key": "1"}, {"text": "a", "key": "2"})
+    documents, _ = build_documents(rows, [source()], Rules(min_chars=0))
+    assert {row.text: row.drop_reason for row in documents.collect()} == {"": "empty", "a": None}
+
+
 def test_the_survivor_is_in_test_before_validation_before_train_then_the_smallest_id(spark):
     splits = ("test", "validation", "train")
     grid = list(itertools.product(splits, splits))

@@ -44,6 +44,13 @@ def test_a_byte_order_mark_is_no_part_of_the_header():
     assert texts(read(b'\xef\xbb\xbf"text",label\na,x\n')) == ["a"]
 
 
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf\n", b"\xef\xbb\xbf\r\n\n", b"\r\n\n", b"\n\xef\xbb\xbf"])
+def test_empty_lines_before_the_header_are_passed_over(start):
+    records = read(start + b"text,label\na,x\n")
+    assert texts(records) == ["a"]
+    assert records[0].line == 2 + start.count(b"\n")
+
+
 def test_blank_lines_between_records_are_no_records():
     records = read(b"\ntext,label\n\na,x\n\r\n\nb,y\n\n")
     assert texts(records) == ["a", "b"]
@@ -77,11 +84,48 @@ def test_a_quote_open_beyond_the_longest_record_costs_one_line():
     assert texts(records) == [str(number) for number in range(100)] + ["a\nb"]
 
 
-def test_many_open_quotes_are_read_in_linear_time():
+def test_an_open_quote_that_a_later_one_closes_costs_the_two_lines():
+    lines = b"".join(b"%d,x\n" % number for number in range(1_000))
+    records = read(b'text,label\n"open,x\n' + lines + b'it is y"\n"a\nb",y\n')
+    assert texts(records) == [str(number) for number in range(1_000)] + ["a\nb"]
+    assert broken(records) == {2: "open quote", 1003: "quote or line break"}
+    assert records[0].reason == "open quote: closed 1,001 lines below, where the number of fields is 1, not 2"
+    assert records[0].raw == b'"open,x\n'
+
+
+@pytest.mark.parametrize(("below", "given_back"), [
+    (b'c,y\nit is y"', False),  # one of two lines is a record alone
+    (b'c,y\nd,y\nit is y"', True), (b'c,y\n\nd,y\nprose\nit is y"', False), (b'c,y\nd,y\n\xff,y\ne,y\nit is y"', True),
+    (b'c,y,z\nd,y,z\nit is y"', False), (b'c""c,y\n"d",y\n"e",y\nit is y"', True),
+])
+def test_lines_are_given_back_where_most_of_them_are_records_alone(below, given_back):
+    records = read(b'text,label\n"open,x\n' + below + b"\nlast,y\n")
+    assert texts(records)[-1] == "last"
+    assert records[0].raw == (b'"open,x\n' if given_back else b'"open,x\n' + below + b"\n")
+    assert (len(texts(records)) > 1) == given_back
+
+
+def test_lines_of_one_field_say_nothing_and_stay_together():
+    records = read(b'text\n"Dear Sir\nthanks\nfor all\nbye",x\nlast\n', fields={"text": "text"})
+    assert texts(records) == ["last"]
+    assert records[0].num_bytes == len(b'"Dear Sir\nthanks\nfor all\nbye",x\n')
+
+
+def test_a_quote_that_closes_where_a_field_may_end_makes_one_long_record():
+    # RFC 4180 leaves no way to tell; the docstring says so.
+    lines = b"".join(b"%d,x\n" % number for number in range(1_000))
+    (record,) = read(b'text,label\n"open,x\n' + lines + b'it is 5",y\n')
+    assert record.fields["text"].count("\n") == 1_001
+
+
+@pytest.mark.parametrize(("block", "num_good", "num_broken"), [
+    (b'5" pipe,x\nok,y\n', 1, 1), (b'"open,x\n' + b"ok,y\n" * 3 + b'it is y"\n', 3, 2),
+])
+def test_many_open_quotes_are_read_in_linear_time(block, num_good, num_broken):
     # each of 20,000 bad lines joins only as far as the next one; quadratic reading would take minutes
-    records = read(b"text,label\n" + b'5" pipe,x\nok,y\n' * 20_000)
-    assert len(texts(records)) == 20_000
-    assert len(broken(records)) == 20_000
+    records = read(b"text,label\n" + block * 20_000)
+    assert len(texts(records)) == 20_000 * num_good
+    assert len(broken(records)) == 20_000 * num_broken
 
 
 @pytest.mark.parametrize(("row", "kind"), [
@@ -112,7 +156,8 @@ def test_a_line_beyond_the_limit_is_passed_over_and_counted():
 
 
 @pytest.mark.parametrize(("data", "reason"), [
-    (b"", "header: the file is empty"), (b"text,name\na,x\n", "header: 'label' stands 0 times"),
+    (b"", "header: the file is empty"), (b"\xef\xbb\xbf", "header: the file is empty"),
+    (b"text,name\na,x\n", "header: 'label' stands 0 times"),
     (b"text,label,text\na,x,b\n", "header: 'text' stands 2 times"), (b'"text,label\na,x\n', "header: open quote"),
     (b"text;label\na;x\n", "header: 'text' stands 0 times"), (b"text,label\ra,x\rb,y", "header: quote or line break"),
 ])

@@ -2,13 +2,18 @@
 
 import gzip
 import json
+import platform
 
+import pyarrow.fs as pafs
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from pyspark.errors import PythonException
 from pyspark.testing import assertDataFrameEqual
 
 from pipelines.corpus.readers import files
 from pipelines.corpus.readers.files import RECORDS, read_source
-from pipelines.corpus.source import Source, filesystem
+from pipelines.corpus.source import Source
+from pipelines.storage import locate
 
 LINES = [json.dumps({"t": f"第{number}行 line", "id": number}, ensure_ascii=False) for number in range(200)]
 
@@ -63,7 +68,7 @@ def test_a_truncated_gzip_keeps_its_whole_records(tmp_path, cut):
     # the last byte, the trailer and one more, and so much that lines are missing
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(LINES).encode())[:-cut])
     source = jsonl(tmp_path)
-    store, _ = filesystem(source.path)
+    store, _ = locate(source.path)
     (part,) = files._cut(files.list_files(source), source)
     *kept, last = files.read_slice(store, source, part)
     whole = [json.loads(line)["t"] for line in LINES]
@@ -74,18 +79,47 @@ def test_a_truncated_gzip_keeps_its_whole_records(tmp_path, cut):
     assert last.line == len(kept) + 1
 
 
-def test_what_cannot_be_opened_is_a_row_and_not_a_dead_job(tmp_path):
-    source = jsonl(tmp_path)
-    store, _ = filesystem(source.path)
-    part = files.Slice(0, f"{tmp_path}/gone.jsonl", "gone.jsonl", 0, None, 1)
-    (record,) = files.read_slice(store, source, part)
-    assert record.reason == "unreadable: FileNotFoundError"
-    assert files._row(record, "s", part.relative)[-1] is None
+class Faulty(pafs.FSSpecHandler):
+    """A store that refuses or breaks off: a root user may open every local file."""
+
+    def __init__(self, fault: Exception) -> None:
+        super().__init__(LocalFileSystem())
+        self.fault = fault
+
+    def open_input_file(self, path):
+        raise self.fault
+
+
+@pytest.mark.parametrize(("fault", "remedy"), [
+    (FileNotFoundError(2, "No such file"), "No such file; bring it back, or put the files where every machine .* sees them"),
+    (PermissionError(13, "Permission denied"), "Permission denied; let the user of the executors read it"),
+    (ConnectionResetError(104, "Connection reset"), "Connection reset; mend what the cause names and run again"),
+])
+@pytest.mark.parametrize("read", [lambda *task: list(files.read_slice(*task)), files._num_lines], ids=["read", "count"])
+def test_a_file_that_cannot_be_read_fails_the_task_and_is_no_record(tmp_path, fault, remedy, read):
+    part = files.Slice(0, f"{tmp_path}/a.jsonl", "a.jsonl", 0, 10, 1)
+    store = pafs.PyFileSystem(Faulty(fault))
+    with pytest.raises(OSError, match=rf"^source 's': {part.path} cannot be read on {platform.node()}: .*{remedy}$") as raised:
+        read(store, jsonl(tmp_path), part)
+    assert type(raised.value) in (FileNotFoundError, PermissionError, OSError)
+
+
+def test_a_file_gone_after_the_listing_stops_the_stage_with_its_name(spark, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(LINES), encoding="utf-8")
+    rows = read_source(spark, jsonl(tmp_path))
+    path.unlink()
+    with pytest.raises(PythonException) as raised:
+        rows.collect()
+    # The last line of what the driver gets is all of it that a person needs.
+    last = str(raised.value).strip().splitlines()[-1]
+    assert last.startswith(f"FileNotFoundError: source 's': {path} cannot be read on {platform.node()}: ")
+    assert "bring it back" in last
 
 
 def test_a_broken_row_carries_64_kib_at_most(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff" * 100_000)
     source = Source(name="s", path=str(tmp_path), format="text")
     (part,) = files._cut(files.list_files(source), source)
-    (record,) = files.read_slice(filesystem(source.path)[0], source, part)
+    (record,) = files.read_slice(locate(source.path)[0], source, part)
     assert files._row(record, "s", "a")[-1] == b"\xff" * 65_536

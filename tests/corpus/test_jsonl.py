@@ -35,6 +35,10 @@ def test_a_number_stays_as_it_is_written(number):
     assert read(f'{{"body": "a", "id": {number}}}'.encode())[0].fields["key"] == number
 
 
+def test_a_number_and_its_text_are_one_key():
+    assert [record.fields["key"] for record in read(b'{"body": "a", "id": 1}\n{"body": "b", "id": "1"}')] == ["1", "1"]
+
+
 @pytest.mark.parametrize(("line", "reason"), [
     (b'{"body": "a"', "invalid JSON"), (b"{'body': 'a'}", "invalid JSON"), (b'{"body": NaN}', "invalid JSON: NaN"),
     (b'{"id": 1, "body": "a"}{"id": 2, "body": "b"}', "invalid JSON: Extra data"), (b"[" * 100_000, "invalid JSON: nested"),

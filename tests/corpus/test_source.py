@@ -1,7 +1,11 @@
 """What a source may say, and which files it names. Without Spark."""
 
-import pytest
+import os
 
+import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from pipelines.corpus.listing import find_files, relative_to
 from pipelines.corpus.source import Source, list_files
 
 
@@ -21,19 +25,102 @@ def folder(tmp_path):
     return tmp_path / "root"
 
 
-@pytest.mark.parametrize(("glob", "expected"), [
+GLOBS = [
     ("", ["a.txt", "b.txt", "c.csv", "deep/er/d.txt", "年报/[1].txt", "年报/甲.txt"]),
     ("/*.txt", ["a.txt", "b.txt"]), ("/?.csv", ["c.csv"]), ("/[!b].txt", ["a.txt"]), ("/[a-b].txt", ["a.txt", "b.txt"]),
-    ("/*/*.txt", ["_log/x.txt", "年报/[1].txt", "年报/甲.txt"]), ("/年报/[[]1].txt", ["[1].txt"]), ("/年报/[1].txt", ["[1].txt"]),
+    ("/*/*.txt", ["年报/[1].txt", "年报/甲.txt"]), ("/年报/[[]1].txt", ["[1].txt"]), ("/年报/[1].txt", ["[1].txt"]),
     ("/**/d.txt", ["deep/er/d.txt"]), ("/**/a.txt", ["a.txt"]), ("/deep/**", ["er/d.txt"]), ("/b.txt", ["b.txt"]),
-])
+    ("/*", ["a.txt", "b.txt", "c.csv"]), ("/_*", ["_SUCCESS"]), ("/.h*", [".hidden"]), ("/_log/*", ["x.txt"]),
+    ("/_log", ["x.txt"]), ("/_*/*", ["_log/x.txt"]), ("/**/_*/x*", ["_log/x.txt"]), ("/**/x.txt", []),
+    ("/d*/*/d.txt", ["deep/er/d.txt"]), ("/**/*/*.txt", ["deep/er/d.txt", "年报/[1].txt", "年报/甲.txt"]),
+    ("/*/**/d.txt", ["deep/er/d.txt"]), ("/**/er/**", ["deep/er/d.txt"]), ("/[!].txt", []), ("/[z-a]*", []), ("/a.txt/*", []),
+]
+
+
+@pytest.mark.parametrize(("glob", "expected"), [(glob, expected) for glob, expected in GLOBS if expected])
 def test_a_path_names_files_relative_to_its_root(folder, glob, expected):
     assert names(f"{folder}{glob}") == expected
 
 
-@pytest.mark.parametrize("glob", ["", "/*.txt", "/**/d.txt", "/b.txt", "/年报/*"])
-def test_a_uri_names_the_same_files_as_its_path(folder, glob):
-    assert names(f"file://{folder}{glob}") == names(f"{folder}{glob}")
+@pytest.mark.parametrize(("glob", "expected"), GLOBS)
+def test_any_file_system_names_the_files_that_a_local_one_does(folder, glob, expected):
+    # Seen through another file system, the local one is listed by Arrow, as S3 and HDFS are.
+    root, found = find_files(SubTreeFileSystem(str(folder.parent), LocalFileSystem()), f"root{glob}")
+    assert sorted(relative_to(root, entry.path) for entry in found) == expected
+    root, found = find_files(LocalFileSystem(), f"{folder}{glob}")
+    assert sorted(relative_to(root, entry.path) for entry in found) == expected
+
+
+@pytest.mark.parametrize("glob", ["", "/*.txt", "/**/d.txt", "/b.txt", "/年报/*", "/[!b].txt", "/?.csv", "/年报/%5B1%5D.txt"])
+@pytest.mark.parametrize("scheme", ["file://", "file:"])
+def test_a_uri_names_the_same_files_as_its_path(folder, glob, scheme):
+    assert names(f"{scheme}{folder}{glob}") == names(f"{folder}{glob}".replace("%5B", "[").replace("%5D", "]"))
+
+
+def test_a_uri_may_hold_what_a_strict_one_escapes(folder, tmp_path):
+    odd = folder.rename(tmp_path / "c#1 {项}")
+    assert names(f"file://{odd}/*.csv") == ["c.csv"]
+    odder = odd.rename(tmp_path / "c?[1]")
+    assert names(f"file:{odder}/c.csv") == ["c.csv"]
+
+
+def test_a_source_elsewhere_is_named_with_its_scheme():
+    with pytest.raises(ValueError, match="source 's': path 'ftp://h/x': Arrow has no file system for ftp:; use file, hdfs, s3"):
+        names("ftp://h/x")
+
+
+@pytest.mark.parametrize("glob", ["/*.txt", "/d*/*/*.txt", "/年报/**"])
+def test_a_glob_does_not_look_into_folders_that_do_not_fit(folder, glob, monkeypatch):
+    (folder / "lost+found").mkdir()
+    scandir, listed = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    names(f"{folder}{glob}")
+    assert listed
+    assert f"{folder}/lost+found" not in listed
+
+
+@pytest.mark.parametrize("glob", ["", "/*/*", "/**/*.txt"])
+def test_a_folder_that_may_not_be_listed_is_named_with_the_remedy(folder, glob, monkeypatch):
+    (folder / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def guarded(path):  # a root user may list every folder
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(PermissionError, match=r"source 's': .*/lost\+found cannot be listed \(Permission denied\); let this"):
+        names(f"{folder}{glob}")
+
+
+@pytest.mark.parametrize("glob", ["", "/deep/**", "/*/*/*.csv"])
+def test_a_name_that_is_not_utf8_is_shown_with_the_remedy(folder, glob):
+    with open(os.fsencode(folder) + b"/deep/er/\xff.csv", "wb"):
+        pass
+    with pytest.raises(ValueError, match=r"source 's': in .* the name b'.*\\xff.csv' is not UTF-8; rename it"):
+        names(f"{folder}{glob}")
+    assert names(f"{folder}/deep/*/*.txt") == ["er/d.txt"]
+
+
+@pytest.mark.parametrize("glob", ["", "/*.txt", "/**/*.txt"])
+def test_a_link_that_leads_nowhere_is_an_error_where_the_path_names_it(folder, glob):
+    (folder / ".#lock").symlink_to("user@host.1")  # as an editor leaves it
+    (folder / "new.txt").symlink_to("gone.txt")
+    with pytest.raises(FileNotFoundError, match=r"source 's': .*/new.txt is a link to gone.txt, which cannot be reached; mend"):
+        names(f"{folder}{glob}")
+    assert names(f"{folder}/*.csv") == ["c.csv"]
+
+
+def test_links_are_followed_but_not_in_circles(folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "o.txt").write_text("o")
+    (tmp_path / "other" / "back").symlink_to(folder / "deep")
+    (folder / "deep" / "self").symlink_to(".")
+    (folder / "deep" / "up").symlink_to("..")
+    (folder / "deep" / "side").symlink_to(tmp_path / "other")
+    (folder / "copy.txt").symlink_to("a.txt")
+    expected = [*GLOBS[0][1], "copy.txt", "deep/side/o.txt"]
+    assert names(folder) == names(f"{folder}/**") == sorted(expected)
 
 
 def test_names_stay_when_the_folder_moves(folder, tmp_path, monkeypatch):

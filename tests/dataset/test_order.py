@@ -56,6 +56,14 @@ def test_windows_gather_rows_of_like_length():
     assert padding(25) < padding(1) / 4
 
 
+def test_every_window_shuffles_its_batches_anew():
+    # Rows are ordered by length inside a window, so the place of the shortest batch tells how the batches were shuffled.
+    lengths = np.arange(8000)
+    order = Order(lengths, global_batch=8, total_steps=1000, seed=0, window_batches=25)
+    shortest = [int(np.argmin([order.batch(first + step).min() for step in range(25)])) for first in range(0, 1000, 25)]
+    assert len(set(shortest)) > 15  # of 25 places, over 40 windows
+
+
 def test_an_empty_split_and_a_step_beyond_the_end_are_refused():
     with pytest.raises(ValueError, match="no sequences to train on"):
         Order(np.empty(0), global_batch=2, total_steps=1, seed=0, window_batches=1)

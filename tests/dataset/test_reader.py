@@ -1,5 +1,8 @@
+import os
 import subprocess
 import sys
+import time
+import uuid
 
 import numpy as np
 import pytest
@@ -80,3 +83,19 @@ def test_ids_with_gaps_are_refused(spark, tmp_path):
     made = SEQUENCES.overwrite(rows, str(tmp_path / "gaps"), fingerprint="gaps", facts={})
     with pytest.raises(ValueError, match="from 0 to 1 without gaps"):
         open_split(made.path, table_id=made.table_id, version=made.version, split="train", copies=tmp_path)
+
+
+def test_copies_nobody_opened_for_a_week_go_and_nothing_else_does(table, tmp_path):
+    def opened():
+        return open_split(table.path, table_id=table.table_id, version=table.version, split="train", copies=tmp_path)
+
+    old = time.time() - 8 * 24 * 3600
+    stale, linked = (tmp_path / f"{uuid.uuid4()}-3-train" for _ in range(2))
+    half, foreign = tmp_path / ".making-x", tmp_path / "thesis"
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    for folder in (stale, half, foreign, elsewhere):
+        folder.mkdir()
+        os.utime(folder, (old, old))
+    linked.symlink_to(elsewhere)
+    assert len(opened()) == 23  # making a copy is when old ones go
+    assert [folder.exists() for folder in (stale, half, foreign, elsewhere)] == [False, False, True, True]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -78,3 +80,10 @@ def test_tied_weights_are_stored_once_and_come_back(folder):
     other["b"].weight = other["a"].weight
     load_checkpoint(folder, 1, other)
     assert torch.equal(other["b"].weight, model["a"].weight)
+
+
+def test_a_checkpoint_that_lost_a_file_is_passed_over(folder):
+    for step in (2, 4):
+        save_checkpoint(folder, *trained(step), at(step))
+    (Path(folder.path) / "step-00000004" / "optimizer.safetensors").unlink()
+    assert newest_checkpoint(folder) == at(2)

@@ -1,6 +1,7 @@
 """Ranks in a real barrier stage. Functions are local, so that they travel to the workers by value."""
 
 import os
+import re
 import signal
 import time
 
@@ -68,6 +69,53 @@ def test_storage_errors_are_tried_again_by_spark(spark, tmp_path):
 
     assert run_ranks(spark, work, num_ranks=2) == [0, 1]
     assert (tmp_path / "failed").exists()
+
+
+def test_a_fault_that_no_try_overcomes_is_told_with_the_ranks_own_traceback(spark):
+    def work(place):
+        raise OSError(5, "Input/output error of the disk")
+
+    with pytest.raises(RankError, match=r"failed at every try: OSError: \[Errno 5\] Input/output error of the disk") as caught:
+        run_ranks(spark, work, num_ranks=1)
+    assert 'raise OSError(5, "Input/output error of the disk")' in str(caught.value)
+    assert "org.apache.spark" not in str(caught.value)
+
+
+def test_a_full_disk_is_told_at_once(spark):
+    def work(place):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RankError, match=r"rank 0 on 127\.0\.0\.1 failed: OSError: \[Errno 28\] No space left"):
+        run_ranks(spark, work, num_ranks=1)
+
+
+@pytest.mark.parametrize("without", [0, 1])
+@pytest.mark.parametrize(("lost", "told"), [
+    ("horovod.torch", r"Horovod cannot be imported \(.*\), and several ranks need it on every executor; run make setup there"),
+    ("network", r"no network interface of this host has the address 127\.0\.0\.1 that Spark gave for it; set spark.driver.host")])
+def test_a_rank_that_cannot_join_is_told_and_keeps_nobody_waiting(spark, lost, told, without):
+    def task(_):
+        import sys
+
+        import horovod.torch
+        import psutil
+        from pyspark import BarrierTaskContext
+
+        from pipelines.finetune.rendezvous import run_task
+        interfaces = psutil.net_if_addrs
+        if BarrierTaskContext.get().partitionId() == without:
+            if lost == "network":
+                psutil.net_if_addrs = dict
+            else:
+                sys.modules[lost] = None  # Python's way to say: cannot be imported
+        try:
+            yield run_task(lambda place: "worked")
+        finally:
+            sys.modules["horovod.torch"], psutil.net_if_addrs = horovod.torch, interfaces
+
+    failures = dict(spark.sparkContext.parallelize(range(2), 2).barrier().mapPartitions(task).collect())
+    assert [failures[rank].echo for rank in (0, 1)] == [rank != without for rank in (0, 1)]  # the cause is told, not the echo
+    assert re.match(f"RuntimeError: cannot join the other ranks: {told}", failures[without].summary)
 
 
 def test_a_missing_file_is_told_at_once_instead_of_tried_again(spark, tmp_path):

@@ -61,6 +61,23 @@ def test_weights_without_all_layers_or_with_a_smaller_vocabulary_are_refused(tmp
         build_model(Architecture(base=str(tmp_path)), spec("classification"), vocab_size=50, seed=1)
 
 
+@pytest.mark.parametrize(("config", "positions"), [
+    ({"model_type": "bert", "max_position_embeddings": 64}, 64),
+    ({"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}, 64),  # counts from behind the padding token
+])
+def test_sequences_longer_than_the_model_has_positions_are_refused(config, positions):
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, **config}
+
+    def build(max_tokens):
+        spec = ModelSpec(task="classification", labels=("a", "b"), max_tokens=max_tokens, base="scratch", tokenizer="t")
+        return build_model(Architecture(config=small), spec, vocab_size=50, seed=0)
+
+    ids = torch.full((1, positions), 7)
+    assert build(positions)(ids, torch.ones_like(ids)).shape == (1, 2)
+    with pytest.raises(ValueError, match=rf"is {positions + 1} tokens, but the model .* has {positions} positions"):
+        build(positions + 1)
+
+
 def test_a_pickled_model_is_never_opened(tmp_path):
     module = build_model(Architecture(config=TINY_BERT), spec("classification"), vocab_size=50, seed=1)
     module.config.save_pretrained(tmp_path)

@@ -20,3 +20,17 @@ def test_horovod_gives_the_same_assignment(hosts):
     ours = sorted(assign(hosts, [None] * len(hosts)), key=lambda place: place.rank)
     assert [(p.host, p.rank, p.local_rank, p.local_size, p.cross_rank, p.cross_size) for p in ours] == [
         (s.hostname, s.rank, s.local_rank, s.local_size, s.cross_rank, s.cross_size) for s in slots]
+
+
+@pytest.mark.parametrize(("hosts", "gpus", "num_gpus", "nccl", "expected"), [
+    (["a", "a"], ["3", "1"], 4, True, ["cuda:3", "cuda:1"]),             # Spark's word
+    (["a", "a"], ["3", "1"], 4, False, ["cuda:3", "cuda:1"]),            # stands; the strategy says what is missing
+    (["a", "a"], [None, None], 2, True, ["cuda:0", "cuda:1"]),           # one machine
+    (["a", "a"], [None, None], 1, True, ["cpu", "cpu"]),                 # two ranks cannot share a GPU
+    (["a", "a"], [None, None], 2, False, ["cpu", "cpu"]),
+    (["a", "b"], [None, None], 2, True, ["cpu", "cpu"]),                 # a cluster's GPUs are Spark's to give
+    (["a"], [None], 1, True, ["cuda:0"]),
+    (["a"], [None], 0, True, ["cpu"]),
+])
+def test_a_rank_takes_sparks_gpu_or_its_own_on_one_machine_or_the_cpu(hosts, gpus, num_gpus, nccl, expected):
+    assert [place.device(num_gpus, nccl=nccl) for place in assign(hosts, gpus)] == expected

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -13,11 +15,13 @@ import numpy as np
 import pytest
 
 from jobs.training import training_of
-from pipelines.finetune.launch import run_ranks
+from pipelines.finetune.launch import RankError, run_ranks
 from pipelines.finetune.loop import BatchPlan
 from pipelines.finetune.place import assign
 from pipelines.finetune.train import result_of, train_rank
+from tests.conftest import flow_overrides
 
+CHECKOUT = Path(__file__).parent.parent.parent
 ALONE = assign(["127.0.0.1"], [None])[0]
 
 
@@ -78,6 +82,35 @@ def test_a_rank_killed_during_training_changes_nothing_in_the_end(spark, flow, t
     assert killed["after"] == whole["after"]
 
 
+THREE_RANKS = """
+import sys
+from dataclasses import replace
+from functools import partial
+from jobs import config, finetune
+from jobs.training import training_of
+from pipelines.finetune.launch import run_ranks
+from pipelines.finetune.train import train_rank
+from pipelines.spark import session
+
+settings = config.load(overrides=[*sys.argv[2:], "finetune.num_ranks=3", "finetune.global_batch=15", "finetune.num_epochs=0.5",
+                                  "spark.master=local[3,4]"])
+training = training_of(settings.section("finetune", finetune.Config))[0]
+spark = session("three ranks", settings.tree["spark"])
+for name in ("first", "second"):
+    each = replace(training, folder=f"{sys.argv[1]}/{name}")
+    print("weights", run_ranks(spark, partial(train_rank, each), num_ranks=3)[0]["weights"])
+"""
+
+
+@pytest.mark.horovod
+def test_three_ranks_give_the_same_weights_every_time(flow, tmp_path):
+    # The trap: of two ranks a + b is b + a, and the order in which Horovod adds cannot show.
+    ended = subprocess.run([sys.executable, "-c", THREE_RANKS, str(tmp_path), *flow_overrides(flow.folder)], cwd=CHECKOUT,
+                           text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    first, second = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("weights")] or [ended.stdout, ""]
+    assert first == second
+
+
 def test_training_learns_and_says_what_it_did(flow):
     result = result_of(training_of(flow.configs["finetune"])[0].folder)
     # Four intents: guessing gives about a quarter.
@@ -102,6 +135,15 @@ def test_accumulating_micro_batches_gives_the_same_losses(flow, tmp_path):
     whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
     assert len(whole) > 5
     assert max(abs(whole[step] - parts[step]) for step in whole) < 1e-5
+
+
+@pytest.mark.horovod
+def test_ranks_that_do_not_share_the_run_folder_are_told_before_they_train(spark, flow, tmp_path):
+    def work(place):
+        return train_rank(training(flow, tmp_path / str(place.rank)), place)
+
+    with pytest.raises(RankError, match=r"rank 1 does not see what rank 0 writes in .*/1; put the root on storage"):
+        run_ranks(spark, work, num_ranks=2)
 
 
 def test_a_split_that_is_not_there_is_named(flow, tmp_path):

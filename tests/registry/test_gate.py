@@ -32,6 +32,12 @@ def test_a_gain_below_min_gain_is_not_enough(gain, promote):
     assert decide(evaluation(2, 0.5 + gain), evaluation(1, 0.5), min_gain=0.25).promote is promote
 
 
+@pytest.mark.parametrize(("challenger", "champion", "min_gain", "promote"), [
+    (0.9, 0.8, 0.1, True), (0.82, 0.81, 0.01, True), (0.899, 0.8, 0.1, False), (0.1 + 0.2, 0.3, 0.0, False)])
+def test_the_noise_of_floats_decides_nothing(challenger, champion, min_gain, promote):
+    assert decide(evaluation(2, challenger), evaluation(1, champion), min_gain=min_gain).promote is promote
+
+
 @pytest.mark.parametrize(("value", "promote"), [(0.01, True), (math.nan, False), (math.inf, False)])
 def test_the_first_version_is_promoted_unless_it_diverged(value, promote):
     assert decide(evaluation(1, value), None).promote is promote
@@ -58,9 +64,10 @@ def test_an_evaluation_that_means_nothing_is_refused(wrong, message):
         evaluation(1, 0.5, **wrong)
 
 
-def test_a_negative_min_gain_is_refused():
-    with pytest.raises(ValueError, match=r"min_gain must be at least 0, got -0\.1"):
-        decide(evaluation(2, 0.9), evaluation(1, 0.8), min_gain=-0.1)
+@pytest.mark.parametrize("min_gain", [-0.1, math.inf, math.nan])
+def test_a_min_gain_that_means_nothing_is_refused(min_gain):
+    with pytest.raises(ValueError, match=f"min_gain must be at least 0 and finite, got {min_gain}"):
+        decide(evaluation(2, 0.9), evaluation(1, 0.8), min_gain=min_gain)
 
 
 def test_a_verdict_is_strict_json_and_names_both_sides():

@@ -10,51 +10,9 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-import pipelines.scoring
-from pipelines.dataset.tokenizer import tokenizer_fingerprint, train_bpe
-from pipelines.finetune.model import Architecture, ModelSpec, build_model, save_model
 from pipelines.registry import models
-from pipelines.registry.lineage import lineage, lineage_of_version
-from pipelines.registry.tracking import Tracker
-
-SCRIPT = Path(pipelines.scoring.__file__).with_name("serve.py")
-TINY_BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-
-
-@pytest.fixture(scope="session")
-def model_folders(tmp_path_factory):
-    """Two classifiers that differ in their weights only."""
-    tokenizer = train_bpe(iter(["lost my card", "信用卡丢了"] * 2), vocab_size=280)
-    spec = ModelSpec(task="classification", labels=("lost_card", "退款"), max_tokens=16, base="scratch",
-                     tokenizer=tokenizer_fingerprint(tokenizer))
-    folders = []
-    for seed in (1, 2):
-        module = build_model(Architecture(config=TINY_BERT), spec, vocab_size=tokenizer.get_vocab_size(), seed=seed)
-        folders.append(tmp_path_factory.mktemp("model") / "model")
-        save_model(module, tokenizer.to_str(), spec, folders[-1])
-    return folders
-
-
-@pytest.fixture
-def new_run(experiment):
-    def start(fingerprint="abc"):
-        tracker = Tracker(experiment, fingerprint)
-        tracker.finish({"accuracy": 0.5})
-        return tracker.run_id
-
-    return start
-
-
-def register(run_id, folder, name):
-    return models.register(run_id, folder, name, code=SCRIPT, input_example=["lost my card", "退款"])
-
-
-def versions(name):
-    return sorted(int(version.version) for version in MlflowClient().search_model_versions(f"name = '{name}'"))
-
-
-def aliases(name):
-    return {alias: int(version) for alias, version in MlflowClient().get_registered_model(name).aliases.items()}
+from pipelines.registry.lineage import lineage
+from tests.registry.conftest import aliases, register, versions
 
 
 def test_a_registered_model_is_complete_quiet_and_never_pickled(new_run, model_folders, model_name, capfd):
@@ -71,8 +29,8 @@ def test_a_registered_model_is_complete_quiet_and_never_pickled(new_run, model_f
     requirements = (resolved.folder.parents[1] / "requirements.txt").read_text().split()
     assert f"mlflow=={mlflow.__version__}" in requirements
     assert all("==" in requirement for requirement in requirements)
-    assert lineage_of_version(model_name, 1)["run_id"] == run_id
     assert lineage(run_id)["model_versions"] == [{"name": model_name, "version": 1}]
+    assert json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/lineage.json")) == lineage(run_id)
 
 
 def test_it_loads_in_a_process_without_the_project(new_run, model_folders, model_name, tmp_path):
@@ -114,7 +72,8 @@ def test_registering_again_gives_the_same_version(new_run, model_folders, model_
     assert versions(model_name) == [1]
 
 
-@pytest.mark.parametrize("call", ["log_outputs", "create_registered_model", "create_model_version", "set_registered_model_alias"])
+@pytest.mark.parametrize("call", ["log_outputs", "create_registered_model", "create_model_version", "set_registered_model_alias",
+                                  "log_dict"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_any_call_and_run_again_there_is_one_version(new_run, model_folders, model_name, monkeypatch, call, moment):
     run_id = new_run()
@@ -135,6 +94,7 @@ def test_killed_at_any_call_and_run_again_there_is_one_version(new_run, model_fo
     assert register(run_id, model_folders[0], model_name) == 1
     assert versions(model_name) == [1]
     assert aliases(model_name) == {"challenger": 1}
+    assert model_name in mlflow.artifacts.load_text(f"runs:/{run_id}/lineage.json")
     uploads = MlflowClient().search_logged_models([mlflow.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'")
     assert [str(upload.status) for upload in uploads] == ["READY"]
 

@@ -10,8 +10,9 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
+from mlflow.exceptions import MlflowException
 
-from pipelines.delta import Pin
+from pipelines.pin import Pin
 from pipelines.registry import store
 from pipelines.registry.lineage import lineage
 from pipelines.registry.tracking import MAX_PARAM_CHARS, Tracker, find_run
@@ -87,6 +88,20 @@ def test_an_error_is_kept_and_goes_when_the_run_ends_well(experiment):
     assert ended.info.run_id == failed.info.run_id
     assert ended.info.status == "FINISHED"
     assert "distributary.error" not in ended.data.tags
+
+
+def test_a_store_that_is_down_does_not_hide_why_the_training_failed(experiment, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise MlflowException("connection refused")
+
+    def crash():
+        with Tracker(experiment, "abc"):
+            monkeypatch.setattr(mlflow.MlflowClient, "set_tag", refuse)
+            raise RuntimeError("disk full at step 3")
+
+    with pytest.raises(RuntimeError, match="disk full at step 3"):
+        crash()
+    assert "its error could not be recorded (connection refused)" in caplog.text
 
 
 def test_an_interrupt_leaves_a_killed_run(experiment):
@@ -173,6 +188,7 @@ def test_pictures_and_texts_of_a_run(experiment, caplog):
     assert {"config.yaml", "environment.json", "requirements.txt", "pictures/loss.png", "pictures/confusion.png",
             "pictures/confusion.txt"} <= artifacts
     assert "mlflow==" in read(tracker.run_id, "requirements.txt")
+    assert json.loads(read(tracker.run_id, "environment.json"))["driver"]["packages"]["mlflow"] == mlflow.__version__
     assert "退款" in read(tracker.run_id, "pictures/confusion.txt")
     assert "no installed font draws all 2 class names" in caplog.text
 

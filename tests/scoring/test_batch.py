@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from pyspark import SparkFiles
+from pyspark.sql import functions as F
 
 from pipelines.scoring import batch
 from pipelines.scoring.predict import Predictor
@@ -68,6 +69,17 @@ def test_a_folder_shipped_to_a_cluster_arrives_whole(spark, documents, scored, c
     one_task = spark.sparkContext.parallelize([0], 1)
     names = one_task.map(lambda _: sorted(path.name for path in Path(SparkFiles.get(name)).iterdir())).first()
     assert names == sorted(path.name for path in classifier_folder.iterdir())
+
+
+def test_what_was_scored_before_is_not_scored_again_unless_text_label_or_model_changed(spark, documents, scored):
+    model = SimpleNamespace(name="intents", version=3, run_id="r1")
+    assert batch.unscored(documents, scored, model).count() == 0
+    text = F.when(F.col("doc_id") == "d01", "another text").otherwise(F.col("text"))
+    label = F.when(F.col("doc_id") == "d03", "corrected").otherwise(F.col("label"))
+    corrected = documents.withColumns({"text": text, "label": label})
+    assert sorted(row.doc_id for row in batch.unscored(corrected, scored, model).collect()) == ["d01", "d03"]  # d03 had no label
+    for other in ({"version": 4}, {"run_id": "r2"}, {"name": "answers"}):
+        assert batch.unscored(documents, scored, SimpleNamespace(**{**vars(model), **other})).count() == len(ROWS)
 
 
 @pytest.mark.parametrize(("master", "ships"), [

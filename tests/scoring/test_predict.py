@@ -72,6 +72,14 @@ def test_a_text_without_bytes_has_zero_bits(decoder_folder):
     assert Predictor.load(decoder_folder).predict([""])[0].score == 0.0
 
 
+def test_scores_alone_are_those_of_the_whole_prediction(decoder_folder):
+    predictor = Predictor.load(decoder_folder)
+    whole, scores = (predictor.predict(TEXTS, continues=continues) for continues in (True, False))
+    assert [each.score for each in scores] == [each.score for each in whole]
+    assert any(each.prediction for each in whole)
+    assert {each.prediction for each in scores} == {""}
+
+
 @pytest.mark.parametrize("folder", ["classifier_folder", "decoder_folder"])
 def test_no_text_gives_no_prediction(folder, request):
     assert Predictor.load(request.getfixturevalue(folder)).predict([]) == []

@@ -1,12 +1,15 @@
 """CSV as RFC 4180 has it: a header line, quoted fields with doubled quotes, delimiters and line breaks inside quotes.
 
 Stricter than Python's csv, which takes a stray quote as text and lets a quote that is never closed swallow the file.
-Lines are joined until their quotes are even in number. Where that does not happen, or does not make a record, only the
-first line is broken and reading goes on at the next: one bad quote costs one line. Every byte is looked at twice at
-most: an odd line is joined as far as the next odd line, and the lines between the two stand alone after that.
-Empty lines between records are no records. Only LF and CRLF end a line.
+Lines are joined until their quotes are even in number. Only the first line is broken, and reading goes on at the next, where that
+does not happen, where it makes no record, and where it makes one of the wrong number of fields while most of its other lines are
+records alone. What no reader can tell is a bad quote that a later one closes where a field may end, with the right number of
+fields: all lines between the two, up to max_record_bytes, are the text of one legal record (its num_chars shows it).
+Cost: linear. An odd line is joined as far as the next odd line and the lines between the two stand alone after that: each is
+joined, tried and read at most once. Empty lines are no records, also before the header. Only LF and CRLF end a line.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -83,7 +86,7 @@ def _joined(lines: Lines, max_record_bytes: int) -> Iterator[_Cut]:
             continue
         if data.count(b'"') % 2:
             data, reason = _closed(lines, data, max_record_bytes)
-        if data not in (b"\n", b"\r\n"):
+        if (data.removeprefix(BOM) if offset == 0 else data) not in (b"", b"\n", b"\r\n"):
             yield _Cut(offset, line, len(data), data, reason)
 
 
@@ -127,16 +130,29 @@ def _parsed(cut: _Cut, header: _Header, lines: Lines, delimiter: str, field: re.
     except MalformedError as error:
         reason = str(error)
     first = raw.find(b"\n") + 1
-    if 0 < first < len(raw) and not _well_formed(data, delimiter, field):
-        lines.give_back(raw[first:])
-        return Record(offset, line, first, raw[:first], None, reason)
-    return cut.broken(reason)
+    below = raw[first:] if first else b""
+    num_fields = _num_fields(data, delimiter, field) if below else header.num_fields
+    if num_fields == header.num_fields or (num_fields and not _are_records(below, header.num_fields, delimiter, field)):
+        return cut.broken(reason)
+    if num_fields:
+        num_lines, wanted = data.count(b"\n"), header.num_fields
+        reason = f"open quote: closed {num_lines:,} lines below, where the number of fields is {num_fields:,}, not {wanted:,}"
+    lines.give_back(below)
+    return Record(offset, line, first, raw[:first], None, reason)
 
 
-def _well_formed(data: bytes, delimiter: str, field: re.Pattern[str]) -> bool:
-    """Whether the quotes make a record of it, be the characters as they may: then its lines belong together."""
+def _num_fields(data: bytes, delimiter: str, field: re.Pattern[str]) -> int | None:
+    """Fields of the record, be the characters as they may; None where the quotes make none of it."""
     try:
-        split_fields(data.decode("utf-8", "surrogateescape"), delimiter, field)
+        return len(split_fields(data.decode("utf-8", "surrogateescape"), delimiter, field))
     except MalformedError:
-        return False
-    return True
+        return None
+
+
+def _are_records(below: bytes, num_fields: int, delimiter: str, field: re.Pattern[str]) -> bool:
+    """Whether most of the lines are records alone. Of one field they say nothing: a line of prose is such a record too."""
+    num_lines = num_records = 0
+    for line in io.BytesIO(below):
+        num_lines += 1
+        num_records += _num_fields(without_line_end(line), delimiter, field) == num_fields
+    return num_fields > 1 and 2 * num_records > num_lines

@@ -5,12 +5,14 @@ memory is one record, one batch and one buffer a task. Lines are numbered over t
 slices is first counted through (LF bytes only, by many tasks, at the speed of the store).
 """
 
+import platform
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
+from pyarrow import NativeFile
 from pyarrow.fs import FileSystem
 from pyspark.sql import DataFrame, SparkSession
 
@@ -18,7 +20,8 @@ from pipelines.corpus.clean import normalise
 from pipelines.corpus.readers import csv, jsonl, text
 from pipelines.corpus.readers.gzip import GzipStream
 from pipelines.corpus.readers.records import Bytes, Lines, Record
-from pipelines.corpus.source import Source, SourceFile, filesystem, list_files
+from pipelines.corpus.source import Source, SourceFile, list_files
+from pipelines.storage import locate
 
 READERS: dict[str, Callable[[Lines, Source], Iterator[Record]]] = {
     "csv": csv.records, "jsonl": jsonl.records, "text": text.records,
@@ -30,7 +33,11 @@ _FILE_BYTES = 256 * 2**10  # what opening a file costs, in bytes read meanwhile:
 _BUFFER_BYTES = 2**20
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 10_000
-_UNREADABLE = "unreadable"
+_REMEDIES: dict[type[OSError], str] = {
+    FileNotFoundError: "bring it back, or put the files where every machine of the cluster sees them",
+    PermissionError: "let the user of the executors read it",
+    OSError: "mend what the cause names and run again",
+}
 
 RECORDS = """source STRING, file STRING, offset BIGINT, line BIGINT,
              key STRING, text STRING, label STRING, split STRING, reason STRING, raw BINARY"""
@@ -60,21 +67,16 @@ def read_source(spark: SparkSession, source: Source) -> DataFrame:
     """The rows of a source (RECORDS), a broken record with `reason` and the first 64 KiB of `raw`, a good one without.
 
     Text and label are normalised. Runs a job at once where a file has more than one slice, to number its lines.
-    Raises FileNotFoundError where the source has no file. A file that is gone or forbidden when its task opens it is a
-    row with null raw; any other failure of the store fails the task, since a later attempt may succeed.
+    Raises FileNotFoundError where the source has no file. A file that a task cannot read (gone, forbidden, store down) fails the
+    task: as a row it would be taken for done and never read again. A file of broken content is rows with a reason.
     """
     slices = _numbered(spark, source, _cut(list_files(source), source))
     return _scattered(spark, slices).mapInArrow(partial(_read_slices, source=source), RECORDS)
 
 
 def read_slice(files: FileSystem, source: Source, part: Slice) -> Iterator[Record]:
-    """The records that start in the slice, and one that says where the file broke."""
-    try:
-        opened = files.open_input_file(part.path)
-    except (FileNotFoundError, PermissionError) as error:
-        yield Record(part.start, part.line, 0, b"", None, f"{_UNREADABLE}: {type(error).__name__}")
-        return
-    with closing(opened):
+    """The records that start in the slice, and one that says where the file broke. Raises OSError as `_opened` does."""
+    with _opened(files, source, part) as opened:
         if _is_gzip(part.path):
             lines = Lines(GzipStream(opened))
         else:
@@ -83,6 +85,18 @@ def read_slice(files: FileSystem, source: Source, part: Slice) -> Iterator[Recor
         yield from READERS[source.format](lines, source)
         if lines.broken:
             yield Record(lines.offset, lines.line, len(lines.tail), lines.tail, None, lines.broken)
+
+
+@contextmanager
+def _opened(files: FileSystem, source: Source, part: Slice) -> Iterator[NativeFile]:
+    """The open file. A fault in opening or reading names source, file, machine, cause and remedy."""
+    try:
+        with files.open_input_file(part.path) as opened:
+            yield opened
+    except OSError as error:
+        kind = next(kind for kind in _REMEDIES if isinstance(error, kind))
+        at, cause = f"source {source.name!r}: {part.path}", str(error).partition("\n")[0]
+        raise kind(f"{at} cannot be read on {platform.node()}: {cause}; {_REMEDIES[kind]}") from None
 
 
 def _is_gzip(path: str) -> bool:
@@ -132,20 +146,25 @@ def _slices(batches: Iterable[pa.RecordBatch]) -> Iterator[Slice]:
 
 
 def _count_lines(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
-    files, _ = filesystem(source.path)
+    files, _ = locate(source.path)
     for part in _slices(batches):
-        assert part.stop is not None
-        with files.open_input_file(part.path) as opened:
-            opened.seek(part.start)
-            left, num_lines = part.stop - part.start, 0
-            while left and (piece := opened.read(min(left, _BUFFER_BYTES))):
-                left -= len(piece)
-                num_lines += piece.count(b"\n")
+        num_lines = _num_lines(files, source, part)
         yield pa.RecordBatch.from_pylist([{"path": part.path, "start": part.start, "num_lines": num_lines}])
 
 
+def _num_lines(files: FileSystem, source: Source, part: Slice) -> int:
+    assert part.stop is not None, "only slices that another one follows are counted"
+    left, num_lines = part.stop - part.start, 0
+    with _opened(files, source, part) as opened:
+        opened.seek(part.start)
+        while left and (piece := opened.read(min(left, _BUFFER_BYTES))):
+            left -= len(piece)
+            num_lines += piece.count(b"\n")
+    return num_lines
+
+
 def _read_slices(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
-    files, _ = filesystem(source.path)
+    files, _ = locate(source.path)
     rows: list[tuple] = []
     num_bytes = 0
     for part in _slices(batches):
@@ -163,8 +182,7 @@ def _read_slices(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[
 def _row(record: Record, source_name: str, relative: str) -> tuple:
     position = (source_name, relative, record.offset, record.line)
     if record.fields is None:
-        raw = None if record.reason and record.reason.startswith(_UNREADABLE) else record.raw[:MAX_RAW_BYTES]
-        return (*position, None, None, None, None, record.reason, raw)
+        return (*position, None, None, None, None, record.reason, record.raw[:MAX_RAW_BYTES])
     value = record.fields.get
     label = value("label")
     label = normalise(label) or None if label else None

@@ -1,6 +1,7 @@
 """JSON Lines: one object a line (RFC 8259, UTF-8). Can be read in byte slices, since no line break stands inside an object.
 
 Lines of white space are no records. Of a name that an object repeats, the last value stands, as in Python and JavaScript.
+A number stays as it is written and becomes text, so the keys 1 and "1" are one key.
 """
 
 import json

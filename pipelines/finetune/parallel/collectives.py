@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-RANK_LOST = hvd.HorovodInternalError if hasattr(hvd, "HorovodInternalError") else RuntimeError
-
 
 def sum_over_ranks(value: Tensor, *, name: str) -> Tensor:
     return hvd.allreduce(value, op=hvd.Sum, name=name)

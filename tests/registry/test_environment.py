@@ -1,0 +1,34 @@
+import subprocess
+
+import pytest
+
+from pipelines.registry.environment import git_tags
+
+
+def git(folder, *arguments):
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    (tmp_path / "code.py").write_text("one\n")
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    return tmp_path
+
+
+def test_the_commit_of_a_checkout_is_told_and_whether_files_differ(checkout):
+    commit = git(checkout, "rev-parse", "HEAD")
+    assert git_tags(checkout) == {"mlflow.source.git.commit": commit}
+    (checkout / "code.py").write_text("two\n")
+    assert git_tags(checkout) == {"mlflow.source.git.commit": f"{commit}-dirty"}
+
+
+def test_the_commit_of_the_project_that_we_are_installed_in_is_not_ours(checkout, monkeypatch):
+    installed = checkout / ".venv" / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    assert git_tags(installed) == {}
+    monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))  # as in a hook of that project
+    assert git_tags(installed) == {}
