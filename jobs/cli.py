@@ -61,7 +61,7 @@ def commands() -> "typer.Typer":
     def undo(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None) -> None:
         """Give the champion's alias back to the version that had it before the last promotion.
 
-        The version that loses it is withdrawn: the gate does not promote it again; a person may, by giving it the alias in MLflow.
+        The version that loses it is withdrawn: the gate does not promote it again; a person may, by the alias in MLflow.
         """
         with faults():
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())

@@ -49,7 +49,7 @@ def training_of(config: "Config") -> tuple[Training, str, Pin]:
                         version=pinned.version, spec=spec, architecture=config.model,
                         **{name: getattr(config, name) for name in FROM_CONFIG})
     made_from = fingerprint("finetune", REVISION, identity(training), pinned.identity(), base_identity(config.model.base))
-    return replace(training, folder=f"{absolute(config.folder)}/{made_from}"), made_from, pinned
+    return replace(training, folder=(Folder(absolute(config.folder)) / made_from).path), made_from, pinned
 
 
 def finished_run(tracking: Tracking, training: Training, made_from: str) -> str | None:

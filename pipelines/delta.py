@@ -14,6 +14,7 @@ array boundary can't move into the neighbour). It does not depend on row order o
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -53,9 +54,10 @@ class ContractError(ValueError):
 
 
 def for_spark(path: str) -> str:
-    """A local path as the URI that Spark takes for local even where its default file system is HDFS."""
-    plain = not path.startswith("/") or "DATABRICKS_RUNTIME_VERSION" in os.environ
-    return path if plain else f"file:{path}"  # file:/a: Delta compares it as text with its own form
+    """A local path as the URI that Spark takes for local even where its default file system is HDFS; on Databricks DBFS's own."""
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return re.sub(r"^/dbfs/", "dbfs:/", path)
+    return f"file:{path}" if path.startswith("/") else path  # file:/a: Delta compares it as text with its own form
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,12 @@ def cache_folder() -> Path:
 def absolute(path: str) -> str:
     """The path of a table or folder as every process of the cluster must see it: absolute if local (file: too), a URI unchanged.
 
-    Raises ValueError for characters by which Delta's log would be written under one name and looked for under another.
+    Raises ValueError for a password in it, and for characters by which Delta's log would be written under one name and looked
+    for under another.
     """
+    if re.search(r"://[^/@]*:[^/@]*@", path):
+        raise ValueError(f"path {shown(path)!r} holds a password, which would be written into tables and runs; give it in the "
+                         "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the machine's role")
     scheme, rest = _parted(path)
     local = _local(scheme, rest) if scheme in ("", "file") else None
     unfit = _NOT_IN_TABLES.search(local) if local else re.search(r"[#?]", _options_apart(rest)[0])

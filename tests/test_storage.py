@@ -118,3 +118,14 @@ def test_where_a_move_fails_the_error_is_told_and_nothing_is_left(tmp_path):
     with pytest.raises(OSError, match="gone"):
         storage._write_beside(pafs.PyFileSystem(LikeHdfs(None)), f"{tmp_path}/.writing-file", f"{tmp_path}/gone/file", b"new")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["s3://key:hunter2@bucket/x", "s3a://k:hunter2@b/x", "abfss://me:hunter2@account/x"])
+def test_a_password_in_a_path_is_refused_and_not_repeated(path):
+    with pytest.raises(ValueError, match="holds a password, which would be written into tables and runs") as caught:
+        absolute(path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_user_or_container_in_a_uri_is_no_password():
+    assert absolute("abfss://container@account.dfs.core.windows.net/x") == "abfss://container@account.dfs.core.windows.net/x"

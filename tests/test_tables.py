@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.delta import ContractError, Table
+from pipelines.delta import ContractError, Table, for_spark
 from pipelines.pin import Pin, fingerprint, pin
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 
@@ -187,3 +187,13 @@ def test_every_column_says_what_it_is_and_the_key_is_required(table):
 
 def test_a_fingerprint_depends_on_values_not_on_the_order_of_keys():
     assert fingerprint({"a": 1, "b": [2]}) == fingerprint(json.loads('{"b": [2], "a": 1}')) != fingerprint({"a": 1, "b": ["2"]})
+
+
+@pytest.mark.parametrize(("path", "databricks", "expected"), [
+    ("/a b/c", False, "file:/a b/c"), ("s3a://b/c", False, "s3a://b/c"), ("/dbfs/c", True, "dbfs:/c"),
+    ("/Volumes/c", True, "/Volumes/c")])
+def test_spark_is_told_what_is_local(monkeypatch, path, databricks, expected):
+    monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
+    if databricks:
+        monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+    assert for_spark(path) == expected

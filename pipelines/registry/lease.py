@@ -72,7 +72,10 @@ class Lease:
                 logger.warning("%s/%s is not renewed just now (%s); trying again", self._folder.path, LEASE, fault)
 
     def _holder(self) -> dict[str, Any] | None:
-        return json.loads(self._folder.read(LEASE)) if self._folder.exists(LEASE) else None
+        try:
+            return json.loads(self._folder.read(LEASE))
+        except FileNotFoundError:  # none, or on HDFS one that is just being renewed
+            return None
 
     def _write(self) -> None:
         self._folder.write(LEASE, json.dumps({**self._mine, "renewed_at": time.time()}).encode())
