@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
 from jobs import config as configuration
@@ -52,17 +53,30 @@ class Outcome:
 
 
 class Working:
-    """Tells what a stage is at, with seconds, while it works: a spinner on a terminal, plain lines elsewhere."""
+    """Tells what a stage is at, with seconds, while it works: a spinner on a terminal, plain lines elsewhere.
+
+    What a stage says first is a plain line on a terminal too: it starts Spark, and a new JVM writes there as it likes.
+    """
 
     def __init__(self, stage: str) -> None:
         self._stage, self._text, self._since, self._spoken = stage, "starts", time.monotonic(), 0.0
-        self._spinner = console.status("") if console.is_terminal else None
+        self._spinner: Status | None = None
+        self._said = 0
 
     def say(self, text: str) -> None:
         """What the stage does from now on; off a terminal it is printed at once."""
+        self._said += 1
+        if self._said == 2 and console.is_terminal:
+            self._spinner = console.status("")
+            self._spinner.start()
         if self._spinner is None:
             self._print(text)
         self.update(text)
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        if self._spinner is not None:
+            self._spinner.stop()
 
     def update(self, text: str) -> None:
         """How far it is; off a terminal printed when nothing was for QUIET_SECONDS."""
@@ -95,16 +109,13 @@ def working(stage: str) -> Iterator[Working]:
             shown.beat()
 
     thread = threading.Thread(target=beat, daemon=True)
-    if shown._spinner is not None:
-        shown._spinner.start()
     thread.start()
     try:
         yield shown
     finally:
         done.set()
         thread.join()
-        if shown._spinner is not None:
-            shown._spinner.stop()
+        shown.stop()
 
 
 def tell(outcome: Outcome) -> None:

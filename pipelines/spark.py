@@ -68,7 +68,7 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
     _check_java()
     given = _given_conf()
     wanted = {"spark.app.name": app_name, "spark.master": DEFAULT_MASTER, "spark.pyspark.python": sys.executable,
-              "spark.pyspark.driver.python": sys.executable, "spark.log.level": "ERROR",
+              "spark.pyspark.driver.python": sys.executable,
               "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
               "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"), **(conf or {})}
     if given.get("spark.master", wanted["spark.master"]).startswith("local"):
