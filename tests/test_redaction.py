@@ -41,7 +41,7 @@ def test_a_secret_may_come_from_any_variable_by_way_of_a_secret_key(monkeypatch)
 
 
 def test_the_end_of_a_run_shows_no_password():
-    lines = places({"root": "s3://me:hunter1@bucket/b", "tracking": {"uri": "postgresql://me:hunter2@host/db"}})
+    lines = places({"root": "s3://me@bucket/b", "tracking": {"uri": "postgresql://me:hunter2@host/db"}})
     assert lines == ["tables    s3://[redacted]@bucket/b", "MLflow    postgresql://[redacted]@host/db"]
 
 
