@@ -29,8 +29,8 @@ import torch
 import typer
 from rich.table import Table
 
-from jobs.stage import Working, console, working
-from pipelines.finetune.launch import run_ranks
+from jobs.shell.command import Working, console, working
+from pipelines.finetune.launch.barrier import run_ranks
 from pipelines.spark import session
 
 NUM_RANKS = 2
@@ -60,8 +60,14 @@ def launch_theirs() -> list[Rank]:
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         # One machine: only the loopback interface is asked for, which spares it the search.
-        return horovod.spark.run(first_collective, num_proc=NUM_RANKS, use_gloo=True, nics={"lo"}, verbose=0,
-                                 start_timeout=PATIENCE_SECONDS)
+        return horovod.spark.run(
+            first_collective,
+            num_proc=NUM_RANKS,
+            use_gloo=True,
+            nics={"lo"},
+            verbose=0,
+            start_timeout=PATIENCE_SECONDS,
+        )
     finally:
         # It takes Ctrl-C away from the driver for good.
         for each, handler in before.items():
@@ -88,10 +94,14 @@ def compare(launchers: dict[str, Launch], pairs: int, work: Working) -> dict[str
         for name, launch in launchers.items():
             work.say(f"{turn}: {name}")
             sample = measure(launch)
-            work.line(f"{turn}: {name}: first collective after {sample['start']:.2f} s, call {sample['call']:.2f} s")
+            work.line(
+                f"{turn}: {name}: first collective after {sample['start']:.2f} s, call {sample['call']:.2f} s"
+            )
             kept = before & set(sample["processes"])
             if len(kept) != (NUM_RANKS if name == KEPT else 0):
-                raise RuntimeError(f"{turn}: {name}: {len(kept)} of {NUM_RANKS} ranks ran in a process that had run ranks before")
+                raise RuntimeError(
+                    f"{turn}: {name}: {len(kept)} of {NUM_RANKS} ranks ran in a process that had run ranks before"
+                )
             before |= set(sample["processes"])
             samples[name].append(sample)
     return samples
@@ -107,19 +117,39 @@ def report(samples: dict[str, list[Sample]]) -> dict[str, Any]:
             table.add_row(what, name, *[f"{number:.2f}" for number in numbers], end_section=name == THEIRS)
     console.print(table)
     starts = {name: [sample["start"] for sample in counted] for name, (_, *counted) in samples.items()}
-    ratios = {name: statistics.median(starts[name]) / statistics.median(starts[THEIRS]) for name in (FRESH, KEPT)}
-    by_round = {name: [ours / theirs for ours, theirs in zip(starts[name], starts[THEIRS], strict=True)] for name in ratios}
+    ratios = {
+        name: statistics.median(starts[name]) / statistics.median(starts[THEIRS]) for name in (FRESH, KEPT)
+    }
+    by_round = {
+        name: [ours / theirs for ours, theirs in zip(starts[name], starts[THEIRS], strict=True)]
+        for name in ratios
+    }
     for name, rounds in by_round.items():
-        console.print(f"{name}: start {ratios[name]:.2f} of theirs by medians; by round "
-                      f"{', '.join(f'{each:.2f}' for each in rounds)}, median {statistics.median(rounds):.2f}")
+        console.print(
+            f"{name}: start {ratios[name]:.2f} of theirs by medians; by round "
+            f"{', '.join(f'{each:.2f}' for each in rounds)}, median {statistics.median(rounds):.2f}"
+        )
     met = ratios[KEPT] <= MAX_RATIO
-    console.print(f"bar {'met' if met else 'not met'}: warm start {ratios[KEPT]:.2f} of theirs, at most {MAX_RATIO} wanted")
-    return {"samples": samples, "ratio_of_medians": ratios, "ratio_by_round": by_round, "max_ratio": MAX_RATIO, "met": met}
+    console.print(
+        f"bar {'met' if met else 'not met'}: warm start {ratios[KEPT]:.2f} of theirs, at most {MAX_RATIO} wanted"
+    )
+    return {
+        "samples": samples,
+        "ratio_of_medians": ratios,
+        "ratio_by_round": by_round,
+        "max_ratio": MAX_RATIO,
+        "met": met,
+    }
 
 
 def machine() -> dict[str, Any]:
-    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cpus": os.cpu_count(), "load_before": os.getloadavg(),
-            "python": platform.python_version(), **{each.__name__: each.__version__ for each in (pyspark, horovod, torch)}}
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpus": os.cpu_count(),
+        "load_before": os.getloadavg(),
+        "python": platform.python_version(),
+        **{each.__name__: each.__version__ for each in (pyspark, horovod, torch)},
+    }
 
 
 Pairs = Annotated[int, typer.Option(min=1, help="Counted rounds; one takes about half a minute.")]
@@ -131,7 +161,9 @@ def main(pairs: Pairs = 3, output: Output = RESULT) -> None:
     try:
         with working("launcher") as work:
             work.say("starting Spark")
-            ours = partial(run_ranks, session("distributary benchmark", CONF), first_collective, num_ranks=NUM_RANKS)
+            ours = partial(
+                run_ranks, session("distributary benchmark", CONF), first_collective, num_ranks=NUM_RANKS
+            )
             samples = compare({FRESH: ours, KEPT: ours, THEIRS: launch_theirs}, pairs, work)
     except Exception as error:
         console.print(f"failed: {type(error).__name__}: {error}", markup=False)

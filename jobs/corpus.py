@@ -5,9 +5,9 @@ from functools import reduce
 
 import typer
 
-from jobs.config import Section
-from jobs.plan import planned, unchanged
-from jobs.stage import Outcome, Plan, command, working
+from jobs.shell.command import Outcome, Plan, command, working
+from jobs.shell.plan import planned, unchanged
+from jobs.shell.settings import Section
 from pipelines.corpus.build import build_documents, reconcile
 from pipelines.corpus.quality import Rules
 from pipelines.corpus.readers.files import read_source
@@ -30,9 +30,16 @@ class Config(Section):
 
 def plan(config: Config) -> Plan:
     if not config.sources:
-        raise ValueError("corpus.sources is empty: name the files to read (conf/base.yaml shows how) or choose a --recipe")
-    files = [[(file.relative, file.size, file.modified_ns) for file in list_files(source)] for source in config.sources]
-    made_from = fingerprint("corpus", REVISION, config.model_dump(mode="json", include={"sources", "rules"}), files)
+        raise ValueError(
+            "corpus.sources is empty: name the files to read (conf/base.yaml shows how) or choose a --recipe"
+        )
+    files = [
+        [(file.relative, file.size, file.modified_ns) for file in list_files(source)]
+        for source in config.sources
+    ]
+    made_from = fingerprint(
+        "corpus", REVISION, config.model_dump(mode="json", include={"sources", "rules"}), files
+    )
     return planned(made_from, [absolute(config.quarantine), absolute(config.documents)])
 
 
@@ -45,23 +52,36 @@ def main(config: Config) -> Outcome:
         spark = session("distributary corpus", config.spark)
         work.say(f"reading {', '.join(source.name for source in config.sources)}")
         with ExitStack() as held:
-            read = reduce(lambda a, b: a.unionByName(b), [read_source(spark, each) for each in config.sources])
+            read = reduce(
+                lambda a, b: a.unionByName(b), [read_source(spark, each) for each in config.sources]
+            )
             records = held.enter_context(persisted(read))
             documents, quarantine = build_documents(records, config.sources, config.rules)
             documents = held.enter_context(persisted(documents))
             facts = reconcile(records, documents, quarantine)
             work.say("writing quarantine")
-            QUARANTINE.overwrite(quarantine, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts)
+            QUARANTINE.overwrite(
+                quarantine, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts
+            )
             work.say("writing documents")
-            pin = DOCUMENTS.overwrite(documents, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts)
+            pin = DOCUMENTS.overwrite(
+                documents, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts
+            )
     return Outcome(stage="corpus", ran=True, why=planned.why, facts=told(pin))
 
 
 def told(pin: Pin) -> dict[str, str]:
     """The counts for a person."""
     facts = pin.facts
-    kept, drops = (", ".join(f"{name} {count:,}" for name, count in facts[part].items()) for part in ("kept", "dropped"))
-    return {"rows in": f"{facts['records']:,}", "kept": kept, "dropped": drops or "0", "quarantined": f"{facts['quarantined']:,}"}
+    kept, drops = (
+        ", ".join(f"{name} {count:,}" for name, count in facts[part].items()) for part in ("kept", "dropped")
+    )
+    return {
+        "rows in": f"{facts['records']:,}",
+        "kept": kept,
+        "dropped": drops or "0",
+        "quarantined": f"{facts['quarantined']:,}",
+    }
 
 
 if __name__ == "__main__":

@@ -5,10 +5,17 @@ from typing import Literal
 
 import typer
 
-from jobs.config import Section
-from jobs.plan import planned, required, unchanged
-from jobs.stage import Outcome, Plan, command, working
-from pipelines.dataset.build import PackingRules, built_sequences, choose_tokenizer, count_by_split, in_order, label_names
+from jobs.shell.command import Outcome, Plan, command, working
+from jobs.shell.plan import planned, required, unchanged
+from jobs.shell.settings import Section
+from pipelines.dataset.build import (
+    PackingRules,
+    built_sequences,
+    choose_tokenizer,
+    count_by_split,
+    in_order,
+    label_names,
+)
 from pipelines.dataset.tokenizer import TokenizerChoice, tokenizer_identity, write_tokenizer
 from pipelines.pin import Pin, fingerprint
 from pipelines.spark import session
@@ -31,7 +38,9 @@ class Config(Section):
 def plan(config: Config) -> Plan:
     documents = required(absolute(config.documents), "documents", "corpus")
     settings = config.model_dump(mode="json", include={"task", "tokenizer", "packing"})
-    made_from = fingerprint("dataset", REVISION, settings, documents.identity(), tokenizer_identity(config.tokenizer))
+    made_from = fingerprint(
+        "dataset", REVISION, settings, documents.identity(), tokenizer_identity(config.tokenizer)
+    )
     return planned(made_from, [absolute(config.sequences)])
 
 
@@ -44,7 +53,9 @@ def main(config: Config) -> Outcome:
         work.say("starting Spark")
         spark = session("distributary dataset", config.spark)
         documents = DOCUMENTS.read(spark, pinned.path, pinned.version)
-        if not pinned.digest:  # changed by somebody else, which is their right: what they left is what is learnt
+        if (
+            not pinned.digest
+        ):  # changed by somebody else, which is their right: what they left is what is learnt
             digest, num_rows = DOCUMENTS.digest(documents)
             pinned = replace(pinned, digest=digest, num_rows=num_rows)
         work.say("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
@@ -52,11 +63,18 @@ def main(config: Config) -> Outcome:
         labels = label_names(documents) if config.task == "classification" else ()
         work.say("packing documents into sequences")
         with built_sequences(documents, tokenizer, config.packing, labels=labels) as packed:
-            facts = {"task": config.task, "labels": labels, "tokenizer": write_tokenizer(tokenizer, config.tokenizers),
-                     "splits": count_by_split(packed), "sequence_length": config.packing.sequence_length,
-                     "documents": {**asdict(pinned), "facts": {}}}
+            facts = {
+                "task": config.task,
+                "labels": labels,
+                "tokenizer": write_tokenizer(tokenizer, config.tokenizers),
+                "splits": count_by_split(packed),
+                "sequence_length": config.packing.sequence_length,
+                "documents": {**asdict(pinned), "facts": {}},
+            }
             work.say("writing sequences")
-            pin = SEQUENCES.overwrite(in_order(packed), absolute(config.sequences), fingerprint=planned.fingerprint, facts=facts)
+            pin = SEQUENCES.overwrite(
+                in_order(packed), absolute(config.sequences), fingerprint=planned.fingerprint, facts=facts
+            )
     return Outcome(stage="dataset", ran=True, why=planned.why, facts=told(pin))
 
 
@@ -64,7 +82,9 @@ def told(pin: Pin) -> dict[str, str]:
     """The counts for a person."""
     facts = pin.facts
     sequences = ", ".join(f"{split} {counts['sequences']:,}" for split, counts in facts["splits"].items())
-    tokens, cut = (sum(counts[name] for counts in facts["splits"].values()) for name in ("tokens", "cut_tokens"))
+    tokens, cut = (
+        sum(counts[name] for counts in facts["splits"].values()) for name in ("tokens", "cut_tokens")
+    )
     return {"sequences": sequences, "tokens": f"{tokens:,}", "tokens cut off": f"{cut:,}"}
 
 

@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 import typer
 from pydantic import Field
 
-from jobs.config import Section
-from jobs.stage import Outcome, Plan, command, working
+from jobs.shell.command import Outcome, Plan, command, working
+from jobs.shell.settings import Section
 from jobs.training import finished_run, plan_for, run_training, told, training_of
-from pipelines.finetune.model import Architecture
+from pipelines.finetune.models.build import Architecture
 from pipelines.finetune.optimizer import Optimization
-from pipelines.finetune.train import result_of
-from pipelines.registry.lease import Lease
-from pipelines.registry.runs import CurrentRun, write_current
+from pipelines.finetune.worker import result_of
+from pipelines.lease import Lease
+from pipelines.registry.runs.current import CurrentRun, write_current
 from pipelines.storage import Folder
 
 Positive = Annotated[int, Field(ge=1)]
@@ -48,10 +48,13 @@ def main(config: Config) -> Outcome:
     planned = plan_for(config, training, made_from)
     if not planned.up_to_date:
         with working("finetune") as work, Lease(Folder(training.folder)) as lease:
-            run_id = (finished_run(config.tracking, training, made_from)
-                      or run_training(config, training, made_from, sequences, lease=lease, work=work))
+            run_id = finished_run(config.tracking, training, made_from) or run_training(
+                config, training, made_from, sequences, lease=lease, work=work
+            )
             write_current(config.folder, CurrentRun(run_id, made_from, training.folder))
-    return Outcome(stage="finetune", ran=not planned.up_to_date, why=planned.why, facts=told(result_of(training.folder)))
+    return Outcome(
+        stage="finetune", ran=not planned.up_to_date, why=planned.why, facts=told(result_of(training.folder))
+    )
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ from typing import Annotated, Literal
 import typer
 from pydantic import Field
 
-from jobs.config import Section
-from jobs.plan import required
-from jobs.stage import Outcome, Plan, command, working
+from jobs.shell.command import Outcome, Plan, command, working
+from jobs.shell.plan import required
+from jobs.shell.settings import Section
 from pipelines.dataset.build import kept
 from pipelines.pin import Pin, fingerprint
-from pipelines.registry import models, verdicts
-from pipelines.registry.runs import CurrentRun, current_run
+from pipelines.registry.gate import apply as verdicts
+from pipelines.registry.runs.current import CurrentRun, current_run
 from pipelines.registry.store import connect
-from pipelines.scoring.judge import SERVE_SCRIPT, compare, example_texts
+from pipelines.registry.versions import register as models
+from pipelines.scoring.compare import SERVE_SCRIPT, compare, example_texts
 from pipelines.spark import session
 from pipelines.storage import Folder, absolute
 from pipelines.tables import DOCUMENTS
@@ -34,10 +35,19 @@ class Config(Section):
 def inputs(config: Config) -> tuple[Plan, CurrentRun, Pin]:
     """The plan, the run and the documents of now; what is written meanwhile changes nothing."""
     connect(config.tracking.uri, config.tracking.artifacts)
-    run, documents = current_run(config.trainings), required(absolute(config.documents), "documents", "corpus")
-    made_from = fingerprint("registry", REVISION, run.run_id, config.name, config.split, config.min_gain, documents.identity())
+    run, documents = (
+        current_run(config.trainings),
+        required(absolute(config.documents), "documents", "corpus"),
+    )
+    made_from = fingerprint(
+        "registry", REVISION, run.run_id, config.name, config.split, config.min_gain, documents.identity()
+    )
     done = verdicts.judged(config.name, run.run_id, made_from=made_from)
-    why = f"{config.name} version {done[0]}: {done[1]}" if done else f"run {run.run_id} was not judged on these rows yet"
+    why = (
+        f"{config.name} version {done[0]}: {done[1]}"
+        if done
+        else f"run {run.run_id} was not judged on these rows yet"
+    )
     return Plan(fingerprint=made_from, up_to_date=done is not None, why=why), run, documents
 
 
@@ -55,8 +65,17 @@ def main(config: Config) -> Outcome:
         work.say(f"registering the model of run {run.run_id}")
         held_out = kept(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
         with Folder(run.folder).local("model") as folder:
-            version = models.register(run.run_id, folder, config.name, code=SERVE_SCRIPT, input_example=example_texts(held_out))
-        verdict = compare(held_out, config.name, version, min_gain=config.min_gain, batch_size=config.batch_size, say=work.say)
+            version = models.register(
+                run.run_id, folder, config.name, code=SERVE_SCRIPT, input_example=example_texts(held_out)
+            )
+        verdict = compare(
+            held_out,
+            config.name,
+            version,
+            min_gain=config.min_gain,
+            batch_size=config.batch_size,
+            say=work.say,
+        )
         reason = verdicts.carry_out(verdict, run.run_id, config.name, made_from=planned.fingerprint).reason
     state = "champion" if models.champion_of(config.name) == version else "challenger"
     facts = {"model version": f"{config.name} {version} ({state})", "gate": reason}

@@ -8,17 +8,28 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from jobs import config as configuration
 from jobs import corpus, dataset, finetune, registry, scoring
-from jobs.redaction import redact
-from jobs.stage import DryRun, Env, File, Outcome, Overrides, Recipe, console, faults, tell, tell_plan
+from jobs.shell import settings as configuration
+from jobs.shell.command import DryRun, Env, File, Outcome, Overrides, Recipe, console, faults, tell, tell_plan
+from jobs.shell.redaction import redact
 from pipelines.storage import absolute
 
 STAGES: dict[str, ModuleType] = {
-    "corpus": corpus, "dataset": dataset, "finetune": finetune, "registry": registry, "scoring": scoring}
+    "corpus": corpus,
+    "dataset": dataset,
+    "finetune": finetune,
+    "registry": registry,
+    "scoring": scoring,
+}
 
 
-def run(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None, dry_run: DryRun = False) -> None:
+def run(
+    overrides: Overrides = None,
+    recipe: Recipe = None,
+    env: Env = None,
+    file: File = None,
+    dry_run: DryRun = False,
+) -> None:
     with faults():
         settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
         configs = settings.sections({name: stage.Config for name, stage in STAGES.items()})
@@ -49,7 +60,11 @@ def places(tree: Mapping[str, Any]) -> list[str]:
     """Where tables and runs are, for a person."""
     store = tree["tracking"]["uri"]
     # The Makefile knows the store of conf/base.yaml only.
-    hint = "   (make ui shows it on http://127.0.0.1:5000)" if store == configuration.load().tree["tracking"]["uri"] else ""
+    hint = (
+        "   (make ui shows it on http://127.0.0.1:5000)"
+        if store == configuration.load().tree["tracking"]["uri"]
+        else ""
+    )
     return [f"tables    {redact(absolute(tree['root']))}", f"MLflow    {redact(store)}{hint}"]
 
 

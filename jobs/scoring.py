@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 import typer
 from pydantic import Field
 
-from jobs.config import Section
-from jobs.plan import planned, required, unchanged
-from jobs.stage import Outcome, Plan, command, working
+from jobs.shell.command import Outcome, Plan, command, working
+from jobs.shell.plan import planned, required, unchanged
+from jobs.shell.settings import Section
 from pipelines.pin import Pin, fingerprint, pin
-from pipelines.registry import models, verdicts
+from pipelines.registry.gate import apply as verdicts
 from pipelines.registry.store import connect
+from pipelines.registry.versions import register as models
 from pipelines.scoring.batch import by_model, dealt, of_split, score_documents, unscored
 from pipelines.spark import session
 from pipelines.storage import absolute
@@ -34,7 +35,9 @@ class Config(Section):
 def inputs(config: Config) -> tuple[Pin, models.ResolvedModel]:
     """The documents and the model version of now; an alias that moves later changes nothing."""
     connect(config.tracking.uri, config.tracking.artifacts)
-    return required(absolute(config.documents), "documents", "corpus"), models.resolve(config.name, config.alias)
+    return required(absolute(config.documents), "documents", "corpus"), models.resolve(
+        config.name, config.alias
+    )
 
 
 def plan(config: Config) -> Plan:
@@ -42,8 +45,16 @@ def plan(config: Config) -> Plan:
 
 
 def plan_for(config: Config, pinned: Pin, model: models.ResolvedModel) -> Plan:
-    made_from = fingerprint("scoring", REVISION, model.name, model.version, model.run_id, pinned.identity(), config.split,
-                            verdicts.last_judgement(config.name))
+    made_from = fingerprint(
+        "scoring",
+        REVISION,
+        model.name,
+        model.version,
+        model.run_id,
+        pinned.identity(),
+        config.split,
+        verdicts.last_judgement(config.name),
+    )
     return planned(made_from, [absolute(config.predictions)], appended=True)
 
 
@@ -61,18 +72,30 @@ def main(config: Config) -> Outcome:
             predictions = PREDICTIONS.read(spark, absolute(config.predictions))
             chosen, num_before = unscored(chosen, predictions, model), by_model(predictions, model).count()
         work.say(f"scoring with {model.name} version {model.version}")
-        scored = score_documents(dealt(chosen, num_partitions=config.num_partitions), model.folder, model,
-                                 batch_size=config.batch_size, documents_version=pinned.version, scored_at=datetime.now(UTC))
+        scored = score_documents(
+            dealt(chosen, num_partitions=config.num_partitions),
+            model.folder,
+            model,
+            batch_size=config.batch_size,
+            documents_version=pinned.version,
+            scored_at=datetime.now(UTC),
+        )
         facts = {"model": f"{model.name} {model.version}", "run": model.run_id, "before": num_before}
-        written = PREDICTIONS.append(scored, absolute(config.predictions), fingerprint=todo.fingerprint, facts=facts)
+        written = PREDICTIONS.append(
+            scored, absolute(config.predictions), fingerprint=todo.fingerprint, facts=facts
+        )
     return Outcome(stage="scoring", ran=True, why=todo.why, facts=told(written))
 
 
 def told(pin: Pin) -> dict[str, str]:
     """What was scored, for a person."""
     facts = pin.facts
-    return {"model": facts["model"], "run": facts["run"], "predictions added": f"{pin.num_rows:,}",
-            "predictions of this version": f"{facts['before'] + pin.num_rows:,}"}
+    return {
+        "model": facts["model"],
+        "run": facts["run"],
+        "predictions added": f"{pin.num_rows:,}",
+        "predictions of this version": f"{facts['before'] + pin.num_rows:,}",
+    }
 
 
 if __name__ == "__main__":

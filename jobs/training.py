@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.config import Tracking
-from jobs.plan import required_as_written
-from jobs.redaction import redact
-from jobs.stage import Plan, Working
+from jobs.shell.command import Plan, Working
+from jobs.shell.plan import required_as_written
+from jobs.shell.redaction import redact
+from jobs.shell.settings import Tracking
 from jobs.watcher import Watcher
 from pipelines.dataset.reader import open_split
 from pipelines.dataset.tokenizer import base_identity, read_tokenizer
-from pipelines.finetune.launch import require_slots, run_ranks
+from pipelines.finetune.launch.barrier import require_slots, run_ranks
 from pipelines.finetune.loop import BatchPlan
-from pipelines.finetune.model import ModelSpec
-from pipelines.finetune.train import Training, identity, result_of, train_rank
+from pipelines.finetune.models.build import ModelSpec
+from pipelines.finetune.worker import Training, identity, result_of, train_rank
+from pipelines.lease import Lease
 from pipelines.pin import Pin, fingerprint
-from pipelines.registry.lease import Lease
-from pipelines.registry.runs import FOLDER_TAG, POINTER, CurrentRun, read_current
+from pipelines.registry.runs.current import FOLDER_TAG, POINTER, CurrentRun, read_current
+from pipelines.registry.runs.tracker import Tracker, find_run
 from pipelines.registry.store import connect
-from pipelines.registry.tracking import Tracker, find_run
 from pipelines.scoring.predict import Predictor
 from pipelines.spark import session
 from pipelines.storage import Folder, absolute
@@ -34,8 +34,20 @@ if TYPE_CHECKING:
 REVISION = 2
 """Raised when equal sequences and settings give other weights than before."""
 NUM_SAMPLES, PROMPT_TOKENS = 4, 24
-FROM_CONFIG = ("num_epochs", "global_batch", "micro_batch", "window_batches", "seed", "num_threads", "optimization",
-               "evaluation_split", "final_split", "evaluate_every_steps", "checkpoint_every_steps", "log_every_steps")
+FROM_CONFIG = (
+    "num_epochs",
+    "global_batch",
+    "micro_batch",
+    "window_batches",
+    "seed",
+    "num_threads",
+    "optimization",
+    "evaluation_split",
+    "final_split",
+    "evaluate_every_steps",
+    "checkpoint_every_steps",
+    "log_every_steps",
+)
 
 
 def training_of(config: "Config") -> tuple[Training, str, Pin]:
@@ -43,12 +55,26 @@ def training_of(config: "Config") -> tuple[Training, str, Pin]:
     BatchPlan(global_batch=config.global_batch, micro_batch=config.micro_batch, world_size=config.num_ranks)
     pinned = required_as_written(absolute(config.sequences), "sequences", "dataset")
     facts = pinned.facts
-    spec = ModelSpec(task=facts["task"], labels=tuple(facts["labels"]), max_tokens=facts["sequence_length"],
-                     base=config.model.start(), tokenizer=facts["tokenizer"])
-    training = Training(folder="", sequences=pinned.path, tokenizers=absolute(config.tokenizers), table_id=pinned.table_id,
-                        version=pinned.version, spec=spec, architecture=config.model,
-                        **{name: getattr(config, name) for name in FROM_CONFIG})
-    made_from = fingerprint("finetune", REVISION, identity(training), pinned.identity(), base_identity(config.model.base))
+    spec = ModelSpec(
+        task=facts["task"],
+        labels=tuple(facts["labels"]),
+        max_tokens=facts["sequence_length"],
+        base=config.model.start(),
+        tokenizer=facts["tokenizer"],
+    )
+    training = Training(
+        folder="",
+        sequences=pinned.path,
+        tokenizers=absolute(config.tokenizers),
+        table_id=pinned.table_id,
+        version=pinned.version,
+        spec=spec,
+        architecture=config.model,
+        **{name: getattr(config, name) for name in FROM_CONFIG},
+    )
+    made_from = fingerprint(
+        "finetune", REVISION, identity(training), pinned.identity(), base_identity(config.model.base)
+    )
     return replace(training, folder=(Folder(absolute(config.folder)) / made_from).path), made_from, pinned
 
 
@@ -65,15 +91,28 @@ def plan_for(config: "Config", training: Training, made_from: str) -> Plan:
     """Up to date if there is a finished run and the stage's folder names it as the current one."""
     run_id = finished_run(config.tracking, training, made_from)
     if run_id is None:
-        return Plan(fingerprint=made_from, up_to_date=False, why="no finished run of these sequences and settings yet")
+        return Plan(
+            fingerprint=made_from, up_to_date=False, why="no finished run of these sequences and settings yet"
+        )
     current = read_current(config.folder)
     is_current = current == CurrentRun(run_id, made_from, training.folder)
-    after = "" if is_current else f"; {POINTER} is missing" if current is None else "; another training came after it"
-    return Plan(fingerprint=made_from, up_to_date=is_current,
-                why=f"run {run_id} was trained from the same sequences and settings{after}")
+    after = (
+        ""
+        if is_current
+        else f"; {POINTER} is missing"
+        if current is None
+        else "; another training came after it"
+    )
+    return Plan(
+        fingerprint=made_from,
+        up_to_date=is_current,
+        why=f"run {run_id} was trained from the same sequences and settings{after}",
+    )
 
 
-def run_training(config: "Config", training: Training, made_from: str, sequences: Pin, *, lease: Lease, work: Working) -> str:
+def run_training(
+    config: "Config", training: Training, made_from: str, sequences: Pin, *, lease: Lease, work: Working
+) -> str:
     """Train, or go on, unless the result is there; id of the finished run that holds it."""
     work.say("starting Spark")
     spark = session("distributary finetune", config.spark)
@@ -82,7 +121,9 @@ def run_training(config: "Config", training: Training, made_from: str, sequences
         run = Tracked(tracker, training, lease, work)
         if result_of(training.folder) is None:
             work.say(f"launching {config.num_ranks} ranks")
-            run_ranks(spark, partial(train_rank, training), num_ranks=config.num_ranks, while_waiting=run.watch)
+            run_ranks(
+                spark, partial(train_rank, training), num_ranks=config.num_ranks, while_waiting=run.watch
+            )
         work.say("writing pictures to the run")
         run.conclude()
     return tracker.run_id
@@ -107,8 +148,12 @@ class Tracked:
         assert result is not None, "rank 0 writes the result before the launch returns"
         self._events.drain()
         self._lease.require()
-        tracker.log_loss_curve(train="train/loss", evaluation=f"{training.evaluation_split}/loss",
-                               learning_rate="train/learning_rate", title="Training")
+        tracker.log_loss_curve(
+            train="train/loss",
+            evaluation=f"{training.evaluation_split}/loss",
+            learning_rate="train/learning_rate",
+            title="Training",
+        )
         if result["confusion"] is not None:
             title = f"{training.final_split} after training"
             tracker.log_confusion(np.asarray(result["confusion"]), list(training.spec.labels), title=title)
@@ -119,8 +164,12 @@ class Tracked:
 
 def sample_text(training: Training) -> str:
     """What a language model writes after the beginnings of some held-out sequences, for a person to read."""
-    reader = open_split(training.sequences, table_id=training.table_id, version=training.version,
-                        split=training.evaluation_split)
+    reader = open_split(
+        training.sequences,
+        table_id=training.table_id,
+        version=training.version,
+        split=training.evaluation_split,
+    )
     tokenizer = read_tokenizer(training.tokenizers, training.spec.tokenizer)
     rows = reader.rows(np.arange(min(NUM_SAMPLES, len(reader))))
     prompts = [tokenizer.decode(tokens[:PROMPT_TOKENS].tolist()) for tokens in rows.input_ids]
@@ -147,5 +196,8 @@ def told(result: dict[str, Any] | None) -> dict[str, str]:
     if result is None:
         return {}
     metric = result["metric"]
-    return {f"{metric} before": f"{result['before'][metric]:.4f}", f"{metric} after": f"{result['after'][metric]:.4f}",
-            "steps": f"{result['total_steps']:,}"}
+    return {
+        f"{metric} before": f"{result['before'][metric]:.4f}",
+        f"{metric} after": f"{result['after'][metric]:.4f}",
+        "steps": f"{result['total_steps']:,}",
+    }

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jobs.stage import Working
+from jobs.shell.command import Working
 from pipelines.finetune.events import EventReader
 from pipelines.storage import Folder
 
@@ -36,8 +36,10 @@ class Watcher:
                 return
             except OSError as error:
                 if attempt == DRAIN_TRIES:
-                    raise OSError(f"the last events of a finished training cannot be read ({error}); run again when they can: "
-                                  "nothing is trained twice") from error
+                    raise OSError(
+                        f"the last events of a finished training cannot be read ({error}); run again when they can: "
+                        "nothing is trained twice"
+                    ) from error
                 logger.warning("the training's last events cannot be read just now (%s); trying again", error)
                 time.sleep(DRAIN_PAUSE_SECONDS)
 
@@ -50,11 +52,19 @@ class Watcher:
                 self._work.line(f"step {step}: {event['text']}")
             elif kind == "step":
                 self._work.update(_step_line(event))
-                self._log(step, {"train/loss": event["loss"], "train/gradient_norm": event["gradient_norm"],
-                                 "train/learning_rate": event["learning_rate"],
-                                 "train/tokens_per_second": event["num_tokens"] / max(event["seconds"], 1e-9)})
+                self._log(
+                    step,
+                    {
+                        "train/loss": event["loss"],
+                        "train/gradient_norm": event["gradient_norm"],
+                        "train/learning_rate": event["learning_rate"],
+                        "train/tokens_per_second": event["num_tokens"] / max(event["seconds"], 1e-9),
+                    },
+                )
             else:
-                metrics = {name: value for name, value in event.items() if name not in ("kind", "step", "split")}
+                metrics = {
+                    name: value for name, value in event.items() if name not in ("kind", "step", "split")
+                }
                 self._log(step, {f"{event['split']}/{name}": value for name, value in metrics.items()})
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
                 self._work.line(f"step {step}: {event['split']}: {shown}")
@@ -63,5 +73,7 @@ class Watcher:
 def _step_line(event: dict[str, Any]) -> str:
     left = (event["total_steps"] - event["step"]) * event["seconds"]
     rate = event["num_tokens"] / max(event["seconds"], 1e-9)
-    return (f"step {event['step']}/{event['total_steps']}: loss {event['loss']:.4f}, {rate:,.0f} tokens/s, "
-            f"about {left // 60:.0f} min {left % 60:.0f} s left")
+    return (
+        f"step {event['step']}/{event['total_steps']}: loss {event['loss']:.4f}, {rate:,.0f} tokens/s, "
+        f"about {left // 60:.0f} min {left % 60:.0f} s left"
+    )

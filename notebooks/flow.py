@@ -24,11 +24,14 @@ import json
 import os
 from pathlib import Path
 
-from jobs import config as configuration
+from jobs.shell import settings as configuration
 from jobs.run import STAGES, summary
-from jobs.stage import tell
+from jobs.shell.command import tell
 from pipelines.pin import pin
-from pipelines.registry import lineage, models, runs, store
+from pipelines.registry import store
+from pipelines.registry.runs import lineage
+from pipelines.registry.versions import register as models
+from pipelines.registry.runs import current as runs
 from pipelines.scoring.batch import confusion
 from pipelines.spark import session
 from pipelines.storage import absolute

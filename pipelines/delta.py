@@ -57,7 +57,9 @@ def for_spark(path: str) -> str:
     """A local path as the URI that Spark takes for local even where its default file system is HDFS; on Databricks DBFS's own."""
     if "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return re.sub(r"^/dbfs/", "dbfs:/", path)
-    return f"file:{path}" if path.startswith("/") else path  # file:/a: Delta compares it as text with its own form
+    return (
+        f"file:{path}" if path.startswith("/") else path
+    )  # file:/a: Delta compares it as text with its own form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,9 @@ class Table:
     def read(self, spark: SparkSession, path: str, version: int | None = None) -> DataFrame:
         """The rows at `version` (None = newest)."""
         if pin(path) is None:
-            raise FileNotFoundError(f"no {self.name} table at {path}; run the stage that writes it: distributary run --help")
+            raise FileNotFoundError(
+                f"no {self.name} table at {path}; run the stage that writes it: distributary run --help"
+            )
         reader = spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(for_spark(path))
 
@@ -95,7 +99,9 @@ class Table:
         """
         newest = pin(path)
         if newest is not None and newest.fingerprint == fingerprint:
-            logger.info("%s: version %d was made from the same inputs, nothing written", self.name, newest.version)
+            logger.info(
+                "%s: version %d was made from the same inputs, nothing written", self.name, newest.version
+            )
             return newest
         return self._write(rows, path, "overwrite", fingerprint, facts)
 
@@ -103,7 +109,9 @@ class Table:
         """Add the rows whose key is not there yet, in one commit; a no-op if a commit already carries `fingerprint`."""
         earlier = pin(path, made_from=fingerprint)
         if earlier is not None:
-            logger.info("%s: version %d was made from the same inputs, nothing appended", self.name, earlier.version)
+            logger.info(
+                "%s: version %d was made from the same inputs, nothing appended", self.name, earlier.version
+            )
             return earlier
         return self._write(rows, path, "append", fingerprint, facts)
 
@@ -125,12 +133,16 @@ class Table:
         for name in required:
             if totals[f"null {name}"]:
                 first = rows.where(F.col(name).isNull()).select(*self.key).take(1)[0]
-                raise ContractError(f"{self.name}: {totals[f'null {name}']:,} of {totals['num_rows']:,} rows have null {name}; "
-                                    f"first at {first.asDict()}; fix the source or the mapping of fields")
+                raise ContractError(
+                    f"{self.name}: {totals[f'null {name}']:,} of {totals['num_rows']:,} rows have null {name}; "
+                    f"first at {first.asDict()}; fix the source or the mapping of fields"
+                )
         if totals["num_keys"] != totals["num_rows"]:
             first = rows.groupBy(*self.key).count().where("count > 1").orderBy(*self.key).take(1)[0]
-            raise ContractError(f"{self.name}: {totals['num_rows'] - totals['num_keys']:,} of {totals['num_rows']:,} rows repeat "
-                                f"a key ({', '.join(self.key)}); first {first.asDict()}")
+            raise ContractError(
+                f"{self.name}: {totals['num_rows'] - totals['num_keys']:,} of {totals['num_rows']:,} rows repeat "
+                f"a key ({', '.join(self.key)}); first {first.asDict()}"
+            )
         return fingerprint(totals["num_rows"], totals["xor"], str(totals["sum"])), totals["num_rows"]
 
     def _write(self, rows: DataFrame, path: str, mode: str, made_from: str, facts: Mapping[str, Any]) -> Pin:
@@ -147,10 +159,14 @@ class Table:
                     break
         finally:
             conforming.unpersist()
-        raise RuntimeError(f"{self.name} at {path}: another writer changed the rows meanwhile; "
-                           "run the stage again when it is done")
+        raise RuntimeError(
+            f"{self.name} at {path}: another writer changed the rows meanwhile; "
+            "run the stage again when it is done"
+        )
 
-    def _attempt(self, rows: DataFrame, path: str, mode: str, made_from: str, facts: Mapping[str, Any]) -> None:
+    def _attempt(
+        self, rows: DataFrame, path: str, mode: str, made_from: str, facts: Mapping[str, Any]
+    ) -> None:
         """One commit, upon the version that the table has now; nothing is written if another writer is faster."""
         seen = version_of(path)
         missing = rows
@@ -158,13 +174,29 @@ class Table:
             present = rows.sparkSession.read.format("delta").option("versionAsOf", seen).load(for_spark(path))
             missing = rows.join(present.select(*self.key), list(self.key), "left_anti").select(*rows.columns)
         digest, num_rows = self.digest(missing)
-        record = {"table": self.name, "digest": digest, "num_rows": num_rows, "fingerprint": made_from, "facts": dict(facts)}
+        record = {
+            "table": self.name,
+            "digest": digest,
+            "num_rows": num_rows,
+            "fingerprint": made_from,
+            "facts": dict(facts),
+        }
         try:
             self._ensure(rows.sparkSession, path)
-            (missing.write.format("delta").mode(mode).option("txnAppId", self.name).option("txnVersion", seen + 1)
-                .option("userMetadata", json.dumps({"distributary": record}, ensure_ascii=False)).save(for_spark(path)))
+            (
+                missing.write.format("delta")
+                .mode(mode)
+                .option("txnAppId", self.name)
+                .option("txnVersion", seen + 1)
+                .option("userMetadata", json.dumps({"distributary": record}, ensure_ascii=False))
+                .save(for_spark(path))
+            )
         except CONFLICTS as conflict:
-            logger.warning("%s: another writer committed meanwhile (%s); looking again", self.name, type(conflict).__name__)
+            logger.warning(
+                "%s: another writer committed meanwhile (%s); looking again",
+                self.name,
+                type(conflict).__name__,
+            )
 
     def _conform(self, rows: DataFrame) -> DataFrame:
         wanted, given = self.schema, {column.name: column.dataType for column in rows.schema}
@@ -172,8 +204,11 @@ class Table:
         extra = [name for name in given if name not in wanted.names]
         if missing or extra:
             raise ContractError(f"{self.name}: columns missing {missing}, not in the definition {extra}")
-        wrong = [f"{c.name} is {given[c.name].simpleString()}, not {c.dataType.simpleString()}" for c in wanted
-                 if given[c.name].simpleString() != c.dataType.simpleString()]
+        wrong = [
+            f"{c.name} is {given[c.name].simpleString()}, not {c.dataType.simpleString()}"
+            for c in wanted
+            if given[c.name].simpleString() != c.dataType.simpleString()
+        ]
         if wrong:
             raise ContractError(f"{self.name}: {'; '.join(wrong)}")
         return rows.select(*wanted.names)
@@ -182,14 +217,24 @@ class Table:
         """Create the table and its constraints where they are missing; safe to be killed and to be run by two at once."""
         for attempt in range(5):
             try:
-                builder = (DeltaTable.createIfNotExists(spark).location(for_spark(path)).comment(self.row).addColumns(self.schema)
-                           .partitionedBy(*self.partition_by))
+                builder = (
+                    DeltaTable.createIfNotExists(spark)
+                    .location(for_spark(path))
+                    .comment(self.row)
+                    .addColumns(self.schema)
+                    .partitionedBy(*self.partition_by)
+                )
                 reduce(lambda table, item: table.property(*item), PROPERTIES.items(), builder).execute()
                 present = DeltaLog(path).metadata().configuration
                 for name, condition in self.checks.items():
                     if f"delta.constraints.{name}" not in present:
-                        spark.sql(f"ALTER TABLE delta.`{for_spark(path)}` ADD CONSTRAINT {name} CHECK ({condition})")
+                        spark.sql(
+                            f"ALTER TABLE delta.`{for_spark(path)}` ADD CONSTRAINT {name} CHECK ({condition})"
+                        )
                 return
-            except (*CONFLICTS, AnalysisException):  # the latter: another writer has just added the same constraint
+            except (
+                *CONFLICTS,
+                AnalysisException,
+            ):  # the latter: another writer has just added the same constraint
                 if attempt == 4:
                     raise

@@ -9,8 +9,18 @@ from typing import Any
 from deltalake import DeltaTable as DeltaLog
 from deltalake.exceptions import TableNotFoundError
 
-MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "ADD CONSTRAINT",
-               "DROP CONSTRAINT", "CHANGE COLUMN", "UPGRADE PROTOCOL", "CREATE TABLE")
+MAINTENANCE = (
+    "OPTIMIZE",
+    "VACUUM START",
+    "VACUUM END",
+    "SET TBLPROPERTIES",
+    "UNSET TBLPROPERTIES",
+    "ADD CONSTRAINT",
+    "DROP CONSTRAINT",
+    "CHANGE COLUMN",
+    "UPGRADE PROTOCOL",
+    "CREATE TABLE",
+)
 """Operations that leave the rows of a table as they are."""
 
 
@@ -34,7 +44,12 @@ class Pin:
 
     def identity(self) -> dict[str, Any]:
         """The part that pins the rows, for fingerprints and lineage."""
-        return {"table": self.table, "table_id": self.table_id, "version": self.version, "digest": self.digest}
+        return {
+            "table": self.table,
+            "table_id": self.table_id,
+            "version": self.version,
+            "digest": self.digest,
+        }
 
 
 def fingerprint(*parts: object) -> str:
@@ -56,8 +71,20 @@ def pin(path: str, *, made_from: str | None = None) -> Pin | None:
     metadata = log.metadata()
 
     def foreign(version: int, operation: str) -> Pin | None:
-        return None if made_from else Pin(table=metadata.name or path, path=path, table_id=str(metadata.id), version=version,
-                                          digest="", num_rows=-1, fingerprint="", facts={"operation": operation})
+        return (
+            None
+            if made_from
+            else Pin(
+                table=metadata.name or path,
+                path=path,
+                table_id=str(metadata.id),
+                version=version,
+                digest="",
+                num_rows=-1,
+                fingerprint="",
+                facts={"operation": operation},
+            )
+        )
 
     version = log.version()
     for commit in _commits(log):

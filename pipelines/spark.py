@@ -19,7 +19,7 @@ from pyspark.find_spark_home import _find_spark_home
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
-from pipelines.java import SUPPORTED_JAVA, feature_version, find_java, other_java_home
+from pipelines.machine import SUPPORTED_JAVA, feature_version, find_java, other_java_home
 from pipelines.storage import cache_folder
 
 DELTA_JARS: dict[str, str] = {
@@ -40,16 +40,34 @@ DEFAULT_MASTER = "local[2,4]"
 """Two slots, and a failed task is tried four times: `local[2]` would never run a barrier stage again."""
 
 # What spark-submit reads where neither a flag nor a properties file says it.
-_VARIABLES = {"MASTER": "spark.master", "SPARK_DRIVER_MEMORY": "spark.driver.memory",
-              "SPARK_EXECUTOR_MEMORY": "spark.executor.memory", "SPARK_EXECUTOR_CORES": "spark.executor.cores"}
-_FLAGS = {"--master": "spark.master", "--name": "spark.app.name", "--deploy-mode": "spark.submit.deployMode",
-          "--jars": "spark.jars", "--packages": "spark.jars.packages", "--exclude-packages": "spark.jars.excludes",
-          "--repositories": "spark.jars.repositories", "--files": "spark.files", "--archives": "spark.archives",
-          "--py-files": "spark.submit.pyFiles", "--queue": "spark.yarn.queue", "--driver-memory": "spark.driver.memory",
-          "--driver-cores": "spark.driver.cores", "--driver-class-path": "spark.driver.extraClassPath",
-          "--driver-java-options": "spark.driver.extraJavaOptions", "--driver-library-path": "spark.driver.extraLibraryPath",
-          "--executor-memory": "spark.executor.memory", "--executor-cores": "spark.executor.cores",
-          "--num-executors": "spark.executor.instances", "--total-executor-cores": "spark.cores.max"}
+_VARIABLES = {
+    "MASTER": "spark.master",
+    "SPARK_DRIVER_MEMORY": "spark.driver.memory",
+    "SPARK_EXECUTOR_MEMORY": "spark.executor.memory",
+    "SPARK_EXECUTOR_CORES": "spark.executor.cores",
+}
+_FLAGS = {
+    "--master": "spark.master",
+    "--name": "spark.app.name",
+    "--deploy-mode": "spark.submit.deployMode",
+    "--jars": "spark.jars",
+    "--packages": "spark.jars.packages",
+    "--exclude-packages": "spark.jars.excludes",
+    "--repositories": "spark.jars.repositories",
+    "--files": "spark.files",
+    "--archives": "spark.archives",
+    "--py-files": "spark.submit.pyFiles",
+    "--queue": "spark.yarn.queue",
+    "--driver-memory": "spark.driver.memory",
+    "--driver-cores": "spark.driver.cores",
+    "--driver-class-path": "spark.driver.extraClassPath",
+    "--driver-java-options": "spark.driver.extraJavaOptions",
+    "--driver-library-path": "spark.driver.extraLibraryPath",
+    "--executor-memory": "spark.executor.memory",
+    "--executor-cores": "spark.executor.cores",
+    "--num-executors": "spark.executor.instances",
+    "--total-executor-cores": "spark.cores.max",
+}
 
 
 def jars_folder() -> Path:
@@ -67,10 +85,15 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
         return running
     _check_java()
     given = _given_conf()
-    wanted = {"spark.app.name": app_name, "spark.master": DEFAULT_MASTER, "spark.pyspark.python": sys.executable,
-              "spark.pyspark.driver.python": sys.executable,
-              "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
-              "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"), **(conf or {})}
+    wanted = {
+        "spark.app.name": app_name,
+        "spark.master": DEFAULT_MASTER,
+        "spark.pyspark.python": sys.executable,
+        "spark.pyspark.driver.python": sys.executable,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
+        "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"),
+        **(conf or {}),
+    }
     if given.get("spark.master", wanted["spark.master"]).startswith("local"):
         # One machine: nothing listens beyond it.
         wanted |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
@@ -111,7 +134,10 @@ def _running() -> SparkSession | None:
 
 def _check_java() -> None:
     """Raises RuntimeError if a JVM is to be started and no Java can run Spark; one that is newer than tested may try."""
-    starts = SparkContext._gateway is None and not {"PYSPARK_GATEWAY_PORT", "DATABRICKS_RUNTIME_VERSION"} & set(os.environ)
+    starts = SparkContext._gateway is None and not {
+        "PYSPARK_GATEWAY_PORT",
+        "DATABRICKS_RUNTIME_VERSION",
+    } & set(os.environ)
     if not starts or (_conf_folder() / "spark-env.sh").is_file():  # which may choose another Java
         return
     java = find_java()
@@ -162,7 +188,9 @@ def _properties(file: Path, *, required: bool = True) -> dict[str, str]:
     """A properties file as Java and Spark read it: a name ends at '=', ':' or white space, a line goes on after a backslash."""
     if not file.is_file():
         if required:
-            raise FileNotFoundError(f"no properties file at {file}; correct --properties-file in PYSPARK_SUBMIT_ARGS")
+            raise FileNotFoundError(
+                f"no properties file at {file}; correct --properties-file in PYSPARK_SUBMIT_ARGS"
+            )
         return {}
     given = {}
     text = re.sub(r"(?m)^\s*[#!].*$", "", file.read_text(encoding="utf-8"))
@@ -191,14 +219,20 @@ def _with_delta(settled: Mapping[str, str]) -> dict[str, str]:
     """Delta's extension beside those of the user, and its catalog."""
     catalog = settled.get(CATALOG, DELTA_CATALOG)
     if catalog not in (DELTA_CATALOG, UNITY_CATALOG):
-        raise ValueError(f"{CATALOG} must be {DELTA_CATALOG}, since the tables are Delta's, got {catalog}; give that catalog "
-                         "another name, such as spark.sql.catalog.other")
+        raise ValueError(
+            f"{CATALOG} must be {DELTA_CATALOG}, since the tables are Delta's, got {catalog}; give that catalog "
+            "another name, such as spark.sql.catalog.other"
+        )
     extensions = [name.strip() for name in settled.get(EXTENSIONS, "").split(",") if name.strip()]
     return {EXTENSIONS: ",".join(dict.fromkeys([*extensions, DELTA_EXTENSION])), CATALOG: catalog}
 
 
 def _brings_delta(given: Mapping[str, str]) -> bool:
-    places = (given.get("spark.jars", ""), given.get("spark.jars.packages", ""), given.get("spark.driver.extraClassPath", ""))
+    places = (
+        given.get("spark.jars", ""),
+        given.get("spark.jars.packages", ""),
+        given.get("spark.driver.extraClassPath", ""),
+    )
     return "DATABRICKS_RUNTIME_VERSION" in os.environ or any("delta-spark" in place for place in places)
 
 
@@ -206,6 +240,8 @@ def _delta_jars() -> list[str]:
     jars = [jars_folder() / name for name in DELTA_JARS]
     missing = [jar.name for jar in jars if not jar.is_file()]
     if missing:
-        raise FileNotFoundError(f"Delta's jars {', '.join(missing)} are not in {jars_folder()}; run: make setup "
-                                "(or give your own with --packages io.delta:delta-spark_4.2_2.13:4.4.0)")
+        raise FileNotFoundError(
+            f"Delta's jars {', '.join(missing)} are not in {jars_folder()}; run: make setup "
+            "(or give your own with --packages io.delta:delta-spark_4.2_2.13:4.4.0)"
+        )
     return [str(jar) for jar in jars]

@@ -5,6 +5,7 @@ Object stores have no rename and no append, so nothing here needs them: a file a
 complete when its manifest is. Only on HDFS is there a moment without the file while one is replaced.
 """
 
+import hashlib
 import os
 import re
 import tempfile
@@ -30,7 +31,11 @@ _NOT_IN_TABLES = re.compile(r"[#?\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
 def cache_folder() -> Path:
     """Where this machine keeps what can be fetched or made again: DISTRIBUTARY_CACHE, else the user's cache folder."""
     chosen = os.environ.get("DISTRIBUTARY_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distributary"
+    return (
+        Path(chosen)
+        if chosen
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distributary"
+    )
 
 
 def absolute(path: str) -> str:
@@ -40,14 +45,18 @@ def absolute(path: str) -> str:
     for under another.
     """
     if re.search(r"://[^/@]*:[^/@]*@", path):
-        raise ValueError(f"path {shown(path)!r} holds a password, which would be written into tables and runs; give it in the "
-                         "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the machine's role")
+        raise ValueError(
+            f"path {without_credentials(path)!r} holds a password, which would be written into tables and runs; give it in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the machine's role"
+        )
     scheme, rest = _parted(path)
     local = _local(scheme, rest) if scheme in ("", "file") else None
     unfit = _NOT_IN_TABLES.search(local) if local else re.search(r"[#?]", _options_apart(rest)[0])
     if unfit:
-        raise ValueError(f"path {shown(path)!r}: {unfit[0]!r} cannot stand in the path of a table or folder, since Delta reads a "
-                         "URL there; choose a path without it")
+        raise ValueError(
+            f"path {without_credentials(path)!r}: {unfit[0]!r} cannot stand in the path of a table or folder, since Delta reads a "
+            "URL there; choose a path without it"
+        )
     return local or path
 
 
@@ -68,9 +77,11 @@ def locate(path: str) -> tuple[pafs.FileSystem, str]:
     except pa.ArrowInvalid as error:
         why = str(error).partition("\n")[0]
         if "Unrecognized filesystem type" in why:
-            why = (f"Arrow has no file system for {scheme}:; use file, hdfs, s3, gs or abfss, for another store that speaks S3 "
-                   "s3://BUCKET/PATH?endpoint_override=HOST, or the folder where it is mounted")
-        raise ValueError(f"path {shown(path)!r}: {shown(why)}") from None
+            why = (
+                f"Arrow has no file system for {scheme}:; use file, hdfs, s3, gs or abfss, for another store that speaks S3 "
+                "s3://BUCKET/PATH?endpoint_override=HOST, or the folder where it is mounted"
+            )
+        raise ValueError(f"path {without_credentials(path)!r}: {without_credentials(why)}") from None
 
 
 def strict_uri(uri: str) -> str:
@@ -82,7 +93,7 @@ def strict_uri(uri: str) -> str:
     return f"{_ARROW_SCHEMES.get(scheme, scheme)}://{authority}{slash}{quote(below, safe=_KEPT)}{options}"
 
 
-def shown(text: str) -> str:
+def without_credentials(text: str) -> str:
     """The text without the user and password that a URI in it may carry."""
     return re.sub(r"://[^/@]*@", "://***@", text)
 
@@ -104,7 +115,9 @@ def _local(scheme: str, rest: str) -> str:
         return str(Path(rest).expanduser().absolute())
     host, _, below = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest[1:])
     if host not in ("", "localhost"):
-        raise ValueError(f"path 'file:{rest}' names the machine {host!r}; write file:///PATH, on storage that every machine sees")
+        raise ValueError(
+            f"path 'file:{rest}' names the machine {host!r}; write file:///PATH, on storage that every machine sees"
+        )
     return str(Path("/" + unquote(below).lstrip("/")))
 
 
@@ -113,7 +126,9 @@ def _mounted(rest: str) -> str:
     below = unquote(rest.lstrip("/"))
     mount = Path("/Volumes") if below.startswith("Volumes/") else DBFS
     if not mount.is_dir():
-        raise ValueError(f"path 'dbfs:{rest}': {mount} is not mounted here; use the URI of the store behind it (s3, abfss, gs)")
+        raise ValueError(
+            f"path 'dbfs:{rest}': {mount} is not mounted here; use the URI of the store behind it (s3, abfss, gs)"
+        )
     return str(mount.parent / below if mount != DBFS else mount / below)
 
 
@@ -122,7 +137,9 @@ class Folder:
 
     def __init__(self, path: str) -> None:
         self._files, self._root = locate(path)
-        place, self._options = (self._root, "") if isinstance(self._files, pafs.LocalFileSystem) else _options_apart(path)
+        place, self._options = (
+            (self._root, "") if isinstance(self._files, pafs.LocalFileSystem) else _options_apart(path)
+        )
         self._place = place.rstrip("/")
         self.path = f"{self._place}{self._options}" or "/"
 
@@ -167,8 +184,12 @@ class Folder:
             yield Path(f"{self._root}/{name}")
             return
         with tempfile.TemporaryDirectory() as scratch:
-            pafs.copy_files(f"{self._root}/{name}", scratch, source_filesystem=self._files,
-                            destination_filesystem=pafs.LocalFileSystem())
+            pafs.copy_files(
+                f"{self._root}/{name}",
+                scratch,
+                source_filesystem=self._files,
+                destination_filesystem=pafs.LocalFileSystem(),
+            )
             yield Path(scratch)
 
     def delete(self, name: str) -> None:
@@ -178,6 +199,16 @@ class Folder:
             self._files.delete_file(info.path)
         elif info.type == pafs.FileType.Directory:
             self._files.delete_dir(info.path)
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over names and contents of a folder's files, 32 hex digits; one pass over the files."""
+    total = hashlib.sha256()
+    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{file.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()[:32]
 
 
 def _is_file(files: pafs.FileSystem, path: str) -> bool:

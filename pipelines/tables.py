@@ -3,9 +3,13 @@
 from pipelines.delta import Table
 
 DOCUMENTS = Table(
-    name="documents", row="one source document, kept or dropped", key=("doc_id",),
-    checks={"chars_and_bytes": "num_chars >= 0 AND num_bytes >= num_chars",
-            "split_name": "split IN ('train', 'validation', 'test')"},
+    name="documents",
+    row="one source document, kept or dropped",
+    key=("doc_id",),
+    checks={
+        "chars_and_bytes": "num_chars >= 0 AND num_bytes >= num_chars",
+        "split_name": "split IN ('train', 'validation', 'test')",
+    },
     ddl="""doc_id       STRING NOT NULL COMMENT 'sha256 of source and source key, first 32 hex digits',
            source       STRING NOT NULL COMMENT 'name of the source in the configuration',
            text         STRING NOT NULL COMMENT 'UTF-8, NFC, line ends LF, outer white space stripped',
@@ -17,22 +21,31 @@ DOCUMENTS = Table(
            drop_reason  STRING          COMMENT 'first rule failed; null = kept',
            split        STRING NOT NULL COMMENT 'train, validation or test; set for dropped rows too',
            file         STRING NOT NULL COMMENT 'file, relative to the root of the source',
-           offset       BIGINT NOT NULL COMMENT 'byte at which the record starts in the decompressed file'""")
+           offset       BIGINT NOT NULL COMMENT 'byte at which the record starts in the decompressed file'""",
+)
 
 QUARANTINE = Table(
-    name="quarantine", row="one record that could not become a document", key=("source", "file", "offset"),
+    name="quarantine",
+    row="one record that could not become a document",
+    key=("source", "file", "offset"),
     checks={"position": "offset >= 0 AND line >= 1"},
     ddl="""source STRING NOT NULL COMMENT 'name of the source in the configuration',
            file   STRING NOT NULL COMMENT 'file, relative to the root of the source',
            offset BIGINT NOT NULL COMMENT 'byte at which the record starts in the decompressed file',
            line   BIGINT NOT NULL COMMENT 'line at which the record starts, from 1',
            reason STRING NOT NULL COMMENT 'rule that the record breaks',
-           raw    BINARY          COMMENT 'first 64 KiB of the record'""")
+           raw    BINARY          COMMENT 'first 64 KiB of the record'""",
+)
 
 SEQUENCES = Table(
-    name="sequences", row="one training sequence of at most sequence_length tokens", key=("split", "sequence_id"),
+    name="sequences",
+    row="one training sequence of at most sequence_length tokens",
+    key=("split", "sequence_id"),
     partition_by=("split",),
-    checks={"tokens": "num_tokens = size(input_ids) AND num_tokens >= 1 AND num_targets >= 0", "dense_id": "sequence_id >= 0"},
+    checks={
+        "tokens": "num_tokens = size(input_ids) AND num_tokens >= 1 AND num_targets >= 0",
+        "dense_id": "sequence_id >= 0",
+    },
     ddl="""sequence_id BIGINT NOT NULL COMMENT 'from 0, without gaps within the split',
            split       STRING NOT NULL COMMENT 'train, validation or test',
            input_ids   ARRAY<INT> NOT NULL COMMENT 'tokens, not padded',
@@ -41,10 +54,12 @@ SEQUENCES = Table(
            num_targets INT NOT NULL COMMENT 'terms this sequence adds to the loss',
            num_bytes   INT NOT NULL COMMENT 'UTF-8 bytes of the text behind the targets',
            segments    ARRAY<STRUCT<doc_id: STRING, first_token: INT, num_tokens: INT, char_start: INT, char_end: INT>> NOT NULL
-                       COMMENT 'which characters of which document each run of tokens is'""")
+                       COMMENT 'which characters of which document each run of tokens is'""",
+)
 
 PREDICTIONS = Table(
-    name="predictions", row="one document scored by one model version",
+    name="predictions",
+    row="one document scored by one model version",
     key=("doc_id", "model_name", "model_version", "run_id", "documents_version"),
     # Equal trainings have different run ids.
     volatile=("run_id", "scored_at", "latency_ms"),
@@ -59,4 +74,5 @@ PREDICTIONS = Table(
            run_id            STRING NOT NULL COMMENT 'MLflow run that trained it',
            documents_version BIGINT NOT NULL COMMENT 'version of the documents table scored',
            scored_at         TIMESTAMP NOT NULL COMMENT 'when the job started scoring',
-           latency_ms        DOUBLE NOT NULL COMMENT 'milliseconds of model time, mean over the batch of this row'""")
+           latency_ms        DOUBLE NOT NULL COMMENT 'milliseconds of model time, mean over the batch of this row'""",
+)

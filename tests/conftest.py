@@ -20,9 +20,16 @@ TEST_CONF = {
 }
 INTENTS = ("card_arrival", "exchange_rate", "lost_or_stolen_card", "pending_cash_withdrawal")
 BANKING77 = Path(__file__).parent.parent / "data" / "banking77"
-TINY_ENCODER = {"model_type": "bert", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                "num_attention_heads": 2, "max_position_embeddings": 64, "hidden_dropout_prob": 0.1,
-                "attention_probs_dropout_prob": 0.1}
+TINY_ENCODER = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}
 
 
 @pytest.fixture(scope="session")
@@ -47,38 +54,54 @@ def write_tickets(folder: Path) -> None:
             if name == "train":
                 writer.writerow(["我的卡还没有到,请问什么时候能收到?", "card_arrival"])
                 writer.writerow(["one field too many", "card_arrival", "surplus"])
-                writer.writerow(["Is my stolen card blocked already, for this test only?", "lost_or_stolen_card"])
+                writer.writerow(
+                    ["Is my stolen card blocked already, for this test only?", "lost_or_stolen_card"]
+                )
             else:
-                writer.writerow(["Is my stolen card blocked already, for this test only?", "lost_or_stolen_card"])
+                writer.writerow(
+                    ["Is my stolen card blocked already, for this test only?", "lost_or_stolen_card"]
+                )
 
 
 def flow_overrides(folder: Path) -> list[str]:
     """A small flow in `folder`: the real stages on write_tickets' files with a tiny encoder from scratch."""
+
     def source(name: str, splits: str) -> str:
         fields = "{text: text, label: category}"
         return f"{{name: {name}, path: {folder}/raw/{name}.csv, format: csv, fields: {fields}, splits: {splits}}}"
 
     model = "{" + ", ".join(f"{key}: {value}" for key, value in TINY_ENCODER.items()) + "}"
     return [
-        "recipe=tickets", f"root={folder}/lake",
-        f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifacts={folder}/artifacts",
+        "recipe=tickets",
+        f"root={folder}/lake",
+        f"tracking.uri=sqlite:///{folder}/mlflow.db",
+        f"tracking.artifacts={folder}/artifacts",
         f"corpus.sources=[{source('train', '{train: 0.9, validation: 0.1}')}, {source('test', '{test: 1.0}')}]",
-        "dataset.tokenizer.vocab_size=400", "dataset.packing.sequence_length=48", f"finetune.model.config={model}",
-        "finetune.optimization.learning_rate=0.003", "finetune.num_epochs=2.0", "finetune.global_batch=16",
-        "finetune.log_every_steps=1", "finetune.evaluate_every_steps=30", "finetune.checkpoint_every_steps=10",
-        "finetune.window_batches=5", "spark={" + ", ".join(f'{key}: "{value}"' for key, value in TEST_CONF.items()) + "}",
+        "dataset.tokenizer.vocab_size=400",
+        "dataset.packing.sequence_length=48",
+        f"finetune.model.config={model}",
+        "finetune.optimization.learning_rate=0.003",
+        "finetune.num_epochs=2.0",
+        "finetune.global_batch=16",
+        "finetune.log_every_steps=1",
+        "finetune.evaluate_every_steps=30",
+        "finetune.checkpoint_every_steps=10",
+        "finetune.window_batches=5",
+        "spark={" + ", ".join(f'{key}: "{value}"' for key, value in TEST_CONF.items()) + "}",
     ]
 
 
 @pytest.fixture(scope="session")
 def flow(spark, tmp_path_factory):
     """The five stages run once, undisturbed: settings, their configs and outcomes, by stage name."""
-    from jobs import config as configuration
     from jobs.run import STAGES
+    from jobs.shell import settings as configuration
 
     folder = tmp_path_factory.mktemp("flow")
     write_tickets(folder / "raw")
     settings = configuration.load(overrides=flow_overrides(folder))
     configs = {name: settings.section(name, stage.Config) for name, stage in STAGES.items()}
     outcomes = {name: stage.main(configs[name]) for name, stage in STAGES.items()}
-    return SimpleNamespace(folder=folder, settings=settings, configs=configs, outcomes=outcomes, stages=STAGES)
+    return SimpleNamespace(
+        folder=folder, settings=settings, configs=configs, outcomes=outcomes, stages=STAGES
+    )

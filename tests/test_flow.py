@@ -11,10 +11,10 @@ import pytest
 from mlflow import MlflowClient
 
 from jobs.training import training_of
-from pipelines.finetune.train import result_of
+from pipelines.finetune.worker import result_of
 from pipelines.pin import pin
-from pipelines.registry.lineage import lineage
-from pipelines.registry.runs import current_run
+from pipelines.registry.runs.current import current_run
+from pipelines.registry.runs.lineage import lineage
 from pipelines.registry.store import connect
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides
@@ -29,14 +29,21 @@ def test_every_record_is_a_document_or_in_quarantine_with_its_place(spark, flow)
     documents, quarantine = DOCUMENTS.read(spark, config.documents), QUARANTINE.read(spark, config.quarantine)
     assert facts["records"] == documents.count() + quarantine.count()
     (broken,) = quarantine.collect()
-    assert (broken["file"], bytes(broken["raw"]).decode()) == ("train.csv", "one field too many,card_arrival,surplus\r\n")
+    assert (broken["file"], bytes(broken["raw"]).decode()) == (
+        "train.csv",
+        "one field too many,card_arrival,surplus\r\n",
+    )
     lines = (flow.folder / "raw" / "train.csv").read_text().splitlines()
     assert lines[broken["line"] - 1].startswith("one field too many")
     assert flow.outcomes["corpus"].facts["quarantined"] == "1"
 
 
 def test_a_copy_of_a_test_row_leaves_train_and_the_test_split_stays_whole(spark, flow):
-    documents = DOCUMENTS.read(spark, flow.configs["corpus"].documents).where("text LIKE 'Is my stolen card blocked%'").collect()
+    documents = (
+        DOCUMENTS.read(spark, flow.configs["corpus"].documents)
+        .where("text LIKE 'Is my stolen card blocked%'")
+        .collect()
+    )
     by_split = {row["split"]: row for row in documents}
     assert by_split["train"]["drop_reason"] == "exact_duplicate"
     assert by_split["train"]["duplicate_of"] == by_split["test"]["doc_id"]
@@ -44,9 +51,15 @@ def test_a_copy_of_a_test_row_leaves_train_and_the_test_split_stays_whole(spark,
 
 
 def test_every_kept_document_is_one_sequence_that_names_it(spark, flow):
-    kept = DOCUMENTS.read(spark, flow.configs["corpus"].documents).where("drop_reason IS NULL").select("doc_id")
-    sequences = SEQUENCES.read(spark, flow.configs["dataset"].sequences).selectExpr("segments[0].doc_id AS doc_id")
-    assert sorted(row["doc_id"] for row in kept.collect()) == sorted(row["doc_id"] for row in sequences.collect())
+    kept = (
+        DOCUMENTS.read(spark, flow.configs["corpus"].documents).where("drop_reason IS NULL").select("doc_id")
+    )
+    sequences = SEQUENCES.read(spark, flow.configs["dataset"].sequences).selectExpr(
+        "segments[0].doc_id AS doc_id"
+    )
+    assert sorted(row["doc_id"] for row in kept.collect()) == sorted(
+        row["doc_id"] for row in sequences.collect()
+    )
 
 
 def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_version_and_digest(flow):
@@ -59,9 +72,14 @@ def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_versi
     assert steps == list(range(1, result["total_steps"] + 1))
     assert run.data.metrics["final/accuracy"] == pytest.approx(result["after"]["accuracy"])
     tables = {entry["table"]: entry for entry in lineage(run.info.run_id)["inputs"]}
-    for name, path in (("documents", flow.configs["corpus"].documents), ("sequences", flow.configs["dataset"].sequences)):
+    for name, path in (
+        ("documents", flow.configs["corpus"].documents),
+        ("sequences", flow.configs["dataset"].sequences),
+    ):
         assert (tables[name]["version"], tables[name]["digest"]) == (pin(path).version, pin(path).digest)
-    artifacts = {item.path for folder in ("", "pictures") for item in client.list_artifacts(run.info.run_id, folder)}
+    artifacts = {
+        item.path for folder in ("", "pictures") for item in client.list_artifacts(run.info.run_id, folder)
+    }
     assert {"config.yaml", "environment.json", "lineage.json", "verdict.json"} <= artifacts
     assert {"pictures/loss.png", "pictures/confusion.png"} <= artifacts
     written = json.loads(mlflow.artifacts.load_text(f"runs:/{current.run_id}/lineage.json"))
@@ -74,7 +92,9 @@ def test_the_champion_scored_every_test_document_once(spark, flow):
     assert predictions.count() == predictions.select("doc_id").distinct().count() == documents.count()
     # The registered model, read back, says what the trained one said: same accuracy on the same rows.
     right = predictions.where("prediction = label").count() / predictions.count()
-    assert right == pytest.approx(result_of(training_of(flow.configs["finetune"])[0].folder)["after"]["accuracy"])
+    assert right == pytest.approx(
+        result_of(training_of(flow.configs["finetune"])[0].folder)["after"]["accuracy"]
+    )
 
 
 def test_a_second_run_does_nothing_and_says_why(flow):
@@ -100,38 +120,63 @@ def test_a_table_changed_by_somebody_else_is_not_overwritten(spark, flow, tmp_pa
     config = flow.configs["corpus"].model_copy(update=elsewhere)
     flow.stages["corpus"].main(config)
     spark.sql(f"DELETE FROM delta.`{config.documents}` WHERE split = 'test'")
-    with pytest.raises(ValueError, match=r"was changed outside of Distributary \(version \d+, DELETE\).*delete the table"):
+    with pytest.raises(
+        ValueError, match=r"was changed outside of Distributary \(version \d+, DELETE\).*delete the table"
+    ):
         flow.stages["corpus"].main(config)
 
 
 def test_a_stage_without_its_input_names_the_stage_to_run(flow, tmp_path):
     config = flow.configs["dataset"].model_copy(update={"documents": str(tmp_path / "nothing")})
-    with pytest.raises(FileNotFoundError, match=r"no documents table at .*/nothing; run first: distributary corpus"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no documents table at .*/nothing; run first: distributary corpus"
+    ):
         flow.stages["dataset"].main(config)
 
 
 def test_spark_submit_and_python_m_run_the_same_job(flow, tmp_path):
     overrides = [*flow_overrides(flow.folder), f"root={tmp_path}"]
     environment = {**os.environ, **ACTIVATED}
-    submit = ["spark-submit", "--conf", "spark.sql.shuffle.partitions=3", str(CHECKOUT / "jobs" / "corpus.py"), *overrides]
+    submit = [
+        "spark-submit",
+        "--conf",
+        "spark.sql.shuffle.partitions=3",
+        str(CHECKOUT / "jobs" / "corpus.py"),
+        *overrides,
+    ]
     submitted = subprocess.run(submit, capture_output=True, text=True, env=environment, check=False)
     assert "corpus done" in submitted.stdout, submitted.stdout + submitted.stderr
-    again = subprocess.run([sys.executable, "-m", "jobs.corpus", *overrides], capture_output=True, text=True, env=environment,
-                           cwd=CHECKOUT, check=True)
+    again = subprocess.run(
+        [sys.executable, "-m", "jobs.corpus", *overrides],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=CHECKOUT,
+        check=True,
+    )
     assert "corpus up to date" in again.stdout
     assert pin(str(tmp_path / "documents")).digest == pin(flow.configs["corpus"].documents).digest
 
 
 def test_a_dry_run_changes_nothing_and_tells_each_stage(flow, tmp_path):
-    command = [sys.executable, "-m", "jobs.run", "--dry-run", *flow_overrides(flow.folder), f"root={tmp_path}/new"]
-    told = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=True).stdout.splitlines()
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.run",
+        "--dry-run",
+        *flow_overrides(flow.folder),
+        f"root={tmp_path}/new",
+    ]
+    told = subprocess.run(
+        command, capture_output=True, text=True, cwd=CHECKOUT, check=True
+    ).stdout.splitlines()
     assert [line.split(":")[0] for line in told] == ["corpus", "dataset", "finetune", "registry", "scoring"]
     assert all("would run" in line for line in told)
     assert not (tmp_path / "new").exists()
 
 
 def test_doctor_and_config_answer_from_the_command_line():
-    command = [sys.executable, "-m", "jobs.cli"]
+    command = [sys.executable, "-m", "jobs.shell.cli"]
     shown = asked([*command, "config", "--recipe", "customer_service"])
     assert "sequence_length: 64" in shown.stdout
     fault = asked([*command, "config", "finetune.sed=1"])

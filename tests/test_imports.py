@@ -31,7 +31,11 @@ def test_contracts_are_kept():
         ("pipelines/corpus/clean.py", "import pipelines.scoring.predict", "imports run one way"),
         ("pipelines/dataset/reader.py", "import pyspark.sql", "pyspark only where rows move"),
         ("pipelines/corpus/clean.py", "import torch.nn", "torch and transformers only where models live"),
-        ("pipelines/scoring/batch.py", "import mlflow", "mlflow only in the registry and the model's own script"),
+        (
+            "pipelines/scoring/batch.py",
+            "import mlflow",
+            "mlflow only in the registry and the model's own script",
+        ),
     ],
 )
 def test_a_breach_is_seen(tmp_path, file, line, contract):

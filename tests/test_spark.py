@@ -9,10 +9,21 @@ from pathlib import Path
 import pytest
 from pyspark import SparkContext
 
-from pipelines.spark import DELTA_JARS, _brings_delta, _check_java, _delta_jars, _given_conf, _with_delta, session
+from pipelines.spark import (
+    DELTA_JARS,
+    _brings_delta,
+    _check_java,
+    _delta_jars,
+    _given_conf,
+    _with_delta,
+    session,
+)
 
 CHECKOUT = Path(__file__).parent.parent
-ACTIVATED = {"PYTHONPATH": str(CHECKOUT), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+ACTIVATED = {
+    "PYTHONPATH": str(CHECKOUT),
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
 """As in an activated environment: Spark's own scripts take python3 from PATH."""
 PROBE = """
 import json, sys
@@ -30,37 +41,64 @@ assert worker == sys.executable, worker
 
 @pytest.fixture
 def given(monkeypatch, tmp_path):
-    for name in ("PYSPARK_GATEWAY_PORT", "MASTER", "SPARK_DRIVER_MEMORY", "SPARK_EXECUTOR_MEMORY", "SPARK_EXECUTOR_CORES"):
+    for name in (
+        "PYSPARK_GATEWAY_PORT",
+        "MASTER",
+        "SPARK_DRIVER_MEMORY",
+        "SPARK_EXECUTOR_MEMORY",
+        "SPARK_EXECUTOR_CORES",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
-    (tmp_path / "spark-defaults.conf").write_text("# a comment\nspark.executor.memory   7g\nspark.eventLog.enabled=true\n"
-                                                  "spark.driver.extraJavaOptions -Da=b -Dc=d\n\n")
+    (tmp_path / "spark-defaults.conf").write_text(
+        "# a comment\nspark.executor.memory   7g\nspark.eventLog.enabled=true\n"
+        "spark.driver.extraJavaOptions -Da=b -Dc=d\n\n"
+    )
 
     def conf(arguments: str) -> dict[str, str]:
         monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", arguments)
         return _given_conf()
+
     return conf
 
 
 def test_what_the_user_set_is_found_without_a_jvm(given):
     assert given("--master=local[1] --conf spark.a=b=c -c spark.d=e --conf=spark.f=g pyspark-shell") == {
-        "spark.f": "g", "spark.driver.extraJavaOptions": "-Da=b -Dc=d",
-        "spark.master": "local[1]", "spark.a": "b=c", "spark.d": "e", "spark.executor.memory": "7g",
-        "spark.eventLog.enabled": "true"}
+        "spark.f": "g",
+        "spark.driver.extraJavaOptions": "-Da=b -Dc=d",
+        "spark.master": "local[1]",
+        "spark.a": "b=c",
+        "spark.d": "e",
+        "spark.executor.memory": "7g",
+        "spark.eventLog.enabled": "true",
+    }
 
 
 def test_a_properties_file_stands_in_for_the_default_one(given, tmp_path):
     # Each line as spark-submit --verbose of 4.2 shows it.
-    (tmp_path / "mine").write_text("spark.a=1\nspark.b: 2\n  ! c\\\nspark.c 3\\\n  4\nother.x 5\nspark.col\\:on=6\n"
-                                   "spark.none\n spark.sp   =   two words  \n")
+    (tmp_path / "mine").write_text(
+        "spark.a=1\nspark.b: 2\n  ! c\\\nspark.c 3\\\n  4\nother.x 5\nspark.col\\:on=6\n"
+        "spark.none\n spark.sp   =   two words  \n"
+    )
     (tmp_path / "extra").write_text("spark.a=extra\n")
-    mine = {"spark.a": "1", "spark.b": "2", "spark.c": "34", "spark.col:on": "6", "spark.none": "", "spark.sp": "two words"}
+    mine = {
+        "spark.a": "1",
+        "spark.b": "2",
+        "spark.c": "34",
+        "spark.col:on": "6",
+        "spark.none": "",
+        "spark.sp": "two words",
+    }
     assert given(f"--properties-file {tmp_path}/mine pyspark-shell") == mine
-    extra = given(f"--properties-file={tmp_path}/mine --extra-properties-file {tmp_path}/extra --conf spark.b=conf pyspark-shell")
+    extra = given(
+        f"--properties-file={tmp_path}/mine --extra-properties-file {tmp_path}/extra --conf spark.b=conf pyspark-shell"
+    )
     assert extra == {**mine, "spark.a": "extra", "spark.b": "conf"}
     with_defaults = given(f"--load-spark-defaults --properties-file {tmp_path}/mine pyspark-shell")
     assert with_defaults == {**given("pyspark-shell"), **mine}
-    with pytest.raises(FileNotFoundError, match=f"no properties file at {tmp_path}/gone; correct --properties-file"):
+    with pytest.raises(
+        FileNotFoundError, match=f"no properties file at {tmp_path}/gone; correct --properties-file"
+    ):
         given(f"--properties-file {tmp_path}/gone pyspark-shell")
 
 
@@ -70,25 +108,38 @@ def test_the_environment_counts_where_nothing_else_is_said_and_a_flag_counts_mos
     assert given("pyspark-shell")["spark.master"] == "spark://there:7077"
     assert given("pyspark-shell")["spark.executor.memory"] == "7g"  # spark-defaults.conf
     assert given("--master yarn --conf spark.master=local[5] pyspark-shell")["spark.master"] == "yarn"
-    java_options = given("--driver-java-options --add-opens=a/b=ALL-UNNAMED pyspark-shell")["spark.driver.extraJavaOptions"]
+    java_options = given("--driver-java-options --add-opens=a/b=ALL-UNNAMED pyspark-shell")[
+        "spark.driver.extraJavaOptions"
+    ]
     assert java_options == "--add-opens=a/b=ALL-UNNAMED"
 
 
-@pytest.mark.parametrize(("extensions", "expected"), [
-    ("", "io.delta.sql.DeltaSparkSessionExtension"),
-    ("io.delta.sql.DeltaSparkSessionExtension,b", "io.delta.sql.DeltaSparkSessionExtension,b"),
-    ("org.apache.sedona.sql.SedonaSqlExtensions , b",
-     "org.apache.sedona.sql.SedonaSqlExtensions,b,io.delta.sql.DeltaSparkSessionExtension"),
-])
+@pytest.mark.parametrize(
+    ("extensions", "expected"),
+    [
+        ("", "io.delta.sql.DeltaSparkSessionExtension"),
+        ("io.delta.sql.DeltaSparkSessionExtension,b", "io.delta.sql.DeltaSparkSessionExtension,b"),
+        (
+            "org.apache.sedona.sql.SedonaSqlExtensions , b",
+            "org.apache.sedona.sql.SedonaSqlExtensions,b,io.delta.sql.DeltaSparkSessionExtension",
+        ),
+    ],
+)
 def test_delta_s_extension_stands_beside_the_user_s(extensions, expected):
     assert _with_delta({"spark.sql.extensions": extensions})["spark.sql.extensions"] == expected
 
 
 def test_another_catalog_in_delta_s_place_is_refused_with_the_remedy():
     name = "spark.sql.catalog.spark_catalog"
-    with pytest.raises(ValueError, match=r"spark_catalog must be .*\.DeltaCatalog, .*, got org.apache.iceberg.Other; give that"):
+    with pytest.raises(
+        ValueError,
+        match=r"spark_catalog must be .*\.DeltaCatalog, .*, got org.apache.iceberg.Other; give that",
+    ):
         _with_delta({name: "org.apache.iceberg.Other"})
-    assert _with_delta({name: "io.unitycatalog.spark.UCSingleCatalog"})[name] == "io.unitycatalog.spark.UCSingleCatalog"
+    assert (
+        _with_delta({name: "io.unitycatalog.spark.UCSingleCatalog"})[name]
+        == "io.unitycatalog.spark.UCSingleCatalog"
+    )
 
 
 def test_another_thread_gets_the_running_session_as_it_is(spark):
@@ -113,12 +164,16 @@ def java(monkeypatch, tmp_path):
         program = tmp_path / "bin" / "java"
         program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2019-01-15' >&2\n")
         program.chmod(0o755)
+
     return says
 
 
 def test_a_java_too_old_for_spark_is_named_with_the_remedy(java, tmp_path, monkeypatch):
     java("11.0.2")
-    with pytest.raises(RuntimeError, match=rf"JAVA_HOME names {tmp_path}/bin/java is Java 11.0.2; Spark needs Java 17 or 21; "):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"JAVA_HOME names {tmp_path}/bin/java is Java 11.0.2; Spark needs Java 17 or 21; ",
+    ):
         _check_java()
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
     _check_java()
@@ -134,8 +189,13 @@ def test_a_java_newer_than_tested_and_one_that_spark_env_chooses_may_try(java, t
 
 def test_a_session_asks_for_java_before_the_jvm(java, tmp_path):
     java("1.8.0_392")
-    done = subprocess.run([sys.executable, "-c", "from pipelines.spark import session; session('probe')"],
-                          capture_output=True, text=True, env={**os.environ, **ACTIVATED}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", "from pipelines.spark import session; session('probe')"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ACTIVATED},
+        check=False,
+    )
     assert f"RuntimeError: JAVA_HOME names {tmp_path}/bin/java is Java 1.8.0_392" in done.stderr
     assert "JAVA_GATEWAY_EXITED" not in done.stderr
 
@@ -149,7 +209,9 @@ def test_delta_brought_by_the_user_is_left_alone(monkeypatch):
 
 def test_missing_jars_are_named_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=f"{next(iter(DELTA_JARS))}.* are not in {tmp_path}/jars; run: make setup"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{next(iter(DELTA_JARS))}.* are not in {tmp_path}/jars; run: make setup"
+    ):
         _delta_jars()
 
 
@@ -160,8 +222,16 @@ def test_a_launcher_s_settings_stand_and_ours_fill_the_rest(tmp_path, submitted)
     environment = {**os.environ, **ACTIVATED}
     with zipfile.ZipFile(tmp_path / "mine.jar", "w") as jar:
         jar.writestr("empty", "")
-    given = ["--master", "local[1]", "--conf", "spark.sql.shuffle.partitions=7", "--jars", f"{tmp_path}/mine.jar",
-             "--conf", "spark.sql.extensions=org.example.Gone"]
+    given = [
+        "--master",
+        "local[1]",
+        "--conf",
+        "spark.sql.shuffle.partitions=7",
+        "--jars",
+        f"{tmp_path}/mine.jar",
+        "--conf",
+        "spark.sql.extensions=org.example.Gone",
+    ]
     if submitted:
         command = [str(Path(sys.executable).with_name("spark-submit")), *given, str(script)]
     else:
@@ -170,5 +240,9 @@ def test_a_launcher_s_settings_stand_and_ours_fill_the_rest(tmp_path, submitted)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
-        "spark.sql.shuffle.partitions": "7", "spark.master": "local[1]", "spark.ui.enabled": "false",
-        "spark.sql.extensions": "org.example.Gone,io.delta.sql.DeltaSparkSessionExtension", "spark.driver.host": "127.0.0.1"}
+        "spark.sql.shuffle.partitions": "7",
+        "spark.master": "local[1]",
+        "spark.ui.enabled": "false",
+        "spark.sql.extensions": "org.example.Gone,io.delta.sql.DeltaSparkSessionExtension",
+        "spark.driver.host": "127.0.0.1",
+    }

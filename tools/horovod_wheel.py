@@ -72,7 +72,11 @@ def problems(checkout: Path) -> List[str]:
     if there.get("horovod") != {wanted}:
         return [f"horovod {' and '.join(sorted(there.get('horovod', {'missing'})))}, pinned is {wanted}"]
     try:
-        built = str(json.loads((site_packages(checkout) / "horovod" / "metadata.json").read_text(encoding="utf-8"))["pytorch"])
+        built = str(
+            json.loads((site_packages(checkout) / "horovod" / "metadata.json").read_text(encoding="utf-8"))[
+                "pytorch"
+            ]
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"horovod's record of its build is unreadable: {error}"]
     # torch 2.13.0+cu130 may call itself 2.13.0 in the name of its folder.
@@ -84,7 +88,9 @@ def find_target(checkout: Path) -> Target:
     """Ask the environment what to build for; a GPU counts if torch sees one and CUDA's compiler is there."""
     answer = subprocess.run([str(venv_python(checkout)), "-c", PROBE], capture_output=True, text=True)
     if answer.returncode:
-        raise SetupError(f"torch does not import in .venv; fix: rm -r .venv, then make setup\n{answer.stderr[-2000:]}")
+        raise SetupError(
+            f"torch does not import in .venv; fix: rm -r .venv, then make setup\n{answer.stderr[-2000:]}"
+        )
     found = json.loads(answer.stdout.splitlines()[-1])
     gpu = found["cuda"] if found["cuda"] and shutil.which("nvcc") else ""
     system = f"{platform.system().lower()}-{platform.machine()}-{'-'.join(platform.libc_ver())}"
@@ -128,7 +134,9 @@ def make_private(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         what = f"it is {stat.filemode(found.st_mode)}, of user {found.st_uid}; fix: remove it"
-        raise SetupError(f"{folder} must be a folder of user {os.getuid()}: {what}, or name a cache folder of plain letters")
+        raise SetupError(
+            f"{folder} must be a folder of user {os.getuid()}: {what}, or name a cache folder of plain letters"
+        )
     if found.st_mode & 0o022:
         shutil.rmtree(folder)
         folder.mkdir(mode=0o700)
@@ -137,7 +145,9 @@ def make_private(folder: Path) -> None:
 def build_environment(target: Target, folder: Path) -> Dict[str, str]:
     """Variables of the build; the compiler wrapper is written into `folder`."""
     wrapper = folder / "cxx"
-    wrapper.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX") or "g++"} "$@" -std=c++20\n', encoding="utf-8")
+    wrapper.write_text(
+        f'#!/bin/sh\nexec {os.environ.get("CXX") or "g++"} "$@" -std=c++20\n', encoding="utf-8"
+    )
     wrapper.chmod(0o755)
     env = {
         **os.environ,
@@ -167,7 +177,16 @@ def unpack_source(checkout: Path, folder: Path, *, log: Path) -> Path:
         return source
     requirement = folder / "horovod.txt"
     requirement.write_text(pinned() + "\n", encoding="ascii")
-    pip = [str(venv_python(checkout)), "-m", "pip", "download", "--no-deps", "--no-build-isolation", "--no-binary", "horovod"]
+    pip = [
+        str(venv_python(checkout)),
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-binary",
+        "horovod",
+    ]
     run(
         [*pip, "--require-hashes", "--requirement", str(requirement), "--dest", str(folder)],
         doing="fetching Horovod's source",
@@ -196,7 +215,16 @@ def build_wheel(checkout: Path, target: Target, *, log: Path) -> Path:
         shutil.rmtree(fresh, ignore_errors=True)
         source = unpack_source(checkout, folder, log=log)
         # -v: pip passes make's "[ 45%]" on to the log, which the heartbeat shows. No cache: pip's own knows nothing of torch.
-        pip = [str(venv_python(checkout)), "-m", "pip", "-v", "wheel", "--no-cache-dir", "--no-build-isolation", "--no-deps"]
+        pip = [
+            str(venv_python(checkout)),
+            "-m",
+            "pip",
+            "-v",
+            "wheel",
+            "--no-cache-dir",
+            "--no-build-isolation",
+            "--no-deps",
+        ]
         env = build_environment(target, folder)
         try:
             run([*pip, "--wheel-dir", str(fresh), str(source)], doing="building Horovod", log=log, env=env)
@@ -221,7 +249,9 @@ def refuse_incomplete(folder: Path) -> None:
     wheel = next(folder.glob("horovod-*.whl"), None)
     names = zipfile.ZipFile(wheel).namelist() if wheel else []
     if not any(name.startswith("horovod/torch/mpi_lib_v2") for name in names):
-        raise SetupError(f"Horovod's build in {folder.parent} gave a wheel without horovod/torch/mpi_lib_v2; it is not kept")
+        raise SetupError(
+            f"Horovod's build in {folder.parent} gave a wheel without horovod/torch/mpi_lib_v2; it is not kept"
+        )
 
 
 def wheel(checkout: Path, *, log: Path) -> Path:
@@ -230,13 +260,17 @@ def wheel(checkout: Path, *, log: Path) -> Path:
     kept = kept_wheel(target)
     if kept:
         return kept
-    say(f"no wheel for torch {target.torch}, {target.python} in the cache: building, about 3 minutes on 2 idle cores")
+    say(
+        f"no wheel for torch {target.torch}, {target.python} in the cache: building, about 3 minutes on 2 idle cores"
+    )
     try:
         return build_wheel(checkout, target, log=log)
     except SetupError as error:
         if not target.gpu:
             raise
-        say(f"warning: Horovod with NCCL does not build; gradients are averaged on the CPU instead (Gloo)\n{error}")
+        say(
+            f"warning: Horovod with NCCL does not build; gradients are averaged on the CPU instead (Gloo)\n{error}"
+        )
         return build_wheel(checkout, target._replace(gpu=""), log=log)
 
 

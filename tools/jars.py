@@ -18,7 +18,9 @@ from tools.packages import venv_python
 from tools.progress import SetupError, run
 
 GROUP = "io.delta"
-NOT_FETCHED = tuple(f"{group}:*" for group in ("org.*", "com.*", "io.unitycatalog*", "io.airlift*", "commons-*", "javax.*"))
+NOT_FETCHED = tuple(
+    f"{group}:*" for group in ("org.*", "com.*", "io.unitycatalog*", "io.airlift*", "commons-*", "javax.*")
+)
 NOT_FETCHED += (f"{GROUP}:delta-kernel-unitycatalog",)
 
 
@@ -89,7 +91,12 @@ def _resolve(checkout: Path, names: List[str], folder: Path, *, log: Path) -> No
     python = venv_python(checkout)
     command = [str(python.with_name("spark-submit")), "--master", "local[1]"]
     command += ["--packages", ",".join(map(coordinates, names)), "--exclude-packages", ",".join(NOT_FETCHED)]
-    conf = {"jars.ivy": folder / "ivy", "ui.enabled": "false", "driver.bindAddress": "127.0.0.1", "driver.host": "127.0.0.1"}
+    conf = {
+        "jars.ivy": folder / "ivy",
+        "ui.enabled": "false",
+        "driver.bindAddress": "127.0.0.1",
+        "driver.host": "127.0.0.1",
+    }
     for name, value in conf.items():
         command += ["--conf", f"spark.{name}={value}"]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
@@ -102,5 +109,8 @@ def _resolve(checkout: Path, names: List[str], folder: Path, *, log: Path) -> No
 
 def _refusal(wrong: List[str], log: Path) -> str:
     lines = ["Delta's jars are refused, nothing was put into the cache:", *(f"    {line}" for line in wrong)]
-    lines += [f"  whole log: {log}", "  fix: run it again; a checksum that differs again is to be reported, not overridden"]
+    lines += [
+        f"  whole log: {log}",
+        "  fix: run it again; a checksum that differs again is to be reported, not overridden",
+    ]
     return "\n".join(lines)

@@ -40,7 +40,13 @@ def canonical(name: str) -> str:
 
 def site_packages(checkout: Path) -> Path:
     """The folder of the environment's packages."""
-    return checkout / ".venv" / "lib" / f"python{'.'.join(venv_version(checkout).split('.')[:2])}" / "site-packages"
+    return (
+        checkout
+        / ".venv"
+        / "lib"
+        / f"python{'.'.join(venv_version(checkout).split('.')[:2])}"
+        / "site-packages"
+    )
 
 
 def installed(checkout: Path) -> Dict[str, Set[str]]:
@@ -70,7 +76,10 @@ def problems(checkout: Path) -> List[str]:
     for name, allowed in pins(checkout).items():
         versions = there.get(name, {""})
         # 2.13.0+cu130 is the 2.13.0 of another index. Two versions of one package: an installation that was cut off.
-        if len(versions) > 1 or not (versions | {version.partition("+")[0] for version in versions}) & allowed:
+        if (
+            len(versions) > 1
+            or not (versions | {version.partition("+")[0] for version in versions}) & allowed
+        ):
             found = " and ".join(sorted(versions)) or "missing"
             lines.append(f"{name} {found}, pinned is {' or '.join(sorted(allowed - {''}))}")
     return lines + ([] if "distributary" in there else ["distributary missing"])
@@ -99,8 +108,14 @@ def find_uv(*, log: Path) -> Optional[str]:
         if starts(folder / "bin" / "uv"):
             return str(folder / "bin" / "uv")
         try:
-            run([sys.executable, "-m", "venv", "--clear", str(folder)], doing="making a place for uv", log=log)
-            run([str(folder / "bin" / "python"), "-m", "pip", "install", "-q", UV], doing="installing uv", log=log)
+            run(
+                [sys.executable, "-m", "venv", "--clear", str(folder)], doing="making a place for uv", log=log
+            )
+            run(
+                [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", UV],
+                doing="installing uv",
+                log=log,
+            )
         except SetupError as error:
             say("uv cannot be had, pip does the work (slower): " + str(error).splitlines()[-1].strip())
             return None
@@ -109,13 +124,19 @@ def find_uv(*, log: Path) -> Optional[str]:
 
 def starts(program: Path) -> bool:
     """The program is there and starts."""
-    return program.exists() and subprocess.run([str(program), "--version"], capture_output=True).returncode == 0
+    return (
+        program.exists() and subprocess.run([str(program), "--version"], capture_output=True).returncode == 0
+    )
 
 
 def uv_environment() -> Dict[str, str]:
     """pip's index and certificates are uv's too, where uv was given none of its own."""
     env = {**os.environ, "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
-    same = {"UV_DEFAULT_INDEX": "PIP_INDEX_URL", "UV_INDEX": "PIP_EXTRA_INDEX_URL", "SSL_CERT_FILE": "PIP_CERT"}
+    same = {
+        "UV_DEFAULT_INDEX": "PIP_INDEX_URL",
+        "UV_INDEX": "PIP_EXTRA_INDEX_URL",
+        "SSL_CERT_FILE": "PIP_CERT",
+    }
     for ours, theirs in same.items():
         if theirs in os.environ:
             env.setdefault(ours, os.environ[theirs])
@@ -127,7 +148,13 @@ def install(checkout: Path, arguments: List[str], *, doing: str, uv: Optional[st
     python = str(venv_python(checkout))
     if uv:
         try:
-            run([uv, "pip", "install", "--python", python, *arguments], doing=doing, log=log, env=uv_environment(), cwd=checkout)
+            run(
+                [uv, "pip", "install", "--python", python, *arguments],
+                doing=doing,
+                log=log,
+                env=uv_environment(),
+                cwd=checkout,
+            )
             return
         except SetupError as error:
             say(f"{doing}: uv failed, trying pip; uv said:\n{error}")
@@ -136,7 +163,13 @@ def install(checkout: Path, arguments: List[str], *, doing: str, uv: Optional[st
 
 def install_pinned(checkout: Path, *, uv: Optional[str], log: Path) -> None:
     """Every package of constraints.txt, as listed: nothing is resolved."""
-    install(checkout, ["--no-deps", "--requirement", "constraints.txt"], doing="installing packages", uv=uv, log=log)
+    install(
+        checkout,
+        ["--no-deps", "--requirement", "constraints.txt"],
+        doing="installing packages",
+        uv=uv,
+        log=log,
+    )
 
 
 def install_project(checkout: Path, *, uv: Optional[str], log: Path) -> None:

@@ -130,7 +130,9 @@ def failure(doing: str, status: int, log: Path) -> str:
     text = tail(log)
     last = "\n".join(f"    {line}" for line in text.splitlines()[-TAIL_LINES:])
     advice = remedy(text)
-    return f"{doing}: failed with status {status}\n{last}\n  whole log: {log}" + (f"\n  fix: {advice}" if advice else "")
+    return f"{doing}: failed with status {status}\n{last}\n  whole log: {log}" + (
+        f"\n  fix: {advice}" if advice else ""
+    )
 
 
 def _watch(process: subprocess.Popen[bytes], doing: str, log: Path) -> None:

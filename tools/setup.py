@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
 CHECKOUT = Path(__file__).absolute().parent.parent
-sys.path[:] = [str(CHECKOUT)] + [path for path in sys.path if Path(path or ".").absolute() != CHECKOUT / "tools"]
+sys.path[:] = [str(CHECKOUT)] + [
+    path for path in sys.path if Path(path or ".").absolute() != CHECKOUT / "tools"
+]
 
-from pipelines.java import find_java  # noqa: E402
+from pipelines.machine import find_java  # noqa: E402
 from tools import horovod_wheel, jars, packages, system  # noqa: E402
 from tools.cache import cache_folder, lock, sha256  # noqa: E402
 from tools.progress import SetupError, heed_signals, say  # noqa: E402
@@ -59,7 +61,9 @@ def read_stamp(checkout: Path) -> Dict[str, str]:
 def write_stamp(checkout: Path) -> None:
     """Record that the set-up is complete, in one move."""
     fresh = stamp_path(checkout).with_suffix(".part")
-    fresh.write_text(json.dumps({"key": stamp_key(checkout), "checkout": str(checkout)}, indent=2) + "\n", encoding="utf-8")
+    fresh.write_text(
+        json.dumps({"key": stamp_key(checkout), "checkout": str(checkout)}, indent=2) + "\n", encoding="utf-8"
+    )
     fresh.replace(stamp_path(checkout))
 
 
@@ -90,7 +94,10 @@ def check_system(*, may_install: bool) -> dict:
         missing = [part for part in parts if part.problem]
         if missing:
             raise SetupError("installed, and still:\n" + system.report(missing, system.os_release()))
-    say("system     " + ", ".join(f"{part.name} {part.found}" for part in parts if part.name not in ("make", "disk")))
+    say(
+        "system     "
+        + ", ".join(f"{part.name} {part.found}" for part in parts if part.name not in ("make", "disk"))
+    )
     return chosen
 
 
@@ -106,7 +113,9 @@ def set_up(checkout: Path) -> None:
         uv.append(packages.find_uv(log=logs / "uv.log"))
         packages.install_pinned(checkout, uv=uv[0], log=logs / "packages.log")
         packages.install_project(checkout, uv=uv[0], log=logs / "project.log")
-        num_pinned = sum("==" in line for line in (checkout / "constraints.txt").read_text(encoding="utf-8").splitlines())
+        num_pinned = sum(
+            "==" in line for line in (checkout / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        )
         return f"{num_pinned} pinned packages in .venv, by {'uv' if uv[0] else 'pip'}"
 
     def delta() -> str:
@@ -117,7 +126,9 @@ def set_up(checkout: Path) -> None:
         wheel = horovod_wheel.wheel(checkout, log=logs / "horovod.log")
         # --force-reinstall: the same version may be there, built for another torch.
         arguments = ["--no-deps", "--force-reinstall", str(wheel)]
-        packages.install(checkout, arguments, doing="installing Horovod", uv=uv[0], log=logs / "horovod-install.log")
+        packages.install(
+            checkout, arguments, doing="installing Horovod", uv=uv[0], log=logs / "horovod-install.log"
+        )
         horovod_wheel.check(checkout, wheel, log=logs / "horovod-check.log")
         return wheel.parent.name
 
@@ -135,7 +146,10 @@ def set_up_alone(checkout: Path) -> str:
     with lock(f"checkout-{hashlib.sha256(str(checkout).encode()).hexdigest()[:12]}"):
         if is_current(checkout):
             return "current"
-        print("Distributary set-up: the first takes about 5 minutes, mostly for Horovod; interrupt it as you like", flush=True)
+        print(
+            "Distributary set-up: the first takes about 5 minutes, mostly for Horovod; interrupt it as you like",
+            flush=True,
+        )
         if read_stamp(checkout).get("key") == stamp_key(checkout):
             say("mending   " + "; ".join(faults(checkout)[:3]))
         set_up(checkout)
@@ -152,7 +166,9 @@ def timed(name: str, step: Callable[[], str]) -> None:
 def main(arguments: List[str]) -> int:
     """Exit status: 0 done, 1 cannot go on (said why), 128 and the signal's number: interrupted."""
     parser = argparse.ArgumentParser(description="Set up this checkout of Distributary.")
-    parser.add_argument("--system", action="store_true", help="only check the machine, and install what it lacks (root)")
+    parser.add_argument(
+        "--system", action="store_true", help="only check the machine, and install what it lacks (root)"
+    )
     options = parser.parse_args(arguments)
     begun = time.monotonic()
     heed_signals()

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
-from pipelines.java import find_java, other_java_home
+from pipelines.machine import find_java, other_java_home
 from tools.packages import installed
 from tools.progress import SetupError, ask, run, say
 
@@ -66,7 +66,9 @@ def choose_python() -> dict:
     named = os.environ.get("PYTHON")
     paths = os.environ.get("PATH", "").split(os.pathsep)
     names = ("python3", "python3.11", "python3.12", "python")
-    candidates = [named] if named else [sys.executable] + [str(Path(path, name)) for name in names for path in paths]
+    candidates = (
+        [named] if named else [sys.executable] + [str(Path(path, name)) for name in names for path in paths]
+    )
     first: dict = {}
     for candidate in dict.fromkeys(candidates):
         if not shutil.which(candidate):
@@ -88,16 +90,25 @@ def check_python(chosen: dict, release: Dict[str, str]) -> Part:
     if not chosen:
         name = {"22.04": "python3.11", "24.04": "python3.12"}.get(release.get("VERSION_ID", ""), "python3")
         problem = "no Python 3.11 or 3.12 on PATH"
-        return Part("Python", "", problem, (name, f"{name}-venv", f"{name}-dev"), ("python3.12", "python3.12-devel"))
+        return Part(
+            "Python", "", problem, (name, f"{name}-venv", f"{name}-dev"), ("python3.12", "python3.12-devel")
+        )
     version = ".".join(map(str, chosen["version"]))
     name = "python" + ".".join(map(str, chosen["version"][:2]))
     missing = [what for what, there in (("venv", chosen["venv"]), ("dev", chosen["headers"])) if not there]
     if not missing:
         return Part("Python", version)
-    words = " and ".join({"venv": "venv with ensurepip", "dev": "headers (Python.h)"}[what] for what in missing)
+    words = " and ".join(
+        {"venv": "venv with ensurepip", "dev": "headers (Python.h)"}[what] for what in missing
+    )
     problem = f"{chosen['executable']} ({version}) lacks {words}"
     if chosen["prefix"] != "/usr":
-        return Part("Python", version, problem, fix="install it whole, or name another: PYTHON=/path/to/python3.11 make setup")
+        return Part(
+            "Python",
+            version,
+            problem,
+            fix="install it whole, or name another: PYTHON=/path/to/python3.11 make setup",
+        )
     return Part("Python", version, problem, tuple(f"{name}-{what}" for what in missing), (f"{name}-devel",))
 
 
@@ -130,8 +141,12 @@ def check_compiler() -> Part:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.cc"
         source.write_text(CXX20, encoding="ascii")
-        answer = subprocess.run([*words, "-std=c++20", "-fsyntax-only", str(source)], capture_output=True, text=True)
-    version = subprocess.run([words[0], "-dumpfullversion", "-dumpversion"], capture_output=True, text=True).stdout.strip()
+        answer = subprocess.run(
+            [*words, "-std=c++20", "-fsyntax-only", str(source)], capture_output=True, text=True
+        )
+    version = subprocess.run(
+        [words[0], "-dumpfullversion", "-dumpversion"], capture_output=True, text=True
+    ).stdout.strip()
     if answer.returncode:
         return Part("C++", version, f"{name} {version} does not take C++20; GCC 10 or later does", *packages)
     return Part("C++", f"{name} {version}")
@@ -144,7 +159,9 @@ def check_cmake() -> Part:
     output = subprocess.run(["cmake", "--version"], capture_output=True, text=True).stdout
     found = re.search(r"version (\d+)\.(\d+)\S*", output)
     if not found or (int(found.group(1)), int(found.group(2))) < MIN_CMAKE:
-        return Part("CMake", "", f"cmake is too old ({output.split(chr(10))[0]}), 3.13 needed", ("cmake",), ("cmake",))
+        return Part(
+            "CMake", "", f"cmake is too old ({output.split(chr(10))[0]}), 3.13 needed", ("cmake",), ("cmake",)
+        )
     return Part("CMake", found.group(0).split()[1])
 
 
@@ -162,14 +179,25 @@ def check_disk(checkout: Path, cache: Path) -> Part:
         free = shutil.disk_usage(there).free / 1e9
         if free < needed:
             problem = f"{free:.1f} GB free at {there}, {needed} needed"
-            return Part("disk", "", problem, fix="make room, or name another cache folder: DISTRIBUTARY_CACHE=/big/disk")
+            return Part(
+                "disk",
+                "",
+                problem,
+                fix="make room, or name another cache folder: DISTRIBUTARY_CACHE=/big/disk",
+            )
     return Part("disk", "enough")
 
 
 def check_all(*, checkout: Path, cache: Path) -> Tuple[dict, List[Part]]:
     """The Python to use (empty = none), and every part, present or missing."""
     release, chosen = os_release(), choose_python()
-    parts = [check_python(chosen, release), check_java(release), check_compiler(), check_cmake(), check_make()]
+    parts = [
+        check_python(chosen, release),
+        check_java(release),
+        check_compiler(),
+        check_cmake(),
+        check_make(),
+    ]
     return chosen, [*parts, check_disk(checkout, cache)]
 
 
@@ -180,7 +208,10 @@ def install_commands(missing: List[Part], release: Dict[str, str]) -> List[List[
     apt = [name for part in missing for name in part.apt]
     dnf = [name for part in missing for name in part.dnf]
     if apt and {"debian", "ubuntu"} & set(family):
-        return [[*sudo, "apt-get", "update"], [*sudo, "apt-get", "install", "-y", "--no-install-recommends", *apt]]
+        return [
+            [*sudo, "apt-get", "update"],
+            [*sudo, "apt-get", "install", "-y", "--no-install-recommends", *apt],
+        ]
     if dnf and {"fedora", "rhel", "centos"} & set(family):
         return [[*sudo, "dnf", "install", "-y", *dnf]]
     return []
@@ -189,7 +220,9 @@ def install_commands(missing: List[Part], release: Dict[str, str]) -> List[List[
 def report(missing: List[Part], release: Dict[str, str]) -> str:
     """All that is missing in one message, with the line that installs it."""
     lines = [f"{len(missing)} of what this machine needs {'is' if len(missing) == 1 else 'are'} missing:"]
-    lines += [f"    {part.name:8} {part.problem}" + (f"; fix: {part.fix}" if part.fix else "") for part in missing]
+    lines += [
+        f"    {part.name:8} {part.problem}" + (f"; fix: {part.fix}" if part.fix else "") for part in missing
+    ]
     commands = install_commands(missing, release)
     if commands:
         lines += ["  install it:", "    " + " && ".join(" ".join(command) for command in commands)]
@@ -204,7 +237,10 @@ def may_install() -> bool:
     """Root, or sudo without a password."""
     if os.geteuid() == 0:
         return True
-    return bool(shutil.which("sudo")) and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0
+    return (
+        bool(shutil.which("sudo"))
+        and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0
+    )
 
 
 def install(missing: List[Part], *, log: Path) -> None:

@@ -16,7 +16,9 @@ from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, QUARANTINE
 
 
-def build_documents(records: DataFrame, sources: Sequence[Source], rules: Rules) -> tuple[DataFrame, DataFrame]:
+def build_documents(
+    records: DataFrame, sources: Sequence[Source], rules: Rules
+) -> tuple[DataFrame, DataFrame]:
     """The rows of documents and of quarantine; every record becomes one row of one of the two.
 
     `records` are rows of `read_source`, of all sources together; they are used several times, so persist them.
@@ -52,7 +54,9 @@ def check_names(sources: Sequence[Source]) -> None:
     """Raises ValueError where two sources have one name: their documents would have one id."""
     names = [source.name for source in sources]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"names of sources must be unique, repeated: {', '.join(repeated)}; rename one of each")
+        raise ValueError(
+            f"names of sources must be unique, repeated: {', '.join(repeated)}; rename one of each"
+        )
 
 
 def reconcile(records: DataFrame, documents: DataFrame, quarantine: DataFrame) -> dict[str, Any]:
@@ -87,7 +91,9 @@ def reconcile(records: DataFrame, documents: DataFrame, quarantine: DataFrame) -
 
 def _quarantined(identified: DataFrame) -> DataFrame:
     """The records that repeat a key; raw is their text, since the bytes of good records are not carried along."""
-    first = F.concat(F.lit("; first in "), "first_file", F.lit(" at byte "), F.col("first_offset").cast("string"))
+    first = F.concat(
+        F.lit("; first in "), "first_file", F.lit(" at byte "), F.col("first_offset").cast("string")
+    )
     repeated = identified.where("first_file IS NOT NULL")
     return repeated.select(
         "source",

@@ -21,12 +21,17 @@ def label_exact_duplicates(documents: DataFrame) -> DataFrame:
     survivors = (
         documents.where("num_chars > 0")
         .groupBy("content_hash")
-        .agg(F.min(F.struct(priority.alias("priority"), "doc_id")).alias("survivor"), F.count("*").alias("num_copies"))
+        .agg(
+            F.min(F.struct(priority.alias("priority"), "doc_id")).alias("survivor"),
+            F.count("*").alias("num_copies"),
+        )
         .where("num_copies > 1")
         .select("content_hash", F.col("survivor.doc_id").alias("survivor_id"))
     )
     is_copy = F.col("survivor_id") != F.col("doc_id")
-    labelled = documents.join(survivors, "content_hash", "left").withColumn("duplicate_of", F.when(is_copy, F.col("survivor_id")))
+    labelled = documents.join(survivors, "content_hash", "left").withColumn(
+        "duplicate_of", F.when(is_copy, F.col("survivor_id"))
+    )
     return labelled.drop("survivor_id")
 
 
@@ -46,5 +51,8 @@ def label_repeated_keys(documents: DataFrame) -> DataFrame:
     is_later = F.col("first") != F.struct("file", "offset")
     labelled = documents.join(repeated, "doc_id", "left")
     return labelled.withColumns(
-        {"first_file": F.when(is_later, F.col("first.file")), "first_offset": F.when(is_later, F.col("first.offset"))}
+        {
+            "first_file": F.when(is_later, F.col("first.file")),
+            "first_offset": F.when(is_later, F.col("first.offset")),
+        }
     ).drop("first")

@@ -72,8 +72,12 @@ def _matching(files: FileSystem, root: str, parts: list[str]) -> list[Entry]:
             if part == "**":
                 hidden = any(name.startswith(_HIDDEN) for name in parts[depth:])
                 trees = pool.map(partial(_below, files, hidden=hidden), folders)
-                return [entry for folder, entries in zip(folders, trees, strict=True) for entry in entries
-                        if _fit(relative_to(folder, entry.path).split("/"), parts[depth:])]
+                return [
+                    entry
+                    for folder, entries in zip(folders, trees, strict=True)
+                    for entry in entries
+                    if _fit(relative_to(folder, entry.path).split("/"), parts[depth:])
+                ]
             listed = pool.map(partial(_children, files), folders)
             found = _living(entry for entries in listed for entry in entries if _fit([entry.name], [part]))
             folders = [entry.path for entry in found if entry.kind == FileType.Directory]
@@ -96,13 +100,22 @@ def _fit(names: Sequence[str], parts: Sequence[str]) -> bool:
 def _below(files: FileSystem, folder: str, *, hidden: bool = False) -> list[Entry]:
     if not isinstance(files, LocalFileSystem):
         listed = map(_entry, files.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True)))
-        return [entry for entry in listed if entry.kind == FileType.File
-                and (hidden or not any(name.startswith(_HIDDEN) for name in relative_to(folder, entry.path).split("/")))]
+        return [
+            entry
+            for entry in listed
+            if entry.kind == FileType.File
+            and (
+                hidden
+                or not any(name.startswith(_HIDDEN) for name in relative_to(folder, entry.path).split("/"))
+            )
+        ]
     found, status = [], Path(folder).stat()
     waiting = [(folder, frozenset({(status.st_dev, status.st_ino)}))]
     while waiting:
         here, above = waiting.pop()
-        for entry in _living(entry for entry in _children(files, here) if hidden or not entry.name.startswith(_HIDDEN)):
+        for entry in _living(
+            entry for entry in _children(files, here) if hidden or not entry.name.startswith(_HIDDEN)
+        ):
             if entry.kind == FileType.File:
                 found.append(entry)
             elif entry.kind == FileType.Directory and entry.identity and entry.identity not in above:
@@ -115,7 +128,9 @@ def _living(entries: Iterable[Entry]) -> list[Entry]:
     for entry in entries:
         if entry.kind == FileType.NotFound:
             target = Path(entry.path).readlink()
-            raise FileNotFoundError(f"{entry.path} is a link to {target}, which cannot be reached; mend or remove it")
+            raise FileNotFoundError(
+                f"{entry.path} is a link to {target}, which cannot be reached; mend or remove it"
+            )
         living.append(entry)
     return living
 
@@ -131,7 +146,9 @@ def _children(files: FileSystem, folder: str) -> list[Entry]:
         return []
     except PermissionError as error:
         why = error.strerror or error
-        raise PermissionError(f"{folder} cannot be listed ({why}); let this user read it, or leave it out by a glob") from None
+        raise PermissionError(
+            f"{folder} cannot be listed ({why}); let this user read it, or leave it out by a glob"
+        ) from None
 
 
 def _entry(info: FileInfo) -> Entry:

@@ -24,7 +24,9 @@ class Rules:
         if self.min_chars < 0:
             raise ValueError(f"min_chars must be at least 0 code points, got {self.min_chars}")
         if unknown := sorted(set(self.drop_duplicates_from) - set(SPLITS)):
-            raise ValueError(f"drop_duplicates_from must be among {', '.join(SPLITS)}, got {', '.join(unknown)}")
+            raise ValueError(
+                f"drop_duplicates_from must be among {', '.join(SPLITS)}, got {', '.join(unknown)}"
+            )
 
 
 def label_quality(documents: DataFrame, rules: Rules) -> DataFrame:
@@ -34,7 +36,9 @@ def label_quality(documents: DataFrame, rules: Rules) -> DataFrame:
         "too_short": too_short(F.col("num_chars"), rules.min_chars),
         "exact_duplicate": exact_duplicate(F.col("duplicate_of"), F.col("split"), rules.drop_duplicates_from),
     }
-    return documents.withColumn("drop_reason", F.coalesce(*[F.when(fails, F.lit(name)) for name, fails in reasons.items()]))
+    return documents.withColumn(
+        "drop_reason", F.coalesce(*[F.when(fails, F.lit(name)) for name, fails in reasons.items()])
+    )
 
 
 def empty(num_chars: Column) -> Column:

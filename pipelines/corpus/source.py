@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipelines.corpus.listing import Entry, find_files, relative_to
-from pipelines.storage import locate, shown
+from pipelines.storage import locate, without_credentials
 
 SPLITS = ("train", "validation", "test")
 FORMATS = ("csv", "jsonl", "text")
@@ -50,7 +50,9 @@ class Source:
         if self.max_record_bytes < 1:
             raise ValueError(f"{at}: max_record_bytes must be at least 1, got {self.max_record_bytes}")
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n\0':
-            raise ValueError(f"{at}: delimiter must be one character, no quote or line break, got {self.delimiter!r}")
+            raise ValueError(
+                f"{at}: delimiter must be one character, no quote or line break, got {self.delimiter!r}"
+            )
         self._check_fields(at)
         self._check_splits(at)
 
@@ -98,7 +100,9 @@ def list_files(source: Source) -> list[SourceFile]:
     except (FileNotFoundError, PermissionError, ValueError) as error:
         raise type(error)(f"{at}: {error}") from None
     if not found:
-        raise FileNotFoundError(f"{at}: no file at {shown(source.path)}; correct path or bring files there")
+        raise FileNotFoundError(
+            f"{at}: no file at {without_credentials(source.path)}; correct path or bring files there"
+        )
     return sorted((_source_file(entry, root, at) for entry in found), key=lambda file: file.relative)
 
 
@@ -107,5 +111,7 @@ def _source_file(entry: Entry, root: str, at: str) -> SourceFile:
     try:
         relative.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{at}: in {root} the name {os.fsencode(relative)!r} is not UTF-8; rename it (convmv does it)") from None
+        raise ValueError(
+            f"{at}: in {root} the name {os.fsencode(relative)!r} is not UTF-8; rename it (convmv does it)"
+        ) from None
     return SourceFile(path=entry.path, relative=relative, size=entry.size, modified_ns=entry.modified_ns)

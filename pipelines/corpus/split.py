@@ -20,7 +20,9 @@ def label_splits(documents: DataFrame, sources: Iterable[Source]) -> DataFrame:
     """Fill `split` where it is null, by the shares of the document's source. Needs source and content_hash."""
     position = hash_fraction(F.col("content_hash"))
     by_hash = reduce(
-        lambda otherwise, source: F.when(F.col("source") == source.name, share_of(position, source.splits)).otherwise(otherwise),
+        lambda otherwise, source: F.when(
+            F.col("source") == source.name, share_of(position, source.splits)
+        ).otherwise(otherwise),
         sources,
         F.lit(None).cast("string"),
     )

@@ -48,11 +48,19 @@ def num_steps(num_rows: int, *, global_batch: int, num_epochs: float) -> int:
 class Order:
     """Rows of every step. `lengths` is (num_rows,) tokens and may be a memory map."""
 
-    def __init__(self, lengths: np.ndarray, *, global_batch: int, total_steps: int, seed: int, window_batches: int) -> None:
+    def __init__(
+        self, lengths: np.ndarray, *, global_batch: int, total_steps: int, seed: int, window_batches: int
+    ) -> None:
         if not len(lengths):
-            raise ValueError("the split has no sequences to train on; look at drop_reason and split in the documents table")
+            raise ValueError(
+                "the split has no sequences to train on; look at drop_reason and split in the documents table"
+            )
         self._lengths, self._seed = lengths, seed
-        self._global_batch, self._total_steps, self._window_batches = global_batch, total_steps, window_batches
+        self._global_batch, self._total_steps, self._window_batches = (
+            global_batch,
+            total_steps,
+            window_batches,
+        )
         self._window = -1
         self._batches = np.empty((0, global_batch), dtype=np.int64)
 
@@ -68,13 +76,18 @@ class Order:
     def _draw(self, window: int) -> np.ndarray:
         first = window * self._window_batches
         num_batches = min(self._window_batches, self._total_steps - first)
-        positions = np.arange(first, first + num_batches, dtype=np.int64).repeat(self._global_batch) * self._global_batch
+        positions = (
+            np.arange(first, first + num_batches, dtype=np.int64).repeat(self._global_batch)
+            * self._global_batch
+        )
         positions += np.tile(np.arange(self._global_batch, dtype=np.int64), num_batches)
         epochs, inside = np.divmod(positions, len(self._lengths))
         rows = np.empty_like(positions)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             rows[chosen] = permute(inside[chosen], len(self._lengths), seed=self._seed, epoch=int(epoch))
-        ordered = rows[np.argsort(self._lengths[rows], kind="stable")].reshape(num_batches, self._global_batch)
+        ordered = rows[np.argsort(self._lengths[rows], kind="stable")].reshape(
+            num_batches, self._global_batch
+        )
         # Windows are told from epochs by the high bit.
         return _generator(self._seed, window | 1 << 63).permutation(ordered)

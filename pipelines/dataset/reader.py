@@ -49,7 +49,9 @@ def local_copies() -> Path:
         folder = Path(tempfile.gettempdir()) / f"distributary-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
-            raise PermissionError(f"{folder} belongs to somebody else; set DISTRIBUTARY_CACHE to a folder of your own") from None
+            raise PermissionError(
+                f"{folder} belongs to somebody else; set DISTRIBUTARY_CACHE to a folder of your own"
+            ) from None
     return folder
 
 
@@ -76,7 +78,9 @@ class SequenceReader:
         return Rows(tokens, *[np.asarray(self._columns[name][ids]) for name in COLUMNS])
 
 
-def open_split(path: str, *, table_id: str, version: int, split: str, copies: Path | None = None) -> SequenceReader:
+def open_split(
+    path: str, *, table_id: str, version: int, split: str, copies: Path | None = None
+) -> SequenceReader:
     """The rows of `split` at `version`; the first caller on a machine makes the copy, the others wait for it.
 
     Raises ValueError if the table at `path` is another one than was pinned, or if its sequence ids have gaps.
@@ -100,11 +104,14 @@ def _pinned(path: str, table_id: str, version: int) -> DeltaTable:
     try:
         table = DeltaTable(path, version=version)
     except DeltaError as error:
-        raise FileNotFoundError(f"sequences at {path} have no version {version} any more ({error}); "
-                                "run the dataset stage again") from error
+        raise FileNotFoundError(
+            f"sequences at {path} have no version {version} any more ({error}); run the dataset stage again"
+        ) from error
     if str(table.metadata().id) != table_id:
-        raise ValueError(f"sequences at {path} were made anew (table id {table.metadata().id}, pinned {table_id}); "
-                         "run the dataset stage and the stages below it again")
+        raise ValueError(
+            f"sequences at {path} were made anew (table id {table.metadata().id}, pinned {table_id}); "
+            "run the dataset stage and the stages below it again"
+        )
     return table
 
 
@@ -118,15 +125,23 @@ def _copy(table: DeltaTable, split: str, folder: Path) -> None:
     order = np.concatenate(ids) if ids else np.empty(0, np.int64)
     num_tokens = np.empty(len(order), np.int32)
     if not np.array_equal(np.sort(order), np.arange(len(order))):
-        raise ValueError(f"sequence_id of split {split} must run from 0 to {len(order) - 1} without gaps; "
-                         "run the dataset stage again")
+        raise ValueError(
+            f"sequence_id of split {split} must run from 0 to {len(order) - 1} without gaps; "
+            "run the dataset stage again"
+        )
     num_tokens[order] = np.concatenate(lengths) if lengths else num_tokens
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(num_tokens, dtype=np.int64)])
     np.save(folder / "num_tokens.npy", num_tokens)
     np.save(folder / "starts.npy", starts)
-    tokens = np.lib.format.open_memmap(folder / "tokens.npy", mode="w+", dtype=np.int32, shape=(int(starts[-1]),))
-    columns = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.int64, shape=(len(order),))
-               for name in COLUMNS}
+    tokens = np.lib.format.open_memmap(
+        folder / "tokens.npy", mode="w+", dtype=np.int32, shape=(int(starts[-1]),)
+    )
+    columns = {
+        name: np.lib.format.open_memmap(
+            folder / f"{name}.npy", mode="w+", dtype=np.int64, shape=(len(order),)
+        )
+        for name in COLUMNS
+    }
     for batch in dataset.to_batches(columns=["sequence_id", "input_ids", *COLUMNS], filter=chosen):
         batch_ids = batch["sequence_id"].to_numpy()
         for row, values in zip(batch_ids, batch["input_ids"], strict=True):

@@ -33,7 +33,9 @@ class TokenizerChoice:
 
     def __post_init__(self) -> None:
         if self.vocab_size < 1 or self.max_bytes < 1:
-            raise ValueError(f"vocab_size and max_bytes must be at least 1, got {self.vocab_size} and {self.max_bytes}")
+            raise ValueError(
+                f"vocab_size and max_bytes must be at least 1, got {self.vocab_size} and {self.max_bytes}"
+            )
 
 
 def locate(name: str) -> str:
@@ -45,7 +47,9 @@ def locate(name: str) -> str:
         package, _, inside = name.removeprefix(PACKAGE_SCHEME).partition("/")
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise FileNotFoundError(f"{name}: package {package} is not installed; run: pip install {package.replace('_', '-')}")
+            raise FileNotFoundError(
+                f"{name}: package {package} is not installed; run: pip install {package.replace('_', '-')}"
+            )
         folder = Path(next(iter(spec.submodule_search_locations))) / inside
         if not folder.is_dir():
             raise FileNotFoundError(f"{name}: the installed package {package} has no folder {inside}")
@@ -53,7 +57,9 @@ def locate(name: str) -> str:
     if name.startswith((".", "/", "~")) or Path(name).is_dir():
         folder = Path(name).expanduser()
         if not folder.is_dir():
-            raise FileNotFoundError(f"no model folder {name}; give a folder, package://NAME/FOLDER or a hub id such as org/name")
+            raise FileNotFoundError(
+                f"no model folder {name}; give a folder, package://NAME/FOLDER or a hub id such as org/name"
+            )
         return str(folder)
     return name
 
@@ -77,7 +83,9 @@ def load_tokenizer(name: str) -> Tokenizer:
     if Path(place).is_dir():
         file = Path(place) / "tokenizer.json"
         if not file.is_file():
-            raise FileNotFoundError(f"{place} has no tokenizer.json; save the model with its fast tokenizer first")
+            raise FileNotFoundError(
+                f"{place} has no tokenizer.json; save the model with its fast tokenizer first"
+            )
         tokenizer = from_json(file.read_text(encoding="utf-8"))
     else:
         tokenizer = from_json(Tokenizer.from_pretrained(place).to_str())
@@ -101,16 +109,24 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if vocab_size < len(alphabet) + 2:
-        raise ValueError(f"vocab_size must be at least {len(alphabet) + 2} (256 bytes and 2 special tokens), got {vocab_size}")
+        raise ValueError(
+            f"vocab_size must be at least {len(alphabet) + 2} (256 bytes and 2 special tokens), got {vocab_size}"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.encode_special_tokens = True
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[PAD, END_OF_TEXT], initial_alphabet=alphabet,
-                                  show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, END_OF_TEXT],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer=trainer)
     end = tokenizer.token_to_id(END_OF_TEXT)
-    tokenizer.post_processor = TemplateProcessing(single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, end)])
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, end)]
+    )
     return tokenizer
 
 
@@ -142,10 +158,14 @@ def read_tokenizer(folder: str, fingerprint: str) -> Tokenizer:
     """
     files, name = Folder(folder), f"{fingerprint}.json"
     if not files.exists(name):
-        raise FileNotFoundError(f"no tokenizer {fingerprint} in {folder}; "
-                                "delete the sequences table and run the dataset stage again")
+        raise FileNotFoundError(
+            f"no tokenizer {fingerprint} in {folder}; "
+            "delete the sequences table and run the dataset stage again"
+        )
     tokenizer = from_json(files.read(name).decode())
     if tokenizer_fingerprint(tokenizer) != fingerprint:
-        raise ValueError(f"{folder}/{name} was changed after it was written; "
-                         "delete it and the sequences table, then run the dataset stage")
+        raise ValueError(
+            f"{folder}/{name} was changed after it was written; "
+            "delete it and the sequences table, then run the dataset stage"
+        )
     return tokenizer

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.task import Task, collate
+from pipelines.finetune.tasks.task import Task, collate
 
 
 class Evaluation(NamedTuple):
@@ -18,8 +18,15 @@ class Evaluation(NamedTuple):
     """(C, C) counts, row = expected, column = predicted."""
 
 
-def evaluate(model: nn.Module, task: Task, reader: SequenceReader, strategy: Strategy, *, batch_rows: int,
-             progress: Callable[[float], None] = lambda share: None) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    reader: SequenceReader,
+    strategy: Strategy,
+    *,
+    batch_rows: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Evaluation:
     """Collective: all ranks call it. Rows are taken by length, so little is padded; `progress` gets the share done."""
     by_length = np.argsort(reader.lengths, kind="stable")[strategy.rank :: strategy.world_size]
     model.eval()
@@ -31,7 +38,9 @@ def evaluate(model: nn.Module, task: Task, reader: SequenceReader, strategy: Str
             total = sums if total is None else total + sums
             progress(min(1.0, (first + batch_rows) / len(by_length)))
     if total is None:
-        raise ValueError(f"rank {strategy.rank} has no rows to evaluate: "
-                         f"the split has {len(reader)} rows for {strategy.world_size} ranks")
+        raise ValueError(
+            f"rank {strategy.rank} has no rows to evaluate: "
+            f"the split has {len(reader)} rows for {strategy.world_size} ranks"
+        )
     summed = strategy.sum(total.clone(), name="evaluation")
     return Evaluation(task.metrics(summed), task.confusion(summed))

@@ -20,7 +20,7 @@ from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.optimizer import Optimization, learning_rate, set_learning_rate
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.task import Task, collate
+from pipelines.finetune.tasks.task import Task, collate
 
 
 class StepResult(NamedTuple):
@@ -45,11 +45,15 @@ class BatchPlan:
 
     def __post_init__(self) -> None:
         if self.global_batch < 1 or self.micro_batch < 1:
-            raise ValueError(f"global_batch and micro_batch must be at least 1, got {self.global_batch} and {self.micro_batch}")
+            raise ValueError(
+                f"global_batch and micro_batch must be at least 1, got {self.global_batch} and {self.micro_batch}"
+            )
         if self.global_batch % self.world_size:
             near = max(1, round(self.global_batch / self.world_size)) * self.world_size
-            raise ValueError(f"global_batch must be a multiple of num_ranks ({self.world_size}), got {self.global_batch}; "
-                             f"try {near}")
+            raise ValueError(
+                f"global_batch must be a multiple of num_ranks ({self.world_size}), got {self.global_batch}; "
+                f"try {near}"
+            )
 
     @property
     def accumulation(self) -> int:
@@ -61,9 +65,21 @@ class BatchPlan:
         yield from np.array_split(rows[rank :: self.world_size], self.accumulation)
 
 
-def train(model: nn.Module, task: Task, reader: SequenceReader, order: Order, *, optimizer: Optimizer, optimization: Optimization,
-          strategy: Strategy, plan: BatchPlan, first_step: int, total_steps: int, seed: int,
-          after_step: Callable[[int, StepResult], None]) -> None:
+def train(
+    model: nn.Module,
+    task: Task,
+    reader: SequenceReader,
+    order: Order,
+    *,
+    optimizer: Optimizer,
+    optimization: Optimization,
+    strategy: Strategy,
+    plan: BatchPlan,
+    first_step: int,
+    total_steps: int,
+    seed: int,
+    after_step: Callable[[int, StepResult], None],
+) -> None:
     """Run steps first_step .. total_steps - 1; `optimizer` is already wrapped. `after_step` gets the number of steps done."""
     for step in range(first_step, total_steps):
         started = time.monotonic()
@@ -71,21 +87,31 @@ def train(model: nn.Module, task: Task, reader: SequenceReader, order: Order, *,
         rows = order.batch(step)
         rate = learning_rate(step, total_steps, optimization)
         set_learning_rate(optimizer, rate)
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, strategy.rank]).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(
+            int(np.random.SeedSequence([seed, step, strategy.rank]).generate_state(1, np.uint64)[0] >> 1)
+        )
         optimizer.zero_grad()
         share = _accumulate(model, task, reader, rows, strategy, plan)
         norm = strategy.step(optimizer, max_norm=optimization.max_gradient_norm)
         loss = float(strategy.sum(share, name="loss"))
         if not (np.isfinite(loss) and np.isfinite(norm)):
-            raise FloatingPointError(f"loss is {loss} and gradient norm {norm} at step {step}; lower "
-                                     "finetune.optimization.learning_rate or look at the rows with sequence_id in "
-                                     f"{rows[:8].tolist()}...")
+            raise FloatingPointError(
+                f"loss is {loss} and gradient norm {norm} at step {step}; lower "
+                "finetune.optimization.learning_rate or look at the rows with sequence_id in "
+                f"{rows[:8].tolist()}..."
+            )
         num_tokens = int(reader.lengths[rows].sum())
         after_step(step + 1, StepResult(loss, norm, rate, num_tokens, time.monotonic() - started))
 
 
-def _accumulate(model: nn.Module, task: Task, reader: SequenceReader, rows: np.ndarray, strategy: Strategy,
-                plan: BatchPlan) -> torch.Tensor:
+def _accumulate(
+    model: nn.Module,
+    task: Task,
+    reader: SequenceReader,
+    rows: np.ndarray,
+    strategy: Strategy,
+    plan: BatchPlan,
+) -> torch.Tensor:
     """Backward over this rank's micro-batches; its share of the mean loss of the global batch."""
     num_targets = max(1, int(reader.num_targets[rows].sum()))
     share = torch.zeros(1, dtype=torch.float64)

@@ -25,7 +25,11 @@ class Optimization:
     betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
-        for name, lowest in {"learning_rate": 0.0, "head_learning_rate_factor": 0.0, "max_gradient_norm": 0.0}.items():
+        for name, lowest in {
+            "learning_rate": 0.0,
+            "head_learning_rate_factor": 0.0,
+            "max_gradient_norm": 0.0,
+        }.items():
             if not getattr(self, name) > lowest:
                 raise ValueError(f"{name} must be greater than {lowest:g}, got {getattr(self, name)}")
         for name in ("warmup_fraction", "final_learning_rate_fraction"):
@@ -42,10 +46,18 @@ def build_optimizer(model: nn.Module, optimization: Optimization) -> Optimizer:
         if parameter.requires_grad:
             groups.setdefault((name.startswith("head."), parameter.ndim >= 2), []).append(parameter)
     return AdamW(
-        [{"params": parameters, "rate_factor": optimization.head_learning_rate_factor if head else 1.0,
-          "weight_decay": optimization.weight_decay if decayed else 0.0}
-         for (head, decayed), parameters in sorted(groups.items())],
-        lr=optimization.learning_rate, betas=optimization.betas, fused=True)
+        [
+            {
+                "params": parameters,
+                "rate_factor": optimization.head_learning_rate_factor if head else 1.0,
+                "weight_decay": optimization.weight_decay if decayed else 0.0,
+            }
+            for (head, decayed), parameters in sorted(groups.items())
+        ],
+        lr=optimization.learning_rate,
+        betas=optimization.betas,
+        fused=True,
+    )
 
 
 def learning_rate(step: int, total_steps: int, optimization: Optimization) -> float:

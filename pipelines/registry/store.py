@@ -77,7 +77,9 @@ def experiment_id(name: str) -> str:
         return str(found.experiment_id)
     root = _artifact_roots.get(mlflow.get_tracking_uri())
     try:
-        return str(client.create_experiment(name, artifact_location=root and f"{root.rstrip('/')}/{name.strip('/')}"))
+        return str(
+            client.create_experiment(name, artifact_location=root and f"{root.rstrip('/')}/{name.strip('/')}")
+        )
     except mlflow.exceptions.MlflowException as error:
         # Another driver may have created it between our look and our call.
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -89,16 +91,20 @@ def find_experiment(name: str) -> Experiment | None:
     """The active experiment of this name. Raises ValueError if it was deleted: MLflow keeps the name taken."""
     experiment = mlflow.MlflowClient().get_experiment_by_name(name)
     if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
-        raise ValueError(f"experiment '{name}' is deleted; run: mlflow experiments restore --experiment-id "
-                         f"{experiment.experiment_id}, or choose another name")
+        raise ValueError(
+            f"experiment '{name}' is deleted; run: mlflow experiments restore --experiment-id "
+            f"{experiment.experiment_id}, or choose another name"
+        )
     return experiment
 
 
 def _absolute(tracking_uri: str) -> str:
     scheme = urlsplit(tracking_uri).scheme
     if scheme == "file" or not (scheme or tracking_uri == "databricks"):
-        raise ValueError(f"tracking_uri '{tracking_uri}' is a folder, which MLflow no longer takes; "
-                         "use sqlite:///FOLDER/mlflow.db or the address of a tracking server")
+        raise ValueError(
+            f"tracking_uri '{tracking_uri}' is a folder, which MLflow no longer takes; "
+            "use sqlite:///FOLDER/mlflow.db or the address of a tracking server"
+        )
     path = _sqlite_path(tracking_uri)
     if path is None:
         return tracking_uri

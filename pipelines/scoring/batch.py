@@ -20,24 +20,41 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.pin import fingerprint
-from pipelines.registry.digest import folder_digest
-from pipelines.registry.gate import Evaluation
+from pipelines.registry.gate.decide import Evaluation
 from pipelines.scoring.predict import Predictor
+from pipelines.storage import folder_digest
 from pipelines.tables import PREDICTIONS
 
 if TYPE_CHECKING:
-    from pipelines.registry.models import ResolvedModel
+    from pipelines.registry.versions.register import ResolvedModel
 
 SLICE_ROWS = 512
 """Texts held as Python strings at once: enough to sort by length, little to hold."""
 SCORED = """doc_id STRING NOT NULL, text STRING NOT NULL, label STRING, prediction STRING NOT NULL, score DOUBLE NOT NULL,
             latency_ms DOUBLE NOT NULL"""
-SCORED_ARROW = pa.schema([("doc_id", pa.string()), ("text", pa.string()), ("label", pa.string()), ("prediction", pa.string()),
-                          ("score", pa.float64()), ("latency_ms", pa.float64())])
+SCORED_ARROW = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("text", pa.string()),
+        ("label", pa.string()),
+        ("prediction", pa.string()),
+        ("score", pa.float64()),
+        ("latency_ms", pa.float64()),
+    ]
+)
 
 
-def score_documents(documents: DataFrame, model_folder: Path, model: "ResolvedModel", *, documents_version: int,
-                    scored_at: datetime, batch_size: int = 32, num_threads: int = 1, continues: bool = True) -> DataFrame:
+def score_documents(
+    documents: DataFrame,
+    model_folder: Path,
+    model: "ResolvedModel",
+    *,
+    documents_version: int,
+    scored_at: datetime,
+    batch_size: int = 32,
+    num_threads: int = 1,
+    continues: bool = True,
+) -> DataFrame:
     """One prediction a document, as PREDICTIONS; rows in = rows out, empty texts included. Lazy.
 
     `continues`: whether a language model writes on, which takes most of its time; without, its predictions are empty.
@@ -49,27 +66,42 @@ def score_documents(documents: DataFrame, model_folder: Path, model: "ResolvedMo
     """
     context = documents.sparkSession.sparkContext
     place = ship(context, model_folder) if needs_shipping(context) else str(Path(model_folder).resolve())
-    scored = documents.select("doc_id", "text", "label").mapInArrow(_scorer(place, batch_size, num_threads, continues), SCORED)
-    constants = {"model_name": F.lit(model.name), "model_version": F.lit(model.version), "run_id": F.lit(model.run_id),
-                 "documents_version": F.lit(documents_version).cast("bigint"), "scored_at": F.lit(scored_at).cast("timestamp")}
+    scored = documents.select("doc_id", "text", "label").mapInArrow(
+        _scorer(place, batch_size, num_threads, continues), SCORED
+    )
+    constants = {
+        "model_name": F.lit(model.name),
+        "model_version": F.lit(model.version),
+        "run_id": F.lit(model.run_id),
+        "documents_version": F.lit(documents_version).cast("bigint"),
+        "scored_at": F.lit(scored_at).cast("timestamp"),
+    }
     return scored.withColumns(constants).select(*PREDICTIONS.schema.names)
 
 
 def accuracy(predictions: DataFrame) -> float:
     """Share of labelled documents whose prediction is their label. Raises ValueError if no document has a label."""
     labelled = predictions.where("label IS NOT NULL")
-    totals = labelled.agg(F.count("*").alias("num"), F.count_if(F.expr("label = prediction")).alias("right")).collect()[0]
+    totals = labelled.agg(
+        F.count("*").alias("num"), F.count_if(F.expr("label = prediction")).alias("right")
+    ).collect()[0]
     if not totals["num"]:
-        raise ValueError("no scored document has a label, so there is no accuracy; score documents of a labelled split")
+        raise ValueError(
+            "no scored document has a label, so there is no accuracy; score documents of a labelled split"
+        )
     return float(totals["right"] / totals["num"])
 
 
 def bits_per_byte(predictions: DataFrame) -> float:
     """Bits per UTF-8 byte over all texts: long texts weigh more. Raises ValueError if there is no byte."""
     num_bytes = F.octet_length("text")
-    totals = predictions.agg(F.sum(num_bytes).alias("num_bytes"), F.sum(F.col("score") * num_bytes).alias("bits")).collect()[0]
+    totals = predictions.agg(
+        F.sum(num_bytes).alias("num_bytes"), F.sum(F.col("score") * num_bytes).alias("bits")
+    ).collect()[0]
     if not totals["num_bytes"]:
-        raise ValueError("the scored documents hold no text, so there are no bits per byte; score a split that is not empty")
+        raise ValueError(
+            "the scored documents hold no text, so there are no bits per byte; score a split that is not empty"
+        )
     return float(totals["bits"] / totals["num_bytes"])
 
 
@@ -86,7 +118,9 @@ def of_split(documents: DataFrame, split: str) -> DataFrame:
 def unscored(documents: DataFrame, predictions: DataFrame, model: "ResolvedModel") -> DataFrame:
     """The documents that this model version has not scored yet with their present text and label."""
     scored = by_model(predictions, model).select("doc_id", "text", "label").alias("scored")
-    same = [F.col(f"documents.{name}").eqNullSafe(F.col(f"scored.{name}")) for name in ("doc_id", "text", "label")]
+    same = [
+        F.col(f"documents.{name}").eqNullSafe(F.col(f"scored.{name}")) for name in ("doc_id", "text", "label")
+    ]
     return documents.alias("documents").join(scored, reduce(Column.__and__, same), "left_anti")
 
 
@@ -101,8 +135,12 @@ METRICS: dict[str, Callable[[DataFrame], float]] = {"accuracy": accuracy, "bits_
 
 def confusion(predictions: DataFrame) -> DataFrame:
     """(label, prediction, num_documents) of labelled documents; at most classes x classes rows."""
-    return (predictions.where("label IS NOT NULL").groupBy("label", "prediction").agg(F.count("*").alias("num_documents"))
-            .orderBy(F.desc("num_documents"), "label", "prediction"))
+    return (
+        predictions.where("label IS NOT NULL")
+        .groupBy("label", "prediction")
+        .agg(F.count("*").alias("num_documents"))
+        .orderBy(F.desc("num_documents"), "label", "prediction")
+    )
 
 
 def evaluate(predictions: DataFrame, *, model_version: int, metric: str) -> Evaluation:
@@ -110,10 +148,18 @@ def evaluate(predictions: DataFrame, *, model_version: int, metric: str) -> Eval
     counted = predictions.where("label IS NOT NULL") if metric == "accuracy" else predictions
     # Each column is hashed on its own, so that a null cannot move into the neighbour.
     row_hash = F.xxhash64(*[F.xxhash64(name) for name in ("doc_id", "label", "text")])
-    totals = counted.agg(F.count("*").alias("num"), F.bit_xor(row_hash).alias("xor"),
-                         F.sum(row_hash.cast("decimal(38,0)")).alias("sum")).collect()[0]
-    return Evaluation(model_version=model_version, metric=metric, value=METRICS[metric](predictions), num_rows=totals["num"],
-                      rows_digest=fingerprint(totals["num"], totals["xor"], str(totals["sum"])))
+    totals = counted.agg(
+        F.count("*").alias("num"),
+        F.bit_xor(row_hash).alias("xor"),
+        F.sum(row_hash.cast("decimal(38,0)")).alias("sum"),
+    ).collect()[0]
+    return Evaluation(
+        model_version=model_version,
+        metric=metric,
+        value=METRICS[metric](predictions),
+        num_rows=totals["num"],
+        rows_digest=fingerprint(totals["num"], totals["xor"], str(totals["sum"])),
+    )
 
 
 def needs_shipping(context: SparkContext) -> bool:
@@ -147,24 +193,40 @@ _SHIPPED: set[tuple[str | None, str]] = set()
 """(application, archive) that the executors can fetch."""
 
 
-def _scorer(place: str, batch_size: int, num_threads: int,
-            continues: bool) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _scorer(
+    place: str, batch_size: int, num_threads: int, continues: bool
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for start in range(0, batch.num_rows, SLICE_ROWS):
-                yield _score_slice(batch.slice(start, SLICE_ROWS), _predictor(place, num_threads), batch_size, continues)
+                yield _score_slice(
+                    batch.slice(start, SLICE_ROWS), _predictor(place, num_threads), batch_size, continues
+                )
 
     return score
 
 
-def _score_slice(rows: pa.RecordBatch, predictor: Predictor, batch_size: int, continues: bool) -> pa.RecordBatch:
+def _score_slice(
+    rows: pa.RecordBatch, predictor: Predictor, batch_size: int, continues: bool
+) -> pa.RecordBatch:
     before = predictor.model_seconds
-    predictions = predictor.predict(rows.column("text").to_pylist(), batch_size=batch_size, continues=continues)
+    predictions = predictor.predict(
+        rows.column("text").to_pylist(), batch_size=batch_size, continues=continues
+    )
     milliseconds = (predictor.model_seconds - before) * 1000 / max(1, rows.num_rows)
-    columns = [*(rows.column(name) for name in ("doc_id", "text", "label")), [p.prediction for p in predictions],
-               [p.score for p in predictions], [milliseconds] * rows.num_rows]
-    return pa.RecordBatch.from_arrays([column if isinstance(column, pa.Array) else pa.array(column, field.type)
-                                       for column, field in zip(columns, SCORED_ARROW, strict=True)], schema=SCORED_ARROW)
+    columns = [
+        *(rows.column(name) for name in ("doc_id", "text", "label")),
+        [p.prediction for p in predictions],
+        [p.score for p in predictions],
+        [milliseconds] * rows.num_rows,
+    ]
+    return pa.RecordBatch.from_arrays(
+        [
+            column if isinstance(column, pa.Array) else pa.array(column, field.type)
+            for column, field in zip(columns, SCORED_ARROW, strict=True)
+        ],
+        schema=SCORED_ARROW,
+    )
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pipelines.finetune.model import LoadedModel, load_model
+from pipelines.finetune.models.build import LoadedModel, load_model
 
 Item = TypeVar("Item")
 
@@ -61,7 +61,9 @@ class Predictor:
         return cls(load_model(Path(folder)))
 
     @torch.inference_mode()
-    def predict(self, texts: Sequence[str], *, batch_size: int = 32, continues: bool = True) -> list[Prediction]:
+    def predict(
+        self, texts: Sequence[str], *, batch_size: int = 32, continues: bool = True
+    ) -> list[Prediction]:
         """One prediction a text, in the order given; a text beyond max_tokens is cut for classification and prompts.
 
         `continues`: whether a language model writes on; without, its predictions are empty and only scores are worked out.
@@ -104,7 +106,7 @@ class Predictor:
 
     def _prompt(self, text: str) -> list[int]:
         room = self.spec.max_tokens - min(MAX_NEW_TOKENS, self.spec.max_tokens // 2)
-        first = self._tokenizer.encode(text[:room * CHARS_PER_TOKEN], add_special_tokens=False).ids
+        first = self._tokenizer.encode(text[: room * CHARS_PER_TOKEN], add_special_tokens=False).ids
         return [*self._special_ids[-1:], *first][:room]
 
     def _continue(self, prompts: list[list[int]]) -> list[str]:
@@ -121,12 +123,14 @@ class Predictor:
             for row, token in zip(open_rows, next_B.tolist(), strict=True):
                 sequences[row].append(token)
             open_rows = [row for row in open_rows if sequences[row][-1] != end]
-        new = [sequence[len(prompt):] for sequence, prompt in zip(sequences, prompts, strict=True)]
+        new = [sequence[len(prompt) :] for sequence, prompt in zip(sequences, prompts, strict=True)]
         return [str(text) for text in self._tokenizer.decode_batch(new, skip_special_tokens=True)]
 
     def _bits_per_byte(self, texts: Sequence[str], batch_size: int) -> list[float]:
         nats = [0.0] * len(texts)
-        for batch in _batched(((row, window) for row, text in enumerate(texts) for window in self._windows(text)), batch_size):
+        for batch in _batched(
+            ((row, window) for row, text in enumerate(texts) for window in self._windows(text)), batch_size
+        ):
             ids_BT, mask_BT = _pad([window for _, window in batch])
             log_probabilities_BTV = self._logits(ids_BT, mask_BT)[:, :-1].float().log_softmax(-1)
             targets_BT1 = ids_BT[:, 1:].unsqueeze(-1)
@@ -134,7 +138,10 @@ class Predictor:
             for (row, _), loss in zip(batch, losses_BT.sum(1, dtype=torch.float64).tolist(), strict=True):
                 nats[row] += loss
         num_bytes = [len(text.encode()) for text in texts]
-        return [round(nat / math.log(2) / size, DECIMALS) if size else 0.0 for nat, size in zip(nats, num_bytes, strict=True)]
+        return [
+            round(nat / math.log(2) / size, DECIMALS) if size else 0.0
+            for nat, size in zip(nats, num_bytes, strict=True)
+        ]
 
     def _windows(self, text: str) -> Iterator[list[int]]:
         """Windows of max_tokens that overlap by one token, so that every token but the very first is a target exactly once.
@@ -147,12 +154,12 @@ class Predictor:
         for piece in _pieces(text):
             held += self._tokenizer.encode(piece, add_special_tokens=False).ids
             while len(held) > self.spec.max_tokens:
-                yield held[:self.spec.max_tokens]
-                held = held[self.spec.max_tokens - 1:]
+                yield held[: self.spec.max_tokens]
+                held = held[self.spec.max_tokens - 1 :]
         held += end
         while len(held) > 1:
-            yield held[:self.spec.max_tokens]
-            held = held[self.spec.max_tokens - 1:]
+            yield held[: self.spec.max_tokens]
+            held = held[self.spec.max_tokens - 1 :]
 
     def _logits(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         began = time.perf_counter()

@@ -22,27 +22,36 @@ class TextModel(PythonModel):
 
     # This hint and no other: without one MLflow warns at every load, and from list[str] it would derive the signature, after
     # which its server refuses data frames.
-    def predict(self, context: PythonModelContext, model_input: pd.DataFrame,
-                params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         predictions = self.predictor.predict(_texts(model_input))
-        return pd.DataFrame({"prediction": pd.Series([p.prediction for p in predictions], dtype=object),
-                             "score": pd.Series([p.score for p in predictions], dtype="float64")})
+        return pd.DataFrame(
+            {
+                "prediction": pd.Series([p.prediction for p in predictions], dtype=object),
+                "score": pd.Series([p.score for p in predictions], dtype="float64"),
+            }
+        )
 
 
 def _texts(model_input: Any) -> list[str]:
     """Raises MlflowException, the one kind whose message MLflow's server passes on to the caller (as status 400)."""
     if isinstance(model_input, dict):
-        model_input = pd.DataFrame({name: np.atleast_1d(np.asarray(texts, dtype=object)) for name, texts in model_input.items()})
+        model_input = pd.DataFrame(
+            {name: np.atleast_1d(np.asarray(texts, dtype=object)) for name, texts in model_input.items()}
+        )
     if isinstance(model_input, pd.DataFrame):
         if "text" not in model_input.columns:
             raise MlflowException.invalid_parameter_value(
-                f"the model needs column 'text', got {', '.join(map(str, model_input.columns)) or 'none'}")
+                f"the model needs column 'text', got {', '.join(map(str, model_input.columns)) or 'none'}"
+            )
         model_input = model_input["text"]
     texts = list(model_input)
     wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
     if wrong is not None:
         raise MlflowException.invalid_parameter_value(
-            f"row {wrong}: text must be a string, got {type(texts[wrong]).__name__}; replace missing texts by ''")
+            f"row {wrong}: text must be a string, got {type(texts[wrong]).__name__}; replace missing texts by ''"
+        )
     return texts
 
 

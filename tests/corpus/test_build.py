@@ -25,7 +25,9 @@ def sha(*parts):
 
 
 def source(name="s", **knobs):
-    return Source(**{"name": name, "path": "x", "format": "jsonl", "fields": {"text": "t", "key": "k"}, **knobs})
+    return Source(
+        **{"name": name, "path": "x", "format": "jsonl", "fields": {"text": "t", "key": "k"}, **knobs}
+    )
 
 
 def records(spark, *rows):
@@ -40,8 +42,18 @@ def test_a_document_has_ids_sizes_and_provenance(spark):
     documents, quarantine = build_documents(rows, [source()], Rules())
     chinese, english = sorted(documents.collect(), key=lambda row: row.offset)
     assert chinese.asDict() == {
-        "doc_id": sha("s", "key", "7"), "source": "s", "text": ZH, "label": "到卡", "content_hash": sha(ZH), "num_chars": 14,
-        "num_bytes": 42, "duplicate_of": None, "drop_reason": None, "split": "test", "file": "f", "offset": 0,
+        "doc_id": sha("s", "key", "7"),
+        "source": "s",
+        "text": ZH,
+        "label": "到卡",
+        "content_hash": sha(ZH),
+        "num_chars": 14,
+        "num_bytes": 42,
+        "duplicate_of": None,
+        "drop_reason": None,
+        "split": "test",
+        "file": "f",
+        "offset": 0,
     }
     assert english.doc_id == sha("s", "position", "12", "年/b.txt")
     assert quarantine.isEmpty()
@@ -108,7 +120,9 @@ def test_a_repeated_key_goes_to_quarantine_and_the_first_by_position_stays(spark
 def test_splits_follow_their_shares_and_the_hash_of_the_text(spark):
     shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
     hashes = [sha(str(number)) for number in range(10_000)]
-    rows = spark.createDataFrame([("s", h, None) for h in hashes], "source STRING, content_hash STRING, split STRING")
+    rows = spark.createDataFrame(
+        [("s", h, None) for h in hashes], "source STRING, content_hash STRING, split STRING"
+    )
     found = {row.content_hash: row.split for row in label_splits(rows, [source(splits=shares)]).collect()}
 
     def twin(content_hash):
@@ -127,15 +141,23 @@ def test_a_given_split_stands_and_a_source_has_its_own_shares(spark):
     rows = [("s", sha("a"), "test"), ("s", sha("a"), None), ("t", sha("a"), None)]
     given = spark.createDataFrame(rows, "source STRING, content_hash STRING, split STRING")
     labelled = label_splits(given, [source(splits={"validation": 1.0, "train": 0.0}), source("t")])
-    assert sorted((row.source, row.split) for row in labelled.collect()) == [("s", "test"), ("s", "validation"), ("t", "train")]
+    assert sorted((row.source, row.split) for row in labelled.collect()) == [
+        ("s", "test"),
+        ("s", "validation"),
+        ("t", "train"),
+    ]
 
 
 def test_documents_do_not_depend_on_partitions(spark):
-    rows = records(spark, *[{"text": str(n % 70), "key": str(n % 90), "file": str(n % 7)} for n in range(100)])
+    rows = records(
+        spark, *[{"text": str(n % 70), "key": str(n % 90), "file": str(n % 7)} for n in range(100)]
+    )
     shares = {"train": 0.5, "validation": 0.3, "test": 0.2}
     results = []
     for num_partitions in (1, 7, 50):
-        documents, quarantine = build_documents(rows.repartition(num_partitions, F.rand(1)), [source(splits=shares)], Rules())
+        documents, quarantine = build_documents(
+            rows.repartition(num_partitions, F.rand(1)), [source(splits=shares)], Rules()
+        )
         results.append((sorted(map(str, documents.collect())), sorted(map(str, quarantine.collect()))))
     assert results[0] == results[1] == results[2]
     assert [len(rows) for rows in results[0]] == [90, 10]
@@ -143,7 +165,11 @@ def test_documents_do_not_depend_on_partitions(spark):
 
 
 def test_every_record_is_a_document_or_in_quarantine(spark):
-    good = [{"text": ZH, "key": "1", "split": "train"}, {"text": ZH, "key": "2", "split": "test"}, {"text": "", "key": "3"}]
+    good = [
+        {"text": ZH, "key": "1", "split": "train"},
+        {"text": ZH, "key": "2", "split": "test"},
+        {"text": "", "key": "3"},
+    ]
     bad = [{"reason": "invalid JSON: x", "raw": b"{"}, {"reason": "invalid JSON: y", "raw": b"}"}]
     rows = records(spark, *good, {"text": "a", "key": "1"}, *bad)
     documents, quarantine = build_documents(rows, [source()], Rules())

@@ -16,7 +16,9 @@ BANKING77 = Path(__file__).parents[2] / "data" / "banking77"
 
 
 def read(data, **knobs):
-    source = Source(name="s", path="s", format="csv", **{"fields": {"text": "text", "label": "label"}, **knobs})
+    source = Source(
+        name="s", path="s", format="csv", **{"fields": {"text": "text", "label": "label"}, **knobs}
+    )
     return list(csv.records(Lines(Bytes(io.BytesIO(data))), source))
 
 
@@ -93,11 +95,17 @@ def test_an_open_quote_that_a_later_one_closes_costs_the_two_lines():
     assert records[0].raw == b'"open,x\n'
 
 
-@pytest.mark.parametrize(("below", "given_back"), [
-    (b'c,y\nit is y"', False),  # one of two lines is a record alone
-    (b'c,y\nd,y\nit is y"', True), (b'c,y\n\nd,y\nprose\nit is y"', False), (b'c,y\nd,y\n\xff,y\ne,y\nit is y"', True),
-    (b'c,y,z\nd,y,z\nit is y"', False), (b'c""c,y\n"d",y\n"e",y\nit is y"', True),
-])
+@pytest.mark.parametrize(
+    ("below", "given_back"),
+    [
+        (b'c,y\nit is y"', False),  # one of two lines is a record alone
+        (b'c,y\nd,y\nit is y"', True),
+        (b'c,y\n\nd,y\nprose\nit is y"', False),
+        (b'c,y\nd,y\n\xff,y\ne,y\nit is y"', True),
+        (b'c,y,z\nd,y,z\nit is y"', False),
+        (b'c""c,y\n"d",y\n"e",y\nit is y"', True),
+    ],
+)
 def test_lines_are_given_back_where_most_of_them_are_records_alone(below, given_back):
     records = read(b'text,label\n"open,x\n' + below + b"\nlast,y\n")
     assert texts(records)[-1] == "last"
@@ -118,9 +126,10 @@ def test_a_quote_that_closes_where_a_field_may_end_makes_one_long_record():
     assert record.fields["text"].count("\n") == 1_001
 
 
-@pytest.mark.parametrize(("block", "num_good", "num_broken"), [
-    (b'5" pipe,x\nok,y\n', 1, 1), (b'"open,x\n' + b"ok,y\n" * 3 + b'it is y"\n', 3, 2),
-])
+@pytest.mark.parametrize(
+    ("block", "num_good", "num_broken"),
+    [(b'5" pipe,x\nok,y\n', 1, 1), (b'"open,x\n' + b"ok,y\n" * 3 + b'it is y"\n', 3, 2)],
+)
 def test_many_open_quotes_are_read_in_linear_time(block, num_good, num_broken):
     # each of 20,000 bad lines joins only as far as the next one; quadratic reading would take minutes
     records = read(b"text,label\n" + block * 20_000)
@@ -128,11 +137,20 @@ def test_many_open_quotes_are_read_in_linear_time(block, num_good, num_broken):
     assert len(broken(records)) == 20_000 * num_broken
 
 
-@pytest.mark.parametrize(("row", "kind"), [
-    (b"a", "number of fields"), (b"a,x,y", "number of fields"), (b'a"b,x"', "quote or line break"),
-    (b'"a"b,x', "quote or line break"), (b"a\rb,x", "quote or line break"), (b"\xff,x", "invalid UTF-8"), (b"a\0,x", "NUL"),
-    (b'"a\n\xff\n",x', "invalid UTF-8"), (b'"a\nb",x,y', "number of fields"),
-])
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        (b"a", "number of fields"),
+        (b"a,x,y", "number of fields"),
+        (b'a"b,x"', "quote or line break"),
+        (b'"a"b,x', "quote or line break"),
+        (b"a\rb,x", "quote or line break"),
+        (b"\xff,x", "invalid UTF-8"),
+        (b"a\0,x", "NUL"),
+        (b'"a\n\xff\n",x', "invalid UTF-8"),
+        (b'"a\nb",x,y', "number of fields"),
+    ],
+)
 def test_a_broken_record_leaves_its_neighbours_whole(row, kind):
     records = read(b"text,label\nfirst,x\n" + row + b"\nlast,y\n")
     assert texts(records) == ["first", "last"]
@@ -155,12 +173,18 @@ def test_a_line_beyond_the_limit_is_passed_over_and_counted():
     assert records[1].line == 3
 
 
-@pytest.mark.parametrize(("data", "reason"), [
-    (b"", "header: the file is empty"), (b"\xef\xbb\xbf", "header: the file is empty"),
-    (b"text,name\na,x\n", "header: 'label' stands 0 times"),
-    (b"text,label,text\na,x,b\n", "header: 'text' stands 2 times"), (b'"text,label\na,x\n', "header: open quote"),
-    (b"text;label\na;x\n", "header: 'text' stands 0 times"), (b"text,label\ra,x\rb,y", "header: quote or line break"),
-])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "header: the file is empty"),
+        (b"\xef\xbb\xbf", "header: the file is empty"),
+        (b"text,name\na,x\n", "header: 'label' stands 0 times"),
+        (b"text,label,text\na,x,b\n", "header: 'text' stands 2 times"),
+        (b'"text,label\na,x\n', "header: open quote"),
+        (b"text;label\na;x\n", "header: 'text' stands 0 times"),
+        (b"text,label\ra,x\rb,y", "header: quote or line break"),
+    ],
+)
 def test_a_header_that_cannot_be_used_breaks_every_record(data, reason):
     records = read(data)
     assert len(records) == max(1, data.count(b"\n"))
@@ -180,9 +204,13 @@ def test_banking77_has_its_published_number_of_records(name, num_records, num_br
     data = (BANKING77 / f"{name}.csv").read_bytes()
     records = read(data, fields={"text": "text", "label": "category"})
     assert len(texts(records)) == len(records) == num_records
-    assert sum(text.count("\n") for text in texts(records)) == num_breaks == data.count(b"\n") - num_records - 1
+    assert (
+        sum(text.count("\n") for text in texts(records)) == num_breaks == data.count(b"\n") - num_records - 1
+    )
     twin = list(python_csv.DictReader(io.StringIO(data.decode(), newline="")))
-    assert [(record.fields["text"], record.fields["label"]) for record in records] == [(r["text"], r["category"]) for r in twin]
+    assert [(record.fields["text"], record.fields["label"]) for record in records] == [
+        (r["text"], r["category"]) for r in twin
+    ]
 
 
 def test_what_stands_before_a_break_of_gzip_is_kept():

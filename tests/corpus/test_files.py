@@ -25,10 +25,24 @@ def jsonl(path, **knobs):
 def test_a_row_says_where_its_record_stands(spark, tmp_path):
     (tmp_path / "a.csv").write_bytes('t,l\r\n" e\u0301\r\n你",x\r\nb\r\n'.encode())
     source = Source(name="s", path=str(tmp_path), format="csv", fields={"text": "t", "label": "l"})
-    expected = spark.createDataFrame([
-        ("s", "a.csv", 5, 2, None, "\u00e9\n你", "x", None, None, None),
-        ("s", "a.csv", 20, 4, None, None, None, None, "number of fields: 1 where the header has 2", bytearray(b"b\r\n")),
-    ], RECORDS)
+    expected = spark.createDataFrame(
+        [
+            ("s", "a.csv", 5, 2, None, "\u00e9\n你", "x", None, None, None),
+            (
+                "s",
+                "a.csv",
+                20,
+                4,
+                None,
+                None,
+                None,
+                None,
+                "number of fields: 1 where the header has 2",
+                bytearray(b"b\r\n"),
+            ),
+        ],
+        RECORDS,
+    )
     assertDataFrameEqual(read_source(spark, source), expected)
 
 
@@ -38,7 +52,10 @@ def test_slices_give_the_rows_of_the_whole_file(spark, tmp_path, monkeypatch):
     (tmp_path / "small.jsonl").write_text(LINES[0] + "\nbroken", encoding="utf-8")
     whole = read_source(spark, jsonl(tmp_path)).collect()
     assert len(whole) == 203
-    assert sorted((row.file, row.line) for row in whole if row.reason) == [("big.jsonl", 52), ("small.jsonl", 2)]
+    assert sorted((row.file, row.line) for row in whole if row.reason) == [
+        ("big.jsonl", 52),
+        ("small.jsonl", 2),
+    ]
     monkeypatch.setattr(files, "SLICE_BYTES", 700)
     monkeypatch.setattr(files, "_TASK_BYTES", 2**20)
     sliced = read_source(spark, jsonl(tmp_path))
@@ -50,7 +67,9 @@ def test_rows_come_in_batches_bounded_by_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_BATCH_BYTES", 1_000)
     (tmp_path / "a.jsonl").write_text("\n".join(LINES), encoding="utf-8")
     source = jsonl(tmp_path)
-    slices = files.pa.RecordBatch.from_pylist([part._asdict() for part in files._cut(files.list_files(source), source)])
+    slices = files.pa.RecordBatch.from_pylist(
+        [part._asdict() for part in files._cut(files.list_files(source), source)]
+    )
     batches = list(files._read_slices([slices], source))
     assert sum(batch.num_rows for batch in batches) == 200
     assert max(batch.num_rows for batch in batches) <= 1_000 // len(LINES[0].encode()) + 1
@@ -58,7 +77,10 @@ def test_rows_come_in_batches_bounded_by_bytes(tmp_path, monkeypatch):
 
 def test_small_files_share_tasks_and_big_files_do_not(tmp_path):
     sizes = [10] * 300 + [10**9] * 2
-    listed = [files.SourceFile(path=f"{n}", relative=f"{n}", size=size, modified_ns=0) for n, size in enumerate(sizes)]
+    listed = [
+        files.SourceFile(path=f"{n}", relative=f"{n}", size=size, modified_ns=0)
+        for n, size in enumerate(sizes)
+    ]
     tasks = [part.task for part in files._cut(listed, jsonl(tmp_path, format="csv"))]
     assert tasks == [0] * 127 + [1] * 127 + [2] * 46 + [3, 4]
 
@@ -90,16 +112,32 @@ class Faulty(pafs.FSSpecHandler):
         raise self.fault
 
 
-@pytest.mark.parametrize(("fault", "remedy"), [
-    (FileNotFoundError(2, "No such file"), "No such file; bring it back, or put the files where every machine .* sees them"),
-    (PermissionError(13, "Permission denied"), "Permission denied; let the user of the executors read it"),
-    (ConnectionResetError(104, "Connection reset"), "Connection reset; mend what the cause names and run again"),
-])
-@pytest.mark.parametrize("read", [lambda *task: list(files.read_slice(*task)), files._num_lines], ids=["read", "count"])
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [
+        (
+            FileNotFoundError(2, "No such file"),
+            "No such file; bring it back, or put the files where every machine .* sees them",
+        ),
+        (
+            PermissionError(13, "Permission denied"),
+            "Permission denied; let the user of the executors read it",
+        ),
+        (
+            ConnectionResetError(104, "Connection reset"),
+            "Connection reset; mend what the cause names and run again",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "read", [lambda *task: list(files.read_slice(*task)), files._num_lines], ids=["read", "count"]
+)
 def test_a_file_that_cannot_be_read_fails_the_task_and_is_no_record(tmp_path, fault, remedy, read):
     part = files.Slice(0, f"{tmp_path}/a.jsonl", "a.jsonl", 0, 10, 1)
     store = pafs.PyFileSystem(Faulty(fault))
-    with pytest.raises(OSError, match=rf"^source 's': {part.path} cannot be read on {platform.node()}: .*{remedy}$") as raised:
+    with pytest.raises(
+        OSError, match=rf"^source 's': {part.path} cannot be read on {platform.node()}: .*{remedy}$"
+    ) as raised:
         read(store, jsonl(tmp_path), part)
     assert type(raised.value) in (FileNotFoundError, PermissionError, OSError)
 

@@ -12,7 +12,11 @@ FIELDS = {"text": "body", "label": "topic", "key": "id", "split": "part"}
 
 
 def read(data, fields=FIELDS, **knobs):
-    return list(jsonl.records(Lines(Bytes(io.BytesIO(data))), Source(name="s", path="s", format="jsonl", fields=fields, **knobs)))
+    return list(
+        jsonl.records(
+            Lines(Bytes(io.BytesIO(data))), Source(name="s", path="s", format="jsonl", fields=fields, **knobs)
+        )
+    )
 
 
 def read_slice(data, start, stop):
@@ -20,13 +24,18 @@ def read_slice(data, start, stop):
     stream = Bytes(io.BytesIO(data))
     stream.seek(max(start - 1, 0))
     source = Source(name="s", path="s", format="jsonl", fields={"text": "t"})
-    return list(jsonl.records(Lines(stream, start=start, stop=stop, line=1 + data[:start].count(b"\n")), source))
+    return list(
+        jsonl.records(Lines(stream, start=start, stop=stop, line=1 + data[:start].count(b"\n")), source)
+    )
 
 
 def test_every_object_is_a_record_with_its_position():
     data = '\ufeff{"body": "你好", "id": 1}\r\n \t\n{"id": "b", "body": "x\\ny", "topic": true}'.encode()
     records = read(data)
-    assert [record.fields for record in records] == [{"text": "你好", "key": "1"}, {"text": "x\ny", "label": "true", "key": "b"}]
+    assert [record.fields for record in records] == [
+        {"text": "你好", "key": "1"},
+        {"text": "x\ny", "label": "true", "key": "b"},
+    ]
     assert [(record.offset, record.line, record.num_bytes) for record in records] == [(0, 1, 32), (35, 3, 42)]
 
 
@@ -36,21 +45,38 @@ def test_a_number_stays_as_it_is_written(number):
 
 
 def test_a_number_and_its_text_are_one_key():
-    assert [record.fields["key"] for record in read(b'{"body": "a", "id": 1}\n{"body": "b", "id": "1"}')] == ["1", "1"]
+    assert [record.fields["key"] for record in read(b'{"body": "a", "id": 1}\n{"body": "b", "id": "1"}')] == [
+        "1",
+        "1",
+    ]
 
 
-@pytest.mark.parametrize(("line", "reason"), [
-    (b'{"body": "a"', "invalid JSON"), (b"{'body': 'a'}", "invalid JSON"), (b'{"body": NaN}', "invalid JSON: NaN"),
-    (b'{"id": 1, "body": "a"}{"id": 2, "body": "b"}', "invalid JSON: Extra data"), (b"[" * 100_000, "invalid JSON: nested"),
-    (b'["a"]', "not an object: the line holds an array"), (b"null", "not an object"), (b'"a"', "not an object"),
-    (b'{"id": 1}', "text: field 'body' is null or missing"), (b'{"id": 1, "body": 7}', "text: field 'body' is a number"),
-    (b'{"id": 1, "body": ["a"]}', "text: field 'body' is an array"), (b'{"body": "a"}', "key: field 'id' is null or missing"),
-    (b'{"id": "", "body": "a"}', "key: it is empty"), (b'{"id": {}, "body": "a"}', "key: field 'id' is an object"),
-    (b'{"id": 1, "body": "a", "topic": ["x"]}', "label: field 'topic' is an array"),
-    (b'{"id": 1, "body": "a", "part": "dev"}', "split: 'dev' is none of train, validation, test"),
-    (b'{"id": 1, "body": "\xff"}', "invalid UTF-8: byte 0xff at 19"), (b'{"id": 1, "body": "\\ud83d"}', "lone surrogate: U+D83D"),
-    (b'{"id": 1, "body": "a\\u0000"}', "NUL"), (b'{"id": 1, "body": "a\0"}', "NUL"), (b"\xff\xfe{\0}\0", "invalid UTF-8"),
-])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"body": "a"', "invalid JSON"),
+        (b"{'body': 'a'}", "invalid JSON"),
+        (b'{"body": NaN}', "invalid JSON: NaN"),
+        (b'{"id": 1, "body": "a"}{"id": 2, "body": "b"}', "invalid JSON: Extra data"),
+        (b"[" * 100_000, "invalid JSON: nested"),
+        (b'["a"]', "not an object: the line holds an array"),
+        (b"null", "not an object"),
+        (b'"a"', "not an object"),
+        (b'{"id": 1}', "text: field 'body' is null or missing"),
+        (b'{"id": 1, "body": 7}', "text: field 'body' is a number"),
+        (b'{"id": 1, "body": ["a"]}', "text: field 'body' is an array"),
+        (b'{"body": "a"}', "key: field 'id' is null or missing"),
+        (b'{"id": "", "body": "a"}', "key: it is empty"),
+        (b'{"id": {}, "body": "a"}', "key: field 'id' is an object"),
+        (b'{"id": 1, "body": "a", "topic": ["x"]}', "label: field 'topic' is an array"),
+        (b'{"id": 1, "body": "a", "part": "dev"}', "split: 'dev' is none of train, validation, test"),
+        (b'{"id": 1, "body": "\xff"}', "invalid UTF-8: byte 0xff at 19"),
+        (b'{"id": 1, "body": "\\ud83d"}', "lone surrogate: U+D83D"),
+        (b'{"id": 1, "body": "a\\u0000"}', "NUL"),
+        (b'{"id": 1, "body": "a\0"}', "NUL"),
+        (b"\xff\xfe{\0}\0", "invalid UTF-8"),
+    ],
+)
 def test_a_broken_line_leaves_its_neighbours_whole(line, reason):
     records = read(b'{"id": "x", "body": "a"}\n' + line + b'\n{"id": "y", "body": "b"}\n')
     assert [record.fields and record.fields["text"] for record in records] == ["a", None, "b"]

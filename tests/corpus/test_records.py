@@ -37,7 +37,12 @@ def test_random_bytes_are_in_exactly_one_record_or_a_blank_line(name, reader):
         data = header + body
         limit = generator.choice([12, 30, 10_000])
         lines = Lines(Bytes(io.BytesIO(data), generator.choice([1, 7, 8192])))
-        records = list(reader(lines, Source(name="s", path="s", format=name, fields={"text": "text"}, max_record_bytes=limit)))
+        records = list(
+            reader(
+                lines,
+                Source(name="s", path="s", format=name, fields={"text": "text"}, max_record_bytes=limit),
+            )
+        )
         end = len(header)
         for record in records:
             assert data[end : record.offset].strip() == b"", (data, records)
@@ -87,7 +92,9 @@ def test_gzip_keeps_all_in_front_of_a_wrong_checksum():
     assert "incorrect data check" in broken
 
 
-@pytest.mark.parametrize("data", [b"no gzip at all", gzip.compress(b"a")[:-4] + b"\2\0\0\0", gzip.compress(b"a") + b"garbage"])
+@pytest.mark.parametrize(
+    "data", [b"no gzip at all", gzip.compress(b"a")[:-4] + b"\2\0\0\0", gzip.compress(b"a") + b"garbage"]
+)
 def test_what_is_no_gzip_is_named(data):
     output, broken = inflate(data)
     assert output in (b"", b"a")
@@ -113,20 +120,38 @@ def test_random_damage_to_gzip_never_raises_and_loses_nothing_that_zlib_could_re
     assert num_broken > 150
 
 
-@pytest.mark.parametrize(("data", "expected"), [
-    (b"", ""), ("\ufeff你好\n世界\n".encode(), "你好\n世界\n"), (b"a" * 20, "a" * 20),
-    (b"a" * 21, "too long"), (b"\xff", "invalid UTF-8"), (b"a\0", "NUL"),
-])
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", ""),
+        ("\ufeff你好\n世界\n".encode(), "你好\n世界\n"),
+        (b"a" * 20, "a" * 20),
+        (b"a" * 21, "too long"),
+        (b"\xff", "invalid UTF-8"),
+        (b"a\0", "NUL"),
+    ],
+)
 def test_a_text_file_is_one_document(data, expected):
-    (record,) = text.records(Lines(Bytes(io.BytesIO(data))), Source(name="s", path="s", format="text", max_record_bytes=20))
+    (record,) = text.records(
+        Lines(Bytes(io.BytesIO(data))), Source(name="s", path="s", format="text", max_record_bytes=20)
+    )
     found = record.fields["text"] if record.fields else record.reason.split(":")[0]
     assert (found, record.offset, record.line) == (expected, 0, 1)
 
 
-@pytest.mark.parametrize(("raw", "expected"), [
-    ("e\u0301", "\u00e9"), ("a\r\nb\rc\n", "a\nb\nc"), ("\u3000　你好，世界。\u3000", "你好，世界。"),
-    ("ＡＢＣ１２３", "ＡＢＣ１２３"), ("\uf900", "\u8c48"), (" \t\n", ""), ("한글", "한글"), ("\u1112\u1161\u11ab", "한"),
-])
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("e\u0301", "\u00e9"),
+        ("a\r\nb\rc\n", "a\nb\nc"),
+        ("\u3000　你好，世界。\u3000", "你好，世界。"),
+        ("ＡＢＣ１２３", "ＡＢＣ１２３"),
+        ("\uf900", "\u8c48"),
+        (" \t\n", ""),
+        ("한글", "한글"),
+        ("\u1112\u1161\u11ab", "한"),
+    ],
+)
 def test_a_text_has_one_form(raw, expected):
     assert normalise(raw) == expected
     assert normalise(expected) == expected

@@ -19,7 +19,17 @@ def names(path):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b.txt", "a.txt", "c.csv", "_SUCCESS", ".hidden", "年报/甲.txt", "年报/[1].txt", "_log/x.txt", "deep/er/d.txt"):
+    for name in (
+        "b.txt",
+        "a.txt",
+        "c.csv",
+        "_SUCCESS",
+        ".hidden",
+        "年报/甲.txt",
+        "年报/[1].txt",
+        "_log/x.txt",
+        "deep/er/d.txt",
+    ):
         (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "root" / name).write_text(name)
     return tmp_path / "root"
@@ -27,13 +37,32 @@ def folder(tmp_path):
 
 GLOBS = [
     ("", ["a.txt", "b.txt", "c.csv", "deep/er/d.txt", "年报/[1].txt", "年报/甲.txt"]),
-    ("/*.txt", ["a.txt", "b.txt"]), ("/?.csv", ["c.csv"]), ("/[!b].txt", ["a.txt"]), ("/[a-b].txt", ["a.txt", "b.txt"]),
-    ("/*/*.txt", ["年报/[1].txt", "年报/甲.txt"]), ("/年报/[[]1].txt", ["[1].txt"]), ("/年报/[1].txt", ["[1].txt"]),
-    ("/**/d.txt", ["deep/er/d.txt"]), ("/**/a.txt", ["a.txt"]), ("/deep/**", ["er/d.txt"]), ("/b.txt", ["b.txt"]),
-    ("/*", ["a.txt", "b.txt", "c.csv"]), ("/_*", ["_SUCCESS"]), ("/.h*", [".hidden"]), ("/_log/*", ["x.txt"]),
-    ("/_log", ["x.txt"]), ("/_*/*", ["_log/x.txt"]), ("/**/_*/x*", ["_log/x.txt"]), ("/**/x.txt", []),
-    ("/d*/*/d.txt", ["deep/er/d.txt"]), ("/**/*/*.txt", ["deep/er/d.txt", "年报/[1].txt", "年报/甲.txt"]),
-    ("/*/**/d.txt", ["deep/er/d.txt"]), ("/**/er/**", ["deep/er/d.txt"]), ("/[!].txt", []), ("/[z-a]*", []), ("/a.txt/*", []),
+    ("/*.txt", ["a.txt", "b.txt"]),
+    ("/?.csv", ["c.csv"]),
+    ("/[!b].txt", ["a.txt"]),
+    ("/[a-b].txt", ["a.txt", "b.txt"]),
+    ("/*/*.txt", ["年报/[1].txt", "年报/甲.txt"]),
+    ("/年报/[[]1].txt", ["[1].txt"]),
+    ("/年报/[1].txt", ["[1].txt"]),
+    ("/**/d.txt", ["deep/er/d.txt"]),
+    ("/**/a.txt", ["a.txt"]),
+    ("/deep/**", ["er/d.txt"]),
+    ("/b.txt", ["b.txt"]),
+    ("/*", ["a.txt", "b.txt", "c.csv"]),
+    ("/_*", ["_SUCCESS"]),
+    ("/.h*", [".hidden"]),
+    ("/_log/*", ["x.txt"]),
+    ("/_log", ["x.txt"]),
+    ("/_*/*", ["_log/x.txt"]),
+    ("/**/_*/x*", ["_log/x.txt"]),
+    ("/**/x.txt", []),
+    ("/d*/*/d.txt", ["deep/er/d.txt"]),
+    ("/**/*/*.txt", ["deep/er/d.txt", "年报/[1].txt", "年报/甲.txt"]),
+    ("/*/**/d.txt", ["deep/er/d.txt"]),
+    ("/**/er/**", ["deep/er/d.txt"]),
+    ("/[!].txt", []),
+    ("/[z-a]*", []),
+    ("/a.txt/*", []),
 ]
 
 
@@ -51,10 +80,14 @@ def test_any_file_system_names_the_files_that_a_local_one_does(folder, glob, exp
     assert sorted(relative_to(root, entry.path) for entry in found) == expected
 
 
-@pytest.mark.parametrize("glob", ["", "/*.txt", "/**/d.txt", "/b.txt", "/年报/*", "/[!b].txt", "/?.csv", "/年报/%5B1%5D.txt"])
+@pytest.mark.parametrize(
+    "glob", ["", "/*.txt", "/**/d.txt", "/b.txt", "/年报/*", "/[!b].txt", "/?.csv", "/年报/%5B1%5D.txt"]
+)
 @pytest.mark.parametrize("scheme", ["file://", "file:"])
 def test_a_uri_names_the_same_files_as_its_path(folder, glob, scheme):
-    assert names(f"{scheme}{folder}{glob}") == names(f"{folder}{glob}".replace("%5B", "[").replace("%5D", "]"))
+    assert names(f"{scheme}{folder}{glob}") == names(
+        f"{folder}{glob}".replace("%5B", "[").replace("%5D", "]")
+    )
 
 
 def test_a_uri_may_hold_what_a_strict_one_escapes(folder, tmp_path):
@@ -65,7 +98,10 @@ def test_a_uri_may_hold_what_a_strict_one_escapes(folder, tmp_path):
 
 
 def test_a_source_elsewhere_is_named_with_its_scheme():
-    with pytest.raises(ValueError, match="source 's': path 'ftp://h/x': Arrow has no file system for ftp:; use file, hdfs, s3"):
+    with pytest.raises(
+        ValueError,
+        match="source 's': path 'ftp://h/x': Arrow has no file system for ftp:; use file, hdfs, s3",
+    ):
         names("ftp://h/x")
 
 
@@ -88,8 +124,11 @@ def test_a_folder_that_may_not_be_listed_is_named_with_the_remedy(folder, glob, 
         if str(path).endswith("lost+found"):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
+
     monkeypatch.setattr(os, "scandir", guarded)
-    with pytest.raises(PermissionError, match=r"source 's': .*/lost\+found cannot be listed \(Permission denied\); let this"):
+    with pytest.raises(
+        PermissionError, match=r"source 's': .*/lost\+found cannot be listed \(Permission denied\); let this"
+    ):
         names(f"{folder}{glob}")
 
 
@@ -97,7 +136,9 @@ def test_a_folder_that_may_not_be_listed_is_named_with_the_remedy(folder, glob, 
 def test_a_name_that_is_not_utf8_is_shown_with_the_remedy(folder, glob):
     with open(os.fsencode(folder) + b"/deep/er/\xff.csv", "wb"):
         pass
-    with pytest.raises(ValueError, match=r"source 's': in .* the name b'.*\\xff.csv' is not UTF-8; rename it"):
+    with pytest.raises(
+        ValueError, match=r"source 's': in .* the name b'.*\\xff.csv' is not UTF-8; rename it"
+    ):
         names(f"{folder}{glob}")
     assert names(f"{folder}/deep/*/*.txt") == ["er/d.txt"]
 
@@ -106,7 +147,10 @@ def test_a_name_that_is_not_utf8_is_shown_with_the_remedy(folder, glob):
 def test_a_link_that_leads_nowhere_is_an_error_where_the_path_names_it(folder, glob):
     (folder / ".#lock").symlink_to("user@host.1")  # as an editor leaves it
     (folder / "new.txt").symlink_to("gone.txt")
-    with pytest.raises(FileNotFoundError, match=r"source 's': .*/new.txt is a link to gone.txt, which cannot be reached; mend"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"source 's': .*/new.txt is a link to gone.txt, which cannot be reached; mend",
+    ):
         names(f"{folder}{glob}")
     assert names(f"{folder}/*.csv") == ["c.csv"]
 
@@ -143,22 +187,25 @@ def test_a_source_without_files_is_an_error(folder, missing):
         list_files(source(folder / missing))
 
 
-@pytest.mark.parametrize(("knobs", "message"), [
-    ({"name": "a/b"}, "'a/b': a name has"),
-    ({"path": ""}, "path is empty"),
-    ({"format": "xml"}, "must be one of csv, jsonl, text, got 'xml'"),
-    ({"format": "csv"}, "csv needs fields.text"),
-    ({"fields": {"text": "a"}}, "a text file has no fields"),
-    ({"format": "csv", "fields": {"text": "a", "titel": "b"}}, "got titel"),
-    ({"splits": {"dev": 1.0}}, "got dev"),
-    ({"splits": {"train": 0.8, "test": 0.1}}, "must sum to 1, got 0.9"),
-    ({"splits": {"train": 1.5, "test": -0.5}}, "must be 0 or more"),
-    ({"splits": {"train": float("nan")}}, "must be 0 or more"),
-    ({"splits": {}}, "must sum to 1, got 0"),
-    ({"delimiter": '"'}, "delimiter must be one character"),
-    ({"delimiter": ",,"}, "delimiter must be one character"),
-    ({"max_record_bytes": 0}, "max_record_bytes must be at least 1, got 0"),
-])
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"name": "a/b"}, "'a/b': a name has"),
+        ({"path": ""}, "path is empty"),
+        ({"format": "xml"}, "must be one of csv, jsonl, text, got 'xml'"),
+        ({"format": "csv"}, "csv needs fields.text"),
+        ({"fields": {"text": "a"}}, "a text file has no fields"),
+        ({"format": "csv", "fields": {"text": "a", "titel": "b"}}, "got titel"),
+        ({"splits": {"dev": 1.0}}, "got dev"),
+        ({"splits": {"train": 0.8, "test": 0.1}}, "must sum to 1, got 0.9"),
+        ({"splits": {"train": 1.5, "test": -0.5}}, "must be 0 or more"),
+        ({"splits": {"train": float("nan")}}, "must be 0 or more"),
+        ({"splits": {}}, "must sum to 1, got 0"),
+        ({"delimiter": '"'}, "delimiter must be one character"),
+        ({"delimiter": ",,"}, "delimiter must be one character"),
+        ({"max_record_bytes": 0}, "max_record_bytes must be at least 1, got 0"),
+    ],
+)
 def test_a_source_that_makes_no_sense_says_which_rule_it_breaks(knobs, message):
     with pytest.raises(ValueError, match=message):
         source(**{"path": "x", **knobs})

@@ -4,20 +4,43 @@ from pyspark.sql import functions as F
 from tokenizers import Tokenizer
 from tokenizers.processors import ByteLevel
 
-from pipelines.dataset.build import PackingRules, TokenizerChoice, built_sequences, choose_tokenizer, label_names
+from pipelines.dataset.build import (
+    PackingRules,
+    TokenizerChoice,
+    built_sequences,
+    choose_tokenizer,
+    label_names,
+)
 from pipelines.dataset.tokenizer import load_tokenizer
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, SEQUENCES
 
-TEXTS = ["Where is my card? It has not arrived.", "我的卡还没有到。",
-         "A third and rather longer text about exchange rates, in euros.", "x"]
+TEXTS = [
+    "Where is my card? It has not arrived.",
+    "我的卡还没有到。",
+    "A third and rather longer text about exchange rates, in euros.",
+    "x",
+]
 
 
 def documents_of(spark, texts, *, labels=None, splits=None, dropped=()):
-    rows = [(f"{number:032x}", "s", text, labels[number % len(labels)] if labels else None, "0" * 32, len(text),
-             len(text.encode()), None, "too_short" if number in dropped else None,
-             (splits or ["train"])[number % len(splits or [0])], "f", number)
-            for number, text in enumerate(texts)]
+    rows = [
+        (
+            f"{number:032x}",
+            "s",
+            text,
+            labels[number % len(labels)] if labels else None,
+            "0" * 32,
+            len(text),
+            len(text.encode()),
+            None,
+            "too_short" if number in dropped else None,
+            (splits or ["train"])[number % len(splits or [0])],
+            "f",
+            number,
+        )
+        for number, text in enumerate(texts)
+    ]
     return spark.createDataFrame(rows, DOCUMENTS.schema)
 
 
@@ -39,16 +62,24 @@ def test_packed_sequences_trace_every_token_to_its_characters(spark, bpe):
     assert [row["sequence_id"] for row in rows] == list(range(len(rows)))
     rebuilt = dict.fromkeys(texts, ())
     for row in rows:
-        assert row["num_tokens"] == len(row["input_ids"]) == sum(segment["num_tokens"] for segment in row["segments"])
+        assert (
+            row["num_tokens"]
+            == len(row["input_ids"])
+            == sum(segment["num_tokens"] for segment in row["segments"])
+        )
         assert row["num_targets"] == row["num_tokens"] - 1
         for segment in row["segments"]:
-            rebuilt[segment["doc_id"]] += tuple(row["input_ids"][segment["first_token"]:][: segment["num_tokens"]])
+            rebuilt[segment["doc_id"]] += tuple(
+                row["input_ids"][segment["first_token"] :][: segment["num_tokens"]]
+            )
             assert 0 <= segment["char_start"] <= segment["char_end"] <= len(texts[segment["doc_id"]])
     assert rebuilt == {doc_id: tuple(bpe.encode(text).ids) for doc_id, text in texts.items()}
 
 
 def test_bytes_of_a_packed_document_are_those_of_the_text_but_its_first_token(spark, bpe):
-    (row,) = collected(documents_of(spark, [TEXTS[1]]), bpe, PackingRules(method="concatenate", sequence_length=500))
+    (row,) = collected(
+        documents_of(spark, [TEXTS[1]]), bpe, PackingRules(method="concatenate", sequence_length=500)
+    )
     # Eight characters of 3 bytes; the first token, a part of the first one, counts for all of it.
     assert row["num_bytes"] == 8 * 3 - 3
 
@@ -63,9 +94,14 @@ def test_bytes_of_a_cut_document_are_those_of_its_kept_tokens(spark, bpe):
 
 def test_text_that_looks_like_a_special_token_is_text(spark, bpe):
     text = "before<|end_of_text|>after<|pad|>"
-    (row,) = collected(documents_of(spark, [text]), bpe, PackingRules(method="concatenate", sequence_length=500))
+    (row,) = collected(
+        documents_of(spark, [text]), bpe, PackingRules(method="concatenate", sequence_length=500)
+    )
     end, pad = (bpe.token_to_id(name) for name in ("<|end_of_text|>", "<|pad|>"))
-    assert (row["input_ids"].count(end), row["input_ids"].count(pad)) == (1, 0)  # the one that the tokenizer adds
+    assert (row["input_ids"].count(end), row["input_ids"].count(pad)) == (
+        1,
+        0,
+    )  # the one that the tokenizer adds
     assert bpe.decode(row["input_ids"]) == text
 
 
@@ -74,13 +110,19 @@ def test_classes_cannot_be_packed_together(spark, bpe):
         collected(documents_of(spark, TEXTS), bpe, PackingRules(method="concatenate"), labels=("a", "b"))
 
 
-@pytest.mark.parametrize(("max_bytes", "expected"), [
-    (1, ["c"]), (4, ["bb", "c", "e"]), (1_000, ["aaaaaaaaa", "bb", "c", "dddd", "e"])])
-def test_a_tokenizer_is_trained_on_what_fits_and_passes_over_what_does_not(spark, monkeypatch, max_bytes, expected):
+@pytest.mark.parametrize(
+    ("max_bytes", "expected"),
+    [(1, ["c"]), (4, ["bb", "c", "e"]), (1_000, ["aaaaaaaaa", "bb", "c", "dddd", "e"])],
+)
+def test_a_tokenizer_is_trained_on_what_fits_and_passes_over_what_does_not(
+    spark, monkeypatch, max_bytes, expected
+):
     trained = []
     monkeypatch.setattr("pipelines.dataset.build.train_bpe", lambda texts, vocab_size: trained.extend(texts))
     monkeypatch.setattr("pipelines.dataset.build.SAMPLE_MARGIN", 1e6)  # five documents are no sample
-    choose_tokenizer(documents_of(spark, ["aaaaaaaaa", "bb", "c", "dddd", "e"]), TokenizerChoice(max_bytes=max_bytes))
+    choose_tokenizer(
+        documents_of(spark, ["aaaaaaaaa", "bb", "c", "dddd", "e"]), TokenizerChoice(max_bytes=max_bytes)
+    )
     assert trained == expected
 
 
@@ -128,10 +170,10 @@ def test_classification_keeps_one_sequence_a_kept_document_and_counts_what_was_c
     assert by_document["2"]["num_cut_tokens"] > 0
 
 
-@pytest.mark.parametrize(("labels", "message"), [
-    ([None, "a"], "2 kept rows have no label"),
-    (["a"], "at least 2 different labels"),
-])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([None, "a"], "2 kept rows have no label"), (["a"], "at least 2 different labels")],
+)
 def test_labels_that_cannot_be_learnt_are_refused(spark, labels, message):
     with pytest.raises(ContractError, match=message):
         label_names(documents_of(spark, TEXTS, labels=labels))
@@ -140,7 +182,9 @@ def test_labels_that_cannot_be_learnt_are_refused(spark, labels, message):
 def test_packing_with_a_tokenizer_that_separates_nothing_is_refused(spark, bpe):
     bare = Tokenizer.from_str(bpe.to_str())
     bare.post_processor = ByteLevel()
-    with pytest.raises(ValueError, match="adds no special token, so packed documents would run into each other"):
+    with pytest.raises(
+        ValueError, match="adds no special token, so packed documents would run into each other"
+    ):
         collected(documents_of(spark, TEXTS), bare, PackingRules(method="concatenate"))
 
 

@@ -25,10 +25,14 @@ def test_a_permutation_looks_random():
     assert 900 < np.abs(np.diff(rows)).mean() < 1100
 
 
-@pytest.mark.parametrize(("num_rows", "global_batch", "window"), [(100, 8, 4), (7, 4, 3), (64, 16, 1), (50, 1, 25)])
+@pytest.mark.parametrize(
+    ("num_rows", "global_batch", "window"), [(100, 8, 4), (7, 4, 3), (64, 16, 1), (50, 1, 25)]
+)
 def test_steps_of_whole_epochs_see_every_row_equally_often(num_rows, global_batch, window):
     steps = num_steps(num_rows, global_batch=global_batch, num_epochs=2)
-    order = Order(np.arange(num_rows) % 5, global_batch=global_batch, total_steps=steps, seed=0, window_batches=window)
+    order = Order(
+        np.arange(num_rows) % 5, global_batch=global_batch, total_steps=steps, seed=0, window_batches=window
+    )
     seen = Counter(np.concatenate([order.batch(step) for step in range(steps)]).tolist())
     assert set(seen) == set(range(num_rows))
     borrowed = steps * global_batch - 2 * num_rows
@@ -43,7 +47,9 @@ def test_a_step_does_not_depend_on_the_steps_before_it():
 
     through = order()
     all_steps = [through.batch(step).tolist() for step in range(70)]
-    assert [order().batch(step).tolist() for step in (69, 33, 0, 34)] == [all_steps[step] for step in (69, 33, 0, 34)]
+    assert [order().batch(step).tolist() for step in (69, 33, 0, 34)] == [
+        all_steps[step] for step in (69, 33, 0, 34)
+    ]
 
 
 def test_windows_gather_rows_of_like_length():
@@ -51,7 +57,11 @@ def test_windows_gather_rows_of_like_length():
 
     def padding(window: int) -> float:
         order = Order(lengths, global_batch=20, total_steps=100, seed=0, window_batches=window)
-        return float(np.mean([lengths[order.batch(step)].max() - lengths[order.batch(step)].mean() for step in range(100)]))
+        return float(
+            np.mean(
+                [lengths[order.batch(step)].max() - lengths[order.batch(step)].mean() for step in range(100)]
+            )
+        )
 
     assert padding(25) < padding(1) / 4
 
@@ -60,7 +70,10 @@ def test_every_window_shuffles_its_batches_anew():
     # Rows are ordered by length inside a window, so the place of the shortest batch tells how the batches were shuffled.
     lengths = np.arange(8000)
     order = Order(lengths, global_batch=8, total_steps=1000, seed=0, window_batches=25)
-    shortest = [int(np.argmin([order.batch(first + step).min() for step in range(25)])) for first in range(0, 1000, 25)]
+    shortest = [
+        int(np.argmin([order.batch(first + step).min() for step in range(25)]))
+        for first in range(0, 1000, 25)
+    ]
     assert len(set(shortest)) > 15  # of 25 places, over 40 windows
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.dataset.pack import EncodedDocument, concatenate, one_per_document, token_bytes
+from pipelines.dataset.packing.pack import EncodedDocument, concatenate, one_per_document, token_bytes
 
 
 def encoded(doc_id: str, first: int, num_tokens: int, *, cut: int = 0) -> EncodedDocument:
@@ -25,8 +25,13 @@ def test_segments_name_document_first_token_and_characters():
 
 
 def test_special_tokens_do_not_widen_the_characters_of_a_segment():
-    document = EncodedDocument("a", np.array([7, 8, 9], np.int32), np.array([-1, 4, -1], np.int32),
-                               np.array([-1, 6, -1], np.int32), np.array([0, 2, 0], np.int32))
+    document = EncodedDocument(
+        "a",
+        np.array([7, 8, 9], np.int32),
+        np.array([-1, 4, -1], np.int32),
+        np.array([-1, 6, -1], np.int32),
+        np.array([0, 2, 0], np.int32),
+    )
     (packed,) = one_per_document([document], length=3)
     assert tuple(packed.segments[0]) == ("a", 0, 3, 4, 6)
 
@@ -38,14 +43,17 @@ def test_one_per_document_counts_what_the_encoder_cut_and_refuses_what_it_did_no
         list(one_per_document([encoded("a", 0, 5)], length=4))
 
 
-@pytest.mark.parametrize(("text", "char_end", "expected"), [
-    ("abc", [1, 2, 3], [1, 1, 1]),
-    ("你好!", [1, 2, 3], [3, 3, 1]),          # 3 bytes a Chinese character
-    ("你a", [1, 1, 1, 2], [3, 0, 0, 1]),      # a character over three tokens is counted once
-    ("a 😀", [1, 3], [1, 5]),                 # white space belongs to the token after it
-    ("ab  ", [2, -1], [4, 0]),                # what follows the last real token belongs to it; special tokens add none
-    ("", [], []),
-])
+@pytest.mark.parametrize(
+    ("text", "char_end", "expected"),
+    [
+        ("abc", [1, 2, 3], [1, 1, 1]),
+        ("你好!", [1, 2, 3], [3, 3, 1]),  # 3 bytes a Chinese character
+        ("你a", [1, 1, 1, 2], [3, 0, 0, 1]),  # a character over three tokens is counted once
+        ("a 😀", [1, 3], [1, 5]),  # white space belongs to the token after it
+        ("ab  ", [2, -1], [4, 0]),  # what follows the last real token belongs to it; special tokens add none
+        ("", [], []),
+    ],
+)
 def test_bytes_of_tokens_sum_to_the_text(text, char_end, expected):
     added = token_bytes(text, np.asarray(char_end, np.int32))
     assert added.tolist() == expected

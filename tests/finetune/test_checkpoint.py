@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.finetune.checkpoint import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from pipelines.finetune.checkpoint.whole import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
 from pipelines.finetune.optimizer import Optimization, build_optimizer
 from pipelines.storage import Folder
 

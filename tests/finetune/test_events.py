@@ -18,7 +18,11 @@ def test_events_arrive_once_and_a_resumed_training_repeats_none(tmp_path):
     again.write("evaluation", step=4, split="validation", accuracy=0.5)
     again.write("note", step=4, text="进度")
     again.close()
-    assert [(event["kind"], event["step"]) for event in reader.new()] == [("step", 4), ("evaluation", 4), ("note", 4)]
+    assert [(event["kind"], event["step"]) for event in reader.new()] == [
+        ("step", 4),
+        ("evaluation", 4),
+        ("note", 4),
+    ]
     assert list(reader.new()) == []
     assert len(list(EventReader(folder).new())) == 6
 

@@ -5,14 +5,18 @@ import pytest
 import torch
 
 from pipelines.dataset.reader import Rows
-from pipelines.finetune.task import Classification, LanguageModelling, collate
+from pipelines.finetune.tasks.task import Classification, LanguageModelling, collate
 
 CPU = torch.device("cpu")
 
 
 def rows(*tokens, targets=None, num_bytes=None):
-    return Rows([np.asarray(each, np.int32) for each in tokens], np.asarray(targets or [-100] * len(tokens)),
-                np.ones(len(tokens), np.int64), np.asarray(num_bytes or [1] * len(tokens)))
+    return Rows(
+        [np.asarray(each, np.int32) for each in tokens],
+        np.asarray(targets or [-100] * len(tokens)),
+        np.ones(len(tokens), np.int64),
+        np.asarray(num_bytes or [1] * len(tokens)),
+    )
 
 
 def test_collate_pads_on_the_right_and_masks_the_padding():
@@ -29,7 +33,9 @@ def test_classification_metrics_by_hand():
     sums = task.sums(logits, batch)
     metrics = task.metrics(sums + sums)  # sums add over batches
     assert metrics["accuracy"] == 0.75
-    assert metrics["loss"] == pytest.approx(-(math.log(0.7) + math.log(0.2) + math.log(0.8) + math.log(0.6)) / 4)
+    assert metrics["loss"] == pytest.approx(
+        -(math.log(0.7) + math.log(0.2) + math.log(0.8) + math.log(0.6)) / 4
+    )
     # F1: class 0 2*1/(1+2), class 1 2*2/(3+2), class 2 does not occur.
     assert metrics["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert task.confusion(sums).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]

@@ -11,13 +11,20 @@ from mlflow import MlflowClient
 
 import pipelines.scoring
 from pipelines.dataset.tokenizer import tokenizer_fingerprint, train_bpe
-from pipelines.finetune.model import Architecture, ModelSpec, build_model, save_model
-from pipelines.registry import models, store
-from pipelines.registry.tracking import Tracker
+from pipelines.finetune.models.build import Architecture, ModelSpec, build_model, save_model
+from pipelines.registry import store
+from pipelines.registry.runs.tracker import Tracker
+from pipelines.registry.versions import register as models
 
 CHECKOUT = Path(__file__).parents[2]
 SCRIPT = Path(pipelines.scoring.__file__).with_name("serve.py")
-TINY_BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+TINY_BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +52,18 @@ def model_name(request):
 def model_folders(tmp_path_factory):
     """Two classifiers that differ in their weights only."""
     tokenizer = train_bpe(iter(["lost my card", "信用卡丢了"] * 2), vocab_size=280)
-    spec = ModelSpec(task="classification", labels=("lost_card", "退款"), max_tokens=16, base="scratch",
-                     tokenizer=tokenizer_fingerprint(tokenizer))
+    spec = ModelSpec(
+        task="classification",
+        labels=("lost_card", "退款"),
+        max_tokens=16,
+        base="scratch",
+        tokenizer=tokenizer_fingerprint(tokenizer),
+    )
     folders = []
     for seed in (1, 2):
-        module = build_model(Architecture(config=TINY_BERT), spec, vocab_size=tokenizer.get_vocab_size(), seed=seed)
+        module = build_model(
+            Architecture(config=TINY_BERT), spec, vocab_size=tokenizer.get_vocab_size(), seed=seed
+        )
         folders.append(tmp_path_factory.mktemp("model") / "model")
         save_model(module, tokenizer.to_str(), spec, folders[-1])
     return folders
@@ -70,19 +84,24 @@ def register(run_id, folder, name):
 
 
 def versions(name):
-    return sorted(int(version.version) for version in MlflowClient().search_model_versions(f"name = '{name}'"))
+    return sorted(
+        int(version.version) for version in MlflowClient().search_model_versions(f"name = '{name}'")
+    )
 
 
 def aliases(name):
-    return {alias: int(version) for alias, version in MlflowClient().get_registered_model(name).aliases.items()}
+    return {
+        alias: int(version) for alias, version in MlflowClient().get_registered_model(name).aliases.items()
+    }
 
 
 @contextmanager
 def other_process(code):
     """A Python process that has printed a line and waits; the line and the process."""
-    script = f"from pipelines.registry import process\n{code}\ninput()"
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          cwd=CHECKOUT) as started:
+    script = f"from pipelines import process\n{code}\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+    ) as started:
         try:
             yield started.stdout.readline().strip(), started
         finally:

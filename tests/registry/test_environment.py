@@ -2,7 +2,7 @@ import subprocess
 
 import pytest
 
-from pipelines.registry.environment import git_tags
+from pipelines.registry.runs.environment import git_tags
 
 
 def git(folder, *arguments):

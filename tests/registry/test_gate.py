@@ -5,24 +5,31 @@ import math
 
 import pytest
 
-from pipelines.registry.gate import Evaluation, decide
+from pipelines.registry.gate.decide import Evaluation, decide
 
 
 def evaluation(version, value, *, metric="accuracy", num_rows=100, digest="d1"):
-    return Evaluation(model_version=version, metric=metric, value=value, num_rows=num_rows, rows_digest=digest)
+    return Evaluation(
+        model_version=version, metric=metric, value=value, num_rows=num_rows, rows_digest=digest
+    )
 
 
-@pytest.mark.parametrize(("metric", "challenger", "champion", "promote"), [
-    ("accuracy", 0.91, 0.90, True),
-    ("accuracy", 0.90, 0.90, False),
-    ("accuracy", 0.89, 0.90, False),
-    ("bits_per_byte", 1.1, 1.2, True),
-    ("bits_per_byte", 1.2, 1.2, False),
-    ("bits_per_byte", 1.3, 1.2, False),
-    ("accuracy", math.nan, 0.90, False),
-    ("accuracy", 0.10, math.nan, True),
-])
-def test_the_better_one_in_the_metrics_direction_wins_and_a_tie_keeps_the_champion(metric, challenger, champion, promote):
+@pytest.mark.parametrize(
+    ("metric", "challenger", "champion", "promote"),
+    [
+        ("accuracy", 0.91, 0.90, True),
+        ("accuracy", 0.90, 0.90, False),
+        ("accuracy", 0.89, 0.90, False),
+        ("bits_per_byte", 1.1, 1.2, True),
+        ("bits_per_byte", 1.2, 1.2, False),
+        ("bits_per_byte", 1.3, 1.2, False),
+        ("accuracy", math.nan, 0.90, False),
+        ("accuracy", 0.10, math.nan, True),
+    ],
+)
+def test_the_better_one_in_the_metrics_direction_wins_and_a_tie_keeps_the_champion(
+    metric, challenger, champion, promote
+):
     verdict = decide(evaluation(2, challenger, metric=metric), evaluation(1, champion, metric=metric))
     assert verdict.promote is promote
 
@@ -32,8 +39,10 @@ def test_a_gain_below_min_gain_is_not_enough(gain, promote):
     assert decide(evaluation(2, 0.5 + gain), evaluation(1, 0.5), min_gain=0.25).promote is promote
 
 
-@pytest.mark.parametrize(("challenger", "champion", "min_gain", "promote"), [
-    (0.9, 0.8, 0.1, True), (0.82, 0.81, 0.01, True), (0.899, 0.8, 0.1, False), (0.1 + 0.2, 0.3, 0.0, False)])
+@pytest.mark.parametrize(
+    ("challenger", "champion", "min_gain", "promote"),
+    [(0.9, 0.8, 0.1, True), (0.82, 0.81, 0.01, True), (0.899, 0.8, 0.1, False), (0.1 + 0.2, 0.3, 0.0, False)],
+)
 def test_the_noise_of_floats_decides_nothing(challenger, champion, min_gain, promote):
     assert decide(evaluation(2, challenger), evaluation(1, champion), min_gain=min_gain).promote is promote
 
@@ -44,7 +53,9 @@ def test_the_first_version_is_promoted_unless_it_diverged(value, promote):
 
 
 def test_a_comparison_on_different_rows_is_refused():
-    with pytest.raises(ValueError, match=r"different rows \(100 with digest d2, 100 with digest d1\).*score both"):
+    with pytest.raises(
+        ValueError, match=r"different rows \(100 with digest d2, 100 with digest d1\).*score both"
+    ):
         decide(evaluation(2, 0.9, digest="d2"), evaluation(1, 0.8))
     with pytest.raises(ValueError, match="different rows"):
         decide(evaluation(2, 0.9, num_rows=99), evaluation(1, 0.8))
@@ -55,10 +66,13 @@ def test_a_comparison_of_two_metrics_is_refused():
         decide(evaluation(2, 0.9, metric="bits_per_byte"), evaluation(1, 0.8))
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ({"metric": "vibes"}, "unknown metric 'vibes'; known: accuracy, bits_per_byte"),
-    ({"num_rows": 0}, "evaluated on 0 rows; at least 1"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"metric": "vibes"}, "unknown metric 'vibes'; known: accuracy, bits_per_byte"),
+        ({"num_rows": 0}, "evaluated on 0 rows; at least 1"),
+    ],
+)
 def test_an_evaluation_that_means_nothing_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         evaluation(1, 0.5, **wrong)
@@ -71,8 +85,15 @@ def test_a_min_gain_that_means_nothing_is_refused(min_gain):
 
 
 def test_a_verdict_is_strict_json_and_names_both_sides():
-    written = json.loads(json.dumps(decide(evaluation(2, math.nan), evaluation(1, 0.5)).to_dict(), allow_nan=False))
+    written = json.loads(
+        json.dumps(decide(evaluation(2, math.nan), evaluation(1, 0.5)).to_dict(), allow_nan=False)
+    )
     assert written["promote"] is False
-    assert written["challenger"] == {"model_version": 2, "metric": "accuracy", "value": None, "num_rows": 100,
-                                     "rows_digest": "d1"}
+    assert written["challenger"] == {
+        "model_version": 2,
+        "metric": "accuracy",
+        "value": None,
+        "num_rows": 100,
+        "rows_digest": "d1",
+    }
     assert written["champion"]["value"] == 0.5

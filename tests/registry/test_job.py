@@ -7,17 +7,23 @@ from types import SimpleNamespace
 import mlflow
 import pytest
 
-from jobs import config as configuration
 from jobs import finetune, registry
+from jobs.shell import settings as configuration
 from jobs.training import training_of
-from pipelines.registry import runs
-from pipelines.registry.lease import Lease
-from pipelines.registry.tracking import Tracker
+from pipelines.lease import Lease
+from pipelines.registry.runs import current as runs
+from pipelines.registry.runs.tracker import Tracker
 from pipelines.storage import Folder
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.conftest import flow_overrides
 
-RESULT = {"metric": "accuracy", "before": {"accuracy": 0.1}, "after": {"accuracy": 0.5}, "total_steps": 3, "confusion": None}
+RESULT = {
+    "metric": "accuracy",
+    "before": {"accuracy": 0.1},
+    "after": {"accuracy": 0.5},
+    "total_steps": 3,
+    "confusion": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +33,34 @@ def tables(spark, tmp_path_factory):
     configs = stage_configs(folder)
     documents = spark.createDataFrame([], DOCUMENTS.schema)
     pinned = DOCUMENTS.overwrite(documents, configs.registry.documents, fingerprint="d", facts={})
-    facts = {"task": "classification", "labels": ["a", "b"], "tokenizer": "t", "sequence_length": 48, "documents": asdict(pinned)}
-    SEQUENCES.overwrite(spark.createDataFrame([], SEQUENCES.schema), configs.finetune.sequences, fingerprint="s", facts=facts)
+    facts = {
+        "task": "classification",
+        "labels": ["a", "b"],
+        "tokenizer": "t",
+        "sequence_length": 48,
+        "documents": asdict(pinned),
+    }
+    SEQUENCES.overwrite(
+        spark.createDataFrame([], SEQUENCES.schema), configs.finetune.sequences, fingerprint="s", facts=facts
+    )
     return folder
 
 
 @pytest.fixture
 def configs(tables, experiment, store_folder, tmp_path):
     """Configurations of the two stages in an experiment and a folder of the test's own."""
-    tracking = f"tracking={{uri: 'sqlite:///{store_folder}/mlflow.db', artifacts: null, experiment: '{experiment}'}}"
+    tracking = (
+        f"tracking={{uri: 'sqlite:///{store_folder}/mlflow.db', artifacts: null, experiment: '{experiment}'}}"
+    )
     return stage_configs(tables, tracking, f"finetune.folder={tmp_path}/finetune")
 
 
 def stage_configs(folder, *overrides):
     settings = configuration.load(overrides=[*flow_overrides(folder), *overrides])
-    return SimpleNamespace(finetune=settings.section("finetune", finetune.Config),
-                           registry=settings.section("registry", registry.Config))
+    return SimpleNamespace(
+        finetune=settings.section("finetune", finetune.Config),
+        registry=settings.section("registry", registry.Config),
+    )
 
 
 def trained(config):
@@ -63,7 +81,10 @@ def test_the_training_that_the_configuration_means_is_registered_and_not_the_new
     assert registry.inputs(configs.registry)[1].run_id == second != first
     planned = finetune.plan(configs.finetune)
     assert not planned.up_to_date
-    assert planned.why == f"run {first} was trained from the same sequences and settings; another training came after it"
+    assert (
+        planned.why
+        == f"run {first} was trained from the same sequences and settings; another training came after it"
+    )
     before = num_runs(configs.finetune)
     assert finetune.main(configs.finetune).ran
     assert num_runs(configs.finetune) == before == 3
@@ -74,7 +95,9 @@ def test_the_training_that_the_configuration_means_is_registered_and_not_the_new
 def test_a_lost_pointer_is_written_again_without_a_new_run(configs):
     run_id = trained(configs.finetune)
     Folder(configs.finetune.folder).delete(runs.POINTER)
-    with pytest.raises(FileNotFoundError, match=r"no finished training in .*/finetune; run first: distributary finetune"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no finished training in .*/finetune; run first: distributary finetune"
+    ):
         registry.plan(configs.registry)
     assert finetune.plan(configs.finetune).why.endswith("; current.json is missing")
     finetune.main(configs.finetune)
@@ -85,7 +108,9 @@ def test_a_lost_pointer_is_written_again_without_a_new_run(configs):
 def test_a_pointer_to_a_run_that_is_not_finished_is_refused_and_mended_by_finetune(configs):
     run_id = trained(configs.finetune)
     mlflow.MlflowClient().delete_run(run_id)
-    with pytest.raises(LookupError, match=f"run {run_id}, which is deleted in MLflow, not FINISHED; run first: distributary"):
+    with pytest.raises(
+        LookupError, match=f"run {run_id}, which is deleted in MLflow, not FINISHED; run first: distributary"
+    ):
         registry.plan(configs.registry)
     again = trained(configs.finetune)
     assert registry.inputs(configs.registry)[1].run_id == again != run_id
@@ -110,20 +135,31 @@ def test_a_second_driver_does_not_join_a_training(configs):
 def test_sequences_that_somebody_else_wrote_are_not_trained_on(spark, configs, tmp_path):
     spark.createDataFrame([], SEQUENCES.schema).write.format("delta").save(str(tmp_path / "sequences"))
     foreign = configs.finetune.model_copy(update={"sequences": str(tmp_path / "sequences")})
-    with pytest.raises(ValueError, match=r"sequences was changed outside of Distributary .*run: distributary dataset"):
+    with pytest.raises(
+        ValueError, match=r"sequences was changed outside of Distributary .*run: distributary dataset"
+    ):
         finetune.plan(foreign)
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("registry.min_gain=-0.1", "registry.min_gain should be greater than or equal to 0, got -0.1"),
-    ("registry.min_gain=.inf", "registry.min_gain should be a finite number"),
-    ("registry.batch_size=0", "registry.batch_size should be greater than or equal to 1, got 0"),
-    ("registry.split=all", "registry.split should be 'train', 'validation' or 'test', got 'all'"),
-    ("finetune.evaluation_split=valid", "finetune.evaluation_split should be 'train', 'validation' or 'test', got 'valid'"),
-    ("finetune.final_split=dev", "finetune.final_split should be 'train', 'validation' or 'test', got 'dev'"),
-    ("finetune.num_epochs=.inf", "finetune.num_epochs should be a finite number"),
-    (f"finetune.seed={2**63}", "finetune.seed should be less than 9223372036854775808"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("registry.min_gain=-0.1", "registry.min_gain should be greater than or equal to 0, got -0.1"),
+        ("registry.min_gain=.inf", "registry.min_gain should be a finite number"),
+        ("registry.batch_size=0", "registry.batch_size should be greater than or equal to 1, got 0"),
+        ("registry.split=all", "registry.split should be 'train', 'validation' or 'test', got 'all'"),
+        (
+            "finetune.evaluation_split=valid",
+            "finetune.evaluation_split should be 'train', 'validation' or 'test', got 'valid'",
+        ),
+        (
+            "finetune.final_split=dev",
+            "finetune.final_split should be 'train', 'validation' or 'test', got 'dev'",
+        ),
+        ("finetune.num_epochs=.inf", "finetune.num_epochs should be a finite number"),
+        (f"finetune.seed={2**63}", "finetune.seed should be less than 9223372036854775808"),
+    ],
+)
 def test_a_value_outside_of_its_range_is_refused(tmp_path, override, message):
     with pytest.raises(ValueError, match=message):
         stage_configs(tmp_path, override)

@@ -10,8 +10,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.registry import models
-from pipelines.registry.lineage import lineage
+from pipelines.registry.runs.lineage import lineage
+from pipelines.registry.versions import register as models
 from tests.registry.conftest import aliases, register, versions
 
 
@@ -24,7 +24,14 @@ def test_a_registered_model_is_complete_quiet_and_never_pickled(new_run, model_f
     resolved = models.resolve(model_name, "challenger")
     assert (resolved.version, resolved.run_id, resolved.uri) == (1, run_id, f"models:/{model_name}/1")
     files = {path.name for path in resolved.folder.parents[1].rglob("*") if path.is_file()}
-    assert {"MLmodel", "requirements.txt", "input_example.json", "serve.py", "model.safetensors", "model_spec.json"} <= files
+    assert {
+        "MLmodel",
+        "requirements.txt",
+        "input_example.json",
+        "serve.py",
+        "model.safetensors",
+        "model_spec.json",
+    } <= files
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".bin", ".pyc"))]
     requirements = (resolved.folder.parents[1] / "requirements.txt").read_text().split()
     assert f"mlflow=={mlflow.__version__}" in requirements
@@ -52,9 +59,23 @@ def test_it_loads_in_a_process_without_the_project(new_run, model_folders, model
         import pipelines
         print(json.dumps({"rows": frame.to_dict("records"), "code": pipelines.__file__}))
     """
-    command = [sys.executable, "-I", "-c", script, mlflow.get_tracking_uri(), f"models:/{model_name}@challenger"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-                          env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"})
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        script,
+        mlflow.get_tracking_uri(),
+        f"models:/{model_name}@challenger",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+    )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     folder = models.resolve(model_name, "challenger").folder
@@ -72,10 +93,20 @@ def test_registering_again_gives_the_same_version(new_run, model_folders, model_
     assert versions(model_name) == [1]
 
 
-@pytest.mark.parametrize("call", ["log_outputs", "create_registered_model", "create_model_version", "set_registered_model_alias",
-                                  "log_dict"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "log_outputs",
+        "create_registered_model",
+        "create_model_version",
+        "set_registered_model_alias",
+        "log_dict",
+    ],
+)
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_at_any_call_and_run_again_there_is_one_version(new_run, model_folders, model_name, monkeypatch, call, moment):
+def test_killed_at_any_call_and_run_again_there_is_one_version(
+    new_run, model_folders, model_name, monkeypatch, call, moment
+):
     run_id = new_run()
     real = getattr(MlflowClient, call)
     kills = []
@@ -95,7 +126,9 @@ def test_killed_at_any_call_and_run_again_there_is_one_version(new_run, model_fo
     assert versions(model_name) == [1]
     assert aliases(model_name) == {"challenger": 1}
     assert model_name in mlflow.artifacts.load_text(f"runs:/{run_id}/lineage.json")
-    uploads = MlflowClient().search_logged_models([mlflow.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'")
+    uploads = MlflowClient().search_logged_models(
+        [mlflow.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'"
+    )
     assert [str(upload.status) for upload in uploads] == ["READY"]
 
 
@@ -107,12 +140,16 @@ def test_other_weights_of_the_same_run_are_another_version(new_run, model_folder
 
 def test_aliases_move_forward_and_back(new_run, model_folders, model_name):
     runs = [new_run("abc"), new_run("abd")]
-    first, second = (register(run_id, folder, model_name) for run_id, folder in zip(runs, model_folders, strict=True))
+    first, second = (
+        register(run_id, folder, model_name) for run_id, folder in zip(runs, model_folders, strict=True)
+    )
     assert aliases(model_name) == {"challenger": 2}
     assert models.promote(model_name, first) is None
     assert (models.rival_of(model_name, first), models.rival_of(model_name, second)) == (None, first)
     assert models.promote(model_name, second) == first
-    assert models.rival_of(model_name, second) == first  # judged again as champion, it still meets the one it replaced
+    assert (
+        models.rival_of(model_name, second) == first
+    )  # judged again as champion, it still meets the one it replaced
     assert models.promote(model_name, second) == second  # again, as after a kill: nothing changes
     assert aliases(model_name) == {"challenger": 2, "champion": 2}
     assert models.undo(model_name) == first
@@ -127,7 +164,9 @@ def test_what_does_not_exist_is_named_with_what_does(new_run, model_folders, mod
     with pytest.raises(LookupError, match=f"no registered model '{model_name}'; run: distributary registry"):
         models.resolve(model_name, "champion")
     register(new_run(), model_folders[0], model_name)
-    with pytest.raises(LookupError, match=r"no version or alias 'champion'; aliases: challenger \(version 1\); versions: 1"):
+    with pytest.raises(
+        LookupError, match=r"no version or alias 'champion'; aliases: challenger \(version 1\); versions: 1"
+    ):
         models.resolve(model_name, "champion")
     with pytest.raises(LookupError, match="no version or alias '7'"):
         models.promote(model_name, 7)
@@ -143,10 +182,14 @@ def test_changed_files_are_refused(new_run, model_folders, model_name):
 
 def test_a_script_outside_of_the_package_is_refused(new_run, model_folders, model_name, tmp_path):
     with pytest.raises(ValueError, match="not inside the pipelines package"):
-        models.register(new_run(), model_folders[0], model_name, code=tmp_path / "serve.py", input_example=["a"])
+        models.register(
+            new_run(), model_folders[0], model_name, code=tmp_path / "serve.py", input_example=["a"]
+        )
 
 
-def test_files_of_another_machine_are_downloaded_once(new_run, model_folders, model_name, monkeypatch, tmp_path):
+def test_files_of_another_machine_are_downloaded_once(
+    new_run, model_folders, model_name, monkeypatch, tmp_path
+):
     register(new_run(), model_folders[0], model_name)
     monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path))
     monkeypatch.setattr(models, "_in_place", lambda location: None)

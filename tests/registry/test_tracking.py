@@ -14,15 +14,23 @@ from mlflow.exceptions import MlflowException
 
 from pipelines.pin import Pin
 from pipelines.registry import store
-from pipelines.registry.lineage import lineage
-from pipelines.registry.tracking import MAX_PARAM_CHARS, Tracker, find_run
+from pipelines.registry.runs.lineage import lineage
+from pipelines.registry.runs.tracker import MAX_PARAM_CHARS, Tracker, find_run
 
 ROOT = Path(__file__).parents[2]
 
 
 def pin(*, version=0, digest="0123456789abcdef0123456789abcdef"):
-    return Pin(table="sequences", path="/data/sequences", table_id="t-1", version=version, digest=digest, num_rows=7,
-               fingerprint="f", facts={})
+    return Pin(
+        table="sequences",
+        path="/data/sequences",
+        table_id="t-1",
+        version=version,
+        digest=digest,
+        num_rows=7,
+        fingerprint="f",
+        facts={},
+    )
 
 
 def points(run_id, key):
@@ -81,7 +89,10 @@ def test_an_error_is_kept_and_goes_when_the_run_ends_well(experiment):
     with pytest.raises(RuntimeError):
         crash()
     failed = find_run(experiment, "abc")
-    assert (failed.info.status, failed.data.tags["distributary.error"]) == ("FAILED", "RuntimeError: disk full at step 3")
+    assert (failed.info.status, failed.data.tags["distributary.error"]) == (
+        "FAILED",
+        "RuntimeError: disk full at step 3",
+    )
     with Tracker(experiment, "abc"):
         pass
     ended = find_run(experiment, "abc")
@@ -116,12 +127,21 @@ def test_an_interrupt_leaves_a_killed_run(experiment):
 
 def test_params_are_flattened_cut_with_a_note_and_survive_a_change_on_resume(experiment, caplog):
     first = Tracker(experiment, "abc")
-    first.log_params({"optimizer": {"rate": 0.1, "betas": [0.9, 0.95]}, "prompt": "字" * 7000, "none": None, "empty": {}})
+    first.log_params(
+        {"optimizer": {"rate": 0.1, "betas": [0.9, 0.95]}, "prompt": "字" * 7000, "none": None, "empty": {}}
+    )
     second = Tracker(experiment, "abc")
     second.log_params({"optimizer": {"rate": 0.1}, "world_size": 2, "none": "changed"})
     params = mlflow.get_run(first.run_id).data.params
-    assert {name: params[name] for name in ("optimizer.rate", "optimizer.betas", "none", "empty", "world_size")} == {
-        "optimizer.rate": "0.1", "optimizer.betas": "[0.9, 0.95]", "none": "None", "empty": "{}", "world_size": "2"}
+    assert {
+        name: params[name] for name in ("optimizer.rate", "optimizer.betas", "none", "empty", "world_size")
+    } == {
+        "optimizer.rate": "0.1",
+        "optimizer.betas": "[0.9, 0.95]",
+        "none": "None",
+        "empty": "{}",
+        "world_size": "2",
+    }
     assert len(params["prompt"]) == MAX_PARAM_CHARS
     assert params["prompt"].endswith("字... (7,000 characters, whole in config.yaml)")
     assert mlflow.get_run(first.run_id).data.tags["distributary.resumed.none"] == "changed"
@@ -149,9 +169,20 @@ def test_an_input_keeps_version_and_digest_where_mlflow_reads_them(experiment, v
     recorded = mlflow.get_run(tracker.run_id).inputs.dataset_inputs[0].dataset
     source = mlflow.data.get_source(recorded)
     assert isinstance(source, DeltaDatasetSource)
-    assert (source.path, source.delta_table_version, recorded.digest) == ("/data/sequences", version, pin().digest)
-    expected = {"table": "sequences", "path": "/data/sequences", "version": version, "table_id": "t-1", "digest": pin().digest,
-                "num_rows": 7, "context": "training"}
+    assert (source.path, source.delta_table_version, recorded.digest) == (
+        "/data/sequences",
+        version,
+        pin().digest,
+    )
+    expected = {
+        "table": "sequences",
+        "path": "/data/sequences",
+        "version": version,
+        "table_id": "t-1",
+        "digest": pin().digest,
+        "num_rows": 7,
+        "context": "training",
+    }
     assert lineage(tracker.run_id)["inputs"] == [expected]
     assert json.loads(read(tracker.run_id, "lineage.json"))["inputs"] == [expected]
 
@@ -181,14 +212,27 @@ def test_pictures_and_texts_of_a_run(experiment, caplog):
     tracker.log_config("seed: 1\n")
     tracker.log_environment()
     tracker.log(1, {"train_loss": 2.0, "learning_rate": 0.1})
-    tracker.log_loss_curve(train="train_loss", evaluation="validation_loss", learning_rate="learning_rate", title="t")
+    tracker.log_loss_curve(
+        train="train_loss", evaluation="validation_loss", learning_rate="learning_rate", title="t"
+    )
     tracker.log_confusion(np.eye(2, dtype=int), ["退款", "\U0010fffe"], title="t")
     client = mlflow.MlflowClient()
-    artifacts = {item.path for folder in (None, "pictures") for item in client.list_artifacts(tracker.run_id, folder)}
-    assert {"config.yaml", "environment.json", "requirements.txt", "pictures/loss.png", "pictures/confusion.png",
-            "pictures/confusion.txt"} <= artifacts
+    artifacts = {
+        item.path for folder in (None, "pictures") for item in client.list_artifacts(tracker.run_id, folder)
+    }
+    assert {
+        "config.yaml",
+        "environment.json",
+        "requirements.txt",
+        "pictures/loss.png",
+        "pictures/confusion.png",
+        "pictures/confusion.txt",
+    } <= artifacts
     assert "mlflow==" in read(tracker.run_id, "requirements.txt")
-    assert json.loads(read(tracker.run_id, "environment.json"))["driver"]["packages"]["mlflow"] == mlflow.__version__
+    assert (
+        json.loads(read(tracker.run_id, "environment.json"))["driver"]["packages"]["mlflow"]
+        == mlflow.__version__
+    )
     assert "退款" in read(tracker.run_id, "pictures/confusion.txt")
     assert "no installed font draws all 2 class names" in caplog.text
 
@@ -202,17 +246,28 @@ def test_a_retired_file_store_is_refused_with_the_remedy(uri):
 def test_a_deleted_experiment_is_an_error_with_the_remedy(experiment):
     identity = store.experiment_id(experiment)
     mlflow.MlflowClient().delete_experiment(identity)
-    with pytest.raises(ValueError, match=f"is deleted; run: mlflow experiments restore --experiment-id {identity}"):
+    with pytest.raises(
+        ValueError, match=f"is deleted; run: mlflow experiments restore --experiment-id {identity}"
+    ):
         Tracker(experiment, "abc")
 
 
 def test_a_fresh_store_is_silent_and_leaves_everything_beside_it(tmp_path):
-    script = ("from pipelines.registry import store; from pipelines.registry.tracking import Tracker\n"
-              "store.connect('sqlite:///my store/mlflow.db')\n"
-              "t = Tracker('e', 'abc'); t.log_config('a: 1'); t.finish({'m': 1.0})")
+    script = (
+        "from pipelines.registry import store; from pipelines.registry.runs.tracker import Tracker\n"
+        "store.connect('sqlite:///my store/mlflow.db')\n"
+        "t = Tracker('e', 'abc'); t.log_config('a: 1'); t.finish({'m': 1.0})"
+    )
     (tmp_path / "elsewhere").mkdir()
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "my store"]
     assert sorted(path.name for path in (tmp_path / "my store").iterdir()) == ["artifacts", "mlflow.db"]

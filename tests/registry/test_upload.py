@@ -4,9 +4,10 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.registry import process, upload
-from pipelines.registry.digest import folder_digest
-from pipelines.registry.versions import versions_of
+from pipelines import process
+from pipelines.registry.versions import upload
+from pipelines.registry.versions.find import versions_of
+from pipelines.storage import folder_digest
 from tests.registry.conftest import aliases, other_process, register, versions
 
 TELL = "print(process.here(), flush=True)"
@@ -21,11 +22,15 @@ def begun(run_id, folder, owner):
 
 
 def uploads(run_id):
-    found = MlflowClient().search_logged_models([mlflow.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'")
+    found = MlflowClient().search_logged_models(
+        [mlflow.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'"
+    )
     return {model.model_id: str(model.status) for model in found}
 
 
-def test_the_upload_of_a_driver_at_work_is_left_alone_and_that_of_a_dead_one_deleted(new_run, model_folders, model_name):
+def test_the_upload_of_a_driver_at_work_is_left_alone_and_that_of_a_dead_one_deleted(
+    new_run, model_folders, model_name
+):
     run_id = new_run()
     with other_process(TELL) as (owner, driver):
         theirs = begun(run_id, model_folders[0], owner).model_id
@@ -39,7 +44,9 @@ def test_the_upload_of_a_driver_at_work_is_left_alone_and_that_of_a_dead_one_del
 
 
 @pytest.mark.parametrize("owner", [ELSEWHERE, None])
-def test_an_upload_that_nobody_here_can_look_after_is_deleted_after_hours(new_run, model_folders, monkeypatch, owner):
+def test_an_upload_that_nobody_here_can_look_after_is_deleted_after_hours(
+    new_run, model_folders, monkeypatch, owner
+):
     run_id = new_run()
     theirs = begun(run_id, model_folders[0], owner).model_id
     upload.complete_upload(run_id, folder_digest(model_folders[0]))
@@ -63,7 +70,9 @@ def test_an_earlier_upload_of_this_process_has_failed(new_run, model_folders):
     assert uploads(run_id) == {}
 
 
-def test_the_second_of_two_drivers_takes_the_version_of_the_first(new_run, model_folders, model_name, monkeypatch):
+def test_the_second_of_two_drivers_takes_the_version_of_the_first(
+    new_run, model_folders, model_name, monkeypatch
+):
     create = MlflowClient.create_model_version
 
     def outrun(*args, **kwargs):

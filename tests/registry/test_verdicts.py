@@ -9,8 +9,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry.model_version_search import ModelVersionSearch
 from mlflow.store.entities.paged_list import PagedList
 
-from pipelines.registry import models, verdicts
-from pipelines.registry.gate import Evaluation, decide
+from pipelines.registry.gate import apply as verdicts
+from pipelines.registry.gate.decide import Evaluation, decide
+from pipelines.registry.versions import register as models
 from tests.registry.conftest import aliases, register, versions
 
 
@@ -18,7 +19,10 @@ from tests.registry.conftest import aliases, register, versions
 def registered(new_run, model_folders, model_name):
     """Run ids of versions 1 and 2."""
     runs = {1: new_run("abc"), 2: new_run("abd")}
-    assert [register(run_id, folder, model_name) for run_id, folder in zip(runs.values(), model_folders, strict=True)] == [1, 2]
+    assert [
+        register(run_id, folder, model_name)
+        for run_id, folder in zip(runs.values(), model_folders, strict=True)
+    ] == [1, 2]
     return runs
 
 
@@ -29,8 +33,16 @@ def unity_catalog(monkeypatch):
 
     def short_pages(client, filter_string, page_token=None):
         found, first = search(client, filter_string), int(page_token or 0)
-        hits = [ModelVersionSearch(name=each.name, version=each.version, creation_timestamp=0, run_id=each.run_id,
-                                   status=each.status) for each in found[first:first + 1]]
+        hits = [
+            ModelVersionSearch(
+                name=each.name,
+                version=each.version,
+                creation_timestamp=0,
+                run_id=each.run_id,
+                status=each.status,
+            )
+            for each in found[first : first + 1]
+        ]
         return PagedList(hits, str(first + 1) if first + 1 < len(found) else None)
 
     monkeypatch.setattr(MlflowClient, "search_model_versions", short_pages)
@@ -38,7 +50,9 @@ def unity_catalog(monkeypatch):
 
 def judge(run_id, name, version, value, rival=None, rival_value=0.0, made_from="f0"):
     def evaluation(number, measured):
-        return Evaluation(model_version=number, metric="accuracy", value=measured, num_rows=10, rows_digest="d")
+        return Evaluation(
+            model_version=number, metric="accuracy", value=measured, num_rows=10, rows_digest="d"
+        )
 
     verdict = decide(evaluation(version, value), None if rival is None else evaluation(rival, rival_value))
     return verdicts.carry_out(verdict, run_id, name, made_from=made_from)
@@ -48,7 +62,10 @@ def test_a_verdict_is_kept_with_the_run_and_found_again_by_what_it_was_made_from
     kept = judge(registered[1], model_name, 1, 0.8)
     assert json.loads(mlflow.artifacts.load_text(f"runs:/{registered[1]}/verdict.json")) == kept.to_dict()
     assert aliases(model_name)["champion"] == 1
-    assert verdicts.judged(model_name, registered[1], made_from="f0") == (1, "no champion yet; accuracy 0.8000")
+    assert verdicts.judged(model_name, registered[1], made_from="f0") == (
+        1,
+        "no champion yet; accuracy 0.8000",
+    )
     assert verdicts.judged(model_name, registered[1], made_from="f1") is None
     assert verdicts.judged(model_name, registered[2], made_from="f0") is None
 
@@ -68,7 +85,10 @@ def test_a_version_withdrawn_by_undo_is_not_promoted_by_the_gate_again(registere
     refused = judge(registered[2], model_name, 2, 0.95, 1, 0.8, made_from="new documents")
     assert aliases(model_name)["champion"] == 1
     assert not refused.promote
-    assert re.search(r"gain 0\.1500; withdrawn by undo on \d{4}-\d\d-\d\d: it is champion again only if a person", refused.reason)
+    assert re.search(
+        r"gain 0\.1500; withdrawn by undo on \d{4}-\d\d-\d\d: it is champion again only if a person",
+        refused.reason,
+    )
     written = json.loads(mlflow.artifacts.load_text(f"runs:/{registered[2]}/verdict.json"))
     assert (written["promote"], written["reason"]) == (False, refused.reason)
     assert verdicts.judged(model_name, registered[2], made_from="new documents") == (2, refused.reason)
@@ -84,8 +104,13 @@ def test_a_new_version_is_promoted_after_an_undo(registered, new_run, model_fold
     assert aliases(model_name)["champion"] == 3
 
 
-@pytest.mark.parametrize("by_hand", [
-    models.promote, lambda name, version: MlflowClient().set_registered_model_alias(name, "champion", str(version))])
+@pytest.mark.parametrize(
+    "by_hand",
+    [
+        models.promote,
+        lambda name, version: MlflowClient().set_registered_model_alias(name, "champion", str(version)),
+    ],
+)
 def test_a_person_brings_a_withdrawn_version_back(registered, model_name, by_hand):
     judge(registered[1], model_name, 1, 0.8)
     judge(registered[2], model_name, 2, 0.9, 1, 0.8)
@@ -98,12 +123,18 @@ def test_a_person_brings_a_withdrawn_version_back(registered, model_name, by_han
     assert aliases(model_name)["champion"] == 2
 
 
-def test_a_verdict_against_a_champion_replaced_meanwhile_is_not_carried_out(registered, new_run, model_folders, model_name):
+def test_a_verdict_against_a_champion_replaced_meanwhile_is_not_carried_out(
+    registered, new_run, model_folders, model_name
+):
     judge(registered[1], model_name, 1, 0.8)
     run_id = new_run("abe")
     register(run_id, model_folders[0], model_name)
-    judge(registered[2], model_name, 2, 0.95, 1, 0.8)  # another driver, while version 3 was measured against 1
-    with pytest.raises(RuntimeError, match="version 3 was judged against version 1, but champion is version 2 now; run again"):
+    judge(
+        registered[2], model_name, 2, 0.95, 1, 0.8
+    )  # another driver, while version 3 was measured against 1
+    with pytest.raises(
+        RuntimeError, match="version 3 was judged against version 1, but champion is version 2 now; run again"
+    ):
         judge(run_id, model_name, 3, 0.9, 1, 0.8)
     assert aliases(model_name)["champion"] == 2
     assert verdicts.judged(model_name, run_id, made_from="f0") is None

@@ -5,11 +5,18 @@ import json
 import pytest
 
 from jobs import watcher
-from jobs.stage import Working
+from jobs.shell.command import Working
 from jobs.watcher import Watcher
 
-STEP = {"kind": "step", "loss": 1.0, "gradient_norm": 1.0, "learning_rate": 0.1, "num_tokens": 10, "seconds": 1.0,
-        "total_steps": 9}
+STEP = {
+    "kind": "step",
+    "loss": 1.0,
+    "gradient_norm": 1.0,
+    "learning_rate": 0.1,
+    "num_tokens": 10,
+    "seconds": 1.0,
+    "total_steps": 9,
+}
 
 
 @pytest.fixture
@@ -23,7 +30,11 @@ def write(file, *written):
 
 
 def watching(events, points):
-    return Watcher(str(events.parent), Working("finetune"), lambda step, metrics: points.append((step, sorted(metrics)[0])))
+    return Watcher(
+        str(events.parent),
+        Working("finetune"),
+        lambda step, metrics: points.append((step, sorted(metrics)[0])),
+    )
 
 
 def losses(points):
@@ -49,7 +60,10 @@ def test_the_last_events_are_tried_again_and_missing_ones_are_an_error(events, m
     watch = watching(events, points)
     (events / "1.jsonl").mkdir()
     monkeypatch.setattr(watcher.time, "sleep", pauses.append)
-    with pytest.raises(OSError, match=r"last events of a finished training cannot be read \(.*1\.jsonl.*run again when they can"):
+    with pytest.raises(
+        OSError,
+        match=r"last events of a finished training cannot be read \(.*1\.jsonl.*run again when they can",
+    ):
         watch.drain()
     assert len(pauses) == watcher.DRAIN_TRIES - 1
 
@@ -65,9 +79,12 @@ def test_the_last_events_are_tried_again_and_missing_ones_are_an_error(events, m
 
 def test_a_warning_is_a_line_that_stays_and_no_metric(events, capsys):
     points = []
-    write(events / "1.jsonl", {"kind": "note", "step": 1, "text": "builds"},
-          {"kind": "warning", "step": 0, "text": "an idle GPU"},
-          {"kind": "evaluation", "step": 2, "split": "validation", "accuracy": 0.5})
+    write(
+        events / "1.jsonl",
+        {"kind": "note", "step": 1, "text": "builds"},
+        {"kind": "warning", "step": 0, "text": "an idle GPU"},
+        {"kind": "evaluation", "step": 2, "split": "validation", "accuracy": 0.5},
+    )
     watching(events, points).look()
     assert points == [(2, "validation/accuracy")]
     assert "step 0: an idle GPU" in capsys.readouterr().out

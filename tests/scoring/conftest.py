@@ -4,12 +4,20 @@ import pytest
 import torch
 
 from pipelines.dataset.tokenizer import tokenizer_fingerprint, train_bpe
-from pipelines.finetune.model import Architecture, ModelSpec, build_model, save_model
+from pipelines.finetune.models.build import Architecture, ModelSpec, build_model, save_model
 
 LABELS = ("lost_card", "top_up", "退款")
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-         "max_position_embeddings": 64}
-KINDS = {"classification": {"model_type": "bert"}, "language_modelling": {"model_type": "llama", "num_key_value_heads": 2}}
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
+KINDS = {
+    "classification": {"model_type": "bert"},
+    "language_modelling": {"model_type": "llama", "num_key_value_heads": 2},
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,14 +31,21 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return train_bpe(iter(["my card was lost", "how do I top up", "信用卡丢了", "请给我退款"] * 2), vocab_size=300)
+    return train_bpe(
+        iter(["my card was lost", "how do I top up", "信用卡丢了", "请给我退款"] * 2), vocab_size=300
+    )
 
 
 @pytest.fixture(scope="session")
 def build_folder(tokenizer, tmp_path_factory):
     def build(task, seed=1, max_tokens=16):
-        spec = ModelSpec(task=task, labels=LABELS if task == "classification" else (), max_tokens=max_tokens, base="scratch",
-                         tokenizer=tokenizer_fingerprint(tokenizer))
+        spec = ModelSpec(
+            task=task,
+            labels=LABELS if task == "classification" else (),
+            max_tokens=max_tokens,
+            base="scratch",
+            tokenizer=tokenizer_fingerprint(tokenizer),
+        )
         architecture = Architecture(config={**KINDS[task], **SIZES})
         module = build_model(architecture, spec, vocab_size=tokenizer.get_vocab_size(), seed=seed)
         if task == "classification":

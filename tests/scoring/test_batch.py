@@ -14,17 +14,33 @@ from pipelines.tables import PREDICTIONS
 
 MODEL = SimpleNamespace(name="intents", version=3, run_id="r1")
 SCORED_AT = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-ROWS = [(f"d{i:02}", text, label) for i, (text, label) in enumerate([
-    ("my card was lost", "lost_card"), ("", "top_up"), ("请给我退款", "退款"), ("how do I top up " * 30, None)] * 8)]
+ROWS = [
+    (f"d{i:02}", text, label)
+    for i, (text, label) in enumerate(
+        [
+            ("my card was lost", "lost_card"),
+            ("", "top_up"),
+            ("请给我退款", "退款"),
+            ("how do I top up " * 30, None),
+        ]
+        * 8
+    )
+]
 
 
 @pytest.fixture(scope="module")
 def documents(spark):
-    return spark.createDataFrame(ROWS, "doc_id STRING, text STRING, label STRING").repartition(3, "doc_id").cache()
+    return (
+        spark.createDataFrame(ROWS, "doc_id STRING, text STRING, label STRING")
+        .repartition(3, "doc_id")
+        .cache()
+    )
 
 
 def score(documents, folder, **options):
-    return batch.score_documents(documents, folder, MODEL, documents_version=5, scored_at=SCORED_AT, **options)
+    return batch.score_documents(
+        documents, folder, MODEL, documents_version=5, scored_at=SCORED_AT, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +61,15 @@ def test_the_frame_is_the_predictions_table(scored):
     digest, num_rows = PREDICTIONS.digest(scored)
     assert (len(digest), num_rows) == (32, len(ROWS))
     first = scored.first()
-    assert (first.model_name, first.model_version, first.run_id, first.documents_version) == ("intents", 3, "r1", 5)
-    assert {row.scored_at.timestamp() for row in scored.select("scored_at").distinct().collect()} == {SCORED_AT.timestamp()}
+    assert (first.model_name, first.model_version, first.run_id, first.documents_version) == (
+        "intents",
+        3,
+        "r1",
+        5,
+    )
+    assert {row.scored_at.timestamp() for row in scored.select("scored_at").distinct().collect()} == {
+        SCORED_AT.timestamp()
+    }
     assert min(row.latency_ms for row in scored.collect()) > 0
 
 
@@ -54,15 +77,21 @@ def test_a_second_run_has_the_same_digest(scored, documents, classifier_folder):
     assert PREDICTIONS.digest(score(documents, classifier_folder)) == PREDICTIONS.digest(scored)
 
 
-def test_other_partitions_and_slices_move_scores_by_noise_only(scored, documents, classifier_folder, monkeypatch):
+def test_other_partitions_and_slices_move_scores_by_noise_only(
+    scored, documents, classifier_folder, monkeypatch
+):
     monkeypatch.setattr(batch, "SLICE_ROWS", 2)
-    other = {row.doc_id: row for row in score(documents.coalesce(1), classifier_folder, batch_size=5).collect()}
+    other = {
+        row.doc_id: row for row in score(documents.coalesce(1), classifier_folder, batch_size=5).collect()
+    }
     for row in scored.collect():
         assert other[row.doc_id].prediction == row.prediction
         assert other[row.doc_id].score == pytest.approx(row.score, abs=1e-5)
 
 
-def test_a_folder_shipped_to_a_cluster_arrives_whole(spark, documents, scored, classifier_folder, monkeypatch):
+def test_a_folder_shipped_to_a_cluster_arrives_whole(
+    spark, documents, scored, classifier_folder, monkeypatch
+):
     monkeypatch.setattr(batch, "needs_shipping", lambda context: True)
     assert PREDICTIONS.digest(score(documents, classifier_folder)) == PREDICTIONS.digest(scored)
     name = batch.ship(spark.sparkContext, classifier_folder)
@@ -71,26 +100,43 @@ def test_a_folder_shipped_to_a_cluster_arrives_whole(spark, documents, scored, c
     assert names == sorted(path.name for path in classifier_folder.iterdir())
 
 
-def test_what_was_scored_before_is_not_scored_again_unless_text_label_or_model_changed(spark, documents, scored):
+def test_what_was_scored_before_is_not_scored_again_unless_text_label_or_model_changed(
+    spark, documents, scored
+):
     model = SimpleNamespace(name="intents", version=3, run_id="r1")
     assert batch.unscored(documents, scored, model).count() == 0
     text = F.when(F.col("doc_id") == "d01", "another text").otherwise(F.col("text"))
     label = F.when(F.col("doc_id") == "d03", "corrected").otherwise(F.col("label"))
     corrected = documents.withColumns({"text": text, "label": label})
-    assert sorted(row.doc_id for row in batch.unscored(corrected, scored, model).collect()) == ["d01", "d03"]  # d03 had no label
+    assert sorted(row.doc_id for row in batch.unscored(corrected, scored, model).collect()) == [
+        "d01",
+        "d03",
+    ]  # d03 had no label
     for other in ({"version": 4}, {"run_id": "r2"}, {"name": "answers"}):
-        assert batch.unscored(documents, scored, SimpleNamespace(**{**vars(model), **other})).count() == len(ROWS)
+        assert batch.unscored(documents, scored, SimpleNamespace(**{**vars(model), **other})).count() == len(
+            ROWS
+        )
 
 
-@pytest.mark.parametrize(("master", "ships"), [
-    ("local", False), ("local[2,4]", False), ("local-cluster[2,2,1024]", True), ("spark://h:7077", True), ("yarn", True)])
+@pytest.mark.parametrize(
+    ("master", "ships"),
+    [
+        ("local", False),
+        ("local[2,4]", False),
+        ("local-cluster[2,2,1024]", True),
+        ("spark://h:7077", True),
+        ("yarn", True),
+    ],
+)
 def test_only_workers_that_see_our_files_use_them_in_place(master, ships):
     assert batch.needs_shipping(SimpleNamespace(master=master)) is ships
 
 
 def predictions(spark, rows):
-    return spark.createDataFrame([(f"d{i}", *row) for i, row in enumerate(rows)],
-                                 "doc_id STRING, text STRING, label STRING, prediction STRING, score DOUBLE")
+    return spark.createDataFrame(
+        [(f"d{i}", *row) for i, row in enumerate(rows)],
+        "doc_id STRING, text STRING, label STRING, prediction STRING, score DOUBLE",
+    )
 
 
 def test_accuracy_counts_labelled_documents_only(spark):
@@ -98,13 +144,22 @@ def test_accuracy_counts_labelled_documents_only(spark):
     rows = [("t", "a", "a", 0.9), ("t", "a", "b", 0.9), ("t", "b", "a", 0.9), ("t", None, "a", 0.9)]
     frame = predictions(spark, rows)
     assert batch.accuracy(frame) == pytest.approx(1 / 3)
-    assert [tuple(row) for row in batch.confusion(frame).collect()] == [("a", "a", 1), ("a", "b", 1), ("b", "a", 1)]
+    assert [tuple(row) for row in batch.confusion(frame).collect()] == [
+        ("a", "a", 1),
+        ("a", "b", 1),
+        ("b", "a", 1),
+    ]
     assert batch.evaluate(frame, model_version=3, metric="accuracy").num_rows == 3
 
 
 def test_bits_per_byte_weigh_texts_by_their_bytes(spark):
     # By hand: 退 is 3 bytes of 2 bits, "a" 1 byte of 6 bits: (3 * 2 + 6) / 4 = 3; the empty text has no say.
-    assert batch.bits_per_byte(predictions(spark, [("退", None, "", 2.0), ("a", None, "", 6.0), ("", None, "", 0.0)])) == 3.0
+    assert (
+        batch.bits_per_byte(
+            predictions(spark, [("退", None, "", 2.0), ("a", None, "", 6.0), ("", None, "", 0.0)])
+        )
+        == 3.0
+    )
 
 
 def test_a_metric_of_nothing_is_an_error(spark):
@@ -118,5 +173,7 @@ def test_two_models_on_equal_documents_have_equal_rows_digests(spark):
     one = predictions(spark, [("t", "a", "a", 0.9), ("u", "b", "a", 0.8)])
     two = predictions(spark, [("t", "a", "b", 0.1), ("u", "b", "b", 0.2)]).repartition(2)
     other = predictions(spark, [("t", "a", "a", 0.9), ("u", "a", "a", 0.8)])
-    digests = [batch.evaluate(frame, model_version=1, metric="accuracy").rows_digest for frame in (one, two, other)]
+    digests = [
+        batch.evaluate(frame, model_version=1, metric="accuracy").rows_digest for frame in (one, two, other)
+    ]
     assert digests[0] == digests[1] != digests[2]

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from pipelines.finetune.model import load_model
+from pipelines.finetune.models.build import load_model
 from pipelines.scoring import predict
 from pipelines.scoring.predict import Prediction, Predictor
 
@@ -16,9 +16,11 @@ TEXTS = ["my card was lost", "", "退款", "how do I top up " * 40, "x", "信用
 def classify_one(model, text):
     """Twin: encode the whole text, keep the first tokens and the end token, no padding, no batch."""
     ids = model.tokenizer.encode(text).ids
-    ids = ids if len(ids) <= model.spec.max_tokens else [*ids[:model.spec.max_tokens - 1], ids[-1]]
+    ids = ids if len(ids) <= model.spec.max_tokens else [*ids[: model.spec.max_tokens - 1], ids[-1]]
     with torch.inference_mode():
-        probabilities = model.module(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)).softmax(-1)[0]
+        probabilities = model.module(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)).softmax(
+            -1
+        )[0]
     best = int(probabilities.argmax())
     return model.spec.labels[best], float(probabilities[best])
 
@@ -29,7 +31,7 @@ def bits_one(model, text):
     ids = [end, *model.tokenizer.encode(text).ids]
     nats, size = 0.0, model.spec.max_tokens
     for first in range(0, len(ids) - 1, size - 1):
-        window = torch.tensor([ids[first:first + size]])
+        window = torch.tensor([ids[first : first + size]])
         with torch.inference_mode():
             log_probabilities = model.module(window, torch.ones_like(window)).log_softmax(-1)[0]
         nats -= sum(float(log_probabilities[t, window[0, t + 1]]) for t in range(window.shape[1] - 1))
@@ -39,7 +41,9 @@ def bits_one(model, text):
 def continue_one(model, text):
     end = model.tokenizer.encode("").ids[-1]
     num_new = min(32, model.spec.max_tokens // 2)
-    ids = [end, *model.tokenizer.encode(text, add_special_tokens=False).ids][:model.spec.max_tokens - num_new]
+    ids = [end, *model.tokenizer.encode(text, add_special_tokens=False).ids][
+        : model.spec.max_tokens - num_new
+    ]
     new = []
     for _ in range(num_new):
         window = torch.tensor([ids + new])
@@ -65,7 +69,9 @@ def test_a_language_model_equals_its_twin(decoder_folder, batch_size):
     model = load_model(decoder_folder)
     predictions = Predictor.load(decoder_folder).predict(TEXTS, batch_size=batch_size)
     assert [p.prediction for p in predictions] == [continue_one(model, text) for text in TEXTS]
-    assert [p.score for p in predictions] == pytest.approx([bits_one(model, text) if text else 0.0 for text in TEXTS], abs=1e-5)
+    assert [p.score for p in predictions] == pytest.approx(
+        [bits_one(model, text) if text else 0.0 for text in TEXTS], abs=1e-5
+    )
 
 
 def test_a_text_without_bytes_has_zero_bits(decoder_folder):

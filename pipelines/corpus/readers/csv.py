@@ -14,7 +14,16 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipelines.corpus.readers.records import BOM, Lines, MalformedError, Record, checked, decode, too_long, without_line_end
+from pipelines.corpus.readers.records import (
+    BOM,
+    Lines,
+    MalformedError,
+    Record,
+    checked,
+    decode,
+    too_long,
+    without_line_end,
+)
 from pipelines.corpus.source import Source
 
 
@@ -70,7 +79,9 @@ def split_fields(text: str, delimiter: str, field: re.Pattern[str]) -> list[str]
         if position == len(text):
             return values
         if text[position] != delimiter:
-            raise MalformedError(f"quote or line break: {text[position]!r} at character {position} of the record")
+            raise MalformedError(
+                f"quote or line break: {text[position]!r} at character {position} of the record"
+            )
         position += 1
 
 
@@ -112,10 +123,14 @@ def _header(cut: _Cut, source: Source, field: re.Pattern[str]) -> _Header:
         for name in source.fields.values():
             if names.count(name) != 1:
                 shown = ", ".join(names)[:200]
-                raise MalformedError(f"{name!r} stands {names.count(name)} times among {shown!r}; correct fields or delimiter")
+                raise MalformedError(
+                    f"{name!r} stands {names.count(name)} times among {shown!r}; correct fields or delimiter"
+                )
     except MalformedError as error:
         return _Header(0, (), f"header: {error}")
-    return _Header(len(names), tuple((column, names.index(name)) for column, name in source.fields.items()), None)
+    return _Header(
+        len(names), tuple((column, names.index(name)) for column, name in source.fields.items()), None
+    )
 
 
 def _parsed(cut: _Cut, header: _Header, lines: Lines, delimiter: str, field: re.Pattern[str]) -> Record:
@@ -132,7 +147,9 @@ def _parsed(cut: _Cut, header: _Header, lines: Lines, delimiter: str, field: re.
     first = raw.find(b"\n") + 1
     below = raw[first:] if first else b""
     num_fields = _num_fields(data, delimiter, field) if below else header.num_fields
-    if num_fields == header.num_fields or (num_fields and not _are_records(below, header.num_fields, delimiter, field)):
+    if num_fields == header.num_fields or (
+        num_fields and not _are_records(below, header.num_fields, delimiter, field)
+    ):
         return cut.broken(reason)
     if num_fields:
         num_lines, wanted = data.count(b"\n"), header.num_fields

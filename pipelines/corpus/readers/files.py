@@ -29,7 +29,9 @@ READERS: dict[str, Callable[[Lines, Source], Iterator[Record]]] = {
 MAX_RAW_BYTES = 64 * 2**10
 SLICE_BYTES = 128 * 2**20
 _TASK_BYTES = 32 * 2**20  # about a second of reading
-_FILE_BYTES = 256 * 2**10  # what opening a file costs, in bytes read meanwhile: at most 128 small files a task
+_FILE_BYTES = (
+    256 * 2**10
+)  # what opening a file costs, in bytes read meanwhile: at most 128 small files a task
 _BUFFER_BYTES = 2**20
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 10_000

@@ -7,7 +7,16 @@ A number stays as it is written and becomes text, so the keys 1 and "1" are one 
 import json
 from collections.abc import Iterator
 
-from pipelines.corpus.readers.records import BOM, Lines, MalformedError, Record, checked, decode, too_long, without_line_end
+from pipelines.corpus.readers.records import (
+    BOM,
+    Lines,
+    MalformedError,
+    Record,
+    checked,
+    decode,
+    too_long,
+    without_line_end,
+)
 from pipelines.corpus.source import Source
 
 

@@ -138,7 +138,9 @@ def decode(data: bytes) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise MalformedError(f"invalid UTF-8: byte 0x{data[error.start]:02x} at {error.start} of the record") from None
+        raise MalformedError(
+            f"invalid UTF-8: byte 0x{data[error.start]:02x} at {error.start} of the record"
+        ) from None
     if "\0" in text:
         raise MalformedError("NUL: the text holds the character U+0000; is the file UTF-16 or binary?")
     return text

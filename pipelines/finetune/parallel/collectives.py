@@ -38,5 +38,7 @@ def _require_equal(number: int, what: str) -> None:
     mine = torch.tensor([number, -number], dtype=torch.int64)
     largest = hvd.allreduce(mine, op=hvd.Max, name=f"equal.{what}")
     if largest[0] != -largest[1]:
-        raise RuntimeError(f"ranks differ in their number of {what}: {-largest[1]} to {largest[0]}; "
-                           "was a checkpoint seen by some only?")
+        raise RuntimeError(
+            f"ranks differ in their number of {what}: {-largest[1]} to {largest[0]}; "
+            "was a checkpoint seen by some only?"
+        )

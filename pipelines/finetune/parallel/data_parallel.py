@@ -24,14 +24,21 @@ class DataParallel:
 
     def __init__(self, device: torch.device) -> None:
         if device.type == "cuda" and not nccl_built():
-            raise RuntimeError("GPU ranks need a Horovod built with NCCL; install CUDA's nvcc and run make setup again, "
-                               "or set finetune.num_ranks=1")
+            raise RuntimeError(
+                "GPU ranks need a Horovod built with NCCL; install CUDA's nvcc and run make setup again, "
+                "or set finetune.num_ranks=1"
+            )
         self.rank, self.world_size, self.device = hvd.rank(), hvd.size(), device
 
     def wrap(self, model: nn.Module, optimizer: Optimizer, *, accumulation: int) -> Optimizer:
         # Horovod sums the passes before it averages over ranks, which is what the loop's normalised losses need.
-        wrapped = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters(), op=hvd.Average,
-                                           backward_passes_per_step=accumulation, groups=NUM_GROUPS)
+        wrapped = hvd.DistributedOptimizer(
+            optimizer,
+            named_parameters=model.named_parameters(),
+            op=hvd.Average,
+            backward_passes_per_step=accumulation,
+            groups=NUM_GROUPS,
+        )
         # It is a new optimizer over the same parameters: without this, a resumed training would start with empty moments.
         wrapped.load_state_dict(optimizer.state_dict())
         collectives.broadcast_state(model, wrapped)

@@ -1,0 +1,1 @@
+"""The shell around the stage jobs: command line, settings, plans, progress, doctor."""

@@ -1,0 +1,1 @@
+"""Encoded documents into sequences: one method per file."""

@@ -1,0 +1,1 @@
+"""Checkpoints: complete or absent, checked by sha256, readable by any strategy."""

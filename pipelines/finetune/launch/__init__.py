@@ -1,0 +1,1 @@
+"""Ranks inside a Spark barrier stage: who they are, how they meet, how they are started."""

@@ -1,0 +1,1 @@
+"""One training, one MLflow run: what it read, how it went, where it ran."""

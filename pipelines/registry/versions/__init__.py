@@ -1,0 +1,1 @@
+"""Model versions: registered once per training, found by alias or number."""

@@ -1,0 +1,73 @@
+"""A new version against the champion, measured on the same documents; the gate decides."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from pipelines.finetune.models.build import read_spec
+from pipelines.registry.gate import decide as gate
+from pipelines.registry.versions import register as models
+from pipelines.scoring.batch import dealt, evaluate, score_documents
+from pipelines.spark import persisted
+
+NUM_EXAMPLES, EXAMPLE_CHARS = 2, 200
+SERVE_SCRIPT = Path(__file__).with_name("serve.py")
+"""What MLflow runs to serve a model; it reads the model folder."""
+
+
+def example_texts(documents: DataFrame) -> list[str]:
+    """Beginnings of the first documents by doc_id: the input example of a model version.
+
+    Raises ValueError if there are no documents.
+    """
+    beginnings = (
+        documents.orderBy("doc_id")
+        .select(F.substring("text", 1, EXAMPLE_CHARS).alias("text"))
+        .limit(NUM_EXAMPLES)
+    )
+    texts = [row["text"] for row in beginnings.collect()]
+    if not texts:
+        raise ValueError(
+            "there are no kept documents to judge a model on; set registry.split to a split that has some"
+        )
+    return texts
+
+
+def compare(
+    documents: DataFrame,
+    name: str,
+    version: int,
+    *,
+    min_gain: float,
+    batch_size: int,
+    say: Callable[[str], None],
+) -> gate.Verdict:
+    """Measure the challenger, and the champion if there is another one; the gate's verdict."""
+    # A champion judged again, after a kill or on other rows, meets the one it replaced.
+    rival = models.rival_of(name, version)
+    rivals = [] if rival is None else [rival]
+    measured = {}
+    with persisted(documents) as held_out:
+        for each in [version, *rivals]:
+            say(f"measuring version {each}")
+            measured[each] = measure(held_out, models.resolve(name, each), batch_size=batch_size)
+    return gate.decide(measured[version], measured[rivals[0]] if rivals else None, min_gain=min_gain)
+
+
+def measure(documents: DataFrame, model: models.ResolvedModel, *, batch_size: int) -> gate.Evaluation:
+    """The model's metric over all documents."""
+    tasks = documents.sparkSession.sparkContext.defaultParallelism
+    scored = score_documents(
+        dealt(documents, num_partitions=tasks),
+        model.folder,
+        model,
+        documents_version=0,
+        scored_at=datetime.now(UTC),
+        batch_size=batch_size,
+        continues=False,
+    )
+    with persisted(scored):
+        return evaluate(scored, model_version=model.version, metric=read_spec(model.folder).metric)

@@ -1,0 +1,1 @@
+"""Tests that start processes of their own: kill, cluster, serve, notebook."""

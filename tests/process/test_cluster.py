@@ -1,0 +1,68 @@
+"""The five stages on a cluster: executors in processes of their own, which share storage with the driver and nothing else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from jobs.training import training_of
+from pipelines.finetune.worker import result_of
+from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
+from tests.conftest import flow_overrides, write_tickets
+
+CHECKOUT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 600
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory):
+    """Folder of a flow that ran on two executors of one slot each, and what its driver printed."""
+    folder = tmp_path_factory.mktemp("clustered")
+    write_tickets(folder / "raw")
+    # Executors start from SPARK_HOME and keep their files in its folder work: a home of their own, made of links.
+    home = folder / "spark"
+    home.mkdir()
+    for part in Path(pyspark.__file__).parent.iterdir():
+        (home / part.name).symlink_to(part)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(CHECKOUT),
+        "SPARK_HOME": str(home),
+        "SPARK_SCALA_VERSION": "2.13",
+        "PYSPARK_SUBMIT_ARGS": "--master local-cluster[2,1,1024] pyspark-shell",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "jobs.run", *flow_overrides(folder)],
+        cwd=CHECKOUT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return folder, ended.stdout
+
+
+@pytest.mark.horovod
+def test_a_cluster_gives_the_tables_and_weights_of_one_machine(spark, flow, clustered):
+    folder, output = clustered
+    assert len(list((folder / "spark" / "work").glob("app-*/*/stderr"))) == 2, (
+        output
+    )  # two executors did the work
+    for table in (DOCUMENTS, QUARANTINE, SEQUENCES, PREDICTIONS):
+        here, there = (table.read(spark, f"{each}/lake/{table.name}") for each in (flow.folder, folder))
+        assert table.digest(there) == table.digest(here), table.name
+    (result,) = [result_of(str(run)) for run in (folder / "lake" / "finetune").iterdir() if run.is_dir()]
+    assert result["weights"] == result_of(training_of(flow.configs["finetune"])[0].folder)["weights"]
+
+
+@pytest.mark.horovod
+def test_executors_score_with_the_model_that_the_driver_sent_them(clustered):
+    folder, _ = clustered
+    unpacked = list((folder / "spark" / "work").glob("app-*/*/model-*/model.safetensors"))
+    assert len(unpacked) == 2, unpacked

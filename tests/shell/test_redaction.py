@@ -1,0 +1,190 @@
+import pytest
+
+from jobs.run import STAGES, places
+from jobs.shell import redaction
+from jobs.shell.redaction import HIDDEN, redact, remember
+from jobs.shell.settings import load
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    monkeypatch.setattr(redaction, "_known", set())
+
+
+def test_secrets_are_not_printed(monkeypatch):
+    monkeypatch.setenv("MLFLOW_DB_PASSWORD", "hunter2")
+    monkeypatch.setenv("STORE_TOKEN", "hunter3")
+    keys = 'spark.hadoop.fs.s3a.secret.key: hunter4, spark.hadoop.fs.s3a.access.key: "${oc.env:MLFLOW_DB_PASSWORD}"'
+    settings = load(
+        overrides=[
+            "tracking.uri=postgresql://me:hunter1@host/db",
+            "tracking.experiment=${oc.env:STORE_TOKEN}",
+            f"spark={{{keys}}}",
+            "spark.redis.auth=hunter5",
+        ]
+    )
+    assert "hunter" not in settings.printed
+    assert "postgresql://[redacted]@host/db" in settings.printed
+    assert (
+        settings.section("finetune", STAGES["finetune"].Config).tracking.uri
+        == "postgresql://me:hunter1@host/db"
+    )
+    assert "hunter" not in settings.section("finetune", STAGES["finetune"].Config).effective
+
+
+def test_a_secret_is_hidden_wherever_its_value_went(monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    settings = load(overrides=["root=s3://u:${oc.env:MY_SECRET}x/b"])
+    assert settings.tree["corpus"]["documents"] == "s3://u:hunter2x/b/documents"
+    assert "documents: s3://u:[redacted]x/b/documents" in settings.printed
+    assert "hunter" not in settings.printed
+    assert redact({"folder": "s3://u:hunter2x/b", "betas": (0.9, 1)}) == {
+        "folder": "s3://u:[redacted]x/b",
+        "betas": (0.9, 1),
+    }
+    assert redact("no table at s3://u:hunter2x/b") == "no table at s3://u:[redacted]x/b"
+
+
+def test_a_secret_may_come_from_any_variable_by_way_of_a_secret_key(monkeypatch):
+    monkeypatch.setenv("PLAIN", "hunter2")
+    printed = load(overrides=["spark.redis.auth=${oc.env:PLAIN}", "root=/data/${oc.env:PLAIN}"]).printed
+    assert "spark.redis.auth: '[redacted]'" in printed
+    assert "root: /data/[redacted]" in printed
+
+
+def test_the_end_of_a_run_shows_no_password():
+    lines = places({"root": "s3://me@bucket/b", "tracking": {"uri": "postgresql://me:hunter2@host/db"}})
+    assert lines == ["tables    s3://[redacted]@bucket/b", "MLflow    postgresql://[redacted]@host/db"]
+
+
+def test_the_hint_at_make_ui_is_for_the_store_that_it_shows():
+    assert "make ui" in places(load().tree)[1]
+    assert "make ui" not in places(load(overrides=["tracking.uri=sqlite:///elsewhere/mlflow.db"]).tree)[1]
+
+
+def test_a_literal_secret_is_known_too_but_not_what_merely_has_to_do_with_secrets():
+    remember(
+        {
+            "spark": {
+                "spark.redis.auth": "hunter2",
+                "spark.databricks.secret.scope": "main",
+                "spark.my.password": "true",
+            }
+        }
+    )
+    assert redact("hunter2 of main is true") == "[redacted] of main is true"
+
+
+@pytest.mark.parametrize(
+    ("reference", "hidden"),
+    [
+        ("${oc.env:MY_SECRET}", True),
+        ("${oc.env:MY_SECRET,spare}", True),
+        ("a ${oc.decode:${oc.env:'MY_SECRET'}} b", True),
+        ("${oc.env:OTHER}", False),
+        ("${oc.env:MAX_TOKENS}", False),
+        ("${oc.env:PWD}", False),
+        ("${oc.env:AUTHOR}", False),
+    ],
+)
+def test_redaction_goes_by_the_name_of_the_environment_variable(monkeypatch, reference, hidden):
+    for name in ("MY_SECRET", "OTHER", "MAX_TOKENS", "PWD", "AUTHOR"):
+        monkeypatch.setenv(name, "hunter2")
+    remember({"any": [reference]})
+    assert redact("it is hunter2") == ("it is [redacted]" if hidden else "it is hunter2")
+    assert redact({"any": "x"}, {"any": reference})["any"] == (HIDDEN if hidden else "x")
+
+
+def test_the_default_of_a_secret_variable_is_a_secret(monkeypatch):
+    monkeypatch.delenv("MY_SECRET", raising=False)
+    remember("${oc.env:MY_SECRET,hunter2}")
+    assert redact("hunter2") == HIDDEN
+
+
+def test_a_short_secret_is_hidden_in_its_place_only(monkeypatch):
+    monkeypatch.setenv("PIN_SECRET", "dat")
+    printed = load(overrides=["registry.name=${oc.env:PIN_SECRET}", "scoring.alias=datum"]).printed
+    assert "  name: '[redacted]'" in printed
+    assert "alias: datum" in printed
+
+
+@pytest.mark.parametrize(
+    ("key", "hidden"),
+    [
+        ("api_key", True),
+        ("db_password", True),
+        ("token", True),
+        ("spark.my.secret.key", True),
+        ("spark.redis.auth", True),
+        ("spark.hadoop.fs.azure.account.key.me", True),
+        ("fs.s3a.access.key", True),
+        ("fs.azure.sas.fixed.token.c.a", True),
+        ("spark.authenticate.secret", True),
+        ("db_pwd", True),
+        ("passwd", True),
+        ("trustStorePassword", True),
+        ("authToken", True),
+        ("tokenizer", False),
+        ("tokenizers", False),
+        ("max_tokens", False),
+        ("tokens", False),
+        ("key", False),
+        ("author", False),
+        ("spark.authenticate", False),
+        ("fs.azure.account.auth.type", False),
+        ("pad_token_id", False),
+        ("eos_token", False),
+        ("token_type_ids", False),
+        ("num_key_value_heads", False),
+    ],
+)
+def test_redaction_goes_by_the_name_of_the_key(key, hidden):
+    assert redact({key: "value"})[key] == (HIDDEN if hidden else "value")
+
+
+def test_all_below_a_secret_key_is_hidden_and_a_switch_is_no_secret():
+    assert redact({"credentials": {"user": "me", "list": ["a", 1]}, "token": True, "auth": None}) == {
+        "credentials": {"user": HIDDEN, "list": [HIDDEN, HIDDEN]},
+        "token": True,
+        "auth": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:hun@ter/2@host/db", "postgresql://[redacted]@host/db"),
+        ("https://hunter2@host/x", "https://[redacted]@host/x"),
+        (
+            "postgresql://host/db?user=me&password=hunter2&ssl=1",
+            "postgresql://host/db?user=me&password=[redacted]&ssl=1",
+        ),
+        ("mysql://host/db?pwd=hunter2", "mysql://host/db?pwd=[redacted]"),
+        ("mysql://host/db?passwd=hunter2", "mysql://host/db?passwd=[redacted]"),
+        ("https://host/blob?sig=hunter2&se=2030", "https://host/blob?sig=[redacted]&se=2030"),
+        (
+            "-Djavax.net.ssl.trustStorePassword=hunter2 -Da=b",
+            "-Djavax.net.ssl.trustStorePassword=[redacted] -Da=b",
+        ),
+        ("-Dmy.token='hun ter2' -Dkey=hunter2", "-Dmy.token=[redacted] -Dkey=[redacted]"),
+        (
+            "spark.driver.extraJavaOptions=-Dmy.secret=hunter2==",
+            "spark.driver.extraJavaOptions=-Dmy.secret=[redacted]",
+        ),
+        (
+            "jdbc:sqlserver://host;user=me;password=hun;ter2",
+            "jdbc:sqlserver://host;user=me;password=[redacted]",
+        ),
+        (
+            "abfss://container@account.dfs.core.windows.net/x",
+            "abfss://container@account.dfs.core.windows.net/x",
+        ),
+        (
+            "an override is key=value; got max_tokens=3, tokenizer=x",
+            "an override is key=value; got max_tokens=3, tokenizer=x",
+        ),
+        ("http://host:5000/path", "http://host:5000/path"),
+    ],
+)
+def test_redaction_goes_by_the_place_in_a_text(text, shown):
+    assert redact(text) == redact({"any": [text]})["any"][0] == shown
