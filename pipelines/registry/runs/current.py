@@ -1,17 +1,16 @@
-"""The run that counts for a flow: the finetune stage names it in its folder. The newest run of an experiment may be of another
-configuration or of a colleague.
+"""The current run of a folder of trainings. The finetune stage writes its id into a file there.
+
+The newest run of an experiment is no substitute: it may have another configuration, or belong to a colleague.
 """
 
 import json
 from typing import NamedTuple
 
-from pipelines.registry import store  # noqa: F401  (before mlflow: switches its noise off)
-from pipelines.storage import Folder
-
-# isort: split
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
+
+from pipelines.storage import Folder
 
 FOLDER_TAG = "distributary.folder"
 """Tag of a run: its folder with checkpoints, model and result."""
@@ -23,7 +22,7 @@ class CurrentRun(NamedTuple):
 
     run_id: str
     fingerprint: str
-    """What it was made from."""
+    """Of everything the training was made from."""
     folder: str
     """Its folder with model and result."""
 
@@ -34,30 +33,32 @@ def write_current(trainings: str, run: CurrentRun) -> None:
 
 
 def read_current(trainings: str) -> CurrentRun | None:
-    """What the pointer says; None if there is none."""
+    """The run that the file names, without asking MLflow; None if there is no file."""
     folder = Folder(trainings)
     return CurrentRun(**json.loads(folder.read(POINTER))) if folder.exists(POINTER) else None
 
 
-def current_run(trainings: str) -> CurrentRun:
-    """The current run of the folder of trainings.
+def require_current(trainings: str) -> CurrentRun:
+    """The current run of the folder of trainings, which MLflow knows as finished.
 
-    Raises FileNotFoundError if no training ended there, LookupError if MLflow has no such run or does not call it finished.
+    Raises FileNotFoundError if no training has finished there, LookupError if MLflow does not have the run or
+    it has another status.
     """
     current = read_current(trainings)
     if current is None:
         raise FileNotFoundError(
             f"no finished training in {Folder(trainings).path}; run first: distributary finetune"
         )
-    if (status := _status(current.run_id)) != "FINISHED":
+    status = _read_status(current.run_id)
+    if status != "FINISHED":
         raise LookupError(
-            f"{Folder(trainings).path}/{POINTER} names run {current.run_id}, which is {status} in MLflow, not "
-            "FINISHED; run first: distributary finetune"
+            f"{Folder(trainings).path}/{POINTER} names run {current.run_id}, which is {status} in MLflow, "
+            "not FINISHED; run first: distributary finetune"
         )
     return current
 
 
-def _status(run_id: str) -> str:
+def _read_status(run_id: str) -> str:
     try:
         run = MlflowClient().get_run(run_id)
     except MlflowException as error:
