@@ -10,7 +10,8 @@ from jobs.shell.plan import required
 from jobs.shell.settings import Section
 from pipelines.dataset.build import kept
 from pipelines.pin import Pin, fingerprint
-from pipelines.registry.gate.apply import apply_verdict, find_verdict
+from pipelines.registry.gate.apply import apply_verdict
+from pipelines.registry.lookup import Lookup
 from pipelines.registry.runs.current import CurrentRun, require_current
 from pipelines.registry.store import connect
 from pipelines.registry.versions.aliases import find_champion
@@ -35,15 +36,13 @@ class Config(Section):
 
 def inputs(config: Config) -> tuple[Plan, CurrentRun, Pin]:
     """The plan, and the run and the documents it was made for: later changes do not affect this stage."""
-    connect(config.tracking.uri, config.tracking.artifacts)
-    run, documents = (
-        require_current(config.trainings),
-        required(absolute(config.documents), "documents", "corpus"),
-    )
+    lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
+    run = require_current(config.trainings, lookup.read_run_status)
+    documents = required(absolute(config.documents), "documents", "corpus")
     made_from = fingerprint(
         "registry", REVISION, run.run_id, config.name, config.split, config.min_gain, documents.identity()
     )
-    done = find_verdict(config.name, run.run_id, made_from=made_from)
+    done = lookup.find_verdict(config.name, run.run_id, made_from=made_from)
     why = (
         f"{config.name} version {done.model_version}: {done.reason}"
         if done
@@ -60,6 +59,7 @@ def main(config: Config) -> Outcome:
     planned, run, documents = inputs(config)
     if planned.up_to_date:
         return Outcome(stage="registry", ran=False, why=planned.why)
+    connect(config.tracking.uri, config.tracking.artifacts)
     with working("registry") as work:
         work.say("starting Spark")
         spark = session("distributary registry", config.spark)

@@ -30,6 +30,7 @@ from jobs.shell.command import tell
 from pipelines.pin import pin
 from pipelines.registry import store
 from pipelines.registry.runs.current import require_current
+from pipelines.registry.runs.tracker import read_run_status
 from pipelines.registry.runs.lineage import read_lineage
 from pipelines.registry.versions.resolve import resolve_model
 from pipelines.scoring.batch import confusion
@@ -141,7 +142,7 @@ tell(outcomes["finetune"])
 
 # COMMAND ----------
 
-run_id = require_current(configs["registry"].trainings).run_id
+run_id = require_current(configs["registry"].trainings, read_run_status).run_id
 run = mlflow.MlflowClient().get_run(run_id)
 metrics = pd.Series(run.data.metrics).sort_index()
 print(metrics.to_string())

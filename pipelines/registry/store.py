@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from pipelines.registry import MLFLOW_DEFAULTS
+from pipelines.registry.paths import SQLITE, sqlite_path
 
 _artifact_roots: dict[str, str] = {}
 """Tracking URI -> root for artifacts of new experiments. MLflow has no setting for it on the client's
@@ -38,11 +39,18 @@ def connect(tracking_uri: str, artifact_root: str | None = None) -> None:
     root = artifact_root or _default_artifact_root(uri)
     if root is not None:
         _artifact_roots[uri] = root if "://" in root else str(Path(root).resolve())
-    if _sqlite_path(uri) is not None:
+    if sqlite_path(uri) is not None:
         # The first request opens or creates the database: a fault shows here, and not in the middle of a
         # training.
         with hide_mlflow_warnings():
             mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+def require_connection() -> None:
+    """Raise RuntimeError if `connect` was not called: MLflow would write to a store of its own in the working
+    folder."""
+    if not mlflow.is_tracking_uri_set():
+        raise RuntimeError("no store is connected; call pipelines.registry.store.connect(tracking_uri) first")
 
 
 @contextmanager
@@ -101,17 +109,13 @@ def _make_absolute(tracking_uri: str) -> str:
             f"tracking_uri '{tracking_uri}' is a folder, which MLflow no longer supports; "
             "use sqlite:///FOLDER/mlflow.db or the address of a tracking server"
         )
-    path = _sqlite_path(tracking_uri)
+    path = sqlite_path(tracking_uri)
     if path is None:
         return tracking_uri
     path.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{path.resolve()}"
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    return Path(unquote(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
+    return f"{SQLITE}{path}"
 
 
 def _default_artifact_root(uri: str) -> str | None:
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     return None if path is None else str(path.parent / "artifacts")

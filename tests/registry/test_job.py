@@ -12,7 +12,7 @@ from jobs.shell import settings as configuration
 from jobs.training import training_of
 from pipelines.lease import Lease
 from pipelines.registry.runs import current as runs
-from pipelines.registry.runs.tracker import Tracker
+from pipelines.registry.runs.tracker import Tracker, read_run_status
 from pipelines.storage import Folder
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.conftest import flow_overrides
@@ -67,7 +67,7 @@ def train(config):
     """Run the finetune job with a result that its ranks would write. Returns the run's id."""
     Folder(training_of(config)[0].folder).write("result.json", json.dumps(RESULT).encode())
     assert finetune.main(config).ran
-    return runs.require_current(config.folder).run_id
+    return runs.require_current(config.folder, read_run_status).run_id
 
 
 def num_runs(config):
@@ -114,7 +114,7 @@ def test_a_pointer_to_an_unfinished_run_is_refused(configs):
         registry.plan(configs.registry)
     again = train(configs.finetune)
     assert registry.inputs(configs.registry)[1].run_id == again != run_id
-    current = runs.require_current(configs.finetune.folder)
+    current = runs.require_current(configs.finetune.folder, read_run_status)
     runs.write_current(configs.finetune.folder, current._replace(run_id="0" * 32))
     with pytest.raises(LookupError, match="which is unknown in MLflow"):
         registry.plan(configs.registry)

@@ -1,24 +1,16 @@
 """Apply a verdict of the gate, and keep it: as verdict.json in the run, and as tags of the model version."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 from mlflow import MlflowClient
 
-from pipelines.registry.gate.decide import Verdict
+from pipelines.registry.gate.decide import KeptVerdict, Verdict
 from pipelines.registry.versions.aliases import find_champion, find_withdrawal, promote
 from pipelines.registry.versions.find import find_versions_of_run
 
 GATE_TAG, REASON_TAG = "distributary_gate", "distributary_verdict"
 MAX_REASON_CHARS = 1000
 """Unity Catalog's limit on the value of a tag. verdict.json has the whole reason."""
-
-
-class KeptVerdict(NamedTuple):
-    """A verdict that was applied earlier."""
-
-    model_version: int
-    reason: str
 
 
 def find_verdict(name: str, run_id: str, *, made_from: str) -> KeptVerdict | None:

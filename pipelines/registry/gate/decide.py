@@ -6,6 +6,7 @@ because replacing a model that people rely on needs a reason.
 
 import math
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from pipelines.metrics import METRICS
 
@@ -50,6 +51,13 @@ class Verdict:
     def to_dict(self) -> dict[str, object]:
         """For verdict.json: plain types. A value that is not finite becomes null, because JSON has no NaN."""
         return {name: _replace_not_finite(value) for name, value in asdict(self).items()}
+
+
+class KeptVerdict(NamedTuple):
+    """A verdict that was applied earlier."""
+
+    model_version: int
+    reason: str
 
 
 def decide(challenger: Measurement, champion: Measurement | None, *, min_gain: float = 0.0) -> Verdict:

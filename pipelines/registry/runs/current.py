@@ -4,11 +4,8 @@ The newest run of an experiment is no substitute: it may have another configurat
 """
 
 import json
+from collections.abc import Callable
 from typing import NamedTuple
-
-from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage
-from mlflow.exceptions import MlflowException
 
 from pipelines.storage import Folder
 
@@ -38,31 +35,22 @@ def read_current(trainings: str) -> CurrentRun | None:
     return CurrentRun(**json.loads(folder.read(POINTER))) if folder.exists(POINTER) else None
 
 
-def require_current(trainings: str) -> CurrentRun:
-    """The current run of the folder of trainings, which MLflow knows as finished.
+def require_current(trainings: str, read_run_status: Callable[[str], str]) -> CurrentRun:
+    """The current run of the folder of trainings, which the store knows as finished.
 
-    Raises FileNotFoundError if no training has finished there, LookupError if MLflow does not have the run or
-    it has another status.
+    `read_run_status` asks the store for the status of a run id (`Lookup.read_run_status`). Raises
+    FileNotFoundError if no training has finished there, LookupError if the store does not have the run or it
+    has another status.
     """
     current = read_current(trainings)
     if current is None:
         raise FileNotFoundError(
             f"no finished training in {Folder(trainings).path}; run first: distributary finetune"
         )
-    status = _read_status(current.run_id)
+    status = read_run_status(current.run_id)
     if status != "FINISHED":
         raise LookupError(
             f"{Folder(trainings).path}/{POINTER} names run {current.run_id}, which is {status} in MLflow, "
             "not FINISHED; run first: distributary finetune"
         )
     return current
-
-
-def _read_status(run_id: str) -> str:
-    try:
-        run = MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return "unknown"
-    return "deleted" if run.info.lifecycle_stage == LifecycleStage.DELETED else str(run.info.status)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from pipelines.registry import store
@@ -56,6 +56,17 @@ def find_run(experiment: str, fingerprint: str) -> Run | None:
     return runs[0] if runs else None
 
 
+def read_run_status(run_id: str) -> str:
+    """MLflow's status, "deleted" for a deleted run, "unknown" if MLflow has no such run."""
+    try:
+        run = MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return "unknown"
+    return "deleted" if run.info.lifecycle_stage == LifecycleStage.DELETED else str(run.info.status)
+
+
 @contextmanager
 def open_run(
     experiment: str,
@@ -94,6 +105,7 @@ class Tracker:
         name: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
+        store.require_connection()
         self._client = MlflowClient()
         self._buffer: list[Metric] = []
         self._flushed_at = time.monotonic()

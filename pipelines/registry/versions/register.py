@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipelines.registry.runs.lineage import write_lineage
+from pipelines.registry.store import require_connection
 from pipelines.registry.versions.aliases import CHALLENGER
 from pipelines.registry.versions.find import DIGEST_TAG, find_versions_of_run, read_aliases
 from pipelines.registry.versions.upload import find_complete_upload, upload_model
@@ -30,6 +31,7 @@ def register_model(
     inside the `pipelines` package. The alias only moves forward: registering an old run again does not make
     it the challenger. The run's lineage names the version.
     """
+    require_connection()
     client = MlflowClient()
     digest = folder_digest(model_folder)
     version = _find_ready_version(name, run_id, digest)
