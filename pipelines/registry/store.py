@@ -32,10 +32,9 @@ def connect(tracking_uri: str, artifact_root: str | None = None) -> None:
     """
     uri = _make_absolute(tracking_uri)
     _set_log_level()
-    if uri != mlflow.get_tracking_uri() or not mlflow.is_tracking_uri_set():
-        mlflow.set_tracking_uri(uri)
-        # The workspace registry of Databricks has no aliases; Unity Catalog's has.
-        mlflow.set_registry_uri("databricks-uc" if uri == "databricks" else uri)
+    mlflow.set_tracking_uri(uri)
+    # The workspace registry of Databricks has no aliases; Unity Catalog's has.
+    mlflow.set_registry_uri("databricks-uc" if uri == "databricks" else uri)
     root = artifact_root or _default_artifact_root(uri)
     if root is not None:
         _artifact_roots[uri] = root if "://" in root else str(Path(root).resolve())
