@@ -1,4 +1,4 @@
-"""Stage 4: the current run of the finetune stage to a model version, champion if it beats the present one on the same rows."""
+"""Stage 4: the current run becomes a model version, and champion if it is better on the same rows."""
 
 from typing import Annotated, Literal
 
@@ -10,10 +10,12 @@ from jobs.shell.plan import required
 from jobs.shell.settings import Section
 from pipelines.dataset.build import kept
 from pipelines.pin import Pin, fingerprint
-from pipelines.registry.gate import apply as verdicts
-from pipelines.registry.runs.current import CurrentRun, current_run
+from pipelines.registry.gate.apply import apply_verdict
+from pipelines.registry.lookup import Lookup
+from pipelines.registry.runs.current import CurrentRun, require_current
 from pipelines.registry.store import connect
-from pipelines.registry.versions import register as models
+from pipelines.registry.versions.aliases import find_champion
+from pipelines.registry.versions.register import register_model
 from pipelines.scoring.compare import SERVE_SCRIPT, compare, example_texts
 from pipelines.spark import session
 from pipelines.storage import Folder, absolute
@@ -33,20 +35,18 @@ class Config(Section):
 
 
 def inputs(config: Config) -> tuple[Plan, CurrentRun, Pin]:
-    """The plan, the run and the documents of now; what is written meanwhile changes nothing."""
-    connect(config.tracking.uri, config.tracking.artifacts)
-    run, documents = (
-        current_run(config.trainings),
-        required(absolute(config.documents), "documents", "corpus"),
-    )
+    """The plan, and the run and the documents it was made for: later changes do not affect this stage."""
+    lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
+    run = require_current(config.trainings, lookup.read_run_status)
+    documents = required(absolute(config.documents), "documents", "corpus")
     made_from = fingerprint(
         "registry", REVISION, run.run_id, config.name, config.split, config.min_gain, documents.identity()
     )
-    done = verdicts.judged(config.name, run.run_id, made_from=made_from)
+    done = lookup.find_verdict(config.name, run.run_id, made_from=made_from)
     why = (
-        f"{config.name} version {done[0]}: {done[1]}"
+        f"{config.name} version {done.model_version}: {done.reason}"
         if done
-        else f"run {run.run_id} was not judged on these rows yet"
+        else f"run {run.run_id} was not compared on these rows yet"
     )
     return Plan(fingerprint=made_from, up_to_date=done is not None, why=why), run, documents
 
@@ -59,13 +59,14 @@ def main(config: Config) -> Outcome:
     planned, run, documents = inputs(config)
     if planned.up_to_date:
         return Outcome(stage="registry", ran=False, why=planned.why)
+    connect(config.tracking.uri, config.tracking.artifacts)
     with working("registry") as work:
         work.say("starting Spark")
         spark = session("distributary registry", config.spark)
         work.say(f"registering the model of run {run.run_id}")
         held_out = kept(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
         with Folder(run.folder).local("model") as folder:
-            version = models.register(
+            version = register_model(
                 run.run_id, folder, config.name, code=SERVE_SCRIPT, input_example=example_texts(held_out)
             )
         verdict = compare(
@@ -76,8 +77,8 @@ def main(config: Config) -> Outcome:
             batch_size=config.batch_size,
             say=work.say,
         )
-        reason = verdicts.carry_out(verdict, run.run_id, config.name, made_from=planned.fingerprint).reason
-    state = "champion" if models.champion_of(config.name) == version else "challenger"
+        reason = apply_verdict(verdict, run.run_id, config.name, made_from=planned.fingerprint).reason
+    state = "champion" if find_champion(config.name) == version else "challenger"
     facts = {"model version": f"{config.name} {version} ({state})", "gate": reason}
     return Outcome(stage="registry", ran=True, why=planned.why, facts=facts)
 

@@ -10,9 +10,9 @@ from jobs.shell.command import Outcome, Plan, command, working
 from jobs.shell.plan import planned, required, unchanged
 from jobs.shell.settings import Section
 from pipelines.pin import Pin, fingerprint, pin
-from pipelines.registry.gate import apply as verdicts
+from pipelines.registry.gate.apply import read_last_verdict
 from pipelines.registry.store import connect
-from pipelines.registry.versions import register as models
+from pipelines.registry.versions.resolve import ResolvedModel, resolve_model
 from pipelines.scoring.batch import by_model, dealt, of_split, score_documents, unscored
 from pipelines.spark import session
 from pipelines.storage import absolute
@@ -32,10 +32,10 @@ class Config(Section):
     num_partitions: Annotated[int, Field(ge=1)]
 
 
-def inputs(config: Config) -> tuple[Pin, models.ResolvedModel]:
+def inputs(config: Config) -> tuple[Pin, ResolvedModel]:
     """The documents and the model version of now; an alias that moves later changes nothing."""
     connect(config.tracking.uri, config.tracking.artifacts)
-    return required(absolute(config.documents), "documents", "corpus"), models.resolve(
+    return required(absolute(config.documents), "documents", "corpus"), resolve_model(
         config.name, config.alias
     )
 
@@ -44,7 +44,7 @@ def plan(config: Config) -> Plan:
     return plan_for(config, *inputs(config))
 
 
-def plan_for(config: Config, pinned: Pin, model: models.ResolvedModel) -> Plan:
+def plan_for(config: Config, pinned: Pin, model: ResolvedModel) -> Plan:
     made_from = fingerprint(
         "scoring",
         REVISION,
@@ -53,7 +53,7 @@ def plan_for(config: Config, pinned: Pin, model: models.ResolvedModel) -> Plan:
         model.run_id,
         pinned.identity(),
         config.split,
-        verdicts.last_judgement(config.name),
+        read_last_verdict(config.name),
     )
     return planned(made_from, [absolute(config.predictions)], appended=True)
 

@@ -21,8 +21,8 @@ from pipelines.finetune.models.build import ModelSpec
 from pipelines.finetune.worker import Training, identity, result_of, train_rank
 from pipelines.lease import Lease
 from pipelines.pin import Pin, fingerprint
-from pipelines.registry.runs.current import FOLDER_TAG, POINTER, CurrentRun, read_current
-from pipelines.registry.runs.tracker import Tracker, find_run
+from pipelines.registry.runs.current import POINTER, CurrentRun, read_current
+from pipelines.registry.runs.tracker import Tracker, find_run, open_run
 from pipelines.registry.store import connect
 from pipelines.scoring.predict import Predictor
 from pipelines.spark import session
@@ -182,12 +182,15 @@ def sample_text(training: Training) -> str:
 @contextmanager
 def tracked(config: "Config", training: Training, made_from: str, sequences: Pin) -> Iterator[Tracker]:
     """The run of this training, started or continued; failed with the error if one passes through."""
-    with Tracker(config.tracking.experiment, made_from, tags={FOLDER_TAG: training.folder}) as tracker:
-        settings = {name: value for name, value in asdict(training).items() if name not in ("spec", "folder")}
-        tracker.log_params(redact({**settings, "num_ranks": config.num_ranks, "task": training.spec.task}))
-        tracker.log_config(config.effective)
-        tracker.log_environment()
-        tracker.log_inputs([sequences, Pin(**sequences.facts["documents"])])
+    settings = {name: value for name, value in asdict(training).items() if name not in ("spec", "folder")}
+    with open_run(
+        config.tracking.experiment,
+        made_from,
+        folder=training.folder,
+        params=redact({**settings, "num_ranks": config.num_ranks, "task": training.spec.task}),
+        config=config.effective,
+        inputs=[sequences, Pin(**sequences.facts["documents"])],
+    ) as tracker:
         yield tracker
 
 

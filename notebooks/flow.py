@@ -29,9 +29,10 @@ from jobs.run import STAGES, summary
 from jobs.shell.command import tell
 from pipelines.pin import pin
 from pipelines.registry import store
-from pipelines.registry.runs import lineage
-from pipelines.registry.versions import register as models
-from pipelines.registry.runs import current as runs
+from pipelines.registry.runs.current import require_current
+from pipelines.registry.runs.tracker import read_run_status
+from pipelines.registry.runs.lineage import read_lineage
+from pipelines.registry.versions.resolve import resolve_model
 from pipelines.scoring.batch import confusion
 from pipelines.spark import session
 from pipelines.storage import absolute
@@ -141,7 +142,7 @@ tell(outcomes["finetune"])
 
 # COMMAND ----------
 
-run_id = runs.current_run(configs["registry"].trainings).run_id
+run_id = require_current(configs["registry"].trainings, read_run_status).run_id
 run = mlflow.MlflowClient().get_run(run_id)
 metrics = pd.Series(run.data.metrics).sort_index()
 print(metrics.to_string())
@@ -167,7 +168,7 @@ plt.close(loss_curve)
 
 # COMMAND ----------
 
-made_from = lineage.lineage(run_id)
+made_from = read_lineage(run_id)
 print(json.dumps(made_from, indent=2))
 digest_again, _ = DOCUMENTS.digest(documents)
 print("documents, digest computed again:", digest_again)
@@ -187,7 +188,7 @@ tell(outcomes["registry"])
 # COMMAND ----------
 
 verdict = mlflow.artifacts.load_dict(f"runs:/{run_id}/verdict.json")
-champion = models.resolve(configs["scoring"].name, configs["scoring"].alias)
+champion = resolve_model(configs["scoring"].name, configs["scoring"].alias)
 print(json.dumps(verdict, indent=2))
 print(f"{configs['scoring'].alias}: {champion.name} version {champion.version}, from run {champion.run_id}")
 

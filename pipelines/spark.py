@@ -19,16 +19,15 @@ from pyspark.find_spark_home import _find_spark_home
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
-from pipelines.machine import SUPPORTED_JAVA, feature_version, find_java, other_java_home
-from pipelines.storage import cache_folder
-
-DELTA_JARS: dict[str, str] = {
-    "delta-kernel-api-4.4.0.jar": "ee9b5a14ac3b7efdff4d61a58478fe8eb0e5a3fbca43889dca7290795fe79a11",
-    "delta-kernel-defaults-4.4.0.jar": "225c975199e4718b38ee5b7e6da7f19e9585024262b2cec2656b32151a856b0b",
-    "delta-spark_4.2_2.13-4.4.0.jar": "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
-    "delta-storage-4.4.0.jar": "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
-}
-"""File name -> sha256, of exactly the Delta that the Python package delta-spark speaks to."""
+from pipelines.machine import (
+    DELTA_JARS,
+    SUPPORTED_JAVA,
+    cache_folder,
+    feature_version,
+    find_java,
+    find_other_java_home,
+    jars_folder,
+)
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
 CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
@@ -68,10 +67,6 @@ _FLAGS = {
     "--num-executors": "spark.executor.instances",
     "--total-executor-cores": "spark.cores.max",
 }
-
-
-def jars_folder() -> Path:
-    return cache_folder() / "jars"
 
 
 def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSession:
@@ -142,7 +137,7 @@ def _check_java() -> None:
         return
     java = find_java()
     if java.problem and feature_version(java.version) < min(SUPPORTED_JAVA):
-        home, wanted = other_java_home(), " or ".join(map(str, SUPPORTED_JAVA))
+        home, wanted = find_other_java_home(), " or ".join(map(str, SUPPORTED_JAVA))
         remedy = f"export JAVA_HOME={home}" if home else "make system"
         raise RuntimeError(f"{java.problem}; Spark needs Java {wanted}; run: {remedy}")
 

@@ -28,16 +28,6 @@ _ARROW_SCHEMES = {"s3a": "s3", "s3n": "s3"}
 _NOT_IN_TABLES = re.compile(r"[#?\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
 
 
-def cache_folder() -> Path:
-    """Where this machine keeps what can be fetched or made again: DISTRIBUTARY_CACHE, else the user's cache folder."""
-    chosen = os.environ.get("DISTRIBUTARY_CACHE")
-    return (
-        Path(chosen)
-        if chosen
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distributary"
-    )
-
-
 def absolute(path: str) -> str:
     """The path of a table or folder as every process of the cluster must see it: absolute if local (file: too), a URI unchanged.
 

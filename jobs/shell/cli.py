@@ -38,7 +38,7 @@ def commands() -> "typer.Typer":
     from jobs.shell import settings as configuration
     from jobs.shell.command import Env, File, Overrides, Recipe, command, console, faults
     from pipelines.registry.store import connect
-    from pipelines.registry.versions import register as models
+    from pipelines.registry.versions.aliases import undo_promotion
 
     full = typer.Typer(
         help=__doc__,
@@ -77,7 +77,7 @@ def commands() -> "typer.Typer":
             config = settings.section("registry", STAGES["registry"].Config)
             connect(config.tracking.uri, config.tracking.artifacts)
             console.print(
-                f"{config.name}: version {models.undo(config.name)} is champion again", markup=False
+                f"{config.name}: version {undo_promotion(config.name)} is champion again", markup=False
             )
 
     return full

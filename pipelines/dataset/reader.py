@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipelines.storage import cache_folder
+from pipelines.machine import cache_folder
 
 COLUMNS = ("target", "num_targets", "num_bytes")
 STALE_SECONDS = 7 * 24 * 3600

@@ -20,13 +20,13 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.pin import fingerprint
-from pipelines.registry.gate.decide import Evaluation
+from pipelines.registry.gate.decide import Measurement
 from pipelines.scoring.predict import Predictor
 from pipelines.storage import folder_digest
 from pipelines.tables import PREDICTIONS
 
 if TYPE_CHECKING:
-    from pipelines.registry.versions.register import ResolvedModel
+    from pipelines.registry.versions.resolve import ResolvedModel
 
 SLICE_ROWS = 512
 """Texts held as Python strings at once: enough to sort by length, little to hold."""
@@ -143,7 +143,7 @@ def confusion(predictions: DataFrame) -> DataFrame:
     )
 
 
-def evaluate(predictions: DataFrame, *, model_version: int, metric: str) -> Evaluation:
+def evaluate(predictions: DataFrame, *, model_version: int, metric: str) -> Measurement:
     """What the gate compares: the metric and a digest of the documents measured on (id, text and label; not the predictions)."""
     counted = predictions.where("label IS NOT NULL") if metric == "accuracy" else predictions
     # Each column is hashed on its own, so that a null cannot move into the neighbour.
@@ -153,7 +153,7 @@ def evaluate(predictions: DataFrame, *, model_version: int, metric: str) -> Eval
         F.bit_xor(row_hash).alias("xor"),
         F.sum(row_hash.cast("decimal(38,0)")).alias("sum"),
     ).collect()[0]
-    return Evaluation(
+    return Measurement(
         model_version=model_version,
         metric=metric,
         value=METRICS[metric](predictions),

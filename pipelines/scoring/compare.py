@@ -8,8 +8,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.finetune.models.build import read_spec
-from pipelines.registry.gate import decide as gate
-from pipelines.registry.versions import register as models
+from pipelines.registry.gate.decide import Measurement, Verdict, decide
+from pipelines.registry.versions.aliases import find_rival
+from pipelines.registry.versions.resolve import ResolvedModel, resolve_model
 from pipelines.scoring.batch import dealt, evaluate, score_documents
 from pipelines.spark import persisted
 
@@ -44,20 +45,20 @@ def compare(
     min_gain: float,
     batch_size: int,
     say: Callable[[str], None],
-) -> gate.Verdict:
+) -> Verdict:
     """Measure the challenger, and the champion if there is another one; the gate's verdict."""
     # A champion judged again, after a kill or on other rows, meets the one it replaced.
-    rival = models.rival_of(name, version)
+    rival = find_rival(name, version)
     rivals = [] if rival is None else [rival]
     measured = {}
     with persisted(documents) as held_out:
         for each in [version, *rivals]:
             say(f"measuring version {each}")
-            measured[each] = measure(held_out, models.resolve(name, each), batch_size=batch_size)
-    return gate.decide(measured[version], measured[rivals[0]] if rivals else None, min_gain=min_gain)
+            measured[each] = measure(held_out, resolve_model(name, each), batch_size=batch_size)
+    return decide(measured[version], measured[rivals[0]] if rivals else None, min_gain=min_gain)
 
 
-def measure(documents: DataFrame, model: models.ResolvedModel, *, batch_size: int) -> gate.Evaluation:
+def measure(documents: DataFrame, model: ResolvedModel, *, batch_size: int) -> Measurement:
     """The model's metric over all documents."""
     tasks = documents.sparkSession.sparkContext.defaultParallelism
     scored = score_documents(

@@ -17,7 +17,8 @@ import pytest
 import pipelines.scoring
 from pipelines.registry import store
 from pipelines.registry.runs.tracker import Tracker
-from pipelines.registry.versions import register as models
+from pipelines.registry.versions.aliases import promote
+from pipelines.registry.versions.register import register_model
 from pipelines.scoring.predict import Predictor
 
 TEXTS = ["my card was lost", "", "请给我退款"]
@@ -32,8 +33,8 @@ def registry(tmp_path_factory, classifier_folder):
     tracker = Tracker("serving", "abc")
     tracker.finish()
     script = Path(pipelines.scoring.__file__).with_name("serve.py")
-    version = models.register(tracker.run_id, classifier_folder, "intents", code=script, input_example=TEXTS)
-    models.promote("intents", version)
+    version = register_model(tracker.run_id, classifier_folder, "intents", code=script, input_example=TEXTS)
+    promote("intents", version)
     return f"sqlite:///{folder}/mlflow.db"
 
 
