@@ -1,28 +1,27 @@
-"""Stage 2: the documents table to the sequences table: tokenized, packed, every token traced to its document."""
+"""Stage 2: the documents table to the sequences table: tokenized, packed, every token traced to its
+document."""
 
 from dataclasses import asdict, replace
-from typing import Literal
+from typing import Annotated
 
 import typer
+from pydantic import AfterValidator
 
 from jobs.shell.command import Outcome, Plan, command, working
 from jobs.shell.plan import planned, required, unchanged
 from jobs.shell.settings import Section
-from pipelines.dataset.build import (
-    PackingRules,
-    built_sequences,
-    choose_tokenizer,
-    count_by_split,
-    in_order,
-    label_names,
-)
-from pipelines.dataset.tokenizer import TokenizerChoice, tokenizer_identity, write_tokenizer
+from pipelines.dataset.build import build_sequences
+from pipelines.dataset.documents import choose_tokenizer, summarize_documents
+from pipelines.dataset.examples.table import EXAMPLES, require_task
+from pipelines.dataset.packing.rules import PackingRules
+from pipelines.dataset.tokenizer import tokenizer_identity, write_tokenizer
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.pin import Pin, fingerprint
 from pipelines.spark import session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, SEQUENCES
 
-REVISION = 2
+REVISION = 3
 """Raised when equal documents give other sequences than before."""
 
 
@@ -30,7 +29,7 @@ class Config(Section):
     documents: str
     sequences: str
     tokenizers: str
-    task: Literal["classification", "language_modelling"]
+    task: Annotated[str, AfterValidator(require_task)]
     tokenizer: TokenizerChoice
     packing: PackingRules
 
@@ -59,21 +58,24 @@ def main(config: Config) -> Outcome:
             digest, num_rows = DOCUMENTS.digest(documents)
             pinned = replace(pinned, digest=digest, num_rows=num_rows)
         work.say("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
-        tokenizer = choose_tokenizer(documents, config.tokenizer)
-        labels = label_names(documents) if config.task == "classification" else ()
+        summary = summarize_documents(
+            documents, max_bytes=config.tokenizer.max_bytes, with_labels=EXAMPLES[config.task].has_labels
+        )
+        chosen = choose_tokenizer(documents, config.tokenizer, summary)
         work.say("packing documents into sequences")
-        with built_sequences(documents, tokenizer, config.packing, labels=labels) as packed:
+        with build_sequences(documents, chosen, config.packing, task=config.task, summary=summary) as built:
             facts = {
                 "task": config.task,
-                "labels": labels,
-                "tokenizer": write_tokenizer(tokenizer, config.tokenizers),
-                "splits": count_by_split(packed),
+                "labels": summary.labels,
+                "tokenizer": write_tokenizer(chosen.tokenizer, config.tokenizers),
+                "end_token_id": built.end_token_id,
+                "splits": built.counts,
                 "sequence_length": config.packing.sequence_length,
                 "documents": {**asdict(pinned), "facts": {}},
             }
             work.say("writing sequences")
             pin = SEQUENCES.overwrite(
-                in_order(packed), absolute(config.sequences), fingerprint=planned.fingerprint, facts=facts
+                built.rows, absolute(config.sequences), fingerprint=planned.fingerprint, facts=facts
             )
     return Outcome(stage="dataset", ran=True, why=planned.why, facts=told(pin))
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from jobs.shell.command import Outcome, Plan, command, working
 from jobs.shell.plan import required
 from jobs.shell.settings import Section
-from pipelines.dataset.build import kept
+from pipelines.dataset.documents import select_kept
 from pipelines.pin import Pin, fingerprint
 from pipelines.registry.gate.apply import apply_verdict
 from pipelines.registry.lookup import Lookup
@@ -64,7 +64,7 @@ def main(config: Config) -> Outcome:
         work.say("starting Spark")
         spark = session("distributary registry", config.spark)
         work.say(f"registering the model of run {run.run_id}")
-        held_out = kept(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
+        held_out = select_kept(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
         with Folder(run.folder).local("model") as folder:
             version = register_model(
                 run.run_id, folder, config.name, code=SERVE_SCRIPT, input_example=example_texts(held_out)

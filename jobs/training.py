@@ -13,8 +13,9 @@ from jobs.shell.plan import required_as_written
 from jobs.shell.redaction import redact
 from jobs.shell.settings import Tracking
 from jobs.watcher import Watcher
+from pipelines.dataset.hub import base_identity
 from pipelines.dataset.reader import open_split
-from pipelines.dataset.tokenizer import base_identity, read_tokenizer
+from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.finetune.launch.barrier import require_slots, run_ranks
 from pipelines.finetune.loop import BatchPlan
 from pipelines.finetune.models.build import ModelSpec

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipelines.dataset.tokenizer import from_json, locate
+from pipelines.dataset.hub import Base, resolve_base
+from pipelines.dataset.tokenizer import from_json
 
 TaskName = Literal["classification", "language_modelling"]
 ATTENTION = "eager"
@@ -156,17 +157,18 @@ def _pretrained(architecture: Architecture, spec: ModelSpec) -> PreTrainedModel:
     """The backbone with its weights; no code and no pickle from outside, safetensors only."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    place = locate(str(architecture.base))
+    base = resolve_base(str(architecture.base))
     auto = AutoModel if spec.task == "classification" else AutoModelForCausalLM
     # A pair, because of output_loading_info; the library's types do not say so.
     loaded: Any = auto.from_pretrained(
-        place,
+        base.place,
+        revision=base.commit or "main",
         use_safetensors=True,
         trust_remote_code=False,
         dtype=torch.float32,
         output_loading_info=True,
         attn_implementation=ATTENTION,
-        **_pooler_off(place, spec),
+        **_pooler_off(base, spec),
         **architecture.config,
     )
     backbone, report = loaded
@@ -228,10 +230,12 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 """Model types that number positions from behind the padding token."""
 
 
-def _pooler_off(place: str, spec: ModelSpec) -> dict[str, bool]:
+def _pooler_off(base: Base, spec: ModelSpec) -> dict[str, bool]:
     if spec.task != "classification":
         return {}
-    model_type = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
+    model_type = AutoConfig.from_pretrained(
+        base.place, revision=base.commit or "main", trust_remote_code=False
+    ).model_type
     return {"add_pooling_layer": False} if model_type in WITH_POOLER else {}
 
 

@@ -56,7 +56,7 @@ def collate(rows: Rows, device: torch.device) -> Batch:
     return Batch(
         torch.from_numpy(input_ids).to(device),
         torch.from_numpy(mask).to(device),
-        torch.from_numpy(rows.targets.astype(np.int64)).to(device),
+        torch.from_numpy(rows.labels.astype(np.int64)).to(device),
         int(rows.num_bytes.sum()),
     )
 
