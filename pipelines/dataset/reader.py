@@ -25,7 +25,7 @@ from pipelines.storage import cache_folder
 
 COLUMNS = ("target", "num_targets", "num_bytes")
 STALE_SECONDS = 7 * 24 * 3600
-NO_TARGET = -100
+NO_LABEL = -100
 COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+|\.making-\w+")
 
 
@@ -33,9 +33,13 @@ class Rows(NamedTuple):
     """Some rows of a split, in the order asked for."""
 
     input_ids: list[np.ndarray]
-    """One int32 array a row."""
-    targets: np.ndarray
-    """(num_rows,) class numbers; NO_TARGET = none."""
+    """Per row (num_tokens,) int32."""
+    is_target: list[np.ndarray]
+    """Per row (num_tokens,) bool: tokens that the loss counts."""
+    segment_lengths: list[np.ndarray]
+    """Per row (num_segments,) int32: tokens of each document's run."""
+    labels: np.ndarray
+    """(num_rows,) class numbers; NO_LABEL = none."""
     num_targets: np.ndarray
     num_bytes: np.ndarray
 
@@ -75,7 +79,12 @@ class SequenceReader:
 
     def rows(self, ids: np.ndarray) -> Rows:
         tokens = [np.asarray(self._tokens[self._starts[i] : self._starts[i + 1]]) for i in ids]
-        return Rows(tokens, *[np.asarray(self._columns[name][ids]) for name in COLUMNS])
+        labels, num_targets, num_bytes = (np.asarray(self._columns[name][ids]) for name in COLUMNS)
+        is_target = [
+            (np.arange(len(each)) > 0) & (label == NO_LABEL) for each, label in zip(tokens, labels, strict=True)
+        ]
+        lengths = [np.asarray([len(each)], np.int32) for each in tokens]
+        return Rows(tokens, is_target, lengths, labels, num_targets, num_bytes)
 
 
 def open_split(
@@ -147,7 +156,7 @@ def _copy(table: DeltaTable, split: str, folder: Path) -> None:
         for row, values in zip(batch_ids, batch["input_ids"], strict=True):
             tokens[starts[row] : starts[row + 1]] = values.values.to_numpy()
         for name in COLUMNS:
-            columns[name][batch_ids] = batch[name].fill_null(NO_TARGET).to_numpy(zero_copy_only=False)
+            columns[name][batch_ids] = batch[name].fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
     tokens.flush()
     for column in columns.values():
         column.flush()

@@ -26,11 +26,15 @@ from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
 from pipelines.finetune.launch.world import Place
 from pipelines.finetune.loop import BatchPlan, StepResult, train
-from pipelines.finetune.models.build import Architecture, ModelSpec, build_model, save_model
+from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import save_model
 from pipelines.finetune.optimizer import Optimization, build_optimizer
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.tasks.task import Task, build_task
+from pipelines.finetune.tasks.table import build_task
+from pipelines.finetune.tasks.task import Task
+from pipelines.metrics import METRICS
 from pipelines.storage import Folder
 
 
@@ -242,7 +246,7 @@ class _Rank:
         if evaluates:
             metrics = self._evaluate(self._validation, training.evaluation_split).metrics
             value = metrics[self._task.metric]
-            gain = value - progress.best_value if self._task.higher_is_better else progress.best_value - value
+            gain = METRICS[self._task.metric].gain(value, progress.best_value)
             if progress.best_step < 0 or gain > 0 or not math.isfinite(progress.best_value):
                 progress = replace(progress, best_step=step, best_value=value)
             if self._strategy.rank == 0:

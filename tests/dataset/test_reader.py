@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.dataset.reader import NO_TARGET, open_split
+from pipelines.dataset.reader import NO_LABEL, open_split
 from pipelines.tables import SEQUENCES
 
 
@@ -48,12 +48,12 @@ def test_rows_are_those_of_the_pinned_version_in_the_order_asked_for(table, tmp_
     assert len(reader) == 23
     rows = reader.rows(np.array([7, 0, 22]))
     assert [tokens.tolist() for tokens in rows.input_ids] == [[7, 8, 9], [0], [22, 23, 24]]
-    assert rows.targets.tolist() == [NO_TARGET] * 3
+    assert rows.labels.tolist() == [NO_LABEL] * 3
     assert rows.num_bytes.tolist() == [70, 0, 220]
     assert reader.lengths.tolist() == [1 + number % 5 for number in range(23)]
     assert open_split(
         table.path, table_id=table.table_id, version=table.version, split="test", copies=tmp_path
-    ).rows(np.array([3])).targets.tolist() == [3]
+    ).rows(np.array([3])).labels.tolist() == [3]
 
 
 def test_it_reads_without_pyspark(table, tmp_path):

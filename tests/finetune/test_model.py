@@ -3,14 +3,9 @@ import safetensors.torch
 import torch
 
 from pipelines.dataset.tokenizer import train_bpe
-from pipelines.finetune.models.build import (
-    Architecture,
-    ModelSpec,
-    build_model,
-    load_model,
-    read_spec,
-    save_model,
-)
+from pipelines.finetune.models.architecture import Architecture, ModelSpec, read_metric, read_spec
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import load_model, save_model
 
 TINY_LLAMA = {
     "model_type": "llama",

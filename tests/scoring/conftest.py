@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from pipelines.dataset.tokenizer import tokenizer_fingerprint, train_bpe
-from pipelines.finetune.models.build import Architecture, ModelSpec, build_model, save_model
+from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import save_model
 
 LABELS = ("lost_card", "top_up", "退款")
 SIZES = {
