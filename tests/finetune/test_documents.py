@@ -1,11 +1,12 @@
-"""Packed documents do not see each other: position ids and document mask, on tiny models of several architectures."""
-
-from types import SimpleNamespace
+"""Packed documents do not see each other: position ids and document mask, on tiny models of several
+architectures.
+"""
 
 import numpy as np
 import pytest
 import torch
 
+from pipelines.dataset.tokenizer import train_bpe
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.tasks.table import build_task
@@ -25,9 +26,9 @@ FIRST, MIDDLE, LAST = slice(0, 5), slice(5, 6), slice(6, 13)
 TASK = build_task(make_spec())
 
 
-def build(model_type, **changes):
+def build(model_type, vocab_size=64, **changes):
     architecture = Architecture(config={**DECODERS[model_type], **changes})
-    return build_model(architecture, make_spec(), vocab_size=64, seed=1).eval()
+    return build_model(architecture, make_spec(), vocab_size=vocab_size, seed=1).eval()
 
 
 def packed_logits(model, tokens, lengths=LENGTHS):
@@ -123,21 +124,22 @@ def test_the_probe_needs_logits_that_change(monkeypatch):
 
 
 def test_a_sample_continues_the_first_document_only():
-    vocabulary = SimpleNamespace(seen=[])
+    tokenizer = train_bpe(iter(["some text"]), vocab_size=260)
+    model = build("llama", vocab_size=260).train()
+    first, second = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("ab", "cd"))
+    rows = make_rows(first + second, first, segments=[[len(first), len(second)], [len(first)]])
+    text = TASK.sample_text(model, tokenizer, rows)
+    assert text.count("[prompt] ab\n[model]  ") == 2
+    assert "[prompt] abcd" not in text
+    # By hand: the two rows have the same prompt, so the same continuation.
+    one, two = (part.split("[model]  ")[1].strip() for part in text.split("[prompt]")[1:])
+    assert one == two
+    assert model.training
 
-    class Tokens:
-        """Just enough of a tokenizer: token 7 as text is "7"."""
 
-        def encode(self, text):
-            return SimpleNamespace(ids=[9], special_tokens_mask=[0])
-
-        def decode(self, ids):
-            vocabulary.seen.append(list(ids))
-            return " ".join(map(str, ids))
-
-        def decode_batch(self, sequences, skip_special_tokens):
-            return [self.decode(each) for each in sequences]
-
-    text = TASK.sample_text(build("llama").train(), Tokens(), make_rows([5, 6, 7, 8], segments=[[2, 2]]))
-    assert text.startswith("[prompt] 5 6\n[model]  ")
-    assert len(vocabulary.seen[0]) == 4  # half of max_tokens
+def test_a_task_without_text_has_no_sample():
+    task = build_task(make_spec("classification", ("a", "b")))
+    assert (
+        task.sample_text(torch.nn.Linear(1, 1), train_bpe(iter(["a"]), vocab_size=260), make_rows([1]))
+        is None
+    )

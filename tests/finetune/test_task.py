@@ -74,7 +74,7 @@ def test_classification_metrics_by_hand(classification):
 
 def test_classification_refuses_rows_of_several_documents(classification):
     rows = make_rows([1], [1, 2, 3], labels=[0, 1], segments=[[1], [2, 1]])
-    with pytest.raises(ValueError, match=r"row 1 .* holds 2 documents.* packing.method=one_per_document"):
+    with pytest.raises(ValueError, match=r"row 1 .* holds 2 documents.*packing.method=one_per_document"):
         classification.collate(rows, CPU)
 
 
