@@ -8,7 +8,7 @@ import torch
 
 from pipelines.dataset.tokenizer import train_bpe
 from pipelines.finetune.models.architecture import Architecture
-from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.build import GPU_ATTENTION, build_model
 from pipelines.finetune.tasks.table import build_task
 from tests.finetune.test_task import CPU, make_rows, make_spec
 
@@ -67,6 +67,16 @@ def test_a_packed_document_has_the_logits_it_has_alone(model_type):
         torch.testing.assert_close(packed[part], alone_logits(model, TOKENS[part]), atol=1e-5, rtol=0)
     # The trap of the test: without a mask the last document would look different.
     assert (alone_logits(model, TOKENS)[LAST] - packed[LAST]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("model_type", DECODERS)
+def test_the_attention_of_gpus_keeps_documents_apart_too(model_type):
+    model = build(model_type)
+    eager = packed_logits(model, TOKENS)
+    model.decoder.set_attn_implementation(GPU_ATTENTION)
+    assert model.decoder.config._attn_implementation == GPU_ATTENTION == "sdpa"
+    assert model.probe_separation() is True
+    torch.testing.assert_close(packed_logits(model, TOKENS), eager, atol=1e-5, rtol=0)
 
 
 def test_the_sliding_window_is_shorter_than_the_documents():

@@ -37,9 +37,8 @@ def classify_one(model, text):
 def document_bytes(model, text):
     """Tokens of the document (with an end token, without an opening one) and the bytes of each."""
     encoded = model.tokenizer.encode(text)
-    ends = [
-        end if not special else -1 for (_, end), special in zip(encoded.offsets, encoded.special_tokens_mask)
-    ]
+    marked = zip(encoded.offsets, encoded.special_tokens_mask, strict=True)
+    ends = [-1 if special else end for (_, end), special in marked]
     return encoded.ids, token_bytes(text, np.asarray(ends, np.int32))
 
 
@@ -88,10 +87,11 @@ def test_a_language_model_equals_its_twin(decoder_folder, batch_size):
 def test_scores_agree_with_the_metric_of_training(decoder_folder):
     """Short documents, one per row: the same tokens count in training and in scoring."""
     model = load_model(decoder_folder)
-    texts = [text for text in TEXTS if 1 < len(model.tokenizer.encode(text).ids) <= model.spec.max_tokens]
-    assert len(texts) >= 3
+    texts = ["my card was lost", "how do I top up", "my card, 信用卡", "top up my card"]
     documents = [document_bytes(model, text) for text in texts]
     behind = np.asarray([int(num_bytes[1:].sum()) for _, num_bytes in documents])
+    assert max(len(ids) for ids, _ in documents) <= model.spec.max_tokens
+    assert all(0 < size < len(text.encode()) for size, text in zip(behind, texts, strict=True))
     rows = Rows(
         [np.asarray(ids, np.int32) for ids, _ in documents],
         [np.arange(len(ids)) > 0 for ids, _ in documents],
@@ -167,8 +167,11 @@ def test_a_tokenizer_without_special_tokens_takes_the_given_end(tokenizer):
     end = bare.token_to_id(END_OF_TEXT)
     assert DocumentEncoder(bare, None).end_token_id is None
     assert next(DocumentEncoder(bare, end).encode_windows("x", 16))[-1] == end
-    # The token that the spec names goes before the one of the tokenizer.
+    # The spec goes before the tokenizer, whose own closing token stays.
+    own = tokenizer.encode("").ids
     assert DocumentEncoder(tokenizer, 7).end_token_id == 7
+    assert next(DocumentEncoder(tokenizer, 7).encode_windows("x", 16))[-2:] == [*own, 7]
+    assert next(DocumentEncoder(tokenizer, own[0]).encode_windows("x", 16))[-1:] == own
 
 
 def test_generation_stops_at_the_end_token_of_the_spec(build_folder, decoder_folder, tokenizer):

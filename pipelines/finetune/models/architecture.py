@@ -8,10 +8,8 @@ either.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-TaskName = Literal["classification", "language_modelling"]
-"""Names of the tasks, as in the configuration, `dataset/examples` and `finetune/tasks`."""
 SPEC_FILE = "model_spec.json"
 
 
@@ -19,7 +17,8 @@ SPEC_FILE = "model_spec.json"
 class ModelSpec:
     """What a model folder must say beside weights and configuration."""
 
-    task: TaskName
+    task: str
+    """Name of the task, a key of `finetune.tasks.table.TASKS`."""
     labels: tuple[str, ...]
     """Class names by class number; empty for language modelling."""
     max_tokens: int

@@ -85,7 +85,9 @@ def _make_backbone(config: PreTrainedConfig, auto_class: str) -> PreTrainedModel
 def _load_backbone(
     folder: str, model_type: str, auto_class: str, architecture: Architecture
 ) -> PreTrainedModel:
-    """The backbone with the weights of the base. Raises ValueError if weights of its architecture are missing."""
+    """The backbone with the weights of the base. Raises ValueError if weights of its architecture are
+    missing.
+    """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     # A pair, because of output_loading_info; the library's types do not say so.

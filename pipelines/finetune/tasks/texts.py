@@ -35,14 +35,19 @@ def encode_start(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
 
 
 class DocumentEncoder:
-    """A text as a document of language modelling: opening special tokens (such as BOS), text, end token."""
+    """A text as a document of language modelling: opening special tokens (such as BOS), text, closing ones,
+    end token.
+
+    `end_token_id` is the end token of the model; null = the last special token that the tokenizer puts behind
+    a text.
+    """
 
     def __init__(self, tokenizer: Tokenizer, end_token_id: int | None) -> None:
         self._tokenizer = tokenizer
-        self._opening, closing = _find_special_tokens(tokenizer)
-        if end_token_id is None and closing:
-            end_token_id = closing[-1]
-        self.end_token_id = end_token_id
+        self._opening, self._closing = _find_special_tokens(tokenizer)
+        if end_token_id is not None and end_token_id not in self._closing[-1:]:
+            self._closing = [*self._closing, end_token_id]
+        self.end_token_id = self._closing[-1] if self._closing else None
         """Ends a document and a continuation; null = the tokenizer has none."""
 
     def encode_prompt(self, text: str, max_tokens: int) -> list[int]:
@@ -60,7 +65,7 @@ class DocumentEncoder:
             while len(held) > max_tokens:
                 yield held[:max_tokens]
                 held = held[max_tokens - 1 :]
-        held += [] if self.end_token_id is None else [self.end_token_id]
+        held += self._closing
         while len(held) > 1:
             yield held[:max_tokens]
             held = held[max_tokens - 1 :]
