@@ -33,7 +33,6 @@ from pipelines.finetune.optimizer import Optimization, build_optimizer
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.tasks.table import build_task
-from pipelines.finetune.tasks.task import Task
 from pipelines.metrics import METRICS
 from pipelines.storage import Folder
 
@@ -109,7 +108,7 @@ class _Rank:
         self._run = Folder(training.folder)
         self._checkpoints, self._events = self._run / "checkpoints", EventWriter(self._run / "events")
         self._tokenizer: Tokenizer = read_tokenizer(training.tokenizers, training.spec.tokenizer)
-        self._task: Task = build_task(training.spec)
+        self._task = build_task(training.spec)
         self._train, self._validation, self._final = (
             self._open(split) for split in ("train", training.evaluation_split, training.final_split)
         )
