@@ -8,7 +8,7 @@ from pydantic import Field
 from jobs.shell.command import Outcome, Plan, command, working
 from jobs.shell.settings import Section
 from jobs.training import finished_run, plan_for, run_training, told, training_of
-from pipelines.finetune.models.build import Architecture
+from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.optimizer import Optimization
 from pipelines.finetune.worker import result_of
 from pipelines.lease import Lease

@@ -1,4 +1,7 @@
-"""Stage 5: documents to the predictions table, by the model version that an alias names now; those scored before are skipped."""
+"""Stage 5: documents to the predictions table, by the model version that an alias names now.
+
+Documents that this version has scored before are skipped.
+"""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -13,12 +16,18 @@ from pipelines.pin import Pin, fingerprint, pin
 from pipelines.registry.gate.apply import read_last_verdict
 from pipelines.registry.store import connect
 from pipelines.registry.versions.resolve import ResolvedModel, resolve_model
-from pipelines.scoring.batch import by_model, dealt, of_split, score_documents, unscored
+from pipelines.scoring.batch import (
+    partition_by_id,
+    score_documents,
+    select_model,
+    select_split,
+    select_unscored,
+)
 from pipelines.spark import session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, PREDICTIONS
 
-REVISION = 2
+REVISION = 3
 """Raised when equal documents and models give other predictions than before."""
 
 
@@ -62,18 +71,19 @@ def main(config: Config) -> Outcome:
     pinned, model = inputs(config)
     todo = plan_for(config, pinned, model)
     if todo.up_to_date:
-        return unchanged("scoring", todo, absolute(config.predictions), told)
+        return unchanged("scoring", todo, absolute(config.predictions), display_facts)
     with working("scoring") as work:
         work.say("starting Spark")
         spark = session("distributary scoring", config.spark)
-        chosen = of_split(DOCUMENTS.read(spark, pinned.path, pinned.version), config.split)
+        chosen = select_split(DOCUMENTS.read(spark, pinned.path, pinned.version), config.split)
         num_before = 0
         if pin(absolute(config.predictions)) is not None:
             predictions = PREDICTIONS.read(spark, absolute(config.predictions))
-            chosen, num_before = unscored(chosen, predictions, model), by_model(predictions, model).count()
+            num_before = select_model(predictions, model).count()
+            chosen = select_unscored(chosen, predictions, model)
         work.say(f"scoring with {model.name} version {model.version}")
         scored = score_documents(
-            dealt(chosen, num_partitions=config.num_partitions),
+            partition_by_id(chosen, num_partitions=config.num_partitions),
             model.folder,
             model,
             batch_size=config.batch_size,
@@ -84,11 +94,11 @@ def main(config: Config) -> Outcome:
         written = PREDICTIONS.append(
             scored, absolute(config.predictions), fingerprint=todo.fingerprint, facts=facts
         )
-    return Outcome(stage="scoring", ran=True, why=todo.why, facts=told(written))
+    return Outcome(stage="scoring", ran=True, why=todo.why, facts=display_facts(written))
 
 
-def told(pin: Pin) -> dict[str, str]:
-    """What was scored, for a person."""
+def display_facts(pin: Pin) -> dict[str, str]:
+    """What was scored, for the terminal."""
     facts = pin.facts
     return {
         "model": facts["model"],

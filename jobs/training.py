@@ -18,7 +18,7 @@ from pipelines.dataset.reader import open_split
 from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.finetune.launch.barrier import require_slots, run_ranks
 from pipelines.finetune.loop import BatchPlan
-from pipelines.finetune.models.build import ModelSpec
+from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.worker import Training, identity, result_of, train_rank
 from pipelines.lease import Lease
 from pipelines.pin import Pin, fingerprint

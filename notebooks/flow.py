@@ -33,7 +33,7 @@ from pipelines.registry.runs.current import require_current
 from pipelines.registry.runs.tracker import read_run_status
 from pipelines.registry.runs.lineage import read_lineage
 from pipelines.registry.versions.resolve import resolve_model
-from pipelines.scoring.batch import confusion
+from pipelines.scoring.evaluate import count_confusion
 from pipelines.spark import session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
@@ -215,7 +215,7 @@ predictions.select("text", "label", "prediction", "score").orderBy("score").show
 
 # COMMAND ----------
 
-confused = confusion(predictions).where("label != prediction").limit(12).toPandas()
+confused = count_confusion(predictions).where("label != prediction").limit(12).toPandas()
 names = confused["label"] + "  taken for  " + confused["prediction"]
 figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
 axes.barh(names, confused["num_documents"], color="#d9822b")

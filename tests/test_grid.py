@@ -1,11 +1,13 @@
-"""The five words: each has its package, its job, its section of the configuration and its tests."""
+"""The grid: five words in five places, and every task in all of its places."""
 
 import ast
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 WORDS = ("corpus", "dataset", "finetune", "registry", "scoring")
@@ -22,6 +24,44 @@ def test_word_has_its_five_places(word):
     assert (CHECKOUT / "jobs" / f"{word}.py").is_file()
     assert isinstance(base.get(word), dict), f"conf/base.yaml has no section {word}"
     assert list((CHECKOUT / "tests" / word).glob("test_*.py")), f"tests/{word} has no tests"
+
+
+def test_a_task_has_its_three_places():
+    from pipelines.dataset.examples.table import EXAMPLES
+
+    from jobs.dataset import Config
+    from pipelines.finetune.tasks.table import TASKS
+
+    assert len(TASKS) >= 2
+    assert sorted(EXAMPLES) == sorted(TASKS)
+    field = Config.model_fields["task"]
+    checked = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    accepts = TypeAdapter(checked)
+    assert [accepts.validate_python(name) for name in TASKS] == list(TASKS)
+    with pytest.raises(ValidationError):
+        accepts.validate_python("no_such_task")
+
+
+def test_the_files_of_a_task_carry_its_name():
+    from pipelines.finetune.tasks.table import TASKS
+
+    for name in TASKS:
+        for folder in ("dataset/examples", "finetune/tasks"):
+            assert (CHECKOUT / "pipelines" / folder / f"{name}.py").is_file()
+
+
+def test_every_task_names_a_known_metric():
+    from pipelines.finetune.models.architecture import ModelSpec
+    from pipelines.finetune.tasks.table import TASKS
+    from pipelines.metrics import METRICS
+    from pipelines.scoring.evaluate import SUMS
+
+    for name, task in TASKS.items():
+        spec = ModelSpec(task=name, labels=("a", "b"), max_tokens=8, base="scratch", tokenizer="t")
+        metric = METRICS[task(spec).metric]
+        assert set(metric.sums) <= set(SUMS), (
+            f"scoring can't compute {metric.name}, so the gate can't judge {name}"
+        )
 
 
 def test_no_sixth_stage_hides_in_pipelines():

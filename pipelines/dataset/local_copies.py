@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.storage import cache_folder
+from pipelines.machine import cache_folder
 
 STALE_SECONDS = 7 * 24 * 3600
 COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+(-\d+)?|\.making-\w+")

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.tasks.task import Task, collate
+from pipelines.finetune.tasks.task import Task
 
 
 class Evaluation(NamedTuple):
@@ -33,8 +33,8 @@ def evaluate(
     total: torch.Tensor | None = None
     with torch.inference_mode():
         for first in range(0, len(by_length), batch_rows):
-            batch = collate(reader.rows(by_length[first : first + batch_rows]), strategy.device)
-            sums = task.sums(model(batch.input_ids_BT, batch.attention_mask_BT), batch)
+            batch = task.collate(reader.rows(by_length[first : first + batch_rows]), strategy.device)
+            sums = task.sums(model(**batch.inputs), batch)
             total = sums if total is None else total + sums
             progress(min(1.0, (first + batch_rows) / len(by_length)))
     if total is None:

@@ -20,7 +20,7 @@ from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.optimizer import Optimization, learning_rate, set_learning_rate
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.tasks.task import Task, collate
+from pipelines.finetune.tasks.task import Task
 
 
 class StepResult(NamedTuple):
@@ -116,8 +116,8 @@ def _accumulate(
     num_targets = max(1, int(reader.num_targets[rows].sum()))
     share = torch.zeros(1, dtype=torch.float64)
     for micro_batch in plan.micro_batches(rows, strategy.rank):
-        batch = collate(reader.rows(micro_batch), strategy.device)
-        loss = task.loss_sum(model(batch.input_ids_BT, batch.attention_mask_BT), batch) / num_targets
+        batch = task.collate(reader.rows(micro_batch), strategy.device)
+        loss = task.loss_sum(model(**batch.inputs), batch) / num_targets
         # Averaging gradients over ranks divides by their number; this undoes it.
         (loss * strategy.world_size).backward()
         share += loss.detach().double().cpu()

@@ -26,11 +26,14 @@ from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
 from pipelines.finetune.launch.world import Place
 from pipelines.finetune.loop import BatchPlan, StepResult, train
-from pipelines.finetune.models.build import Architecture, ModelSpec, build_model, save_model
+from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import save_model
 from pipelines.finetune.optimizer import Optimization, build_optimizer
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.tasks.task import Task, build_task
+from pipelines.finetune.tasks.table import build_task
+from pipelines.metrics import METRICS
 from pipelines.storage import Folder
 
 
@@ -105,7 +108,7 @@ class _Rank:
         self._run = Folder(training.folder)
         self._checkpoints, self._events = self._run / "checkpoints", EventWriter(self._run / "events")
         self._tokenizer: Tokenizer = read_tokenizer(training.tokenizers, training.spec.tokenizer)
-        self._task: Task = build_task(training.spec)
+        self._task = build_task(training.spec)
         self._train, self._validation, self._final = (
             self._open(split) for split in ("train", training.evaluation_split, training.final_split)
         )
@@ -242,7 +245,7 @@ class _Rank:
         if evaluates:
             metrics = self._evaluate(self._validation, training.evaluation_split).metrics
             value = metrics[self._task.metric]
-            gain = value - progress.best_value if self._task.higher_is_better else progress.best_value - value
+            gain = METRICS[self._task.metric].gain(value, progress.best_value)
             if progress.best_step < 0 or gain > 0 or not math.isfinite(progress.best_value):
                 progress = replace(progress, best_step=step, best_value=value)
             if self._strategy.rank == 0:
