@@ -9,15 +9,16 @@ from jobs.shell.command import Outcome, Plan, command, working
 from jobs.shell.plan import planned, unchanged
 from jobs.shell.settings import Section
 from pipelines.corpus.build import build_documents, reconcile
-from pipelines.corpus.quality import Rules
+from pipelines.corpus.listing import list_files
 from pipelines.corpus.readers.files import read_source
-from pipelines.corpus.source import Source, list_files
+from pipelines.corpus.rules import Rules
+from pipelines.corpus.source import Source
 from pipelines.pin import Pin, fingerprint
 from pipelines.spark import persisted, session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, QUARANTINE
 
-REVISION = 2
+REVISION = 3
 """Raised when equal files give other rows than before."""
 
 

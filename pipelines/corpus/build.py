@@ -1,4 +1,4 @@
-"""Records -> documents and quarantine, and the count that shows that nothing was lost on the way."""
+"""Records -> documents and quarantine, and the counts that prove that no record was lost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,10 @@ from pyspark.sql import functions as F
 
 from pipelines.corpus.dedup import label_exact_duplicates, label_repeated_keys
 from pipelines.corpus.ids import content_hash, doc_id
-from pipelines.corpus.quality import Rules, label_quality
+from pipelines.corpus.quality import label_quality
 from pipelines.corpus.readers.files import MAX_RAW_BYTES
-from pipelines.corpus.source import Source
+from pipelines.corpus.rules import Rules
+from pipelines.corpus.source import Source, check_names
 from pipelines.corpus.split import label_splits
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, QUARANTINE
@@ -19,10 +20,10 @@ from pipelines.tables import DOCUMENTS, QUARANTINE
 def build_documents(
     records: DataFrame, sources: Sequence[Source], rules: Rules
 ) -> tuple[DataFrame, DataFrame]:
-    """The rows of documents and of quarantine; every record becomes one row of one of the two.
+    """The rows of documents and of quarantine; every record becomes one row in one of the two.
 
-    `records` are rows of `read_source`, of all sources together; they are used several times, so persist them.
-    The result depends on the records alone, not on their order or partitioning.
+    `records` are rows of `read_source`, of all sources together; they are used several times, so persist
+    them. The result depends only on the records, not on their order or partitioning.
     """
     check_names(sources)
     identity = doc_id(F.col("source"), F.col("key"), F.col("file"), F.col("offset"))
@@ -30,13 +31,13 @@ def build_documents(
     if any("key" in source.fields for source in sources):
         identified = label_repeated_keys(identified)
     else:
-        nobody = {"first_file": F.lit(None).cast("string"), "first_offset": F.lit(None).cast("bigint")}
-        identified = identified.withColumns(nobody)
+        no_first = {"first_file": F.lit(None).cast("string"), "first_offset": F.lit(None).cast("bigint")}
+        identified = identified.withColumns(no_first)
     documents = (
         identified.where("first_file IS NULL")
         .withColumns(
             {
-                "content_hash": content_hash(F.col("text")),
+                "content_hash": content_hash(F.col("text"), F.col("parts")),
                 "num_chars": F.char_length("text"),
                 "num_bytes": F.octet_length("text"),
             }
@@ -47,22 +48,14 @@ def build_documents(
         .select(*DOCUMENTS.schema.names)
     )
     broken = records.where("reason IS NOT NULL").select(*QUARANTINE.schema.names)
-    return documents, broken.unionByName(_quarantined(identified))
-
-
-def check_names(sources: Sequence[Source]) -> None:
-    """Raises ValueError where two sources have one name: their documents would have one id."""
-    names = [source.name for source in sources]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"names of sources must be unique, repeated: {', '.join(repeated)}; rename one of each"
-        )
+    return documents, broken.unionByName(_quarantine_repeated_keys(identified))
 
 
 def reconcile(records: DataFrame, documents: DataFrame, quarantine: DataFrame) -> dict[str, Any]:
-    """Counts to print: records, documents, quarantine by kind, kept by split, dropped by reason.
+    """Counts for the facts: records, documents, quarantine by kind, kept by split, dropped by reason, and
+    each source.
 
-    Raises ContractError where a record is neither in documents nor in quarantine, or is in both.
+    Raises ContractError if a record is neither in documents nor in quarantine, or in both.
     """
     num_records = records.count()
     groups = documents.groupBy("drop_reason", "split").count().collect()
@@ -76,8 +69,8 @@ def reconcile(records: DataFrame, documents: DataFrame, quarantine: DataFrame) -
     num_quarantined = sum(row["count"] for row in kinds)
     if num_records != num_documents + num_quarantined:
         raise ContractError(
-            f"corpus: {num_records:,} records became {num_documents:,} documents and {num_quarantined:,} rows of "
-            "quarantine; the difference must be 0: did the files change while they were read?"
+            f"corpus: {num_records:,} records became {num_documents:,} documents and {num_quarantined:,} "
+            "rows of quarantine; the difference must be 0: did the files change while they were read?"
         )
     return {
         "records": num_records,
@@ -89,10 +82,10 @@ def reconcile(records: DataFrame, documents: DataFrame, quarantine: DataFrame) -
     }
 
 
-def _quarantined(identified: DataFrame) -> DataFrame:
-    """The records that repeat a key; raw is their text, since the bytes of good records are not carried along."""
+def _quarantine_repeated_keys(identified: DataFrame) -> DataFrame:
+    """The records that repeat a key; raw is their text, because the bytes of good records are not kept."""
     first = F.concat(
-        F.lit("; first in "), "first_file", F.lit(" at byte "), F.col("first_offset").cast("string")
+        F.lit("; first in "), "first_file", F.lit(" at offset "), F.col("first_offset").cast("string")
     )
     repeated = identified.where("first_file IS NOT NULL")
     return repeated.select(

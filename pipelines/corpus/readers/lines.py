@@ -1,37 +1,23 @@
-"""What every reader yields, and lines with exact positions, with bounded memory."""
+"""Lines with exact positions and bounded memory: what formats with lines share.
+
+A line ends with LF. gzip files (name ends with .gz) are decompressed; positions are those of the decompressed
+bytes.
+"""
 
 import io
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Protocol
 
-from pipelines.corpus.source import SPLITS
+from pipelines.corpus.readers.format import MalformedError, Record, Slice, SourceFile, cut_by_size, keep_whole
+from pipelines.corpus.readers.gzip import GzipStream
 
 BOM = b"\xef\xbb\xbf"
 _SKIP_BYTES = 2**16
-
-
-class Record(NamedTuple):
-    """One record of a file. Exactly one of `fields` and `reason` is given."""
-
-    offset: int
-    """Byte of the decompressed file at which it starts."""
-    line: int
-    """1-based line of the file on which it starts."""
-    num_bytes: int
-    """Bytes of the decompressed file that it covers, line ending included."""
-    raw: bytes
-    """Those bytes; only the first of them where the record is longer than the limit."""
-    fields: dict[str, str] | None
-    """Column of the document -> value. A column with no value is absent, text and a mapped key never are."""
-    reason: str | None
-    """Why it is broken, as 'kind: detail'."""
-
-
-class MalformedError(ValueError):
-    """The bytes are no record of the format; the message is the reason."""
+_BUFFER_BYTES = 2**20
 
 
 class ByteStream(Protocol):
-    """What `Lines` needs of a stream. `broken` says why it ended early; None while and where it did not."""
+    """What `Lines` needs from a stream. `broken` says why it ended early; None = it did not, or not yet."""
 
     @property
     def broken(self) -> str | None: ...
@@ -46,10 +32,11 @@ class Bytes(io.BufferedReader):
 
 
 class Lines:
-    """Lines of a stream, each ended by LF, with a way back.
+    """Lines of a stream, each ended by LF. Lines can be given back and read again.
 
-    A line belongs to the slice [start, stop) that holds its first byte, so that consecutive slices read every line
-    once. `start` above 0: the stream stands at byte start - 1, and `line` counts the LF in front of `start`, plus 1.
+    A line belongs to the slice [start, stop) that holds its first byte, so consecutive slices read every line
+    exactly once. If `start` is above 0, the stream must be at byte start - 1, and `line` is 1 plus the number
+    of LF before `start`.
     """
 
     def __init__(self, stream: ByteStream, *, start: int = 0, stop: int | None = None, line: int = 1) -> None:
@@ -58,19 +45,19 @@ class Lines:
         self.line = line
         """1-based number of the next line."""
         self.tail = b""
-        """What follows the last whole line of a stream that broke."""
+        """Bytes after the last complete line of a stream that broke off."""
         self._stream = stream
         self._returned = io.BytesIO()
         self._stop = stop
         if start > 0:
-            self._leave_line_of_earlier_slice()
+            self._skip_line_of_earlier_slice()
 
-    def _leave_line_of_earlier_slice(self) -> None:
+    def _skip_line_of_earlier_slice(self) -> None:
         start, line = self.offset, self.line
         self.offset -= 1
         if self.read(1) == b"\n":
             assert self.offset == start
-            self.line = line  # the caller has counted this LF
+            self.line = line  # the caller already counted this LF
             return
         while not self.exhausted and (piece := self.read(_SKIP_BYTES)) and piece[-1:] != b"\n":
             pass
@@ -85,7 +72,8 @@ class Lines:
         return self._stop is not None and self.offset >= self._stop
 
     def read(self, limit: int) -> bytes:
-        """The next line, or the first `limit` bytes of it; empty at the end. A line cut by a broken stream is `tail`."""
+        """The next line, or its first `limit` bytes; empty at the end. A line that a broken stream cuts off
+        goes to `tail`."""
         data = self._returned.readline(limit)
         if len(data) < limit and data[-1:] != b"\n":
             data += self._stream.readline(limit - len(data))
@@ -96,30 +84,58 @@ class Lines:
         return data
 
     def skip_line(self) -> int:
-        """Pass over the rest of the line; the number of bytes passed over."""
+        """Skip the rest of the line. Returns the number of bytes skipped."""
         before = self.offset
         while (piece := self.read(_SKIP_BYTES)) and piece[-1:] != b"\n":
             pass
         return self.offset - before
 
     def give_back(self, data: bytes) -> None:
-        """Let `data`, the last bytes that were read, be read again."""
+        """Make the last bytes that were read, `data`, readable again."""
         self.offset -= len(data)
         self.line -= data.count(b"\n")
         position = self._returned.tell()
         if position < len(self._returned.getbuffer()):
-            # some of it is still unread, so all of `data` came from here
+            # some returned bytes are still unread, so all of `data` came from here
             self._returned.seek(position - len(data))
         else:
             self._returned = io.BytesIO(data)
 
     def read_all(self, limit: int) -> bytes:
-        """The first `limit` bytes of a stream of which nothing was read; those of a broken stream are `tail`."""
+        """The first `limit` bytes of an unread stream; those of a stream that broke off go to `tail`."""
         data = self._stream.read(limit)
         if self._stream.broken:
             self.tail, data = data, b""
         self.offset += len(data)
         return data
+
+
+def read_lines(
+    stream: BinaryIO, part: Slice, parse: Callable[["Lines"], Iterator[Record]]
+) -> Iterator[Record]:
+    """The records that `parse` makes of the slice, and one that says where the file broke off, if it did."""
+    lines = open_lines(stream, part)
+    yield from parse(lines)
+    if lines.broken:
+        yield Record(lines.offset, lines.line, len(lines.tail), lines.tail, None, lines.broken)
+
+
+def open_lines(stream: BinaryIO, part: Slice) -> "Lines":
+    """The lines of a slice. A gzip file is read from its beginning, since it is not cut."""
+    if is_gzip(part.path):
+        return Lines(GzipStream(stream))
+    stream.seek(max(part.start - 1, 0))
+    return Lines(Bytes(stream, _BUFFER_BYTES), start=part.start, stop=part.stop, line=part.line)  # type: ignore[arg-type]
+
+
+def is_gzip(path: str) -> bool:
+    return path.lower().endswith(".gz")
+
+
+def cut_lines(file: SourceFile) -> Iterator[tuple[int, int | None]]:
+    """Ranges for a format whose records never span lines. A gzip stream can only be read from its
+    beginning."""
+    return keep_whole(file) if is_gzip(file.path) else cut_by_size(file)
 
 
 def without_line_end(data: bytes) -> bytes:
@@ -130,11 +146,13 @@ def without_line_end(data: bytes) -> bytes:
 
 
 def too_long(max_record_bytes: int) -> str:
+    """The reason for a record above the limit."""
     return f"too long: more than max_record_bytes = {max_record_bytes:,}"
 
 
 def decode(data: bytes) -> str:
-    """The text of the bytes. Raises MalformedError where they are not UTF-8 or hold NUL, which text never does."""
+    """The text of the bytes. Raises MalformedError if they are not UTF-8 or contain NUL, which text never
+    does."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -142,17 +160,5 @@ def decode(data: bytes) -> str:
             f"invalid UTF-8: byte 0x{data[error.start]:02x} at {error.start} of the record"
         ) from None
     if "\0" in text:
-        raise MalformedError("NUL: the text holds the character U+0000; is the file UTF-16 or binary?")
+        raise MalformedError("NUL: the text contains the character U+0000; is the file UTF-16 or binary?")
     return text
-
-
-def checked(fields: dict[str, str]) -> dict[str, str]:
-    """The fields without empty label and split. Raises MalformedError for an empty key or a split of another name."""
-    if fields.get("key") == "":
-        raise MalformedError("key: it is empty")
-    split = fields.get("split")
-    if split and split not in SPLITS:
-        raise MalformedError(f"split: {split[:40]!r} is none of {', '.join(SPLITS)}")
-    if all(fields.values()):
-        return fields
-    return {column: value for column, value in fields.items() if value or column == "text"}
