@@ -155,7 +155,7 @@ def test_splits_follow_shares_and_hash(spark):
 
     assert found == {content_hash: twin(content_hash) for content_hash in hashes}
     counts = [sum(split == name for split in found.values()) for name in shares]
-    # 5 standard deviations of a binomial: 5 * sqrt(10,000 * 0.8 * 0.2) = 200, 5 * sqrt(10,000 * 0.1 * 0.9) = 150
+    # 5 standard deviations of a binomial: 5 * sqrt(10,000 * p * (1 - p)) = 200 for p = 0.8, 150 for p = 0.1
     assert abs(counts[0] - 8_000) < 200
     assert abs(counts[1] - 1_000) < 150
     assert abs(counts[2] - 1_000) < 150

@@ -26,9 +26,13 @@ class ByteStream(Protocol):
 
 
 class Bytes(io.BufferedReader):
-    """A buffered binary stream that cannot end early."""
+    """A buffered binary stream that cannot break off."""
 
     broken: str | None = None
+
+    def close(self) -> None:
+        """Leave the file open, because it belongs to the caller; BufferedReader would close it when it is
+        freed."""
 
 
 class Lines:
