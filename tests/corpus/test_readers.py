@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from pipelines.corpus.clean import normalise
-from pipelines.corpus.readers import csv, jsonl
+from pipelines.corpus.readers.format import Slice
 from pipelines.corpus.readers.gzip import GzipStream
 from pipelines.corpus.readers.lines import Bytes, Lines
 from tests.corpus.reading import make_source, read_bytes
@@ -19,39 +19,54 @@ TOKENS = {
         [b'"', b"\r", b"\n", b",", b"ab", b"\0"],
         [b"a,", b'"', b"\n", b"\n", "你".encode(), b"\xff"],
     ],
+    "tsv": [
+        [b"\t", b"\n", b"a", b'"'],
+        [b"\t", b"\n", b"a", b"a", b"b\nc", b"\0"],
+        [b"a", b"\r\n", b"\n", "你".encode(), b"\xff"],
+    ],
     "jsonl": [
         [b'{"text":"', b'"}\n', b"a"],
         [b'{"text":"', b'"}', b"\n", b"\r", b"a" * 9],
         [b"{", b"}", b'"', b"\n", b"\0", b"\xff"],
     ],
 }
+HEADERS = {"csv": b"text,label\n", "jsonl": b"", "tsv": b"text\tlabel\n"}
 
 
-@pytest.mark.parametrize(("name", "parse"), [("csv", csv.parse), ("jsonl", jsonl.parse)])
-def test_each_random_byte_is_in_one_record(name, parse):
+@pytest.mark.parametrize("name", ["csv", "jsonl", "tsv"])
+def test_each_random_byte_is_in_one_record(name, monkeypatch):
     generator = random.Random(20_261_121)
     num_good = num_broken = 0
     for case in range(3_000):
         body = b"".join(generator.choices(TOKENS[name][case % 3], k=generator.randrange(100)))
-        header = b"text,label\n" if name == "csv" else b""
+        header = HEADERS[name]
         data = header + body
         limit = generator.choice([12, 30, 10_000])
-        lines = Lines(Bytes(io.BytesIO(data), generator.choice([1, 7, 8192])))
         source = make_source(format=name, fields={"text": "text"}, max_record_bytes=limit)
-        records = list(parse(lines, source.request))
+        monkeypatch.setattr("pipelines.corpus.readers.lines._BUFFER_BYTES", generator.choice([1, 7, 8192]))
+        records = list(source.reader.read(io.BytesIO(data), Slice(0, "s", "s", 0, None, 1), source.request))
         end = len(header)
         for record in records:
-            assert data[end : record.offset].strip() == b"", (data, records)
+            assert data[end : record.offset].strip(b"\r\n") == b"", (data, records)
             assert data[record.offset :].startswith(record.raw)
             assert record.line == 1 + data[: record.offset].count(b"\n")
             assert len(record.raw) == record.num_bytes or record.reason.startswith("too long")
             end = record.offset + record.num_bytes
         assert data[end:].strip() == b""
-        assert lines.offset == len(data)
         num_good += sum(record.values is not None for record in records)
         num_broken += sum(record.values is None for record in records)
     assert num_broken > 1_000
     assert num_good > 1_000
+
+
+@pytest.mark.parametrize("buffer_bytes", [1, 7, 8192])
+def test_lines_can_be_given_back_at_any_buffer_size(buffer_bytes):
+    lines = Lines(Bytes(io.BytesIO(b"one\ntwo\nthree"), buffer_bytes))
+    assert [lines.read(100), lines.read(2), lines.read(100)] == [b"one\n", b"tw", b"o\n"]
+    lines.give_back(b"two\n")
+    assert (lines.offset, lines.line) == (4, 2)
+    assert [lines.read(100), lines.read(100), lines.read(100)] == [b"two\n", b"three", b""]
+    assert (lines.offset, lines.line) == (13, 3)
 
 
 def inflate(data, buffer_bytes=64):

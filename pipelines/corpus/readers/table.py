@@ -1,6 +1,12 @@
-"""Every input format by the name that `corpus.sources` gives it."""
+"""Every input format, by the name that `corpus.sources` gives it."""
 
-from pipelines.corpus.readers import csv, jsonl, text
+from pipelines.corpus.readers import csv, jsonl, text, tsv
 from pipelines.corpus.readers.format import Format
 
-FORMATS: dict[str, Format] = {"csv": csv.FORMAT, "jsonl": jsonl.FORMAT, "text": text.FORMAT}
+# fmt: off
+FORMATS: dict[str, Format] = {
+    "csv": csv.FORMAT,
+    "jsonl": jsonl.FORMAT,
+    "text": text.FORMAT,
+    "tsv": tsv.FORMAT,
+}
