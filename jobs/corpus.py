@@ -2,14 +2,17 @@
 
 from contextlib import ExitStack
 from functools import reduce
+from typing import Annotated
 
 import typer
+from pydantic import Field
 
 from jobs.shell.command import Outcome, Plan, command, working
 from jobs.shell.plan import planned, unchanged
 from jobs.shell.settings import Section
 from pipelines.corpus.build import build_documents, reconcile
 from pipelines.corpus.listing import list_files
+from pipelines.corpus.quarantine import require_few_quarantined
 from pipelines.corpus.readers.files import read_source
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
@@ -25,6 +28,7 @@ REVISION = 3
 class Config(Section):
     sources: list[Source]
     rules: Rules
+    max_quarantined_fraction: Annotated[float, Field(ge=0, le=1)]
     documents: str
     quarantine: str
 
@@ -64,6 +68,7 @@ def main(config: Config) -> Outcome:
             QUARANTINE.overwrite(
                 quarantine, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts
             )
+            require_few_quarantined(facts, quarantine, config.max_quarantined_fraction)
             work.say("writing documents")
             pin = DOCUMENTS.overwrite(
                 documents, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts

@@ -1,9 +1,10 @@
 """Records -> documents and quarantine, and the counts that prove that no record was lost."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from pipelines.corpus.dedup import label_exact_duplicates, label_repeated_keys
@@ -57,29 +58,50 @@ def reconcile(records: DataFrame, documents: DataFrame, quarantine: DataFrame) -
 
     Raises ContractError if a record is neither in documents nor in quarantine, or in both.
     """
-    num_records = records.count()
-    groups = documents.groupBy("drop_reason", "split").count().collect()
-    kinds = quarantine.groupBy(F.substring_index("reason", ":", 1).alias("kind")).count().collect()
-    kept = {row.split: row["count"] for row in groups if row.drop_reason is None}
-    dropped: dict[str, int] = {}
-    for row in groups:
-        if row.drop_reason is not None:
-            dropped[row.drop_reason] = dropped.get(row.drop_reason, 0) + row["count"]
-    num_documents = sum(row["count"] for row in groups)
-    num_quarantined = sum(row["count"] for row in kinds)
+    nothing = F.lit(None).cast("string")
+    kind = F.substring_index("reason", ":", 1)
+    rows = [
+        records.select(
+            "source", F.lit("records").alias("table"), nothing.alias("reason"), nothing.alias("split")
+        ),
+        documents.select("source", F.lit("documents"), "drop_reason", "split"),
+        quarantine.select("source", F.lit("quarantine"), kind, nothing),
+    ]
+    # One query for the three counts: a Spark job costs more than counting a small corpus.
+    keys = ("source", "table", "reason", "split")
+    groups = reduce(DataFrame.unionAll, rows).groupBy(*keys).count().collect()
+    good = [row for row in groups if row.table == "documents"]
+    broken = [row for row in groups if row.table == "quarantine"]
+    kept = _sum_by("split", [row for row in good if row.reason is None])
+    dropped = _sum_by("reason", [row for row in good if row.reason is not None])
+    quarantined = _sum_by("reason", broken)
+    read = _sum_by("source", [row for row in groups if row.table == "records"])
+    num_records, num_documents, num_quarantined = (
+        sum(counts) for counts in (read.values(), (row["count"] for row in good), quarantined.values())
+    )
     if num_records != num_documents + num_quarantined:
         raise ContractError(
             f"corpus: {num_records:,} records became {num_documents:,} documents and {num_quarantined:,} "
             "rows of quarantine; the difference must be 0: did the files change while they were read?"
         )
+    lost = _sum_by("source", broken)
     return {
         "records": num_records,
         "documents": num_documents,
         "quarantined": num_quarantined,
-        "kept": dict(sorted(kept.items())),
-        "dropped": dict(sorted(dropped.items())),
-        "quarantine": dict(sorted((row.kind, row["count"]) for row in kinds)),
+        "kept": kept,
+        "dropped": dropped,
+        "quarantine": quarantined,
+        "sources": {name: {"records": read[name], "quarantined": lost.get(name, 0)} for name in read},
     }
+
+
+def _sum_by(name: str, groups: list[Row]) -> dict[str, int]:
+    """Counts of the groups by the value of one of their columns, sorted."""
+    sums: dict[str, int] = {}
+    for row in groups:
+        sums[row[name]] = sums.get(row[name], 0) + row["count"]
+    return dict(sorted(sums.items()))
 
 
 def _quarantine_repeated_keys(identified: DataFrame) -> DataFrame:

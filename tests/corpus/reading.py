@@ -4,7 +4,7 @@ import io
 from typing import NamedTuple
 
 from pipelines.corpus.readers.format import MalformedError, Slice
-from pipelines.corpus.readers.mapping import Columns, map_values
+from pipelines.corpus.readers.mapping import Columns, Mapper
 from pipelines.corpus.source import Source
 
 
@@ -34,7 +34,7 @@ def read_bytes(data: bytes, source: Source, *, path="s", start=0, stop=None) -> 
 def _map_record(record, source: Source) -> Read:
     position = record[:5]
     try:
-        columns = None if record.values is None else map_values(record.values, source)
+        columns = None if record.values is None else Mapper(source).map_values(record.values)
         return Read(*position, columns, record.reason)
     except MalformedError as error:
         return Read(*position, None, str(error))

@@ -68,6 +68,54 @@ def test_document_has_ids_sizes_and_provenance(spark):
         assert [(c.name, c.dataType) for c in rows_of.schema] == [(c.name, c.dataType) for c in table.schema]
 
 
+def test_content_hash_covers_names_and_order_of_parts(spark):
+    dialogues = [
+        None,
+        [("user", "a"), ("assistant", "b")],
+        [("assistant", "a"), ("user", "b")],
+        [("user", "a\n\nb")],
+        [("user", "a"), ("assistant", "b")],
+        [],
+    ]
+    rows = records(
+        spark, *[{"text": "a\n\nb", "key": str(n), "parts": parts} for n, parts in enumerate(dialogues)]
+    )
+    documents, _ = build_documents(rows, [source()], Rules())
+    found = sorted(documents.collect(), key=lambda row: row.doc_id)
+    by_key = {row.doc_id: row for row in found}
+    in_order = [by_key[sha("s", "key", str(n))] for n in range(len(dialogues))]
+    netstrings = [
+        "\0" + "4:a\n\nb," + "".join(f"{len(value)}:{value}," for part in parts for value in part)
+        for parts in dialogues[1:]
+    ]
+    assert [row.content_hash for row in in_order] == [sha("a\n\nb"), *map(sha, netstrings)]
+    dropped = [row for row in in_order if row.drop_reason]
+    assert len({row.content_hash for row in in_order}) == 5
+    assert [(row.parts, row.drop_reason) for row in dropped] == [(dialogues[1], "exact_duplicate")]
+
+
+def test_structured_documents_are_written_and_read_back(spark, tmp_path):
+    rows = records(
+        spark,
+        {
+            "text": "甲\n\n乙",
+            "parts": [("user", "甲"), ("assistant", "乙")],
+            "metadata": {"b": "2", "a": "一"},
+        },
+        {"text": "plain"},
+    )
+    documents, _ = build_documents(rows, [source()], Rules())
+    pin = DOCUMENTS.overwrite(documents, str(tmp_path / "documents"), fingerprint="f", facts={})
+    structured, plain = DOCUMENTS.read(spark, str(tmp_path / "documents")).orderBy("offset").collect()
+    assert [tuple(part) for part in structured.parts] == [("user", "甲"), ("assistant", "乙")]
+    assert structured.metadata == {"a": "一", "b": "2"}
+    assert (plain.parts, plain.metadata) == (None, None)
+    # The digest must not depend on the order of a map's entries.
+    swapped = documents.withColumn("metadata", F.map_from_entries(F.reverse(F.map_entries("metadata"))))
+    assert [list(row.metadata) for row in swapped.where("metadata IS NOT NULL").collect()] == [["a", "b"]]
+    assert DOCUMENTS.digest(swapped)[0] == pin.digest
+
+
 def test_drop_reason_is_the_first_rule_failed(spark):
     texts = ["", "你", "你好", "", "长长长", "长长长", "长长长"]
     rows = records(spark, *[{"text": text, "split": "train", "key": str(n)} for n, text in enumerate(texts)])
@@ -204,6 +252,7 @@ def test_each_record_is_a_document_or_quarantined(spark):
         "kept": {"test": 1},
         "dropped": {"empty": 1, "exact_duplicate": 1},
         "quarantine": {"duplicate key": 1, "invalid JSON": 2},
+        "sources": {"s": {"records": 6, "quarantined": 3}},
     }
     with pytest.raises(ContractError, match="6 records became 2 documents and 3 rows"):
         reconcile(rows, documents.where("text != ''"), quarantine)

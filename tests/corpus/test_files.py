@@ -4,7 +4,9 @@ import gzip
 import json
 import platform
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from pyspark.errors import PythonException
@@ -14,6 +16,7 @@ from pipelines.corpus.listing import list_files
 from pipelines.corpus.readers import files, slices
 from pipelines.corpus.readers.files import RECORDS, read_source
 from pipelines.corpus.readers.format import Slice, SourceFile
+from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.source import Source
 from pipelines.storage import locate
 
@@ -48,6 +51,32 @@ def test_row_gives_the_position_of_its_record(spark, tmp_path):
         RECORDS,
     )
     assertDataFrameEqual(read_source(spark, source), expected)
+
+
+def test_tasks_read_parquet_slices_with_structure(spark, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.corpus.readers.format.SLICE_BYTES", 1_000)
+    monkeypatch.setattr(slices, "_TASK_BYTES", 1)
+    dialogues = [
+        [{"role": "user", "content": f"第{n}问"}, {"role": "assistant", "content": f"{n}"}] for n in range(90)
+    ]
+    dialogues[7] = [{"role": None, "content": "no role"}]
+    columns = {"m": dialogues, "u": [f"http://x/{n}" for n in range(90)]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=10)
+    source = Source(name="s", path=str(tmp_path), format="parquet", messages="m", metadata={"url": "u"})
+    rows = read_source(spark, source)
+    assert rows.rdd.getNumPartitions() > 3
+    found = sorted(rows.collect(), key=lambda row: row.offset)
+    assert [row.offset for row in found] == list(range(90))
+    assert found[8].text == "第8问\n\n8"
+    assert found[8].asDict(recursive=True)["parts"] == [
+        {"name": "user", "text": "第8问"},
+        {"name": "assistant", "text": "8"},
+    ]
+    assert found[8].metadata == {"url": "http://x/8"}
+    assert [(row.line, row.reason) for row in found if row.reason] == [
+        (None, "messages: role of turn 1 is null or missing, not a name")
+    ]
+    assert json.loads(bytes(found[7].raw))["u"] == "http://x/7"
 
 
 def test_slices_give_the_rows_of_the_whole_file(spark, tmp_path, monkeypatch):
@@ -159,4 +188,4 @@ def test_broken_row_keeps_at_most_64_kib(tmp_path):
     source = Source(name="s", path=str(tmp_path), format="text")
     (part,) = slices.cut_files(list_files(source), source)
     (record,) = files.read_slice(locate(source.path)[0], source, part)
-    assert files.make_row(record, source, "a")[-1] == b"\xff" * 65_536
+    assert files.make_row(record, Mapper(source), "s", "a")[-1] == b"\xff" * 65_536

@@ -70,6 +70,19 @@ def test_broken_line_leaves_its_neighbours_intact(line, reason):
     assert (records[1].raw, records[1].offset, records[1].line) == (line + b"\n", 25, 2)
 
 
+@pytest.mark.parametrize(
+    ("escape", "reason"),
+    [("\\u0000", "NUL: field 'm' contains"), ("\\udc00", "lone surrogate: U+DC00 in field 'm'")],
+)
+def test_escapes_that_are_not_text_are_found_at_any_depth(escape, reason):
+    dialogue = make_source(format="jsonl", messages="m")
+    for turn in (f'{{"role": "user", "content": "{escape}"}}', f'{{"role": "{escape}", "content": "a"}}'):
+        (record,) = read_bytes(f'{{"m": [{turn}], "other": 1}}'.encode(), dialogue)
+        assert record.reason.startswith(reason)
+    (record,) = read_bytes(f'{{"m": [], "other": "{escape}"}}'.encode(), dialogue)
+    assert record.reason.startswith("messages")  # a field that is not mapped does no harm
+
+
 def test_surrogate_pair_is_one_character():
     assert read(b'{"id": 1, "body": "\\ud83d\\ude00"}')[0].columns.text == "\U0001f600"
 

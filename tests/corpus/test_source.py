@@ -1,11 +1,15 @@
 """Rules for sources, and the files that a source names. Without Spark."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from pipelines.corpus.listing import find_entries, list_files, relative_to
+from pipelines.corpus.readers.format import Format, SourceFile
+from pipelines.corpus.readers.table import FORMATS
 from pipelines.corpus.source import Source
 
 CSV = {"format": "csv", "fields": {"text": "a"}}
@@ -219,3 +223,24 @@ def test_source_without_files_is_an_error(folder, missing):
 def test_invalid_source_names_the_broken_rule(knobs, message):
     with pytest.raises(ValueError, match=message):
         source(**{"path": "x", **knobs})
+
+
+def test_format_can_find_its_own_files(monkeypatch):
+    """As a table format does: its log names the files."""
+    live = [SourceFile(path=f"/t/{name}", relative=name, size=1, modified_ns=0) for name in ("b", "a")]
+    found = {"/t": live, "/empty": []}
+    monkeypatch.setitem(FORMATS, "log", Format(read=FORMATS["text"].read, find=found.__getitem__))
+    log = {"format": "log", "fields": {"text": "t"}}
+    assert [file.relative for file in list_files(source("/t", **log))] == ["a", "b"]
+    with pytest.raises(FileNotFoundError, match="source 's': no file at /empty; correct the path"):
+        list_files(source("/empty", **log))
+
+
+def test_checking_a_source_loads_neither_arrow_nor_spark():
+    code = (
+        "import sys; from pipelines.corpus.source import Source; from pipelines.corpus.rules import Rules;"
+        "Rules(); Source(name='s', path='x', format='parquet', fields={'text': 't'});"
+        "print(sorted({'pyarrow', 'pyspark', 'numpy', 'deltalake'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

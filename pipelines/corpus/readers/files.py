@@ -20,7 +20,7 @@ from pyspark.sql.types import StructType
 
 from pipelines.corpus.listing import list_files
 from pipelines.corpus.readers.format import MalformedError, Record, Slice
-from pipelines.corpus.readers.mapping import map_values
+from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.slices import cut_files, number_lines, read_scattered, scatter
 from pipelines.corpus.source import Source
 from pipelines.storage import locate
@@ -106,11 +106,11 @@ def _read_slices(
     batches: Iterable[pa.RecordBatch], source: Source, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     files, _ = locate(source.path)
-    rows: list[tuple] = []
+    mapper, rows = Mapper(source), list[tuple]()
     num_bytes = 0
     for part in read_scattered(batches):
         for record in read_slice(files, source, part):
-            rows.append(make_row(record, source, part.relative))
+            rows.append(make_row(record, mapper, source.name, part.relative))
             num_bytes += len(record.raw)
             # bounded by bytes too: 10,000 rows of 16 MiB would be 160 GB
             if num_bytes >= _BATCH_BYTES or len(rows) >= _BATCH_ROWS:
@@ -120,13 +120,13 @@ def _read_slices(
         yield _make_batch(rows, schema)
 
 
-def make_row(record: Record, source: Source, relative: str) -> tuple:
+def make_row(record: Record, mapper: Mapper, source: str, relative: str) -> tuple:
     """The row of a record, in the order of RECORDS. A record whose values do not fit the mapping becomes a
     broken one."""
-    position, reason = (source.name, relative, record.offset, record.line), record.reason
+    position, reason = (source, relative, record.offset, record.line), record.reason
     if record.values is not None:
         try:
-            key, text, label, split, parts, metadata = map_values(record.values, source)
+            key, text, label, split, parts, metadata = mapper.map_values(record.values)
             return (
                 *position,
                 key,

@@ -19,7 +19,7 @@ from pipelines.corpus.readers.lines import (
     too_long,
     without_line_end,
 )
-from pipelines.corpus.readers.values import Number, describe_kind
+from pipelines.corpus.readers.values import Number, check_strings, describe_kind
 
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
@@ -43,7 +43,7 @@ def parse(lines: Lines, request: Request) -> Iterator[Record]:
         if content.isspace() or not content:
             continue
         try:
-            yield Record(offset, line, num_bytes, data, _parse_object(content), None)
+            yield Record(offset, line, num_bytes, data, _parse_object(content, request.names), None)
         except MalformedError as error:
             yield Record(offset, line, num_bytes, data, None, str(error))
 
@@ -58,10 +58,14 @@ def parse_json(text: str) -> object:
         raise MalformedError(f"invalid JSON: {error}") from None
 
 
-def _parse_object(content: bytes) -> dict[str, object]:
-    value = parse_json(decode(content))
+def _parse_object(content: bytes, names: tuple[str, ...]) -> dict[str, object]:
+    text = decode(content)
+    value = parse_json(text)
     if not isinstance(value, dict):
         raise MalformedError(f"not an object: the line holds {describe_kind(value)}")
+    if "\\u" in text:  # only an escape can name what is not text
+        for name in names:
+            check_strings(value.get(name), name)
     return value
 
 

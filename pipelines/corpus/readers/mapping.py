@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pipelines.corpus.clean import normalise
 from pipelines.corpus.readers.format import MalformedError
 from pipelines.corpus.readers.jsonl import parse_json
-from pipelines.corpus.readers.values import describe_kind
+from pipelines.corpus.readers.values import check_strings, describe_kind
 from pipelines.corpus.source import SPLITS, Source
 
 Parts = list[tuple[str, str]]
@@ -35,21 +35,42 @@ class Columns(NamedTuple):
     metadata: dict[str, str] | None
 
 
-def map_values(values: Mapping[str, object], source: Source) -> Columns:
-    """The columns. Raises MalformedError with the reason, as 'column: detail'."""
-    parts = _read_parts(values, source)
-    fields = source.fields or ({"text": "text"} if source.reader.field_names else {})
-    if "text" in fields:
-        text = normalise(_read_string(values, "text", fields["text"]))
-    else:
-        text = "\n\n".join(part for _, part in parts or () if part)
-    key = _read_key(values, fields["key"]) if "key" in fields else None
-    label = _read_scalar(values, "label", fields["label"]) if "label" in fields else None
-    split = _read_scalar(values, "split", fields["split"]) if "split" in fields else None
-    if split and split not in SPLITS:
-        raise MalformedError(f"split: {split[:40]!r} is not one of {', '.join(SPLITS)}")
-    label = normalise(label) or None if label else None
-    return Columns(key, text, label, split, parts, _read_metadata(values, source))
+class Mapper:
+    """The mapping of one source, prepared once because it runs for every record."""
+
+    def __init__(self, source: Source) -> None:
+        # A format whose records all have the same fields needs no mapping: text is the text, the rest
+        # metadata.
+        fixed = source.reader.field_names or ()
+        fields = source.fields or ({"text": "text"} if fixed else {})
+        metadata = source.metadata or {name: name for name in fixed if name != "text"}
+        self._text, self._key = fields.get("text"), fields.get("key")
+        self._label, self._split = fields.get("label"), fields.get("split")
+        self._parts, self._messages = tuple(source.parts.items()), source.messages
+        self._metadata = tuple((key, name, f"metadata {key}") for key, name in metadata.items())
+
+    def map_values(self, values: Mapping[str, object]) -> Columns:
+        """The columns of a record. Raises MalformedError with the reason, as 'column: detail'."""
+        parts = None
+        if self._messages:
+            parts = _read_turns(values.get(self._messages), self._messages)
+        elif self._parts:
+            parts = _read_parts(values, self._parts)
+        if self._text:
+            text = _read_string(values, "text", self._text)
+        else:
+            text = "\n\n".join(part for _, part in parts or () if part)
+        key = _read_key(values, self._key) if self._key else None
+        label = _read_scalar(values, "label", self._label) if self._label else None
+        split = _read_scalar(values, "split", self._split) if self._split else None
+        if split and split not in SPLITS:
+            raise MalformedError(f"split: {split[:40]!r} is not one of {', '.join(SPLITS)}")
+        metadata = self._read_metadata(values) if self._metadata else None
+        return Columns(key, normalise(text), (label and normalise(label)) or None, split, parts, metadata)
+
+    def _read_metadata(self, values: Mapping[str, object]) -> dict[str, str] | None:
+        read = ((key, _read_scalar(values, column, name)) for key, name, column in self._metadata)
+        return {key: value for key, value in read if value is not None} or None
 
 
 def _read_key(values: Mapping[str, object], name: str) -> str:
@@ -64,34 +85,26 @@ def _read_string(values: Mapping[str, object], column: str, name: str) -> str:
     value = values.get(name)
     if type(value) is not str:
         raise MalformedError(f"{column}: field {name!r} is {describe_kind(value)}, not a string")
-    return _check_text(value, column)
+    return value
 
 
 def _read_scalar(values: Mapping[str, object], column: str, name: str) -> str | None:
     """A scalar as text; None for null and for an empty string."""
     value = values.get(name)
+    if type(value) is str:
+        return value or None
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is not None and not isinstance(value, str):
         raise MalformedError(
             f"{column}: field {name!r} is {describe_kind(value)}, not a string, number, bool or date"
         )
-    return _check_text(str(value), column) if value else None
+    return str(value) if value else None
 
 
-def _read_metadata(values: Mapping[str, object], source: Source) -> dict[str, str] | None:
-    names = source.metadata or {name: name for name in source.reader.field_names or () if name != "text"}
-    read = {key: _read_scalar(values, f"metadata {key}", name) for key, name in names.items()}
-    return {key: value for key, value in read.items() if value is not None} or None
-
-
-def _read_parts(values: Mapping[str, object], source: Source) -> Parts | None:
-    if source.messages:
-        return _read_turns(values.get(source.messages), source.messages)
-    if not source.parts:
-        return None
+def _read_parts(values: Mapping[str, object], names: tuple[tuple[str, str], ...]) -> Parts:
     parts: Parts = []
-    for part, name in source.parts.items():
+    for part, name in names:
         value = values.get(name)
         texts = value if isinstance(value, list) else [value]
         for text in texts:
@@ -100,14 +113,18 @@ def _read_parts(values: Mapping[str, object], source: Source) -> Parts | None:
                 raise MalformedError(
                     f"part {part}: field {name!r} is {inside}{describe_kind(text)}, not a string"
                 )
-            parts.append((part, normalise(_check_text(text, f"part {part}"))))
+            parts.append((part, normalise(text)))
     return parts
 
 
 def _read_turns(value: object, name: str) -> Parts:
     """The turns of a dialogue, in order, named by role as written."""
     if type(value) is str:
-        value = parse_json(value)
+        try:
+            value = parse_json(value)
+        except MalformedError as error:
+            raise MalformedError(f"messages: field {name!r}: {error}") from None
+        check_strings(value, name)
     if not isinstance(value, list):
         raise MalformedError(f"messages: field {name!r} is {describe_kind(value)}, not an array of turns")
     if not value:
@@ -127,18 +144,4 @@ def _read_turn(turn: object, number: int) -> tuple[str, str]:
         raise MalformedError(f"messages: {role_name} of turn {number} is {problem}, not a name")
     if type(text) is not str:
         raise MalformedError(f"messages: {text_name} of turn {number} is {describe_kind(text)}, not a string")
-    at = f"messages turn {number}"
-    return _check_text(role, at), normalise(_check_text(text, at))
-
-
-def _check_text(value: str, column: str) -> str:
-    r"""The value. JSON escapes can name what text never contains (\u0000) and what UTF-8 cannot hold (half a
-    surrogate pair)."""
-    if "\0" in value:
-        raise MalformedError(f"NUL: {column} contains the character U+0000")
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise MalformedError(f"lone surrogate: U+{ord(value[error.start]):04X} in {column}") from None
-    return value
+    return role, normalise(text)

@@ -15,11 +15,12 @@ rows is quarantined.
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice, cut_by_size
 from pipelines.corpus.readers.lines import decode, too_long
-from pipelines.corpus.readers.values import Moment, Number, Scalar
+from pipelines.corpus.readers.values import Moment, Number, Scalar, check_strings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +92,7 @@ def _make_record(row: int, columns: list[_Column], index: int, max_record_bytes:
         try:
             values[name] = convert(column[index])
         except MalformedError as error:
-            reason = f"{error}, in field {name!r}"
+            reason = str(error)
             values[name] = None
     raw = json.dumps(values, ensure_ascii=False, default=repr).encode("utf-8", "surrogatepass")
     if len(raw) > max_record_bytes:
@@ -108,11 +109,11 @@ def _read_column(name: str, column: "pa.Array") -> _Column:
         column = column.dictionary_decode()
     kind = column.type
     if kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind):
-        return name, column.cast(pa.large_binary()).to_pylist(), _convert_string
+        return name, column.cast(pa.large_binary()).to_pylist(), partial(_convert_string, name=name)
     if kinds.is_boolean(kind) or kinds.is_null(kind):
         return name, column.to_pylist(), lambda value: value
     if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
-        return name, column.cast(pa.string()).to_pylist(), _convert_number
+        return name, column.cast(pa.string()).to_pylist(), partial(_convert_number, name=name)
     if kinds.is_timestamp(kind):
         # Arrow keeps UTC; without the zone it prints that, and needs no time zone database.
         text = column.cast(pa.timestamp(kind.unit)).cast(pa.string()).to_pylist()
@@ -120,24 +121,29 @@ def _read_column(name: str, column: "pa.Array") -> _Column:
         return name, text, lambda value: value and Moment(value.replace(" ", "T") + zone)
     if kinds.is_date(kind) or kinds.is_time(kind):
         return name, column.cast(pa.string()).to_pylist(), lambda value: value and Moment(value)
-    return name, list(column), _convert_nested
+    return name, list(column), partial(_convert_nested, name=name)
 
 
-def _convert_string(value: bytes | None) -> str | None:
-    return None if value is None else decode(value)
+def _convert_string(value: bytes | None, name: str) -> str | None:
+    try:
+        return None if value is None else decode(value)
+    except MalformedError as error:
+        raise MalformedError(f"{error}, in field {name!r}") from None
 
 
-def _convert_number(value: str | None) -> Number | None:
+def _convert_number(value: str | None, name: str) -> Number | None:
     if value in ("nan", "inf", "-inf"):
-        raise MalformedError(f"number: {value} is not a value")
+        raise MalformedError(f"number: {value} is not a value, in field {name!r}")
     return None if value is None else Number(value)
 
 
-def _convert_nested(value: "pa.Scalar") -> object:
+def _convert_nested(value: "pa.Scalar", name: str) -> object:
     try:
-        return _simplify(value.as_py())
+        simple = _simplify(value.as_py())
     except (ValueError, OverflowError) as error:  # a string that is not UTF-8, a time out of range
-        raise MalformedError(f"nested value: {_first_line(error)}") from None
+        raise MalformedError(f"nested value: {_first_line(error)}, in field {name!r}") from None
+    check_strings(simple, name)
+    return simple
 
 
 def _simplify(value: object) -> object:
