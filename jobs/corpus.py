@@ -2,28 +2,33 @@
 
 from contextlib import ExitStack
 from functools import reduce
+from typing import Annotated
 
 import typer
+from pydantic import Field
 
 from jobs.shell.command import Outcome, Plan, command, working
 from jobs.shell.plan import planned, unchanged
 from jobs.shell.settings import Section
 from pipelines.corpus.build import build_documents, reconcile
-from pipelines.corpus.quality import Rules
+from pipelines.corpus.listing import list_files
+from pipelines.corpus.quarantine import require_few_quarantined
 from pipelines.corpus.readers.files import read_source
-from pipelines.corpus.source import Source, list_files
+from pipelines.corpus.rules import Rules
+from pipelines.corpus.source import Source
 from pipelines.pin import Pin, fingerprint
 from pipelines.spark import persisted, session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, QUARANTINE
 
-REVISION = 2
+REVISION = 3
 """Raised when equal files give other rows than before."""
 
 
 class Config(Section):
     sources: list[Source]
     rules: Rules
+    max_quarantined_fraction: Annotated[float, Field(ge=0, le=1)]
     documents: str
     quarantine: str
 
@@ -63,6 +68,7 @@ def main(config: Config) -> Outcome:
             QUARANTINE.overwrite(
                 quarantine, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts
             )
+            require_few_quarantined(facts, quarantine, config.max_quarantined_fraction)
             work.say("writing documents")
             pin = DOCUMENTS.overwrite(
                 documents, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts
