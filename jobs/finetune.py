@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-import typer
 from pydantic import Field
 
-from jobs.shell.command import Outcome, Plan, command, working
-from jobs.shell.settings import Section
+from jobs.shell.command import run_command
+from jobs.shell.plan import Outcome, Plan
+from jobs.shell.progress import show_progress
+from jobs.shell.settings import AbsolutePath, Section
 from jobs.training import finished_run, plan_for, run_training, told, training_of
 from pipelines.finetune.models.build import Architecture
 from pipelines.finetune.optimizer import Optimization
@@ -20,9 +21,9 @@ Split = Literal["train", "validation", "test"]
 
 
 class Config(Section):
-    sequences: str
-    tokenizers: str
-    folder: str
+    sequences: AbsolutePath
+    tokenizers: AbsolutePath
+    folder: AbsolutePath
     model: Architecture
     optimization: Optimization
     num_epochs: Annotated[float, Field(gt=0)]
@@ -39,7 +40,7 @@ class Config(Section):
     final_split: Split
 
 
-def plan(config: Config) -> Plan:
+def plan(config: Config) -> Plan[None]:
     return plan_for(config, *training_of(config)[:2])
 
 
@@ -47,7 +48,7 @@ def main(config: Config) -> Outcome:
     training, made_from, sequences = training_of(config)
     planned = plan_for(config, training, made_from)
     if not planned.up_to_date:
-        with working("finetune") as work, Lease(Folder(training.folder)) as lease:
+        with show_progress("finetune") as work, Lease(Folder(training.folder)) as lease:
             run_id = finished_run(config.tracking, training, made_from) or run_training(
                 config, training, made_from, sequences, lease=lease, work=work
             )
@@ -58,4 +59,4 @@ def main(config: Config) -> Outcome:
 
 
 if __name__ == "__main__":
-    typer.run(command("finetune", Config, main, plan))
+    run_command("finetune", Config, main, plan)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.shell.command import Plan, Working
-from jobs.shell.plan import required_as_written
+from jobs.shell.plan import Plan, require_unmodified_table
+from jobs.shell.progress import Progress
 from jobs.shell.redaction import redact
 from jobs.shell.settings import Tracking
 from jobs.watcher import Watcher
@@ -26,7 +26,7 @@ from pipelines.registry.runs.tracker import Tracker, find_run
 from pipelines.registry.store import connect
 from pipelines.scoring.predict import Predictor
 from pipelines.spark import session
-from pipelines.storage import Folder, absolute
+from pipelines.storage import Folder
 
 if TYPE_CHECKING:
     from jobs.finetune import Config
@@ -53,7 +53,7 @@ FROM_CONFIG = (
 def training_of(config: "Config") -> tuple[Training, str, Pin]:
     """The training, its fingerprint, which also names its folder, and the sequences it is pinned to."""
     BatchPlan(global_batch=config.global_batch, micro_batch=config.micro_batch, world_size=config.num_ranks)
-    pinned = required_as_written(absolute(config.sequences), "sequences", "dataset")
+    pinned = require_unmodified_table(config.sequences, "sequences", "dataset")
     facts = pinned.facts
     spec = ModelSpec(
         task=facts["task"],
@@ -65,7 +65,7 @@ def training_of(config: "Config") -> tuple[Training, str, Pin]:
     training = Training(
         folder="",
         sequences=pinned.path,
-        tokenizers=absolute(config.tokenizers),
+        tokenizers=config.tokenizers,
         table_id=pinned.table_id,
         version=pinned.version,
         spec=spec,
@@ -75,7 +75,7 @@ def training_of(config: "Config") -> tuple[Training, str, Pin]:
     made_from = fingerprint(
         "finetune", REVISION, identity(training), pinned.identity(), base_identity(config.model.base)
     )
-    return replace(training, folder=(Folder(absolute(config.folder)) / made_from).path), made_from, pinned
+    return replace(training, folder=(Folder(config.folder) / made_from).path), made_from, pinned
 
 
 def finished_run(tracking: Tracking, training: Training, made_from: str) -> str | None:
@@ -87,7 +87,7 @@ def finished_run(tracking: Tracking, training: Training, made_from: str) -> str 
     return str(run.info.run_id)
 
 
-def plan_for(config: "Config", training: Training, made_from: str) -> Plan:
+def plan_for(config: "Config", training: Training, made_from: str) -> Plan[None]:
     """Up to date if there is a finished run and the stage's folder names it as the current one."""
     run_id = finished_run(config.tracking, training, made_from)
     if run_id is None:
@@ -111,20 +111,20 @@ def plan_for(config: "Config", training: Training, made_from: str) -> Plan:
 
 
 def run_training(
-    config: "Config", training: Training, made_from: str, sequences: Pin, *, lease: Lease, work: Working
+    config: "Config", training: Training, made_from: str, sequences: Pin, *, lease: Lease, work: Progress
 ) -> str:
     """Train, or go on, unless the result is there; id of the finished run that holds it."""
-    work.say("starting Spark")
+    work.phase("starting Spark")
     spark = session("distributary finetune", config.spark)
     require_slots(spark, config.num_ranks)
     with tracked(config, training, made_from, sequences) as tracker:
         run = Tracked(tracker, training, lease, work)
         if result_of(training.folder) is None:
-            work.say(f"launching {config.num_ranks} ranks")
+            work.phase(f"launching {config.num_ranks} ranks")
             run_ranks(
                 spark, partial(train_rank, training), num_ranks=config.num_ranks, while_waiting=run.watch
             )
-        work.say("writing pictures to the run")
+        work.phase("writing pictures to the run")
         run.conclude()
     return tracker.run_id
 
@@ -132,7 +132,7 @@ def run_training(
 class Tracked:
     """The run of a training that is under way."""
 
-    def __init__(self, tracker: Tracker, training: Training, lease: Lease, work: Working) -> None:
+    def __init__(self, tracker: Tracker, training: Training, lease: Lease, work: Progress) -> None:
         self._tracker, self._training, self._lease = tracker, training, lease
         self._events = Watcher(training.folder, work, tracker.log)
 

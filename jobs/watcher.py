@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jobs.shell.command import Working
+from jobs.shell.progress import Progress
 from pipelines.finetune.events import EventReader
 from pipelines.storage import Folder
 
@@ -18,7 +18,7 @@ DRAIN_TRIES, DRAIN_PAUSE_SECONDS = 5, 2.0
 class Watcher:
     """Hands the events of a training to a person and to its run, each once, in order."""
 
-    def __init__(self, folder: str, work: Working, log: Callable[[int, dict[str, float]], None]) -> None:
+    def __init__(self, folder: str, work: Progress, log: Callable[[int, dict[str, float]], None]) -> None:
         self._reader, self._work, self._log = EventReader(Folder(folder) / "events"), work, log
 
     def look(self) -> None:
@@ -49,7 +49,7 @@ class Watcher:
             if kind == "note":
                 self._work.update(event["text"])
             elif kind == "warning":
-                self._work.line(f"step {step}: {event['text']}")
+                self._work.print(f"step {step}: {event['text']}")
             elif kind == "step":
                 self._work.update(_step_line(event))
                 self._log(
@@ -67,7 +67,7 @@ class Watcher:
                 }
                 self._log(step, {f"{event['split']}/{name}": value for name, value in metrics.items()})
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-                self._work.line(f"step {step}: {event['split']}: {shown}")
+                self._work.print(f"step {step}: {event['split']}: {shown}")
 
 
 def _step_line(event: dict[str, Any]) -> str:
