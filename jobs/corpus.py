@@ -1,4 +1,4 @@
-"""Stage 1: turn raw files into the tables documents and quarantine.
+"""Stage 1: raw files to the tables documents and quarantine.
 
 Reads the files of corpus.sources, which a recipe or your own file names. Writes one row per record: to
 documents (a record that a rule drops keeps its row, with the reason), or to quarantine if the record cannot

@@ -1,4 +1,4 @@
-"""Stage 2: turn the documents table into the sequences table: tokens, packed into rows for training.
+"""Stage 2: documents to sequences of tokens for training.
 
 Reads the documents that are kept. Writes sequences, whose tokens lead back to documents, and the tokenizer.
 """

@@ -1,4 +1,7 @@
-"""Stage 3: the sequences table to one MLflow run with a model folder, trained by Horovod ranks in a Spark barrier stage."""
+"""Stage 3: sequences to an MLflow run with a model folder.
+
+Horovod ranks train inside one Spark barrier stage; a killed training continues from its last checkpoint.
+"""
 
 from typing import Annotated, Literal
 

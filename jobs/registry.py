@@ -1,7 +1,8 @@
-"""Stage 4: register the model of the current run; it becomes champion if it is better on the same rows.
+"""Stage 4: a run to a model version, champion if better.
 
-Reads the run that finetune finished last, and held-out documents. Writes a model version, verdict.json of
-the run, and the alias `champion`. `distributary undo` gives the alias back.
+Reads the run that finetune finished last, and held-out documents, on which the new model meets the
+champion. Writes a model version, verdict.json of the run, and the alias `champion`. `distributary undo`
+gives the alias back.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal

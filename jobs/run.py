@@ -1,7 +1,7 @@
-"""Run all five stages in order: corpus, dataset, finetune, registry, scoring.
+"""Run all five stages; skip those that are up to date.
 
-A stage whose output is up to date does nothing and says why. If the run is killed, start it again: it
-continues where it stopped.
+The order is corpus, dataset, finetune, registry, scoring. A stage whose output is up to date does nothing
+and says why. If the run is killed, start it again: it continues where it stopped.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Stage 5: score documents with a registered model and append the answers to the predictions table.
+"""Stage 5: documents to predictions of a registered model.
 
 Reads documents of one split and the version that an alias names now; skips what this version scored before.
 """
@@ -39,12 +39,11 @@ def plan(config: Config) -> "Plan[tuple[Pin, ResolvedModel]]":
     from pipelines.registry.versions.register import resolve
 
     connect(config.tracking.uri, config.tracking.artifacts)
-    documents = require_table(config.documents, "documents", "corpus")
-    model = resolve(config.name, config.alias)
+    inputs = require_table(config.documents, "documents", "corpus"), resolve(config.name, config.alias)
+    documents, model = inputs
     settings = (model.name, model.version, model.run_id, documents.identity(), config.split)
     made_from = fingerprint("scoring", REVISION, *settings, last_judgement(config.name))
-    outputs, inputs = [config.predictions], (documents, model)
-    return plan_tables(made_from, outputs, display_predictions, inputs=inputs, appended=True)
+    return plan_tables(made_from, [config.predictions], display_predictions, inputs=inputs, appended=True)
 
 
 def main(config: Config) -> Outcome:
@@ -56,10 +55,10 @@ def write_predictions(config: Config, work: "Work[tuple[Pin, ResolvedModel]]") -
     from pipelines.scoring import batch
     from pipelines.tables import DOCUMENTS, PREDICTIONS
 
-    (documents, model), num_before = work.inputs, 0
-    rows = batch.of_split(DOCUMENTS.read(work.spark, documents.path, documents.version), config.split)
+    (documents, model), spark, num_before = work.inputs, work.spark, 0
+    rows = batch.of_split(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
     if version_of(config.predictions) >= 0:
-        predictions = PREDICTIONS.read(work.spark, config.predictions)
+        predictions = PREDICTIONS.read(spark, config.predictions)
         num_before = batch.by_model(predictions, model).count()
         rows = batch.unscored(rows, predictions, model)
     work.progress.phase(f"scoring with {model.name} version {model.version}")

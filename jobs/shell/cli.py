@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def app() -> None:
-    """The console command. The doctor needs only Python: what it looks for may be why the rest fails to load."""
+    """The console command. The doctor needs only Python: it looks for what keeps the rest from loading."""
     if sys.argv[1:] in (["doctor"], ["doctor", "--json"]):
         sys.exit(examine("--json" in sys.argv))
     try:
@@ -67,7 +67,7 @@ def _add_config(program: "typer.Typer") -> None:
 
     @program.command("config")
     def show(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None) -> None:
-        """Check the configuration and print what holds in the end, without secrets.
+        """Check and print the configuration, without secrets.
 
         The later layer wins: conf/base.yaml, --env, --recipe, --config, KEY=VALUE.
 
@@ -89,7 +89,7 @@ def _add_doctor(program: "typer.Typer") -> None:
     def doctor(
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")] = False,
     ) -> None:
-        """Check this machine and the installation, and print the fix for each problem.
+        """Check machine and installation; print a fix per problem.
 
         Exit status 1 if something is broken, 0 otherwise (also with warnings).
         """
@@ -104,10 +104,10 @@ def _add_undo(program: "typer.Typer") -> None:
 
     @program.command()
     def undo(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None) -> None:
-        """Undo the last promotion: the version that was champion before becomes champion again.
+        """Undo the last promotion of a model version.
 
-        The other version is withdrawn: the gate does not promote it again; a person can, with the alias in
-        MLflow.
+        The version that was champion before becomes champion again. The other version is withdrawn: the
+        gate does not promote it again; a person can, with the alias in MLflow.
 
         \b
         Example:

@@ -50,9 +50,9 @@ def plan_tables(
     inputs: _Inputs = NO_INPUTS,
     appended: bool = False,
 ) -> Plan[_Inputs]:
-    """Up to date if every output carries the fingerprint `made_from`: its newest commit, or any commit if
-    rows are `appended`. `display_facts` is applied to the commit of the last output.
+    """Up to date if the newest commit of every output carries the fingerprint `made_from`.
 
+    If rows are `appended`, any commit may carry it. `display_facts` gets the commit of the last output.
     Raises ValueError if somebody else changed an output last, because rebuilding would undo their change.
     """
     from pipelines.pin import pin  # loads Arrow and delta-rs, which no --help needs
@@ -62,16 +62,16 @@ def plan_tables(
         found = pin(path, made_from=made_from) if appended else pin(path)
         if found is not None and not found.fingerprint:
             raise ValueError(
-                f"{path} was changed outside of Distributary (version {found.version}, {found.facts['operation']}); "
-                "running this stage would undo that. To rebuild it, delete the table; to keep it, run only the "
-                "stages below"
+                f"{path} was changed outside of Distributary ({_describe_change(found)}); running this stage "
+                "would undo that. Delete the table to rebuild it, or keep the change and run only the stages below"
             )
         if found is None or found.fingerprint != made_from:
-            why = _why_outdated(path, found or pin(path), appended=appended)
+            why = f"{_name_of(path)}: {_explain_outdated(found or pin(path), appended=appended)}"
             return Plan(fingerprint=made_from, up_to_date=False, why=why, inputs=inputs)
     assert found is not None, "a stage has at least one output"
     why = f"{_name_of(outputs[-1])} version {found.version} was made from the same inputs"
-    return Plan(fingerprint=made_from, up_to_date=True, why=why, inputs=inputs, facts=display_facts(found))
+    facts = display_facts(found)
+    return Plan(fingerprint=made_from, up_to_date=True, why=why, inputs=inputs, facts=facts)
 
 
 def require_table(path: str, table: str, stage: str) -> "Pin":
@@ -92,26 +92,26 @@ def require_unmodified_table(path: str, table: str, stage: str) -> "Pin":
     found = require_table(path, table, stage)
     if not found.fingerprint:
         raise ValueError(
-            f"{path} was changed outside of Distributary (version {found.version}, {found.facts['operation']}), but "
-            f"this stage needs {table} as they were written; delete the table and run: distributary {stage}"
+            f"{path} was changed outside of Distributary ({_describe_change(found)}), but this stage needs "
+            f"{table} as they were written; delete the table and run: distributary {stage}"
         )
     return found
 
 
-def _why_outdated(path: str, newest: "Pin | None", *, appended: bool) -> str:
+def _explain_outdated(newest: "Pin | None", *, appended: bool) -> str:
     """Why the stage would write; `newest` is the last commit that changed rows."""
     if newest is None:
-        reason = "no table yet"
-    elif not newest.fingerprint:
-        operation = newest.facts["operation"]
-        reason = (
-            f"changed outside of Distributary (version {newest.version}, {operation}); adds what is missing"
-        )
-    elif appended:
-        reason = "no rows from these inputs yet"
-    else:
-        reason = f"files, configuration or inputs changed since version {newest.version}"
-    return f"{_name_of(path)}: {reason}"
+        return "no table yet"
+    if not newest.fingerprint:
+        return f"changed outside of Distributary ({_describe_change(newest)}); adds what is missing"
+    if appended:
+        return "no rows from these inputs yet"
+    return f"files, configuration or inputs changed since version {newest.version}"
+
+
+def _describe_change(foreign: "Pin") -> str:
+    """The commit of somebody else."""
+    return f"version {foreign.version}, {foreign.facts['operation']}"
 
 
 def _name_of(path: str) -> str:

@@ -61,7 +61,7 @@ class Settings:
         return absolute(self.tree["root"])
 
     def section(self, name: str, model: type[_Section]) -> _Section:
-        """The checked section `name`. Raises ValueError with its faults and the unknown keys of all sections."""
+        """The checked section `name`. Raises ValueError with its faults and unknown keys of all sections."""
         return self.sections({name: model})[name]
 
     def sections(self, models: Mapping[str, type[_Section]]) -> dict[str, _Section]:
