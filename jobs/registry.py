@@ -1,8 +1,7 @@
 """Stage 4: a run to a model version, champion if better.
 
-Reads the run that finetune finished last, and held-out documents, on which the new model meets the
-champion. Writes a model version, verdict.json of the run, and the alias `champion`. `distributary undo`
-gives the alias back.
+Reads the last finished run and held-out documents, which decide between the new model and the champion.
+Writes a model version, verdict.json of the run, and the alias `champion` (`distributary undo` reverts it).
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal

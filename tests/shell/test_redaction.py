@@ -1,6 +1,6 @@
 import pytest
 
-from jobs.run import STAGES, places
+from jobs.run import STAGES
 from jobs.shell import redaction
 from jobs.shell.redaction import HIDDEN, redact, remember
 from jobs.shell.settings import load
@@ -50,16 +50,6 @@ def test_a_secret_may_come_from_any_variable_by_way_of_a_secret_key(monkeypatch)
     printed = load(overrides=["spark.redis.auth=${oc.env:PLAIN}", "root=/data/${oc.env:PLAIN}"]).printed
     assert "spark.redis.auth: '[redacted]'" in printed
     assert "root: /data/[redacted]" in printed
-
-
-def test_the_end_of_a_run_shows_no_password():
-    lines = places({"root": "s3://me@bucket/b", "tracking": {"uri": "postgresql://me:hunter2@host/db"}})
-    assert lines == ["tables    s3://[redacted]@bucket/b", "MLflow    postgresql://[redacted]@host/db"]
-
-
-def test_the_hint_at_make_ui_is_for_the_store_that_it_shows():
-    assert "make ui" in places(load().tree)[1]
-    assert "make ui" not in places(load(overrides=["tracking.uri=sqlite:///elsewhere/mlflow.db"]).tree)[1]
 
 
 def test_a_literal_secret_is_known_too_but_not_what_merely_has_to_do_with_secrets():

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from pydantic import model_validator
 
 from jobs.run import STAGES
-from jobs.shell.layers import CONF, names
+from jobs.shell.layers import CONF, list_overlays
 from jobs.shell.settings import Section, load
 from pipelines.corpus.source import Source
 
@@ -34,12 +34,12 @@ def value_types(kind, prefix):
             yield from value_types({field.name: field.type for field in fields(inner)}, f"{prefix}.{name}")
 
 
-@pytest.mark.parametrize("recipe", names("recipe"))
+@pytest.mark.parametrize("recipe", list_overlays("recipe"))
 def test_every_recipe_is_whole_and_right(recipe):
     assert checked(recipe=recipe)["corpus"].sources
 
 
-@pytest.mark.parametrize("env", names("env"))
+@pytest.mark.parametrize("env", list_overlays("env"))
 def test_every_environment_is_right(env, monkeypatch):
     monkeypatch.setenv("DISTRIBUTARY_ROOT", "s3a://bucket/distributary")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
@@ -49,7 +49,7 @@ def test_every_environment_is_right(env, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("env", names("env"))
+@pytest.mark.parametrize("env", list_overlays("env"))
 def test_an_environment_names_the_variables_it_needs_on_top(env):
     text = (CONF / "env" / f"{env}.yaml").read_text(encoding="utf-8")
     needed = set(re.findall(r"oc\.env:(\w+)}", text))
@@ -157,7 +157,10 @@ def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
         ),
         ("corpus.sources=", "corpus.sources should be a list, got None"),
         ("corpus.sources=[3]", "corpus.sources.0 should be a mapping of keys, got 3"),
-        ("corpus.sources=[{name: a", "corpus.sources is no YAML value: .*; quote it or mend its brackets"),
+        (
+            "corpus.sources=[{name: a",
+            "corpus.sources is not a YAML value: .*; quote it or correct its brackets",
+        ),
         ("corpus.sources=[{name: a, path: b}]", "corpus.sources.0.format is missing"),
         (
             "corpus.sources=[{name: a, path: b, format: csv, delimeter: x}]",
@@ -172,7 +175,7 @@ def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
         ("recipe=7", "recipe must be text and not empty, got 7"),
         (
             "root='${oc.env'",
-            "root: no viable alternative at input .*; set the variable, or mend or override the key",
+            "root: no viable alternative at input .*; set the variable, or correct or override the key",
         ),
         ("spark.=3", "spark holds whole names, .*; got spark.: '3'"),
         (
@@ -186,7 +189,7 @@ def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
         ),
         (
             "root=${oc.env:NO_SUCH_VARIABLE}",
-            "root: .*NO_SUCH_VARIABLE.*; set the variable, or mend or override",
+            "root: .*NO_SUCH_VARIABLE.*; set the variable, or correct or override",
         ),
     ],
 )
