@@ -1,4 +1,4 @@
-"""The console command: its commands, its help, what it loads, and a doctor that works where the libraries are broken."""
+"""The console command: its help, what it loads, and a doctor that works where libraries are broken."""
 
 import json
 import os
