@@ -1,4 +1,5 @@
-"""Watching a training from the driver: its events are shown, logged to its run, and the lease on its folder is checked.
+"""Watching a training from the driver: its events are shown, logged to its run, and the lease on its folder
+is checked.
 
 Everything outside comes as callables, so that this module knows neither MLflow nor the terminal.
 """
@@ -39,7 +40,9 @@ class Watcher:
         self._reader, self._listeners = EventReader(Folder(folder) / "events"), listeners
 
     def look(self) -> None:
-        """Hand out new events; what storage cannot give now comes with the next look. Call it about once a second."""
+        """Hand out new events; what storage cannot give now comes with the next look. Call it about once a
+        second.
+        """
         self._listeners.require_lease()
         try:
             self._hand_out()
@@ -47,7 +50,9 @@ class Watcher:
             logger.warning("the training's events cannot be read now (%s); trying again", error)
 
     def drain(self) -> None:
-        """Hand out all events of a finished training. Raises OSError if storage cannot give them: metrics would be missing."""
+        """Hand out all events of a finished training. Raises OSError if storage cannot give them: metrics
+        would be missing.
+        """
         for attempt in range(1, DRAIN_TRIES + 1):
             try:
                 self._hand_out()

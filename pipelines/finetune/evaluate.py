@@ -25,7 +25,9 @@ def evaluate(
     batch_rows: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Evaluation:
-    """Collective: all ranks call it. Rows are taken by length, so that little is padded; `progress` gets the fraction done."""
+    """Collective: all ranks call it. Rows are taken by length, so that little is padded; `progress` gets the
+    fraction done.
+    """
     by_length = np.argsort(reader.lengths, kind="stable")[strategy.data_rank :: strategy.num_replicas]
     if not len(by_length):
         raise ValueError(

@@ -1,8 +1,9 @@
-"""Training events: rank 0 writes them beside the checkpoints, the driver reads them for progress and tracking.
+"""Training events: rank 0 writes them beside the checkpoints, the driver reads them for progress and
+tracking.
 
-Numbered small files instead of one that grows, because object stores cannot append. An event is one JSON object: `kind` (step,
-evaluation, final, note, warning), `step`, and its numbers or text. A resumed training repeats the events after its checkpoint; the
-reader keeps the first of each (kind, split, step).
+Numbered small files instead of one that grows, because object stores cannot append. An event is one JSON
+object: `kind` (step, evaluation, final, note, warning), `step`, and its numbers or text. A resumed training
+repeats the events after its checkpoint; the reader keeps the first of each (kind, split, step).
 """
 
 import json
@@ -16,7 +17,9 @@ from pipelines.storage import Folder
 logger = logging.getLogger(__name__)
 
 MIN_FLUSH_SECONDS, MAX_FLUSH_SECONDS = 1.0, 15.0
-"""Between two files: a sixtieth of the time so far, so that a night makes a few thousand files and a minute is still live."""
+"""Between two files: a sixtieth of the time so far, so that a night makes a few thousand files and a minute
+is still live.
+"""
 MESSAGES = ("note", "warning")
 """Kinds for a person; the others are numbers for the record of the run."""
 NOTE_SECONDS = 2.0
@@ -28,8 +31,8 @@ MAX_PENDING = 10_000
 class EventWriter:
     """Collects events and writes them every second at first, less often later.
 
-    While storage refuses a file, its events stay pending and are tried again with the next ones: a short fault does not end a
-    training. `close` is the last word before a checkpoint or the end, and raises.
+    While storage refuses a file, its events stay pending and are tried again with the next ones: a short
+    fault does not end a training. `close` is the last word before a checkpoint or the end, and raises.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -38,7 +41,9 @@ class EventWriter:
         self._pending: list[dict[str, Any]] = []
 
     def write(self, kind: str, *, step: int, **fields: Any) -> None:
-        """Add an event. Never raises OSError for storage; beyond MAX_PENDING notes are dropped first, then raises RuntimeError."""
+        """Add an event. Never raises OSError for storage; beyond MAX_PENDING notes are dropped first, then
+        raises RuntimeError.
+        """
         self._pending.append({"kind": kind, "step": step, **fields})
         now = time.monotonic()
         if now - self._flushed < min(MAX_FLUSH_SECONDS, max(MIN_FLUSH_SECONDS, (now - self._started) / 60)):
@@ -59,7 +64,9 @@ class EventWriter:
             self.write("note", step=step, text=text)
 
     def close(self) -> None:
-        """Write what is pending. Raises OSError if storage refuses: what follows must not be kept without these events."""
+        """Write what is pending. Raises OSError if storage refuses: what follows must not be kept without
+        these events.
+        """
         self._flush()
 
     def _flush(self) -> None:

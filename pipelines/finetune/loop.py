@@ -1,9 +1,10 @@
 """The one training loop, for every strategy, task and model.
 
-Every step trains on one full global batch drawn by `Order`. Its rows are dealt to data replicas in turn and cut into
-micro-batches. The loss is divided by the targets of the global batch, so without dropout losses and weights do not depend on the
-number of ranks, except for the order of float additions. Dropout draws from (seed, step, data rank), one micro-batch after the
-other: a resumed step repeats itself exactly, but other numbers of ranks or micro-batches drop other units.
+Every step trains on one full global batch drawn by `Order`. Its rows are dealt to data replicas in turn and
+cut into micro-batches. The loss is divided by the targets of the global batch, so without dropout losses and
+weights do not depend on the number of ranks, except for the order of float additions. Dropout draws from
+(seed, step, data rank), one micro-batch after the other: a resumed step repeats itself exactly, but other
+numbers of ranks or micro-batches drop other units.
 """
 
 import time

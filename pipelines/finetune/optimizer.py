@@ -27,7 +27,9 @@ def list_trainable(model: nn.Module) -> Iterator[Trainable]:
 
 
 def build_optimizer(trainable: Iterable[Trainable], optimization: Optimization) -> Optimizer:
-    """AdamW over up to four groups: head or body, decayed (matrices) or not (vectors). No parameters at all is allowed."""
+    """AdamW over up to four groups: head or body, decayed (matrices) or not (vectors). No parameters at all
+    is allowed.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, tensor, ndim in trainable:
         groups.setdefault((name.startswith("head."), ndim >= 2), []).append(tensor)

@@ -1,17 +1,17 @@
-"""All that one training is made of: plain values, no torch, so that jobs can plan a training without loading it."""
+"""All that one training is made of: plain values, no torch, so that jobs can plan a training without loading
+it.
+"""
 
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from pipelines.finetune.models.architecture import Architecture, ModelSpec
 from pipelines.storage import Folder
-
-if TYPE_CHECKING:
-    from pipelines.finetune.models.build import Architecture, ModelSpec
 
 _Value = TypeVar("_Value")
 
@@ -119,8 +119,8 @@ class Training:
     folder: str
     """Run folder on storage that every rank sees."""
     data: Data
-    spec: "ModelSpec"
-    architecture: "Architecture"
+    spec: ModelSpec
+    architecture: Architecture
     optimization: Optimization
     schedule: Schedule
     cadence: Cadence
@@ -132,7 +132,10 @@ class Training:
         The evaluation cadence is part of it, because the best checkpoint is one of those evaluated.
         """
         return {
-            **{name: asdict(getattr(self, name)) for name in ("spec", "architecture", "optimization", "schedule")},
+            **{
+                name: asdict(getattr(self, name))
+                for name in ("spec", "architecture", "optimization", "schedule")
+            },
             "data": {
                 name: getattr(self.data, name)
                 for name in ("table_id", "version", "evaluation_split", "final_split")
@@ -151,7 +154,9 @@ class Training:
 
 
 def pick(kind: type[_Value], source: Any, **others: Any) -> _Value:
-    """A value type filled with the attributes of `source` that have the names of its fields, and with `others`."""
+    """A value type filled with the attributes of `source` that have the names of its fields, and with
+    `others`.
+    """
     names = {field.name for field in fields(kind)} - others.keys()  # type: ignore[arg-type]
     return kind(**{name: getattr(source, name) for name in names}, **others)
 

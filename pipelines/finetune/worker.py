@@ -1,8 +1,8 @@
 """One rank's training, from a pinned sequences table to a model folder; every rank runs the same function.
 
-The run folder holds everything a restart needs: `checkpoints/`, `events/`, `before.json` (metrics of the untrained model), and at
-the end `model/`, for language models `sample.txt`, and `result.json`, which is written last. A second call continues from the
-newest checkpoint, or returns the result.
+The run folder holds everything a restart needs: `checkpoints/`, `events/`, `before.json` (metrics of the
+untrained model), and at the end `model/`, for language models `sample.txt`, and `result.json`, which is
+written last. A second call continues from the newest checkpoint, or returns the result.
 """
 
 import hashlib
@@ -30,8 +30,10 @@ from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.models.build import build_model, save_model
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
-from pipelines.finetune.tasks.task import Task, build_task
+from pipelines.finetune.tasks.table import build_task
+from pipelines.finetune.tasks.task import Task
 from pipelines.finetune.training import BatchPlan, Training, read_result
+from pipelines.metrics import METRICS
 from pipelines.storage import Folder
 
 NUM_SAMPLES = 4
@@ -43,7 +45,9 @@ IDLE_GPU = (
 
 
 def train_rank(training: Training, world: World) -> dict[str, Any]:
-    """Train on this rank; the result, which says on rank 0 the sha256 of the weights too. A finished training returns at once."""
+    """Train on this rank; the result, which says on rank 0 the sha256 of the weights too. A finished training
+    returns at once.
+    """
     finished = read_result(training.folder)
     if finished is not None:
         return dict(finished)
@@ -61,7 +65,8 @@ class _Rank:
         self._tokenizer: Tokenizer = read_tokenizer(training.data.tokenizers, training.spec.tokenizer)
         self._task: Task = build_task(training.spec)
         self._train, self._validation, self._final = (
-            self._open(split) for split in ("train", training.data.evaluation_split, training.data.final_split)
+            self._open(split)
+            for split in ("train", training.data.evaluation_split, training.data.final_split)
         )
         schedule = training.schedule
         self._total_steps = num_steps(
@@ -174,7 +179,8 @@ class _Rank:
             self._compare_with_best(step)
         if evaluates or step % cadence.checkpoint_every_steps == 0:
             if rank == 0:
-                # A resumed training does not repeat these events, so they must be on storage before the checkpoint is.
+                # A resumed training does not repeat these events, so they must be on storage before the
+                # checkpoint is.
                 self._events.close()
             self._strategy.save(self._checkpoints, self._state)
             self._note(f"checkpoint of step {step} written")
@@ -183,8 +189,8 @@ class _Rank:
         split = self._training.data.evaluation_split
         metrics = self._evaluate(self._validation, split).metrics
         value, best = metrics[self._task.metric], self._state.best_value
-        gain = value - best if self._task.higher_is_better else best - value
-        if self._state.best_step < 0 or gain > 0 or not math.isfinite(best):
+        is_first = self._state.best_step < 0 or not math.isfinite(best)
+        if is_first or METRICS[self._task.metric].gain(value, best) > 0:
             self._state = replace(self._state, best_step=step, best_value=value)
         if self._strategy.rank == 0:
             self._events.write("evaluation", step=step, split=split, **metrics)

@@ -1,4 +1,5 @@
-"""The format of a checkpoint, whoever writes it: weights by name, optimizer state by parameter name and range, safetensors only.
+"""The format of a checkpoint, whoever writes it: weights by name, optimizer state by parameter name and
+range, safetensors only.
 
 A checkpoint is a folder `step-00000200`:
 
@@ -7,12 +8,13 @@ A checkpoint is a folder `step-00000200`:
     optimizer-00000-of-00002.json        sha256 of that file and the pieces in it, until complete.json has taken them over
     complete.json                        written last: format, train state, sha256 of every file, pieces by file
 
-A piece is the optimizer state for elements [start, stop) of a flattened parameter. Whole state is one piece per parameter; a
-sharded optimizer writes the pieces that a rank owns. A reader takes the pieces that overlap the ranges it needs, so a checkpoint
-can be read with another number of ranks or by another strategy.
+A piece is the optimizer state for elements [start, stop) of a flattened parameter. Whole state is one piece
+per parameter; a sharded optimizer writes the pieces that a rank owns. A reader takes the pieces that overlap
+the ranges it needs, so a checkpoint can be read with another number of ranks or by another strategy.
 
-What a killed writer left has no complete.json and is ignored. A file that a disk damaged does not match its sha256, and the
-checkpoint before it is used. Dropout and data order need no state: both are functions of (seed, step).
+What a killed writer left has no complete.json and is ignored. A file that a disk damaged does not match its
+sha256, and the checkpoint before it is used. Dropout and data order need no state: both are functions of
+(seed, step).
 """
 
 import hashlib
@@ -26,7 +28,9 @@ from torch import Tensor, nn
 from pipelines.storage import Folder
 
 FORMAT = 3
-"""1 and 2 numbered the optimizer state by position, which another model or parameter grouping silently shifts."""
+"""1 and 2 numbered the optimizer state by position, which another model or parameter grouping silently
+shifts.
+"""
 NUM_KEPT = 2
 """Newest checkpoints that are kept, beside the best one."""
 MODEL_FILE = "model.safetensors"
@@ -58,7 +62,9 @@ class Piece(NamedTuple):
 
 
 PieceState = dict[str, Tensor]
-"""Optimizer state of a piece by field: (stop - start,) tensors, and scalars of shape () that hold for the whole parameter."""
+"""Optimizer state of a piece by field: (stop - start,) tensors, and scalars of shape () that hold for the
+whole parameter.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,20 +84,22 @@ def folder_name(step: int) -> str:
 
 def list_steps(checkpoints: Folder) -> list[int]:
     """Steps with a folder, complete or not, in order."""
-    return sorted(
-        int(name.removeprefix("step-")) for name in checkpoints.names() if name.startswith("step-")
-    )
+    return sorted(int(name.removeprefix("step-")) for name in checkpoints.names() if name.startswith("step-"))
 
 
 def complete_steps(checkpoints: Folder) -> list[int]:
     """Steps of complete checkpoints, newest first."""
     return [
-        step for step in reversed(list_steps(checkpoints)) if checkpoints.exists(f"{folder_name(step)}/{COMPLETE}")
+        step
+        for step in reversed(list_steps(checkpoints))
+        if checkpoints.exists(f"{folder_name(step)}/{COMPLETE}")
     ]
 
 
 def read_record(checkpoints: Folder, step: int) -> Record:
-    """Raises ValueError if an older version of this project wrote the checkpoint, DamagedCheckpointError if it is damaged."""
+    """Raises ValueError if an older version of this project wrote the checkpoint, DamagedCheckpointError if
+    it is damaged.
+    """
     place = f"{folder_name(step)}/{COMPLETE}"
     try:
         record = json.loads(checkpoints.read(place))

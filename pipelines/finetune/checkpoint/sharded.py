@@ -1,6 +1,8 @@
-"""Optimizer state in pieces: each rank writes the pieces it owns, and reads the pieces it needs, whoever wrote them.
+"""Optimizer state in pieces: each rank writes the pieces it owns, and reads the pieces it needs, whoever
+wrote them.
 
-Writing has two parts with a barrier of the ranks between them: `write_shard` on every rank, then `complete_shards` on rank 0.
+Writing has two parts with a barrier of the ranks between them: `write_shard` on every rank, then
+`complete_shards` on rank 0.
 """
 
 import json
@@ -53,7 +55,8 @@ def complete_shards(checkpoints: Folder, model: nn.Module, state: TrainState, *,
 def read_pieces(checkpoints: Folder, record: Record, wanted: Iterable[Piece]) -> dict[Piece, PieceState]:
     """The state of every wanted piece; {} for one of a parameter that has none yet (it never got a gradient).
 
-    Reads only the files that hold a part of a wanted piece. Raises DamagedCheckpointError if a file is damaged or a piece has gaps.
+    Reads only the files that hold a part of a wanted piece. Raises DamagedCheckpointError if a file is
+    damaged or a piece has gaps.
     """
     wanted = list(wanted)
     by_name: dict[str, list[Piece]] = {}
@@ -87,7 +90,9 @@ def _assemble(wanted: Piece, parts: list[tuple[Piece, PieceState]]) -> PieceStat
             assembled[field] = first
             continue
         cut = [
-            state[field][max(wanted.start, part.start) - part.start : min(wanted.stop, part.stop) - part.start]
+            state[field][
+                max(wanted.start, part.start) - part.start : min(wanted.stop, part.stop) - part.start
+            ]
             for part, state in overlapping
         ]
         assembled[field] = torch.cat(cut)

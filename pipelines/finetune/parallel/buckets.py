@@ -1,12 +1,13 @@
 """Gradients in a few flat buffers that are exchanged between ranks while backward still runs.
 
-The trainable parameters are dealt to buckets in reverse order (backward reaches the last layers first) until a bucket holds
-`BUCKET_BYTES`. Each parameter's `grad` is a view into its bucket, so nothing is copied. When the last backward pass of a step has
-filled a bucket, and all buckets before it were sent, the bucket is sent. Buckets and their order depend on the model only, so all
-ranks send the same buffers in the same order, and the order of additions is the same in every run.
+The trainable parameters are dealt to buckets in reverse order (backward reaches the last layers first) until
+a bucket holds `BUCKET_BYTES`. Each parameter's `grad` is a view into its bucket, so nothing is copied. When
+the last backward pass of a step has filled a bucket, and all buckets before it were sent, the bucket is sent.
+Buckets and their order depend on the model only, so all ranks send the same buffers in the same order, and
+the order of additions is the same in every run.
 
-A parameter that gets no gradient delays the sending of its bucket, and of those after it, to the end of backward; the result is
-the same. Cost: no memory beyond one gradient per parameter.
+A parameter that gets no gradient delays the sending of its bucket, and of those after it, to the end of
+backward; the result is the same. Cost: no memory beyond one gradient per parameter.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from pipelines.finetune.parallel.collectives.interface import Pending
 
 BUCKET_BYTES = 8 * 2**20
-"""A bucket is sent when it is full: small enough that the first leaves early, large enough that latency does not count."""
+"""A bucket is sent when it is full: small enough that the first leaves early, large enough that latency does
+not count.
+"""
 
 
 class Slot(NamedTuple):
@@ -46,9 +49,12 @@ class Bucket:
         size = start + (len(named) if with_flags else 0)
         first = named[0][1]
         self.flat = torch.zeros(-(-size // multiple) * multiple, dtype=first.dtype, device=first.device)
-        """(num_elements,): gradients, then with `with_flags` one number per parameter, then zeros to a multiple."""
+        """(num_elements,): gradients, then with `with_flags` one number per parameter, then zeros to a
+        multiple.
+        """
         self.flags = self.flat[start:size]
-        """(num_parameters,) 1 = has a gradient; after the sum over ranks, the number of ranks that have one."""
+        """(num_parameters,) 1 = has a gradient; after the sum over ranks, the number of ranks that have one.
+        """
 
     def view(self, slot: Slot) -> Tensor:
         """The parameter's elements of the buffer, in its shape."""
@@ -64,7 +70,8 @@ class GradientBuckets:
         """`send` starts the exchange of a full bucket under a name; `multiple`: buffers are padded to this."""
         self._send = send
         self.buckets = [
-            Bucket(named, with_flags=with_flags, multiple=multiple) for named in _deal(model.named_parameters())
+            Bucket(named, with_flags=with_flags, multiple=multiple)
+            for named in _deal(model.named_parameters())
         ]
         self._home: dict[nn.Parameter, int] = {}
         for number, bucket in enumerate(self.buckets):

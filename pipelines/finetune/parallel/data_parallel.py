@@ -1,7 +1,8 @@
-"""Data parallel: every rank holds the whole model and optimizer; gradients are summed while backward still runs.
+"""Data parallel: every rank holds the whole model and optimizer; gradients are summed while backward still
+runs.
 
-A loss is divided by the targets of the global batch before backward, so the sum of gradients over ranks is the gradient of the
-global mean loss, and no average is needed.
+A loss is divided by the targets of the global batch before backward, so the sum of gradients over ranks is
+the gradient of the global mean loss, and no average is needed.
 """
 
 from collections.abc import Iterable
@@ -35,7 +36,12 @@ class DataParallel:
         self._num_micro_batches: int
 
     def build(
-        self, build_model: BuildModel, optimization: Optimization, *, num_micro_batches: int, checkpoints: Folder
+        self,
+        build_model: BuildModel,
+        optimization: Optimization,
+        *,
+        num_micro_batches: int,
+        checkpoints: Folder,
     ) -> TrainState:
         self._num_micro_batches = num_micro_batches
         self._model = replica.prepare_model(self, build_model, checkpoints)
@@ -52,9 +58,7 @@ class DataParallel:
         group.broadcast_weights(self._collectives, self._model)
         self._broadcast_optimizer(list(pieces.values()))
         self._gradients = GradientBuckets(
-            self._model,
-            lambda bucket, name: self._collectives.sum(bucket.flat, name=name),
-            with_flags=True,
+            self._model, lambda bucket, name: self._collectives.sum(bucket.flat, name=name), with_flags=True
         )
         return state
 

@@ -1,4 +1,5 @@
-"""What the strategies share in which every rank holds all weights: forward, backward, and reading checkpoints.
+"""What the strategies share in which every rank holds all weights: forward, backward, and reading
+checkpoints.
 
 Plain functions; each strategy calls those it needs.
 """
@@ -39,10 +40,11 @@ def accumulate(
     num_targets: int,
     before_pass: Callable[[int], None] = lambda number: None,
 ) -> Tensor:
-    """Add the gradients of all micro-batches; the sum of their losses over `num_targets`, (1,) float64 on the device.
+    """Add the gradients of all micro-batches; the sum of their losses over `num_targets`, (1,) float64 on the
+    device.
 
-    The sum of this over replicas is the mean loss of the global batch, and the sum of the gradients is its gradient.
-    `before_pass` gets the number of each micro-batch, from 1, before its forward pass.
+    The sum of this over replicas is the mean loss of the global batch, and the sum of the gradients is its
+    gradient. `before_pass` gets the number of each micro-batch, from 1, before its forward pass.
     """
     model.train()
     share: Tensor | None = None
@@ -64,7 +66,9 @@ def run_forward(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def prepare_model(strategy: Strategy, build_model: BuildModel, checkpoints: Folder) -> nn.Module:
-    """The model on this rank's device. Only rank 0 loads base weights, and only if there is no checkpoint to continue from."""
+    """The model on this rank's device. Only rank 0 loads base weights, and only if there is no checkpoint to
+    continue from.
+    """
     continues = strategy.agree(float(bool(complete_steps(checkpoints))) if strategy.rank == 0 else 0.0)
     model = build_model(strategy.rank == 0 and not continues)
     for parameter in model.parameters():
@@ -84,7 +88,8 @@ def restore(
 ) -> TrainState:
     """Load the newest checkpoint that all ranks can read: rank 0 the weights, every rank the pieces it owns.
 
-    Where training stands; step 0 if there is no checkpoint. If one rank meets a damaged file, all use the checkpoint before.
+    Where training stands; step 0 if there is no checkpoint. If one rank meets a damaged file, all use the
+    checkpoint before.
     """
     candidates = complete_steps(checkpoints) if strategy.rank == 0 else []
     had_candidates = bool(candidates)
@@ -101,7 +106,9 @@ def restore(
             set_optimizer_states(optimizer, owned, pieces)
             return state
     if had_candidates:
-        logger.warning("no checkpoint in %s can be read; training starts from the beginning", checkpoints.path)
+        logger.warning(
+            "no checkpoint in %s can be read; training starts from the beginning", checkpoints.path
+        )
         model.load_state_dict(build_model(True).state_dict())  # prepare_model did not load them
     return TrainState()
 

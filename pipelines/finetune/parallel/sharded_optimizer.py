@@ -1,8 +1,10 @@
-"""Sharded optimizer (ZeRO stage 1, Rajbhandari et al. 2020): whole weights on every rank, 1/N of the optimizer state.
+"""Sharded optimizer (ZeRO stage 1, Rajbhandari et al. 2020): whole weights on every rank, 1/N of the
+optimizer state.
 
-Each gradient bucket is cut into N equal slices. Rank r gets slice r of the summed gradients (reduce-scatter), updates the pieces
-of parameters that lie in it, and the ranks exchange the updated slices (all-gather). The same bytes travel as in data parallel;
-AdamW's two moments take 1/N of the memory. AdamW works on each element alone, so the result equals that of whole parameters.
+Each gradient bucket is cut into N equal slices. Rank r gets slice r of the summed gradients (reduce-scatter),
+updates the pieces of parameters that lie in it, and the ranks exchange the updated slices (all-gather). The
+same bytes travel as in data parallel; AdamW's two moments take 1/N of the memory. AdamW works on each element
+alone, so the result equals that of whole parameters.
 """
 
 from collections.abc import Iterable, Iterator
@@ -50,7 +52,12 @@ class ShardedOptimizer:
         self._num_micro_batches: int
 
     def build(
-        self, build_model: BuildModel, optimization: Optimization, *, num_micro_batches: int, checkpoints: Folder
+        self,
+        build_model: BuildModel,
+        optimization: Optimization,
+        *,
+        num_micro_batches: int,
+        checkpoints: Folder,
     ) -> TrainState:
         self._num_micro_batches = num_micro_batches
         self._model = replica.prepare_model(self, build_model, checkpoints)
@@ -64,7 +71,8 @@ class ShardedOptimizer:
             owned for bucket in self._gradients.buckets for owned in _own(bucket, self.rank, self.world_size)
         ]
         self._optimizer = build_optimizer(
-            [Trainable(each.piece.name, each.tensor, each.parameter.ndim) for each in self._owned], optimization
+            [Trainable(each.piece.name, each.tensor, each.parameter.ndim) for each in self._owned],
+            optimization,
         )
         state = replica.restore(
             self, build_model, self._model, self._optimizer, self._tensors(), checkpoints=checkpoints
@@ -100,7 +108,9 @@ class ShardedOptimizer:
         return norm
 
     def _sum_norm_and_use(self) -> tuple[float, set[nn.Parameter]]:
-        """L2 norm of the whole gradient, and the parameters that got a gradient on some rank: one exchange for both."""
+        """L2 norm of the whole gradient, and the parameters that got a gradient on some rank: one exchange
+        for both.
+        """
         parameters = [slot.parameter for bucket in self._gradients.buckets for slot in bucket.slots]
         squares = torch.zeros((), dtype=torch.float64, device=self.device)
         for each in self._owned:
@@ -111,7 +121,9 @@ class ShardedOptimizer:
         return float(summed[0]) ** 0.5, used
 
     def _gather_weights(self) -> None:
-        """Every rank's updated pieces on every rank. The buckets carry them: their gradients are no longer needed."""
+        """Every rank's updated pieces on every rank. The buckets carry them: their gradients are no longer
+        needed.
+        """
         for each in self._owned:
             each.gradient.copy_(each.tensor.detach())
         pending = [
@@ -148,9 +160,7 @@ class ShardedOptimizer:
 
     def num_state_bytes(self) -> int:
         """Bytes of optimizer state on this rank."""
-        return sum(
-            tensor.nbytes for state in self._optimizer.state.values() for tensor in state.values()
-        )
+        return sum(tensor.nbytes for state in self._optimizer.state.values() for tensor in state.values())
 
 
 def _own(bucket: Bucket, rank: int, world_size: int) -> Iterator[OwnedPiece]:

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipelines.finetune.checkpoint.format import MODEL_FILE, TrainState, load_model_tensors, read_file, read_record
+from pipelines.finetune.checkpoint.format import (
+    MODEL_FILE,
+    TrainState,
+    load_model_tensors,
+    read_file,
+    read_record,
+)
 from pipelines.finetune.checkpoint.whole import save_whole
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, set_learning_rate
 from pipelines.finetune.parallel import replica
@@ -26,7 +32,12 @@ class SingleProcess:
         self._optimizer: Optimizer
 
     def build(
-        self, build_model: BuildModel, optimization: Optimization, *, num_micro_batches: int, checkpoints: Folder
+        self,
+        build_model: BuildModel,
+        optimization: Optimization,
+        *,
+        num_micro_batches: int,
+        checkpoints: Folder,
     ) -> TrainState:
         self._model = replica.prepare_model(self, build_model, checkpoints)
         self._optimizer = build_optimizer(list_trainable(self._model), optimization)

@@ -1,7 +1,8 @@
 """Collectives over Horovod, which must be initialised (launch/join_horovod.py).
 
-Horovod fuses operations that are ready at the same time, and from three ranks on the order of additions, and with it the last
-bit, would change from run to run. The launcher therefore switches fusion off; strategies send large buffers instead.
+Horovod fuses operations that are ready at the same time, and from three ranks on the order of additions, and
+with it the last bit, would change from run to run. The launcher therefore switches fusion off; strategies
+send large buffers instead.
 """
 
 import horovod.torch as hvd

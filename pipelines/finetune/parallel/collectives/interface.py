@@ -1,11 +1,12 @@
-"""The four operations between ranks that strategies are built from. Every backend gives the same results to the same calls.
+"""The four operations between ranks that strategies are built from. Every backend gives the same results to
+the same calls.
 
-All tensors are flat (1-dimensional) and contiguous, and every operation works in place, so that strategies decide where memory
-is spent. Every call has a name: Horovod matches calls by name, and torch.distributed matches them by order, so ranks must make
-the same calls under the same names in the same order.
+All tensors are flat (1-dimensional) and contiguous, and every operation works in place, so that strategies
+decide where memory is spent. Every call has a name: Horovod matches calls by name, and torch.distributed
+matches them by order, so ranks must make the same calls under the same names in the same order.
 
-16-bit floats are summed as float32 and rounded once: Horovod has no bfloat16, and float16 sums overflow. Copies (broadcast,
-all_gather) move bytes, so they are exact for every type.
+16-bit floats are summed as float32 and rounded once: Horovod has no bfloat16, and float16 sums overflow.
+Copies (broadcast, all_gather) move bytes, so they are exact for every type.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,17 +25,22 @@ class Pending(Protocol):
 
 
 class Collectives(Protocol):
-    """Operations over one group of ranks. A strategy with several groups (tensor x data) holds one instance per group."""
+    """Operations over one group of ranks. A strategy with several groups (tensor x data) holds one instance
+    per group.
+    """
 
     rank: int
     world_size: int
 
     def sum(self, tensor: Tensor, *, name: str) -> Pending:
-        """Replace `tensor` by its sum over ranks, on every rank. The order of additions is fixed by its length alone."""
+        """Replace `tensor` by its sum over ranks, on every rank. The order of additions is fixed by its
+        length alone.
+        """
         ...
 
     def reduce_scatter(self, tensor: Tensor, *, name: str) -> Pending:
-        """Replace this rank's slice of `tensor` by its sum over ranks; the other slices are undefined afterwards.
+        """Replace this rank's slice of `tensor` by its sum over ranks; the other slices are undefined
+        afterwards.
 
         `tensor` is (world_size * n,); rank r owns elements [r * n, (r + 1) * n).
         """
@@ -50,7 +56,9 @@ class Collectives(Protocol):
 
 
 class Started:
-    """A pending operation: waits with `wait_for`, then runs `finish`, for example to copy the result into place."""
+    """A pending operation: waits with `wait_for`, then runs `finish`, for example to copy the result into
+    place.
+    """
 
     def __init__(self, wait_for: Callable[[], object], finish: Callable[[], object] = lambda: None) -> None:
         self._wait_for, self._finish = wait_for, finish
@@ -72,7 +80,9 @@ def summable(tensor: Tensor) -> Tensor:
 
 
 def broadcast_tensors(collectives: Collectives, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Rank 0's values in all named tensors, which have any shape; names and shapes must be equal on all ranks."""
+    """Rank 0's values in all named tensors, which have any shape; names and shapes must be equal on all
+    ranks.
+    """
     pending: list[tuple[Pending, Tensor, Tensor]] = []
     for name, tensor in tensors:
         if not tensor.numel():
@@ -86,9 +96,13 @@ def broadcast_tensors(collectives: Collectives, tensors: Iterable[tuple[str, Ten
 
 
 def require_equal(collectives: Collectives, number: int, what: str) -> None:
-    """Raise RuntimeError unless `number` is the same on all ranks: later calls would wait forever or mix up tensors."""
+    """Raise RuntimeError unless `number` is the same on all ranks: later calls would wait forever or mix up
+    tensors.
+    """
     values = torch.zeros(collectives.world_size, dtype=torch.int64)
     values[collectives.rank] = number
     collectives.sum(values, name=f"equal.{what}").wait()
     if (values != values[0]).any():
-        raise RuntimeError(f"{what} must be equal on all ranks, got {values.tolist()} by rank; use one version of the code")
+        raise RuntimeError(
+            f"{what} must be equal on all ranks, got {values.tolist()} by rank; use one version of the code"
+        )

@@ -1,4 +1,6 @@
-"""The backends by name. Each is imported only when it is used: Horovod need not be installed for the torch backend."""
+"""The backends by name. Each is imported only when it is used: Horovod need not be installed for the torch
+backend.
+"""
 
 from typing import Literal
 

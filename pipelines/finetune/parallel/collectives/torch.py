@@ -1,4 +1,5 @@
-"""Collectives over torch.distributed, whose process group must be initialised (launch/join_torch.py): gloo on CPU, NCCL on GPU.
+"""Collectives over torch.distributed, whose process group must be initialised (launch/join_torch.py): gloo on
+CPU, NCCL on GPU.
 
 Names are not sent: torch.distributed matches calls by their order.
 """
