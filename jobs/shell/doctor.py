@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from jobs.shell.loading import loading
+from jobs.shell.loading import show_loading
 from pipelines.machine import SUPPORTED_JAVA, find_java, other_java_home
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ SHOWN = 8
 """Packages named, of those that are not as they should be."""
 ANEW = "rm -r .venv, then make setup"
 """For a damaged library: a set-up compares names and versions, and would find nothing to do."""
-LOAD_ALL = f"import sys; sys.path.append({str(CHECKOUT)!r}); from jobs.shell.cli import commands; commands()"
+LOAD_ALL = f"import sys; sys.path.append({str(CHECKOUT)!r}); from jobs.shell.loading import load_everything; load_everything()"
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -238,7 +238,7 @@ def examine() -> Iterator[Check]:
 
 def doctor(as_json: bool) -> int:
     """Print every finding, as a table or as JSON; 0 unless a check failed, then 1."""
-    with loading("the libraries, to see whether they do"):
+    with show_loading("the libraries, to see whether they do"):
         findings = list(examine())
     failed = any(check.status == "fail" for check in findings)
     if as_json:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipelines.corpus.listing import Entry, find_files, relative_to
-from pipelines.storage import locate, without_credentials
+from pipelines.paths import without_credentials
+from pipelines.storage import locate
 
 SPLITS = ("train", "validation", "test")
 FORMATS = ("csv", "jsonl", "text")

@@ -1,5 +1,5 @@
-"""Watching a training from the driver: its events are shown, logged to its run, and the lease on its folder
-is checked.
+"""A training seen from the driver: its ranks are launched, and while they run their events are shown and
+logged and the lease on the run folder is checked.
 
 Everything outside comes as callables, so that this module knows neither MLflow nor the terminal.
 """
@@ -8,10 +8,18 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pipelines.finetune.events import EventReader
+from pipelines.finetune.launch.barrier import run_ranks
+from pipelines.finetune.results import read_result
+from pipelines.finetune.training import Training
+from pipelines.finetune.worker import train_rank
 from pipelines.storage import Folder
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +27,7 @@ DRAIN_TRIES, DRAIN_PAUSE_SECONDS = 5, 2.0
 """For the last events of a finished training; storage that is away for longer is an error."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Listeners:
     """Who hears about a training."""
 
@@ -31,6 +39,29 @@ class Listeners:
     """A line that stays."""
     require_lease: Callable[[], None] = lambda: None
     """Raises RuntimeError if another driver has taken over."""
+
+
+def run_training(
+    spark: "SparkSession", training: Training, listeners: Listeners, *, num_ranks: int, wait_seconds: float
+) -> None:
+    """Train until the result is in the run folder, and hand out all events. A finished training is not run
+    again.
+
+    `wait_seconds`: for executors that are still starting. Raises RankError if a rank fails, ValueError if the
+    cluster is too small, RuntimeError if the lease is lost.
+    """
+    watcher = Watcher(training.folder, listeners)
+    if read_result(training.folder) is None:
+        listeners.show_progress(f"launching {num_ranks} ranks")
+        run_ranks(
+            spark,
+            partial(train_rank, training),
+            num_ranks=num_ranks,
+            collectives=training.execution.collectives,
+            wait_for_slots_seconds=wait_seconds,
+            while_waiting=watcher.look,
+        )
+    watcher.drain()
 
 
 class Watcher:
@@ -60,8 +91,8 @@ class Watcher:
             except OSError as error:
                 if attempt == DRAIN_TRIES:
                     raise OSError(
-                        f"the last events of a finished training cannot be read ({error}); run again when they can: "
-                        "nothing is trained twice"
+                        f"the last events of a finished training cannot be read ({error}); run again "
+                        "when they can: nothing is trained twice"
                     ) from error
                 logger.warning("the training's last events cannot be read now (%s); trying again", error)
                 time.sleep(DRAIN_PAUSE_SECONDS)

@@ -55,7 +55,9 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def new_state(tensor: Tensor) -> dict[str, Tensor]:
-    """AdamW's state for `tensor` before its first update: to be overwritten by a checkpoint or another rank."""
+    """AdamW's state for `tensor` before its first update: to be overwritten by a checkpoint or another
+    rank.
+    """
     return {
         "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
         "exp_avg": torch.zeros_like(tensor.detach()),

@@ -2,17 +2,20 @@
 it.
 """
 
-import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeVar
-
-import numpy as np
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
-from pipelines.storage import Folder
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipelines.pin import Pin
+
+REVISION = 3
+"""Raise it when equal sequences and settings give other weights than before."""
 _Value = TypeVar("_Value")
 
 StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer"]
@@ -116,6 +119,8 @@ class Execution:
 class Training:
     """On CPU, equal trainings with equally many ranks give equal weights."""
 
+    fingerprint: str
+    """Of everything that the weights depend on: names the run folder and the run."""
     folder: str
     """Run folder on storage that every rank sees."""
     data: Data
@@ -153,14 +158,6 @@ class Training:
         }
 
 
-def pick(kind: type[_Value], source: Any, **others: Any) -> _Value:
-    """A value type filled with the attributes of `source` that have the names of its fields, and with
-    `others`.
-    """
-    names = {field.name for field in fields(kind)} - others.keys()  # type: ignore[arg-type]
-    return kind(**{name: getattr(source, name) for name in names}, **others)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPlan:
     """How the rows of a global batch are dealt to data replicas and micro-batches."""
@@ -173,13 +170,14 @@ class BatchPlan:
     def __post_init__(self) -> None:
         if self.global_batch < 1 or self.micro_batch < 1:
             raise ValueError(
-                f"global_batch and micro_batch must be at least 1, got {self.global_batch} and {self.micro_batch}"
+                f"global_batch and micro_batch must be at least 1, got {self.global_batch} and "
+                f"{self.micro_batch}"
             )
         if self.global_batch % self.num_replicas:
             near = max(1, round(self.global_batch / self.num_replicas)) * self.num_replicas
             raise ValueError(
-                f"global_batch must be a multiple of num_ranks ({self.num_replicas}), got {self.global_batch}; "
-                f"try {near}"
+                f"global_batch must be a multiple of num_ranks ({self.num_replicas}), got "
+                f"{self.global_batch}; try {near}"
             )
 
     @property
@@ -187,12 +185,58 @@ class BatchPlan:
         """Backward passes per step, the same on every rank."""
         return -(-self.global_batch // self.num_replicas // self.micro_batch)
 
-    def micro_batches(self, rows: np.ndarray, data_rank: int) -> Iterator[np.ndarray]:
-        """This replica's rows of a global batch, in `num_micro_batches` parts that differ by one row at most."""
-        yield from np.array_split(rows[data_rank :: self.num_replicas], self.num_micro_batches)
+    def micro_batches(self, rows: "np.ndarray", data_rank: int) -> "Iterator[np.ndarray]":
+        """This replica's rows of a global batch, in `num_micro_batches` parts that differ by one row at
+        most.
+        """
+        mine = rows[data_rank :: self.num_replicas]
+        size, num_longer = divmod(len(mine), self.num_micro_batches)
+        start = 0
+        for number in range(self.num_micro_batches):
+            stop = start + size + (number < num_longer)
+            yield mine[start:stop]
+            start = stop
 
 
-def read_result(folder: str) -> Mapping[str, Any] | None:
-    """What a finished training wrote in its run folder; None if it is not finished."""
-    run = Folder(folder)
-    return json.loads(run.read("result.json")) if run.exists("result.json") else None
+def make_training(settings: Any, sequences: "Pin") -> Training:
+    """The training that `settings` (the finetune section of the configuration) means on pinned sequences.
+
+    Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
+    """
+    from pipelines.dataset.tokenizer import base_identity
+    from pipelines.pin import fingerprint
+    from pipelines.storage import Folder
+
+    BatchPlan(
+        global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
+    )
+    facts = sequences.facts
+    training = Training(
+        fingerprint="",
+        folder="",
+        data=_pick(Data, settings, table_id=sequences.table_id, version=sequences.version),
+        spec=ModelSpec(
+            task=facts["task"],
+            labels=tuple(facts["labels"]),
+            max_tokens=facts["sequence_length"],
+            base=settings.model.start(),
+            tokenizer=facts["tokenizer"],
+            end_token_id=facts.get("end_token_id"),
+        ),
+        architecture=settings.model,
+        optimization=settings.optimization,
+        schedule=_pick(Schedule, settings),
+        cadence=_pick(Cadence, settings),
+        execution=_pick(Execution, settings),
+    )
+    base = base_identity(settings.model.base)
+    made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
+    return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _pick(kind: type[_Value], source: Any, **others: Any) -> _Value:
+    """A value type filled with the attributes of `source` that have the names of its fields, and with
+    `others`.
+    """
+    names = {field.name for field in fields(kind)} - others.keys()  # type: ignore[arg-type]
+    return kind(**{name: getattr(source, name) for name in names}, **others)

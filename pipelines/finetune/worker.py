@@ -30,17 +30,19 @@ from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.models.build import build_model, save_model
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
+from pipelines.finetune.results import read_result
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Task
-from pipelines.finetune.training import BatchPlan, Training, read_result
+from pipelines.finetune.training import BatchPlan, Training
 from pipelines.metrics import METRICS
 from pipelines.storage import Folder
 
 NUM_SAMPLES = 4
 """Held-out sequences from whose beginnings a language model writes its sample text."""
 IDLE_GPU = (
-    "training runs on the CPU beside an idle GPU; give each task one (--conf spark.executor.resource.gpu.amount=1 "
-    "--conf spark.task.resource.gpu.amount=1), and several ranks a backend with NCCL: distributary doctor"
+    "training runs on the CPU beside an idle GPU; give each task one "
+    "(--conf spark.executor.resource.gpu.amount=1 --conf spark.task.resource.gpu.amount=1), and several "
+    "ranks a backend with NCCL: distributary doctor"
 )
 
 
@@ -50,7 +52,7 @@ def train_rank(training: Training, world: World) -> dict[str, Any]:
     """
     finished = read_result(training.folder)
     if finished is not None:
-        return dict(finished)
+        return finished
     torch.set_num_threads(training.execution.num_threads)
     return _Rank(training, build_strategy(world, training.execution)).run()
 

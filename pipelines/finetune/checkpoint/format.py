@@ -5,8 +5,8 @@ A checkpoint is a folder `step-00000200`:
 
     model.safetensors                    weights by name, whole; tied weights once
     optimizer-00000-of-00002.safetensors one file per writing rank (whole.py writes a single one)
-    optimizer-00000-of-00002.json        sha256 of that file and the pieces in it, until complete.json has taken them over
-    complete.json                        written last: format, train state, sha256 of every file, pieces by file
+    optimizer-00000-of-00002.json        its sha256 and pieces, until complete.json has taken them over
+    complete.json                        written last: format, train state, sha256 and pieces by file
 
 A piece is the optimizer state for elements [start, stop) of a flattened parameter. Whole state is one piece
 per parameter; a sharded optimizer writes the pieces that a rank owns. A reader takes the pieces that overlap
@@ -38,7 +38,9 @@ COMPLETE = "complete.json"
 
 
 class DamagedCheckpointError(ValueError):
-    """A file of the checkpoint is missing or is not what was written: an older checkpoint may still be good."""
+    """A file of the checkpoint is missing or is not what was written: an older checkpoint may still be
+    good.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,8 +110,8 @@ def read_record(checkpoints: Folder, step: int) -> Record:
     if record.get("format") != FORMAT:
         raise ValueError(
             f"{checkpoints.path}/{folder_name(step)} has checkpoint format {record.get('format', 'before 3')}, "
-            f"this version reads {FORMAT}; delete {checkpoints.path} to train from the beginning, or finish the training "
-            "with the version that started it"
+            f"this version reads {FORMAT}; delete {checkpoints.path} to train from the beginning, or finish the "
+            "training with the version that started it"
         )
     return Record(
         state=TrainState(**record["state"]),
@@ -138,7 +140,9 @@ def write_file(checkpoints: Folder, step: int, file: str, tensors: dict[str, Ten
 
 
 def read_file(checkpoints: Folder, record: Record, file: str) -> dict[str, Tensor]:
-    """The tensors of one file. Raises DamagedCheckpointError if it is missing or does not match its sha256."""
+    """The tensors of one file. Raises DamagedCheckpointError if it is missing or does not match its
+    sha256.
+    """
     place = f"{folder_name(record.state.step)}/{file}"
     try:
         content = checkpoints.read(place)

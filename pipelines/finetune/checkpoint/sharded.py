@@ -82,7 +82,7 @@ def _assemble(wanted: Piece, parts: list[tuple[Piece, PieceState]]) -> PieceStat
         covered = max(covered, part.stop) if part.start <= covered else covered
     if covered < wanted.stop:
         raise DamagedCheckpointError(
-            f"the optimizer state of {wanted.name} ends at element {covered} of [{wanted.start}, {wanted.stop})"
+            f"optimizer state of {wanted.name} ends at element {covered} of [{wanted.start}, {wanted.stop})"
         )
     assembled: PieceState = {}
     for field, first in overlapping[0][1].items():

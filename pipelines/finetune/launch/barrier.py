@@ -83,7 +83,8 @@ def require_slots(
         raise ValueError(f"num_ranks must be at least 1, got {num_ranks}")
     if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
         raise ValueError(
-            "barrier stages refuse dynamic allocation; submit with --conf spark.dynamicAllocation.enabled=false "
+            "barrier stages refuse dynamic allocation; submit with "
+            "--conf spark.dynamicAllocation.enabled=false "
             f"and --num-executors for {num_ranks} ranks"
         )
     deadline = time.monotonic() + wait_seconds
@@ -94,7 +95,8 @@ def require_slots(
             more = f"--master local[{num_ranks},4]" if one_process else "more executors or executor cores"
             fewer = f"set finetune.num_ranks={slots} or " if slots else ""
             raise ValueError(
-                f"finetune.num_ranks is {num_ranks}, but {master} runs {slots} tasks at once; {fewer}give Spark {more}"
+                f"finetune.num_ranks is {num_ranks}, but {master} runs {slots} tasks at once; "
+                f"{fewer}give Spark {more}"
                 + (
                     ""
                     if one_process
@@ -152,5 +154,6 @@ def _explain_giving_up(account: str) -> RankError:
         return RankError(f"the ranks failed at every try: {python[0].splitlines()[-1]}\n\n{python[0]}")
     return RankError(
         "the ranks failed at every try; a process that dies without an error is out of memory (lower "
-        f"finetune.micro_batch, give executors more) or cannot reach the other ranks (a firewall)\n\n{account[:2000]}"
+        f"finetune.micro_batch, give executors more) or cannot reach the other ranks (a firewall)"
+        f"\n\n{account[:2000]}"
     )

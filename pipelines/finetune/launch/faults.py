@@ -8,7 +8,7 @@ LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, 
 
 _HARDWARE = re.compile(
     r"uncorrectable (ECC|NVLink) error|ECC error|hardware stack error|GPU is lost|fallen off the bus|"
-    r"unspecified launch failure|devices? unavailable|system not yet initialized|external device|NVLink error|"
+    r"unspecified launch failure|devices? unavailable|system not yet initialized|external device|"
     r"NCCL.*(unhandled (system|cuda) error|remote process exited)",
     re.IGNORECASE,
 )

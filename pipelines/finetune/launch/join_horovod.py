@@ -1,4 +1,6 @@
-"""Joining Horovod's world: rank 0 runs Horovod's rendezvous server, bound to its own address and to no other."""
+"""Joining Horovod's world: rank 0 runs Horovod's rendezvous server, bound to its own address and to no
+other.
+"""
 
 import os
 import threading
@@ -28,8 +30,8 @@ def find_fault(host: str) -> str | None:
         find_interface(host)
     except ImportError as error:
         return (
-            f"Horovod cannot be imported ({error}), and collectives=horovod needs it on every executor; run make setup "
-            "there, install its wheel, or set finetune.collectives=torch or finetune.num_ranks=1"
+            f"Horovod cannot be imported ({error}), and collectives=horovod needs it on every executor; run "
+            "make setup there, install its wheel, or set finetune.collectives=torch or finetune.num_ranks=1"
         )
     except OSError as error:
         return str(error)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.finetune.launch.addresses import find_interface
 from pipelines.finetune.launch.faults import JoinError
-from pipelines.finetune.launch.join_horovod import START_SECONDS, STALL_SECONDS
+from pipelines.finetune.launch.join_horovod import STALL_SECONDS, START_SECONDS
 from pipelines.finetune.launch.world import World
 
 
@@ -22,7 +22,7 @@ def find_fault(host: str) -> str | None:
     except (ImportError, OSError) as error:
         return str(error)
     if not torch.distributed.is_available():
-        return "torch was built without torch.distributed; install another build, or set finetune.collectives=horovod"
+        return "torch was built without torch.distributed; set finetune.collectives=horovod"
     return None
 
 
@@ -66,7 +66,8 @@ class Server:
 def join(world: World, *, address: str, port: int, server: Server | None) -> Iterator[None]:
     """torch's process group initialised inside the context: gloo, and NCCL for tensors on GPUs."""
     import torch
-    import torch.distributed as dist
+    from torch import distributed as dist
+    from torch.distributed import TCPStore
 
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = find_interface(world.host)
     with_nccl = torch.cuda.is_available() and dist.is_nccl_available()
@@ -75,7 +76,7 @@ def join(world: World, *, address: str, port: int, server: Server | None) -> Ite
             store = (
                 server.store
                 if server is not None
-                else dist.TCPStore(
+                else TCPStore(
                     address, port, world.world_size, is_master=False, timeout=timedelta(seconds=START_SECONDS)
                 )
             )

@@ -67,7 +67,9 @@ class GradientBuckets:
     def __init__(
         self, model: nn.Module, send: Callable[[Bucket, str], Pending], *, with_flags: bool, multiple: int = 1
     ) -> None:
-        """`send` starts the exchange of a full bucket under a name; `multiple`: buffers are padded to this."""
+        """`send` starts the exchange of a full bucket under a name; `multiple`: buffers are padded to
+        this.
+        """
         self._send = send
         self.buckets = [
             Bucket(named, with_flags=with_flags, multiple=multiple)

@@ -100,7 +100,9 @@ class Strategy(Protocol):
         ...
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:
-        """The weights of checkpoint `step`, without optimizer state: for the last evaluation and the export."""
+        """The weights of checkpoint `step`, without optimizer state: for the last evaluation and the
+        export.
+        """
         ...
 
     def export(self) -> nn.Module | None:

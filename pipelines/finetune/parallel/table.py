@@ -16,8 +16,8 @@ from pipelines.finetune.training import Execution
 def _single(world: World, execution: Execution, device: torch.device) -> Strategy:
     if world.world_size > 1:
         raise ValueError(
-            f"finetune.strategy is single, but there are {world.world_size} ranks; set finetune.num_ranks=1 or "
-            "another strategy"
+            f"finetune.strategy is single, but there are {world.world_size} ranks; set finetune.num_ranks=1 "
+            "or another strategy"
         )
     return SingleProcess(device)
 
