@@ -6,9 +6,9 @@ and no code. Shapes: B sequences, T tokens, H hidden, C classes, V vocabulary.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import safetensors.torch
 import torch
@@ -17,11 +17,55 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipelines.dataset.tokenizer import from_json, locate
-from pipelines.finetune.models.architecture import Architecture, ModelSpec, read_spec
+from pipelines.dataset.hub import Base, resolve_base
+from pipelines.dataset.tokenizer import from_json
 
+TaskName = Literal["classification", "language_modelling"]
 ATTENTION = "eager"
 """5 to 10 % faster than "sdpa" on CPU at customer-service lengths; numerically the plain definition."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """What a model folder must say beside weights and configuration."""
+
+    task: TaskName
+    labels: tuple[str, ...]
+    """Class names by class number; empty for language modelling."""
+    max_tokens: int
+    base: str
+    """What the weights were started from: a path, package or hub id; "scratch" = random."""
+    tokenizer: str
+    """Fingerprint of the tokenizer."""
+
+    @property
+    def metric(self) -> str:
+        """The number that says how good the model is."""
+        return "accuracy" if self.task == "classification" else "bits_per_byte"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """Where a model starts: weights by name, or `config` of a transformers model type from scratch."""
+
+    base: str | None = None
+    """Folder, package://NAME/FOLDER or hub id; null = from scratch."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """From scratch: model_type and its keys, as in a transformers config.json. With a base: keys to change, such as dropout."""
+    frozen: tuple[str, ...] = ()
+    """Parts of parameter names that stay as they are, such as word_embeddings."""
+
+    def start(self) -> str:
+        """What the weights start from, in a word.
+
+        Raises ValueError if neither is given.
+        """
+        if self.base is None and "model_type" not in self.config:
+            raise ValueError(
+                "finetune.model needs base (a folder, package://NAME/FOLDER or hub id) "
+                "or config.model_type (from scratch)"
+            )
+        return self.base or "scratch"
 
 
 class EncoderClassifier(nn.Module):
@@ -65,9 +109,7 @@ class LoadedModel(NamedTuple):
     spec: ModelSpec
 
 
-def build_model(
-    architecture: Architecture, spec: ModelSpec, *, vocab_size: int, seed: int, load_weights: bool = True
-) -> nn.Module:
+def build_model(architecture: Architecture, spec: ModelSpec, *, vocab_size: int, seed: int) -> nn.Module:
     """The model at step 0, the same on every rank: random parts are drawn from `seed`. float32."""
     torch.manual_seed(seed)
     if architecture.base is None:
@@ -75,7 +117,7 @@ def build_model(
         _require_positions(config, spec.max_tokens)
         module = _module(spec, config)
     else:
-        backbone = _pretrained(architecture, spec)  # load_weights=False: the tasks branch
+        backbone = _pretrained(architecture, spec)
         if backbone.config.vocab_size < vocab_size:
             raise ValueError(
                 f"the tokenizer has {vocab_size} tokens, the model knows {backbone.config.vocab_size}; "
@@ -115,17 +157,18 @@ def _pretrained(architecture: Architecture, spec: ModelSpec) -> PreTrainedModel:
     """The backbone with its weights; no code and no pickle from outside, safetensors only."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    place = locate(str(architecture.base))
+    base = resolve_base(str(architecture.base))
     auto = AutoModel if spec.task == "classification" else AutoModelForCausalLM
     # A pair, because of output_loading_info; the library's types do not say so.
     loaded: Any = auto.from_pretrained(
-        place,
+        base.place,
+        revision=base.commit or "main",
         use_safetensors=True,
         trust_remote_code=False,
         dtype=torch.float32,
         output_loading_info=True,
         attn_implementation=ATTENTION,
-        **_pooler_off(place, spec),
+        **_pooler_off(base, spec),
         **architecture.config,
     )
     backbone, report = loaded
@@ -145,12 +188,18 @@ def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: 
     assert isinstance(module.config, PreTrainedConfig), "EncoderClassifier and Decoder have their backbone's"
     module.config.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-    text = json.dumps(
-        {**asdict(spec), "metric": "accuracy" if spec.task == "classification" else "bits_per_byte"},
-        ensure_ascii=False,
-        indent=2,
-    )
+    text = json.dumps({**asdict(spec), "metric": spec.metric}, ensure_ascii=False, indent=2)
     (folder / "model_spec.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """What a model folder says of its model."""
+    file = Path(folder) / "model_spec.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} is no model folder: it has no model_spec.json; finetune writes it")
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields.pop("metric")
+    return ModelSpec(**{**fields, "labels": tuple(fields["labels"])})
 
 
 def load_model(folder: Path) -> LoadedModel:
@@ -181,10 +230,12 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 """Model types that number positions from behind the padding token."""
 
 
-def _pooler_off(place: str, spec: ModelSpec) -> dict[str, bool]:
+def _pooler_off(base: Base, spec: ModelSpec) -> dict[str, bool]:
     if spec.task != "classification":
         return {}
-    model_type = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
+    model_type = AutoConfig.from_pretrained(
+        base.place, revision=base.commit or "main", trust_remote_code=False
+    ).model_type
     return {"add_pooling_layer": False} if model_type in WITH_POOLER else {}
 
 

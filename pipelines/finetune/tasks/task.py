@@ -9,26 +9,26 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipelines.dataset.reader import Rows
+from pipelines.finetune.models.build import ModelSpec
 
 
 class Batch(NamedTuple):
-    inputs: dict[str, Tensor]
-    targets: Tensor
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    targets_B: Tensor
+    """Class numbers; unused in language modelling."""
     num_bytes: int
     """UTF-8 bytes behind the targets."""
 
 
 class Task(Protocol):
-    name: str
     metric: str
-
-    def collate(self, rows: Rows, device: torch.device) -> Batch: ...
-    def sample_text(self, model: nn.Module, tokenizer: Tokenizer, rows: Rows) -> str | None: ...
+    """The number that says which checkpoint is best."""
+    higher_is_better: bool
 
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum of the loss over the targets, in nats."""
@@ -54,11 +54,9 @@ def collate(rows: Rows, device: torch.device) -> Batch:
         input_ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
     return Batch(
-        {
-            "input_ids_BT": torch.from_numpy(input_ids).to(device),
-            "attention_mask_BT": torch.from_numpy(mask).to(device),
-        },
-        torch.from_numpy(rows.targets.astype(np.int64)).to(device),
+        torch.from_numpy(input_ids).to(device),
+        torch.from_numpy(mask).to(device),
+        torch.from_numpy(rows.labels.astype(np.int64)).to(device),
         int(rows.num_bytes.sum()),
     )
 
@@ -66,25 +64,21 @@ def collate(rows: Rows, device: torch.device) -> Batch:
 class Classification:
     """Cross-entropy over classes."""
 
-    name, metric = "classification", "accuracy"
-
-    def collate(self, rows: Rows, device: torch.device) -> Batch:
-        return collate(rows, device)
-
-    def sample_text(self, model: nn.Module, tokenizer: Tokenizer, rows: Rows) -> str | None:
-        return None
+    metric, higher_is_better = "accuracy", True
 
     def __init__(self, num_labels: int) -> None:
         self._num_labels = num_labels
 
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
-        return cross_entropy(logits, batch.targets, reduction="sum")
+        return cross_entropy(logits, batch.targets_B, reduction="sum")
 
     def sums(self, logits: Tensor, batch: Batch) -> Tensor:
         counts = torch.zeros(self._num_labels, self._num_labels, dtype=torch.float64)
         predicted = logits.argmax(-1).cpu()
         counts.index_put_(
-            (batch.targets.cpu(), predicted), torch.ones(len(predicted), dtype=torch.float64), accumulate=True
+            (batch.targets_B.cpu(), predicted),
+            torch.ones(len(predicted), dtype=torch.float64),
+            accumulate=True,
         )
         return torch.cat([self.loss_sum(logits, batch).detach().double().cpu().reshape(1), counts.flatten()])
 
@@ -105,18 +99,10 @@ class Classification:
 class LanguageModelling:
     """Cross-entropy of the next token; documents packed together are told apart by their end-of-text token only."""
 
-    name, metric = "language_modelling", "bits_per_byte"
-
-    def collate(self, rows: Rows, device: torch.device) -> Batch:
-        return collate(rows, device)
-
-    def sample_text(self, model: nn.Module, tokenizer: Tokenizer, rows: Rows) -> str | None:
-        return tokenizer.decode(rows.input_ids[0].tolist())  # the tasks branch writes with the model
+    metric, higher_is_better = "bits_per_byte", False
 
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
-        targets_BT = batch.inputs["input_ids_BT"][:, 1:].masked_fill(
-            batch.inputs["attention_mask_BT"][:, 1:] == 0, -100
-        )
+        targets_BT = batch.input_ids_BT[:, 1:].masked_fill(batch.attention_mask_BT[:, 1:] == 0, -100)
         return cross_entropy(
             logits[:, :-1].flatten(0, 1), targets_BT.flatten(), ignore_index=-100, reduction="sum"
         )
@@ -124,8 +110,7 @@ class LanguageModelling:
     def sums(self, logits: Tensor, batch: Batch) -> Tensor:
         loss = self.loss_sum(logits, batch).detach().double().cpu()
         return torch.tensor(
-            [loss, float(batch.inputs["attention_mask_BT"][:, 1:].sum()), batch.num_bytes],
-            dtype=torch.float64,
+            [loss, float(batch.attention_mask_BT[:, 1:].sum()), batch.num_bytes], dtype=torch.float64
         )
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
@@ -138,3 +123,7 @@ class LanguageModelling:
 
     def confusion(self, sums: Tensor) -> np.ndarray | None:
         return None
+
+
+def build_task(spec: ModelSpec) -> Task:
+    return Classification(len(spec.labels)) if spec.task == "classification" else LanguageModelling()
