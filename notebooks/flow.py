@@ -32,7 +32,7 @@ from pipelines.registry import store
 from pipelines.registry.runs import lineage
 from pipelines.registry.versions import register as models
 from pipelines.registry.runs import current as runs
-from pipelines.scoring.batch import confusion
+from pipelines.scoring.evaluate import count_confusion
 from pipelines.spark import session
 from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
@@ -214,7 +214,7 @@ predictions.select("text", "label", "prediction", "score").orderBy("score").show
 
 # COMMAND ----------
 
-confused = confusion(predictions).where("label != prediction").limit(12).toPandas()
+confused = count_confusion(predictions).where("label != prediction").limit(12).toPandas()
 names = confused["label"] + "  taken for  " + confused["prediction"]
 figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
 axes.barh(names, confused["num_documents"], color="#d9822b")

@@ -1,8 +1,8 @@
 """Metrics: name, direction and formula, for training, the gate and scoring alike.
 
-A formula takes plain numbers that can be summed over batches, ranks or rows of a table, and its argument names say which ones.
-Training sums tensors, scoring sums columns with Spark, and both call the formula here. Standard library only, so that every
-layer can import it. A new metric is one entry of METRICS.
+A formula takes plain numbers that can be summed over batches, ranks or rows of a table, and its argument
+names say which ones. Training sums tensors, scoring sums columns with Spark, and both call the formula here.
+Standard library only, so that every layer can import it. A new metric is one entry of METRICS.
 """
 
 import inspect
@@ -63,7 +63,9 @@ def perplexity(nats: float, num_targets: float) -> float:
 
 
 def bits_per_byte(nats: float, num_bytes: float) -> float:
-    """Bits for one UTF-8 byte of the text behind the targets: comparable between tokenizers, unlike the loss of a token."""
+    """Bits for one UTF-8 byte of the text behind the targets: comparable between tokenizers, unlike the loss
+    of a token.
+    """
     return nats / math.log(2) / _positive("num_bytes", num_bytes)
 
 

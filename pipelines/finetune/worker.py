@@ -27,7 +27,8 @@ from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
-from pipelines.finetune.models.build import build_model, save_model
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import save_model
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.results import read_result
