@@ -4,20 +4,23 @@ Reads the documents that are kept. Writes sequences, whose tokens lead back to d
 """
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator
 
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_sequences
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
 from jobs.shell.settings import AbsolutePath, Section
 from jobs.shell.stage import Work, run_stage
-from pipelines.dataset.build import PackingRules
-from pipelines.dataset.tokenizer import TokenizerChoice
+from pipelines.dataset.examples.table import require_task
+from pipelines.dataset.packing.rules import PackingRules
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
 
 if TYPE_CHECKING:
     from pipelines.pin import Pin
 
-REVISION = 2
+REVISION = 3
 """Raise it when equal documents give other sequences than before."""
 
 
@@ -25,7 +28,7 @@ class Config(Section):
     documents: AbsolutePath
     sequences: AbsolutePath
     tokenizers: AbsolutePath
-    task: Literal["classification", "language_modelling"]
+    task: Annotated[str, AfterValidator(require_task)]
     tokenizer: TokenizerChoice
     packing: PackingRules
 
@@ -46,7 +49,9 @@ def main(config: Config) -> Outcome:
 
 
 def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
-    from pipelines.dataset import build
+    from pipelines.dataset.build import build_sequences
+    from pipelines.dataset.documents import choose_tokenizer, summarize_documents
+    from pipelines.dataset.examples.table import EXAMPLES
     from pipelines.dataset.tokenizer import write_tokenizer
     from pipelines.tables import DOCUMENTS, SEQUENCES
 
@@ -56,21 +61,22 @@ def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
         digest, num_rows = DOCUMENTS.digest(documents)
         pinned = replace(pinned, digest=digest, num_rows=num_rows)
     work.progress.phase("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
-    tokenizer = build.choose_tokenizer(documents, config.tokenizer)
-    labels = build.label_names(documents) if config.task == "classification" else ()
+    with_labels = EXAMPLES[config.task].has_labels
+    summary = summarize_documents(documents, max_bytes=config.tokenizer.max_bytes, with_labels=with_labels)
+    chosen = choose_tokenizer(documents, config.tokenizer, summary)
     work.progress.phase("packing documents into sequences")
-    with build.built_sequences(documents, tokenizer, config.packing, labels=labels) as packed:
+    with build_sequences(documents, chosen, config.packing, task=config.task, summary=summary) as built:
         facts = {
             "task": config.task,
-            "labels": labels,
-            "tokenizer": write_tokenizer(tokenizer, config.tokenizers),
-            "splits": build.count_by_split(packed),
+            "labels": summary.labels,
+            "tokenizer": write_tokenizer(chosen.tokenizer, config.tokenizers),
+            "end_token_id": built.end_token_id,
+            "splits": built.counts,
             "sequence_length": config.packing.sequence_length,
             "documents": {**asdict(pinned), "facts": {}},
         }
         work.progress.phase("writing sequences")
-        rows = build.in_order(packed)
-        pin = SEQUENCES.overwrite(rows, config.sequences, fingerprint=work.fingerprint, facts=facts)
+        pin = SEQUENCES.overwrite(built.rows, config.sequences, fingerprint=work.fingerprint, facts=facts)
     return display_sequences(pin)
 
 

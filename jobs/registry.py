@@ -53,7 +53,7 @@ def main(config: Config) -> Outcome:
 
 
 def judge_model(config: Config, work: "Work[tuple[CurrentRun, Pin]]") -> dict[str, str]:
-    from pipelines.dataset.build import kept
+    from pipelines.dataset.documents import select_kept
     from pipelines.registry.gate.apply import carry_out
     from pipelines.registry.versions.register import champion_of, register
     from pipelines.scoring.compare import SERVE_SCRIPT, compare, example_texts
@@ -63,7 +63,7 @@ def judge_model(config: Config, work: "Work[tuple[CurrentRun, Pin]]") -> dict[st
     (run, documents), name = work.inputs, config.name
     phase = work.progress.phase
     phase(f"registering the model of run {run.run_id}")
-    held_out = kept(DOCUMENTS.read(work.spark, documents.path, documents.version), config.split)
+    held_out = select_kept(DOCUMENTS.read(work.spark, documents.path, documents.version), config.split)
     examples = example_texts(held_out)
     with Folder(run.folder).local("model") as folder:
         version = register(run.run_id, folder, name, code=SERVE_SCRIPT, input_example=examples)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
     from pipelines.registry.versions.register import ResolvedModel
 
-REVISION = 2
+REVISION = 3
 """Raise it when equal documents and models give other predictions than before."""
 
 
@@ -56,14 +56,14 @@ def write_predictions(config: Config, work: "Work[tuple[Pin, ResolvedModel]]") -
     from pipelines.tables import DOCUMENTS, PREDICTIONS
 
     (documents, model), spark, num_before = work.inputs, work.spark, 0
-    rows = batch.of_split(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
+    rows = batch.select_split(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
     if version_of(config.predictions) >= 0:
         predictions = PREDICTIONS.read(spark, config.predictions)
-        num_before = batch.by_model(predictions, model).count()
-        rows = batch.unscored(rows, predictions, model)
+        num_before = batch.select_model(predictions, model).count()
+        rows = batch.select_unscored(rows, predictions, model)
     work.progress.phase(f"scoring with {model.name} version {model.version}")
     scored = batch.score_documents(
-        batch.dealt(rows, num_partitions=config.num_partitions),
+        batch.partition_by_id(rows, num_partitions=config.num_partitions),
         model.folder,
         model,
         batch_size=config.batch_size,

@@ -32,7 +32,7 @@ from pipelines.registry import store
 from pipelines.registry.runs import lineage
 from pipelines.registry.versions import register as models
 from pipelines.registry.runs import current as runs
-from pipelines.scoring.batch import confusion
+from pipelines.scoring.evaluate import count_confusion
 from pipelines.spark import session
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 
@@ -121,7 +121,7 @@ sizes.show()
 # COMMAND ----------
 
 sequence = sequences.where("split = 'train' AND sequence_id = 0")
-sequence.select("sequence_id", "num_tokens", "target", "input_ids").show(truncate=120)
+sequence.select("sequence_id", "num_tokens", "label", "input_ids").show(truncate=120)
 traced = (sequence.selectExpr("inline(segments)").join(documents, "doc_id").orderBy("first_token")
           .selectExpr("first_token", "num_tokens", "doc_id", "file", "offset", "char_start", "char_end",
                       "substring(text, char_start + 1, char_end - char_start) AS characters"))
@@ -213,7 +213,7 @@ predictions.select("text", "label", "prediction", "score").orderBy("score").show
 
 # COMMAND ----------
 
-confused = confusion(predictions).where("label != prediction").limit(12).toPandas()
+confused = count_confusion(predictions).where("label != prediction").limit(12).toPandas()
 names = confused["label"] + "  taken for  " + confused["prediction"]
 figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
 axes.barh(names, confused["num_documents"], color="#d9822b")

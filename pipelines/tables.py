@@ -50,11 +50,13 @@ SEQUENCES = Table(
            split       STRING NOT NULL COMMENT 'train, validation or test',
            input_ids   ARRAY<INT> NOT NULL COMMENT 'tokens, not padded',
            num_tokens  INT NOT NULL COMMENT 'length of input_ids',
-           target      INT COMMENT 'class number; null = the next tokens are the targets',
+           label       INT COMMENT 'class number; null = the targets are tokens',
+           targets     ARRAY<STRUCT<first_token: INT, num_tokens: INT>> NOT NULL
+                       COMMENT 'runs of tokens that the loss counts, each predicted from the tokens before it in its segment',
            num_targets INT NOT NULL COMMENT 'terms this sequence adds to the loss',
            num_bytes   INT NOT NULL COMMENT 'UTF-8 bytes of the text behind the targets',
            segments    ARRAY<STRUCT<doc_id: STRING, first_token: INT, num_tokens: INT, char_start: INT, char_end: INT>> NOT NULL
-                       COMMENT 'which characters of which document each run of tokens is'""",
+                       COMMENT 'runs of tokens with the characters of the document that each is; a run sees only itself'""",
 )
 
 PREDICTIONS = Table(

@@ -69,7 +69,7 @@ def test_a_comparison_of_two_metrics_is_refused():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"metric": "vibes"}, "unknown metric 'vibes'; known: accuracy, bits_per_byte"),
+        ({"metric": "vibes"}, "unknown metric 'vibes'; known: accuracy, macro_f1, bits_per_byte"),
         ({"num_rows": 0}, "evaluated on 0 rows; at least 1"),
     ],
 )

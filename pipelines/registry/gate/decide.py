@@ -7,8 +7,8 @@ because replacing a model that people rely on needs a reason.
 import math
 from dataclasses import asdict, dataclass
 
-HIGHER_IS_BETTER = {"accuracy": True, "bits_per_byte": False}
-"""Metric -> its direction; a metric that is not listed cannot decide a promotion."""
+from pipelines.metrics import METRICS
+
 DIGITS = 12
 """Decimals of a gain; below them is the noise of floats: 0.9 - 0.8 is less than 0.1."""
 
@@ -25,8 +25,8 @@ class Evaluation:
     """Digest of the rows measured on; equal digest, equal rows."""
 
     def __post_init__(self) -> None:
-        if self.metric not in HIGHER_IS_BETTER:
-            raise ValueError(f"unknown metric '{self.metric}'; known: {', '.join(HIGHER_IS_BETTER)}")
+        if self.metric not in METRICS:
+            raise ValueError(f"unknown metric '{self.metric}'; known: {', '.join(METRICS)}")
         if self.num_rows < 1:
             raise ValueError(
                 f"version {self.model_version} was evaluated on {self.num_rows} rows; at least 1 is needed"
@@ -84,11 +84,7 @@ def _gain(challenger: Evaluation, champion: Evaluation) -> float | None:
             f"({challenger.num_rows:,} with digest {challenger.rows_digest}, {champion.num_rows:,} with digest "
             f"{champion.rows_digest}); score both on one version of documents"
         )
-    gain = (
-        challenger.value - champion.value
-        if HIGHER_IS_BETTER[challenger.metric]
-        else champion.value - challenger.value
-    )
+    gain = METRICS[challenger.metric].gain(challenger.value, champion.value)
     return round(gain, DIGITS) if math.isfinite(gain) else None
 
 
