@@ -39,8 +39,8 @@ def plan(config: Config) -> "Plan[Pin]":
 
     documents = require_table(config.documents, "documents", "corpus")
     settings = config.model_dump(mode="json", include={"task", "tokenizer", "packing"})
-    identity = tokenizer_identity(config.tokenizer)
-    made_from = fingerprint("dataset", REVISION, settings, documents.identity(), identity)
+    identities = (documents.identity(), tokenizer_identity(config.tokenizer))
+    made_from = fingerprint("dataset", REVISION, settings, *identities)
     return plan_tables(made_from, [config.sequences], display_sequences, inputs=documents)
 
 

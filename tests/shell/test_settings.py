@@ -133,7 +133,7 @@ def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
         ("dataset.packing.sequence_length=1", "sequence_length must be at least 2 tokens, got 1"),
         (
             "corpus.sources=[{name: a, path: b, format: xml}]",
-            "format .*should be 'csv', 'jsonl' or 'text', got 'xml'",
+            "corpus.sources.0.* format must be one of csv, jsonl, .*text.*, got 'xml'",
         ),
         ("scoring.split=", "scoring.split should be"),
         ("justakey", "an override is key=value"),
@@ -163,8 +163,8 @@ def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
         ),
         ("corpus.sources=[{name: a, path: b}]", "corpus.sources.0.format is missing"),
         (
-            "corpus.sources=[{name: a, path: b, format: csv, delimeter: x}]",
-            "unknown key corpus.sources.0.delimeter; did you mean delimiter",
+            "corpus.sources=[{name: a, path: b, format: csv, metadta: {}}]",
+            "unknown key corpus.sources.0.metadta; did you mean metadata",
         ),
         (
             "corpus.sources=[{name: a, path: b, format: text, splts: {}}]",
