@@ -3,7 +3,7 @@
 Reads the documents that are kept. Writes sequences, whose tokens lead back to documents, and the tokenizer.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
@@ -39,8 +39,8 @@ def plan(config: Config) -> "Plan[Pin]":
 
     documents = require_table(config.documents, "documents", "corpus")
     settings = config.model_dump(mode="json", include={"task", "tokenizer", "packing"})
-    identities = (documents.identity(), tokenizer_identity(config.tokenizer))
-    made_from = fingerprint("dataset", REVISION, settings, *identities)
+    identity = tokenizer_identity(config.tokenizer)
+    made_from = fingerprint("dataset", REVISION, settings, documents.identity(), identity)
     return plan_tables(made_from, [config.sequences], display_sequences, inputs=documents)
 
 
@@ -50,16 +50,12 @@ def main(config: Config) -> Outcome:
 
 def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
     from pipelines.dataset.build import build_sequences
-    from pipelines.dataset.documents import choose_tokenizer, summarize_documents
+    from pipelines.dataset.documents import choose_tokenizer, read_documents, summarize_documents
     from pipelines.dataset.examples.table import EXAMPLES
     from pipelines.dataset.tokenizer import write_tokenizer
-    from pipelines.tables import DOCUMENTS, SEQUENCES
+    from pipelines.tables import SEQUENCES
 
-    pinned = work.inputs
-    documents = DOCUMENTS.read(work.spark, pinned.path, pinned.version)
-    if not pinned.digest:  # somebody changed the rows, which is their right: learn what they left
-        digest, num_rows = DOCUMENTS.digest(documents)
-        pinned = replace(pinned, digest=digest, num_rows=num_rows)
+    documents, pinned = read_documents(work.spark, work.inputs)
     work.progress.phase("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
     with_labels = EXAMPLES[config.task].has_labels
     summary = summarize_documents(documents, max_bytes=config.tokenizer.max_bytes, with_labels=with_labels)

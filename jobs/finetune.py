@@ -67,10 +67,8 @@ def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, s
 
     (training, sequences), progress = work.inputs, work.progress
     params = redact({**training.settings(), "num_ranks": config.num_ranks})
-    record = record_run(
-        training, sequences, config.tracking.experiment, params, config.effective, config.folder
-    )
-    with record as run:
+    experiment, folder = config.tracking.experiment, config.folder
+    with record_run(training, sequences, experiment, params, config.effective, folder) as run:
         listeners = Listeners(run.log, progress.update, progress.print, run.require_lease)
         waiting = config.wait_for_slots_seconds
         run_training(work.spark, training, listeners, num_ranks=config.num_ranks, wait_seconds=waiting)

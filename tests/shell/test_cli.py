@@ -14,7 +14,7 @@ from jobs.shell.settings import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HEAVY = {
-    "torch", "transformers", "tokenizers", "mlflow", "pyspark", "delta", "deltalake", "pyarrow", "pandas", "numpy",
+    "torch", "transformers", "tokenizers", "mlflow", "pyspark", "delta", "deltalake", "pyarrow", "pandas",
     "matplotlib", "horovod",
 }  # fmt: skip
 
