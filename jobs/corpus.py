@@ -18,8 +18,7 @@ from jobs.shell.stage import Work, run_stage
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
 
-REVISION = 3
-"""Raise it when equal files give other rows than before."""
+REVISION = 3  # raise it when equal files give other rows than before
 
 
 class Config(Section):

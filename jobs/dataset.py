@@ -20,8 +20,7 @@ from pipelines.dataset.tokenizer_choice import TokenizerChoice
 if TYPE_CHECKING:
     from pipelines.pin import Pin
 
-REVISION = 3
-"""Raise it when equal documents give other sequences than before."""
+REVISION = 3  # raise it when equal documents give other sequences than before
 
 
 class Config(Section):
@@ -39,8 +38,8 @@ def plan(config: Config) -> "Plan[Pin]":
 
     documents = require_table(config.documents, "documents", "corpus")
     settings = config.model_dump(mode="json", include={"task", "tokenizer", "packing"})
-    identity = tokenizer_identity(config.tokenizer)
-    made_from = fingerprint("dataset", REVISION, settings, documents.identity(), identity)
+    identities = (documents.identity(), tokenizer_identity(config.tokenizer))
+    made_from = fingerprint("dataset", REVISION, settings, *identities)
     return plan_tables(made_from, [config.sequences], display_sequences, inputs=documents)
 
 
@@ -57,8 +56,8 @@ def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
 
     documents, pinned = read_documents(work.spark, work.inputs)
     work.progress.phase("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
-    with_labels = EXAMPLES[config.task].has_labels
-    summary = summarize_documents(documents, max_bytes=config.tokenizer.max_bytes, with_labels=with_labels)
+    max_bytes, with_labels = config.tokenizer.max_bytes, EXAMPLES[config.task].has_labels
+    summary = summarize_documents(documents, max_bytes=max_bytes, with_labels=with_labels)
     chosen = choose_tokenizer(documents, config.tokenizer, summary)
     work.progress.phase("packing documents into sequences")
     with build_sequences(documents, chosen, config.packing, task=config.task, summary=summary) as built:

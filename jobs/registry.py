@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
     from pipelines.registry.runs.current import CurrentRun
 
-REVISION = 2
-"""Raise it when equal inputs give another verdict than before."""
+REVISION = 2  # raise it when equal inputs give another verdict than before
 
 
 class Config(Section):

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
     from pipelines.registry.versions.register import ResolvedModel
 
-REVISION = 3
-"""Raise it when equal documents and models give other predictions than before."""
+REVISION = 3  # raise it when equal documents and models give other predictions than before
 
 
 class Config(Section):

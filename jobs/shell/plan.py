@@ -63,7 +63,7 @@ def plan_tables(
         if found is not None and not found.fingerprint:
             raise ValueError(
                 f"{path} was changed outside of Distributary ({_describe_change(found)}); running this stage "
-                "would undo that. To rebuild it, delete the table; to keep the change, run only the stages below"
+                "would undo that. To rebuild it, delete the table; to keep it, run only the stages below"
             )
         if found is None or found.fingerprint != made_from:
             why = f"{_name_of(path)}: {_explain_outdated(found or pin(path), appended=appended)}"
