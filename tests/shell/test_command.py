@@ -26,7 +26,7 @@ Traceback (most recent call last):
 ValueError: a.csv: record 7 is too long; raise max_record_bytes
 """
 FROM_THE_JVM = """An error occurred while calling o54.collectToPython.
-: org.apache.spark.SparkException: Job aborted due to stage failure: Task 0 in stage 1.0 failed 4 times, most recent
+org.apache.spark.SparkException: Job aborted due to stage failure: Task 0 in stage 1.0 failed 4 times
 org.apache.spark.api.python.PythonException: Traceback (most recent call last):
   File "/x/clean.py", line 11, in clean
     raise OSError("disk is full")
