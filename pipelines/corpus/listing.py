@@ -24,7 +24,8 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 
 from pipelines.corpus.readers.format import SourceFile
 from pipelines.corpus.source import Source
-from pipelines.storage import locate, without_credentials
+from pipelines.paths import without_credentials
+from pipelines.storage import locate
 
 _WILDCARD = re.compile(r"[*?\[]")
 _HIDDEN = ("_", ".")

@@ -2,14 +2,17 @@
 text."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.dataset.tokenizer import ChosenTokenizer, load_tokenizer, train_bpe, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.delta import ContractError
+from pipelines.pin import Pin
+from pipelines.tables import DOCUMENTS
 
 MAX_LABELS = 2_000
 """An evaluation counts a matrix of classes x classes."""
@@ -29,6 +32,18 @@ class DocumentSummary(NamedTuple):
     labels: tuple[str, ...]
     """Class names, sorted by code point: the class number is the place in this list. Empty if classes were
     not asked for."""
+
+
+def read_documents(spark: SparkSession, pinned: Pin) -> tuple[DataFrame, Pin]:
+    """The rows that a pin names, and the pin with their digest.
+
+    If somebody else changed the table, which is their right, the digest of what they left is computed here.
+    """
+    documents = DOCUMENTS.read(spark, pinned.path, pinned.version)
+    if pinned.digest:
+        return documents, pinned
+    digest, num_rows = DOCUMENTS.digest(documents)
+    return documents, replace(pinned, digest=digest, num_rows=num_rows)
 
 
 def select_kept(documents: DataFrame, split: str | None = None) -> DataFrame:
