@@ -24,9 +24,9 @@ from delta import exceptions as delta_exceptions
 from delta.tables import DeltaTable
 from deltalake import DeltaTable as DeltaLog
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
+from pyspark.sql.types import MapType, StructField, StructType
 from pyspark.storagelevel import StorageLevel
 
 from pipelines.pin import Pin, fingerprint, pin, version_of
@@ -121,7 +121,7 @@ class Table:
         Raises ContractError with the count and the first offending key.
         """
         columns = sorted(name for name in self.schema.names if name not in self.volatile)
-        row_hash = F.xxhash64(*[F.xxhash64(F.col(name)) for name in columns])
+        row_hash = F.xxhash64(*[F.xxhash64(_hashable(self.schema[name])) for name in columns])
         required = [column.name for column in self.schema if not column.nullable]
         totals = rows.agg(
             F.count("*").alias("num_rows"),
@@ -238,3 +238,9 @@ class Table:
             ):  # the latter: another writer has just added the same constraint
                 if attempt == 4:
                     raise
+
+
+def _hashable(field: StructField) -> Column:
+    """The column as xxhash64 takes it: a map, which has no order, as its sorted entries."""
+    column = F.col(field.name)
+    return F.sort_array(F.map_entries(column)) if isinstance(field.dataType, MapType) else column

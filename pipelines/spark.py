@@ -38,6 +38,11 @@ LOG_CONF = Path(__file__).with_name("log4j2.properties")
 DEFAULT_MASTER = "local[2,4]"
 """Two slots, and a failed task is tried four times: `local[2]` would never run a barrier stage again."""
 
+NO_MASTER = (
+    "spark.master is empty, as --env cluster has it, and nothing else names a Spark master; start the stage with spark-submit "
+    "--master URL, or set spark.master=URL as a key or in spark-defaults.conf (spark://HOST:7077, yarn, k8s://...)"
+)
+
 # What spark-submit reads where neither a flag nor a properties file says it.
 _VARIABLES = {
     "MASTER": "spark.master",
@@ -94,6 +99,8 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
         wanted |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     both = {**wanted, **given}
+    if not both["spark.master"]:
+        raise ValueError(NO_MASTER)
     added = _with_delta(both)
     jars = [] if _brings_delta(both) else _delta_jars()
     if jars:
@@ -106,6 +113,13 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
     # Left to the JVM's end, a cluster sees executors that fail, not an application that is done.
     atexit.register(started.stop)
     return started
+
+
+def require_master() -> None:
+    """Raises ValueError if no session runs and neither the launcher, a properties file nor the environment names a master."""
+    if _running() is None and "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+        if not _given_conf().get("spark.master"):
+            raise ValueError(NO_MASTER)
 
 
 @contextmanager

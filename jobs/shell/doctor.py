@@ -19,9 +19,12 @@ from jobs.shell.checks import (
     check_slots,
     run_python,
 )
-from jobs.shell.loading import loading
+from jobs.shell.loading import show_loading
 
-LOAD_ALL = f"import sys; sys.path.append({str(CHECKOUT)!r}); from jobs.shell.cli import commands; commands()"
+LOAD_ALL = (
+    f"import sys; sys.path.append({str(CHECKOUT)!r}); "
+    "from jobs.shell.loading import load_everything; load_everything()"
+)
 
 
 def check_imports() -> Check:
@@ -58,7 +61,7 @@ def examine() -> Iterator[Check]:
 
 def doctor(as_json: bool) -> int:
     """Print all findings, as a table or as JSON. Exit status: 1 if a check failed, else 0."""
-    with loading("the libraries, to see whether they do"):
+    with show_loading("the libraries, to see whether they do"):
         findings = list(examine())
     failed = any(check.status == "fail" for check in findings)
     if as_json:

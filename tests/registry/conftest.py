@@ -7,7 +7,9 @@ from mlflow import MlflowClient
 
 import pipelines.scoring
 from pipelines.dataset.tokenizer import tokenizer_fingerprint, train_bpe
-from pipelines.finetune.models.build import Architecture, ModelSpec, build_model, save_model
+from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import save_model
 from pipelines.registry import store
 from pipelines.registry.runs.tracker import Tracker
 from pipelines.registry.versions.register import register_model

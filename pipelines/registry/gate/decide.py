@@ -94,11 +94,7 @@ def _gain(challenger: Measurement, champion: Measurement) -> float | None:
             f"rows ({challenger.num_rows:,} with digest {challenger.rows_digest}, {champion.num_rows:,} with "
             f"digest {champion.rows_digest}); score both on one version of documents"
         )
-    gain = (
-        challenger.value - champion.value
-        if METRICS[challenger.metric].higher_is_better
-        else champion.value - challenger.value
-    )
+    gain = METRICS[challenger.metric].gain(challenger.value, champion.value)
     return round(gain, DIGITS) if math.isfinite(gain) else None
 
 
