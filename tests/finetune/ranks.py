@@ -28,7 +28,9 @@ def alone() -> World:
     return assign_ranks(["127.0.0.1"], [None])[0]
 
 
-def run_processes(work: Callable[..., Any], *args: Any, num_ranks: int, backend: str = "horovod") -> list[Any]:
+def run_processes(
+    work: Callable[..., Any], *args: Any, num_ranks: int, backend: str = "horovod"
+) -> list[Any]:
     """`work(world, *args)` on every rank; results by rank. Raises RankDiedError with all that ranks said if one fails."""
     worlds = assign_ranks(["127.0.0.1"] * num_ranks, [None] * num_ranks)
     results = [_context.Pipe(duplex=False) for _ in worlds]
@@ -41,8 +43,17 @@ def run_processes(work: Callable[..., Any], *args: Any, num_ranks: int, backend:
     ranks = [
         _context.Process(
             target=_run_rank,
-            args=(work, args, world, worlds, backend, server.port if server else 0, ports[world.rank][0], port_out),
-            kwargs={"answer": results[world.rank][1]},
+            args=(
+                work,
+                args,
+                world,
+                worlds,
+                backend,
+                server.port if server else 0,
+                ports[world.rank][0],
+                port_out,
+            ),
+            kwargs={"answer": results[world.rank][1], "cache": os.environ.get("DISTRIBUTARY_CACHE", "")},
             daemon=True,
         )
         for world in worlds
@@ -62,7 +73,9 @@ def _collect(ranks: list[Any], results: list[Any], server: Any) -> list[Any]:
     for rank, (receiver, sender) in zip(ranks, results, strict=True):
         sender.close()
         try:
-            answers.append(receiver.recv() if receiver.poll(LIMIT_SECONDS) else ("error", "no answer in time"))
+            answers.append(
+                receiver.recv() if receiver.poll(LIMIT_SECONDS) else ("error", "no answer in time")
+            )
         except EOFError:
             rank.join()
             answers.append(("error", f"rank died with exit code {rank.exitcode}"))
@@ -77,8 +90,10 @@ def _collect(ranks: list[Any], results: list[Any], server: Any) -> list[Any]:
     return [value for _, value in answers]
 
 
-def _run_rank(work, args, world, worlds, backend, port, port_in, port_out, *, answer) -> None:
+def _run_rank(work, args, world, worlds, backend, port, port_in, port_out, *, answer, cache) -> None:
     import torch
+
+    os.environ["DISTRIBUTARY_CACHE"] = cache  # the fork server has the environment of its start
 
     torch.set_num_threads(1)
     server = None

@@ -25,7 +25,9 @@ def use_every_operation(world, backend):
         for operation in ("sum", "reduce_scatter", "all_gather", "broadcast"):
             value = mine.clone()
             getattr(collectives, operation)(value, name=f"{operation}.{dtype}").wait()
-            found[operation, dtype] = (own_slice(value, collectives) if operation == "reduce_scatter" else value).tolist()
+            found[operation, dtype] = (
+                own_slice(value, collectives) if operation == "reduce_scatter" else value
+            ).tolist()
     return world.rank, found
 
 
@@ -88,7 +90,9 @@ def disagree(world, backend):
 
 @grid
 def test_ranks_that_differ_are_refused(backend):
-    with pytest.raises(RankDiedError, match=r"numbers of weights must be equal on all ranks, got \[5, 6\] by rank"):
+    with pytest.raises(
+        RankDiedError, match=r"numbers of weights must be equal on all ranks, got \[5, 6\] by rank"
+    ):
         run_processes(disagree, backend, num_ranks=2, backend=backend)
 
 
