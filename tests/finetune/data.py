@@ -1,4 +1,6 @@
-"""A small training without Spark, Delta or MLflow: the reader's arrays, a tokenizer made by hand, a tiny encoder."""
+"""A small training without Spark, Delta or MLflow: the reader's arrays, a tokenizer made by hand, a tiny
+encoder.
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Ranks as plain processes, without Spark: they join by the launcher's own code, about a second after the first call.
+"""Ranks as plain processes, without Spark: they join by the launcher's own code, about a second after the
+first call.
 
 The fork server imports torch once; every rank is a fork of it. Work is a function at the top of a module.
 """
@@ -31,7 +32,9 @@ def alone() -> World:
 def run_processes(
     work: Callable[..., Any], *args: Any, num_ranks: int, backend: str = "horovod"
 ) -> list[Any]:
-    """`work(world, *args)` on every rank; results by rank. Raises RankDiedError with all that ranks said if one fails."""
+    """`work(world, *args)` on every rank; results by rank. Raises RankDiedError with all that ranks said if
+    one fails.
+    """
     worlds = assign_ranks(["127.0.0.1"] * num_ranks, [None] * num_ranks)
     results = [_context.Pipe(duplex=False) for _ in worlds]
     port_in, port_out = _context.Pipe(duplex=False)

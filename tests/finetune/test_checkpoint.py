@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.finetune.checkpoint import format, sharded
+from pipelines.finetune.checkpoint import format as checkpoint_format
+from pipelines.finetune.checkpoint import sharded
 from pipelines.finetune.checkpoint.format import DamagedCheckpointError, Piece, TrainState
 from pipelines.finetune.checkpoint.whole import save_whole
 from pipelines.finetune.optimizer import build_optimizer, list_trainable
@@ -38,8 +39,10 @@ def save(folder, step, best=-1):
 
 
 def load(folder, step, model, optimizer=None):
-    record = format.read_record(folder, step)
-    format.load_model_tensors(model, format.read_file(folder, record, format.MODEL_FILE), "it")
+    record = checkpoint_format.read_record(folder, step)
+    checkpoint_format.load_model_tensors(
+        model, checkpoint_format.read_file(folder, record, checkpoint_format.MODEL_FILE), "it"
+    )
     if optimizer is not None:
         owned = whole_pieces(model)
         set_optimizer_states(optimizer, owned, sharded.read_pieces(folder, record, owned))
@@ -63,7 +66,7 @@ def test_an_unfinished_checkpoint_is_ignored(folder, tmp_path):
     for step in (2, 4):
         save(folder, step)
     (tmp_path / "checkpoints" / "step-00000004" / "complete.json").unlink()
-    assert format.complete_steps(folder) == [2]
+    assert checkpoint_format.complete_steps(folder) == [2]
 
 
 @pytest.mark.parametrize("fault", ["changed", "missing"])
@@ -75,7 +78,7 @@ def test_a_damaged_file_is_noticed(folder, fault):
     if fault == "changed":
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
     model, optimizer = trained(0)
-    with pytest.raises(DamagedCheckpointError, match="optimizer-00000-of-00001.safetensors"):
+    with pytest.raises(DamagedCheckpointError, match=r"optimizer-00000-of-00001\.safetensors"):
         load(folder, 2, model, optimizer)
 
 
@@ -96,7 +99,7 @@ def test_an_old_format_is_refused_with_the_remedy(folder):
     with pytest.raises(
         ValueError, match=r"checkpoint format before 3, this version reads 3; delete .*checkpoints"
     ):
-        format.read_record(folder, 3)
+        checkpoint_format.read_record(folder, 3)
 
 
 def test_tied_weights_are_stored_once(folder):
@@ -107,7 +110,11 @@ def test_tied_weights_are_stored_once(folder):
 
     model, other = tied(), tied()
     save_whole(folder, model, {}, TrainState(step=1))
-    assert list(format.read_file(folder, format.read_record(folder, 1), format.MODEL_FILE)) == ["a.weight"]
+    assert list(
+        checkpoint_format.read_file(
+            folder, checkpoint_format.read_record(folder, 1), checkpoint_format.MODEL_FILE
+        )
+    ) == ["a.weight"]
     load(folder, 1, other)
     assert torch.equal(other["b"].weight, model["a"].weight)
 
@@ -122,7 +129,7 @@ def save_shards(folder, *shards):
         states = {piece: piece_state(piece) for piece in pieces}
         sharded.write_shard(folder, 1, states, rank=rank, num_ranks=len(shards))
     sharded.complete_shards(folder, nn.Linear(1, 1), TrainState(step=1), num_ranks=len(shards))
-    return format.read_record(folder, 1)
+    return checkpoint_format.read_record(folder, 1)
 
 
 def test_pieces_can_be_cut_anew(folder):
@@ -143,7 +150,7 @@ def test_only_the_files_that_are_needed_are_read(folder):
         2,
         3,
     ]
-    with pytest.raises(DamagedCheckpointError, match="optimizer-00001-of-00002.safetensors is missing"):
+    with pytest.raises(DamagedCheckpointError, match=r"optimizer-00001-of-00002\.safetensors is missing"):
         sharded.read_pieces(folder, record, [Piece("a", 1, 5)])
 
 

@@ -93,6 +93,6 @@ def test_pending_events_are_bounded_and_notes_go_first(broken, monkeypatch):
         writer.write("step", step=step)
     writer.write("step", step=4)
     with pytest.raises(
-        RuntimeError, match="5 training events wait to be written to .*; repair the storage and run again"
+        RuntimeError, match=r"5 training events wait to be written to .*; repair the storage and run again"
     ):
         writer.write("step", step=5)

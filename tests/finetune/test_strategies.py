@@ -3,6 +3,7 @@
 The models are built in float64 by the test's own builder; a strategy keeps the type that it is given.
 """
 
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -53,7 +54,9 @@ def build_double(training, load_weights, *, unused=False):
 
 
 def run_steps(world, training, steps=range(STEPS), *, unused=False):
-    """Train `steps`, save; losses, norms, weights on rank 0, bytes of optimizer state, the step it began with."""
+    """Train `steps`, save; losses, norms, weights on rank 0, bytes of optimizer state, the step it began
+    with.
+    """
     torch.set_num_threads(1)
     buckets.BUCKET_BYTES = 20_000  # several buckets, which cut parameters of a tiny model too
     strategy = build_strategy(world, training.execution)
@@ -83,7 +86,7 @@ def run_steps(world, training, steps=range(STEPS), *, unused=False):
             strategy.save(checkpoints, TrainState(step=step))
             raise StopIteration
 
-    try:
+    with suppress(StopIteration):  # raised after the last of `steps`
         train(
             strategy,
             build_task(training.spec),
@@ -95,8 +98,6 @@ def run_steps(world, training, steps=range(STEPS), *, unused=False):
             seed=schedule.seed,
             after_step=after_step,
         )
-    except StopIteration:
-        pass
     num_bytes = sum(
         tensor.nbytes for values in strategy._optimizer.state.values() for tensor in values.values()
     )

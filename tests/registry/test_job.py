@@ -9,7 +9,6 @@ import pytest
 
 from jobs import finetune, registry
 from jobs.shell import settings as configuration
-from jobs.training import training_of
 from pipelines.lease import Lease
 from pipelines.registry.runs import current as runs
 from pipelines.registry.runs.tracker import Tracker
@@ -65,7 +64,7 @@ def stage_configs(folder, *overrides):
 
 def trained(config):
     """Id of the run after the finetune job, whose ranks left a result."""
-    Folder(training_of(config)[0].folder).write("result.json", json.dumps(RESULT).encode())
+    Folder(finetune.plan(config).inputs[0].folder).write("result.json", json.dumps(RESULT).encode())
     assert finetune.main(config).ran
     return runs.current_run(config.folder).run_id
 
@@ -125,7 +124,7 @@ def test_a_pointer_to_a_run_that_is_not_finished_is_refused_and_mended_by_finetu
 
 
 def test_a_second_driver_does_not_join_a_training(configs):
-    held = Lease(Folder(training_of(configs.finetune)[0].folder))
+    held = Lease(Folder(finetune.plan(configs.finetune).inputs[0].folder))
     with held, pytest.raises(RuntimeError, match="is in use by process"):
         finetune.main(configs.finetune)
     assert mlflow.MlflowClient().get_experiment_by_name(configs.finetune.tracking.experiment) is None
