@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipelines.dataset.tokenizer import locate
+from pipelines.dataset.hub import Base, resolve_base
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.freeze import freeze_named, freeze_unused
@@ -45,12 +45,14 @@ def build_model(
         _require_positions(config, spec.max_tokens)
         backbone = _make_backbone(config, task.auto_class)
     else:
-        folder = locate(architecture.base)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **architecture.config)
+        base = resolve_base(architecture.base)
+        config = AutoConfig.from_pretrained(
+            base.place, revision=base.commit or "main", trust_remote_code=False, **architecture.config
+        )
         _require_vocabulary(config, vocab_size)
         _require_positions(config, spec.max_tokens)
         if load_weights:
-            backbone = _load_backbone(folder, config.model_type, task.auto_class, architecture)
+            backbone = _load_backbone(base, config.model_type, task.auto_class, architecture)
         else:
             backbone = _make_backbone(config, task.auto_class)
         # The head is drawn from the seed, whatever was drawn for the backbone.
@@ -83,14 +85,15 @@ def _make_backbone(config: PreTrainedConfig, auto_class: str) -> PreTrainedModel
 
 
 def _load_backbone(
-    folder: str, model_type: str, auto_class: str, architecture: Architecture
+    base: Base, model_type: str, auto_class: str, architecture: Architecture
 ) -> PreTrainedModel:
     """The backbone with the weights of the base. Raises ValueError if weights of its architecture are missing."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     # A pair, because of output_loading_info; the library's types do not say so.
     loaded: Any = getattr(transformers, auto_class).from_pretrained(
-        folder,
+        base.place,
+        revision=base.commit or "main",
         use_safetensors=True,
         trust_remote_code=False,
         dtype=torch.float32,
