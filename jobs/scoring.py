@@ -1,6 +1,6 @@
 """Stage 5: documents to predictions of a registered model.
 
-Reads documents of one split and the version that an alias names now; skips what this version scored before."""
+Reads documents of one split and the version that an alias names now; skips what it scored before."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
