@@ -10,8 +10,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from jobs.training import training_of
-from pipelines.finetune.worker import result_of
+from jobs import finetune
+from pipelines.finetune.results import read_result
 from pipelines.pin import pin
 from pipelines.registry.runs.current import require_current
 from pipelines.registry.runs.lineage import read_lineage
@@ -67,7 +67,7 @@ def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_versi
     connect(flow.settings.tree["tracking"]["uri"])  # other tests have stores of their own
     client = MlflowClient()
     current = require_current(flow.configs["finetune"].folder, read_run_status)
-    run, result = client.get_run(current.run_id), result_of(current.folder)
+    run, result = client.get_run(current.run_id), read_result(current.folder)
     assert run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == list(range(1, result["total_steps"] + 1))
@@ -94,7 +94,7 @@ def test_the_champion_scored_every_test_document_once(spark, flow):
     # The registered model, read back, says what the trained one said: same accuracy on the same rows.
     right = predictions.where("prediction = label").count() / predictions.count()
     assert right == pytest.approx(
-        result_of(training_of(flow.configs["finetune"])[0].folder)["after"]["accuracy"]
+        read_result(finetune.plan(flow.configs["finetune"]).inputs[0].folder)["after"]["accuracy"]
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from jobs.training import training_of
-from pipelines.finetune.worker import result_of
+from jobs import finetune
+from pipelines.finetune.results import read_result
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides, write_tickets
 
@@ -58,8 +58,10 @@ def test_a_cluster_gives_the_tables_and_weights_of_one_machine(spark, flow, clus
     for table in (DOCUMENTS, QUARANTINE, SEQUENCES, PREDICTIONS):
         here, there = (table.read(spark, f"{each}/lake/{table.name}") for each in (flow.folder, folder))
         assert table.digest(there) == table.digest(here), table.name
-    (result,) = [result_of(str(run)) for run in (folder / "lake" / "finetune").iterdir() if run.is_dir()]
-    assert result["weights"] == result_of(training_of(flow.configs["finetune"])[0].folder)["weights"]
+    (result,) = [read_result(str(run)) for run in (folder / "lake" / "finetune").iterdir() if run.is_dir()]
+    assert (
+        result["weights"] == read_result(finetune.plan(flow.configs["finetune"]).inputs[0].folder)["weights"]
+    )
 
 
 def test_executors_score_with_the_model_that_the_driver_sent_them(clustered):

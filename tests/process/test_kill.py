@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.training import training_of
-from pipelines.finetune.worker import result_of
+from jobs import finetune
+from pipelines.finetune.results import read_result
 from pipelines.pin import pin
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides, write_tickets
@@ -108,8 +108,10 @@ def test_tables_have_the_same_digests_as_an_undisturbed_run(spark, flow, killed)
 
 def test_the_final_weights_are_the_same_and_there_is_one_run_and_one_version(flow, killed):
     folder, output = killed
-    (result,) = [result_of(str(run.parent)) for run in (folder / "lake" / "finetune").glob("*/result.json")]
-    assert result["weights"] == result_of(training_of(flow.configs["finetune"])[0].folder)["weights"]
+    (result,) = [read_result(str(run.parent)) for run in (folder / "lake" / "finetune").glob("*/result.json")]
+    assert (
+        result["weights"] == read_result(finetune.plan(flow.configs["finetune"]).inputs[0].folder)["weights"]
+    )
     assert "tickets 1" in output
     assert ran(output) == ["scoring"]  # the stages above were finished by earlier drivers and say so
 
