@@ -1,5 +1,4 @@
-"""Stage 2: the documents table to the sequences table: tokenized, packed, every token traced to its
-document."""
+"""Stage 2: the documents table to the sequences table, with every token traced to its document."""
 
 from dataclasses import asdict, replace
 from typing import Annotated

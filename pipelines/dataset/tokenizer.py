@@ -1,5 +1,4 @@
-"""Tokenizers: a Hugging Face fast tokenizer from a path, package or hub id, or byte-level BPE trained on the
-corpus.
+"""Tokenizers: a Hugging Face fast tokenizer by name, or byte-level BPE trained on the corpus.
 
 Only the `tokenizers` library: executors need neither torch nor transformers. A tokenizer travels as its JSON
 text, and the sha256 of that text is its fingerprint, stored with the sequences and with every model.
