@@ -1,6 +1,6 @@
 """One group of documents to packed rows, inside one task: encode, build examples, pack. No Spark here.
 
-A Python worker keeps its builder, and with it the parsed tokenizer, from one group to the next: a large corpus
+A Python worker keeps its builder, and with it the parsed tokenizer, from one group to the next: a big corpus
 has many groups, and the JSON of a large tokenizer is slow to parse.
 """
 
