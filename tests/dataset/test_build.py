@@ -30,8 +30,6 @@ def documents_of(spark, texts, *, labels=None, splits=None, dropped=()):
             "s",
             text,
             labels[number % len(labels)] if labels else None,
-            None,
-            None,
             "0" * 32,
             len(text),
             len(text.encode()),
