@@ -1,5 +1,4 @@
-"""One form for each text, so that equal texts are equal bytes: the same words saved by two programs are one
-document."""
+"""One form for each text, so that equal texts are equal bytes, whichever program saved them."""
 
 import unicodedata
 

@@ -78,8 +78,7 @@ def find_files(path: str) -> list[SourceFile]:
 
 
 def find_entries(files: FileSystem, path: str) -> tuple[str, list[Entry]]:
-    """The root (the folder, the folder of the file, or the one above the first wildcard) and the files below
-    it, in no order."""
+    """The root of a path, as the module describes it, and the files below it, in no order."""
     path = path.rstrip("/") or "/"
     named = _describe_entry(files.get_file_info(path))
     if named.kind == FileType.File:
@@ -110,8 +109,7 @@ def _describe_file(entry: Entry, root: str) -> SourceFile:
 
 
 def _list_matching(files: FileSystem, root: str, parts: list[str]) -> list[Entry]:
-    """The files that match the parts of a glob: one level of folders after the other, the folders of a level
-    in parallel."""
+    """The files that match the parts of a glob. The folders of one level are listed in parallel."""
     folders, found = [root], []
     with ThreadPoolExecutor(_NUM_LISTERS) as pool:
         for depth, part in enumerate(parts):
@@ -134,8 +132,7 @@ def _list_matching(files: FileSystem, root: str, parts: list[str]) -> list[Entry
 
 
 def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether names match the parts of a glob one by one; '**' matches any number of names, as the last part
-    at least one."""
+    """Whether names match a glob. '**' matches any number of names; as the last part, one or more."""
     if not parts:
         return not names
     if parts[0] == "**" and len(parts) > 1 and _matches(names, parts[1:]):

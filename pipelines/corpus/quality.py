@@ -11,8 +11,10 @@ from pipelines.corpus.rules import Rules
 
 
 def label_quality(documents: DataFrame, rules: Rules) -> DataFrame:
-    """Set drop_reason to the first rule a document fails; null = kept. Needs num_chars, split,
-    duplicate_of."""
+    """Set drop_reason to the first rule a document fails; null = kept.
+
+    Needs num_chars, split, duplicate_of.
+    """
     reasons = {
         "empty": empty(F.col("num_chars")),
         "too_short": too_short(F.col("num_chars"), rules.min_chars),

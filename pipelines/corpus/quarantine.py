@@ -1,5 +1,4 @@
-"""When too many records of a source are broken, the source is described wrongly: the stage must fail, not
-finish empty."""
+"""If most records of a source are broken, its mapping is wrong: the stage fails instead of ending empty."""
 
 from collections.abc import Mapping
 from typing import Any

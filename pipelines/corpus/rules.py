@@ -1,5 +1,4 @@
-"""What a document must be to be kept. `quality.py` turns these values into labels; this module imports no
-Spark."""
+"""Limits of a document that is kept. `quality.py` makes labels of them; this module imports no Spark."""
 
 from dataclasses import dataclass
 
@@ -13,8 +12,7 @@ class Rules:
     min_chars: int = 1
     """Code points of the shortest text that is kept; an empty text is dropped even with 0."""
     drop_duplicates_from: tuple[str, ...] = ("train", "validation")
-    """Splits that lose their exact copies. Without test, a published test set stays complete and train loses
-    what it shares with it."""
+    """Splits that lose their exact copies. Without test, a published test set stays complete."""
 
     def __post_init__(self) -> None:
         if self.min_chars < 0:

@@ -23,8 +23,7 @@ class Source:
     """Files of one format and origin. Its name is part of the id of every document that is read from it."""
 
     name: str
-    """Letters, digits, '_', '-' and '.'; unique among the sources of a corpus. Another name means another
-    doc_id."""
+    """Letters, digits, '_', '-' and '.'; unique in a corpus. It is part of the doc_id of each document."""
     path: str
     """Local path or URI of a file, a folder (with everything below it) or a glob: *, ? and [..] match within
     a name, ** as a whole name matches any number of folders. In the URI of a store, ?name=value starts its
@@ -34,16 +33,13 @@ class Source:
     fields: dict[str, str] = field(default_factory=dict)
     """Column of the document (text, label, key, split) -> field of the record."""
     parts: dict[str, str] = field(default_factory=dict)
-    """Name of the part -> field of the record, in order. A field that holds an array of strings becomes
-    several parts."""
+    """Name of the part -> field of the record, in order. An array of strings becomes several parts."""
     messages: str | None = None
-    """Field that holds a dialogue: an array of {role, content} or {from, value}, or its JSON text; its turns
-    become the parts."""
+    """Field with a dialogue, [{role, content}, ...] or [{from, value}, ...]: its turns become the parts."""
     metadata: dict[str, str] = field(default_factory=dict)
     """Key in the document's metadata -> field of the record."""
     splits: dict[str, float] = field(default_factory=lambda: {"train": 1.0})
-    """Share of each split, by hash of the content; they sum to 1. A record whose split field is filled keeps
-    that split."""
+    """Share of each split, by hash of the content; sum 1. A record whose split field is filled keeps that."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the format."""
     max_record_bytes: int = 16 * 2**20

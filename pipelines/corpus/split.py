@@ -39,8 +39,7 @@ def hash_fraction(content_hash: Column) -> Column:
 
 
 def choose_split(position: Column, splits: dict[str, float]) -> Column:
-    """The split whose share contains a position in [0, 1); the shares follow each other in the order train,
-    validation, test."""
+    """The split whose share contains a position in [0, 1). Order of the shares: train, validation, test."""
     names = [name for name in SPLITS if splits.get(name, 0.0) > 0]
     uppers = list(accumulate(splits[name] for name in names))
     split = F.lit(names[-1])  # also takes what rounding leaves of the sum

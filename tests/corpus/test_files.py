@@ -116,6 +116,26 @@ def test_small_files_share_tasks_and_large_ones_do_not(tmp_path):
     assert tasks == [0] * 127 + [1] * 127 + [2] * 46 + [3, 4]
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "starts"),
+    [
+        ("jsonl", "a.jsonl", [0, 100, 200]),
+        ("tsv", "a.tsv", [0, 100, 200]),
+        ("parquet", "a.parquet", [0, 100, 200]),
+        ("jsonl", "a.JSONL.GZ", [0]),
+        ("csv", "a.csv", [0]),
+        ("text", "a.txt", [0]),
+    ],
+)
+def test_files_are_cut_if_their_format_allows(name, file, starts, monkeypatch):
+    monkeypatch.setattr("pipelines.corpus.readers.format.SLICE_BYTES", 100)
+    fields = {} if name == "text" else {"text": "t"}
+    listed = [SourceFile(path=file, relative=file, size=250, modified_ns=0)]
+    parts = slices.cut_files(listed, jsonl("x", format=name, fields=fields))
+    assert [part.start for part in parts] == starts
+    assert [part.stop for part in parts] == [*starts[1:], None]
+
+
 @pytest.mark.parametrize("cut", [1, 9, 200])
 def test_truncated_gzip_keeps_its_complete_records(tmp_path, cut):
     # The last byte; the trailer and one more byte; so many bytes that lines are missing.

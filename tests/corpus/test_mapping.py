@@ -40,8 +40,8 @@ def test_mapped_text_stays_beside_parts():
 
 
 def test_empty_parts_stay_but_add_no_blank_line():
-    columns = map_columns({"a": "", "b": "x", "c": " "}, parts={"a": "a", "b": "b", "c": "c"})
-    assert (columns.text, columns.parts) == ("x", [("a", ""), ("b", "x"), ("c", "")])
+    columns = map_columns({"a": "x", "b": " ", "c": "y"}, parts={"a": "a", "b": "b", "c": "c"})
+    assert (columns.text, columns.parts) == ("x\n\ny", [("a", "x"), ("b", ""), ("c", "y")])
 
 
 @pytest.mark.parametrize(

@@ -1,2 +1,1 @@
-"""One input format per file. `format.py` is the interface, `table.py` lists the formats, `files.py` runs them
-on executors."""
+"""One input format per file: `format.py` is the interface, `table.py` the list, `files.py` runs them."""

@@ -85,8 +85,7 @@ def parse(lines: Lines, request: Request) -> Iterator[Record]:
 
 
 def split_fields(text: str, delimiter: str, field: re.Pattern[str]) -> list[str]:
-    """The values of one record. Raises MalformedError for a quote or a bare CR that RFC 4180 does not
-    allow."""
+    """The values of one record. Raises MalformedError for a quote or a bare CR in the wrong place."""
     if '"' not in text and "\r" not in text:
         return text.split(delimiter)
     values, position = [], 0
@@ -106,8 +105,7 @@ def split_fields(text: str, delimiter: str, field: re.Pattern[str]) -> list[str]
 
 
 def locate_names(names: tuple[str, ...], header: list[str]) -> tuple[tuple[str, int], ...]:
-    """(name, position) of the mapped fields. Raises MalformedError if the header does not have each of them
-    once."""
+    """(name, position) of the mapped fields. Raises MalformedError unless the header has each once."""
     for name in names:
         if header.count(name) != 1:
             known = ", ".join(header)[:200]
@@ -136,8 +134,7 @@ def _join_lines(lines: Lines, max_record_bytes: int) -> Iterator[_Cut]:
 
 
 def _read_to_closing_quote(lines: Lines, first: bytes, max_record_bytes: int) -> tuple[bytes, str | None]:
-    """The first line with the lines up to its closing quote; or the first line alone and why there is no
-    closing quote."""
+    """The lines up to the closing quote; or the first line alone, and why there is no closing quote."""
     joined, limit, is_open = bytearray(first), max_record_bytes + len("\r\n"), True
     while is_open and len(joined) < limit and (more := lines.read(limit - len(joined))):
         joined += more
@@ -200,8 +197,10 @@ def _count_fields(data: bytes, delimiter: str, field: re.Pattern[str]) -> int | 
 
 
 def _are_records(below: bytes, num_fields: int, delimiter: str, field: re.Pattern[str]) -> bool:
-    """Whether most of the lines are records on their own. With one field this proves nothing: any line of
-    prose is a record."""
+    """Whether most of the lines are records on their own.
+
+    With one field this proves nothing, because any line of prose is a record; the answer is False.
+    """
     num_lines = num_records = 0
     for line in io.BytesIO(below):
         num_lines += 1

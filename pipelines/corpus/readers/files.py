@@ -121,8 +121,7 @@ def _read_slices(
 
 
 def make_row(record: Record, mapper: Mapper, source: str, relative: str) -> tuple:
-    """The row of a record, in the order of RECORDS. A record whose values do not fit the mapping becomes a
-    broken one."""
+    """The row of a record, in the order of RECORDS. Values that do not fit the mapping break it."""
     position, reason = (source, relative, record.offset, record.line), record.reason
     if record.values is not None:
         try:

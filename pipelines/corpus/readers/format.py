@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 SLICE_BYTES = 128 * 2**20
-"""Longest byte range of a file that can be cut: large enough to hide the cost of a task, small enough to
-spread a file."""
+"""Bytes of the ranges into which a file is cut: about four seconds of reading."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +63,7 @@ class Record(NamedTuple):
     """One record of a file. Exactly one of `values` and `reason` is set."""
 
     offset: int
-    """Position in the file, unique and stable. Formats with lines: byte of the decompressed file. Parquet:
-    row number, from 0."""
+    """Position in the file, unique and stable: byte of the decompressed file; Parquet: row, from 0."""
     line: int | None
     """Line on which the record starts, from 1; None = the format has no lines."""
     num_bytes: int
@@ -109,15 +107,12 @@ class Format:
     A record that cannot be read becomes a Record with a reason, and so does content that breaks off. An
     OSError of the stream passes through: it stops the stage."""
     cut: Callable[[SourceFile], Iterator[tuple[int, int | None]]] = keep_whole
-    """Byte ranges [start, stop) that cover the file without overlap. Runs on the driver, once per file, and
-    does not open it."""
+    """Byte ranges [start, stop) that cover the file without overlap. Runs on the driver, opens nothing."""
     find: Callable[[str], list[SourceFile]] | None = None
     """The files of a path; None = the file, folder or glob that the path names (`listing.py`)."""
     options: type = NoOptions
     """Frozen dataclass of the format's own options; it checks its values and raises ValueError."""
     field_names: tuple[str, ...] | None = None
-    """Fields of every record: 'text', and others that become metadata. None = the file names them and the
-    source maps them."""
+    """Fields of every record: 'text', and others that become metadata. None = the source must map them."""
     count_lines: bool = False
-    """Whether a slice needs the number of its first line; the lines of the slices before it are then counted
-    first."""
+    """Whether a slice needs the number of its first line: the slices before it are then counted first."""

@@ -71,8 +71,7 @@ class _Inflated(io.RawIOBase):
 
 
 def _up_to_error(member: "zlib._Decompress", given: bytes, max_bytes: int) -> bytes:
-    """The output before the damage. zlib drops the output of a call that fails, so repeat the call byte by
-    byte."""
+    """The output before the damage. zlib drops the output of a failed call, so repeat it byte by byte."""
     output = bytearray()
     for position in range(len(given)):
         try:
@@ -83,8 +82,7 @@ def _up_to_error(member: "zlib._Decompress", given: bytes, max_bytes: int) -> by
 
 
 class GzipStream(io.BufferedReader):
-    """The decompressed bytes, buffered. Once the end is reached, `broken` says why it came too early; None =
-    it did not."""
+    """The decompressed bytes, buffered. After the last one, `broken` says what is damaged; None = nothing."""
 
     def __init__(self, compressed: BinaryIO, buffer_bytes: int = _OUTPUT_BYTES) -> None:
         self._inflated = _Inflated(compressed)

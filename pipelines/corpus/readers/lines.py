@@ -31,8 +31,7 @@ class Bytes(io.BufferedReader):
     broken: str | None = None
 
     def close(self) -> None:
-        """Leave the file open, because it belongs to the caller; BufferedReader would close it when it is
-        freed."""
+        """Leave the file open: it belongs to the caller. BufferedReader would close it when it is freed."""
 
 
 class Lines:
@@ -76,8 +75,7 @@ class Lines:
         return self._stop is not None and self.offset >= self._stop
 
     def read(self, limit: int) -> bytes:
-        """The next line, or its first `limit` bytes; empty at the end. A line that a broken stream cuts off
-        goes to `tail`."""
+        """The next line or its first `limit` bytes; empty at the end. A line cut off goes to `tail`."""
         data = self._returned.readline(limit)
         if len(data) < limit and data[-1:] != b"\n":
             data += self._stream.readline(limit - len(data))
@@ -137,8 +135,7 @@ def is_gzip(path: str) -> bool:
 
 
 def cut_lines(file: SourceFile) -> Iterator[tuple[int, int | None]]:
-    """Ranges for a format whose records never span lines. A gzip stream can only be read from its
-    beginning."""
+    """Ranges for records that never span lines; gzip files stay whole, as they cannot be entered midway."""
     return keep_whole(file) if is_gzip(file.path) else cut_by_size(file)
 
 
@@ -155,8 +152,7 @@ def too_long(max_record_bytes: int) -> str:
 
 
 def decode(data: bytes) -> str:
-    """The text of the bytes. Raises MalformedError if they are not UTF-8 or contain NUL, which text never
-    does."""
+    """The text of the bytes. Raises MalformedError if they are not UTF-8 or contain NUL."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -34,8 +34,7 @@ _Column = tuple[str, list, Callable[[Any], object]]
 
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
-    """The rows of the row groups that start in the slice. The offset of a record is its row number in the
-    file."""
+    """The rows of the row groups that start in the slice. The offset of a record is its row in the file."""
     from pyarrow.parquet import ParquetFile
 
     watched = _WatchedStream(stream)
@@ -177,8 +176,7 @@ def _quarantine(row: int, reason: str) -> Record:
 
 
 def _damage_errors() -> tuple[type[Exception], ...]:
-    """What Arrow raises for bytes that it cannot read: for some damages OSError, as for a store that
-    fails."""
+    """What Arrow raises for damaged bytes: sometimes OSError, which a failing store raises too."""
     from pyarrow import ArrowException
 
     return ArrowException, OSError, UnicodeError
@@ -189,8 +187,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _WatchedStream:
-    """A stream for Arrow that remembers its own faults: a store that fails stops the stage, damaged bytes do
-    not."""
+    """Remembers faults of the store behind the file: they stop the stage, damaged bytes do not."""
 
     closed = False
 

@@ -17,8 +17,7 @@ _COUNTS = "path STRING, start BIGINT, num_lines BIGINT"
 
 
 def cut_files(files: list[SourceFile], source: Source) -> list[Slice]:
-    """Slices in the order of file and offset, grouped into tasks of about equal cost; their lines are not
-    counted yet."""
+    """Slices by file and offset, grouped into tasks of about equal cost. Their lines are not counted yet."""
     slices: list[Slice] = []
     task, filled = 0, 0
     for file in files:
@@ -36,8 +35,7 @@ def number_lines(
     slices: list[Slice],
     count: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
 ) -> list[Slice]:
-    """The slices with `line` set. Runs one job that reads the slices which another slice follows; none if
-    there are none."""
+    """The slices with `line` set. Runs one job over all slices but the last ones of their files, if any."""
     followed = [part for part in slices if part.stop is not None]
     if not followed:
         return slices
@@ -52,8 +50,7 @@ def number_lines(
 
 
 def scatter(spark: SparkSession, slices: list[Slice]) -> DataFrame:
-    """One row per slice, one partition per task. By id instead of hash, so that two big tasks never share a
-    partition."""
+    """One row per slice, one partition per task: by id, since hashes could put two tasks in one."""
     return spark.createDataFrame(slices, _SCHEMA).repartitionById(slices[-1].task + 1, "task")
 
 
