@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipelines.dataset.tokenizer import locate
+from pipelines.dataset.hub import resolve_base
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.freeze import freeze_named, freeze_unused
@@ -45,7 +45,7 @@ def build_model(
         _require_positions(config, spec.max_tokens)
         backbone = _make_backbone(config, task.auto_class)
     else:
-        folder = locate(architecture.base)
+        folder = resolve_base(architecture.base).place
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **architecture.config)
         _require_vocabulary(config, vocab_size)
         _require_positions(config, spec.max_tokens)
