@@ -56,16 +56,18 @@ def main(config: Config) -> Outcome:
                 lambda a, b: a.unionByName(b), [read_source(spark, each) for each in config.sources]
             )
             records = held.enter_context(persisted(read))
+            work.say("sorting out duplicates and broken records")
             documents, quarantine = build_documents(records, config.sources, config.rules)
-            documents = held.enter_context(persisted(documents))
-            facts = reconcile(records, documents, quarantine)
+            kept = held.enter_context(DOCUMENTS.hold(documents))
+            broken = held.enter_context(QUARANTINE.hold(quarantine))
+            facts = reconcile(records, kept.rows, broken.rows)
             work.say("writing quarantine")
             QUARANTINE.overwrite(
-                quarantine, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts
+                broken, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts
             )
             work.say("writing documents")
             pin = DOCUMENTS.overwrite(
-                documents, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts
+                kept, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts
             )
     return Outcome(stage="corpus", ran=True, why=planned.why, facts=told(pin))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.delta import ContractError, Table, for_spark
+from pipelines.delta import ContractError, Table, spark_path
 from pipelines.pin import Pin, fingerprint, pin
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 
@@ -49,18 +49,16 @@ def test_an_append_happens_once_however_often_it_is_run(spark, path):
     assert pin(path, made_from="a").num_rows == 3
 
 
-def at_once(monkeypatch, *writes) -> list:
-    """Outcomes of writes that have all looked at the table before the first of them commits."""
-    looked, digest = threading.Barrier(len(writes)), Table.digest
-    waited = threading.local()
+def write_at_once(monkeypatch, *writes) -> list:
+    """Outcomes of writes that have all read the log before the first of them commits."""
+    everybody, waited, commit = threading.Barrier(len(writes)), threading.local(), Table._commit
 
-    def digest_together(table, rows):
-        result = digest(table, rows)
+    def commit_together(*arguments):
         if not hasattr(waited, "once"):
-            waited.once = looked.wait(60)
-        return result
+            waited.once = everybody.wait(60)
+        commit(*arguments)
 
-    monkeypatch.setattr(Table, "digest", digest_together)
+    monkeypatch.setattr(Table, "_commit", commit_together)
     with ThreadPoolExecutor(len(writes)) as pool:
         outcomes = [pool.submit(write) for write in writes]
     return [outcome.exception() or outcome.result() for outcome in outcomes]
@@ -69,7 +67,7 @@ def at_once(monkeypatch, *writes) -> list:
 def test_two_that_replace_the_rows_at_once_leave_those_of_one_and_the_other_is_told(spark, path, monkeypatch):
     QUARANTINE.overwrite(broken_rows(spark, range(2)), path, fingerprint="before", facts={})
     rows = {"a": broken_rows(spark, range(3)), "b": broken_rows(spark, range(5))}
-    outcomes = at_once(
+    outcomes = write_at_once(
         monkeypatch,
         *[
             partial(QUARANTINE.overwrite, each, path, fingerprint=name, facts={})
@@ -89,7 +87,7 @@ def test_two_that_replace_the_rows_at_once_leave_those_of_one_and_the_other_is_t
 def test_two_that_append_at_once_add_every_key_once(spark, path, monkeypatch, exists):
     if exists:
         QUARANTINE.append(broken_rows(spark, [0]), path, fingerprint="before", facts={})
-    pins = at_once(
+    pins = write_at_once(
         monkeypatch,
         *[
             partial(QUARANTINE.append, broken_rows(spark, offsets), path, fingerprint=name, facts={})
@@ -247,4 +245,4 @@ def test_spark_is_told_what_is_local(monkeypatch, path, databricks, expected):
     monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
     if databricks:
         monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
-    assert for_spark(path) == expected
+    assert spark_path(path) == expected
