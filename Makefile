@@ -1,8 +1,8 @@
-# The words people guess. `make` alone explains them.
+# Run `make` to see what each target does.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fix ui wheel system setup clean
+.PHONY: help demo test test-all check bench fix ui wheel system setup clean
 
 PYTHON3 := $(shell command -v python3 || command -v python3.12 || command -v python3.11)
 RECIPE ?= customer_service
@@ -10,36 +10,41 @@ PORT ?= 5000
 ARGS ?=
 BIN := .venv/bin
 
-help:  ## this text
+help:  ## show this text
 	@printf 'Distributary: raw files -> documents -> sequences -> run -> model version -> predictions\n\n'
-	@printf '  make demo      set up, then prepare a corpus, fine-tune a classifier with Horovod on Spark, register\n'
-	@printf '                 and score it; RECIPE=name takes another file of conf/recipe\n'
-	@printf '  make test      set up, then run all tests; ARGS="-k dedup -x" goes to pytest\n'
-	@printf '  make ui        MLflow on http://127.0.0.1:%s: curves, pictures, model versions; PORT=5001\n' '$(PORT)'
-	@printf '  make check     static checks: ruff, mypy, the direction of imports\n'
-	@printf '  make fix       let ruff mend what it can\n'
-	@printf '  make bench     measure: ours beside its peers, as ratios\n'
-	@printf '  make wheel     the package for the executors of a cluster\n'
-	@printf '  make system    check the machine (Java, compiler, CMake, Python) and install what it lacks (root)\n'
-	@printf '  make setup     .venv with pinned packages, Horovod, Delta jars; 5 minutes once, then no time at all\n'
+	@printf '  make demo      set up, then run all stages on the shipped data; RECIPE=name takes another file of conf/recipe\n'
+	@printf '  make test      set up, then run all tests but the slow ones; ARGS="-k csv -x" goes to pytest\n'
+	@printf '  make test-all  set up, then run all tests, also those that start and kill processes\n'
+	@printf '  make ui        open the pages of MLflow on http://127.0.0.1:%s; PORT=5001 takes another port\n' '$(PORT)'
+	@printf '  make check     check style, types and imports (ruff, mypy, import-linter)\n'
+	@printf '  make fix       format the code and correct what ruff can\n'
+	@printf '  make bench     measure Distributary beside its peers, as ratios\n'
+	@printf '  make wheel     build the package for the executors of a cluster\n'
+	@printf '  make system    check for Java, compiler, CMake and Python, and install what is missing (root)\n'
+	@printf '  make setup     create .venv with pinned packages, Horovod and Delta jars: 5 minutes, once\n'
 	@printf '  make clean     remove .venv and caches of this checkout; tables and models in warehouse/ stay\n\n'
 	@printf 'Downloads and the Horovod wheel are kept in %s\n' '$${DISTRIBUTARY_CACHE:-~/.cache/distributary}'
-	@printf 'What is wrong with this machine or set-up: $(BIN)/distributary doctor\n'
+	@printf 'If something does not work: $(BIN)/distributary doctor\n'
 
-demo: setup  ## the whole flow on shipped data
+demo: setup  ## all stages on shipped data
 	@$(BIN)/distributary run --recipe $(RECIPE) $(ARGS)
 
-test: setup  ## all tests
+test: setup  ## all tests but the slow ones
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@printf 'The slow tests (they start and kill processes) were left out. To run them: make test-all, or make test-all ARGS="-m slow"\n'
+
+test-all: setup  ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: setup  ## static checks; all three run, then the worst status counts
+check: setup  ## static checks; all of them run, and one failure is enough to fail
 	@status=0; \
 	$(BIN)/ruff check . || status=1; \
 	$(BIN)/mypy || status=1; \
 	$(BIN)/lint-imports || status=1; \
 	exit $$status
 
-fix: setup  ## mend what ruff can
+fix: setup  ## formatting and safe corrections
+	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 bench: setup  ## measurements
@@ -48,7 +53,7 @@ bench: setup  ## measurements
 wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment
 	@$(BIN)/python -m build --wheel --outdir dist . | tail -n 1
 
-ui:  ## MLflow's pages, on this machine only
+ui:  ## the pages of MLflow, on this machine only
 	@test -f warehouse/mlflow.db || { echo 'no runs yet (warehouse/mlflow.db is missing); run: make demo' >&2; exit 1; }
 	@$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///warehouse/mlflow.db
 
@@ -61,13 +66,13 @@ else
 	@$(PYTHON3) tools/setup.py --system
 endif
 
-setup:  ## a no-op where nothing changed
+setup:  ## does nothing if nothing changed
 ifeq ($(PYTHON3),)
 	@echo 'python3 is missing; on Debian and Ubuntu: apt-get install -y python3 python3-venv python3-dev' >&2; exit 1
 else
 	@$(PYTHON3) tools/setup.py
 endif
 
-clean:  ## what can be made again
+clean:  ## what can be created again
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache spark-warehouse
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -29,7 +29,8 @@ import torch
 import typer
 from rich.table import Table
 
-from jobs.shell.command import Working, console, working
+from jobs.shell.display import console
+from jobs.shell.progress import Progress, show_progress
 from pipelines.finetune.launch.barrier import run_ranks
 from pipelines.spark import session
 
@@ -85,16 +86,16 @@ def measure(launch: Launch) -> Sample:
     return {"start": start, "call": returned - called, "processes": [pid for _, _, pid in told]}
 
 
-def compare(launchers: dict[str, Launch], pairs: int, work: Working) -> dict[str, list[Sample]]:
+def compare(launchers: dict[str, Launch], pairs: int, work: Progress) -> dict[str, list[Sample]]:
     """Samples by launcher, the warm-up first. Raises RuntimeError where Spark's workers were not as the launcher's name says."""
     samples: dict[str, list[Sample]] = {name: [] for name in launchers}
     before: set[int] = set()
     for number in range(pairs + 1):
         turn = f"round {number} of {pairs}" if number else "warm-up"
         for name, launch in launchers.items():
-            work.say(f"{turn}: {name}")
+            work.phase(f"{turn}: {name}")
             sample = measure(launch)
-            work.line(
+            work.print(
                 f"{turn}: {name}: first collective after {sample['start']:.2f} s, call {sample['call']:.2f} s"
             )
             kept = before & set(sample["processes"])
@@ -159,8 +160,8 @@ Output = Annotated[Path, typer.Option(dir_okay=False, help="JSON file with every
 def main(pairs: Pairs = 3, output: Output = RESULT) -> None:
     before = machine()
     try:
-        with working("launcher") as work:
-            work.say("starting Spark")
+        with show_progress("launcher") as work:
+            work.phase("starting Spark")
             ours = partial(
                 run_ranks, session("distributary benchmark", CONF), first_collective, num_ranks=NUM_RANKS
             )

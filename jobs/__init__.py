@@ -1,1 +1,1 @@
-"""The shell around `pipelines`: read the configuration, call, write, tell. One job a stage, the same main from every launcher."""
+"""The five stages as jobs, and all of them in a run: read the configuration, call `pipelines`, write."""

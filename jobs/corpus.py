@@ -1,90 +1,77 @@
-"""Stage 1: raw files to the tables documents and quarantine. Every record becomes a row of one of the two."""
+"""Stage 1: raw files to the tables documents and quarantine.
+
+Reads the files of corpus.sources, which a recipe or your own file names. Writes one row per record: to
+documents (a record that a rule drops keeps its row, with the reason), or to quarantine if the record cannot
+be read.
+"""
 
 from contextlib import ExitStack
 from functools import reduce
+from typing import Annotated
 
-import typer
+from pydantic import Field
 
-from jobs.shell.command import Outcome, Plan, command, working
-from jobs.shell.plan import planned, unchanged
-from jobs.shell.settings import Section
-from pipelines.corpus.build import build_documents, reconcile
-from pipelines.corpus.quality import Rules
-from pipelines.corpus.readers.files import read_source
-from pipelines.corpus.source import Source, list_files
-from pipelines.pin import Pin, fingerprint
-from pipelines.spark import persisted, session
-from pipelines.storage import absolute
-from pipelines.tables import DOCUMENTS, QUARANTINE
+from jobs.shell.command import run_command
+from jobs.shell.facts import display_documents
+from jobs.shell.plan import Outcome, Plan, plan_tables
+from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.stage import Work, run_stage
+from pipelines.corpus.rules import Rules
+from pipelines.corpus.source import Source
 
-REVISION = 2
-"""Raised when equal files give other rows than before."""
+REVISION = 3  # raise it when equal files give other rows than before
 
 
 class Config(Section):
     sources: list[Source]
     rules: Rules
-    documents: str
-    quarantine: str
+    max_quarantined_fraction: Annotated[float, Field(ge=0, le=1)]
+    documents: AbsolutePath
+    quarantine: AbsolutePath
 
 
-def plan(config: Config) -> Plan:
+def plan(config: Config) -> Plan[None]:
+    from pipelines.corpus.listing import list_files
+    from pipelines.pin import fingerprint
+
     if not config.sources:
         raise ValueError(
             "corpus.sources is empty: name the files to read (conf/base.yaml shows how) or choose a --recipe"
         )
-    files = [
-        [(file.relative, file.size, file.modified_ns) for file in list_files(source)]
-        for source in config.sources
-    ]
-    made_from = fingerprint(
-        "corpus", REVISION, config.model_dump(mode="json", include={"sources", "rules"}), files
-    )
-    return planned(made_from, [absolute(config.quarantine), absolute(config.documents)])
+    listed = [list_files(source) for source in config.sources]
+    files = [[(file.relative, file.size, file.modified_ns) for file in each] for each in listed]
+    settings = config.model_dump(mode="json", include={"sources", "rules"})
+    made_from = fingerprint("corpus", REVISION, settings, files)
+    return plan_tables(made_from, [config.quarantine, config.documents], display_documents)
 
 
 def main(config: Config) -> Outcome:
-    planned = plan(config)
-    if planned.up_to_date:
-        return unchanged("corpus", planned, absolute(config.documents), told)
-    with working("corpus") as work:
-        work.say("starting Spark")
-        spark = session("distributary corpus", config.spark)
-        work.say(f"reading {', '.join(source.name for source in config.sources)}")
-        with ExitStack() as held:
-            read = reduce(
-                lambda a, b: a.unionByName(b), [read_source(spark, each) for each in config.sources]
-            )
-            records = held.enter_context(persisted(read))
-            work.say("sorting out duplicates and broken records")
-            documents, quarantine = build_documents(records, config.sources, config.rules)
-            kept = held.enter_context(DOCUMENTS.hold(documents))
-            broken = held.enter_context(QUARANTINE.hold(quarantine))
-            facts = reconcile(records, kept.rows, broken.rows)
-            work.say("writing quarantine")
-            QUARANTINE.overwrite(
-                broken, absolute(config.quarantine), fingerprint=planned.fingerprint, facts=facts
-            )
-            work.say("writing documents")
-            pin = DOCUMENTS.overwrite(
-                kept, absolute(config.documents), fingerprint=planned.fingerprint, facts=facts
-            )
-    return Outcome(stage="corpus", ran=True, why=planned.why, facts=told(pin))
+    return run_stage("corpus", config, plan, write_documents)
 
 
-def told(pin: Pin) -> dict[str, str]:
-    """The counts for a person."""
-    facts = pin.facts
-    kept, drops = (
-        ", ".join(f"{name} {count:,}" for name, count in facts[part].items()) for part in ("kept", "dropped")
-    )
-    return {
-        "rows in": f"{facts['records']:,}",
-        "kept": kept,
-        "dropped": drops or "0",
-        "quarantined": f"{facts['quarantined']:,}",
-    }
+def write_documents(config: Config, work: Work[None]) -> dict[str, str]:
+    from pipelines.corpus.build import build_documents, reconcile
+    from pipelines.corpus.quarantine import require_few_quarantined
+    from pipelines.corpus.readers.files import read_source
+    from pipelines.spark import persisted
+    from pipelines.tables import DOCUMENTS, QUARANTINE
+
+    work.progress.phase(f"reading {', '.join(source.name for source in config.sources)}")
+    read = reduce(lambda a, b: a.unionByName(b), [read_source(work.spark, each) for each in config.sources])
+    with ExitStack() as stack:
+        records = stack.enter_context(persisted(read))
+        work.progress.phase("looking for duplicates and broken records")
+        built, broken = build_documents(records, config.sources, config.rules)
+        documents = stack.enter_context(DOCUMENTS.hold(built))
+        quarantine = stack.enter_context(QUARANTINE.hold(broken))
+        made_from, facts = work.fingerprint, reconcile(records, documents.rows, quarantine.rows)
+        work.progress.phase("writing quarantine")
+        QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
+        require_few_quarantined(facts, quarantine.rows, config.max_quarantined_fraction)
+        work.progress.phase("writing documents")
+        pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)
+    return display_documents(pin)
 
 
 if __name__ == "__main__":
-    typer.run(command("corpus", Config, main, plan))
+    run_command("corpus", Config, main, plan)

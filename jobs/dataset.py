@@ -1,92 +1,79 @@
-"""Stage 2: the documents table to the sequences table: tokenized, packed, every token traced to its document."""
+"""Stage 2: documents to sequences of tokens for training.
 
-from dataclasses import asdict, replace
-from typing import Literal
+Reads the documents that are kept. Writes sequences, whose tokens lead back to documents, and the tokenizer.
+"""
 
-import typer
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
-from jobs.shell.command import Outcome, Plan, command, working
-from jobs.shell.plan import planned, required, unchanged
-from jobs.shell.settings import Section
-from pipelines.dataset.build import (
-    PackingRules,
-    built_sequences,
-    choose_tokenizer,
-    count_by_split,
-    in_order,
-    label_names,
-)
-from pipelines.dataset.tokenizer import TokenizerChoice, tokenizer_identity, write_tokenizer
-from pipelines.pin import Pin, fingerprint
-from pipelines.spark import session
-from pipelines.storage import absolute
-from pipelines.tables import DOCUMENTS, SEQUENCES
+from pydantic import AfterValidator
 
-REVISION = 2
-"""Raised when equal documents give other sequences than before."""
+from jobs.shell.command import run_command
+from jobs.shell.facts import display_sequences
+from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
+from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.stage import Work, run_stage
+from pipelines.dataset.examples.table import require_task
+from pipelines.dataset.packing.rules import PackingRules
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
+
+if TYPE_CHECKING:
+    from pipelines.pin import Pin
+
+REVISION = 3  # raise it when equal documents give other sequences than before
 
 
 class Config(Section):
-    documents: str
-    sequences: str
-    tokenizers: str
-    task: Literal["classification", "language_modelling"]
+    documents: AbsolutePath
+    sequences: AbsolutePath
+    tokenizers: AbsolutePath
+    task: Annotated[str, AfterValidator(require_task)]
     tokenizer: TokenizerChoice
     packing: PackingRules
 
 
-def plan(config: Config) -> Plan:
-    documents = required(absolute(config.documents), "documents", "corpus")
+def plan(config: Config) -> "Plan[Pin]":
+    from pipelines.dataset.tokenizer import tokenizer_identity
+    from pipelines.pin import fingerprint
+
+    documents = require_table(config.documents, "documents", "corpus")
     settings = config.model_dump(mode="json", include={"task", "tokenizer", "packing"})
-    made_from = fingerprint(
-        "dataset", REVISION, settings, documents.identity(), tokenizer_identity(config.tokenizer)
-    )
-    return planned(made_from, [absolute(config.sequences)])
+    identities = (documents.identity(), tokenizer_identity(config.tokenizer))
+    made_from = fingerprint("dataset", REVISION, settings, *identities)
+    return plan_tables(made_from, [config.sequences], display_sequences, inputs=documents)
 
 
 def main(config: Config) -> Outcome:
-    planned = plan(config)
-    if planned.up_to_date:
-        return unchanged("dataset", planned, absolute(config.sequences), told)
-    pinned = required(absolute(config.documents), "documents", "corpus")
-    with working("dataset") as work:
-        work.say("starting Spark")
-        spark = session("distributary dataset", config.spark)
-        documents = DOCUMENTS.read(spark, pinned.path, pinned.version)
-        if (
-            not pinned.digest
-        ):  # changed by somebody else, which is their right: what they left is what is learnt
-            digest, num_rows = DOCUMENTS.digest(documents)
-            pinned = replace(pinned, digest=digest, num_rows=num_rows)
-        work.say("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
-        tokenizer = choose_tokenizer(documents, config.tokenizer)
-        labels = label_names(documents) if config.task == "classification" else ()
-        work.say("packing documents into sequences")
-        with built_sequences(documents, tokenizer, config.packing, labels=labels) as packed:
-            facts = {
-                "task": config.task,
-                "labels": labels,
-                "tokenizer": write_tokenizer(tokenizer, config.tokenizers),
-                "splits": count_by_split(packed),
-                "sequence_length": config.packing.sequence_length,
-                "documents": {**asdict(pinned), "facts": {}},
-            }
-            work.say("writing sequences")
-            pin = SEQUENCES.overwrite(
-                in_order(packed), absolute(config.sequences), fingerprint=planned.fingerprint, facts=facts
-            )
-    return Outcome(stage="dataset", ran=True, why=planned.why, facts=told(pin))
+    return run_stage("dataset", config, plan, write_sequences)
 
 
-def told(pin: Pin) -> dict[str, str]:
-    """The counts for a person."""
-    facts = pin.facts
-    sequences = ", ".join(f"{split} {counts['sequences']:,}" for split, counts in facts["splits"].items())
-    tokens, cut = (
-        sum(counts[name] for counts in facts["splits"].values()) for name in ("tokens", "cut_tokens")
-    )
-    return {"sequences": sequences, "tokens": f"{tokens:,}", "tokens cut off": f"{cut:,}"}
+def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
+    from pipelines.dataset.build import build_sequences
+    from pipelines.dataset.documents import choose_tokenizer, read_documents, summarize_documents
+    from pipelines.dataset.examples.table import EXAMPLES
+    from pipelines.dataset.tokenizer import write_tokenizer
+    from pipelines.tables import SEQUENCES
+
+    documents, pinned = read_documents(work.spark, work.inputs)
+    work.progress.phase("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
+    max_bytes, with_labels = config.tokenizer.max_bytes, EXAMPLES[config.task].has_labels
+    summary = summarize_documents(documents, max_bytes=max_bytes, with_labels=with_labels)
+    chosen = choose_tokenizer(documents, config.tokenizer, summary)
+    work.progress.phase("packing documents into sequences")
+    with build_sequences(documents, chosen, config.packing, task=config.task, summary=summary) as built:
+        facts = {
+            "task": config.task,
+            "labels": summary.labels,
+            "tokenizer": write_tokenizer(chosen.tokenizer, config.tokenizers),
+            "end_token_id": built.end_token_id,
+            "splits": built.counts,
+            "sequence_length": config.packing.sequence_length,
+            "documents": {**asdict(pinned), "facts": {}},
+        }
+        work.progress.phase("writing sequences")
+        pin = SEQUENCES.overwrite(built.rows, config.sequences, fingerprint=work.fingerprint, facts=facts)
+    return display_sequences(pin)
 
 
 if __name__ == "__main__":
-    typer.run(command("dataset", Config, main, plan))
+    run_command("dataset", Config, main, plan)

@@ -1,28 +1,31 @@
-"""Stage 3: the sequences table to one MLflow run with a model folder, trained by Horovod ranks in a Spark barrier stage."""
+"""Stage 3: sequences to an MLflow run with a model folder.
 
-from typing import Annotated, Literal
+Starts the ranks in a Spark barrier stage. A training that was killed continues from its newest checkpoint.
+"""
 
-import typer
+from typing import TYPE_CHECKING, Annotated, Literal
+
 from pydantic import Field
 
-from jobs.shell.command import Outcome, Plan, command, working
-from jobs.shell.settings import Section
-from jobs.training import finished_run, plan_for, run_training, told, training_of
-from pipelines.finetune.models.build import Architecture
-from pipelines.finetune.optimizer import Optimization
-from pipelines.finetune.worker import result_of
-from pipelines.lease import Lease
-from pipelines.registry.runs.current import CurrentRun, write_current
-from pipelines.storage import Folder
+from jobs.shell.command import run_command
+from jobs.shell.plan import Outcome, Plan, require_unmodified_table
+from jobs.shell.redaction import redact
+from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.stage import Work, run_stage
+from pipelines.finetune.models.architecture import Architecture
+from pipelines.finetune.training import Backend, Optimization, StrategyName, Training, make_training
+
+if TYPE_CHECKING:
+    from pipelines.pin import Pin
 
 Positive = Annotated[int, Field(ge=1)]
 Split = Literal["train", "validation", "test"]
 
 
 class Config(Section):
-    sequences: str
-    tokenizers: str
-    folder: str
+    sequences: AbsolutePath
+    tokenizers: AbsolutePath
+    folder: AbsolutePath
     model: Architecture
     optimization: Optimization
     num_epochs: Annotated[float, Field(gt=0)]
@@ -32,6 +35,9 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     num_ranks: Positive
     num_threads: Positive
+    strategy: StrategyName
+    collectives: Backend
+    wait_for_slots_seconds: Annotated[float, Field(ge=0)]
     evaluate_every_steps: Positive
     checkpoint_every_steps: Positive
     log_every_steps: Positive
@@ -39,23 +45,47 @@ class Config(Section):
     final_split: Split
 
 
-def plan(config: Config) -> Plan:
-    return plan_for(config, *training_of(config)[:2])
+def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
+    from pipelines.registry.lookup import Lookup
+    from pipelines.registry.runs.state import find_state
+
+    sequences = require_unmodified_table(config.sequences, "sequences", "dataset")
+    training = make_training(config, sequences)
+    tracking, folder = config.tracking, config.folder
+    lookup = Lookup(tracking.uri, tracking.artifacts)
+    up_to_date, why, facts = find_state(training, lookup, experiment=tracking.experiment, folder=folder)
+    inputs = (training, sequences)
+    return Plan(fingerprint=training.fingerprint, up_to_date=up_to_date, why=why, inputs=inputs, facts=facts)
 
 
 def main(config: Config) -> Outcome:
-    training, made_from, sequences = training_of(config)
-    planned = plan_for(config, training, made_from)
-    if not planned.up_to_date:
-        with working("finetune") as work, Lease(Folder(training.folder)) as lease:
-            run_id = finished_run(config.tracking, training, made_from) or run_training(
-                config, training, made_from, sequences, lease=lease, work=work
-            )
-            write_current(config.folder, CurrentRun(run_id, made_from, training.folder))
-    return Outcome(
-        stage="finetune", ran=not planned.up_to_date, why=planned.why, facts=told(result_of(training.folder))
-    )
+    return run_stage("finetune", config, plan, write_run)
+
+
+def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:
+    from pipelines.finetune.driver import Listeners, run_training
+    from pipelines.registry.lookup import Lookup
+    from pipelines.registry.runs.training import record_run
+    from pipelines.registry.store import connect
+
+    (training, sequences), progress = work.inputs, work.progress
+    params = redact({**training.settings(), "num_ranks": config.num_ranks})
+    tracking = config.tracking
+    connect(tracking.uri, tracking.artifacts)
+    with record_run(
+        training,
+        sequences,
+        Lookup(tracking.uri, tracking.artifacts),
+        experiment=tracking.experiment,
+        params=params,
+        config=config.effective,
+        folder=config.folder,
+    ) as run:
+        listeners = Listeners(run.log, progress.update, progress.print, run.require_lease)
+        waiting = config.wait_for_slots_seconds
+        run_training(work.spark, training, listeners, num_ranks=config.num_ranks, wait_seconds=waiting)
+    return run.facts
 
 
 if __name__ == "__main__":
-    typer.run(command("finetune", Config, main, plan))
+    run_command("finetune", Config, main, plan)

@@ -1,86 +1,81 @@
-"""Stage 4: the current run of the finetune stage to a model version, champion if it beats the present one on the same rows."""
+"""Stage 4: a run to a model version, champion if better.
 
-from typing import Annotated, Literal
+Reads the last finished run and held-out documents, which decide between the new model and the champion.
+Writes a model version, verdict.json of the run, and the alias `champion` (`distributary undo` reverts it).
+"""
 
-import typer
+from typing import TYPE_CHECKING, Annotated, Literal
+
 from pydantic import Field
 
-from jobs.shell.command import Outcome, Plan, command, working
-from jobs.shell.plan import required
-from jobs.shell.settings import Section
-from pipelines.dataset.build import kept
-from pipelines.pin import Pin, fingerprint
-from pipelines.registry.gate import apply as verdicts
-from pipelines.registry.runs.current import CurrentRun, current_run
-from pipelines.registry.store import connect
-from pipelines.registry.versions import register as models
-from pipelines.scoring.compare import SERVE_SCRIPT, compare, example_texts
-from pipelines.spark import session
-from pipelines.storage import Folder, absolute
-from pipelines.tables import DOCUMENTS
+from jobs.shell.command import run_command
+from jobs.shell.plan import Outcome, Plan, require_table
+from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.stage import Work, run_stage
 
-REVISION = 2
-"""Raised when equal inputs give another verdict than before."""
+if TYPE_CHECKING:
+    from pipelines.pin import Pin
+    from pipelines.registry.runs.current import CurrentRun
+
+REVISION = 2  # raise it when equal inputs give another verdict than before
 
 
 class Config(Section):
     name: str
-    trainings: str
-    documents: str
+    trainings: AbsolutePath
+    documents: AbsolutePath
     split: Literal["train", "validation", "test"]
     min_gain: Annotated[float, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=1)]
 
 
-def inputs(config: Config) -> tuple[Plan, CurrentRun, Pin]:
-    """The plan, the run and the documents of now; what is written meanwhile changes nothing."""
-    connect(config.tracking.uri, config.tracking.artifacts)
-    run, documents = (
-        current_run(config.trainings),
-        required(absolute(config.documents), "documents", "corpus"),
-    )
-    made_from = fingerprint(
-        "registry", REVISION, run.run_id, config.name, config.split, config.min_gain, documents.identity()
-    )
-    done = verdicts.judged(config.name, run.run_id, made_from=made_from)
-    why = (
-        f"{config.name} version {done[0]}: {done[1]}"
-        if done
-        else f"run {run.run_id} was not judged on these rows yet"
-    )
-    return Plan(fingerprint=made_from, up_to_date=done is not None, why=why), run, documents
+def plan(config: Config) -> "Plan[tuple[CurrentRun, Pin]]":
+    from pipelines.pin import fingerprint
+    from pipelines.registry.lookup import Lookup
+    from pipelines.registry.runs.current import require_current
 
-
-def plan(config: Config) -> Plan:
-    return inputs(config)[0]
+    lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
+    run = require_current(config.trainings, lookup.read_run_status)
+    documents = require_table(config.documents, "documents", "corpus")
+    settings = (run.run_id, config.name, config.split, config.min_gain)
+    made_from = fingerprint("registry", REVISION, *settings, documents.identity())
+    done = lookup.find_verdict(config.name, run.run_id, made_from=made_from)
+    if done is None:
+        why = f"run {run.run_id} was not compared on these rows yet"
+    else:
+        why = f"{config.name} version {done.model_version}: {done.reason}"
+    return Plan(fingerprint=made_from, up_to_date=done is not None, why=why, inputs=(run, documents))
 
 
 def main(config: Config) -> Outcome:
-    planned, run, documents = inputs(config)
-    if planned.up_to_date:
-        return Outcome(stage="registry", ran=False, why=planned.why)
-    with working("registry") as work:
-        work.say("starting Spark")
-        spark = session("distributary registry", config.spark)
-        work.say(f"registering the model of run {run.run_id}")
-        held_out = kept(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
-        with Folder(run.folder).local("model") as folder:
-            version = models.register(
-                run.run_id, folder, config.name, code=SERVE_SCRIPT, input_example=example_texts(held_out)
-            )
-        verdict = compare(
-            held_out,
-            config.name,
-            version,
-            min_gain=config.min_gain,
-            batch_size=config.batch_size,
-            say=work.say,
-        )
-        reason = verdicts.carry_out(verdict, run.run_id, config.name, made_from=planned.fingerprint).reason
-    state = "champion" if models.champion_of(config.name) == version else "challenger"
-    facts = {"model version": f"{config.name} {version} ({state})", "gate": reason}
-    return Outcome(stage="registry", ran=True, why=planned.why, facts=facts)
+    return run_stage("registry", config, plan, judge_model)
+
+
+def judge_model(config: Config, work: "Work[tuple[CurrentRun, Pin]]") -> dict[str, str]:
+    from pipelines.dataset.documents import select_kept
+    from pipelines.registry.gate.apply import apply_verdict
+    from pipelines.registry.store import connect
+    from pipelines.registry.versions.aliases import find_champion
+    from pipelines.registry.versions.register import register_model
+    from pipelines.scoring.compare import SERVE_SCRIPT, compare, example_texts
+    from pipelines.storage import Folder
+    from pipelines.tables import DOCUMENTS
+
+    connect(config.tracking.uri, config.tracking.artifacts)
+    (run, documents), name = work.inputs, config.name
+    phase = work.progress.phase
+    phase(f"registering the model of run {run.run_id}")
+    held_out = select_kept(DOCUMENTS.read(work.spark, documents.path, documents.version), config.split)
+    examples = example_texts(held_out)
+    with Folder(run.folder).local("model") as folder:
+        version = register_model(run.run_id, folder, name, code=SERVE_SCRIPT, input_example=examples)
+    verdict = compare(
+        held_out, name, version, min_gain=config.min_gain, batch_size=config.batch_size, say=phase
+    )
+    verdict = apply_verdict(verdict, run.run_id, name, made_from=work.fingerprint)
+    state = "champion" if find_champion(name) == version else "challenger"
+    return {"model version": f"{name} {version} ({state})", "gate": verdict.reason}
 
 
 if __name__ == "__main__":
-    typer.run(command("registry", Config, main, plan))
+    run_command("registry", Config, main, plan)

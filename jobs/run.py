@@ -1,20 +1,31 @@
-"""All five stages in order. A stage whose output is up to date does nothing and says why; killed, run it again."""
+"""Run all five stages; skip those that are up to date.
+
+The order is corpus, dataset, finetune, registry, scoring. A stage whose output is up to date does nothing
+and says why. If the run is killed, start it again: it continues where it stopped.
+"""
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from jobs import corpus, dataset, finetune, registry, scoring
 from jobs.shell import settings as configuration
-from jobs.shell.command import DryRun, Env, File, Outcome, Overrides, Recipe, console, faults, tell, tell_plan
-from jobs.shell.redaction import redact
-from pipelines.storage import absolute
+from jobs.shell.command import (
+    DryRun,
+    Env,
+    File,
+    Overrides,
+    Recipe,
+    format_help,
+    report_errors,
+    require_master,
+)
+from jobs.shell.display import console, display_locations, display_outcome, display_plan, display_summary
+from jobs.shell.progress import show_progress
+from jobs.shell.settings import Section
 
-STAGES: dict[str, ModuleType] = {
+STAGES: Mapping[str, ModuleType] = {
     "corpus": corpus,
     "dataset": dataset,
     "finetune": finetune,
@@ -30,56 +41,34 @@ def run(
     file: File = None,
     dry_run: DryRun = False,
 ) -> None:
-    with faults():
+    with report_errors():
         settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
         configs = settings.sections({name: stage.Config for name, stage in STAGES.items()})
+        require_master(settings)
         if dry_run:
-            rehearse(configs)
+            display_plans(configs)
             return
         outcomes = []
         for name, stage in STAGES.items():
             outcomes.append(stage.main(configs[name]))
-            tell(outcomes[-1])
-        summary(outcomes)
-        for line in places(settings.tree):
-            console.print(line, markup=False)
+            display_outcome(outcomes[-1])
+        display_summary(outcomes)
+        display_locations(settings)
 
 
-def rehearse(configs: dict[str, configuration.Section]) -> None:
-    """What each stage would do; below the first that would run, nothing can be known yet."""
+def display_plans(configs: Mapping[str, Section]) -> None:
+    """What each stage would do. Below the first stage that would run, nothing can be known yet."""
     for number, (name, stage) in enumerate(STAGES.items()):
-        planned = stage.plan(configs[name])
-        tell_plan(name, planned)
+        with show_progress(name):
+            planned = stage.plan(configs[name])
+        display_plan(name, planned)
         if not planned.up_to_date:
             for below in list(STAGES)[number + 1 :]:
-                console.print(f"{below}: would run: its input will be written anew", markup=False)
+                console.print(f"{below}: would run: its input will be written again", markup=False)
             return
 
 
-def places(tree: Mapping[str, Any]) -> list[str]:
-    """Where tables and runs are, for a person."""
-    store = tree["tracking"]["uri"]
-    # The Makefile knows the store of conf/base.yaml only.
-    hint = (
-        "   (make ui shows it on http://127.0.0.1:5000)"
-        if store == configuration.load().tree["tracking"]["uri"]
-        else ""
-    )
-    return [f"tables    {redact(absolute(tree['root']))}", f"MLflow    {redact(store)}{hint}"]
-
-
-def summary(outcomes: list[Outcome]) -> None:
-    table = Table("stage", "", "what", "", title="Distributary", title_justify="left")
-    for outcome in outcomes:
-        facts = list(outcome.facts.items()) or [("", outcome.why)]
-        for number, (name, value) in enumerate(facts):
-            state = [outcome.stage, "done" if outcome.ran else "up to date"] if number == 0 else ["", ""]
-            table.add_row(*state, name, Text(redact(value)))
-        table.add_section()
-    console.print(table)
-
-
-run.__doc__ = __doc__
+run.__doc__ = format_help(__doc__, "run")
 
 if __name__ == "__main__":
     typer.run(run)

@@ -1,102 +1,80 @@
-"""Stage 5: documents to the predictions table, by the model version that an alias names now; those scored before are skipped."""
+"""Stage 5: documents to predictions of a registered model.
+
+Reads documents of one split and the version that an alias names now; skips what this version scored before.
+"""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
 from pydantic import Field
 
-from jobs.shell.command import Outcome, Plan, command, working
-from jobs.shell.plan import planned, required, unchanged
-from jobs.shell.settings import Section
-from pipelines.pin import Pin, fingerprint, pin
-from pipelines.registry.gate import apply as verdicts
-from pipelines.registry.store import connect
-from pipelines.registry.versions import register as models
-from pipelines.scoring.batch import by_model, dealt, of_split, score_documents, unscored
-from pipelines.spark import session
-from pipelines.storage import absolute
-from pipelines.tables import DOCUMENTS, PREDICTIONS
+from jobs.shell.command import run_command
+from jobs.shell.facts import display_predictions
+from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
+from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.stage import Work, run_stage
 
-REVISION = 2
-"""Raised when equal documents and models give other predictions than before."""
+if TYPE_CHECKING:
+    from pipelines.pin import Pin
+    from pipelines.registry.lookup import VersionRef
+
+REVISION = 3  # raise it when equal documents and models give other predictions than before
 
 
 class Config(Section):
     name: str
     alias: str | int
-    documents: str
+    documents: AbsolutePath
     split: Literal["train", "validation", "test", "all"]
-    predictions: str
+    predictions: AbsolutePath
     batch_size: Annotated[int, Field(ge=1)]
     num_partitions: Annotated[int, Field(ge=1)]
 
 
-def inputs(config: Config) -> tuple[Pin, models.ResolvedModel]:
-    """The documents and the model version of now; an alias that moves later changes nothing."""
-    connect(config.tracking.uri, config.tracking.artifacts)
-    return required(absolute(config.documents), "documents", "corpus"), models.resolve(
-        config.name, config.alias
-    )
+def plan(config: Config) -> "Plan[tuple[Pin, VersionRef]]":
+    from pipelines.pin import fingerprint
+    from pipelines.registry.lookup import Lookup
 
-
-def plan(config: Config) -> Plan:
-    return plan_for(config, *inputs(config))
-
-
-def plan_for(config: Config, pinned: Pin, model: models.ResolvedModel) -> Plan:
-    made_from = fingerprint(
-        "scoring",
-        REVISION,
-        model.name,
-        model.version,
-        model.run_id,
-        pinned.identity(),
-        config.split,
-        verdicts.last_judgement(config.name),
-    )
-    return planned(made_from, [absolute(config.predictions)], appended=True)
+    lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
+    documents = require_table(config.documents, "documents", "corpus")
+    model = lookup.find_version(config.name, config.alias)
+    settings = (model.name, model.version, model.run_id, documents.identity(), config.split)
+    made_from = fingerprint("scoring", REVISION, *settings, lookup.read_last_verdict(config.name))
+    return plan_tables(made_from, [config.predictions], display_predictions, inputs=(documents, model), appended=True)
 
 
 def main(config: Config) -> Outcome:
-    pinned, model = inputs(config)
-    todo = plan_for(config, pinned, model)
-    if todo.up_to_date:
-        return unchanged("scoring", todo, absolute(config.predictions), told)
-    with working("scoring") as work:
-        work.say("starting Spark")
-        spark = session("distributary scoring", config.spark)
-        chosen = of_split(DOCUMENTS.read(spark, pinned.path, pinned.version), config.split)
-        num_before = 0
-        if pin(absolute(config.predictions)) is not None:
-            predictions = PREDICTIONS.read(spark, absolute(config.predictions))
-            chosen, num_before = unscored(chosen, predictions, model), by_model(predictions, model).count()
-        work.say(f"scoring with {model.name} version {model.version}")
-        scored = score_documents(
-            dealt(chosen, num_partitions=config.num_partitions),
-            model.folder,
-            model,
-            batch_size=config.batch_size,
-            documents_version=pinned.version,
-            scored_at=datetime.now(UTC),
-        )
-        facts = {"model": f"{model.name} {model.version}", "run": model.run_id, "before": num_before}
-        written = PREDICTIONS.append(
-            scored, absolute(config.predictions), fingerprint=todo.fingerprint, facts=facts
-        )
-    return Outcome(stage="scoring", ran=True, why=todo.why, facts=told(written))
+    return run_stage("scoring", config, plan, write_predictions)
 
 
-def told(pin: Pin) -> dict[str, str]:
-    """What was scored, for a person."""
-    facts = pin.facts
-    return {
-        "model": facts["model"],
-        "run": facts["run"],
-        "predictions added": f"{pin.num_rows:,}",
-        "predictions of this version": f"{facts['before'] + pin.num_rows:,}",
-    }
+def write_predictions(config: Config, work: "Work[tuple[Pin, VersionRef]]") -> dict[str, str]:
+    from pipelines.pin import version_of
+    from pipelines.registry.store import connect
+    from pipelines.registry.versions.resolve import resolve_model
+    from pipelines.scoring import batch
+    from pipelines.tables import DOCUMENTS, PREDICTIONS
+
+    connect(config.tracking.uri, config.tracking.artifacts)
+    (documents, version), spark, num_before = work.inputs, work.spark, 0
+    model = resolve_model(version.name, version.version)
+    rows = batch.select_split(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
+    if version_of(config.predictions) >= 0:
+        predictions = PREDICTIONS.read(spark, config.predictions)
+        num_before = batch.select_model(predictions, model).count()
+        rows = batch.select_unscored(rows, predictions, model)
+    work.progress.phase(f"scoring with {model.name} version {model.version}")
+    scored = batch.score_documents(
+        batch.partition_by_id(rows, num_partitions=config.num_partitions),
+        model.folder,
+        model,
+        batch_size=config.batch_size,
+        documents_version=documents.version,
+        scored_at=datetime.now(UTC),
+    )
+    facts = {"model": f"{model.name} {model.version}", "run": model.run_id, "before": num_before}
+    pin = PREDICTIONS.append(scored, config.predictions, fingerprint=work.fingerprint, facts=facts)
+    return display_predictions(pin)
 
 
 if __name__ == "__main__":
-    typer.run(command("scoring", Config, main, plan))
+    run_command("scoring", Config, main, plan)

@@ -24,17 +24,17 @@ import json
 import os
 from pathlib import Path
 
+from jobs.run import STAGES
 from jobs.shell import settings as configuration
-from jobs.run import STAGES, summary
-from jobs.shell.command import tell
+from jobs.shell.display import display_outcome, display_summary
 from pipelines.pin import pin
 from pipelines.registry import store
-from pipelines.registry.runs import lineage
-from pipelines.registry.versions import register as models
-from pipelines.registry.runs import current as runs
-from pipelines.scoring.batch import confusion
+from pipelines.registry.runs.current import require_current
+from pipelines.registry.runs.tracker import read_run_status
+from pipelines.registry.runs.lineage import read_lineage
+from pipelines.registry.versions.resolve import resolve_model
+from pipelines.scoring.evaluate import count_confusion
 from pipelines.spark import session
-from pipelines.storage import absolute
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 
 import matplotlib.pyplot as plt
@@ -71,13 +71,13 @@ print(settings.printed)
 # COMMAND ----------
 
 outcomes["corpus"] = STAGES["corpus"].main(configs["corpus"])
-tell(outcomes["corpus"])
+display_outcome(outcomes["corpus"])
 
 # COMMAND ----------
 
-documents_pin = pin(absolute(configs["corpus"].documents))
+documents_pin = pin(configs["corpus"].documents)
 documents = DOCUMENTS.read(spark, documents_pin.path, documents_pin.version)
-quarantine = QUARANTINE.read(spark, absolute(configs["corpus"].quarantine))
+quarantine = QUARANTINE.read(spark, configs["corpus"].quarantine)
 
 counts = documents.groupBy("split", "drop_reason").count().orderBy("split", "drop_reason")
 counts.show()
@@ -87,7 +87,7 @@ print(f"records in the files: {records_in:,}; documents + quarantine: {records_o
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC What could not become a document, with its file and line, so that somebody can mend it:
+# MAGIC What could not become a document, with its file and line, so that somebody can correct it:
 
 # COMMAND ----------
 
@@ -103,15 +103,15 @@ broken.show(5, truncate=80)
 # COMMAND ----------
 
 outcomes["dataset"] = STAGES["dataset"].main(configs["dataset"])
-tell(outcomes["dataset"])
+display_outcome(outcomes["dataset"])
 
 # COMMAND ----------
 
-sequences_pin = pin(absolute(configs["dataset"].sequences))
+sequences_pin = pin(configs["dataset"].sequences)
 sequences = SEQUENCES.read(spark, sequences_pin.path, sequences_pin.version)
 
 sizes = sequences.groupBy("split").agg(F.count("*").alias("sequences"), F.sum("num_tokens").alias("tokens"),
-                                       F.round(F.avg("num_tokens"), 1).alias("tokens a sequence")).orderBy("split")
+                                       F.round(F.avg("num_tokens"), 1).alias("tokens per sequence")).orderBy("split")
 sizes.show()
 
 # COMMAND ----------
@@ -122,7 +122,7 @@ sizes.show()
 # COMMAND ----------
 
 sequence = sequences.where("split = 'train' AND sequence_id = 0")
-sequence.select("sequence_id", "num_tokens", "target", "input_ids").show(truncate=120)
+sequence.select("sequence_id", "num_tokens", "label", "input_ids").show(truncate=120)
 traced = (sequence.selectExpr("inline(segments)").join(documents, "doc_id").orderBy("first_token")
           .selectExpr("first_token", "num_tokens", "doc_id", "file", "offset", "char_start", "char_end",
                       "substring(text, char_start + 1, char_end - char_start) AS characters"))
@@ -137,11 +137,11 @@ traced.show(5, truncate=60)
 # COMMAND ----------
 
 outcomes["finetune"] = STAGES["finetune"].main(configs["finetune"])
-tell(outcomes["finetune"])
+display_outcome(outcomes["finetune"])
 
 # COMMAND ----------
 
-run_id = runs.current_run(configs["registry"].trainings).run_id
+run_id = require_current(configs["registry"].trainings, read_run_status).run_id
 run = mlflow.MlflowClient().get_run(run_id)
 metrics = pd.Series(run.data.metrics).sort_index()
 print(metrics.to_string())
@@ -167,7 +167,7 @@ plt.close(loss_curve)
 
 # COMMAND ----------
 
-made_from = lineage.lineage(run_id)
+made_from = read_lineage(run_id)
 print(json.dumps(made_from, indent=2))
 digest_again, _ = DOCUMENTS.digest(documents)
 print("documents, digest computed again:", digest_again)
@@ -182,12 +182,12 @@ print("documents, digest computed again:", digest_again)
 # COMMAND ----------
 
 outcomes["registry"] = STAGES["registry"].main(configs["registry"])
-tell(outcomes["registry"])
+display_outcome(outcomes["registry"])
 
 # COMMAND ----------
 
 verdict = mlflow.artifacts.load_dict(f"runs:/{run_id}/verdict.json")
-champion = models.resolve(configs["scoring"].name, configs["scoring"].alias)
+champion = resolve_model(configs["scoring"].name, configs["scoring"].alias)
 print(json.dumps(verdict, indent=2))
 print(f"{configs['scoring'].alias}: {champion.name} version {champion.version}, from run {champion.run_id}")
 
@@ -200,11 +200,11 @@ print(f"{configs['scoring'].alias}: {champion.name} version {champion.version}, 
 # COMMAND ----------
 
 outcomes["scoring"] = STAGES["scoring"].main(configs["scoring"])
-tell(outcomes["scoring"])
+display_outcome(outcomes["scoring"])
 
 # COMMAND ----------
 
-predictions = PREDICTIONS.read(spark, absolute(configs["scoring"].predictions)).where(F.col("model_version") == champion.version)
+predictions = PREDICTIONS.read(spark, configs["scoring"].predictions).where(F.col("model_version") == champion.version)
 predictions.select("text", "label", "prediction", "score").orderBy("score").show(5, truncate=60)
 
 # COMMAND ----------
@@ -214,7 +214,7 @@ predictions.select("text", "label", "prediction", "score").orderBy("score").show
 
 # COMMAND ----------
 
-confused = confusion(predictions).where("label != prediction").limit(12).toPandas()
+confused = count_confusion(predictions).where("label != prediction").limit(12).toPandas()
 names = confused["label"] + "  taken for  " + confused["prediction"]
 figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
 axes.barh(names, confused["num_documents"], color="#d9822b")
@@ -239,4 +239,4 @@ print(answers.to_string(index=False))
 
 # COMMAND ----------
 
-summary(list(outcomes.values()))
+display_summary(list(outcomes.values()))

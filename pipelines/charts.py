@@ -1,15 +1,16 @@
-"""The pictures of a run: the course of training, and which classes are taken for which. Arrays in, matplotlib figures out.
+"""Charts of a run: loss curve and confusion matrix. Arrays in, matplotlib figures out.
 
-Figures are drawn without pyplot, so no global state, no display and no leak when a driver draws thousands.
+Figures are drawn without pyplot: no global state, no display, and no leak when a driver draws thousands.
+Importing this module loads matplotlib, so import it only where a chart is drawn.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.storage import cache_folder
+from pipelines.machine import cache_folder
 
-# matplotlib makes a folder in ~/.config on import; ours are in the cache.
+# matplotlib creates a folder in ~/.config when it is imported, unless this variable names another.
 os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 # isort: split
@@ -37,16 +38,20 @@ CJK_FONTS = (
     "Droid Sans Fallback",
 )
 MAX_NAME = 32
-"""Longer class names lose their middle in a picture (beginnings are often the same); the text artifact has them in full."""
+"""Longer class names lose their middle in a chart, because beginnings are often the same. The text keeps them
+whole."""
 
 Points = Mapping[int, float]
 """Step -> value."""
 
 
-def loss_curve(
+def draw_loss_curve(
     train: Points, evaluation: Points, learning_rate: Points, *, title: str, unit: str = "loss"
 ) -> Figure:
-    """Training loss (raw and smoothed) with evaluation points above, learning rate on a small axis below; x = step."""
+    """Training loss (raw and smoothed) with evaluation points, and the learning rate below; x = step.
+
+    Values that are not finite are left out.
+    """
     figure = Figure(figsize=(9, 5.4), dpi=130, layout="constrained")
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
     steps, values = _finite_points(train)
@@ -54,7 +59,7 @@ def loss_curve(
         loss.plot(steps, values, color=BLUE, alpha=0.22, linewidth=0.8)
         loss.plot(
             steps,
-            _smoothed(values, window=max(5, len(steps) // 40)),
+            _smooth(values, window=max(5, len(steps) // 40)),
             color=BLUE,
             linewidth=1.8,
             label="train, smoothed",
@@ -79,21 +84,23 @@ def loss_curve(
     return figure
 
 
-def by_errors(counts: np.ndarray) -> np.ndarray:
-    """Class numbers, most errors of any kind (missed or wrongly given) first; ties by number."""
+def order_by_errors(counts: np.ndarray) -> np.ndarray:
+    """Class numbers (num_classes,), most errors first (missed or wrongly predicted); ties by number."""
     errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
     return np.argsort(-errors, kind="stable")
 
 
-def confusion(counts: np.ndarray, labels: Sequence[str], *, title: str) -> Figure:
-    """Confusion matrix, classes with most errors in the upper left corner; blue = share of a class found, red = errors.
+def draw_confusion(counts: np.ndarray, labels: Sequence[str], *, title: str) -> Figure:
+    """Confusion matrix: blue = share of a class that was found, red = errors; classes with most errors come
+    first.
 
-    Class names stand at rows and columns up to 120 classes, counts in the cells up to 20. Names that no installed font can draw
-    are replaced by class numbers, which `confusion_text` explains.
+    `counts` is (num_classes, num_classes), row = expected class. Rows and columns have class names up to 120
+    classes, cells have counts up to 20. If no installed font can draw the names, class numbers replace them;
+    `format_confusion` lists both.
     """
-    order, num = by_errors(counts), len(labels)
+    order, num = order_by_errors(counts), len(labels)
     shown, diagonal = counts[np.ix_(order, order)], np.eye(num, dtype=bool)
-    font = font_for(labels)
+    font = find_font(labels)
     size = float(np.clip(3.2 + 0.135 * num, 4.6, 18.0))
     figure = Figure(figsize=(size + 2.2, size + 0.9), dpi=110, layout="constrained")
     axes = figure.subplot_mosaic(
@@ -107,7 +114,7 @@ def confusion(counts: np.ndarray, labels: Sequence[str], *, title: str) -> Figur
         cmap="Reds",
         norm=PowerNorm(0.6, vmin=-0.3 * worst, vmax=worst),
     )
-    _label_cells(axes["cells"], [_short(labels[i]) if font else str(i) for i in order], font)
+    _label_cells(axes["cells"], [_shorten(labels[i]) if font else str(i) for i in order], font)
     if num <= 20:
         _write_counts(axes["cells"], shown)
     accuracy = counts.diagonal().sum() / max(1, counts.sum())
@@ -129,8 +136,9 @@ def confusion(counts: np.ndarray, labels: Sequence[str], *, title: str) -> Figur
     return figure
 
 
-def confusion_text(counts: np.ndarray, labels: Sequence[str], *, num_pairs: int = 50) -> str:
-    """The pairs most often confused, then every class with its number, recall and precision, worst first."""
+def format_confusion(counts: np.ndarray, labels: Sequence[str], *, num_pairs: int = 50) -> str:
+    """The pairs confused most often, then every class with its number, recall and precision; most errors
+    first."""
     wrong = counts - np.diag(counts.diagonal())
     pairs = sorted(
         ((int(n), int(e), int(p)) for e, p, n in _nonzero(wrong)),
@@ -146,18 +154,17 @@ def confusion_text(counts: np.ndarray, labels: Sequence[str], *, num_pairs: int 
         for count, expected, predicted in pairs[:num_pairs]
     ]
     if len(pairs) > num_pairs:
-        lines.append(f"       ... and {len(pairs) - num_pairs:,} pairs more")
+        lines.append(f"       ... and {len(pairs) - num_pairs:,} more pairs")
     lines += ["", "number  documents  recall  precision  class"]
-    for number in by_errors(counts):
+    for number in order_by_errors(counts):
         expected, predicted, right = counts[number].sum(), counts[:, number].sum(), counts[number, number]
-        lines.append(
-            f"{number:6}  {expected:9,}  {_share(right, expected)}  {_share(right, predicted):>9}  {labels[number]}"
-        )
+        recall, precision = _format_share(right, expected), _format_share(right, predicted)
+        lines.append(f"{number:6}  {expected:9,}  {recall}  {precision:>9}  {labels[number]}")
     return "\n".join(lines) + "\n"
 
 
-def font_for(texts: Sequence[str]) -> list[str] | None:
-    """Font families that draw every character of `texts`; None = no installed font has them all."""
+def find_font(texts: Sequence[str]) -> list[str] | None:
+    """Font families that draw every character of `texts`; None if no installed font has them all."""
     needed = {ord(char) for text in texts for char in text if not char.isspace()}
     installed = {font.name: font.fname for font in fontManager.ttflist if font.style == "normal"}
     for families in (["DejaVu Sans"], *(["DejaVu Sans", name] for name in CJK_FONTS if name in installed)):
@@ -190,7 +197,7 @@ def _label_cells(axes: Axes, names: Sequence[str], font: list[str] | None) -> No
     num = len(names)
     axes.set(
         xlabel="predicted",
-        ylabel="expected" if font else "expected (class numbers: no font has the names, see the text)",
+        ylabel="expected" if font else "expected (class numbers: no font has the names, see confusion.txt)",
     )
     axes.set_xticks(np.arange(-0.5, num), minor=True)
     axes.set_yticks(np.arange(-0.5, num), minor=True)
@@ -225,13 +232,13 @@ def _finite_points(points: Points) -> tuple[np.ndarray, np.ndarray]:
     return steps[np.isfinite(values)], values[np.isfinite(values)]
 
 
-def _smoothed(values: np.ndarray, *, window: int) -> np.ndarray:
-    """Centred mean; at the ends over what is there, so that the curve neither lags nor dips."""
+def _smooth(values: np.ndarray, *, window: int) -> np.ndarray:
+    """Centred mean over `window` points, fewer at both ends, so that the curve neither lags nor drops."""
     kernel = np.ones(window)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     half = (MAX_NAME - 1) // 2
     return name if len(name) <= MAX_NAME else f"{name[:half]}\u2026{name[-half:]}"
 
@@ -240,5 +247,5 @@ def _nonzero(counts: np.ndarray) -> list[tuple[int, int, int]]:
     return [(e, p, counts[e, p]) for e, p in zip(*np.nonzero(counts), strict=True)]
 
 
-def _share(part: int, whole: int) -> str:
+def _format_share(part: int, whole: int) -> str:
     return f"{part / whole:6.1%}" if whole else "     -"

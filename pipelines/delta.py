@@ -220,6 +220,11 @@ class Table:
                 builder = builder.property(name, value)
             builder.execute()
             return
+        if list(log.columns) != self.schema.names:
+            raise ContractError(
+                f"{self.name} at {path} has the columns of an earlier Distributary ({', '.join(log.columns)}); delete or "
+                "move the table and run the stage again"
+            )
         missing = [name for name in self.checks if f"delta.constraints.{name}" not in log.configuration]
         for name in missing:
             try:

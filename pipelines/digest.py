@@ -2,7 +2,7 @@
 
 Digest: number of rows, xor and sum of one 64-bit hash per row. The columns are hashed in the order of their names, each on its own,
 so a null cannot be confused with a value of the next column. The digest depends on neither row order nor partitioning. It finds
-accidents, not forgery: 64-bit hashes can be forged. An empty array and a null array have the same hash.
+accidents, not forgery: 64-bit hashes can be forged. An empty array or map hashes like null.
 
 Cost: `hold_rows` computes the digest in the job that computes the rows. `first_repeated_key` shuffles one 64-bit hash per row.
 """
@@ -82,7 +82,7 @@ def first_repeated_key(rows: DataFrame, key: Sequence[str]) -> tuple[dict[str, A
 
 def _digest_columns(rows: DataFrame, columns: Sequence[str]) -> list[Column]:
     types = {column.name: column.dataType for column in rows.schema}
-    row_hash = F.xxhash64(*[F.xxhash64(*_hashable(name, types[name])) for name in sorted(columns)])
+    row_hash = F.xxhash64(*[F.xxhash64(_hashable(name, types[name])) for name in sorted(columns)])
     return [
         F.count("*").alias("num_rows"),
         F.bit_xor(row_hash).alias("xor"),
@@ -90,10 +90,10 @@ def _digest_columns(rows: DataFrame, columns: Sequence[str]) -> list[Column]:
     ]
 
 
-def _hashable(name: str, kind: DataType) -> list[Column]:
+def _hashable(name: str, kind: DataType) -> Column:
     """The column in a form that Spark can hash. A map has no order, so its entries are sorted."""
     column = F.col(name)
-    return [column.isNull(), F.array_sort(F.map_entries(column))] if isinstance(kind, MapType) else [column]
+    return F.sort_array(F.map_entries(column)) if isinstance(kind, MapType) else column
 
 
 def _digest(totals: dict[str, Any]) -> str:

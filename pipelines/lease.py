@@ -1,9 +1,12 @@
-"""One driver a training: a lease in its folder, renewed by a thread. A second driver would double the run's metrics and delete
-checkpoints under the first.
+"""One driver per training: a lease file in the training's folder, renewed by a thread.
 
-Object stores offer whole files and no lock: two drivers that start within one write both believe they hold the lease; at the next
-renewal the one whose file was overwritten knows better and stops. Ages compare clocks of two machines, which must agree to some
-seconds.
+A second driver would double the metrics of the run and delete checkpoints that the first one needs. Object
+stores have no lock, only whole files: two drivers that start within one write both believe that they hold the
+lease. At the next renewal, the one whose file was overwritten finds the other's and stops. Ages are computed
+from the clocks of two machines, which must agree to a few seconds.
+
+A driver that cannot renew its lease stops after the same time after which another driver may take it: see
+`require`.
 """
 
 import json
@@ -23,37 +26,58 @@ logger = logging.getLogger(__name__)
 
 LEASE = "driver.json"
 RENEW_SECONDS, DEAD_SECONDS = 15.0, 60.0
+"""Time between renewals; age from which a lease counts as abandoned."""
 
 
 class Lease:
-    """Held for as long as the context lasts. Raises RuntimeError on entry if another living driver holds it."""
+    """Held while the context lasts. Entering raises RuntimeError if another living driver holds the lease."""
 
-    def __init__(self, folder: Folder, *, renew_seconds: float = RENEW_SECONDS) -> None:
-        self._folder, self._renew_seconds = folder, renew_seconds
+    def __init__(
+        self, folder: Folder, *, renew_seconds: float = RENEW_SECONDS, dead_seconds: float = DEAD_SECONDS
+    ) -> None:
+        self._folder, self._renew_seconds, self._dead_seconds = folder, renew_seconds, dead_seconds
+        self._path = f"{folder.path}/{LEASE}"
         self._mine = {
             "token": uuid.uuid4().hex,
-            "process": process.here(),
+            "process": process.identify_process(),
             "host": platform.node(),
             "pid": os.getpid(),
         }
         self._taken_by: dict[str, Any] | None = None
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._renewed_at = 0.0
+        """Seconds since the epoch: other drivers judge the lease by this clock, so its holder does, too."""
+        self._problem = "storage does not answer"
+        """Why the last renewal failed. This first text stays if a call to storage never returns."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
 
     def require(self) -> None:
-        """Raises RuntimeError if another driver has taken the lease, as it may when this one could not renew it for a minute."""
+        """Raise RuntimeError if another driver has taken the lease, or may have: it was not renewed for
+        DEAD_SECONDS."""
         if self._taken_by is not None:
             raise RuntimeError(
-                f"{self._folder.path} was taken over by {_told(self._taken_by)}; this driver stops; once that one "
-                "has ended, run again"
+                f"{self._folder.path} was taken over by {_describe(self._taken_by)}; this driver stops; "
+                "when that one has ended, run again"
+            )
+        age = time.time() - self._renewed_at
+        if age > self._dead_seconds:
+            raise RuntimeError(
+                f"{self._path} could not be renewed for {age:.0f} s ({self._problem}), so another driver may "
+                "take over; this driver stops; when the storage works, run again"
             )
 
     def __enter__(self) -> "Lease":
-        holder = self._holder()
-        if holder is not None and not _is_dead(holder):
+        try:
+            holder = self._read_holder()
+        except ValueError as error:
             raise RuntimeError(
-                f"{self._folder.path} is in use by {_told(holder)}; wait until it ends, or stop it: "
-                f"{DEAD_SECONDS:.0f} s after its last sign of life this command takes over"
+                f"{self._path} cannot be read ({error}), so its driver is unknown; if no other driver works "
+                "in this folder, delete the file and run again"
+            ) from error
+        if holder is not None and not self._is_dead(holder):
+            raise RuntimeError(
+                f"{self._folder.path} is in use by {_describe(holder)}; wait until it ends, or stop it: "
+                f"{self._dead_seconds:.0f} s after its last renewal, this command takes over"
             )
         self._write()
         self._thread.start()
@@ -62,40 +86,56 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._done.set()
-        self._thread.join()
+        self._ended.set()
+        self._thread.join(timeout=self._dead_seconds)
         try:
-            if (self._holder() or {}).get("token") == self._mine["token"]:
+            if self._thread.is_alive():
+                raise TimeoutError(self._problem)
+            if (self._read_holder() or {}).get("token") == self._mine["token"]:
                 self._folder.delete(LEASE)
-        except OSError as fault:
-            # Never in place of the error that passes through; the file dies with its age.
-            logger.warning("%s/%s could not be removed (%s)", self._folder.path, LEASE, fault)
+        except Exception as fault:
+            # It must not replace the error that ends the context. The file expires by its age.
+            logger.warning("%s could not be removed (%s)", self._path, fault)
+
+    def _keep_renewing(self) -> None:
+        while self._taken_by is None and not self._ended.wait(self._renew_seconds):
+            try:
+                self._renew()
+            except Exception as fault:
+                # Any exception: if this thread ended, the lease would expire without a word.
+                self._problem = f"{type(fault).__name__}: {fault}"
+                logger.warning("%s could not be renewed (%s); trying again", self._path, self._problem)
 
     def _renew(self) -> None:
-        while not self._done.wait(self._renew_seconds):
-            try:
-                holder = self._holder()
-                if holder is not None and holder["token"] != self._mine["token"]:
-                    self._taken_by = holder
-                    return
-                self._write()
-            except OSError as fault:
-                logger.warning(
-                    "%s/%s is not renewed just now (%s); trying again", self._folder.path, LEASE, fault
-                )
+        holder = self._read_holder()
+        if holder is not None and holder["token"] != self._mine["token"]:
+            self._taken_by = holder
+        else:
+            self._write()
 
-    def _holder(self) -> dict[str, Any] | None:
+    def _read_holder(self) -> dict[str, Any] | None:
+        """Content of the lease file; None if there is none, which on HDFS also happens during a renewal.
+
+        Raises ValueError for a file that is not a lease, for example half of one.
+        """
         try:
-            return json.loads(self._folder.read(LEASE))
-        except FileNotFoundError:  # none, or on HDFS one that is just being renewed
+            content = self._folder.read(LEASE)
+        except FileNotFoundError:
             return None
+        holder = json.loads(content)
+        missing = {*self._mine, "renewed_at"} - set(holder if isinstance(holder, dict) else ())
+        if missing:
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        return holder
 
     def _write(self) -> None:
-        self._folder.write(LEASE, json.dumps({**self._mine, "renewed_at": time.time()}).encode())
+        # The time before the write: a write that takes long must not make the lease look younger than it is.
+        now = time.time()
+        self._folder.write(LEASE, json.dumps({**self._mine, "renewed_at": now}).encode())
+        self._renewed_at = now
 
-
-def _is_dead(holder: dict[str, Any]) -> bool:
-    return process.is_gone(holder["process"]) or _age(holder) > DEAD_SECONDS
+    def _is_dead(self, holder: dict[str, Any]) -> bool:
+        return process.has_ended(holder["process"]) or _age(holder) > self._dead_seconds
 
 
 def _age(holder: dict[str, Any]) -> float:
@@ -103,5 +143,5 @@ def _age(holder: dict[str, Any]) -> float:
     return max(0.0, time.time() - float(holder["renewed_at"]))
 
 
-def _told(holder: dict[str, Any]) -> str:
+def _describe(holder: dict[str, Any]) -> str:
     return f"process {holder['pid']} on {holder['host']}, renewed {_age(holder):.0f} s ago"

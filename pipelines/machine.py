@@ -1,70 +1,171 @@
-"""Which Java Spark will start, and whether it can: asked before the JVM, whose own answer is JAVA_GATEWAY_EXITED.
+"""What this machine has: Java, the cache folder, Delta's jars, and Python packages compared with their pins.
 
-Standard library only: the set-up asks too, before anything is installed.
+The set-up in tools/ imports this file before anything is installed and on whatever Python 3.9 or later the
+system has, so it uses the standard library only, and no newer syntax.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Set
 
 SUPPORTED_JAVA = (17, 21)
-"""Spark 4.2 is tested on these; 8 and 11 end without a message."""
+"""Feature versions that Spark 4.2 is tested on. Java 8 and 11 exit without a message."""
+
+DELTA_JARS: Dict[str, str] = {
+    "delta-kernel-api-4.4.0.jar": "ee9b5a14ac3b7efdff4d61a58478fe8eb0e5a3fbca43889dca7290795fe79a11",
+    "delta-kernel-defaults-4.4.0.jar": "225c975199e4718b38ee5b7e6da7f19e9585024262b2cec2656b32151a856b0b",
+    "delta-spark_4.2_2.13-4.4.0.jar": "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
+    "delta-storage-4.4.0.jar": "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
+}
+"""File name -> sha256 of the jars that a Spark session needs for the pinned Python package delta-spark."""
 
 
 class Java(NamedTuple):
-    """The java that Spark's launcher takes, and what it says of itself."""
+    """The java that Spark's launcher starts."""
 
     path: str
     version: str
-    """As printed, such as 17.0.15; empty where there is no java or it did not start."""
+    """As java prints it, for example 17.0.15. Empty if there is no java or it did not start."""
     problem: str
-    """Why Spark cannot use it; empty = it can."""
+    """Why Spark cannot use it. Empty if Spark can."""
 
 
 def feature_version(version: str) -> int:
-    """8 for 1.8.0_392, 17 for 17.0.15, 25 for 25-ea; 0 for what is no version."""
+    """8 for 1.8.0_392, 17 for 17.0.15, 25 for 25-ea; 0 if `version` is not a version."""
     found = re.match(r"(?:1\.)?(\d+)", version)
     return int(found.group(1)) if found else 0
 
 
 def parse_version(output: str) -> str:
-    """The quoted version in what `java -version` prints; lines before it ("Picked up JAVA_TOOL_OPTIONS") do not matter."""
+    """The quoted version in the output of `java -version`.
+
+    Lines before it ("Picked up JAVA_TOOL_OPTIONS") are skipped.
+    """
     found = re.search(r'^\S+ version "([^"]+)"', output, re.MULTILINE)
     return found.group(1) if found else ""
 
 
 def find_java() -> Java:
-    """JAVA_HOME first, then PATH: the order of Spark's launcher."""
+    """The java in JAVA_HOME, else the first on PATH. Spark's launcher uses the same order."""
     home = os.environ.get("JAVA_HOME")
     path = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     if not path:
         return Java("", "", "no java on PATH, and JAVA_HOME is not set")
-    return ask_java(path, by_java_home=bool(home))
+    return probe_java(path, from_java_home=bool(home))
 
 
-def ask_java(path: str, *, by_java_home: bool = False) -> Java:
-    """Start one java and judge its version."""
-    where = f"JAVA_HOME names {path}" if by_java_home else path
+def probe_java(path: str, *, from_java_home: bool = False) -> Java:
+    """Run `java -version` and check that Spark supports the version."""
+    subject = f"JAVA_HOME names {path}" if from_java_home else path
     try:
         answer = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Java(path, "", f"{where}, which does not start: {error}")
+        return Java(path, "", f"{subject}, which does not start: {error}")
     version = parse_version(answer.stderr + answer.stdout)
     if not version:
-        return Java(path, "", f"{where}, which names no version (status {answer.returncode})")
+        return Java(path, "", f"{subject}, which prints no version (exit status {answer.returncode})")
     if feature_version(version) not in SUPPORTED_JAVA:
-        return Java(path, version, f"{where} is Java {version}")
+        return Java(path, version, f"{subject} is Java {version}")
     return Java(path, version, "")
 
 
-def other_java_home() -> Optional[str]:
-    """A home of a Java that Spark can use, among those installed in the usual place; None where there is none."""
-    for home in sorted(Path("/usr/lib/jvm").glob("*/bin/java")):
-        if not ask_java(str(home)).problem:
-            return str(home.parent.parent)
+def find_other_java_home() -> Optional[str]:
+    """JAVA_HOME of a supported Java under /usr/lib/jvm; None if there is none."""
+    for program in sorted(Path("/usr/lib/jvm").glob("*/bin/java")):
+        if not probe_java(str(program)).problem:
+            return str(program.parent.parent)
     return None
+
+
+def cache_folder() -> Path:
+    """Absolute path of the folder for files that can be downloaded or built again; it may not exist yet.
+
+    $DISTRIBUTARY_CACHE, else `distributary` under $XDG_CACHE_HOME, else ~/.cache/distributary.
+    """
+    chosen = os.environ.get("DISTRIBUTARY_CACHE")
+    if chosen:
+        return Path(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "distributary"
+
+
+def jars_folder() -> Path:
+    """Where the set-up puts the files of DELTA_JARS and where Spark sessions look for them."""
+    return cache_folder() / "jars"
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, 64 hex digits. Reads 1 MiB at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for piece in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def find_jar_problems(folder: Path, checksums: Mapping[str, str]) -> List[str]:
+    """One line for each jar that is missing in `folder` or has another sha256; empty if all are correct."""
+    problems = []
+    for name, expected in checksums.items():
+        jar = folder / name
+        if not jar.is_file():
+            problems.append(f"{name} is missing in {folder}")
+            continue
+        actual = file_sha256(jar)
+        if actual != expected:
+            problems.append(f"{jar} has sha256 {actual}, expected {expected}")
+    return problems
+
+
+def canonical_name(package: str) -> str:
+    """The same spelling for typing_extensions, Typing-Extensions and typing.extensions (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def list_packages(site_packages: Path) -> Dict[str, Set[str]]:
+    """Package -> versions installed in a folder, read from the names of its *.dist-info folders; no file is
+    opened.
+
+    Two versions of a package mean that an installation was interrupted.
+    """
+    packages: Dict[str, Set[str]] = {}
+    for folder in site_packages.glob("*.dist-info"):
+        name, _, version = folder.name[: -len(".dist-info")].rpartition("-")
+        packages.setdefault(canonical_name(name), set()).add(version)
+    return packages
+
+
+def read_pins(constraints: Path) -> Dict[str, Set[str]]:
+    """Package -> versions that constraints.txt allows; empty if there is no such file.
+
+    A line with an environment marker also allows "" (not installed): markers are not evaluated here.
+    """
+    lines = constraints.read_text(encoding="utf-8").splitlines() if constraints.is_file() else []
+    pins: Dict[str, Set[str]] = {}
+    for line in lines:
+        requirement, _, marker = line.partition("#")[0].partition(";")
+        name, equals, version = requirement.partition("==")
+        if equals:
+            allowed = pins.setdefault(canonical_name(name.partition("[")[0].strip()), set())
+            allowed.update([version.split()[0], ""] if marker else [version.split()[0]])
+    return pins
+
+
+def find_pin_problems(installed: Mapping[str, Iterable[str]], pins: Mapping[str, Set[str]]) -> Dict[str, str]:
+    """Package -> one line, for each pinned package that is missing or installed in another version.
+
+    A local version fits its public version: 2.13.0+cu130 satisfies the pin 2.13.0.
+    """
+    problems = {}
+    for name, allowed in pins.items():
+        versions = set(installed.get(name, ())) or {""}
+        public = {version.partition("+")[0] for version in versions}
+        if len(versions) > 1 or not (versions | public) & allowed:
+            found = " and ".join(sorted(versions)) if versions != {""} else "missing"
+            problems[name] = f"{name} {found}, pinned is {' or '.join(sorted(allowed - {''}))}"
+    return problems

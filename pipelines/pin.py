@@ -71,6 +71,11 @@ class TableLog:
         """Table properties, constraints among them."""
         return self._metadata.configuration  # type: ignore[no-any-return]
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the table's columns, in order."""
+        return tuple(column.name for column in self._log.schema().fields)
+
     def last_transaction(self, application: str) -> int:
         """The highest number of `application`'s transaction ids; -1 if it has none."""
         version = self._log.transaction_version(application)

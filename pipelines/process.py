@@ -1,4 +1,5 @@
-"""Does the process that began something still run? Sure on its own machine only; a kill leaves no word."""
+"""Find out whether a process that started some work still runs. Only its own machine can answer: a killed
+process leaves no message."""
 
 import os
 import platform
@@ -6,35 +7,42 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def here() -> str:
-    """This process, told apart from every other: boot and pid namespace of its machine, pid, start."""
-    return f"{_machine()} {os.getpid()} {_start(os.getpid())}"
+def identify_process() -> str:
+    """Identity of this process, different from every other: boot and pid namespace of its machine, pid, start
+    time."""
+    return f"{_machine()} {os.getpid()} {_start_time(os.getpid())}"
 
 
-def is_gone(process: str) -> bool:
-    """True if `process` ran on this machine and has ended; False if it runs, or ran elsewhere, where nobody here can look."""
-    machine, pid, start = process.rsplit(" ", 2)
+def has_ended(process: str) -> bool:
+    """True if `process` (an identity) ran on this machine and has ended.
+
+    False if it still runs, or if it ran on another machine, because this one cannot look there.
+    """
+    machine, pid, started_at = process.rsplit(" ", 2)
     if machine != _machine():
         return False
     try:
-        # PermissionError: somebody else's process runs under this pid, perhaps a later one.
+        # PermissionError: a process of another user has this pid, perhaps a later one.
         with suppress(PermissionError):
             os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    return _start(int(pid)) not in (start, "")
+    return _start_time(int(pid)) not in (started_at, "")
 
 
 def _machine() -> str:
     try:
-        # Containers of one host share its boot, and may share its name; two with pids of their own differ in the namespace.
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{Path('/proc/self/ns/pid').readlink()}"
+        # Containers of one host share its boot id and may share its name. Containers with their own pids have
+        # another pid namespace.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return platform.node()
 
 
-def _start(pid: int) -> str:
-    """Clock ticks from boot to the start of a process; "ended" if it only waits to be reaped, empty if nobody says."""
+def _start_time(pid: int) -> str:
+    """Clock ticks from boot to the start of a process; "ended" for a zombie; empty if the system does not
+    say."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -19,16 +19,15 @@ from pyspark.find_spark_home import _find_spark_home
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
-from pipelines.machine import SUPPORTED_JAVA, feature_version, find_java, other_java_home
-from pipelines.storage import cache_folder
-
-DELTA_JARS: dict[str, str] = {
-    "delta-kernel-api-4.4.0.jar": "ee9b5a14ac3b7efdff4d61a58478fe8eb0e5a3fbca43889dca7290795fe79a11",
-    "delta-kernel-defaults-4.4.0.jar": "225c975199e4718b38ee5b7e6da7f19e9585024262b2cec2656b32151a856b0b",
-    "delta-spark_4.2_2.13-4.4.0.jar": "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
-    "delta-storage-4.4.0.jar": "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
-}
-"""File name -> sha256, of exactly the Delta that the Python package delta-spark speaks to."""
+from pipelines.machine import (
+    DELTA_JARS,
+    SUPPORTED_JAVA,
+    cache_folder,
+    feature_version,
+    find_java,
+    find_other_java_home,
+    jars_folder,
+)
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
 CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
@@ -38,6 +37,11 @@ LOG_CONF = Path(__file__).with_name("log4j2.properties")
 """Errors only: what Spark says on the way hides what a job says."""
 DEFAULT_MASTER = "local[2,4]"
 """Two slots, and a failed task is tried four times: `local[2]` would never run a barrier stage again."""
+
+NO_MASTER = (
+    "spark.master is empty, as --env cluster has it, and nothing else names a Spark master; start the stage with spark-submit "
+    "--master URL, or set spark.master=URL as a key or in spark-defaults.conf (spark://HOST:7077, yarn, k8s://...)"
+)
 
 # What spark-submit reads where neither a flag nor a properties file says it.
 _VARIABLES = {
@@ -70,10 +74,6 @@ _FLAGS = {
 }
 
 
-def jars_folder() -> Path:
-    return cache_folder() / "jars"
-
-
 def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSession:
     """The running session, or a new one in which `conf` and the defaults fill what nobody set.
 
@@ -99,6 +99,8 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
         wanted |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     both = {**wanted, **given}
+    if not both["spark.master"]:
+        raise ValueError(NO_MASTER)
     added = _with_delta(both)
     jars = [] if _brings_delta(both) else _delta_jars()
     if jars:
@@ -111,6 +113,13 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
     # Left to the JVM's end, a cluster sees executors that fail, not an application that is done.
     atexit.register(started.stop)
     return started
+
+
+def require_master() -> None:
+    """Raises ValueError if no session runs and neither the launcher, a properties file nor the environment names a master."""
+    if _running() is None and "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+        if not _given_conf().get("spark.master"):
+            raise ValueError(NO_MASTER)
 
 
 @contextmanager
@@ -142,7 +151,7 @@ def _check_java() -> None:
         return
     java = find_java()
     if java.problem and feature_version(java.version) < min(SUPPORTED_JAVA):
-        home, wanted = other_java_home(), " or ".join(map(str, SUPPORTED_JAVA))
+        home, wanted = find_other_java_home(), " or ".join(map(str, SUPPORTED_JAVA))
         remedy = f"export JAVA_HOME={home}" if home else "make system"
         raise RuntimeError(f"{java.problem}; Spark needs Java {wanted}; run: {remedy}")
 

@@ -18,46 +18,12 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipelines.paths import local_path, split_options, split_scheme, without_credentials
+
 DBFS = Path("/dbfs")
 """Where Databricks mounts dbfs:/."""
-_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/.*)", re.DOTALL)  # two letters at least: C:/ is no scheme
-_OPTIONS = re.compile(r"\?\w+=.*", re.DOTALL)
 _KEPT = "/:@!$&'()*+,;=~%"  # what a URI may hold in its path
 _ARROW_SCHEMES = {"s3a": "s3", "s3n": "s3"}
-# Tried one by one on local tables with deltalake 1.6: an empty history, a panic, or another folder.
-_NOT_IN_TABLES = re.compile(r"[#?\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps what can be fetched or made again: DISTRIBUTARY_CACHE, else the user's cache folder."""
-    chosen = os.environ.get("DISTRIBUTARY_CACHE")
-    return (
-        Path(chosen)
-        if chosen
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distributary"
-    )
-
-
-def absolute(path: str) -> str:
-    """The path of a table or folder as every process of the cluster must see it: absolute if local (file: too), a URI unchanged.
-
-    Raises ValueError for a password in it, and for characters by which Delta's log would be written under one name and looked
-    for under another.
-    """
-    if re.search(r"://[^/@]*:[^/@]*@", path):
-        raise ValueError(
-            f"path {without_credentials(path)!r} holds a password, which would be written into tables and runs; give it in the "
-            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the machine's role"
-        )
-    scheme, rest = _parted(path)
-    local = _local(scheme, rest) if scheme in ("", "file") else None
-    unfit = _NOT_IN_TABLES.search(local) if local else re.search(r"[#?]", _options_apart(rest)[0])
-    if unfit:
-        raise ValueError(
-            f"path {without_credentials(path)!r}: {unfit[0]!r} cannot stand in the path of a table or folder, since Delta reads a "
-            "URL there; choose a path without it"
-        )
-    return local or path
 
 
 def locate(path: str) -> tuple[pafs.FileSystem, str]:
@@ -67,9 +33,9 @@ def locate(path: str) -> tuple[pafs.FileSystem, str]:
     stands for itself, also those that a strict URI escapes. s3a: and s3n: are s3:, dbfs: is its mount.
     Raises ValueError for a scheme that Arrow does not know.
     """
-    scheme, rest = _parted(path)
+    scheme, rest = split_scheme(path)
     if scheme in ("", "file"):
-        return pafs.LocalFileSystem(), _local(scheme, rest)
+        return pafs.LocalFileSystem(), local_path(scheme, rest)
     if scheme == "dbfs":
         return pafs.LocalFileSystem(), _mounted(rest)
     try:
@@ -86,39 +52,11 @@ def locate(path: str) -> tuple[pafs.FileSystem, str]:
 
 def strict_uri(uri: str) -> str:
     """`uri` with Arrow's name of its scheme, its authority in place and what a URI may not hold escaped in its path."""
-    scheme, rest = _parted(uri)
-    place, options = _options_apart(rest)
+    scheme, rest = split_scheme(uri)
+    place, options = split_options(rest)
     authority, slash, below = place[2:].partition("/") if place.startswith("//") else ("", "/", place[1:])
     below = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", below)
     return f"{_ARROW_SCHEMES.get(scheme, scheme)}://{authority}{slash}{quote(below, safe=_KEPT)}{options}"
-
-
-def without_credentials(text: str) -> str:
-    """The text without the user and password that a URI in it may carry."""
-    return re.sub(r"://[^/@]*@", "://***@", text)
-
-
-def _parted(path: str) -> tuple[str, str]:
-    """Scheme in small letters and what follows its colon; no scheme and the path for a local one."""
-    found = _URI.fullmatch(path)
-    return (found[1].lower(), found[2]) if found else ("", path)
-
-
-def _options_apart(uri: str) -> tuple[str, str]:
-    found = _OPTIONS.search(uri)
-    return (uri[: found.start()], found[0]) if found else (uri, "")
-
-
-def _local(scheme: str, rest: str) -> str:
-    if not scheme:
-        # Not resolved: a link in the path names its folder as the user does.
-        return str(Path(rest).expanduser().absolute())
-    host, _, below = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest[1:])
-    if host not in ("", "localhost"):
-        raise ValueError(
-            f"path 'file:{rest}' names the machine {host!r}; write file:///PATH, on storage that every machine sees"
-        )
-    return str(Path("/" + unquote(below).lstrip("/")))
 
 
 def _mounted(rest: str) -> str:
@@ -138,7 +76,7 @@ class Folder:
     def __init__(self, path: str) -> None:
         self._files, self._root = locate(path)
         place, self._options = (
-            (self._root, "") if isinstance(self._files, pafs.LocalFileSystem) else _options_apart(path)
+            (self._root, "") if isinstance(self._files, pafs.LocalFileSystem) else split_options(path)
         )
         self._place = place.rstrip("/")
         self.path = f"{self._place}{self._options}" or "/"

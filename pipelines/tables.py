@@ -14,27 +14,31 @@ DOCUMENTS = Table(
            source       STRING NOT NULL COMMENT 'name of the source in the configuration',
            text         STRING NOT NULL COMMENT 'UTF-8, NFC, line ends LF, outer white space stripped',
            label        STRING          COMMENT 'class name; null = none given',
-           content_hash STRING NOT NULL COMMENT 'sha256 of text, first 32 hex digits',
+           parts        ARRAY<STRUCT<name: STRING, text: STRING>>
+                        COMMENT 'named texts in order, such as dialogue turns by role; null = plain text',
+           metadata     MAP<STRING, STRING>
+                        COMMENT 'what the source maps, such as url, timestamp; null = none given',
+           content_hash STRING NOT NULL COMMENT 'sha256 of text and parts, first 32 hex digits',
            num_chars    INT    NOT NULL COMMENT 'Unicode code points of text',
            num_bytes    INT    NOT NULL COMMENT 'UTF-8 bytes of text',
-           duplicate_of STRING          COMMENT 'doc_id of the surviving copy; null = no copy or the survivor',
+           duplicate_of STRING          COMMENT 'doc_id of the surviving copy; null = none or the survivor',
            drop_reason  STRING          COMMENT 'first rule failed; null = kept',
            split        STRING NOT NULL COMMENT 'train, validation or test; set for dropped rows too',
            file         STRING NOT NULL COMMENT 'file, relative to the root of the source',
-           offset       BIGINT NOT NULL COMMENT 'byte at which the record starts in the decompressed file'""",
+           offset       BIGINT NOT NULL COMMENT 'byte of the decompressed file; Parquet: row of the file'""",
 )
 
 QUARANTINE = Table(
     name="quarantine",
     row="one record that could not become a document",
     key=("source", "file", "offset"),
-    checks={"position": "offset >= 0 AND line >= 1"},
+    checks={"position": "offset >= 0 AND (line IS NULL OR line >= 1)"},
     ddl="""source STRING NOT NULL COMMENT 'name of the source in the configuration',
            file   STRING NOT NULL COMMENT 'file, relative to the root of the source',
-           offset BIGINT NOT NULL COMMENT 'byte at which the record starts in the decompressed file',
-           line   BIGINT NOT NULL COMMENT 'line at which the record starts, from 1',
-           reason STRING NOT NULL COMMENT 'rule that the record breaks',
-           raw    BINARY          COMMENT 'first 64 KiB of the record'""",
+           offset BIGINT NOT NULL COMMENT 'byte of the decompressed file; Parquet: row of the file',
+           line   BIGINT          COMMENT 'line on which the record starts, from 1; null = no lines',
+           reason STRING NOT NULL COMMENT 'why it is no document, as kind: detail',
+           raw    BINARY          COMMENT 'first 64 KiB of the record; Parquet: its mapped fields as JSON'""",
 )
 
 SEQUENCES = Table(
@@ -50,11 +54,13 @@ SEQUENCES = Table(
            split       STRING NOT NULL COMMENT 'train, validation or test',
            input_ids   ARRAY<INT> NOT NULL COMMENT 'tokens, not padded',
            num_tokens  INT NOT NULL COMMENT 'length of input_ids',
-           target      INT COMMENT 'class number; null = the next tokens are the targets',
+           label       INT COMMENT 'class number; null = the targets are tokens',
+           targets     ARRAY<STRUCT<first_token: INT, num_tokens: INT>> NOT NULL
+                       COMMENT 'runs of tokens that the loss counts, each predicted from the tokens before it in its segment',
            num_targets INT NOT NULL COMMENT 'terms this sequence adds to the loss',
            num_bytes   INT NOT NULL COMMENT 'UTF-8 bytes of the text behind the targets',
            segments    ARRAY<STRUCT<doc_id: STRING, first_token: INT, num_tokens: INT, char_start: INT, char_end: INT>> NOT NULL
-                       COMMENT 'which characters of which document each run of tokens is'""",
+                       COMMENT 'runs of tokens with the characters of the document that each is; a run sees only itself'""",
 )
 
 PREDICTIONS = Table(

@@ -1,11 +1,11 @@
-"""Pictures: what they say is checked through their text and ticks, not through pixels."""
+"""Charts are checked by their texts and ticks, not by pixels."""
 
 import io
 
 import numpy as np
 import pytest
 
-from pipelines import charts as pictures
+from pipelines import charts
 
 COUNTS = np.array([[9, 1, 0], [0, 5, 5], [0, 0, 10]])
 LABELS = ["card", "cash", "transfer"]
@@ -13,11 +13,11 @@ LABELS = ["card", "cash", "transfer"]
 
 def test_classes_with_most_errors_come_first():
     # Errors by hand: card 1 missed; cash 5 missed + 1 given; transfer 5 given.
-    assert pictures.by_errors(COUNTS).tolist() == [1, 2, 0]
+    assert charts.order_by_errors(COUNTS).tolist() == [1, 2, 0]
 
 
-def test_the_text_lists_the_worst_pair_first_and_every_class_once():
-    lines = pictures.confusion_text(COUNTS, LABELS).splitlines()
+def test_text_lists_worst_pair_and_every_class():
+    lines = charts.format_confusion(COUNTS, LABELS).splitlines()
     assert lines[0] == "6 of 30 documents wrong, in 2 pairs of classes"
     assert lines[3].split() == ["5", "cash", "->", "transfer"]
     assert [line.split() for line in lines[-3:]] == [
@@ -27,8 +27,8 @@ def test_the_text_lists_the_worst_pair_first_and_every_class_once():
     ]
 
 
-def test_a_class_without_documents_has_no_share():
-    assert pictures.confusion_text(np.array([[1, 0], [0, 0]]), ["a", "b"]).splitlines()[-1].split() == [
+def test_a_class_without_documents_has_no_recall():
+    assert charts.format_confusion(np.array([[1, 0], [0, 0]]), ["a", "b"]).splitlines()[-1].split() == [
         "1",
         "0",
         "-",
@@ -37,51 +37,51 @@ def test_a_class_without_documents_has_no_share():
     ]
 
 
-def test_rows_carry_class_names_when_a_font_has_them():
-    figure = pictures.confusion(COUNTS, LABELS, title="t")
+def test_rows_have_class_names():
+    figure = charts.draw_confusion(COUNTS, LABELS, title="t")
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["cash", "transfer", "card"]
 
 
-def test_names_that_no_font_can_draw_become_class_numbers():
+def test_names_without_a_font_become_class_numbers():
     # U+10FFFE is a non-character: no font may have it.
-    figure = pictures.confusion(COUNTS, ["card", "\U0010fffe", "transfer"], title="t")
+    figure = charts.draw_confusion(COUNTS, ["card", "\U0010fffe", "transfer"], title="t")
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["1", "2", "0"]
     assert "class numbers" in figure.axes[0].get_ylabel()
 
 
-def test_two_long_names_with_one_beginning_stay_apart():
+def test_long_names_with_equal_beginnings_stay_different():
     names = [
         "balance_not_updated_after_bank_transfer",
         "balance_not_updated_after_cheque_or_cash_deposit",
         "x",
     ]
     ticks = [
-        tick.get_text() for tick in pictures.confusion(COUNTS, names, title="t").axes[0].get_yticklabels()
+        tick.get_text() for tick in charts.draw_confusion(COUNTS, names, title="t").axes[0].get_yticklabels()
     ]
     assert len(set(ticks)) == 3
-    assert max(map(len, ticks)) <= pictures.MAX_NAME
+    assert max(map(len, ticks)) <= charts.MAX_NAME
 
 
 @pytest.mark.parametrize("num", [1, 2, 20, 77, 130])
-def test_every_size_renders(num):
+def test_confusion_of_any_size_renders(num):
     counts = np.eye(num, dtype=int) * 3
     counts[0, -1] += 2
     buffer = io.BytesIO()
-    pictures.confusion(counts, [f"class {i}" for i in range(num)], title="t").savefig(buffer, dpi=30)
+    charts.draw_confusion(counts, [f"class {i}" for i in range(num)], title="t").savefig(buffer, dpi=30)
     assert buffer.getvalue().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 10, 400])
 def test_a_loss_curve_of_any_length_renders(num_steps):
     train = {step: 3 / (step + 1) for step in range(num_steps)}
-    figure = pictures.loss_curve(
+    figure = charts.draw_loss_curve(
         train, {5: 1.0, 9: float("nan")} if num_steps > 9 else {}, dict.fromkeys(train, 1e-3), title="t"
     )
     figure.savefig(io.BytesIO(), dpi=30)
     assert figure.axes[1].get_ylabel() == "learning\nrate"
 
 
-def test_smoothing_neither_lags_nor_moves_a_constant():
-    assert pictures._smoothed(np.full(20, 2.0), window=5).tolist() == [2.0] * 20
+def test_smoothing_keeps_constants_and_lines():
+    assert charts._smooth(np.full(20, 2.0), window=5).tolist() == [2.0] * 20
     line = np.arange(20.0)
-    assert np.allclose(pictures._smoothed(line, window=5)[2:-2], line[2:-2])
+    assert np.allclose(charts._smooth(line, window=5)[2:-2], line[2:-2])

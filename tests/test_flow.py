@@ -13,8 +13,9 @@ from mlflow import MlflowClient
 from jobs.training import training_of
 from pipelines.finetune.worker import result_of
 from pipelines.pin import pin
-from pipelines.registry.runs.current import current_run
-from pipelines.registry.runs.lineage import lineage
+from pipelines.registry.runs.current import require_current
+from pipelines.registry.runs.lineage import read_lineage
+from pipelines.registry.runs.tracker import read_run_status
 from pipelines.registry.store import connect
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides
@@ -65,13 +66,13 @@ def test_every_kept_document_is_one_sequence_that_names_it(spark, flow):
 def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_version_and_digest(flow):
     connect(flow.settings.tree["tracking"]["uri"])  # other tests have stores of their own
     client = MlflowClient()
-    current = current_run(flow.configs["finetune"].folder)
+    current = require_current(flow.configs["finetune"].folder, read_run_status)
     run, result = client.get_run(current.run_id), result_of(current.folder)
     assert run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == list(range(1, result["total_steps"] + 1))
     assert run.data.metrics["final/accuracy"] == pytest.approx(result["after"]["accuracy"])
-    tables = {entry["table"]: entry for entry in lineage(run.info.run_id)["inputs"]}
+    tables = {entry["table"]: entry for entry in read_lineage(run.info.run_id)["inputs"]}
     for name, path in (
         ("documents", flow.configs["corpus"].documents),
         ("sequences", flow.configs["dataset"].sequences),

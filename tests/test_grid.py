@@ -1,9 +1,13 @@
-"""The five words: each has its package, its job, its section of the configuration and its tests."""
+"""The grid: five words in five places, and every task in all of its places."""
 
+import ast
+import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 WORDS = ("corpus", "dataset", "finetune", "registry", "scoring")
@@ -22,6 +26,44 @@ def test_word_has_its_five_places(word):
     assert list((CHECKOUT / "tests" / word).glob("test_*.py")), f"tests/{word} has no tests"
 
 
+def test_a_task_has_its_three_places():
+    from pipelines.dataset.examples.table import EXAMPLES
+
+    from jobs.dataset import Config
+    from pipelines.finetune.tasks.table import TASKS
+
+    assert len(TASKS) >= 2
+    assert sorted(EXAMPLES) == sorted(TASKS)
+    field = Config.model_fields["task"]
+    checked = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    accepts = TypeAdapter(checked)
+    assert [accepts.validate_python(name) for name in TASKS] == list(TASKS)
+    with pytest.raises(ValidationError):
+        accepts.validate_python("no_such_task")
+
+
+def test_the_files_of_a_task_carry_its_name():
+    from pipelines.finetune.tasks.table import TASKS
+
+    for name in TASKS:
+        for folder in ("dataset/examples", "finetune/tasks"):
+            assert (CHECKOUT / "pipelines" / folder / f"{name}.py").is_file()
+
+
+def test_every_task_names_a_known_metric():
+    from pipelines.finetune.models.architecture import ModelSpec
+    from pipelines.finetune.tasks.table import TASKS
+    from pipelines.metrics import METRICS
+    from pipelines.scoring.evaluate import SUMS
+
+    for name, task in TASKS.items():
+        spec = ModelSpec(task=name, labels=("a", "b"), max_tokens=8, base="scratch", tokenizer="t")
+        metric = METRICS[task(spec).metric]
+        assert set(metric.sums) <= set(SUMS), (
+            f"scoring can't compute {metric.name}, so the gate can't judge {name}"
+        )
+
+
 def test_no_sixth_stage_hides_in_pipelines():
     folders = {path.parent.name for path in (CHECKOUT / "pipelines").glob("*/__init__.py")}
     assert folders == set(WORDS)
@@ -30,12 +72,18 @@ def test_no_sixth_stage_hides_in_pipelines():
 @pytest.mark.parametrize("word", WORDS)
 def test_stage_packages_re_export_nothing(word):
     for path in (CHECKOUT / "pipelines" / word).rglob("__init__.py"):
-        code = [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines()
-            if line.startswith(("import ", "from "))
-        ]
-        assert code == [], f"{path} imports {code}"
+        imported = {
+            name
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for name in imported_modules(node)
+        }
+        assert imported <= sys.stdlib_module_names, f"{path} imports {imported}"
+
+
+def imported_modules(node):
+    if isinstance(node, ast.Import):
+        return [alias.name.partition(".")[0] for alias in node.names]
+    return [(node.module or "").partition(".")[0]] if isinstance(node, ast.ImportFrom) else []
 
 
 def test_files_stay_short_enough_to_read_in_one_sitting():

@@ -1,7 +1,8 @@
-"""Leases between real processes; the clock is never waited for, the file is made older instead."""
+"""Leases between real processes. No test waits for the clock: the lease file is made older instead."""
 
 import json
 import os
+import threading
 import time
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pipelines import process
 from pipelines.lease import DEAD_SECONDS, LEASE, Lease
 from pipelines.storage import Folder
-from tests.registry.conftest import eventually, other_process
+from tests.processes import other_process, wait_until
 
 HOLD = """
 import sys
@@ -26,13 +27,23 @@ def folder(tmp_path):
     return Folder(str(tmp_path / "training"))
 
 
-def held_elsewhere(folder, *, age_seconds):
+def write_other_lease(folder, *, age_seconds):
     folder.write(LEASE, json.dumps({**ELSEWHERE, "renewed_at": time.time() - age_seconds}).encode())
 
 
+def is_lost(lease):
+    try:
+        lease.require()
+    except RuntimeError:
+        return True
+    return False
+
+
 def test_a_second_driver_is_refused_until_the_first_ends(folder):
-    refusal = rf"training is in use by process {os.getpid()} on .*, renewed \d+ s ago; wait until it ends, or stop it: 60 s after"
-    with Lease(folder) as lease, pytest.raises(RuntimeError, match=refusal), Lease(folder):
+    message = (
+        rf"training is in use by process {os.getpid()} on .*, renewed \d+ s ago; .* or stop it: 60 s after"
+    )
+    with Lease(folder) as lease, pytest.raises(RuntimeError, match=message), Lease(folder):
         pass
     lease.require()
     assert folder.names() == []
@@ -40,7 +51,7 @@ def test_a_second_driver_is_refused_until_the_first_ends(folder):
         assert folder.names() == [LEASE]
 
 
-def test_the_lease_of_a_killed_driver_of_this_machine_is_free_at_once(folder):
+def test_the_lease_of_a_killed_local_driver_is_free_at_once(folder):
     with other_process(HOLD.format(folder=folder.path)) as (said, driver):
         assert said == "held"
         with pytest.raises(RuntimeError, match=f"in use by process {driver.pid} on "), Lease(folder):
@@ -51,32 +62,90 @@ def test_the_lease_of_a_killed_driver_of_this_machine_is_free_at_once(folder):
             lease.require()
 
 
-def test_the_lease_of_another_machine_is_free_when_it_was_not_renewed_for_a_minute(folder):
-    held_elsewhere(folder, age_seconds=DEAD_SECONDS - 30)
+def test_the_lease_of_another_machine_is_free_after_a_minute(folder):
+    write_other_lease(folder, age_seconds=DEAD_SECONDS - 30)
     with (
         pytest.raises(RuntimeError, match=r"in use by process 7 on node-7, renewed \d+ s ago"),
         Lease(folder),
     ):
         pass
-    held_elsewhere(folder, age_seconds=DEAD_SECONDS + 1)
+    write_other_lease(folder, age_seconds=DEAD_SECONDS + 1)
     with Lease(folder):
-        assert json.loads(folder.read(LEASE))["process"] == process.here()
+        assert json.loads(folder.read(LEASE))["process"] == process.identify_process()
 
 
-def test_a_driver_that_lost_its_lease_stops_and_leaves_the_others(folder):
+def test_a_driver_that_lost_its_lease_stops(folder):
     with Lease(folder, renew_seconds=0.01) as lease:
-        held_elsewhere(folder, age_seconds=0)
-        eventually(lambda: lease._taken_by is not None)
+        write_other_lease(folder, age_seconds=0)
+        wait_until(lambda: is_lost(lease))
         with pytest.raises(RuntimeError, match=r"taken over by process 7 on node-7.*run again"):
             lease.require()
     assert json.loads(folder.read(LEASE))["token"] == "other"
 
 
-def test_a_fault_of_storage_is_told_and_the_next_renewal_tries_again(folder, tmp_path, caplog):
+def test_a_storage_fault_is_logged_and_retried(folder, tmp_path, caplog):
     with Lease(folder, renew_seconds=0.01) as lease:
         folder.delete(LEASE)
         (tmp_path / "training" / LEASE / "in the way").mkdir(parents=True)
-        eventually(lambda: "is not renewed just now" in caplog.text)
+        wait_until(lambda: "could not be renewed" in caplog.text)
         folder.delete(LEASE)
-        eventually(lambda: folder.exists(LEASE))
+        wait_until(lambda: folder.exists(LEASE))
         lease.require()
+
+
+@pytest.mark.parametrize("content", [b'{"token": "ab', b"", b"[]", b'{"token": "other"}', b"\xff\xfe"])
+def test_a_torn_read_does_not_end_the_renewal(folder, caplog, content):
+    with Lease(folder, renew_seconds=0.01) as lease:
+        folder.write(LEASE, content)
+        wait_until(lambda: caplog.text.count("could not be renewed") >= 2)
+        assert folder.read(LEASE) == content  # it may be another driver's, so it is not overwritten
+        lease.require()
+        folder.delete(LEASE)
+        wait_until(lambda: folder.exists(LEASE))
+
+
+def test_any_exception_in_the_renewal_is_retried(folder, monkeypatch, caplog):
+    with Lease(folder, renew_seconds=0.01) as lease:
+        read = folder.read
+        monkeypatch.setattr(folder, "read", lambda name: {}["a fault of a library"])
+        wait_until(lambda: "KeyError: 'a fault of a library'" in caplog.text)
+        monkeypatch.setattr(folder, "read", read)
+        folder.delete(LEASE)
+        wait_until(lambda: folder.exists(LEASE))
+        lease.require()
+
+
+def test_a_driver_that_cannot_renew_stops_itself(folder, monkeypatch):
+    def refuse(name, content):
+        raise PermissionError("the token has expired")
+
+    with Lease(folder, renew_seconds=0.01, dead_seconds=0.3) as lease:
+        time.sleep(0.35)
+        lease.require()  # renewed in time
+        monkeypatch.setattr(folder, "write", refuse)
+        wait_until(lambda: is_lost(lease))
+        with pytest.raises(
+            RuntimeError,
+            match=r"driver\.json could not be renewed for \d+ s \(PermissionError: the token.*run again",
+        ):
+            lease.require()
+
+
+def test_a_driver_stops_when_storage_never_answers(folder, monkeypatch, caplog):
+    answer = threading.Event()
+    with Lease(folder, renew_seconds=0.01, dead_seconds=0.1) as lease:
+        monkeypatch.setattr(folder, "read", lambda name: answer.wait(60) and None)
+        wait_until(lambda: is_lost(lease))
+        with pytest.raises(RuntimeError, match="storage does not answer"):
+            lease.require()
+    assert "could not be removed (storage does not answer)" in caplog.text  # and the context ended
+    answer.set()
+
+
+def test_an_unreadable_lease_is_refused_with_the_remedy(folder):
+    folder.write(LEASE, b"half a le")
+    with (
+        pytest.raises(RuntimeError, match=r"driver\.json cannot be read .* delete the file and run again"),
+        Lease(folder),
+    ):
+        pass

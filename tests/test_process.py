@@ -1,26 +1,28 @@
+"""Processes that run, that were killed, and that belong to another machine."""
+
 import signal
 
 from pipelines import process
-from tests.registry.conftest import eventually, other_process
+from tests.processes import other_process, wait_until
 
-TELL = "print(process.here(), flush=True)"
+PRINT_IDENTITY = "print(process.identify_process(), flush=True)"
 
 
-def test_a_killed_process_is_gone_even_before_anyone_reaps_it():
-    with other_process(TELL) as (name, running):
-        assert not process.is_gone(name)
+def test_a_killed_process_has_ended_even_as_a_zombie():
+    with other_process(PRINT_IDENTITY) as (identity, running):
+        assert not process.has_ended(identity)
         running.send_signal(signal.SIGKILL)
-        eventually(lambda: process.is_gone(name))  # nobody waits for it, so it stays a zombie
+        wait_until(lambda: process.has_ended(identity))  # not waited for, so it is a zombie
         running.wait()
-        assert process.is_gone(name)
+        assert process.has_ended(identity)
 
 
-def test_a_later_process_with_the_same_pid_is_another_one():
-    machine, pid, start = process.here().rsplit(" ", 2)
-    assert not process.is_gone(process.here())
-    assert process.is_gone(f"{machine} {pid} {int(start) - 1}")
+def test_a_later_process_with_the_same_pid_is_another():
+    machine, pid, start = process.identify_process().rsplit(" ", 2)
+    assert not process.has_ended(process.identify_process())
+    assert process.has_ended(f"{machine} {pid} {int(start) - 1}")
 
 
-def test_nobody_knows_of_a_process_of_another_machine():
-    _, pid, _ = process.here().rsplit(" ", 2)
-    assert not process.is_gone(f"another-boot/pid:[1] {pid} 1")
+def test_a_process_of_another_machine_is_unknown():
+    _, pid, _ = process.identify_process().rsplit(" ", 2)
+    assert not process.has_ended(f"another-boot/pid:[1] {pid} 1")

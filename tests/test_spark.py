@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 from pyspark import SparkContext
 
-from pipelines.spark import (
-    DELTA_JARS,
-    _brings_delta,
-    _check_java,
-    _delta_jars,
-    _given_conf,
-    _with_delta,
-    session,
-)
+from pipelines.machine import DELTA_JARS
+from pipelines.spark import _brings_delta, _check_java, _delta_jars, _given_conf, _with_delta, session
 
 CHECKOUT = Path(__file__).parent.parent
 ACTIVATED = {

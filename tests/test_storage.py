@@ -7,7 +7,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines import storage
-from pipelines.storage import Folder, absolute, locate, strict_uri
+from pipelines.paths import absolute
+from pipelines.storage import Folder, locate, strict_uri
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -1,1 +1,1 @@
-"""Set-up only: standard library, Python 3.9 syntax and up, nothing of it is installed or imported by the project."""
+"""Set-up of a checkout: standard library and Python 3.9 syntax only; the project never imports it."""

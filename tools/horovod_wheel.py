@@ -1,121 +1,49 @@
-"""Horovod 0.28.1 from its source archive, for exactly one torch, Python, platform and GPU; built once, kept in the cache.
+"""Build Horovod 0.28.1 from its source archive, once for each Target; the cache keeps the wheel.
 
-The archive is of 2023 and asks for C++14 where torch's headers need C++20: a wrapper makes the last -std win. A build that was
-cut off goes on where it stopped, because the unpacked source stays until the wheel is kept.
+The archive is from 2023 and compiles as C++14, but torch's headers need C++20: a compiler wrapper adds
+-std=c++20 last, so it wins. An interrupted build continues where it stopped, because the unpacked source
+stays until the wheel is complete.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
 import shutil
 import stat
-import subprocess
 import tarfile
 import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Dict
 
-from tools.cache import cache_folder, lock
-from tools.packages import installed, site_packages, venv_python
-from tools.progress import SetupError, run, say
+from pipelines.machine import cache_folder
+from tools.horovod_target import Target, find_kept_wheel, find_target, read_requirement, wheel_folder
+from tools.lock import lock
+from tools.packages import venv_python
+from tools.progress import SetupError, run_command, say
 
-REQUIREMENT = Path(__file__).with_name("horovod.txt")
 JOB_GB = 2.0
 """Memory of one compiler process on torch's headers."""
-PROBE = """
-import importlib.metadata as m, json, platform, sys
-import torch
-print(json.dumps({"torch": torch.__version__, "cuda": (torch.version.cuda or "") if torch.cuda.is_available() else "",
-                  "python": f"cp{sys.version_info[0]}{sys.version_info[1]}"}))
-"""
-CHECK = """
-import json, pathlib, sys
-import torch, horovod, horovod.torch as hvd
-built = json.loads((pathlib.Path(horovod.__file__).parent / "metadata.json").read_text())["pytorch"]
-if built != torch.__version__: sys.exit(f"Horovod was built for torch {built}, installed is {torch.__version__}")
-if not hvd.gloo_built(): sys.exit("Horovod was built without Gloo")
-hvd.init(); hvd.shutdown()
-"""
 
 
-class Target(NamedTuple):
-    """What a wheel is good for, and nothing else."""
-
-    horovod: str
-    torch: str
-    python: str
-    platform: str
-    gpu: str
-    """CUDA version the collectives are built for; empty = CPU (Gloo)."""
-
-    def key(self) -> str:
-        """Folder name: readable parts, and a hash that keeps apart what the parts do not."""
-        digest = hashlib.sha256(json.dumps(self._asdict(), sort_keys=True).encode()).hexdigest()[:12]
-        name = f"horovod-{self.horovod}-torch-{self.torch}-{self.python}-{f'cuda-{self.gpu}' if self.gpu else 'cpu'}"
-        return f"{name}-{digest}".replace("/", "_")
-
-
-def pinned() -> str:
-    """The requirement line with its checksum."""
-    lines = REQUIREMENT.read_text(encoding="ascii").splitlines()
-    return next(line for line in lines if line and not line.startswith("#"))
-
-
-def problems(checkout: Path) -> List[str]:
-    """What is wrong with the Horovod in .venv, by what pip and its build wrote down; empty = the pinned one, for that torch."""
-    wanted, there = pinned().split()[0].split("==")[1], installed(checkout)
-    if there.get("horovod") != {wanted}:
-        return [f"horovod {' and '.join(sorted(there.get('horovod', {'missing'})))}, pinned is {wanted}"]
-    try:
-        built = str(
-            json.loads((site_packages(checkout) / "horovod" / "metadata.json").read_text(encoding="utf-8"))[
-                "pytorch"
-            ]
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"horovod's record of its build is unreadable: {error}"]
-    # torch 2.13.0+cu130 may call itself 2.13.0 in the name of its folder.
-    fits = built.split("+")[0] in {version.split("+")[0] for version in there.get("torch", ())}
-    return [] if fits else [f"horovod was built for torch {built}"]
-
-
-def find_target(checkout: Path) -> Target:
-    """Ask the environment what to build for; a GPU counts if torch sees one and CUDA's compiler is there."""
-    answer = subprocess.run([str(venv_python(checkout)), "-c", PROBE], capture_output=True, text=True)
-    if answer.returncode:
-        raise SetupError(
-            f"torch does not import in .venv; fix: rm -r .venv, then make setup\n{answer.stderr[-2000:]}"
-        )
-    found = json.loads(answer.stdout.splitlines()[-1])
-    gpu = found["cuda"] if found["cuda"] and shutil.which("nvcc") else ""
-    system = f"{platform.system().lower()}-{platform.machine()}-{'-'.join(platform.libc_ver())}"
-    return Target(pinned().split()[0].split("==")[1], found["torch"], found["python"], system, gpu)
-
-
-def kept_wheel(target: Target) -> Path | None:
-    """The wheel of this target, if the cache has it."""
-    return next((cache_folder() / "wheels" / target.key()).glob("horovod-*.whl"), None)
-
-
-def num_jobs() -> int:
-    """Compilers at a time: processors, bounded by memory. DISTRIBUTARY_BUILD_JOBS overrides."""
-    named = os.environ.get("DISTRIBUTARY_BUILD_JOBS")
-    if named:
-        return max(1, int(named))
+def choose_num_jobs() -> int:
+    """Compiler processes at once: $DISTRIBUTARY_BUILD_JOBS, else the CPU cores, limited by memory."""
+    chosen = os.environ.get("DISTRIBUTARY_BUILD_JOBS")
+    if chosen:
+        return max(1, int(chosen))
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return max(1, min(len(os.sched_getaffinity(0)), int(memory_gb / JOB_GB)))
 
 
 def build_folder(target: Target) -> Path:
-    """Where the source is unpacked and compiled; the same at each call, so that a build goes on.
+    """Where the source is unpacked and compiled: the same folder at each call, so that an interrupted build
+    continues.
 
-    Horovod's CMake files take the path for a regular expression: with a + in it (torch 2.13.0+cu130, say) the wheel comes out
-    without its library. So the name has none, and a cache folder with such characters is not built in.
+    Horovod's CMake files use the path as a regular expression. With a + in it (torch 2.13.0+cu130) the wheel
+    would lack its library, so the folder name has none, and a cache folder with such characters is replaced
+    by the temporary folder.
     """
     digest = target.key().rpartition("-")[2]
     if set(str(cache_folder())) & set("+*?()[]{}^$|\\ "):
@@ -124,18 +52,20 @@ def build_folder(target: Target) -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Make the folder for this user alone, or keep the one of an earlier build: the source in it is compiled and run.
+    """Create the folder for this user only, or keep the one of an earlier build. Its source is compiled and
+    run.
 
-    Raises SetupError where a link or somebody else's folder is in its place; one that others could write to is emptied.
+    Raises SetupError if there is a link, or a folder of another user. A folder that others could write to is
+    emptied.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        what = f"it is {stat.filemode(found.st_mode)}, of user {found.st_uid}; fix: remove it"
         raise SetupError(
-            f"{folder} must be a folder of user {os.getuid()}: {what}, or name a cache folder of plain letters"
+            f"{folder} must be a folder of user {os.getuid()}: it is {stat.filemode(found.st_mode)}, of user "
+            f"{found.st_uid}; fix: remove it, or set DISTRIBUTARY_CACHE to a path of plain letters"
         )
     if found.st_mode & 0o022:
         shutil.rmtree(folder)
@@ -143,24 +73,23 @@ def make_private(folder: Path) -> None:
 
 
 def build_environment(target: Target, folder: Path) -> Dict[str, str]:
-    """Variables of the build; the compiler wrapper is written into `folder`."""
+    """Environment variables for the build. Writes the compiler wrapper into `folder`."""
     wrapper = folder / "cxx"
-    wrapper.write_text(
-        f'#!/bin/sh\nexec {os.environ.get("CXX") or "g++"} "$@" -std=c++20\n', encoding="utf-8"
-    )
+    compiler = os.environ.get("CXX") or "g++"
+    wrapper.write_text(f'#!/bin/sh\nexec {compiler} "$@" -std=c++20\n', encoding="utf-8")
     wrapper.chmod(0o755)
     env = {
         **os.environ,
         "CXX": str(wrapper),
-        "MAKEFLAGS": f"-j{num_jobs()}",
-        "CMAKE_POLICY_VERSION_MINIMUM": "3.5",  # CMake 4 refuses what the archive declares
+        "MAKEFLAGS": f"-j{choose_num_jobs()}",
+        "CMAKE_POLICY_VERSION_MINIMUM": "3.5",  # CMake 4 rejects the minimum that the archive declares
         "HOROVOD_WITH_PYTORCH": "1",
         "HOROVOD_WITHOUT_TENSORFLOW": "1",
         "HOROVOD_WITHOUT_MXNET": "1",
         "HOROVOD_WITHOUT_MPI": "1",
         "HOROVOD_WITH_GLOO": "1",
     }
-    for name in ("MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):  # we may run under make ourselves
+    for name in ("MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):  # set if make started us
         env.pop(name, None)
     if target.gpu:
         env["HOROVOD_GPU_OPERATIONS"] = "NCCL"
@@ -170,52 +99,48 @@ def build_environment(target: Target, folder: Path) -> Dict[str, str]:
 
 
 def unpack_source(checkout: Path, folder: Path, *, log: Path) -> Path:
-    """The source tree, from the archive with the pinned checksum; one that is there already is built on."""
-    name = "-".join(pinned().split()[0].split("=="))
+    """Download and unpack the archive with the pinned checksum.
+
+    A source folder that exists is returned as it is.
+    """
+    requirement = read_requirement()
+    name = "-".join(requirement.split()[0].split("=="))
     source = folder / name
     if source.is_dir():
         return source
-    requirement = folder / "horovod.txt"
-    requirement.write_text(pinned() + "\n", encoding="ascii")
-    pip = [
-        str(venv_python(checkout)),
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-binary",
-        "horovod",
-    ]
-    run(
-        [*pip, "--require-hashes", "--requirement", str(requirement), "--dest", str(folder)],
-        doing="fetching Horovod's source",
-        log=log,
-    )
-    fresh = folder / "unpacking"
-    shutil.rmtree(fresh, ignore_errors=True)
+    requirement_file = folder / "horovod.txt"
+    requirement_file.write_text(requirement + "\n", encoding="ascii")
+    command = [str(venv_python(checkout)), "-m", "pip", "download", "--no-deps", "--no-build-isolation"]
+    command += ["--no-binary", "horovod", "--require-hashes", "--requirement", str(requirement_file)]
+    run_command([*command, "--dest", str(folder)], doing="downloading Horovod's source", log=log)
+    unpacked = folder / "unpacking"
+    shutil.rmtree(unpacked, ignore_errors=True)
     with tarfile.open(folder / f"{name}.tar.gz") as archive:
-        # Its checksum is pinned, so its members are known; the filter came with 3.11.4.
+        # The checksum is pinned, so the members are known. Python has the filter since 3.11.4.
         if hasattr(tarfile, "data_filter"):
             archive.extraction_filter = tarfile.data_filter
-        archive.extractall(fresh)  # noqa: S202
-    (fresh / name).rename(source)
+        archive.extractall(unpacked)  # noqa: S202
+    (unpacked / name).rename(source)
     return source
 
 
 def build_wheel(checkout: Path, target: Target, *, log: Path) -> Path:
-    """Build the wheel and keep it; another set-up of the same user waits and takes it."""
+    """Build the wheel and keep it in the cache.
+
+    A second set-up of the same user waits for the first and uses its wheel.
+    """
     with lock(target.key()):
-        kept = kept_wheel(target)
+        kept = find_kept_wheel(target)
         if kept:
             return kept
         folder = build_folder(target)
         make_private(folder)
-        fresh = folder / "dist"
-        shutil.rmtree(fresh, ignore_errors=True)
+        built = folder / "dist"
+        shutil.rmtree(built, ignore_errors=True)
         source = unpack_source(checkout, folder, log=log)
-        # -v: pip passes make's "[ 45%]" on to the log, which the heartbeat shows. No cache: pip's own knows nothing of torch.
-        pip = [
+        # -v writes make's "[ 45%]" to the log, where the progress line finds it. pip's own cache ignores the
+        # torch version.
+        command = [
             str(venv_python(checkout)),
             "-m",
             "pip",
@@ -223,45 +148,47 @@ def build_wheel(checkout: Path, target: Target, *, log: Path) -> Path:
             "wheel",
             "--no-cache-dir",
             "--no-build-isolation",
-            "--no-deps",
         ]
-        env = build_environment(target, folder)
+        command += ["--no-deps", "--wheel-dir", str(built), str(source)]
         try:
-            run([*pip, "--wheel-dir", str(fresh), str(source)], doing="building Horovod", log=log, env=env)
+            run_command(command, doing="building Horovod", log=log, env=build_environment(target, folder))
         except SetupError:
-            shutil.rmtree(source, ignore_errors=True)  # what failed is not built upon; what was cut off is
+            # Only an interrupted build continues in its source; a failed one starts again.
+            shutil.rmtree(source, ignore_errors=True)
             raise
-        refuse_incomplete(fresh)
-        (fresh / "target.json").write_text(json.dumps(target._asdict(), indent=2) + "\n", encoding="utf-8")
-        place = cache_folder() / "wheels" / target.key()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
-        complete = place.with_name(f"{place.name}.part")
-        shutil.rmtree(complete, ignore_errors=True)
-        shutil.move(str(fresh), str(complete))
-        complete.rename(place)  # all of it or nothing
+        require_library(built)
+        (built / "target.json").write_text(json.dumps(target._asdict(), indent=2) + "\n", encoding="utf-8")
+        kept = _keep(built, target)
         shutil.rmtree(folder)
-        return next(place.glob("horovod-*.whl"))
+        return kept
 
 
-def refuse_incomplete(folder: Path) -> None:
-    """A build that ends well may still lack the library: such a wheel is not kept. Raises SetupError."""
+def require_library(folder: Path) -> None:
+    """Raise SetupError if the wheel in `folder` lacks Horovod's library.
+
+    Such a build also ends with status 0.
+    """
     wheel = next(folder.glob("horovod-*.whl"), None)
     names = zipfile.ZipFile(wheel).namelist() if wheel else []
     if not any(name.startswith("horovod/torch/mpi_lib_v2") for name in names):
         raise SetupError(
-            f"Horovod's build in {folder.parent} gave a wheel without horovod/torch/mpi_lib_v2; it is not kept"
+            f"the build of Horovod in {folder.parent} gave a wheel without horovod/torch/mpi_lib_v2; "
+            "it is not kept"
         )
 
 
-def wheel(checkout: Path, *, log: Path) -> Path:
-    """The wheel for this environment; where the GPU build fails, one that reduces on the CPU, and a line that says so."""
+def find_or_build_wheel(checkout: Path, *, log: Path) -> Path:
+    """The wheel for this environment.
+
+    If the GPU build fails, print a warning and build for the CPU instead.
+    """
     target = find_target(checkout)
-    kept = kept_wheel(target)
+    kept = find_kept_wheel(target)
     if kept:
         return kept
     say(
-        f"no wheel for torch {target.torch}, {target.python} in the cache: building, about 3 minutes on 2 idle cores"
+        f"no wheel for torch {target.torch}, {target.python} in the cache: building, about 3 minutes on "
+        "2 idle cores"
     )
     try:
         return build_wheel(checkout, target, log=log)
@@ -269,14 +196,19 @@ def wheel(checkout: Path, *, log: Path) -> Path:
         if not target.gpu:
             raise
         say(
-            f"warning: Horovod with NCCL does not build; gradients are averaged on the CPU instead (Gloo)\n{error}"
+            "warning: Horovod with NCCL cannot be built; gradients are averaged on the CPU instead (Gloo)\n"
+            f"{error}"
         )
         return build_wheel(checkout, target._replace(gpu=""), log=log)
 
 
-def check(checkout: Path, wheel: Path, *, log: Path) -> None:
-    """Import what was installed, compare its torch with ours and start a world of one. Raises SetupError."""
-    try:
-        run([str(venv_python(checkout)), "-c", CHECK], doing="checking Horovod", log=log)
-    except SetupError as error:
-        raise SetupError(f"{error}\n  fix: rm -r {wheel.parent}, then make setup") from error
+def _keep(built: Path, target: Target) -> Path:
+    """Move the folder with the wheel into the cache in one rename, so that it is complete or absent."""
+    place = wheel_folder(target)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    part = place.with_name(f"{place.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.move(str(built), str(part))
+    part.rename(place)
+    return next(place.glob("horovod-*.whl"))

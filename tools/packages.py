@@ -1,17 +1,18 @@
-"""The virtual environment: made with venv, filled by uv (by pip where uv cannot be had) from constraints.txt."""
+"""The virtual environment: created with venv, then filled from constraints.txt by uv, or by pip if uv is not
+available."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Optional
 
-from tools.cache import cache_folder, lock
-from tools.progress import SetupError, run, say
+from pipelines.machine import cache_folder, find_pin_problems, list_packages, read_pins
+from tools.lock import lock
+from tools.progress import SetupError, run_command, say
 
 UV = "uv==0.13.8"
 
@@ -22,7 +23,8 @@ def venv_python(checkout: Path) -> Path:
 
 
 def venv_version(checkout: Path) -> str:
-    """3.11.7, as the environment's own file says; empty where there is no environment or its Python is gone."""
+    """Python version of .venv, for example 3.11.7, read from pyvenv.cfg; empty if .venv or its Python is
+    missing."""
     if not venv_python(checkout).exists():
         return ""
     try:
@@ -33,147 +35,99 @@ def venv_version(checkout: Path) -> str:
     return values.get("version", "")
 
 
-def canonical(name: str) -> str:
-    """One spelling for typing_extensions, Typing-Extensions and typing.extensions (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def site_packages(checkout: Path) -> Path:
-    """The folder of the environment's packages."""
-    return (
-        checkout
-        / ".venv"
-        / "lib"
-        / f"python{'.'.join(venv_version(checkout).split('.')[:2])}"
-        / "site-packages"
-    )
+    """The folder with the environment's packages."""
+    python = f"python{'.'.join(venv_version(checkout).split('.')[:2])}"
+    return checkout / ".venv" / "lib" / python / "site-packages"
 
 
-def installed(checkout: Path) -> Dict[str, Set[str]]:
-    """Package -> versions in .venv, by the names of its *.dist-info folders; nothing is opened."""
-    found: Dict[str, Set[str]] = {}
-    for folder in site_packages(checkout).glob("*.dist-info"):
-        name, _, version = folder.name[: -len(".dist-info")].rpartition("-")
-        found.setdefault(canonical(name), set()).add(version)
-    return found
+def find_package_problems(checkout: Path) -> List[str]:
+    """One line for each package of .venv that differs from constraints.txt, or if distributary is not
+    installed."""
+    installed = list_packages(site_packages(checkout))
+    problems = list(find_pin_problems(installed, read_pins(checkout / "constraints.txt")).values())
+    return problems + ([] if "distributary" in installed else ["distributary missing"])
 
 
-def pins(checkout: Path) -> Dict[str, Set[str]]:
-    """Package -> versions that constraints.txt allows; "" among them: a marker may leave the package out."""
-    allowed: Dict[str, Set[str]] = {}
-    for line in (checkout / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        requirement, _, marker = line.partition("#")[0].partition(";")
-        name, pinned, version = requirement.partition("==")
-        if pinned:
-            versions = allowed.setdefault(canonical(name.partition("[")[0].strip()), set())
-            versions.update([version.split()[0], ""] if marker else [version.split()[0]])
-    return allowed
+def make_venv(checkout: Path, python: dict, *, keep: bool, log: Path) -> None:
+    """Create .venv, or complete one whose creation was interrupted.
 
-
-def problems(checkout: Path) -> List[str]:
-    """What .venv differs in from constraints.txt, and whether distributary is in it: one line each, empty = all as pinned."""
-    there, lines = installed(checkout), []
-    for name, allowed in pins(checkout).items():
-        versions = there.get(name, {""})
-        # 2.13.0+cu130 is the 2.13.0 of another index. Two versions of one package: an installation that was cut off.
-        if (
-            len(versions) > 1
-            or not (versions | {version.partition("+")[0] for version in versions}) & allowed
-        ):
-            found = " and ".join(sorted(versions)) or "missing"
-            lines.append(f"{name} {found}, pinned is {' or '.join(sorted(allowed - {''}))}")
-    return lines + ([] if "distributary" in there else ["distributary missing"])
-
-
-def make_venv(checkout: Path, python: dict, *, whole: bool, log: Path) -> None:
-    """Make the environment, or complete one that was cut off; from the start if its Python or its place is another one.
-
-    `whole`: the environment was made in this place and is to be kept.
+    With `keep`, a .venv with the same Python version stays; else it is cleared first (it was made for another
+    folder).
     """
     version = ".".join(map(str, python["version"]))
     command = [python["executable"], "-m", "venv", str(checkout / ".venv")]
-    if (checkout / ".venv").exists() and not (whole and venv_version(checkout) == version):
-        say(f"making .venv anew: Python {version}, in {checkout}")
+    if (checkout / ".venv").exists() and not (keep and venv_version(checkout) == version):
+        say(f"creating .venv again: Python {version}, in {checkout}")
         command.insert(3, "--clear")
-    run(command, doing="making .venv", log=log)
+    run_command(command, doing="creating .venv", log=log)
 
 
 def find_uv(*, log: Path) -> Optional[str]:
-    """uv from PATH, else from the cache folder, else installed there; None where it cannot be had (pip does the work then)."""
+    """uv from PATH, else from the cache folder, else installed there.
+
+    None if it cannot be installed: pip is used then.
+    """
     on_path = shutil.which("uv")
-    if on_path and starts(Path(on_path)):
+    if on_path and can_start(Path(on_path)):
         return on_path
     folder = cache_folder() / "uv" / f"{UV.replace('==', '-')}-py{sys.version_info[0]}.{sys.version_info[1]}"
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", UV]
     with lock("uv"):
-        if starts(folder / "bin" / "uv"):
+        if can_start(folder / "bin" / "uv"):
             return str(folder / "bin" / "uv")
         try:
-            run(
-                [sys.executable, "-m", "venv", "--clear", str(folder)], doing="making a place for uv", log=log
-            )
-            run(
-                [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", UV],
-                doing="installing uv",
-                log=log,
-            )
+            create = [sys.executable, "-m", "venv", "--clear", str(folder)]
+            run_command(create, doing="creating an environment for uv", log=log)
+            run_command(pip, doing="installing uv", log=log)
         except SetupError as error:
-            say("uv cannot be had, pip does the work (slower): " + str(error).splitlines()[-1].strip())
+            say("uv is not available, using pip (slower): " + str(error).splitlines()[-1].strip())
             return None
     return str(folder / "bin" / "uv")
 
 
-def starts(program: Path) -> bool:
-    """The program is there and starts."""
-    return (
-        program.exists() and subprocess.run([str(program), "--version"], capture_output=True).returncode == 0
-    )
+def can_start(program: Path) -> bool:
+    """True if the program exists and `--version` exits with status 0."""
+    if not program.exists():
+        return False
+    return subprocess.run([str(program), "--version"], capture_output=True).returncode == 0
 
 
 def uv_environment() -> Dict[str, str]:
-    """pip's index and certificates are uv's too, where uv was given none of its own."""
+    """Variables for uv: pip's index and certificates also apply to uv, unless uv has its own."""
     env = {**os.environ, "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
-    same = {
+    pip_variables = {
         "UV_DEFAULT_INDEX": "PIP_INDEX_URL",
         "UV_INDEX": "PIP_EXTRA_INDEX_URL",
         "SSL_CERT_FILE": "PIP_CERT",
     }
-    for ours, theirs in same.items():
-        if theirs in os.environ:
-            env.setdefault(ours, os.environ[theirs])
+    for for_uv, for_pip in pip_variables.items():
+        if for_pip in os.environ:
+            env.setdefault(for_uv, os.environ[for_pip])
     return env
 
 
 def install(checkout: Path, arguments: List[str], *, doing: str, uv: Optional[str], log: Path) -> None:
-    """pip install, by uv if there is one; what uv cannot fetch pip tries, which knows pip.conf."""
+    """Run `pip install` with uv. If uv is missing or fails, run pip itself, which also reads pip.conf."""
     python = str(venv_python(checkout))
     if uv:
+        command = [uv, "pip", "install", "--python", python, *arguments]
         try:
-            run(
-                [uv, "pip", "install", "--python", python, *arguments],
-                doing=doing,
-                log=log,
-                env=uv_environment(),
-                cwd=checkout,
-            )
+            run_command(command, doing=doing, log=log, env=uv_environment(), cwd=checkout)
             return
         except SetupError as error:
-            say(f"{doing}: uv failed, trying pip; uv said:\n{error}")
-    run([python, "-m", "pip", "install", *arguments], doing=doing, log=log, cwd=checkout)
+            say(f"{doing}: uv failed, trying pip; uv printed:\n{error}")
+    run_command([python, "-m", "pip", "install", *arguments], doing=doing, log=log, cwd=checkout)
 
 
 def install_pinned(checkout: Path, *, uv: Optional[str], log: Path) -> None:
-    """Every package of constraints.txt, as listed: nothing is resolved."""
-    install(
-        checkout,
-        ["--no-deps", "--requirement", "constraints.txt"],
-        doing="installing packages",
-        uv=uv,
-        log=log,
-    )
+    """Install every package of constraints.txt as listed; dependencies are not resolved."""
+    arguments = ["--no-deps", "--requirement", "constraints.txt"]
+    install(checkout, arguments, doing="installing packages", uv=uv, log=log)
 
 
 def install_project(checkout: Path, *, uv: Optional[str], log: Path) -> None:
-    """The checkout itself, editable: one .pth line, so that new files need no new set-up."""
+    """Install the checkout in editable mode, by one .pth line, so new files need no new set-up."""
     flag = "--config-setting" if uv else "--config-settings"
     options = ["--no-deps", "--no-build-isolation", flag, "editable_mode=compat", "--editable", "."]
     install(checkout, options, doing="installing distributary", uv=uv, log=log)

@@ -1,4 +1,4 @@
-"""Long commands with their output in a log and a sign of life on the screen; errors that carry the remedy."""
+"""Run long commands: output goes to a log, progress to the screen, and an error says how to fix it."""
 
 from __future__ import annotations
 
@@ -14,73 +14,76 @@ from typing import List, Mapping, Optional, Sequence
 HEARTBEAT_SECONDS = 5.0
 TAIL_LINES = 25
 
-# What the last lines of a log say, and what to do about it. The first match counts.
+NO_INDEX = (
+    "the package index cannot be reached: check the network, the proxy variables and pip's configuration"
+)
+
+# Pattern in the last lines of a log -> what to do. The first match counts.
 REMEDIES = (
     (r"No space left on device", "free some disk space: the set-up needs about 10 GB"),
     (
         r"Killed signal terminated program|fatal error: Killed",
-        "the compiler ran out of memory: DISTRIBUTARY_BUILD_JOBS=1",
+        "the compiler ran out of memory: set DISTRIBUTARY_BUILD_JOBS=1",
     ),
     (
         r"THESE PACKAGES DO NOT MATCH THE HASHES|does not match the expected sha256",
-        "a file differs from its checksum: report it, do not override it",
+        "a file differs from its checksum: report it, do not change the checksum",
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED|UnknownIssuer|invalid peer certificate|PKIX path building failed",
-        "a proxy rewrites TLS: export SSL_CERT_FILE and PIP_CERT with its certificate bundle",
+        "a proxy replaces TLS certificates: set SSL_CERT_FILE and PIP_CERT to its certificate bundle",
     ),
-    (
-        r"name resolution|Could not fetch URL|Failed to fetch|Connection refused|Network is unreachable|dns error|download fail",
-        "no way to the package index: check the network, proxy variables and pip's configuration",
-    ),
+    (r"name resolution|dns error|Network is unreachable|Connection refused", NO_INDEX),
+    (r"Could not fetch URL|Failed to fetch|download fail", NO_INDEX),
 )
 
 
 class SetupError(Exception):
-    """The set-up cannot go on; the message says what failed and what to do."""
+    """The set-up cannot continue. The message says what failed and how to fix it."""
 
 
-_spoken = time.monotonic()
+_printed_at = time.monotonic()
 lock_descriptors: List[int] = []
-"""Of the locks that are held. Every command inherits them: where we are killed, a lock lives as long as what we left running."""
+"""File descriptors of the locks held. Every command inherits them, so that a lock outlives this process if
+the command does."""
 
 
 def say(text: str) -> None:
-    """One line on the screen, at once."""
-    global _spoken
+    """Print one line and flush."""
+    global _printed_at
     print(f"  {text}", flush=True)
-    _spoken = time.monotonic()
+    _printed_at = time.monotonic()
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """0:01:20 for 80 seconds."""
     whole = int(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def percent_done(log_text: str) -> Optional[str]:
-    """The last '[ 45%]' that make wrote, as '45 %'."""
+def parse_percent(log_text: str) -> Optional[str]:
+    """The last progress mark of make, '[ 45%]', as '45 %'; None if there is none."""
     found = re.findall(r"\[ *(\d+)%\]", log_text)
     return f"{found[-1]} %" if found else None
 
 
-def remedy(log_text: str) -> str:
-    """What to do about a failure, told from its log; empty where nothing is known."""
+def find_remedy(log_text: str) -> str:
+    """How to fix a failure, by REMEDIES; empty if no pattern matches."""
     for pattern, advice in REMEDIES:
         if re.search(pattern, log_text):
             return advice
     return ""
 
 
-def tail(log: Path, num_bytes: int = 64 << 10) -> str:
-    """The end of a log; bytes that are no UTF-8 are shown as replacement characters."""
+def read_tail(log: Path, num_bytes: int = 64 << 10) -> str:
+    """The end of a log; invalid UTF-8 becomes replacement characters."""
     with log.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - num_bytes))
         return stream.read().decode("utf-8", "replace")
 
 
-def run(
+def run_command(
     command: Sequence[str],
     *,
     doing: str,
@@ -88,9 +91,10 @@ def run(
     env: Optional[Mapping[str, str]] = None,
     cwd: Optional[Path] = None,
 ) -> None:
-    """Run a command to its end with output in `log`; say 'doing 0:00:16 (45 %)' every few seconds.
+    """Run a command and wait for it. Output goes to `log`; a line like 'building 0:00:16 (45 %)' is printed
+    every few seconds.
 
-    Raises SetupError with the end of the log and the remedy where one is known.
+    Raises SetupError with the end of the log, and with a remedy if one is known.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
@@ -107,50 +111,51 @@ def run(
         try:
             _watch(process, doing, log)
         except BaseException:
-            _end(process)
+            _terminate(process)
             raise
     if process.returncode:
-        raise SetupError(failure(doing, process.returncode, log))
+        raise SetupError(describe_failure(doing, process.returncode, log))
 
 
-def heed_signals() -> None:
-    """From now on SIGTERM and SIGHUP raise KeyboardInterrupt(signal), so that they end the running command too."""
+def handle_signals() -> None:
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt(signal), so that they also end the running command."""
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's choice stands
+        if signal.getsignal(number) != signal.SIG_IGN:  # keep what nohup set
             signal.signal(number, end)
 
 
-def failure(doing: str, status: int, log: Path) -> str:
-    """What a failed command leaves on the screen: end of the log, where the log is, what to do."""
-    text = tail(log)
+def describe_failure(doing: str, status: int, log: Path) -> str:
+    """Message for a failed command: the end of its log, the path of the log, the remedy."""
+    text = read_tail(log)
     last = "\n".join(f"    {line}" for line in text.splitlines()[-TAIL_LINES:])
-    advice = remedy(text)
-    return f"{doing}: failed with status {status}\n{last}\n  whole log: {log}" + (
+    advice = find_remedy(text)
+    return f"{doing}: failed with status {status}\n{last}\n  full log: {log}" + (
         f"\n  fix: {advice}" if advice else ""
     )
 
 
 def _watch(process: subprocess.Popen[bytes], doing: str, log: Path) -> None:
-    begun = time.monotonic()
+    started_at = time.monotonic()
     while True:
         try:
             process.wait(timeout=0.2)
             return
         except subprocess.TimeoutExpired:
             now = time.monotonic()
-        # Since the last line of any kind: several short commands in a row are a silence too.
-        if now - _spoken >= HEARTBEAT_SECONDS:
-            done = percent_done(tail(log))
-            say(f"{doing} {clock(now - begun)}" + (f" ({done})" if done else ""))
+        # Measured from the last line of any command, so that several short commands in a row also show
+        # progress.
+        if now - _printed_at >= HEARTBEAT_SECONDS:
+            done = parse_percent(read_tail(log))
+            say(f"{doing} {format_clock(now - started_at)}" + (f" ({done})" if done else ""))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the command and what it started: it has a session of its own, so ^C does not reach it."""
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """End the command and its children. It runs in its own session, so ^C does not reach it."""
     try:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=10)
@@ -162,7 +167,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def ask(question: str) -> bool:
-    """Yes or no from a terminal; no where there is none."""
+    """Ask yes or no on the terminal; False if there is no terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     return input(f"  {question} [y/N] ").strip().lower() in ("y", "yes")

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Set up the checkout: system check, environment, pinned packages, Horovod, Delta's jars. `make setup` calls it.
+"""Set up the checkout: system check, environment, pinned packages, Delta's jars, Horovod. `make setup` runs
+it.
 
-Runs on the standard library alone. Every part is a no-op where its work is done, so a set-up that was cut off goes on where it
-stopped, and one with nothing to do ends in a fraction of a second. Writes to .venv and to the cache folder, nowhere else.
+Needs only the standard library. Each part does nothing if its work is done: an interrupted set-up continues
+where it stopped, and one with nothing to do ends in a fraction of a second. Writes only to .venv and to the
+cache folder.
 """
 
 from __future__ import annotations
@@ -24,34 +26,35 @@ sys.path[:] = [str(CHECKOUT)] + [
     path for path in sys.path if Path(path or ".").absolute() != CHECKOUT / "tools"
 ]
 
-from pipelines.machine import find_java  # noqa: E402
-from tools import horovod_wheel, jars, packages, system  # noqa: E402
-from tools.cache import cache_folder, lock, sha256  # noqa: E402
-from tools.progress import SetupError, heed_signals, say  # noqa: E402
+from pipelines import machine  # noqa: E402
+from tools import horovod_target, horovod_wheel, jars, packages, system, system_install  # noqa: E402
+from tools.lock import lock  # noqa: E402
+from tools.progress import SetupError, handle_signals, say  # noqa: E402
 
 INPUTS = ("constraints.txt", "setup.cfg", "pyproject.toml", "tools/horovod.txt")
 
 
 def stamp_path(checkout: Path) -> Path:
-    """What the last complete set-up did; inside .venv, so that it goes with it."""
+    """Record of the last complete set-up; inside .venv, so that it is deleted with it."""
     return checkout / ".venv" / "distributary-setup.json"
 
 
 def stamp_key(checkout: Path) -> str:
-    """Hash of all a set-up depends on: pinned files, the environment's Python, place (scripts name it), platform, cache."""
-    parts: Dict[str, str] = {name: sha256(checkout / name) for name in INPUTS}
+    """Hash of all inputs: pinned files, .venv's Python, checkout path (scripts contain it), platform, cache
+    folder."""
+    parts: Dict[str, str] = {name: machine.file_sha256(checkout / name) for name in INPUTS}
     parts.update(
         python=packages.venv_version(checkout),
         named_python=os.environ.get("PYTHON", ""),
         checkout=str(checkout),
         platform=platform.machine(),
-        cache=str(cache_folder()),
+        cache=str(machine.cache_folder()),
     )
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_stamp(checkout: Path) -> Dict[str, str]:
-    """The stamp; empty where there is none or it cannot be read."""
+    """The stamp; empty if it is missing or cannot be read."""
     try:
         return dict(json.loads(stamp_path(checkout).read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -59,135 +62,143 @@ def read_stamp(checkout: Path) -> Dict[str, str]:
 
 
 def write_stamp(checkout: Path) -> None:
-    """Record that the set-up is complete, in one move."""
-    fresh = stamp_path(checkout).with_suffix(".part")
-    fresh.write_text(
-        json.dumps({"key": stamp_key(checkout), "checkout": str(checkout)}, indent=2) + "\n", encoding="utf-8"
-    )
-    fresh.replace(stamp_path(checkout))
+    """Record that the set-up is complete. The file is replaced in one step."""
+    part = stamp_path(checkout).with_suffix(".part")
+    stamp = {"key": stamp_key(checkout), "checkout": str(checkout)}
+    part.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
+    part.replace(stamp_path(checkout))
 
 
 def is_current(checkout: Path) -> bool:
-    """Nothing changed since the last complete set-up, and what it made is still there."""
+    """True if no input changed since the last complete set-up and its results are still there."""
     if read_stamp(checkout).get("key") != stamp_key(checkout) or not packages.venv_version(checkout):
         return False
-    return not faults(checkout)
+    return not find_problems(checkout)
 
 
-def faults(checkout: Path) -> List[str]:
-    """What is not as a set-up leaves it, one line each. Lists folders and reads four jars: milliseconds."""
-    broken_jars = jars.problems(jars.jars_folder(), jars.table(checkout))
-    return packages.problems(checkout) + horovod_wheel.problems(checkout) + broken_jars
+def find_problems(checkout: Path) -> List[str]:
+    """One line for each result of a set-up that is missing or wrong.
+
+    Lists folders and reads four jars: milliseconds.
+    """
+    return [
+        *packages.find_package_problems(checkout),
+        *horovod_target.find_horovod_problems(checkout),
+        *machine.find_jar_problems(machine.jars_folder(), machine.DELTA_JARS),
+    ]
 
 
 def check_system(*, may_install: bool) -> dict:
-    """The Python to use. Raises SetupError that names all that is missing."""
-    log = cache_folder() / "logs" / "system.log"
-    chosen, parts = system.check_all(checkout=CHECKOUT, cache=cache_folder())
+    """The Python to use. Raises SetupError that names all missing parts."""
+    log = machine.cache_folder() / "logs" / "system.log"
+    chosen, parts = system.check_all(checkout=CHECKOUT, cache=machine.cache_folder())
     missing = [part for part in parts if part.problem]
     if missing:
         if may_install:
-            system.install(missing, log=log)
-        elif not system.offer_install(missing, log=log):
-            raise SetupError(system.report(missing, system.os_release()))
-        chosen, parts = system.check_all(checkout=CHECKOUT, cache=cache_folder())
+            system_install.install_parts(missing, log=log)
+        elif not system_install.offer_install(missing, log=log):
+            raise SetupError(system_install.describe_missing(missing, system.read_os_release()))
+        chosen, parts = system.check_all(checkout=CHECKOUT, cache=machine.cache_folder())
         missing = [part for part in parts if part.problem]
         if missing:
-            raise SetupError("installed, and still:\n" + system.report(missing, system.os_release()))
-    say(
-        "system     "
-        + ", ".join(f"{part.name} {part.found}" for part in parts if part.name not in ("make", "disk"))
-    )
+            problems = system_install.describe_missing(missing, system.read_os_release())
+            raise SetupError(f"the installation succeeded, but parts are still missing:\n{problems}")
+    found = (f"{part.name} {part.found}" for part in parts if part.name not in ("make", "disk"))
+    say("system     " + ", ".join(found))
     return chosen
 
 
 def set_up(checkout: Path) -> None:
-    """All steps, each with its time."""
+    """Run all steps and print the time of each."""
     python = check_system(may_install=False)
-    logs = cache_folder() / "logs"
-    whole = read_stamp(checkout).get("checkout", str(checkout)) == str(checkout)
+    logs = machine.cache_folder() / "logs"
+    same_place = read_stamp(checkout).get("checkout", str(checkout)) == str(checkout)
     uv: List[Optional[str]] = []
 
-    def environment() -> str:
-        packages.make_venv(checkout, python, whole=whole, log=logs / "venv.log")
+    def install_packages() -> str:
+        packages.make_venv(checkout, python, keep=same_place, log=logs / "venv.log")
         uv.append(packages.find_uv(log=logs / "uv.log"))
         packages.install_pinned(checkout, uv=uv[0], log=logs / "packages.log")
         packages.install_project(checkout, uv=uv[0], log=logs / "project.log")
-        num_pinned = sum(
-            "==" in line for line in (checkout / "constraints.txt").read_text(encoding="utf-8").splitlines()
-        )
+        num_pinned = len(machine.read_pins(checkout / "constraints.txt"))
         return f"{num_pinned} pinned packages in .venv, by {'uv' if uv[0] else 'pip'}"
 
-    def delta() -> str:
-        jars.fetch(checkout, log=logs / "jars.log")
-        return f"{len(jars.table(checkout))} jars verified in {jars.jars_folder()}"
+    def install_jars() -> str:
+        jars.fetch_jars(checkout, log=logs / "jars.log")
+        return f"{len(machine.DELTA_JARS)} jars verified in {machine.jars_folder()}"
 
-    def horovod() -> str:
-        wheel = horovod_wheel.wheel(checkout, log=logs / "horovod.log")
-        # --force-reinstall: the same version may be there, built for another torch.
+    def install_horovod() -> str:
+        wheel = horovod_wheel.find_or_build_wheel(checkout, log=logs / "horovod.log")
+        # --force-reinstall: the same version may be installed, but built for another torch.
         arguments = ["--no-deps", "--force-reinstall", str(wheel)]
-        packages.install(
-            checkout, arguments, doing="installing Horovod", uv=uv[0], log=logs / "horovod-install.log"
-        )
-        horovod_wheel.check(checkout, wheel, log=logs / "horovod-check.log")
+        log = logs / "horovod-install.log"
+        packages.install(checkout, arguments, doing="installing Horovod", uv=uv[0], log=log)
+        horovod_target.check_horovod(checkout, wheel, log=logs / "horovod-check.log")
         return wheel.parent.name
 
-    timed("packages", environment)
-    timed("jars", delta)  # before Horovod: a network that is missing shows after 4 s, not after 3 minutes
-    timed("Horovod", horovod)
-    left = faults(checkout)
-    if left:
-        raise SetupError("done, and still: " + "; ".join(left) + "\n  fix: rm -r .venv, then make setup")
+    run_step("packages", install_packages)
+    run_step("jars", install_jars)  # before Horovod: a missing network shows after 4 s, not after 3 minutes
+    run_step("Horovod", install_horovod)
+    problems = find_problems(checkout)
+    if problems:
+        raise SetupError(
+            "all steps ran, but: " + "; ".join(problems) + "\n  fix: rm -r .venv, then make setup"
+        )
     write_stamp(checkout)
 
 
 def set_up_alone(checkout: Path) -> str:
-    """Set up while no other set-up works in this checkout; "current" where one that we waited for did it all."""
+    """Set up while holding the checkout's lock.
+
+    "current" if another set-up, for which this one waited, did all the work.
+    """
     with lock(f"checkout-{hashlib.sha256(str(checkout).encode()).hexdigest()[:12]}"):
         if is_current(checkout):
             return "current"
         print(
-            "Distributary set-up: the first takes about 5 minutes, mostly for Horovod; interrupt it as you like",
+            "Distributary set-up: the first one takes about 5 minutes, mostly for Horovod; "
+            "you can interrupt it at any time",
             flush=True,
         )
         if read_stamp(checkout).get("key") == stamp_key(checkout):
-            say("mending   " + "; ".join(faults(checkout)[:3]))
+            say("repairing  " + "; ".join(find_problems(checkout)[:3]))
         set_up(checkout)
         return "complete"
 
 
-def timed(name: str, step: Callable[[], str]) -> None:
-    """Run one step, then say what it made and how long it took."""
-    begun = time.monotonic()
-    made = step()
-    say(f"{name:10} {made} ({time.monotonic() - begun:.1f} s)")
+def run_step(name: str, step: Callable[[], str]) -> None:
+    """Run one step, then print its result and its time."""
+    started_at = time.monotonic()
+    result = step()
+    say(f"{name:10} {result} ({time.monotonic() - started_at:.1f} s)")
 
 
 def main(arguments: List[str]) -> int:
-    """Exit status: 0 done, 1 cannot go on (said why), 128 and the signal's number: interrupted."""
+    """Exit status: 0 = done, 1 = cannot continue (the reason was printed), 128 + signal number =
+    interrupted."""
     parser = argparse.ArgumentParser(description="Set up this checkout of Distributary.")
     parser.add_argument(
-        "--system", action="store_true", help="only check the machine, and install what it lacks (root)"
+        "--system", action="store_true", help="only check the machine and install the missing parts (as root)"
     )
     options = parser.parse_args(arguments)
-    begun = time.monotonic()
-    heed_signals()
+    started_at = time.monotonic()
+    handle_signals()
     try:
         if options.system:
             check_system(may_install=True)
             return 0
         done = "current" if is_current(CHECKOUT) else set_up_alone(CHECKOUT)
-        java = find_java()
+        java = machine.find_java()
         if java.problem:
             raise SetupError(f"{java.problem}; Spark needs 17 or 21; run: make system")
-        say(f"set-up is {done} ({time.monotonic() - begun:.1f} s)")
+        say(f"set-up is {done} ({time.monotonic() - started_at:.1f} s)")
         return 0
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        with suppress(OSError):  # after SIGHUP the terminal is gone
-            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        with suppress(OSError):  # after SIGHUP there is no terminal
+            print("\ninterrupted; run the same command again to continue", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 

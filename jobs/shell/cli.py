@@ -1,6 +1,13 @@
 """Spark pipelines that turn text into fine-tuned, registered, scored language models.
 
-raw files -> documents -> sequences -> MLflow run -> model version -> predictions.
+\b
+Stages and what they write:
+  raw files -> documents -> sequences -> MLflow run -> model version -> predictions
+           corpus       dataset      finetune      registry         scoring
+
+\b
+Start with:      distributary run --recipe customer_service
+Every command:   distributary COMMAND --help
 """
 
 import os
@@ -8,79 +15,113 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 from jobs.shell.doctor import doctor as examine
-from jobs.shell.loading import loading
+from jobs.shell.loading import show_loading
 
 if TYPE_CHECKING:
     import typer
 
 
 def app() -> None:
-    """The console command. The doctor runs on Python alone: what it looks for may be why the rest does not load."""
+    """The console command. The doctor needs only Python: it looks for what keeps the rest from loading."""
     if sys.argv[1:] in (["doctor"], ["doctor", "--json"]):
         sys.exit(examine("--json" in sys.argv))
     try:
-        with loading("torch, transformers, MLflow and Spark"):
-            full = commands()
+        with show_loading("the command line"):
+            program = build_program()
     except Exception as error:  # a broken library may raise anything
         if os.environ.get("DISTRIBUTARY_DEBUG"):
             raise
-        sys.exit(
-            f"error {type(error).__name__}: {error}\nrun: distributary doctor\n(DISTRIBUTARY_DEBUG=1 shows the traceback)"
-        )
-    full()
+        hint = "run: distributary doctor\n(DISTRIBUTARY_DEBUG=1 shows the traceback)"
+        sys.exit(f"error {type(error).__name__}: {error}\n{hint}")
+    program()
 
 
-def commands() -> "typer.Typer":
-    """Every command; loads what the stages need."""
+def build_program() -> "typer.Typer":
+    """All commands. Only a stage with work to do loads Spark, torch or MLflow; help appears at once."""
     import typer
 
     from jobs.run import STAGES, run
-    from jobs.shell import settings as configuration
-    from jobs.shell.command import Env, File, Overrides, Recipe, command, console, faults
-    from pipelines.registry.store import connect
-    from pipelines.registry.versions import register as models
+    from jobs.shell.command import build_command
 
-    full = typer.Typer(
+    program = typer.Typer(
         help=__doc__,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    full.command("run")(run)
+    program.command("run")(run)
     for name, stage in STAGES.items():
-        full.command(name)(command(name, stage.Config, stage.main, stage.plan))
+        program.command(name)(build_command(name, stage.Config, stage.main, stage.plan))
+    _add_config(program)
+    _add_doctor(program)
+    _add_undo(program)
+    return program
 
-    @full.command("config")
+
+def _add_config(program: "typer.Typer") -> None:
+    from jobs.run import STAGES
+    from jobs.shell import settings as configuration
+    from jobs.shell.command import Env, File, Overrides, Recipe, report_errors
+    from jobs.shell.display import console
+
+    @program.command("config")
     def show(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None) -> None:
-        """Print the configuration that holds in the end, checked, secrets redacted."""
-        with faults():
+        """Check and print the configuration, without secrets.
+
+        The later layer wins: conf/base.yaml, --env, --recipe, --config, KEY=VALUE.
+
+        \b
+        Examples:
+          distributary config --recipe customer_service
+          distributary config --config mine.yaml finetune.num_epochs=3
+        """
+        with report_errors():
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
             settings.sections({name: stage.Config for name, stage in STAGES.items()})
             console.print(settings.printed, markup=False, end="")
 
-    @full.command()
+
+def _add_doctor(program: "typer.Typer") -> None:
+    import typer
+
+    @program.command()
     def doctor(
-        as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")] = False,
     ) -> None:
-        """Check this machine and installation; each fault with its fix. Exit status 1 if something is broken."""
+        """Check machine and installation; print a fix per problem.
+
+        Exit status 1 if something is broken, 0 otherwise (also with warnings).
+        """
         raise typer.Exit(examine(as_json))
 
-    @full.command()
-    def undo(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None) -> None:
-        """Give the champion's alias back to the version that had it before the last promotion.
 
-        The version that loses it is withdrawn: the gate does not promote it again; a person may, by the alias in MLflow.
+def _add_undo(program: "typer.Typer") -> None:
+    from jobs.run import STAGES
+    from jobs.shell import settings as configuration
+    from jobs.shell.command import Env, File, Overrides, Recipe, report_errors
+    from jobs.shell.display import console
+
+    @program.command()
+    def undo(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None) -> None:
+        """Undo the last promotion of a model version.
+
+        The version that was champion before becomes champion again. The other version is withdrawn: the
+        gate does not promote it again; a person can, with the alias in MLflow.
+
+        \b
+        Example:
+          distributary undo --recipe customer_service
         """
-        with faults():
+        with report_errors():
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
             config = settings.section("registry", STAGES["registry"].Config)
+            with show_loading("MLflow"):
+                from pipelines.registry.store import connect
+                from pipelines.registry.versions.aliases import undo_promotion
             connect(config.tracking.uri, config.tracking.artifacts)
-            console.print(
-                f"{config.name}: version {models.undo(config.name)} is champion again", markup=False
-            )
-
-    return full
+            version = undo_promotion(config.name)
+            console.print(f"{config.name}: version {version} is champion again", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""The layers of a configuration, merged: conf/base.yaml, then the environment's overlay, the recipe's, a file's, then key=value.
+"""The layers of a configuration and how they merge.
 
-A layer may only have sections that conf/base.yaml has, and keys where that has keys, a list where that has a list.
+The order is conf/base.yaml, the overlay of the environment, the overlay of the recipe, the user's file, then
+key=value; a later layer wins. conf/base.yaml has every key, so a key that it does not have is a mistake,
+whichever stage runs.
 """
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,66 +15,81 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+OPEN = ("spark", "finetune.model.config")
+"""Sections that take any key: Spark and transformers define them. Entries of lists have their own models."""
 
 
 class Layer(NamedTuple):
-    """Keys laid over those of the layers before."""
+    """Keys that replace those of the layers before."""
 
     keys: DictConfig
     file: str = ""
-    """For messages; empty for a key=value."""
-    own: bool = False
-    """The user's, not shipped in conf/."""
+    """For messages; empty for key=value."""
 
 
-def names(kind: str) -> list[str]:
-    """Overlays shipped: kind is env or recipe."""
+class Merged(NamedTuple):
+    """The layers as one configuration."""
+
+    keys: DictConfig
+    """Interpolations are not resolved yet."""
+    unknown: dict[str, str]
+    """Dotted key that conf/base.yaml does not have -> message with file and nearest known key."""
+
+
+def list_overlays(kind: str) -> list[str]:
+    """Names of the overlays in conf/; kind is env or recipe."""
     return sorted(path.stem for path in (CONF / kind).glob("*.yaml"))
 
 
-def layers_of(
+def read_layers(
     recipe: str | None, env: str | None, file: Path | None, overrides: Sequence[str]
 ) -> list[Layer]:
-    """What is laid over conf/base.yaml, the later winning."""
+    """The layers over conf/base.yaml, in the order in which they apply."""
     layers: list[Layer] = []
     for kind, name in (("env", env), ("recipe", recipe)):
-        layers += _overlay(kind, name) if name else []
+        layers += _read_overlay(kind, name) if name else []
     if recipe:
         layers.append(Layer(OmegaConf.create({"recipe": recipe})))
     if file is not None:
-        layers.append(Layer(_read(file), str(file), own=True))
-    return layers + [Layer(_parse(override), own=True) for override in overrides]
+        layers.append(Layer(_read(file), str(file)))
+    return layers + [Layer(_parse(override)) for override in overrides]
 
 
-def merge(layers: Iterable[Layer]) -> DictConfig:
-    """conf/base.yaml under `layers`, interpolations still open."""
+def merge_layers(layers: Iterable[Layer]) -> Merged:
+    """conf/base.yaml under `layers`.
+
+    Raises ValueError where a layer has a value instead of keys, or keys instead of a list.
+    """
     merged = _read(CONF / "base.yaml")
-    known = [str(key) for key in merged]
+    base, unknown = _to_dict(merged), {}
     for layer in layers:
-        for key in map(str, layer.keys):
-            if key not in known:
-                raise ValueError(f"configuration: unknown key {key}{nearest(key, known)}")
-        _check_shape(_plain(layer.keys), _plain(merged), [], layer.file)
+        given = _to_dict(layer.keys)
+        _check_shape(given, base, [], layer.file)
+        for key, hint in _find_unknown(given, base, []):
+            unknown[key] = (
+                f"{layer.file}: unknown key {key}{hint}" if layer.file else f"unknown key {key}{hint}"
+            )
         merged = cast(DictConfig, OmegaConf.merge(merged, layer.keys))
-    return merged
+    return Merged(merged, unknown)
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """A hint at the known name that was meant, or nothing."""
+def suggest_name(name: str, known: Sequence[str]) -> str:
+    """A hint at the known name most like `name`, or nothing if none is like it."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _overlay(kind: str, name: str) -> list[Layer]:
+def _read_overlay(kind: str, name: str) -> list[Layer]:
     """The overlay, after the one it `extends`."""
-    if name not in names(kind):
+    shipped = list_overlays(kind)
+    if name not in shipped:
         raise ValueError(
-            f"no {kind} named {name}{nearest(name, names(kind))}; there are: {', '.join(names(kind))}"
+            f"no {kind} named {name}{suggest_name(name, shipped)}; choose from: {', '.join(shipped)}"
         )
     path = CONF / kind / f"{name}.yaml"
     keys = _read(path)
     parent = keys.pop("extends", None)
-    return [*(_overlay(kind, parent) if parent else []), Layer(keys, str(path))]
+    return [*(_read_overlay(kind, parent) if parent else []), Layer(keys, str(path))]
 
 
 def _read(file: Path) -> DictConfig:
@@ -86,12 +103,12 @@ def _read(file: Path) -> DictConfig:
             f"configuration: {file}{place}: {error.problem}; {wanted}, indented by spaces"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"configuration: {file} is not YAML in UTF-8: {' '.join(str(error).split())}; {wanted}"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"configuration: {file} is not YAML in UTF-8: {reason}; {wanted}") from None
     except OSError as error:
         if error.errno is not None:
             raise
+        # OmegaConf's answer to a file such as "3".
         raise ValueError(f"configuration: {file} holds a single value; {wanted}") from None
     if not isinstance(keys, DictConfig):
         raise ValueError(f"configuration: {file} holds a list; {wanted}")
@@ -103,35 +120,46 @@ def _parse(override: str) -> DictConfig:
         raise ValueError(f"an override is key=value, such as finetune.num_epochs=3; got {override!r}")
     key, _, text = override.partition("=")
     if key.startswith("spark."):
-        # Spark's names have dots and its values are text: neither is split or parsed.
-        whole = re.fullmatch(r"""(["'])(.*)\1""", text, re.DOTALL)
+        # Spark's names have dots and its values are text, so neither is split or parsed.
+        quoted = re.fullmatch(r"""(["'])(.*)\1""", text, re.DOTALL)
         name = key.removeprefix("spark.") if key.startswith("spark.spark.") else key
-        return OmegaConf.create({"spark": {name: whole[2] if whole else text}})
+        return OmegaConf.create({"spark": {name: quoted[2] if quoted else text}})
     try:
         return OmegaConf.from_dotlist([override])
     except yaml.MarkedYAMLError as error:
         raise ValueError(
-            f"configuration: {key} is no YAML value: {error.problem}; quote it or mend its brackets, "
+            f"configuration: {key} is not a YAML value: {error.problem}; quote it or correct its brackets, "
             f"got {text!r}"
         ) from None
 
 
-def _plain(keys: DictConfig) -> dict[str, Any]:
+def _to_dict(keys: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(keys, resolve=False))
 
 
-def _check_shape(given: Any, below: Any, place: list[str], file: str) -> None:
-    """Raise ValueError where `given` has no keys but what it is laid over does, or keys instead of a list."""
+def _find_unknown(given: Any, base: Any, place: list[str]) -> Iterator[tuple[str, str]]:
+    """Dotted key and hint for every key of `given` that `base` does not have."""
+    if not isinstance(given, dict) or not isinstance(base, dict) or ".".join(place) in OPEN:
+        return
+    for name, inner in given.items():
+        if name in base:
+            yield from _find_unknown(inner, base[name], [*place, str(name)])
+        else:
+            yield ".".join([*place, str(name)]), suggest_name(str(name), list(base))
+
+
+def _check_shape(given: Any, base: Any, place: list[str], file: str) -> None:
+    """Raise ValueError where `given` has a value and `base` has keys, or keys and `base` has a list."""
     key, at = ".".join(place), f"configuration: {file}: " if file else "configuration: "
-    if isinstance(below, dict) and isinstance(given, dict):
+    if isinstance(base, dict) and isinstance(given, dict):
         for name, inner in given.items():
-            _check_shape(inner, below.get(name), [*place, str(name)], file)
-    elif isinstance(below, dict) and not (isinstance(given, str) and "${" in given):
-        example = next(iter(below), "KEY")
+            _check_shape(inner, base.get(name), [*place, str(name)], file)
+    elif isinstance(base, dict) and not (isinstance(given, str) and "${" in given):
+        example = next(iter(base), "KEY")
         raise ValueError(
             f"{at}{key} must hold keys, such as {key}.{example}, got {given!r}; give it keys or leave it out"
         )
-    elif isinstance(below, list) and isinstance(given, dict):
+    elif isinstance(base, list) and isinstance(given, dict):
         raise ValueError(
             f"{at}{key} is a list, not keys ({', '.join(map(str, given))}); give the whole list: {key}=[...]"
         )

@@ -1,64 +1,118 @@
-"""Plans of the stages that write tables: up to date if the newest commits were made from the same inputs."""
+"""Plans and outcomes: what a stage would do, and what it did.
 
-from collections.abc import Callable
+A table is up to date if its newest commit was made from the same inputs. A plan reads the logs of tables and
+starts no JVM.
+"""
 
-from jobs.shell.command import Outcome, Plan
-from pipelines.pin import Pin, pin
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from pipelines.pin import Pin
+
+_Inputs = TypeVar("_Inputs")
+NO_INPUTS: Any = None
+"""For a stage that reads no table."""
 
 
-def planned(made_from: str, outputs: list[str], *, appended: bool = False) -> Plan:
-    """Compare the fingerprint with the outputs'. `appended`: any commit may carry it, not just the newest.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan(Generic[_Inputs]):
+    """What a stage would do now."""
 
-    Raises ValueError if somebody else changed an output last: rebuilding would undo their change.
+    fingerprint: str
+    """What the output will have been made from."""
+    up_to_date: bool
+    why: str
+    inputs: _Inputs = NO_INPUTS
+    """The versions that the fingerprint names; the stage works on these, not on newer ones."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """If up to date: what a person wants to know of the output, in the order of display."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a stage did."""
+
+    stage: str
+    ran: bool
+    """False = the output was up to date."""
+    why: str
+    facts: dict[str, str] = field(default_factory=dict)
+    """What a person wants to know of the output, in the order of display."""
+
+
+def plan_tables(
+    made_from: str,
+    outputs: Sequence[str],
+    display_facts: "Callable[[Pin], dict[str, str]]",
+    *,
+    inputs: _Inputs = NO_INPUTS,
+    appended: bool = False,
+) -> Plan[_Inputs]:
+    """Up to date if the newest commit of every output carries the fingerprint `made_from`.
+
+    If rows are `appended`, any commit may carry it. `display_facts` gets the commit of the last output.
+    Raises ValueError if somebody else changed an output last, because rebuilding would undo their change.
     """
+    from pipelines.pin import pin  # loads Arrow and delta-rs, which no --help needs
+
+    found: Pin | None = None
     for path in outputs:
-        name = path.rstrip("/").rpartition("/")[2]
         found = pin(path, made_from=made_from) if appended else pin(path)
-        if found is None:
-            newest = pin(path)
-            missing = (
-                "no table yet"
-                if newest is None
-                else "no rows from these inputs yet"
-                if newest.fingerprint
-                else (
-                    f"changed outside of Distributary (version {newest.version}, {newest.facts['operation']}); adds what is missing"
-                )
-            )
-            return Plan(fingerprint=made_from, up_to_date=False, why=f"{name}: {missing}")
-        if not found.fingerprint:
+        if found is not None and not found.fingerprint:
             raise ValueError(
-                f"{path} was changed outside of Distributary (version {found.version}, {found.facts['operation']}); "
-                "running this stage would undo that. To rebuild it, delete the table; to keep it, run only the "
-                "stages below"
+                f"{path} was changed outside of Distributary ({_describe_change(found)}); running this stage "
+                "would undo that. To rebuild it, delete the table; to keep it, run only the stages below"
             )
-        if found.fingerprint != made_from:
-            why = f"{name}: files, configuration or inputs changed since version {found.version}"
-            return Plan(fingerprint=made_from, up_to_date=False, why=why)
-        why = f"{name} version {found.version} was made from the same inputs"
-    return Plan(fingerprint=made_from, up_to_date=True, why=why)
+        if found is None or found.fingerprint != made_from:
+            why = f"{_name_of(path)}: {_explain_outdated(found or pin(path), appended=appended)}"
+            return Plan(fingerprint=made_from, up_to_date=False, why=why, inputs=inputs)
+    assert found is not None, "a stage has at least one output"
+    why = f"{_name_of(outputs[-1])} version {found.version} was made from the same inputs"
+    facts = display_facts(found)
+    return Plan(fingerprint=made_from, up_to_date=True, why=why, inputs=inputs, facts=facts)
 
 
-def unchanged(stage: str, plan: Plan, output: str, told: Callable[[Pin], dict[str, str]]) -> Outcome:
-    """The outcome of a stage that has nothing to do, with the facts its table keeps."""
-    kept = pin(output, made_from=plan.fingerprint)
-    return Outcome(stage=stage, ran=False, why=plan.why, facts=told(kept) if kept else {})
+def require_table(path: str, table: str, stage: str) -> "Pin":
+    """The newest rows at `path`. Raises FileNotFoundError with the name of the stage that writes them."""
+    from pipelines.pin import pin
 
-
-def required(path: str, table: str, stage: str) -> Pin:
-    """The newest rows at `path`. Raises FileNotFoundError naming the stage that writes them."""
     found = pin(path)
     if found is None:
         raise FileNotFoundError(f"no {table} table at {path}; run first: distributary {stage}")
     return found
 
 
-def required_as_written(path: str, table: str, stage: str) -> Pin:
-    """As `required`; raises ValueError if somebody else changed the rows, so that what was written about them does not hold."""
-    found = required(path, table, stage)
+def require_unmodified_table(path: str, table: str, stage: str) -> "Pin":
+    """As `require_table`, for a stage that needs the facts written with the rows.
+
+    Raises ValueError if somebody else changed the rows.
+    """
+    found = require_table(path, table, stage)
     if not found.fingerprint:
         raise ValueError(
-            f"{path} was changed outside of Distributary (version {found.version}, {found.facts['operation']}), and "
-            f"this stage needs {table} as they were written; delete the table and run: distributary {stage}"
+            f"{path} was changed outside of Distributary ({_describe_change(found)}), but this stage needs "
+            f"{table} as they were written; delete the table and run: distributary {stage}"
         )
     return found
+
+
+def _explain_outdated(newest: "Pin | None", *, appended: bool) -> str:
+    """Why the stage would write; `newest` is the last commit that changed rows."""
+    if newest is None:
+        return "no table yet"
+    if not newest.fingerprint:
+        return f"changed outside of Distributary ({_describe_change(newest)}); adds what is missing"
+    if appended:
+        return "no rows from these inputs yet"
+    return f"files, configuration or inputs changed since version {newest.version}"
+
+
+def _describe_change(foreign: "Pin") -> str:
+    """The commit of somebody else."""
+    return f"version {foreign.version}, {foreign.facts['operation']}"
+
+
+def _name_of(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]

@@ -1,6 +1,8 @@
-"""What is printed or kept in a run shows no secret, be it known by its key, its environment variable or its place in a text.
+"""Secrets never appear in what is printed or kept in a run.
 
-`remember` learns the values of secrets when a configuration is loaded; from then on `redact` finds them in every text.
+A secret is known by its key, by the name of its environment variable, or by its place in a text such as a
+URI. `remember` learns the values of secrets while a configuration loads; from then on `redact` finds them
+everywhere.
 """
 
 import os
@@ -11,12 +13,12 @@ from urllib.parse import quote
 
 HIDDEN = "[redacted]"
 MIN_CHARS = 4
-"""Shorter secrets are hidden where they stand, not wherever their letters occur."""
+"""A shorter secret is hidden under its own key only, because its letters may occur in any word."""
 KEY = re.compile(
     r"""
     (?i: passw(or)?d | passphrase | secret([._-]?key)? | credential | (access|account|api|private)[._-]?key )
   | (?i: (^|[_.-]) (auth|pwd|pass) $ )
-  # not pad_token, token_id and others of a tokenizer
+  # but not pad_token, token_id and other keys of a tokenizer
   | (?i: (^ | (?<!pad|bos|eos|unk|cls|sep)(?<!mask)[_.-]) token (?= $|[_.-]) (?! _(id|index|type)) )
   | (?<=[a-z])(Token|Auth|Pwd)(?![a-z])
 """,
@@ -26,7 +28,7 @@ VARIABLE = re.compile(
     r"passw(or)?d|passphrase|secret|credential|(token|auth|keys?)(_|$)|_(pwd|pass)(_|$)", re.IGNORECASE
 )
 REFERENCE = re.compile(r"""\$\{\s*oc\.env:\s*['"]?(\w+)['"]?\s*(?:,\s*['"]?([^}'"$]*))?""")
-# A password may hold '@', ':' and '/'; abfss://container@account is no secret.
+# A password may hold '@', ':' and '/'. abfss://container@account has no secret.
 USER_INFO = re.compile(
     r"(?<=://)[^\s/@:]*:\S*(?=@)"
     r"|(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)(?<=://)[^/@\s]+(?=@)",
@@ -39,7 +41,7 @@ _known: set[str] = set()
 
 
 def redact(value: Any, source: Any = None, key: str = "") -> Any:
-    """`value` of the same shape without secrets; `source` is the same before interpolation."""
+    """A copy of `value` without secrets; `source` is the same value before interpolation."""
     if isinstance(value, Mapping):
         sources = source if isinstance(source, Mapping) else {}
         return {
@@ -48,17 +50,20 @@ def redact(value: Any, source: Any = None, key: str = "") -> Any:
         }
     if isinstance(value, (list, tuple)):
         origins = source if isinstance(source, list) and len(source) == len(value) else [None] * len(value)
-        shown = [redact(inner, origin, key) for inner, origin in zip(value, origins, strict=True)]
-        return shown if isinstance(value, list) else tuple(shown)
+        copies = [redact(inner, origin, key) for inner, origin in zip(value, origins, strict=True)]
+        return copies if isinstance(value, list) else tuple(copies)
     if value is None or str(value).lower() in ("true", "false"):
         return value
-    if KEY.search(key) or any(VARIABLE.search(name) for name, _ in _references(source)):
+    if KEY.search(key) or any(VARIABLE.search(name) for name, _ in _find_references(source)):
         return HIDDEN
-    return _without_secrets(value) if isinstance(value, str) else value
+    return _hide_secrets(value) if isinstance(value, str) else value
 
 
 def remember(tree: Any, key: str = "") -> None:
-    """Learn the secrets of `tree`, resolved or not: texts under a secret's key, environment variables named as a secret."""
+    """Learn the secrets of `tree`, before or after interpolation.
+
+    A secret is a text under a key such as `password`, or an environment variable with such a name.
+    """
     if isinstance(tree, Mapping):
         for name, inner in tree.items():
             remember(inner, f"{key}.{name}" if key else str(name))
@@ -67,9 +72,10 @@ def remember(tree: Any, key: str = "") -> None:
             remember(inner, key)
     elif isinstance(tree, str):
         found = [
-            os.environ.get(name, default) for name, default in _references(tree) if VARIABLE.search(name)
+            os.environ.get(name, default) for name, default in _find_references(tree) if VARIABLE.search(name)
         ]
-        # The name must end the key: the value of secret.scope or credentials.provider is hidden there, but may be a common word.
+        # The name must end the key: the value of secret.scope is hidden under its key, but may be a common
+        # word.
         if "${" not in tree and any(match.end() == len(key) for match in KEY.finditer(key)):
             found.append(tree)
         for secret in found:
@@ -77,12 +83,13 @@ def remember(tree: Any, key: str = "") -> None:
                 _known.update((secret, quote(secret, safe="")))
 
 
-def _references(source: Any) -> list[tuple[str, str]]:
+def _find_references(source: Any) -> list[tuple[str, str]]:
     """Names and defaults of the environment variables in a text."""
     return REFERENCE.findall(source) if isinstance(source, str) else []
 
 
-def _without_secrets(text: str) -> str:
+def _hide_secrets(text: str) -> str:
+    """The text without known secrets, user information of URIs, and values of keys named as a secret."""
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     text, at = USER_INFO.sub(HIDDEN, text), 0
@@ -90,6 +97,6 @@ def _without_secrets(text: str) -> str:
         at = named.end()
         if KEY.search(named["name"]) or (named["option"] and named["name"].lower() in ("key", "sig")):
             value = VALUE.match(text, at)
-            assert value is not None, "it matches the empty text"
+            assert value is not None, "VALUE matches the empty text too"
             text, at = f"{text[:at]}{HIDDEN}{text[value.end() :]}", at + len(HIDDEN)
     return text

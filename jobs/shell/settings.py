@@ -1,7 +1,7 @@
-"""The configuration: the layers merged, every section checked against the model of its job.
+"""The configuration: the layers merged, and each section checked against the model of its job.
 
-An unknown key names the nearest known one, a wrong type or range names the key, the value and the rule. Interpolations are
-OmegaConf's; nothing in a YAML file is ever executed.
+Keys are checked for all sections at once against conf/base.yaml. Types and ranges are checked by the model
+of the section when its stage runs. Interpolations are OmegaConf's; nothing in a YAML file is ever executed.
 """
 
 import json
@@ -9,21 +9,25 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from jobs.shell.layers import layers_of, merge, nearest
+from jobs.shell.layers import merge_layers, read_layers, suggest_name
 from jobs.shell.redaction import redact, remember
+from pipelines.paths import absolute
 
 _Section = TypeVar("_Section", bound="Section")
 
+AbsolutePath = Annotated[str, AfterValidator(absolute)]
+"""Path or URI of a table or folder. A local path becomes absolute here and nowhere else."""
+
 
 class Tracking(BaseModel):
-    """Where runs and models are kept."""
+    """Where MLflow keeps runs and models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     uri: str
@@ -32,47 +36,52 @@ class Tracking(BaseModel):
 
 
 class Section(BaseModel):
-    """What every job's Config has beside its own keys."""
+    """What the Config of every job has beside its own keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     spark: dict[str, str]
     tracking: Tracking
     effective: str = ""
-    """The whole configuration as YAML, secrets redacted: what a run keeps."""
+    """The whole configuration as YAML without secrets, as a run keeps it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The merged configuration, before its sections are checked."""
+    """The merged configuration; `section` and `sections` check it."""
 
     tree: dict[str, Any]
     printed: str
-    """The effective configuration as YAML, secrets redacted."""
-    own: frozenset[str]
-    """Top-level keys that the user's file or key=value set."""
+    """The effective configuration as YAML, without secrets."""
+    unknown: dict[str, str]
+    """Unknown key -> message, over all sections."""
+
+    @property
+    def root(self) -> str:
+        """Folder or URI of the tables and of the files of the runs, absolute."""
+        return absolute(self.tree["root"])
 
     def section(self, name: str, model: type[_Section]) -> _Section:
-        """The checked section `name`. Raises ValueError naming key, value and rule of every fault at once."""
+        """The checked section `name`. Raises ValueError with its faults and unknown keys of all sections."""
         return self.sections({name: model})[name]
 
     def sections(self, models: Mapping[str, type[_Section]]) -> dict[str, _Section]:
-        """The checked sections, by name. Raises ValueError with every fault of all of them at once."""
+        """The checked sections by name. Raises ValueError with key, value and rule of every fault at once."""
         checked: dict[str, _Section] = {}
-        faults: list[str] = []
+        faults = list(self.unknown.values())
+        shared = {"spark": self.tree["spark"], "tracking": self.tree["tracking"], "effective": self.printed}
         for name, model in models.items():
-            values = {
-                **self.tree[name],
-                "spark": self.tree["spark"],
-                "tracking": self.tree["tracking"],
-                "effective": self.printed,
-            }
             try:
-                # JSON mode: strict types, and a list may still be a tuple.
-                checked[name] = TypeAdapter(model).validate_json(json.dumps(values), strict=True)
+                # JSON mode: types are strict, but a list may become a tuple.
+                values = json.dumps({**self.tree[name], **shared})
+                checked[name] = TypeAdapter(model).validate_json(values, strict=True)
             except ValidationError as error:
-                faults += [_explain(name, model, fault) for fault in error.errors()]
+                faults += [
+                    _explain(name, model, fault)
+                    for fault in error.errors()
+                    if _dotted_key(name, fault) not in self.unknown
+                ]
         if faults:
-            # Each section sees the faults of spark and tracking.
+            # Every section reports the faults of spark and tracking.
             raise ValueError("configuration: " + "; ".join(dict.fromkeys(faults)))
         return checked
 
@@ -84,17 +93,16 @@ def load(
     file: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> Settings:
-    """Merge the layers; the sections are not checked yet, but secrets are known to `redact` from here on."""
+    """Merge the layers. The sections are not checked yet, but from here on `redact` knows the secrets."""
     try:
-        layers = layers_of(recipe, env, file, overrides)
-        merged = merge(layers)
+        merged, unknown = merge_layers(read_layers(recipe, env, file, overrides))
         unresolved = OmegaConf.to_container(merged, resolve=False)
         remember(unresolved)
         tree = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"configuration: {error.full_key}: {reason}; set the variable, or mend or override the key"
+            f"configuration: {error.full_key}: {reason}; set the variable, or correct or override the key"
         ) from None
     remember(tree)
     for key in ("recipe", "root"):
@@ -104,15 +112,11 @@ def load(
             )
     tree["spark"] = {name: _spark_text(name, value) for name, value in tree["spark"].items()}
     printed = OmegaConf.to_yaml(OmegaConf.create(redact(tree, unresolved)))
-    return Settings(
-        tree=tree,
-        printed=printed,
-        own=frozenset(str(key) for layer in layers if layer.own for key in layer.keys),
-    )
+    return Settings(tree=tree, printed=printed, unknown=unknown)
 
 
 def _spark_text(name: str, value: Any) -> Any:
-    """Spark's settings are text; true and 200 may stand without quotes."""
+    """The value as text, as Spark takes it; in YAML, true and 200 need no quotes."""
     if not re.match(r"spark\.\w", name) or isinstance(value, (dict, list)):
         raise ValueError(
             "configuration: spark holds whole names, each with one value, such as spark.driver.memory: 4g; "
@@ -123,32 +127,38 @@ def _spark_text(name: str, value: Any) -> Any:
     return str(value) if isinstance(value, (int, float)) else value
 
 
-def _explain(section: str, model: type[Section], fault: ErrorDetails) -> str:
+def _dotted_key(section: str, fault: ErrorDetails) -> str:
+    """The key of a fault as the user writes it."""
     place = [str(part) for part in fault["loc"]]
     shared = {"spark": place[1:], "tracking": place}
-    key = ".".join(shared.get(place[0] if place else "", [section, *place]))
+    return ".".join(shared.get(place[0] if place else "", [section, *place]))
+
+
+def _explain(section: str, model: type[Section], fault: ErrorDetails) -> str:
+    """Key, rule and value of a fault in one sentence."""
+    place, key = [str(part) for part in fault["loc"]], _dotted_key(section, fault)
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key}{nearest(place[-1], _siblings(model, place[:-1]))}"
+        return f"unknown key {key}{suggest_name(place[-1], _find_siblings(model, place[:-1]))}"
     if fault["type"] == "missing":
         return f"{key} is missing"
     rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
     rule = rule.replace("a valid array", "a list").replace("an object", "a mapping of keys")
-    shown = redact(fault["input"], key=".".join(place))
-    return f"{key} {rule}" + ("" if fault["type"] == "value_error" else f", got {shown!r}")
+    value = redact(fault["input"], key=".".join(place))
+    return f"{key} {rule}" + ("" if fault["type"] == "value_error" else f", got {value!r}")
 
 
-def _siblings(model: type[Section], parents: Sequence[str]) -> list[str]:
-    """Names that the model has beside an unknown one at `parents`."""
+def _find_siblings(model: type[Section], parents: Sequence[str]) -> list[str]:
+    """Names that the model has at `parents`, beside an unknown one."""
     kind: Any = model
     for part in parents:
-        kind = _fields(kind).get(part, kind)  # a number in a list changes nothing
-    return [name for name in _fields(kind) if kind is not model or name not in Section.model_fields]
+        kind = _fields_of(kind).get(part, kind)  # the index of a list changes nothing
+    return [name for name in _fields_of(kind) if kind is not model or name not in Section.model_fields]
 
 
-def _fields(kind: Any) -> dict[str, Any]:
+def _fields_of(kind: Any) -> dict[str, Any]:
     """Name and type of each field of a model or dataclass, or of those inside list[...] or X | None."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
     if is_dataclass(kind):
         return get_type_hints(kind)
-    return {name: inner for part in get_args(kind) for name, inner in _fields(part).items()}
+    return {name: inner for part in get_args(kind) for name, inner in _fields_of(part).items()}

@@ -1,7 +1,9 @@
-"""Raw files -> documents: every record becomes a document, kept or dropped with its reason, or a row of quarantine.
+"""Raw files -> documents: every record becomes a document, kept or dropped, or a quarantine row.
 
-source.py   what to read and where it lies        readers/    records of one format, good or broken
-clean.py    one form of a text                    ids.py      who a document is, what it says
-split.py    train, validation, test               quality.py  rules that label
-dedup.py    exact copies, repeated keys           build.py    all of it in order, and the count that must add up
+source.py      what to read                       readers/    records of one format, good or broken
+listing.py     the files of a source              clean.py    one form for each text
+ids.py         identity of document and content   split.py    train, validation, test
+rules.py       limits of a document               quality.py  labels of the documents that break them
+dedup.py       exact copies, repeated keys        build.py    all of it in order; the counts must add up
+quarantine.py  refuses a source that is mostly broken
 """

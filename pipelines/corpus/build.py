@@ -1,17 +1,18 @@
-"""Records -> documents and quarantine, and the count that shows that nothing was lost on the way."""
+"""Records -> documents and quarantine, and the counts that prove that no record was lost."""
 
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from pipelines.corpus.dedup import label_exact_duplicates, label_repeated_keys
 from pipelines.corpus.ids import content_hash, doc_id
-from pipelines.corpus.quality import Rules, label_quality
+from pipelines.corpus.quality import label_quality
 from pipelines.corpus.readers.files import MAX_RAW_BYTES
-from pipelines.corpus.source import Source
+from pipelines.corpus.rules import Rules
+from pipelines.corpus.source import Source, check_names
 from pipelines.corpus.split import label_splits
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, QUARANTINE
@@ -20,10 +21,10 @@ from pipelines.tables import DOCUMENTS, QUARANTINE
 def build_documents(
     records: DataFrame, sources: Sequence[Source], rules: Rules
 ) -> tuple[DataFrame, DataFrame]:
-    """The rows of documents and of quarantine; every record becomes one row of one of the two.
+    """The rows of documents and of quarantine; every record becomes one row in one of the two.
 
-    `records` are rows of `read_source`, of all sources together; they are used several times, so persist them.
-    The result depends on the records alone, not on their order or partitioning.
+    `records` are rows of `read_source`, of all sources together; they are used several times, so persist
+    them. The result depends only on the records, not on their order or partitioning.
     """
     check_names(sources)
     identity = doc_id(F.col("source"), F.col("key"), F.col("file"), F.col("offset"))
@@ -31,13 +32,13 @@ def build_documents(
     if any("key" in source.fields for source in sources):
         identified = label_repeated_keys(identified)
     else:
-        nobody = {"first_file": F.lit(None).cast("string"), "first_offset": F.lit(None).cast("bigint")}
-        identified = identified.withColumns(nobody)
+        no_first = {"first_file": F.lit(None).cast("string"), "first_offset": F.lit(None).cast("bigint")}
+        identified = identified.withColumns(no_first)
     documents = (
         identified.where("first_file IS NULL")
         .withColumns(
             {
-                "content_hash": content_hash(F.col("text")),
+                "content_hash": content_hash(F.col("text"), F.col("parts")),
                 "num_chars": F.char_length("text"),
                 "num_bytes": F.octet_length("text"),
             }
@@ -48,59 +49,65 @@ def build_documents(
         .select(*DOCUMENTS.schema.names)
     )
     broken = records.where("reason IS NOT NULL").select(*QUARANTINE.schema.names)
-    return documents, broken.unionByName(_quarantined(identified))
-
-
-def check_names(sources: Sequence[Source]) -> None:
-    """Raises ValueError where two sources have one name: their documents would have one id."""
-    names = [source.name for source in sources]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"names of sources must be unique, repeated: {', '.join(repeated)}; rename one of each"
-        )
+    return documents, broken.unionByName(_quarantine_repeated_keys(identified))
 
 
 def reconcile(records: DataFrame, documents: DataFrame, quarantine: DataFrame) -> dict[str, Any]:
-    """Counts to print: records, documents, quarantine by kind, kept by split, dropped by reason.
+    """Counts for the facts: records, documents, quarantine by kind, kept by split, dropped by reason, and
+    each source.
 
-    Raises ContractError where a record is neither in documents nor in quarantine, or is in both.
+    Raises ContractError if a record is neither in documents nor in quarantine, or in both.
     """
     nothing = F.lit(None).cast("string")
     kind = F.substring_index("reason", ":", 1)
     rows = [
-        records.select(F.lit("records").alias("table"), nothing.alias("reason"), nothing.alias("split")),
-        documents.select(F.lit("documents"), "drop_reason", "split"),
-        quarantine.select(F.lit("quarantine"), kind, nothing),
+        records.select(
+            "source", F.lit("records").alias("table"), nothing.alias("reason"), nothing.alias("split")
+        ),
+        documents.select("source", F.lit("documents"), "drop_reason", "split"),
+        quarantine.select("source", F.lit("quarantine"), kind, nothing),
     ]
     # One query for the three counts: a Spark job costs more than counting a small corpus.
-    groups = reduce(DataFrame.unionAll, rows).groupBy("table", "reason", "split").count().collect()
-    num_records = sum(row["count"] for row in groups if row.table == "records")
-    kept = {row.split: row["count"] for row in groups if row.table == "documents" and row.reason is None}
-    dropped: dict[str, int] = {}
-    for row in groups:
-        if row.table == "documents" and row.reason is not None:
-            dropped[row.reason] = dropped.get(row.reason, 0) + row["count"]
-    quarantined = {row.reason: row["count"] for row in groups if row.table == "quarantine"}
-    num_documents, num_quarantined = sum(kept.values()) + sum(dropped.values()), sum(quarantined.values())
+    keys = ("source", "table", "reason", "split")
+    groups = reduce(DataFrame.unionAll, rows).groupBy(*keys).count().collect()
+    good = [row for row in groups if row.table == "documents"]
+    broken = [row for row in groups if row.table == "quarantine"]
+    kept = _sum_by("split", [row for row in good if row.reason is None])
+    dropped = _sum_by("reason", [row for row in good if row.reason is not None])
+    quarantined = _sum_by("reason", broken)
+    read = _sum_by("source", [row for row in groups if row.table == "records"])
+    num_records, num_documents, num_quarantined = (
+        sum(counts) for counts in (read.values(), (row["count"] for row in good), quarantined.values())
+    )
     if num_records != num_documents + num_quarantined:
         raise ContractError(
-            f"corpus: {num_records:,} records became {num_documents:,} documents and {num_quarantined:,} rows of "
-            "quarantine; the difference must be 0: did the files change while they were read?"
+            f"corpus: {num_records:,} records became {num_documents:,} documents and {num_quarantined:,} "
+            "rows of quarantine; the difference must be 0: did the files change while they were read?"
         )
+    lost = _sum_by("source", broken)
     return {
         "records": num_records,
         "documents": num_documents,
         "quarantined": num_quarantined,
-        "kept": dict(sorted(kept.items())),
-        "dropped": dict(sorted(dropped.items())),
-        "quarantine": dict(sorted(quarantined.items())),
+        "kept": kept,
+        "dropped": dropped,
+        "quarantine": quarantined,
+        "sources": {name: {"records": read[name], "quarantined": lost.get(name, 0)} for name in read},
     }
 
 
-def _quarantined(identified: DataFrame) -> DataFrame:
-    """The records that repeat a key; raw is their text, since the bytes of good records are not carried along."""
+def _sum_by(name: str, groups: list[Row]) -> dict[str, int]:
+    """Counts of the groups by the value of one of their columns, sorted."""
+    sums: dict[str, int] = {}
+    for row in groups:
+        sums[row[name]] = sums.get(row[name], 0) + row["count"]
+    return dict(sorted(sums.items()))
+
+
+def _quarantine_repeated_keys(identified: DataFrame) -> DataFrame:
+    """The records that repeat a key; raw is their text, because the bytes of good records are not kept."""
     first = F.concat(
-        F.lit("; first in "), "first_file", F.lit(" at byte "), F.col("first_offset").cast("string")
+        F.lit("; first in "), "first_file", F.lit(" at offset "), F.col("first_offset").cast("string")
     )
     repeated = identified.where("first_file IS NOT NULL")
     return repeated.select(

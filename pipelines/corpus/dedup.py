@@ -1,8 +1,9 @@
-"""Exact copies and repeated keys: each group is named by its smallest member, by aggregation and a join back.
+"""Exact copies and repeated keys: an aggregation finds the first member of each group, and a join labels the
+others.
 
-An aggregation combines before the shuffle, so a text that occurs a million times is one row a partition there, where a
-window would sort all of them in one task. Only groups of two or more are joined back: as a rule few enough for Spark
-to broadcast, and the texts are not shuffled at all.
+An aggregation combines rows before the shuffle, so a text that occurs a million times is one row per
+partition; a window function would sort all of them in one task. Only groups of two or more are joined back.
+They are usually few enough for Spark to broadcast, and then the texts are not shuffled.
 """
 
 from pyspark.sql import DataFrame
@@ -12,10 +13,12 @@ _PRIORITY = {"test": 0, "validation": 1, "train": 2}
 
 
 def label_exact_duplicates(documents: DataFrame) -> DataFrame:
-    """Set duplicate_of to the doc_id of the surviving copy; null for the survivor, a text without copies, an empty text.
+    """Set duplicate_of to the doc_id of the surviving copy; null for the survivor, for a text without copies
+    and for an empty text.
 
-    The survivor is the copy in test before validation before train, and among those the smallest doc_id: an evaluation
-    text stays where it is, its copies are found in train. Across all sources. Needs doc_id, content_hash, num_chars, split.
+    The survivor is the copy in test, else in validation, else in train; among several the one with the
+    smallest doc_id. So an evaluation text stays where it is, and its copies in train are the duplicates.
+    Compares all sources. Needs doc_id, content_hash, num_chars, split.
     """
     priority = F.create_map(*[F.lit(part) for item in _PRIORITY.items() for part in item])[F.col("split")]
     survivors = (
@@ -36,9 +39,10 @@ def label_exact_duplicates(documents: DataFrame) -> DataFrame:
 
 
 def label_repeated_keys(documents: DataFrame) -> DataFrame:
-    """Set first_file and first_offset where an earlier record of the source has the same key; null where none has.
+    """Set first_file and first_offset to the first record of the source with the same key; null for that
+    first record itself.
 
-    Earlier is smaller by (file, offset). Documents without a key are never repeated: their id is their position.
+    First means smallest by (file, offset). Documents without a key never repeat: their id is their position.
     Needs doc_id, key, file, offset.
     """
     repeated = (

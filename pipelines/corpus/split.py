@@ -1,7 +1,7 @@
-"""train, validation or test: as the record says, else by a hash of the text.
+"""The split of a document: what its record says, otherwise by a hash of its content.
 
-The hash makes the split a property of the text: the same in every run, order and partitioning, and one for all copies
-of a text within a source, so that no copy leaks from train into validation or test.
+The hash makes the split a property of the content: it is the same in every run, order and partitioning, and
+all copies within a source get the same split, so no copy leaks from train into validation or test.
 """
 
 from collections.abc import Iterable
@@ -17,11 +17,11 @@ _DIGITS = 13  # hex digits; 52 bits are exact in a double
 
 
 def label_splits(documents: DataFrame, sources: Iterable[Source]) -> DataFrame:
-    """Fill `split` where it is null, by the shares of the document's source. Needs source and content_hash."""
+    """Fill `split` where it is null, by the shares of its source. Needs source and content_hash."""
     position = hash_fraction(F.col("content_hash"))
     by_hash = reduce(
         lambda otherwise, source: F.when(
-            F.col("source") == source.name, share_of(position, source.splits)
+            F.col("source") == source.name, choose_split(position, source.splits)
         ).otherwise(otherwise),
         sources,
         F.lit(None).cast("string"),
@@ -32,17 +32,17 @@ def label_splits(documents: DataFrame, sources: Iterable[Source]) -> DataFrame:
 def hash_fraction(content_hash: Column) -> Column:
     """Uniform in [0, 1): the first 13 hex digits of sha256('split<US>' + content_hash), as a fraction.
 
-    Hashed again, so that whoever samples by the digits of content_hash gets all splits.
+    Hashed again, so that a sample chosen by the digits of content_hash still contains all splits.
     """
     digest = F.sha2(F.concat(F.lit("split\x1f"), content_hash).cast("binary"), 256)
     return F.conv(F.substring(digest, 1, _DIGITS), 16, 10).cast("double") / F.lit(float(16**_DIGITS))
 
 
-def share_of(position: Column, splits: dict[str, float]) -> Column:
-    """The split into whose share a position in [0, 1) falls; shares lie side by side in the order train, validation, test."""
+def choose_split(position: Column, splits: dict[str, float]) -> Column:
+    """The split whose share contains a position in [0, 1). Order of the shares: train, validation, test."""
     names = [name for name in SPLITS if splits.get(name, 0.0) > 0]
     uppers = list(accumulate(splits[name] for name in names))
-    split = F.lit(names[-1])  # takes what rounding leaves of the sum
+    split = F.lit(names[-1])  # also takes what rounding leaves of the sum
     for name, upper in reversed(list(zip(names, uppers, strict=True))[:-1]):
         split = F.when(position < upper, F.lit(name)).otherwise(split)
     return split

@@ -1,1 +1,2 @@
-"""Documents to sequences: tokenizer, packing, the sequences table and the reader that feeds a rank from it."""
+"""Documents to sequences: tokenizer, packing, the sequences table and the reader that feeds a rank from
+it."""

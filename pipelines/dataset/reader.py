@@ -1,81 +1,87 @@
 """Sequences of a pinned table version for one rank, straight from Delta's Parquet files with Arrow: no JVM.
 
-A split is copied once per machine into flat memory-mapped arrays (tokens end to end, and where each row starts), so any row is
-one slice away, memory stays bounded by the page cache, and the ranks of a machine share the copy. The copy is named by table id
-and version; a half-made one is never visible.
+A split is copied once per machine into flat memory-mapped arrays (arrays.py), so memory stays bounded by the
+page cache, and the ranks of a machine share the copy. The copy is named by table id, version, split and
+format. Where it exists, Delta is not touched.
 """
 
-import fcntl
-import os
-import re
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipelines.storage import cache_folder
+from pipelines.dataset.arrays import FORMAT, FlatRows, mark_runs, write_arrays
+from pipelines.dataset.local_copies import copies_folder, open_copy
 
-COLUMNS = ("target", "num_targets", "num_bytes")
-STALE_SECONDS = 7 * 24 * 3600
-NO_TARGET = -100
-COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+|\.making-\w+")
+NO_LABEL = -100
+VALUE_COLUMNS = [
+    "sequence_id",
+    "num_tokens",
+    "input_ids",
+    "targets",
+    "segments",
+    "label",
+    "num_targets",
+    "num_bytes",
+]
 
 
 class Rows(NamedTuple):
     """Some rows of a split, in the order asked for."""
 
     input_ids: list[np.ndarray]
-    """One int32 array a row."""
-    targets: np.ndarray
-    """(num_rows,) class numbers; NO_TARGET = none."""
+    """Per row (num_tokens,) int32."""
+    is_target: list[np.ndarray]
+    """Per row (num_tokens,) bool: tokens that the loss counts, each predicted from the tokens before it in
+    its own segment. So the first token of a segment is never a target."""
+    segment_lengths: list[np.ndarray]
+    """Per row (num_segments,) int32: tokens of each document's run; they sum to num_tokens."""
+    labels: np.ndarray
+    """(num_rows,) int64 class numbers; NO_LABEL = none."""
     num_targets: np.ndarray
+    """(num_rows,) int64 terms that the row adds to the loss."""
     num_bytes: np.ndarray
-
-
-def local_copies() -> Path:
-    """Where this machine keeps its copies; private to the user."""
-    folder = cache_folder() / "sequences"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:  # an executor's user may have no home
-        folder = Path(tempfile.gettempdir()) / f"distributary-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
-            raise PermissionError(
-                f"{folder} belongs to somebody else; set DISTRIBUTARY_CACHE to a folder of your own"
-            ) from None
-    return folder
+    """(num_rows,) int64 UTF-8 bytes of the text behind the targets."""
 
 
 class SequenceReader:
     """Random access to the rows of one split. Rows are numbered by sequence_id."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-        self._starts = np.load(folder / "starts.npy", mmap_mode="r")
-        self._columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
-        self.lengths: np.ndarray = np.load(folder / "num_tokens.npy", mmap_mode="r")
-        """(num_rows,) tokens of each row."""
+        self._tokens = _map(folder, "tokens")
+        self._is_target = _map(folder, "is_target")
+        self._starts = _map(folder, "starts")
+        self._segment_lengths = _map(folder, "segment_lengths")
+        self._segment_starts = _map(folder, "segment_starts")
+        self._labels = _map(folder, "labels")
+        self._num_bytes = _map(folder, "num_bytes")
+        self.num_targets = _map(folder, "num_targets")
+        """(num_rows,) int64 terms that each row adds to the loss."""
+        self.lengths = _map(folder, "num_tokens")
+        """(num_rows,) int32 tokens of each row."""
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
-    def num_targets(self) -> np.ndarray:
-        """(num_rows,) terms each row adds to the loss."""
-        return self._columns["num_targets"]
-
     def rows(self, ids: np.ndarray) -> Rows:
-        tokens = [np.asarray(self._tokens[self._starts[i] : self._starts[i + 1]]) for i in ids]
-        return Rows(tokens, *[np.asarray(self._columns[name][ids]) for name in COLUMNS])
+        """The rows `ids`, (num_rows,) int64, as views of the memory maps where possible."""
+        tokens = list(zip(self._starts[ids].tolist(), self._starts[ids + 1].tolist(), strict=True))
+        segments = list(
+            zip(self._segment_starts[ids].tolist(), self._segment_starts[ids + 1].tolist(), strict=True)
+        )
+        return Rows(
+            input_ids=[self._tokens[start:stop] for start, stop in tokens],
+            is_target=[self._is_target[start:stop] for start, stop in tokens],
+            segment_lengths=[self._segment_lengths[start:stop] for start, stop in segments],
+            labels=self._labels[ids],
+            num_targets=self.num_targets[ids],
+            num_bytes=self._num_bytes[ids],
+        )
 
 
 def open_split(
@@ -83,94 +89,139 @@ def open_split(
 ) -> SequenceReader:
     """The rows of `split` at `version`; the first caller on a machine makes the copy, the others wait for it.
 
-    Raises ValueError if the table at `path` is another one than was pinned, or if its sequence ids have gaps.
+    Raises ValueError if the table at `path` is not the pinned one, or if its sequence ids have gaps.
     """
-    home = copies or local_copies()
-    target = home / f"{table_id}-{version}-{split}"
-    with _locked(target):
-        if not target.is_dir():
-            _prune(home)
-            partial = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
-            try:
-                _copy(_pinned(path, table_id, version), split, partial)
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        os.utime(target)
-        return SequenceReader(target)
+    name = f"{table_id}-{version}-{split}-{FORMAT}"
+    with open_copy(
+        copies or copies_folder(),
+        name,
+        lambda folder: _copy_split(_open_pinned(path, table_id, version), split, folder),
+    ) as folder:
+        return SequenceReader(folder)
 
 
-def _pinned(path: str, table_id: str, version: int) -> DeltaTable:
+def write_split(folder: Path, rows: Rows) -> None:
+    """Write `rows` as the arrays that SequenceReader(folder) maps: row i gets sequence_id i.
+
+    Raises ValueError if a row contradicts itself.
+    """
+    num_tokens = np.array([len(tokens) for tokens in rows.input_ids], dtype=np.int64)
+    num_segments = np.array([len(lengths) for lengths in rows.segment_lengths], dtype=np.int64)
+    everything = FlatRows(
+        ids=np.arange(len(num_tokens)),
+        num_tokens=num_tokens,
+        num_segments=num_segments,
+        tokens=_join(rows.input_ids, np.int32),
+        is_target=_join(rows.is_target, np.bool_),
+        segment_lengths=_join(rows.segment_lengths, np.int32),
+        labels=rows.labels,
+        num_targets=rows.num_targets,
+        num_bytes=rows.num_bytes,
+    )
+    write_arrays(folder, [require_consistent(everything)], num_tokens=num_tokens, num_segments=num_segments)
+
+
+def require_consistent(rows: FlatRows) -> FlatRows:
+    """The rows themselves. Raises ValueError if one contradicts itself: a model would learn from the wrong
+    tokens in silence."""
+    starts = np.cumsum(rows.segment_lengths, dtype=np.int64) - rows.segment_lengths  # (all segments,)
+    row_of_segment = np.repeat(np.arange(len(rows.ids)), rows.num_segments)
+    row_of_token = np.repeat(np.arange(len(rows.ids)), rows.num_tokens)
+    covered = np.bincount(row_of_segment, weights=rows.segment_lengths, minlength=len(rows.ids))
+    is_empty = np.bincount(row_of_segment, weights=rows.segment_lengths < 1, minlength=len(rows.ids))
+    _require(
+        (covered == rows.num_tokens) & (is_empty == 0), rows, "segments that do not add up to num_tokens"
+    )
+    first_is_target = np.bincount(row_of_segment, weights=rows.is_target[starts], minlength=len(rows.ids))
+    _require(first_is_target == 0, rows, "a target that is the first token of its segment")
+    num_targets = np.bincount(row_of_token, weights=rows.is_target, minlength=len(rows.ids))
+    _require(
+        num_targets + (rows.labels != NO_LABEL) == rows.num_targets,
+        rows,
+        "targets that do not add up to num_targets",
+    )
+    return rows
+
+
+def _require(holds: np.ndarray, rows: FlatRows, fault: str) -> None:
+    if not holds.all():
+        raise ValueError(
+            f"sequence {int(rows.ids[np.argmin(holds)])} has {fault} (and {int((~holds).sum()) - 1} more); "
+            "run the dataset stage again"
+        )
+
+
+def _map(folder: Path, name: str) -> np.ndarray:
+    # A plain array over the map: its slices cost a third of those of np.memmap.
+    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+
+
+def _join(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
+
+
+def _open_pinned(path: str, table_id: str, version: int) -> DeltaTable:
     try:
         table = DeltaTable(path, version=version)
     except DeltaError as error:
         raise FileNotFoundError(
-            f"sequences at {path} have no version {version} any more ({error}); run the dataset stage again"
+            f"sequences at {path} no longer have version {version} ({error}); run the dataset stage again"
         ) from error
     if str(table.metadata().id) != table_id:
         raise ValueError(
-            f"sequences at {path} were made anew (table id {table.metadata().id}, pinned {table_id}); "
-            "run the dataset stage and the stages below it again"
+            f"sequences at {path} were deleted and written again (table id {table.metadata().id}, pinned "
+            f"{table_id}); "
+            "run the dataset stage and the stages after it again"
         )
     return table
 
 
-def _copy(table: DeltaTable, split: str, folder: Path) -> None:
+def _copy_split(table: DeltaTable, split: str, folder: Path) -> None:
     dataset = table.to_pyarrow_dataset()
     chosen = pc.field("split") == split
-    ids, lengths = [], []
-    for batch in dataset.to_batches(columns=["sequence_id", "num_tokens"], filter=chosen):
-        ids.append(batch["sequence_id"].to_numpy())
-        lengths.append(batch["num_tokens"].to_numpy())
-    order = np.concatenate(ids) if ids else np.empty(0, np.int64)
-    num_tokens = np.empty(len(order), np.int32)
-    if not np.array_equal(np.sort(order), np.arange(len(order))):
+    sizes = ["sequence_id", "num_tokens", "segments"]
+    parts: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.int64),) * 3]
+    for batch in dataset.to_batches(columns=sizes, filter=chosen):
+        num_segments = pc.list_value_length(batch["segments"])
+        parts.append(tuple(column.to_numpy() for column in (batch[sizes[0]], batch[sizes[1]], num_segments)))
+    ids, num_tokens, num_segments = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(ids)
+    if not np.array_equal(ids[order], np.arange(len(ids))):
         raise ValueError(
-            f"sequence_id of split {split} must run from 0 to {len(order) - 1} without gaps; "
+            f"sequence_id of split {split} must run from 0 to {len(ids) - 1} without gaps; "
             "run the dataset stage again"
         )
-    num_tokens[order] = np.concatenate(lengths) if lengths else num_tokens
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(num_tokens, dtype=np.int64)])
-    np.save(folder / "num_tokens.npy", num_tokens)
-    np.save(folder / "starts.npy", starts)
-    tokens = np.lib.format.open_memmap(
-        folder / "tokens.npy", mode="w+", dtype=np.int32, shape=(int(starts[-1]),)
+
+    def read_batches() -> Iterator[FlatRows]:
+        for batch in dataset.to_batches(columns=VALUE_COLUMNS, filter=chosen):
+            yield require_consistent(_flatten(batch))
+
+    write_arrays(folder, read_batches(), num_tokens=num_tokens[order], num_segments=num_segments[order])
+
+
+def _flatten(batch: pa.RecordBatch) -> FlatRows:
+    """Arrow's own buffers as NumPy arrays: no Python step per row."""
+    num_tokens = batch["num_tokens"].to_numpy().astype(np.int64)
+    runs = batch["targets"].flatten()
+    # A run's place in its row, then its place among all tokens of the batch.
+    row_starts = np.repeat(
+        np.cumsum(num_tokens) - num_tokens, pc.list_value_length(batch["targets"]).to_numpy()
     )
-    columns = {
-        name: np.lib.format.open_memmap(
-            folder / f"{name}.npy", mode="w+", dtype=np.int64, shape=(len(order),)
-        )
-        for name in COLUMNS
-    }
-    for batch in dataset.to_batches(columns=["sequence_id", "input_ids", *COLUMNS], filter=chosen):
-        batch_ids = batch["sequence_id"].to_numpy()
-        for row, values in zip(batch_ids, batch["input_ids"], strict=True):
-            tokens[starts[row] : starts[row + 1]] = values.values.to_numpy()
-        for name in COLUMNS:
-            columns[name][batch_ids] = batch[name].fill_null(NO_TARGET).to_numpy(zero_copy_only=False)
-    tokens.flush()
-    for column in columns.values():
-        column.flush()
+    is_target = mark_runs(
+        row_starts + _field(runs, "first_token"), _field(runs, "num_tokens"), size=int(num_tokens.sum())
+    )
+    return FlatRows(
+        ids=batch["sequence_id"].to_numpy(),
+        num_tokens=num_tokens,
+        num_segments=pc.list_value_length(batch["segments"]).to_numpy(),
+        tokens=batch["input_ids"].flatten().to_numpy(),
+        is_target=is_target,
+        segment_lengths=_field(batch["segments"].flatten(), "num_tokens"),
+        labels=batch["label"].fill_null(NO_LABEL).to_numpy(zero_copy_only=False),
+        num_targets=batch["num_targets"].to_numpy(),
+        num_bytes=batch["num_bytes"].to_numpy(),
+    )
 
 
-@contextmanager
-def _locked(copy: Path) -> Iterator[None]:
-    with copy.with_name(f"{copy.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _prune(home: Path) -> None:
-    """Forget copies nobody opened for a week, and half-made ones."""
-    for copy in home.iterdir():
-        if COPY_NAME.fullmatch(copy.name) and not copy.is_symlink() and _is_stale(copy):
-            if copy.name.startswith("."):
-                shutil.rmtree(copy, ignore_errors=True)
-                continue
-            with _locked(copy):
-                if _is_stale(copy):  # nobody opened it while we waited
-                    shutil.rmtree(copy, ignore_errors=True)
-
-
-def _is_stale(copy: Path) -> bool:
-    return copy.is_dir() and time.time() - copy.stat().st_mtime > STALE_SECONDS
+def _field(structs: pa.StructArray, name: str) -> np.ndarray:
+    return pc.struct_field(structs, name).to_numpy(zero_copy_only=False)

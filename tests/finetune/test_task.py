@@ -1,59 +1,126 @@
+"""Tasks against values by hand: tensors, losses, sums, metrics."""
+
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from pipelines.dataset.reader import Rows
-from pipelines.finetune.tasks.task import Classification, LanguageModelling, collate
+from pipelines.dataset.reader import NO_LABEL, Rows
+from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.tasks.table import TASKS, build_task
 
 CPU = torch.device("cpu")
 
 
-def rows(*tokens, targets=None, num_bytes=None):
+def make_spec(task="language_modelling", labels=(), **fields):
+    return ModelSpec(
+        **{"max_tokens": 8, "base": "scratch", "tokenizer": "t", **fields}, task=task, labels=labels
+    )
+
+
+def make_rows(*tokens, labels=None, num_bytes=None, segments=None):
+    """Rows as the reader gives them: the first token of a document is no target."""
+    segments = segments or [[len(each)] for each in tokens]
+    is_target = [np.concatenate([np.arange(length) > 0 for length in each]) for each in segments]
     return Rows(
         [np.asarray(each, np.int32) for each in tokens],
-        np.asarray(targets or [-100] * len(tokens)),
-        np.ones(len(tokens), np.int64),
+        is_target if labels is None else [np.zeros(len(each), bool) for each in tokens],
+        [np.asarray(each, np.int32) for each in segments],
+        np.asarray(labels or [NO_LABEL] * len(tokens)),
+        np.asarray([each.sum() for each in is_target]) if labels is None else np.ones(len(tokens), np.int64),
         np.asarray(num_bytes or [1] * len(tokens)),
     )
 
 
-def test_collate_pads_on_the_right_and_masks_the_padding():
-    batch = collate(rows([1, 2, 3], [4], targets=[1, 0], num_bytes=[5, 6]), CPU)
-    assert batch.input_ids_BT.tolist() == [[1, 2, 3], [4, 0, 0]]
-    assert batch.attention_mask_BT.tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert (batch.targets_B.tolist(), batch.num_bytes) == ([1, 0], 11)
+@pytest.fixture
+def language_modelling():
+    return build_task(make_spec())
 
 
-def test_classification_metrics_by_hand():
-    task = Classification(3)
-    batch = collate(rows([1], [1], [1], [1], targets=[0, 0, 1, 1]), CPU)
+@pytest.fixture
+def classification():
+    return build_task(make_spec("classification", ("a", "b", "c")))
+
+
+def test_collate_pads_on_the_right_and_masks(classification):
+    batch = classification.collate(make_rows([1, 2, 3], [4], labels=[1, 0], num_bytes=[5, 6]), CPU)
+    assert batch.inputs["input_ids_BT"].tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert batch.inputs["attention_mask_BT"].tolist() == [[True, True, True], [True, False, False]]
+    assert (batch.targets.tolist(), batch.num_bytes) == ([1, 0], 11)
+
+
+def test_inputs_take_five_bytes_per_token(classification):
+    inputs = classification.collate(make_rows([1, 2], [3], labels=[0, 1]), CPU).inputs
+    assert {name: tensor.dtype for name, tensor in inputs.items()} == {
+        "input_ids_BT": torch.int32,
+        "attention_mask_BT": torch.bool,
+    }
+
+
+def test_classification_metrics_by_hand(classification):
+    batch = classification.collate(make_rows([1], [1], [1], [1], labels=[0, 0, 1, 1]), CPU)
     logits = torch.log(torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.6, 0.1]]))
-    sums = task.sums(logits, batch)
-    metrics = task.metrics(sums + sums)  # sums add over batches
+    sums = classification.sums(logits, batch)
+    metrics = classification.metrics(sums + sums)  # sums add over batches
     assert metrics["accuracy"] == 0.75
-    assert metrics["loss"] == pytest.approx(
-        -(math.log(0.7) + math.log(0.2) + math.log(0.8) + math.log(0.6)) / 4
-    )
+    nats = -(math.log(0.7) + math.log(0.2) + math.log(0.8) + math.log(0.6))
+    assert metrics["loss"] == pytest.approx(nats / 4)
     # F1: class 0 2*1/(1+2), class 1 2*2/(3+2), class 2 does not occur.
     assert metrics["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
-    assert task.confusion(sums).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
-    assert float(task.loss_sum(logits, batch)) == pytest.approx(4 * metrics["loss"])
+    assert classification.confusion(sums).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert float(classification.loss_sum(logits, batch)) == pytest.approx(nats)
 
 
-def test_language_modelling_counts_each_next_token_once_and_no_padding():
-    task = LanguageModelling()
-    batch = collate(rows([0, 1, 2], [3, 0], num_bytes=[7, 1]), CPU)
+def test_classification_refuses_rows_of_several_documents(classification):
+    rows = make_rows([1], [1, 2, 3], labels=[0, 1], segments=[[1], [2, 1]])
+    with pytest.raises(ValueError, match=r"row 1 .* holds 2 documents.*packing.method=one_per_document"):
+        classification.collate(rows, CPU)
+
+
+def test_next_tokens_count_once_and_padding_never(language_modelling):
+    batch = language_modelling.collate(make_rows([0, 1, 2], [3, 0], num_bytes=[7, 1]), CPU)
     logits = torch.zeros(2, 3, 4)  # uniform over 4 tokens: 2 bits a target, 3 targets
-    metrics = task.metrics(task.sums(logits, batch))
+    metrics = language_modelling.metrics(language_modelling.sums(logits, batch))
     assert metrics["bits_per_byte"] == pytest.approx(3 * 2 / 8)
     assert metrics["perplexity"] == pytest.approx(4)
-    assert float(task.loss_sum(logits, batch)) == pytest.approx(3 * math.log(4))
+    assert metrics["loss"] == pytest.approx(math.log(4))
+    assert float(language_modelling.loss_sum(logits, batch)) == pytest.approx(3 * math.log(4))
 
 
-def test_language_modelling_predicts_the_token_after():
-    task, batch = LanguageModelling(), collate(rows([0, 1, 2]), CPU)
+def test_the_logits_of_a_token_predict_the_next(language_modelling):
+    batch = language_modelling.collate(make_rows([0, 1, 2]), CPU)
     logits = torch.full((1, 3, 4), -50.0)
     logits[0, 0, 1] = logits[0, 1, 2] = 50.0
-    assert float(task.loss_sum(logits, batch)) == pytest.approx(0, abs=1e-6)
+    assert float(language_modelling.loss_sum(logits, batch)) == pytest.approx(0, abs=1e-6)
+
+
+def test_only_targets_count_in_the_loss(language_modelling):
+    rows = make_rows([0, 1, 2, 3], [4, 5, 6], segments=[[2, 2], [3]])
+    batch = language_modelling.collate(rows, CPU)
+    assert batch.targets.tolist() == [[-100, 1, -100, 3], [-100, 5, 6, -100]]
+    assert float(language_modelling.loss_sum(torch.zeros(2, 4, 8), batch)) == pytest.approx(4 * math.log(8))
+
+
+def test_packed_rows_carry_positions_and_segments(language_modelling):
+    rows = make_rows([0, 1, 2, 3], [4, 5], segments=[[1, 3], [2]])
+    inputs = language_modelling.collate(rows, CPU).inputs
+    # The padding of the second row is a document of its own.
+    assert inputs["position_ids_BT"].tolist() == [[0, 0, 1, 2], [0, 1, 0, 1]]
+    assert inputs["segment_ids_BT"].tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
+
+
+def test_rows_of_one_document_carry_no_positions(language_modelling):
+    inputs = language_modelling.collate(make_rows([0, 1, 2], [4, 5]), CPU).inputs
+    assert sorted(inputs) == ["attention_mask_BT", "input_ids_BT"]
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(ValueError, match="unknown task 'ranking'; known: classification, language_modelling"):
+        build_task(make_spec("ranking"))
+
+
+def test_tasks_are_in_the_table_under_their_names():
+    assert {name: build_task(make_spec(name, ("a", "b"))).name for name in TASKS} == {
+        name: name for name in TASKS
+    }

@@ -13,6 +13,8 @@ from pipelines.finetune.worker import result_of
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides, write_tickets
 
+pytestmark = [pytest.mark.horovod, pytest.mark.slow]
+
 CHECKOUT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 600
 
@@ -48,7 +50,6 @@ def clustered(tmp_path_factory):
     return folder, ended.stdout
 
 
-@pytest.mark.horovod
 def test_a_cluster_gives_the_tables_and_weights_of_one_machine(spark, flow, clustered):
     folder, output = clustered
     assert len(list((folder / "spark" / "work").glob("app-*/*/stderr"))) == 2, (
@@ -61,7 +62,6 @@ def test_a_cluster_gives_the_tables_and_weights_of_one_machine(spark, flow, clus
     assert result["weights"] == result_of(training_of(flow.configs["finetune"])[0].folder)["weights"]
 
 
-@pytest.mark.horovod
 def test_executors_score_with_the_model_that_the_driver_sent_them(clustered):
     folder, _ = clustered
     unpacked = list((folder / "spark" / "work").glob("app-*/*/model-*/model.safetensors"))

@@ -18,6 +18,8 @@ from pipelines.pin import pin
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides, write_tickets
 
+pytestmark = [pytest.mark.horovod, pytest.mark.slow]
+
 CHECKOUT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300
 
@@ -95,7 +97,6 @@ def killed(tmp_path_factory):
     return folder, Driver(folder).finish()
 
 
-@pytest.mark.horovod
 def test_tables_have_the_same_digests_as_an_undisturbed_run(spark, flow, killed):
     folder, _ = killed
     for table in (DOCUMENTS, QUARANTINE, SEQUENCES, PREDICTIONS):
@@ -105,7 +106,6 @@ def test_tables_have_the_same_digests_as_an_undisturbed_run(spark, flow, killed)
         assert table.digest(disturbed) == table.digest(undisturbed), table.name
 
 
-@pytest.mark.horovod
 def test_the_final_weights_are_the_same_and_there_is_one_run_and_one_version(flow, killed):
     folder, output = killed
     (result,) = [result_of(str(run.parent)) for run in (folder / "lake" / "finetune").glob("*/result.json")]
@@ -114,7 +114,6 @@ def test_the_final_weights_are_the_same_and_there_is_one_run_and_one_version(flo
     assert ran(output) == ["scoring"]  # the stages above were finished by earlier drivers and say so
 
 
-@pytest.mark.horovod
 def test_deleting_a_table_makes_that_stage_and_those_below_run(spark, killed):
     folder, _ = killed
     before = {name: pin(f"{folder}/lake/{name}").digest for name in ("documents", "sequences")}

@@ -1,4 +1,6 @@
-"""The model behind a port, as a user starts it; asked over HTTP and compared with the Predictor in this process."""
+"""The model behind a port, as a user starts it: requests over HTTP, compared with the Predictor in this
+process.
+"""
 
 import contextlib
 import json
@@ -17,29 +19,32 @@ import pytest
 import pipelines.scoring
 from pipelines.registry import store
 from pipelines.registry.runs.tracker import Tracker
-from pipelines.registry.versions import register as models
+from pipelines.registry.versions.aliases import promote
+from pipelines.registry.versions.register import register_model
 from pipelines.scoring.predict import Predictor
 
 TEXTS = ["my card was lost", "", "请给我退款"]
-PATIENCE_SECONDS = 180
+START_SECONDS = 180
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory, classifier_folder):
-    """A store with model "intents", whose champion is the tiny classifier."""
+    """A store with the registered model "intents"; its champion is the tiny classifier."""
     folder = tmp_path_factory.mktemp("served store")
     store.connect(f"sqlite:///{folder}/mlflow.db")
     tracker = Tracker("serving", "abc")
     tracker.finish()
     script = Path(pipelines.scoring.__file__).with_name("serve.py")
-    version = models.register(tracker.run_id, classifier_folder, "intents", code=script, input_example=TEXTS)
-    models.promote("intents", version)
+    version = register_model(tracker.run_id, classifier_folder, "intents", code=script, input_example=TEXTS)
+    promote("intents", version)
     return f"sqlite:///{folder}/mlflow.db"
 
 
 @pytest.fixture(scope="module")
 def server(registry, tmp_path_factory):
-    """Base address of `mlflow models serve`, started far away from the project; ended with all its children."""
+    """Address of `mlflow models serve`, started in another folder than the project; ended with all its
+    children.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +64,7 @@ def server(registry, tmp_path_factory):
         "--port",
         str(port),
     ]
-    # As in an activated environment: MLflow starts uvicorn by name.
+    # As in an activated environment, because MLflow starts uvicorn by name.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"MLFLOW_TRACKING_URI": registry, "PATH": path}
@@ -68,7 +73,7 @@ def server(registry, tmp_path_factory):
             command, cwd=away, stdout=log, stderr=log, start_new_session=True, env=environment
         )
         try:
-            wait_for(f"http://127.0.0.1:{port}/ping", process, away / "log")
+            wait_for_answer(f"http://127.0.0.1:{port}/ping", process, away / "log")
             yield f"http://127.0.0.1:{port}"
         finally:
             end(process)
@@ -81,8 +86,8 @@ def end(process):
             process.wait(15)
 
 
-def wait_for(address, process, log):
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_for_answer(address, process, log):
+    deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
@@ -90,10 +95,10 @@ def wait_for(address, process, log):
                 return
         except (URLError, OSError):
             time.sleep(0.3)
-    pytest.fail(f"no answer after {PATIENCE_SECONDS} s: {log.read_text()}")
+    pytest.fail(f"no answer after {START_SECONDS} s: {log.read_text()}")
 
 
-def ask(server, payload):
+def post(server, payload):
     request = urllib.request.Request(
         f"{server}/invocations", json.dumps(payload).encode(), {"Content-Type": "application/json"}
     )
@@ -120,8 +125,8 @@ def ask(server, payload):
         "instances",
     ],
 )
-def test_every_payload_gets_the_predictions_of_the_predictor(server, classifier_folder, payload):
-    answer = ask(server, payload)
+def test_every_payload_format_gets_the_same_predictions(server, classifier_folder, payload):
+    answer = post(server, payload)
     expected = Predictor.load(classifier_folder).predict(TEXTS)
     assert [row["prediction"] for row in answer] == [p.prediction for p in expected]
     assert [row["score"] for row in answer] == pytest.approx([p.score for p in expected], abs=1e-5)
@@ -134,9 +139,9 @@ def test_every_payload_gets_the_predictions_of_the_predictor(server, classifier_
         {"dataframe_split": {"columns": ["text"], "data": [[None]]}},
     ],
 )
-def test_a_wrong_payload_is_the_callers_error_and_names_the_column(server, payload):
+def test_a_wrong_payload_is_a_client_error(server, payload):
     with pytest.raises(HTTPError) as refused:
-        ask(server, payload)
+        post(server, payload)
     with refused.value:
         assert refused.value.code == 400
         assert "text" in json.load(refused.value)["message"]

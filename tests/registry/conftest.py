@@ -1,9 +1,5 @@
-"""One SQLite store for the run (its migrations take seconds); every test takes names of its own."""
+"""One SQLite store for all tests, because its migrations take seconds; every test uses its own names."""
 
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,12 +7,13 @@ from mlflow import MlflowClient
 
 import pipelines.scoring
 from pipelines.dataset.tokenizer import tokenizer_fingerprint, train_bpe
-from pipelines.finetune.models.build import Architecture, ModelSpec, build_model, save_model
+from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import save_model
 from pipelines.registry import store
 from pipelines.registry.runs.tracker import Tracker
-from pipelines.registry.versions import register as models
+from pipelines.registry.versions.register import register_model
 
-CHECKOUT = Path(__file__).parents[2]
 SCRIPT = Path(pipelines.scoring.__file__).with_name("serve.py")
 TINY_BERT = {
     "model_type": "bert",
@@ -50,7 +47,7 @@ def model_name(request):
 
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory):
-    """Two classifiers that differ in their weights only."""
+    """Two classifiers that differ only in their weights."""
     tokenizer = train_bpe(iter(["lost my card", "信用卡丢了"] * 2), vocab_size=280)
     spec = ModelSpec(
         task="classification",
@@ -80,7 +77,7 @@ def new_run(experiment):
 
 
 def register(run_id, folder, name):
-    return models.register(run_id, folder, name, code=SCRIPT, input_example=["lost my card", "退款"])
+    return register_model(run_id, folder, name, code=SCRIPT, input_example=["lost my card", "退款"])
 
 
 def versions(name):
@@ -93,24 +90,3 @@ def aliases(name):
     return {
         alias: int(version) for alias, version in MlflowClient().get_registered_model(name).aliases.items()
     }
-
-
-@contextmanager
-def other_process(code):
-    """A Python process that has printed a line and waits; the line and the process."""
-    script = f"from pipelines import process\n{code}\ninput()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
-    ) as started:
-        try:
-            yield started.stdout.readline().strip(), started
-        finally:
-            started.kill()
-
-
-def eventually(happened):
-    """Wait for another thread or process."""
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

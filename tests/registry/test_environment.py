@@ -1,8 +1,10 @@
+"""Which commit a run names."""
+
 import subprocess
 
 import pytest
 
-from pipelines.registry.runs.environment import git_tags
+from pipelines.registry.runs.environment import read_git_tags
 
 
 def git(folder, *arguments):
@@ -19,16 +21,16 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_the_commit_of_a_checkout_is_told_and_whether_files_differ(checkout):
+def test_commit_of_a_checkout_says_whether_files_differ(checkout):
     commit = git(checkout, "rev-parse", "HEAD")
-    assert git_tags(checkout) == {"mlflow.source.git.commit": commit}
+    assert read_git_tags(checkout) == {"mlflow.source.git.commit": commit}
     (checkout / "code.py").write_text("two\n")
-    assert git_tags(checkout) == {"mlflow.source.git.commit": f"{commit}-dirty"}
+    assert read_git_tags(checkout) == {"mlflow.source.git.commit": f"{commit}-dirty"}
 
 
-def test_the_commit_of_the_project_that_we_are_installed_in_is_not_ours(checkout, monkeypatch):
+def test_commit_of_a_surrounding_project_is_ignored(checkout, monkeypatch):
     installed = checkout / ".venv" / "lib" / "site-packages"
     installed.mkdir(parents=True)
-    assert git_tags(installed) == {}
+    assert read_git_tags(installed) == {}
     monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))  # as in a hook of that project
-    assert git_tags(installed) == {}
+    assert read_git_tags(installed) == {}

@@ -1,15 +1,15 @@
-"""The gate: expected verdicts are written by hand."""
+"""The gate: the expected verdicts are written by hand."""
 
 import json
 import math
 
 import pytest
 
-from pipelines.registry.gate.decide import Evaluation, decide
+from pipelines.registry.gate.decide import Measurement, decide
 
 
-def evaluation(version, value, *, metric="accuracy", num_rows=100, digest="d1"):
-    return Evaluation(
+def measurement(version, value, *, metric="accuracy", num_rows=100, digest="d1"):
+    return Measurement(
         model_version=version, metric=metric, value=value, num_rows=num_rows, rows_digest=digest
     )
 
@@ -27,66 +27,64 @@ def evaluation(version, value, *, metric="accuracy", num_rows=100, digest="d1"):
         ("accuracy", 0.10, math.nan, True),
     ],
 )
-def test_the_better_one_in_the_metrics_direction_wins_and_a_tie_keeps_the_champion(
-    metric, challenger, champion, promote
-):
-    verdict = decide(evaluation(2, challenger, metric=metric), evaluation(1, champion, metric=metric))
+def test_the_better_one_wins_and_a_tie_keeps_the_champion(metric, challenger, champion, promote):
+    verdict = decide(measurement(2, challenger, metric=metric), measurement(1, champion, metric=metric))
     assert verdict.promote is promote
 
 
 @pytest.mark.parametrize(("gain", "promote"), [(0.25, True), (0.125, False)])
 def test_a_gain_below_min_gain_is_not_enough(gain, promote):
-    assert decide(evaluation(2, 0.5 + gain), evaluation(1, 0.5), min_gain=0.25).promote is promote
+    assert decide(measurement(2, 0.5 + gain), measurement(1, 0.5), min_gain=0.25).promote is promote
 
 
 @pytest.mark.parametrize(
     ("challenger", "champion", "min_gain", "promote"),
     [(0.9, 0.8, 0.1, True), (0.82, 0.81, 0.01, True), (0.899, 0.8, 0.1, False), (0.1 + 0.2, 0.3, 0.0, False)],
 )
-def test_the_noise_of_floats_decides_nothing(challenger, champion, min_gain, promote):
-    assert decide(evaluation(2, challenger), evaluation(1, champion), min_gain=min_gain).promote is promote
+def test_rounding_errors_decide_nothing(challenger, champion, min_gain, promote):
+    assert decide(measurement(2, challenger), measurement(1, champion), min_gain=min_gain).promote is promote
 
 
 @pytest.mark.parametrize(("value", "promote"), [(0.01, True), (math.nan, False), (math.inf, False)])
 def test_the_first_version_is_promoted_unless_it_diverged(value, promote):
-    assert decide(evaluation(1, value), None).promote is promote
+    assert decide(measurement(1, value), None).promote is promote
 
 
-def test_a_comparison_on_different_rows_is_refused():
+def test_measurements_on_different_rows_are_refused():
     with pytest.raises(
         ValueError, match=r"different rows \(100 with digest d2, 100 with digest d1\).*score both"
     ):
-        decide(evaluation(2, 0.9, digest="d2"), evaluation(1, 0.8))
+        decide(measurement(2, 0.9, digest="d2"), measurement(1, 0.8))
     with pytest.raises(ValueError, match="different rows"):
-        decide(evaluation(2, 0.9, num_rows=99), evaluation(1, 0.8))
+        decide(measurement(2, 0.9, num_rows=99), measurement(1, 0.8))
 
 
-def test_a_comparison_of_two_metrics_is_refused():
+def test_measurements_of_two_metrics_are_refused():
     with pytest.raises(ValueError, match="version 2 was measured by bits_per_byte, version 1 by accuracy"):
-        decide(evaluation(2, 0.9, metric="bits_per_byte"), evaluation(1, 0.8))
+        decide(measurement(2, 0.9, metric="bits_per_byte"), measurement(1, 0.8))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"metric": "vibes"}, "unknown metric 'vibes'; known: accuracy, bits_per_byte"),
-        ({"num_rows": 0}, "evaluated on 0 rows; at least 1"),
+        ({"metric": "vibes"}, "unknown metric 'vibes'; known: accuracy, macro_f1, bits_per_byte"),
+        ({"num_rows": 0}, "measured on 0 rows; at least 1"),
     ],
 )
-def test_an_evaluation_that_means_nothing_is_refused(wrong, message):
+def test_a_meaningless_measurement_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        evaluation(1, 0.5, **wrong)
+        measurement(1, 0.5, **wrong)
 
 
 @pytest.mark.parametrize("min_gain", [-0.1, math.inf, math.nan])
-def test_a_min_gain_that_means_nothing_is_refused(min_gain):
+def test_a_meaningless_min_gain_is_refused(min_gain):
     with pytest.raises(ValueError, match=f"min_gain must be at least 0 and finite, got {min_gain}"):
-        decide(evaluation(2, 0.9), evaluation(1, 0.8), min_gain=min_gain)
+        decide(measurement(2, 0.9), measurement(1, 0.8), min_gain=min_gain)
 
 
-def test_a_verdict_is_strict_json_and_names_both_sides():
+def test_a_verdict_is_strict_json():
     written = json.loads(
-        json.dumps(decide(evaluation(2, math.nan), evaluation(1, 0.5)).to_dict(), allow_nan=False)
+        json.dumps(decide(measurement(2, math.nan), measurement(1, 0.5)).to_dict(), allow_nan=False)
     )
     assert written["promote"] is False
     assert written["challenger"] == {

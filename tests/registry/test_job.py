@@ -1,4 +1,4 @@
-"""Which training the registry takes: the one that the configuration means, as the finetune job says it."""
+"""Which run the registry uses: the one of the configuration, which the finetune job made the current one."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from jobs.shell import settings as configuration
 from jobs.training import training_of
 from pipelines.lease import Lease
 from pipelines.registry.runs import current as runs
-from pipelines.registry.runs.tracker import Tracker
+from pipelines.registry.runs.tracker import Tracker, read_run_status
 from pipelines.storage import Folder
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.conftest import flow_overrides
@@ -28,7 +28,7 @@ RESULT = {
 
 @pytest.fixture(scope="module")
 def tables(spark, tmp_path_factory):
-    """Tables without rows: what is tested here is which run is meant, not what it learnt."""
+    """Tables without rows: these tests check which run is used, not what it learnt."""
     folder = tmp_path_factory.mktemp("jobs")
     configs = stage_configs(folder)
     documents = spark.createDataFrame([], DOCUMENTS.schema)
@@ -48,7 +48,7 @@ def tables(spark, tmp_path_factory):
 
 @pytest.fixture
 def configs(tables, experiment, store_folder, tmp_path):
-    """Configurations of the two stages in an experiment and a folder of the test's own."""
+    """Configurations of the two stages, with the test's own experiment and folder."""
     tracking = (
         f"tracking={{uri: 'sqlite:///{store_folder}/mlflow.db', artifacts: null, experiment: '{experiment}'}}"
     )
@@ -63,20 +63,20 @@ def stage_configs(folder, *overrides):
     )
 
 
-def trained(config):
-    """Id of the run after the finetune job, whose ranks left a result."""
+def train(config):
+    """Run the finetune job with a result that its ranks would write. Returns the run's id."""
     Folder(training_of(config)[0].folder).write("result.json", json.dumps(RESULT).encode())
     assert finetune.main(config).ran
-    return runs.current_run(config.folder).run_id
+    return runs.require_current(config.folder, read_run_status).run_id
 
 
 def num_runs(config):
     return len(mlflow.search_runs(experiment_names=[config.tracking.experiment]))
 
 
-def test_the_training_that_the_configuration_means_is_registered_and_not_the_newest(configs):
-    first = trained(configs.finetune)
-    second = trained(configs.finetune.model_copy(update={"seed": 1}))
+def test_the_configured_training_is_registered_not_the_newest(configs):
+    first = train(configs.finetune)
+    second = train(configs.finetune.model_copy(update={"seed": 1}))
     Tracker(configs.finetune.tracking.experiment, "colleague", tags={runs.FOLDER_TAG: "/elsewhere"}).finish()
     assert registry.inputs(configs.registry)[1].run_id == second != first
     planned = finetune.plan(configs.finetune)
@@ -92,8 +92,8 @@ def test_the_training_that_the_configuration_means_is_registered_and_not_the_new
     assert (finetune.plan(configs.finetune).up_to_date, finetune.main(configs.finetune).ran) == (True, False)
 
 
-def test_a_lost_pointer_is_written_again_without_a_new_run(configs):
-    run_id = trained(configs.finetune)
+def test_a_missing_pointer_is_written_again(configs):
+    run_id = train(configs.finetune)
     Folder(configs.finetune.folder).delete(runs.POINTER)
     with pytest.raises(
         FileNotFoundError, match=r"no finished training in .*/finetune; run first: distributary finetune"
@@ -105,16 +105,16 @@ def test_a_lost_pointer_is_written_again_without_a_new_run(configs):
     assert num_runs(configs.finetune) == 1
 
 
-def test_a_pointer_to_a_run_that_is_not_finished_is_refused_and_mended_by_finetune(configs):
-    run_id = trained(configs.finetune)
+def test_a_pointer_to_an_unfinished_run_is_refused(configs):
+    run_id = train(configs.finetune)
     mlflow.MlflowClient().delete_run(run_id)
     with pytest.raises(
         LookupError, match=f"run {run_id}, which is deleted in MLflow, not FINISHED; run first: distributary"
     ):
         registry.plan(configs.registry)
-    again = trained(configs.finetune)
+    again = train(configs.finetune)
     assert registry.inputs(configs.registry)[1].run_id == again != run_id
-    current = runs.current_run(configs.finetune.folder)
+    current = runs.require_current(configs.finetune.folder, read_run_status)
     runs.write_current(configs.finetune.folder, current._replace(run_id="0" * 32))
     with pytest.raises(LookupError, match="which is unknown in MLflow"):
         registry.plan(configs.registry)
@@ -129,10 +129,10 @@ def test_a_second_driver_does_not_join_a_training(configs):
     with held, pytest.raises(RuntimeError, match="is in use by process"):
         finetune.main(configs.finetune)
     assert mlflow.MlflowClient().get_experiment_by_name(configs.finetune.tracking.experiment) is None
-    trained(configs.finetune)
+    train(configs.finetune)
 
 
-def test_sequences_that_somebody_else_wrote_are_not_trained_on(spark, configs, tmp_path):
+def test_foreign_sequences_are_not_trained_on(spark, configs, tmp_path):
     spark.createDataFrame([], SEQUENCES.schema).write.format("delta").save(str(tmp_path / "sequences"))
     foreign = configs.finetune.model_copy(update={"sequences": str(tmp_path / "sequences")})
     with pytest.raises(
@@ -160,6 +160,6 @@ def test_sequences_that_somebody_else_wrote_are_not_trained_on(spark, configs, t
         (f"finetune.seed={2**63}", "finetune.seed should be less than 9223372036854775808"),
     ],
 )
-def test_a_value_outside_of_its_range_is_refused(tmp_path, override, message):
+def test_a_value_outside_its_range_is_refused(tmp_path, override, message):
     with pytest.raises(ValueError, match=message):
         stage_configs(tmp_path, override)

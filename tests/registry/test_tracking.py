@@ -1,4 +1,4 @@
-"""Tracking: every claim is checked by reading the store back."""
+"""Tracking: every test reads the store again and checks what it finds."""
 
 import json
 import os
@@ -14,8 +14,10 @@ from mlflow.exceptions import MlflowException
 
 from pipelines.pin import Pin
 from pipelines.registry import store
-from pipelines.registry.runs.lineage import lineage
-from pipelines.registry.runs.tracker import MAX_PARAM_CHARS, Tracker, find_run
+from pipelines.registry.runs.current import FOLDER_TAG
+from pipelines.registry.runs.lineage import read_lineage
+from pipelines.registry.runs.params import MAX_PARAM_CHARS
+from pipelines.registry.runs.tracker import Tracker, find_run, open_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +48,7 @@ def test_a_resumed_training_has_every_point_exactly_once(experiment):
     for step in range(1, 6):
         first.log(step, {"loss": 1 / step, "rate": 0.1})
     first.flush()
-    second = Tracker(experiment, "abc")  # the first is gone without a word, as after a kill
+    second = Tracker(experiment, "abc")  # the first one ended without a call, as after a kill
     for step in range(3, 8):
         second.log(step, {"loss": 1 / step, "rate": 0.1})
     second.finish({"accuracy": 0.5})
@@ -57,7 +59,7 @@ def test_a_resumed_training_has_every_point_exactly_once(experiment):
     assert find_run(experiment, "abc").info.status == "FINISHED"
 
 
-def test_points_that_were_not_flushed_before_a_kill_come_with_the_replay(experiment):
+def test_points_lost_by_a_kill_come_with_the_replay(experiment):
     Tracker(experiment, "abc").log(1, {"loss": 1.0})
     replayed = Tracker(experiment, "abc")
     replayed.log(1, {"loss": 1.0})
@@ -65,7 +67,7 @@ def test_points_that_were_not_flushed_before_a_kill_come_with_the_replay(experim
     assert points(replayed.run_id, "loss") == [(1, 1.0)]
 
 
-def test_a_finished_run_is_not_touched_again(experiment):
+def test_a_finished_run_is_not_continued(experiment):
     first = Tracker(experiment, "abc")
     first.finish()
     second = Tracker(experiment, "abc")
@@ -77,11 +79,11 @@ def test_runs_of_other_fingerprints_and_experiments_are_not_found(experiment):
     Tracker(experiment, "abc")
     assert find_run(experiment, "abd") is None
     assert find_run("no such experiment", "abc") is None
-    with pytest.raises(ValueError, match="letters and digits, got 'x' OR 1'"):
+    with pytest.raises(ValueError, match="only letters and digits, got 'x' OR 1'"):
         find_run(experiment, "x' OR 1")
 
 
-def test_an_error_is_kept_and_goes_when_the_run_ends_well(experiment):
+def test_an_error_is_removed_when_the_run_finishes(experiment):
     def crash():
         with Tracker(experiment, "abc"):
             raise RuntimeError("disk full at step 3")
@@ -101,7 +103,7 @@ def test_an_error_is_kept_and_goes_when_the_run_ends_well(experiment):
     assert "distributary.error" not in ended.data.tags
 
 
-def test_a_store_that_is_down_does_not_hide_why_the_training_failed(experiment, monkeypatch, caplog):
+def test_a_store_fault_does_not_hide_the_training_error(experiment, monkeypatch, caplog):
     def refuse(*_, **__):
         raise MlflowException("connection refused")
 
@@ -125,7 +127,7 @@ def test_an_interrupt_leaves_a_killed_run(experiment):
     assert find_run(experiment, "abc").info.status == "KILLED"
 
 
-def test_params_are_flattened_cut_with_a_note_and_survive_a_change_on_resume(experiment, caplog):
+def test_params_are_flattened_cut_and_may_change(experiment, caplog):
     first = Tracker(experiment, "abc")
     first.log_params(
         {"optimizer": {"rate": 0.1, "betas": [0.9, 0.95]}, "prompt": "字" * 7000, "none": None, "empty": {}}
@@ -145,16 +147,16 @@ def test_params_are_flattened_cut_with_a_note_and_survive_a_change_on_resume(exp
     assert len(params["prompt"]) == MAX_PARAM_CHARS
     assert params["prompt"].endswith("字... (7,000 characters, whole in config.yaml)")
     assert mlflow.get_run(first.run_id).data.tags["distributary.resumed.none"] == "changed"
-    assert "none was 'None', continues with 'changed'" in caplog.text
+    assert "none was 'None', now it is 'changed'" in caplog.text
 
 
-def test_more_params_than_one_call_takes(experiment):
+def test_more_params_than_one_request_allows(experiment):
     tracker = Tracker(experiment, "abc")
     tracker.log_params({f"p{i}": i for i in range(230)})
     assert len(mlflow.get_run(tracker.run_id).data.params) == 230
 
 
-def test_more_points_than_one_call_takes(experiment):
+def test_more_points_than_one_request_allows(experiment):
     tracker = Tracker(experiment, "abc")
     for step in range(2500):
         tracker.log(step, {"loss": 1.0})
@@ -163,7 +165,7 @@ def test_more_points_than_one_call_takes(experiment):
 
 
 @pytest.mark.parametrize("version", [0, 3])
-def test_an_input_keeps_version_and_digest_where_mlflow_reads_them(experiment, version):
+def test_mlflow_reads_version_and_digest_of_an_input(experiment, version):
     tracker = Tracker(experiment, "abc")
     tracker.log_inputs([pin(version=version)], context="training")
     recorded = mlflow.get_run(tracker.run_id).inputs.dataset_inputs[0].dataset
@@ -183,7 +185,7 @@ def test_an_input_keeps_version_and_digest_where_mlflow_reads_them(experiment, v
         "num_rows": 7,
         "context": "training",
     }
-    assert lineage(tracker.run_id)["inputs"] == [expected]
+    assert read_lineage(tracker.run_id)["inputs"] == [expected]
     assert json.loads(read(tracker.run_id, "lineage.json"))["inputs"] == [expected]
 
 
@@ -191,15 +193,15 @@ def test_inputs_logged_again_on_resume_are_not_doubled(experiment):
     for _ in range(2):
         tracker = Tracker(experiment, "abc")
         tracker.log_inputs([pin(version=0), pin(version=1, digest="f" * 32)])
-    assert [entry["version"] for entry in lineage(tracker.run_id)["inputs"]] == [0, 1]
+    assert [entry["version"] for entry in read_lineage(tracker.run_id)["inputs"]] == [0, 1]
 
 
-def test_equal_rows_at_a_later_version_are_pinned_at_that_version(experiment):
+def test_equal_rows_keep_their_own_version(experiment):
     # MLflow itself keeps the first version for both runs.
     runs = [Tracker(experiment, fingerprint) for fingerprint in ("abc", "abd")]
     for version, tracker in enumerate(runs):
         tracker.log_inputs([pin(version=version)])
-    assert [lineage(tracker.run_id)["inputs"][0]["version"] for tracker in runs] == [0, 1]
+    assert [read_lineage(tracker.run_id)["inputs"][0]["version"] for tracker in runs] == [0, 1]
 
 
 def test_rows_without_our_digest_cannot_be_pinned(experiment):
@@ -207,7 +209,32 @@ def test_rows_without_our_digest_cannot_be_pinned(experiment):
         Tracker(experiment, "abc").log_inputs([pin(version=4, digest="")])
 
 
-def test_pictures_and_texts_of_a_run(experiment, caplog):
+def test_open_run_records_what_the_training_is_made_from(experiment):
+    settings = {"seed": 1, "optimizer": {"rate": 0.1}}
+    with open_run(
+        experiment, "abc", folder="/runs/abc", params=settings, config="seed: 1\n", inputs=[pin()]
+    ) as tracker:
+        assert find_run(experiment, "abc").info.status == "RUNNING"
+    run = mlflow.get_run(tracker.run_id)
+    assert (run.info.status, run.data.tags[FOLDER_TAG]) == ("FINISHED", "/runs/abc")
+    assert run.data.params == {"seed": "1", "optimizer.rate": "0.1"}
+    assert read(tracker.run_id, "config.yaml") == "seed: 1\n"
+    assert json.loads(read(tracker.run_id, "environment.json"))["driver"]["python"]
+    assert [entry["table"] for entry in read_lineage(tracker.run_id)["inputs"]] == ["sequences"]
+
+
+def test_open_run_fails_the_run_whose_inputs_are_wrong(experiment):
+    with (
+        pytest.raises(ValueError, match="outside of Distributary"),
+        open_run(experiment, "abc", folder="/f", params={}, config="", inputs=[pin(digest="")]),
+    ):
+        pass
+    failed = find_run(experiment, "abc")
+    assert failed.info.status == "FAILED"
+    assert "outside of Distributary" in failed.data.tags["distributary.error"]
+
+
+def test_charts_and_texts_of_a_run(experiment, caplog):
     tracker = Tracker(experiment, "abc")
     tracker.log_config("seed: 1\n")
     tracker.log_environment()
@@ -234,17 +261,17 @@ def test_pictures_and_texts_of_a_run(experiment, caplog):
         == mlflow.__version__
     )
     assert "退款" in read(tracker.run_id, "pictures/confusion.txt")
-    assert "no installed font draws all 2 class names" in caplog.text
+    assert "no installed font has all characters of the 2 class names" in caplog.text
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns", "/data/mlruns"])
-def test_a_retired_file_store_is_refused_with_the_remedy(uri):
+def test_a_folder_as_store_is_refused(uri):
     with pytest.raises(ValueError, match=f"tracking_uri '{uri}' is a folder.*sqlite:///FOLDER/mlflow.db"):
         store.connect(uri)
 
 
-def test_a_deleted_experiment_is_an_error_with_the_remedy(experiment):
-    identity = store.experiment_id(experiment)
+def test_a_deleted_experiment_is_refused(experiment):
+    identity = store.ensure_experiment(experiment)
     mlflow.MlflowClient().delete_experiment(identity)
     with pytest.raises(
         ValueError, match=f"is deleted; run: mlflow experiments restore --experiment-id {identity}"
@@ -252,7 +279,7 @@ def test_a_deleted_experiment_is_an_error_with_the_remedy(experiment):
         Tracker(experiment, "abc")
 
 
-def test_a_fresh_store_is_silent_and_leaves_everything_beside_it(tmp_path):
+def test_a_new_store_prints_nothing_and_stays_in_its_folder(tmp_path):
     script = (
         "from pipelines.registry import store; from pipelines.registry.runs.tracker import Tracker\n"
         "store.connect('sqlite:///my store/mlflow.db')\n"
@@ -273,8 +300,29 @@ def test_a_fresh_store_is_silent_and_leaves_everything_beside_it(tmp_path):
     assert sorted(path.name for path in (tmp_path / "my store").iterdir()) == ["artifacts", "mlflow.db"]
 
 
-def test_artifacts_go_where_the_configuration_says(tmp_path, store_folder):
+def test_artifacts_go_to_the_configured_folder(tmp_path, store_folder):
     store.connect(f"sqlite:///{store_folder}/mlflow.db", str(tmp_path / "files"))
     Tracker("with its own root", "abc").log_config("a: 1")
     assert [path.name for path in (tmp_path / "files").rglob("config.yaml")] == ["config.yaml"]
     store.connect(f"sqlite:///{store_folder}/mlflow.db")
+
+
+def test_reading_the_store_loads_no_heavy_package(tmp_path):
+    script = (
+        "import sys\n"
+        "from pipelines.registry import store; from pipelines.registry.gate import apply\n"
+        "from pipelines.registry.runs import current, tracker\n"
+        "from pipelines.registry.versions import resolve\n"
+        "heavy = ['matplotlib', 'torch', 'transformers', 'mlflow.pyfunc', 'sklearn']\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")

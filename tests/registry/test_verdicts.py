@@ -1,4 +1,4 @@
-"""Verdicts carried out on a real registry, MLflow's own and one that answers as Unity Catalog does."""
+"""Verdicts applied to a real registry, and to one that answers as Unity Catalog does."""
 
 import json
 import re
@@ -9,9 +9,10 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry.model_version_search import ModelVersionSearch
 from mlflow.store.entities.paged_list import PagedList
 
-from pipelines.registry.gate import apply as verdicts
-from pipelines.registry.gate.decide import Evaluation, decide
-from pipelines.registry.versions import register as models
+from pipelines.registry.gate.apply import apply_verdict, find_verdict, read_last_verdict
+from pipelines.registry.gate.decide import Measurement, decide
+from pipelines.registry.versions.aliases import find_withdrawal, promote, undo_promotion
+from pipelines.registry.versions.resolve import resolve_model
 from tests.registry.conftest import aliases, register, versions
 
 
@@ -28,7 +29,7 @@ def registered(new_run, model_folders, model_name):
 
 @pytest.fixture
 def unity_catalog(monkeypatch):
-    """Searching answers as Databricks' store does: one page after another, hits whose tags cannot be read."""
+    """The search answers as Databricks' store does: in pages, with hits whose tags cannot be read."""
     search = MlflowClient.search_model_versions
 
     def short_pages(client, filter_string, page_token=None):
@@ -49,55 +50,52 @@ def unity_catalog(monkeypatch):
 
 
 def judge(run_id, name, version, value, rival=None, rival_value=0.0, made_from="f0"):
-    def evaluation(number, measured):
-        return Evaluation(
+    def measurement(number, measured):
+        return Measurement(
             model_version=number, metric="accuracy", value=measured, num_rows=10, rows_digest="d"
         )
 
-    verdict = decide(evaluation(version, value), None if rival is None else evaluation(rival, rival_value))
-    return verdicts.carry_out(verdict, run_id, name, made_from=made_from)
+    verdict = decide(measurement(version, value), None if rival is None else measurement(rival, rival_value))
+    return apply_verdict(verdict, run_id, name, made_from=made_from)
 
 
-def test_a_verdict_is_kept_with_the_run_and_found_again_by_what_it_was_made_from(registered, model_name):
+def test_a_verdict_is_found_again_by_its_inputs(registered, model_name):
     kept = judge(registered[1], model_name, 1, 0.8)
     assert json.loads(mlflow.artifacts.load_text(f"runs:/{registered[1]}/verdict.json")) == kept.to_dict()
     assert aliases(model_name)["champion"] == 1
-    assert verdicts.judged(model_name, registered[1], made_from="f0") == (
-        1,
-        "no champion yet; accuracy 0.8000",
-    )
-    assert verdicts.judged(model_name, registered[1], made_from="f1") is None
-    assert verdicts.judged(model_name, registered[2], made_from="f0") is None
+    assert find_verdict(model_name, registered[1], made_from="f0") == (1, "no champion yet; accuracy 0.8000")
+    assert find_verdict(model_name, registered[1], made_from="f1") is None
+    assert find_verdict(model_name, registered[2], made_from="f0") is None
 
 
-def test_the_last_judgement_is_told_whatever_version_it_was_of(registered, model_name, unity_catalog):
-    assert verdicts.last_judgement(model_name) == ""
+def test_the_last_verdict_may_be_of_any_version(registered, model_name, unity_catalog):
+    assert read_last_verdict(model_name) == ""
     judge(registered[2], model_name, 2, 0.8, made_from="of 2")
-    assert verdicts.last_judgement(model_name) == "of 2"
+    assert read_last_verdict(model_name) == "of 2"
     judge(registered[1], model_name, 1, 0.7, 2, 0.8, made_from="of 1")
-    assert verdicts.last_judgement(model_name) == "of 1"
+    assert read_last_verdict(model_name) == "of 1"
 
 
-def test_a_version_withdrawn_by_undo_is_not_promoted_by_the_gate_again(registered, model_name):
+def test_the_gate_does_not_promote_a_withdrawn_version(registered, model_name):
     judge(registered[1], model_name, 1, 0.8)
     assert judge(registered[2], model_name, 2, 0.9, 1, 0.8).promote
-    assert models.undo(model_name) == 1
+    assert undo_promotion(model_name) == 1
     refused = judge(registered[2], model_name, 2, 0.95, 1, 0.8, made_from="new documents")
     assert aliases(model_name)["champion"] == 1
     assert not refused.promote
     assert re.search(
-        r"gain 0\.1500; withdrawn by undo on \d{4}-\d\d-\d\d: it is champion again only if a person",
+        r"gain 0\.1500; withdrawn by undo on \d{4}-\d\d-\d\d: it becomes champion again only if a person",
         refused.reason,
     )
     written = json.loads(mlflow.artifacts.load_text(f"runs:/{registered[2]}/verdict.json"))
     assert (written["promote"], written["reason"]) == (False, refused.reason)
-    assert verdicts.judged(model_name, registered[2], made_from="new documents") == (2, refused.reason)
+    assert find_verdict(model_name, registered[2], made_from="new documents") == (2, refused.reason)
 
 
 def test_a_new_version_is_promoted_after_an_undo(registered, new_run, model_folders, model_name):
     judge(registered[1], model_name, 1, 0.8)
     judge(registered[2], model_name, 2, 0.9, 1, 0.8)
-    models.undo(model_name)
+    undo_promotion(model_name)
     run_id = new_run("abe")
     assert register(run_id, model_folders[0], model_name) == 3
     assert judge(run_id, model_name, 3, 0.85, 1, 0.8).promote
@@ -107,25 +105,23 @@ def test_a_new_version_is_promoted_after_an_undo(registered, new_run, model_fold
 @pytest.mark.parametrize(
     "by_hand",
     [
-        models.promote,
+        promote,
         lambda name, version: MlflowClient().set_registered_model_alias(name, "champion", str(version)),
     ],
 )
-def test_a_person_brings_a_withdrawn_version_back(registered, model_name, by_hand):
+def test_a_person_can_promote_a_withdrawn_version(registered, model_name, by_hand):
     judge(registered[1], model_name, 1, 0.8)
     judge(registered[2], model_name, 2, 0.9, 1, 0.8)
-    models.undo(model_name)
+    undo_promotion(model_name)
     by_hand(model_name, 2)
-    assert models.withdrawn(model_name, 2) == ""
+    assert find_withdrawal(model_name, 2) == ""
     assert judge(registered[2], model_name, 2, 0.9, 1, 0.8, made_from="f1").promote
-    models.promote(model_name, 1)  # another champion later: what a person lifted stays lifted
+    promote(model_name, 1)  # another champion later: the mark stays cleared
     assert judge(registered[2], model_name, 2, 0.9, 1, 0.8, made_from="f2").promote
     assert aliases(model_name)["champion"] == 2
 
 
-def test_a_verdict_against_a_champion_replaced_meanwhile_is_not_carried_out(
-    registered, new_run, model_folders, model_name
-):
+def test_a_verdict_on_an_old_champion_is_not_applied(registered, new_run, model_folders, model_name):
     judge(registered[1], model_name, 1, 0.8)
     run_id = new_run("abe")
     register(run_id, model_folders[0], model_name)
@@ -133,30 +129,31 @@ def test_a_verdict_against_a_champion_replaced_meanwhile_is_not_carried_out(
         registered[2], model_name, 2, 0.95, 1, 0.8
     )  # another driver, while version 3 was measured against 1
     with pytest.raises(
-        RuntimeError, match="version 3 was judged against version 1, but champion is version 2 now; run again"
+        RuntimeError,
+        match="version 3 was compared with version 1, but the champion is now version 2; run again",
     ):
         judge(run_id, model_name, 3, 0.9, 1, 0.8)
     assert aliases(model_name)["champion"] == 2
-    assert verdicts.judged(model_name, run_id, made_from="f0") is None
+    assert find_verdict(model_name, run_id, made_from="f0") is None
 
 
-def test_unity_catalogs_hits_without_tags_are_enough(unity_catalog, registered, model_folders, model_name):
+def test_unity_catalog_hits_without_tags_are_enough(unity_catalog, registered, model_folders, model_name):
     with pytest.raises(Exception, match="do not have tags"):
         MlflowClient().search_model_versions(f"name = '{model_name}'")[0].tags()
-    assert len(versions(model_name)) == 1  # a page
+    assert len(versions(model_name)) == 1  # one page
     assert register(registered[2], model_folders[1], model_name) == 2
     judge(registered[1], model_name, 1, 0.8)
     judge(registered[2], model_name, 2, 0.9, 1, 0.8)
     reason = "accuracy 0.9000 against 0.8000 of version 1: gain 0.1000"
-    assert verdicts.judged(model_name, registered[2], made_from="f0") == (2, reason)
+    assert find_verdict(model_name, registered[2], made_from="f0") == (2, reason)
     with pytest.raises(LookupError, match=r"no version or alias '7'.*versions: 1, 2"):
-        models.resolve(model_name, 7)
+        resolve_model(model_name, 7)
 
 
-def test_tags_of_a_version_are_such_as_unity_catalog_takes(registered, model_name):
+def test_version_tags_fit_unity_catalog(registered, model_name):
     judge(registered[1], model_name, 1, 0.8)
     judge(registered[2], model_name, 2, 0.9, 1, 0.8)
-    models.undo(model_name)
+    undo_promotion(model_name)
     tags = MlflowClient().get_model_version(model_name, "2").tags
     assert len(tags) == 5
     assert not [name for name in tags if set(name) & set(".,-=/:")]

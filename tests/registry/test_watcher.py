@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jobs import watcher
-from jobs.shell.command import Working
+from jobs.shell.progress import Progress
 from jobs.watcher import Watcher
 
 STEP = {
@@ -32,7 +32,7 @@ def write(file, *written):
 def watching(events, points):
     return Watcher(
         str(events.parent),
-        Working("finetune"),
+        Progress("finetune"),
         lambda step, metrics: points.append((step, sorted(metrics)[0])),
     )
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from pipelines.dataset.tokenizer import tokenizer_fingerprint, train_bpe
-from pipelines.finetune.models.build import Architecture, ModelSpec, build_model, save_model
+from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import save_model
 
 LABELS = ("lost_card", "top_up", "退款")
 SIZES = {
@@ -22,7 +24,9 @@ KINDS = {
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Threads that wait for each other on a busy machine cost tiny models a hundred times their work."""
+    """Tiny models on a busy machine: threads that wait for each other take a hundred times longer than the
+    work.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,18 +42,19 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def build_folder(tokenizer, tmp_path_factory):
-    def build(task, seed=1, max_tokens=16):
+    def build(task, *, seed=1, max_tokens=16, tokenizer=tokenizer, end_token_id=None):
         spec = ModelSpec(
             task=task,
             labels=LABELS if task == "classification" else (),
             max_tokens=max_tokens,
             base="scratch",
             tokenizer=tokenizer_fingerprint(tokenizer),
+            end_token_id=end_token_id,
         )
         architecture = Architecture(config={**KINDS[task], **SIZES})
         module = build_model(architecture, spec, vocab_size=tokenizer.get_vocab_size(), seed=seed)
         if task == "classification":
-            module.head.weight.data *= 20  # random logits lie so close that every class would tie
+            module.head.weight.data *= 20  # the classes of random logits would all tie
         folder = tmp_path_factory.mktemp(task) / "model"
         save_model(module, tokenizer.to_str(), spec, folder)
         return folder

@@ -1,4 +1,4 @@
-"""Scoring a frame: rows in = rows out, equal to the Predictor, whatever the partitions."""
+"""Scoring a frame: rows in = rows out, equal to the Predictor, whatever the partitions are."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 from pyspark import SparkFiles
 from pyspark.sql import functions as F
 
-from pipelines.scoring import batch
+from pipelines.scoring import batch, ship
+from pipelines.scoring.evaluate import compute_metric, count_confusion, evaluate_predictions
 from pipelines.scoring.predict import Predictor
 from pipelines.tables import PREDICTIONS
 
@@ -73,7 +74,7 @@ def test_the_frame_is_the_predictions_table(scored):
     assert min(row.latency_ms for row in scored.collect()) > 0
 
 
-def test_a_second_run_has_the_same_digest(scored, documents, classifier_folder):
+def test_a_second_scoring_has_the_same_digest(scored, documents, classifier_folder):
     assert PREDICTIONS.digest(score(documents, classifier_folder)) == PREDICTIONS.digest(scored)
 
 
@@ -89,37 +90,33 @@ def test_other_partitions_and_slices_move_scores_by_noise_only(
         assert other[row.doc_id].score == pytest.approx(row.score, abs=1e-5)
 
 
-def test_a_folder_shipped_to_a_cluster_arrives_whole(
-    spark, documents, scored, classifier_folder, monkeypatch
-):
+def test_a_shipped_folder_arrives_whole(spark, documents, scored, classifier_folder, monkeypatch):
     monkeypatch.setattr(batch, "needs_shipping", lambda context: True)
     assert PREDICTIONS.digest(score(documents, classifier_folder)) == PREDICTIONS.digest(scored)
-    name = batch.ship(spark.sparkContext, classifier_folder)
+    name = ship.ship_folder(spark.sparkContext, classifier_folder)
     one_task = spark.sparkContext.parallelize([0], 1)
     names = one_task.map(lambda _: sorted(path.name for path in Path(SparkFiles.get(name)).iterdir())).first()
     assert names == sorted(path.name for path in classifier_folder.iterdir())
 
 
-def test_what_was_scored_before_is_not_scored_again_unless_text_label_or_model_changed(
-    spark, documents, scored
-):
+def test_only_new_or_changed_documents_are_scored_again(spark, documents, scored):
     model = SimpleNamespace(name="intents", version=3, run_id="r1")
-    assert batch.unscored(documents, scored, model).count() == 0
+    assert batch.select_unscored(documents, scored, model).count() == 0
     text = F.when(F.col("doc_id") == "d01", "another text").otherwise(F.col("text"))
     label = F.when(F.col("doc_id") == "d03", "corrected").otherwise(F.col("label"))
     corrected = documents.withColumns({"text": text, "label": label})
-    assert sorted(row.doc_id for row in batch.unscored(corrected, scored, model).collect()) == [
+    assert sorted(row.doc_id for row in batch.select_unscored(corrected, scored, model).collect()) == [
         "d01",
         "d03",
     ]  # d03 had no label
     for other in ({"version": 4}, {"run_id": "r2"}, {"name": "answers"}):
-        assert batch.unscored(documents, scored, SimpleNamespace(**{**vars(model), **other})).count() == len(
-            ROWS
-        )
+        assert batch.select_unscored(
+            documents, scored, SimpleNamespace(**{**vars(model), **other})
+        ).count() == len(ROWS)
 
 
 @pytest.mark.parametrize(
-    ("master", "ships"),
+    ("master", "needed"),
     [
         ("local", False),
         ("local[2,4]", False),
@@ -128,8 +125,8 @@ def test_what_was_scored_before_is_not_scored_again_unless_text_label_or_model_c
         ("yarn", True),
     ],
 )
-def test_only_workers_that_see_our_files_use_them_in_place(master, ships):
-    assert batch.needs_shipping(SimpleNamespace(master=master)) is ships
+def test_workers_of_a_cluster_need_a_copy(master, needed):
+    assert ship.needs_shipping(SimpleNamespace(master=master)) is needed
 
 
 def predictions(spark, rows):
@@ -143,30 +140,33 @@ def test_accuracy_counts_labelled_documents_only(spark):
     # By hand: of three labelled documents one is right.
     rows = [("t", "a", "a", 0.9), ("t", "a", "b", 0.9), ("t", "b", "a", 0.9), ("t", None, "a", 0.9)]
     frame = predictions(spark, rows)
-    assert batch.accuracy(frame) == pytest.approx(1 / 3)
-    assert [tuple(row) for row in batch.confusion(frame).collect()] == [
+    assert compute_metric(frame, "accuracy") == pytest.approx(1 / 3)
+    assert [tuple(row) for row in count_confusion(frame).collect()] == [
         ("a", "a", 1),
         ("a", "b", 1),
         ("b", "a", 1),
     ]
-    assert batch.evaluate(frame, model_version=3, metric="accuracy").num_rows == 3
+    assert evaluate_predictions(frame, model_version=3, metric="accuracy").num_rows == 3
 
 
-def test_bits_per_byte_weigh_texts_by_their_bytes(spark):
-    # By hand: 退 is 3 bytes of 2 bits, "a" 1 byte of 6 bits: (3 * 2 + 6) / 4 = 3; the empty text has no say.
-    assert (
-        batch.bits_per_byte(
-            predictions(spark, [("退", None, "", 2.0), ("a", None, "", 6.0), ("", None, "", 0.0)])
-        )
-        == 3.0
-    )
+def test_bits_per_byte_weighs_texts_by_their_bytes(spark):
+    # By hand: 退 is 3 bytes of 2 bits, "a" 1 byte of 6 bits: (3 * 2 + 6) / 4 = 3; the empty text has no
+    # weight.
+    rows = [("退", None, "", 2.0), ("a", None, "", 6.0), ("", None, "", 0.0)]
+    assert compute_metric(predictions(spark, rows), "bits_per_byte") == pytest.approx(3.0)
 
 
 def test_a_metric_of_nothing_is_an_error(spark):
-    with pytest.raises(ValueError, match="no scored document has a label"):
-        batch.accuracy(predictions(spark, [("t", None, "a", 0.9)]))
-    with pytest.raises(ValueError, match="hold no text"):
-        batch.bits_per_byte(predictions(spark, [("", None, "a", 0.0)]))
+    with pytest.raises(ValueError, match=r"no accuracy \(num_labelled must be above 0"):
+        compute_metric(predictions(spark, [("t", None, "a", 0.9)]), "accuracy")
+    with pytest.raises(ValueError, match=r"no bits_per_byte \(num_bytes must be above 0"):
+        compute_metric(predictions(spark, [("", None, "a", 0.0)]), "bits_per_byte")
+
+
+def test_a_metric_without_its_sums_names_the_others(spark):
+    frame = predictions(spark, [("t", "a", "a", 0.9)])
+    with pytest.raises(ValueError, match=r"macro_f1 needs counts, .* take one of: accuracy, bits_per_byte"):
+        compute_metric(frame, "macro_f1")
 
 
 def test_two_models_on_equal_documents_have_equal_rows_digests(spark):
@@ -174,6 +174,7 @@ def test_two_models_on_equal_documents_have_equal_rows_digests(spark):
     two = predictions(spark, [("t", "a", "b", 0.1), ("u", "b", "b", 0.2)]).repartition(2)
     other = predictions(spark, [("t", "a", "a", 0.9), ("u", "a", "a", 0.8)])
     digests = [
-        batch.evaluate(frame, model_version=1, metric="accuracy").rows_digest for frame in (one, two, other)
+        evaluate_predictions(frame, model_version=1, metric="accuracy").rows_digest
+        for frame in (one, two, other)
     ]
     assert digests[0] == digests[1] != digests[2]

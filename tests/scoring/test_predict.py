@@ -3,84 +3,121 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
-from pipelines.finetune.models.build import load_model
-from pipelines.scoring import predict
+from pipelines.dataset.packing.pack import token_bytes
+from pipelines.dataset.reader import NO_LABEL, Rows
+from pipelines.dataset.tokenizer import END_OF_TEXT, PAD, from_json
+from pipelines.finetune.models.folder import load_model
+from pipelines.finetune.tasks import texts as encoding
+from pipelines.finetune.tasks.table import build_task
+from pipelines.finetune.tasks.texts import DocumentEncoder, split_text
 from pipelines.scoring.predict import Prediction, Predictor
 
 TEXTS = ["my card was lost", "", "退款", "how do I top up " * 40, "x", "信用卡丢了 " * 9, "my card was lost"]
+
+
+def forward(model, ids):
+    with torch.inference_mode():
+        return model.module(input_ids_BT=torch.tensor([ids]), attention_mask_BT=torch.ones(1, len(ids)))[0]
 
 
 def classify_one(model, text):
     """Twin: encode the whole text, keep the first tokens and the end token, no padding, no batch."""
     ids = model.tokenizer.encode(text).ids
     ids = ids if len(ids) <= model.spec.max_tokens else [*ids[: model.spec.max_tokens - 1], ids[-1]]
-    with torch.inference_mode():
-        probabilities = model.module(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)).softmax(
-            -1
-        )[0]
+    probabilities = forward(model, ids).softmax(-1)
     best = int(probabilities.argmax())
     return model.spec.labels[best], float(probabilities[best])
 
 
+def document_bytes(model, text):
+    """Tokens of the document (with an end token, without an opening one) and the bytes of each."""
+    encoded = model.tokenizer.encode(text)
+    marked = zip(encoded.offsets, encoded.special_tokens_mask, strict=True)
+    ends = [-1 if special else end for (_, end), special in marked]
+    return encoded.ids, token_bytes(text, np.asarray(ends, np.int32))
+
+
 def bits_one(model, text):
-    """Twin: every token predicted from the tokens before it in its window, by definition of the windows."""
-    end = model.tokenizer.encode("").ids[-1]
-    ids = [end, *model.tokenizer.encode(text).ids]
+    """Twin: every token but the first, predicted from the tokens before it in its window."""
+    ids, num_bytes = document_bytes(model, text)
     nats, size = 0.0, model.spec.max_tokens
     for first in range(0, len(ids) - 1, size - 1):
-        window = torch.tensor([ids[first : first + size]])
-        with torch.inference_mode():
-            log_probabilities = model.module(window, torch.ones_like(window)).log_softmax(-1)[0]
-        nats -= sum(float(log_probabilities[t, window[0, t + 1]]) for t in range(window.shape[1] - 1))
-    return nats / math.log(2) / len(text.encode())
+        window = ids[first : first + size]
+        log_probabilities = forward(model, window).log_softmax(-1)
+        nats -= sum(float(log_probabilities[t, window[t + 1]]) for t in range(len(window) - 1))
+    behind = int(num_bytes[1:].sum())
+    return nats / math.log(2) / behind if behind else 0.0
 
 
 def continue_one(model, text):
     end = model.tokenizer.encode("").ids[-1]
     num_new = min(32, model.spec.max_tokens // 2)
-    ids = [end, *model.tokenizer.encode(text, add_special_tokens=False).ids][
-        : model.spec.max_tokens - num_new
-    ]
+    ids = model.tokenizer.encode(text, add_special_tokens=False).ids[: model.spec.max_tokens - num_new]
     new = []
-    for _ in range(num_new):
-        window = torch.tensor([ids + new])
-        with torch.inference_mode():
-            new.append(int(model.module(window, torch.ones_like(window))[0, -1].argmax()))
-        if new[-1] == end:
-            break
+    while ids and len(new) < num_new and (not new or new[-1] != end):
+        new.append(int(forward(model, ids + new)[-1].argmax()))
     return model.tokenizer.decode(new, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_a_classifier_equals_its_twin_in_the_order_given(classifier_folder, batch_size):
+def test_a_classifier_equals_its_twin(classifier_folder, batch_size):
     model = load_model(classifier_folder)
     expected = [classify_one(model, text) for text in TEXTS]
     assert len({name for name, _ in expected}) > 1  # else order would not matter
     predictions = Predictor.load(classifier_folder).predict(TEXTS, batch_size=batch_size)
-    assert [p.prediction for p in predictions] == [name for name, _ in expected]
-    assert [p.score for p in predictions] == pytest.approx([score for _, score in expected], abs=1e-5)
+    assert [each.prediction for each in predictions] == [name for name, _ in expected]
+    assert [each.score for each in predictions] == pytest.approx([score for _, score in expected], abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_a_language_model_equals_its_twin(decoder_folder, batch_size):
     model = load_model(decoder_folder)
     predictions = Predictor.load(decoder_folder).predict(TEXTS, batch_size=batch_size)
-    assert [p.prediction for p in predictions] == [continue_one(model, text) for text in TEXTS]
-    assert [p.score for p in predictions] == pytest.approx(
-        [bits_one(model, text) if text else 0.0 for text in TEXTS], abs=1e-5
+    assert [each.prediction for each in predictions] == [continue_one(model, text) for text in TEXTS]
+    expected = [bits_one(model, text) for text in TEXTS]
+    assert [each.score for each in predictions] == pytest.approx(expected, abs=1e-5)
+    assert sum(score > 0 for score in expected) >= 5
+
+
+def test_scores_agree_with_the_metric_of_training(decoder_folder):
+    """Short documents, one per row: the same tokens count in training and in scoring."""
+    model = load_model(decoder_folder)
+    texts = ["my card was lost", "how do I top up", "my card, 信用卡", "top up my card"]
+    documents = [document_bytes(model, text) for text in texts]
+    behind = np.asarray([int(num_bytes[1:].sum()) for _, num_bytes in documents])
+    assert max(len(ids) for ids, _ in documents) <= model.spec.max_tokens
+    assert all(0 < size < len(text.encode()) for size, text in zip(behind, texts, strict=True))
+    rows = Rows(
+        [np.asarray(ids, np.int32) for ids, _ in documents],
+        [np.arange(len(ids)) > 0 for ids, _ in documents],
+        [np.asarray([len(ids)], np.int32) for ids, _ in documents],
+        np.full(len(texts), NO_LABEL),
+        np.asarray([len(ids) - 1 for ids, _ in documents]),
+        behind,
     )
+    task = build_task(model.spec)
+    batch = task.collate(rows, torch.device("cpu"))
+    with torch.inference_mode():
+        trained = task.metrics(task.sums(model.module(**batch.inputs), batch))["bits_per_byte"]
+    scores = np.asarray(
+        [each.score for each in Predictor.load(decoder_folder).predict(texts, generate=False)]
+    )
+    assert float((scores * behind).sum() / behind.sum()) == pytest.approx(trained, abs=1e-5)
 
 
-def test_a_text_without_bytes_has_zero_bits(decoder_folder):
-    assert Predictor.load(decoder_folder).predict([""])[0].score == 0.0
+def test_a_text_without_predicted_bytes_scores_zero(decoder_folder):
+    # "x" is one token: nothing stands before it, so only the end token is predicted.
+    assert [each.score for each in Predictor.load(decoder_folder).predict(["", "x"])] == [0.0, 0.0]
 
 
-def test_scores_alone_are_those_of_the_whole_prediction(decoder_folder):
+def test_scores_alone_equal_those_of_whole_predictions(decoder_folder):
     predictor = Predictor.load(decoder_folder)
-    whole, scores = (predictor.predict(TEXTS, continues=continues) for continues in (True, False))
+    whole, scores = (predictor.predict(TEXTS, generate=generate) for generate in (True, False))
     assert [each.score for each in scores] == [each.score for each in whole]
     assert any(each.prediction for each in whole)
     assert {each.prediction for each in scores} == {""}
@@ -91,43 +128,87 @@ def test_no_text_gives_no_prediction(folder, request):
     assert Predictor.load(request.getfixturevalue(folder)).predict([]) == []
 
 
-def test_windows_make_every_token_a_target_once(decoder_folder, tokenizer, monkeypatch):
-    monkeypatch.setattr(predict, "PIECE_CHARS", 50)
-    predictor = Predictor.load(decoder_folder)
+def test_windows_make_every_token_a_target_once(tokenizer, monkeypatch):
+    monkeypatch.setattr(encoding, "PIECE_CHARS", 50)
     text = "how do I top up, 信用卡丢了? " * 7
-    windows = list(predictor._windows(text))
+    windows = list(DocumentEncoder(tokenizer, None).encode_windows(text, 16))
     assert len(windows) > 3
     assert max(map(len, windows)) == 16
-    targets = [token for window in windows for token in window[1:]]
-    end = tokenizer.encode("").ids
-    assert targets[-1:] == end
-    assert tokenizer.decode(targets[:-1]) == text
+    tokens = windows[0][:1] + [token for window in windows for token in window[1:]]
+    assert tokens[-1:] == tokenizer.encode("").ids
+    assert tokenizer.decode(tokens[:-1]) == text
     assert all(before[-1] == after[0] for before, after in itertools.pairwise(windows))
+
+
+def with_template(tokenizer, template, *names):
+    """The same tokenizer with another post-processor."""
+    other = from_json(tokenizer.to_str())
+    special = [(name, other.token_to_id(name)) for name in names]
+    other.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    return other
+
+
+def test_an_opening_token_makes_the_first_token_count(tokenizer):
+    opened = with_template(tokenizer, f"{PAD} $A", PAD)
+    encoder = DocumentEncoder(opened, None)
+    first = opened.token_to_id(PAD)
+    assert encoder.end_token_id is None
+    assert next(encoder.encode_windows("my card", 16))[0] == first
+    assert encoder.encode_prompt("my card", 2)[0] == first
+    assert encoder.count_predicted_bytes("my card") == 7
+    # "my" opens the text here, and its two bytes do not count.
+    plain = DocumentEncoder(tokenizer, None)
+    assert tokenizer.encode("my card").tokens[0] == "my"
+    assert plain.count_predicted_bytes("my card") == 5
+
+
+def test_a_tokenizer_without_special_tokens_takes_the_given_end(tokenizer):
+    bare = with_template(tokenizer, "$A")
+    end = bare.token_to_id(END_OF_TEXT)
+    assert DocumentEncoder(bare, None).end_token_id is None
+    assert next(DocumentEncoder(bare, end).encode_windows("x", 16))[-1] == end
+    # The spec goes before the tokenizer, whose own closing token stays.
+    own = tokenizer.encode("").ids
+    assert DocumentEncoder(tokenizer, 7).end_token_id == 7
+    assert next(DocumentEncoder(tokenizer, 7).encode_windows("x", 16))[-2:] == [*own, 7]
+    assert next(DocumentEncoder(tokenizer, own[0]).encode_windows("x", 16))[-1:] == own
+
+
+def test_generation_stops_at_the_end_token_of_the_spec(build_folder, decoder_folder, tokenizer):
+    model = load_model(decoder_folder)
+    prompt = tokenizer.encode("my card was lost", add_special_tokens=False).ids
+    first = int(forward(model, prompt[:8])[-1].argmax())
+    stopped = build_folder("language_modelling", end_token_id=first)
+    whole, short = (
+        Predictor.load(each).predict(["my card was lost"])[0] for each in (decoder_folder, stopped)
+    )
+    assert len(tokenizer.encode(whole.prediction).ids) > 2
+    assert short.prediction == tokenizer.decode([first])
 
 
 @pytest.mark.parametrize("text", ["a" * 25, " " * 25, "ab cd " * 9, "", "退" * 25])
 def test_pieces_are_the_text(text, monkeypatch):
-    monkeypatch.setattr(predict, "PIECE_CHARS", 10)
-    pieces = list(predict._pieces(text))
+    monkeypatch.setattr(encoding, "PIECE_CHARS", 10)
+    pieces = list(split_text(text))
     assert "".join(pieces) == text
     assert all(0 < len(piece) <= 10 for piece in pieces)
 
 
-def test_a_long_text_costs_a_classifier_no_more_than_its_window(classifier_folder, monkeypatch):
+def test_a_classifier_reads_no_more_than_its_window(classifier_folder):
     predictor = Predictor.load(classifier_folder)
     short, long = predictor.predict(["my card was lost " * 100, "my card was lost " * 1_000_000])
     assert long == short
 
 
-def test_a_word_longer_than_the_guess_fills_the_window(tmp_path, classifier_folder, monkeypatch):
-    monkeypatch.setattr(predict, "CHARS_PER_TOKEN", 1)
-    text = "how do I top up " * 40  # several characters a token: the first guess is too short
-    expected = classify_one(load_model(classifier_folder), text)
-    got = Predictor.load(classifier_folder).predict([text])[0]
-    assert (got.prediction, got.score) == (expected[0], pytest.approx(expected[1], abs=1e-5))
+def test_long_words_still_fill_the_window(classifier_folder, monkeypatch):
+    monkeypatch.setattr(encoding, "CHARS_PER_TOKEN", 1)
+    text = "how do I top up " * 40  # several characters per token: the first guess is too short
+    name, score = classify_one(load_model(classifier_folder), text)
+    predicted = Predictor.load(classifier_folder).predict([text])[0]
+    assert (predicted.prediction, predicted.score) == (name, pytest.approx(score, abs=1e-5))
 
 
-def test_a_tokenizer_with_padding_and_truncation_of_its_own_changes_nothing(build_folder, classifier_folder):
+def test_padding_and_truncation_of_the_tokenizer_change_nothing(build_folder, classifier_folder):
     other = build_folder("classification")
     loaded = load_model(other)
     loaded.tokenizer.enable_padding(length=128)

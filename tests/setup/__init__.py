@@ -1,1 +1,1 @@
-"""The set-up from nothing."""
+"""Tests of tools/ and the Makefile."""

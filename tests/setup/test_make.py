@@ -1,4 +1,4 @@
-"""The Makefile: its help and its addresses are what the targets do."""
+"""The Makefile: its help lists every target, and its paths are those of conf/base.yaml."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ def test_help_names_every_target_and_no_other():
     assert set(re.findall(r"^  make ([a-z]+)  ", shown, re.MULTILINE)) == targets
 
 
-def test_ui_shows_the_store_that_runs_are_kept_in_by_default():
+def test_ui_shows_the_default_tracking_store():
     tracking = yaml.safe_load((CHECKOUT / "conf" / "base.yaml").read_text(encoding="utf-8"))["tracking"]
     assert f"--backend-store-uri {tracking['uri']}\n" in MAKEFILE
     assert f"test -f {tracking['uri'].removeprefix('sqlite:///')} " in MAKEFILE

@@ -1,4 +1,4 @@
-"""When a set-up has nothing to do, and what makes it run again."""
+"""When a set-up has nothing to do, and which changes make it run again."""
 
 import hashlib
 import sys
@@ -24,7 +24,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PYTHON", raising=False)
     files = {name: f"{name}\n" for name in setup.INPUTS}
-    files["pipelines/spark.py"] = f"DELTA_JARS = {{'a.jar': {hashlib.sha256(b'jar').hexdigest()!r}}}\n"
+    monkeypatch.setattr("pipelines.machine.DELTA_JARS", {"a.jar": hashlib.sha256(b"jar").hexdigest()})
     files[".venv/pyvenv.cfg"] = "home = /usr/bin\nversion = 3.11.7\n"
     files["../cache/jars/a.jar"] = "jar"
     files["constraints.txt"] = (
@@ -41,7 +41,7 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path / "checkout"
 
 
-def test_set_up_is_current_right_after_it_was_completed(checkout):
+def test_a_complete_set_up_is_current(checkout):
     assert packages.venv_version(checkout) == "3.11.7"
     assert setup.is_current(checkout)
 
@@ -52,7 +52,7 @@ def test_set_up_runs_again_when_an_input_changed(checkout, name):
     assert not setup.is_current(checkout)
 
 
-def test_set_up_runs_again_when_a_jar_broke_or_python_went(checkout):
+def test_set_up_runs_again_without_jar_or_python(checkout):
     jar = checkout.parent / "cache" / "jars" / "a.jar"
     jar.write_bytes(b"other")
     assert not setup.is_current(checkout)
@@ -63,7 +63,7 @@ def test_set_up_runs_again_when_a_jar_broke_or_python_went(checkout):
 
 
 @pytest.mark.parametrize(
-    ("removed", "added", "fault"),
+    ("removed", "added", "problem"),
     [
         ("horovod-0.28.1", (), "horovod missing, pinned is 0.28.1"),
         ("horovod-0.28.1", ("horovod-0.27.0",), "horovod 0.27.0, pinned is 0.28.1"),
@@ -74,37 +74,32 @@ def test_set_up_runs_again_when_a_jar_broke_or_python_went(checkout):
         ("distributary-0.1.0", (), "distributary missing"),
     ],
 )
-def test_set_up_runs_again_when_packages_are_not_as_pinned(checkout, removed, added, fault):
+def test_set_up_runs_again_when_packages_differ_from_pins(checkout, removed, added, problem):
     (checkout / SITE / f"{removed}.dist-info" / "RECORD").unlink()
     (checkout / SITE / f"{removed}.dist-info").rmdir()
     for name in added:
         (checkout / SITE / f"{name}.dist-info").mkdir()
     assert not setup.is_current(checkout)
-    assert fault in setup.faults(checkout)
+    assert problem in setup.find_problems(checkout)
 
 
 @pytest.mark.parametrize(
-    ("record", "fault"),
-    [
-        ('{"pytorch": "2.12.1"}', "horovod was built for torch 2.12.1"),
-        ('{"pyt', "horovod's record of its build is unreadable"),
-    ],
+    ("record", "problem"),
+    [('{"pytorch": "2.12.1"}', "horovod was built for torch 2.12.1"), ('{"pyt', "horovod's build record ")],
 )
-def test_set_up_runs_again_when_horovod_was_built_for_another_torch(checkout, record, fault):
+def test_set_up_runs_again_when_horovod_was_built_for_another_torch(checkout, record, problem):
     (checkout / SITE / "horovod" / "metadata.json").write_text(record, encoding="ascii")
     assert not setup.is_current(checkout)
-    assert [line[: len(fault)] for line in setup.faults(checkout)] == [fault]
+    assert [line[: len(problem)] for line in setup.find_problems(checkout)] == [problem]
 
 
 @pytest.mark.parametrize(
     ("free_gb", "filled", "needed"), [(2, True, ""), (1.9, True, "2 needed"), (9, False, "10 needed")]
 )
-def test_a_set_up_that_was_cut_off_needs_less_room_than_a_new_one(
-    checkout, monkeypatch, free_gb, filled, needed
-):
+def test_an_interrupted_set_up_needs_less_space(checkout, monkeypatch, free_gb, filled, needed):
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=free_gb * 1e9))
     if not filled:
-        for name in set(INSTALLED) - {"pip-26.3"}:  # as venv leaves it
+        for name in set(INSTALLED) - {"pip-26.3"}:  # only pip, as in a new venv
             (checkout / SITE / f"{name}.dist-info").rename(checkout / name)
     problem = system.check_disk(checkout, checkout.parent / "cache").problem
     assert (needed in problem) if needed else (problem == "")
@@ -116,6 +111,6 @@ def test_set_up_runs_again_when_the_checkout_moved(checkout):
     assert not setup.is_current(moved)
 
 
-def test_a_torn_stamp_counts_as_none(checkout):
+def test_an_incomplete_stamp_is_ignored(checkout):
     setup.stamp_path(checkout).write_text('{"key": ', encoding="ascii")
     assert not setup.is_current(checkout)

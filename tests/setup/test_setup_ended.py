@@ -1,4 +1,4 @@
-"""A set-up that is ended from outside: what it started ends with it, or keeps the lock for as long as it lives."""
+"""A set-up that receives a signal: its command ends too, or keeps the lock while it runs."""
 
 import os
 import signal
@@ -24,12 +24,13 @@ from tools import setup
 setup.CHECKOUT = Path(sys.argv[1])
 sys.exit(setup.main([]))
 """
-TAKE_LOCK = "import sys; from tools.cache import lock\nwith lock(sys.argv[1]): print('taken')"
+TAKE_LOCK = "import sys; from tools.lock import lock\nwith lock(sys.argv[1]): print('taken')"
 
 
 @pytest.fixture
 def machine(tmp_path):
-    """A checkout without .venv; a Java, and a Python whose `-m venv` writes its process id to `pid` and takes ten minutes."""
+    """A checkout without .venv, a Java, and a Python whose `-m venv` writes its process id to `pid` and then
+    sleeps."""
     (tmp_path / "checkout" / "tools").mkdir(parents=True)
     for name in ("constraints.txt", "setup.cfg", "pyproject.toml", "tools/horovod.txt"):
         (tmp_path / "checkout" / name).touch()
@@ -64,7 +65,7 @@ def start(machine: Path, code: str, *words: str) -> subprocess.Popen[str]:
 
 
 def started(machine: Path) -> tuple[subprocess.Popen[str], int]:
-    """A set-up that makes .venv, and the process id of what does it."""
+    """A set-up that is creating .venv, and the process id of the command that does it."""
     process = start(machine, SET_UP, str(machine / "checkout"))
     while not (machine / "pid").exists():
         assert process.poll() is None, process.communicate()
@@ -73,7 +74,7 @@ def started(machine: Path) -> tuple[subprocess.Popen[str], int]:
 
 
 def alive(pid: int) -> bool:
-    """A zombie, which nobody waited for yet, is not."""
+    """True if the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -81,24 +82,24 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_set_up_that_is_told_to_end_ends_what_it_started(machine, number):
+def test_a_signal_also_ends_the_running_command(machine, number):
     process, child = started(machine)
     assert alive(child)
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == 128 + number
-    assert "interrupted; the same command goes on from here" in errors
+    assert "interrupted; run the same command again to continue" in errors
     assert not alive(child)
 
 
-def test_what_a_killed_set_up_left_running_keeps_the_next_one_waiting(machine):
+def test_the_command_of_a_killed_set_up_keeps_its_lock(machine):
     process, child = started(machine)
     process.kill()
     process.communicate()
     (name,) = [path.name for path in (machine / "cache" / "locks").iterdir()]
     next_one = start(machine, TAKE_LOCK, name)
-    told = next_one.stdout.readline()
+    line = next_one.stdout.readline()
     assert alive(child)
     os.kill(child, signal.SIGKILL)
-    assert "waiting for another set-up" in told
+    assert "waiting for another set-up" in line
     assert next_one.communicate()[0] == "taken\n"

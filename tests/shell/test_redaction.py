@@ -1,6 +1,6 @@
 import pytest
 
-from jobs.run import STAGES, places
+from jobs.run import STAGES
 from jobs.shell import redaction
 from jobs.shell.redaction import HIDDEN, redact, remember
 from jobs.shell.settings import load
@@ -32,7 +32,7 @@ def test_secrets_are_not_printed(monkeypatch):
     assert "hunter" not in settings.section("finetune", STAGES["finetune"].Config).effective
 
 
-def test_a_secret_is_hidden_wherever_its_value_went(monkeypatch):
+def test_a_secret_is_hidden_wherever_it_occurs(monkeypatch):
     monkeypatch.setenv("MY_SECRET", "hunter2")
     settings = load(overrides=["root=s3://u:${oc.env:MY_SECRET}x/b"])
     assert settings.tree["corpus"]["documents"] == "s3://u:hunter2x/b/documents"
@@ -45,24 +45,14 @@ def test_a_secret_is_hidden_wherever_its_value_went(monkeypatch):
     assert redact("no table at s3://u:hunter2x/b") == "no table at s3://u:[redacted]x/b"
 
 
-def test_a_secret_may_come_from_any_variable_by_way_of_a_secret_key(monkeypatch):
+def test_a_secret_key_hides_any_variable(monkeypatch):
     monkeypatch.setenv("PLAIN", "hunter2")
     printed = load(overrides=["spark.redis.auth=${oc.env:PLAIN}", "root=/data/${oc.env:PLAIN}"]).printed
     assert "spark.redis.auth: '[redacted]'" in printed
     assert "root: /data/[redacted]" in printed
 
 
-def test_the_end_of_a_run_shows_no_password():
-    lines = places({"root": "s3://me@bucket/b", "tracking": {"uri": "postgresql://me:hunter2@host/db"}})
-    assert lines == ["tables    s3://[redacted]@bucket/b", "MLflow    postgresql://[redacted]@host/db"]
-
-
-def test_the_hint_at_make_ui_is_for_the_store_that_it_shows():
-    assert "make ui" in places(load().tree)[1]
-    assert "make ui" not in places(load(overrides=["tracking.uri=sqlite:///elsewhere/mlflow.db"]).tree)[1]
-
-
-def test_a_literal_secret_is_known_too_but_not_what_merely_has_to_do_with_secrets():
+def test_a_literal_secret_is_remembered_by_its_key():
     remember(
         {
             "spark": {
@@ -87,7 +77,7 @@ def test_a_literal_secret_is_known_too_but_not_what_merely_has_to_do_with_secret
         ("${oc.env:AUTHOR}", False),
     ],
 )
-def test_redaction_goes_by_the_name_of_the_environment_variable(monkeypatch, reference, hidden):
+def test_variables_named_as_secrets_are_hidden(monkeypatch, reference, hidden):
     for name in ("MY_SECRET", "OTHER", "MAX_TOKENS", "PWD", "AUTHOR"):
         monkeypatch.setenv(name, "hunter2")
     remember({"any": [reference]})
@@ -95,13 +85,13 @@ def test_redaction_goes_by_the_name_of_the_environment_variable(monkeypatch, ref
     assert redact({"any": "x"}, {"any": reference})["any"] == (HIDDEN if hidden else "x")
 
 
-def test_the_default_of_a_secret_variable_is_a_secret(monkeypatch):
+def test_the_default_of_a_secret_variable_is_hidden(monkeypatch):
     monkeypatch.delenv("MY_SECRET", raising=False)
     remember("${oc.env:MY_SECRET,hunter2}")
     assert redact("hunter2") == HIDDEN
 
 
-def test_a_short_secret_is_hidden_in_its_place_only(monkeypatch):
+def test_a_short_secret_is_hidden_in_place_only(monkeypatch):
     monkeypatch.setenv("PIN_SECRET", "dat")
     printed = load(overrides=["registry.name=${oc.env:PIN_SECRET}", "scoring.alias=datum"]).printed
     assert "  name: '[redacted]'" in printed
@@ -138,11 +128,11 @@ def test_a_short_secret_is_hidden_in_its_place_only(monkeypatch):
         ("num_key_value_heads", False),
     ],
 )
-def test_redaction_goes_by_the_name_of_the_key(key, hidden):
+def test_keys_named_as_secrets_are_hidden(key, hidden):
     assert redact({key: "value"})[key] == (HIDDEN if hidden else "value")
 
 
-def test_all_below_a_secret_key_is_hidden_and_a_switch_is_no_secret():
+def test_everything_below_a_secret_key_is_hidden():
     assert redact({"credentials": {"user": "me", "list": ["a", 1]}, "token": True, "auth": None}) == {
         "credentials": {"user": HIDDEN, "list": [HIDDEN, HIDDEN]},
         "token": True,
@@ -186,5 +176,5 @@ def test_all_below_a_secret_key_is_hidden_and_a_switch_is_no_secret():
         ("http://host:5000/path", "http://host:5000/path"),
     ],
 )
-def test_redaction_goes_by_the_place_in_a_text(text, shown):
+def test_secrets_inside_a_text_are_hidden(text, shown):
     assert redact(text) == redact({"any": [text]})["any"][0] == shown

@@ -1,3 +1,5 @@
+"""The configuration: layers, checks, messages, absolute paths."""
+
 import re
 from dataclasses import fields, is_dataclass
 
@@ -7,14 +9,14 @@ from omegaconf import OmegaConf
 from pydantic import model_validator
 
 from jobs.run import STAGES
-from jobs.shell.layers import CONF, names
+from jobs.shell.layers import CONF, list_overlays
 from jobs.shell.settings import Section, load
 from pipelines.corpus.source import Source
 
 BASE = (CONF / "base.yaml").read_text(encoding="utf-8")
 
 
-def checked(**layers):
+def check_all(**layers):
     return load(**layers).sections({name: stage.Config for name, stage in STAGES.items()})
 
 
@@ -34,30 +36,30 @@ def value_types(kind, prefix):
             yield from value_types({field.name: field.type for field in fields(inner)}, f"{prefix}.{name}")
 
 
-@pytest.mark.parametrize("recipe", names("recipe"))
-def test_every_recipe_is_whole_and_right(recipe):
-    assert checked(recipe=recipe)["corpus"].sources
+@pytest.mark.parametrize("recipe", list_overlays("recipe"))
+def test_every_recipe_passes_all_checks(recipe):
+    assert check_all(recipe=recipe)["corpus"].sources
 
 
-@pytest.mark.parametrize("env", names("env"))
-def test_every_environment_is_right(env, monkeypatch):
+@pytest.mark.parametrize("env", list_overlays("env"))
+def test_every_environment_passes_all_checks(env, monkeypatch):
     monkeypatch.setenv("DISTRIBUTARY_ROOT", "s3a://bucket/distributary")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     monkeypatch.setenv("DISTRIBUTARY_SCHEMA", "main.nlp")
-    assert checked(env=env, recipe="customer_service")["dataset"].documents.endswith(
+    assert check_all(env=env, recipe="customer_service")["dataset"].documents.endswith(
         "/customer_service/documents"
     )
 
 
-@pytest.mark.parametrize("env", names("env"))
-def test_an_environment_names_the_variables_it_needs_on_top(env):
+@pytest.mark.parametrize("env", list_overlays("env"))
+def test_environments_name_their_variables_on_top(env):
     text = (CONF / "env" / f"{env}.yaml").read_text(encoding="utf-8")
     needed = set(re.findall(r"oc\.env:(\w+)}", text))
     assert needed
     assert needed <= set(re.findall(r"[A-Z_]{5,}", text[: text.index("\nroot:")]))
 
 
-def test_base_has_every_key_of_every_job_and_of_its_value_types():
+def test_base_has_every_key_of_every_job():
     base = OmegaConf.load(CONF / "base.yaml")
     found = []
     for name, stage in STAGES.items():
@@ -79,7 +81,7 @@ def test_base_has_every_key_of_every_job_and_of_its_value_types():
     } <= set(found)
 
 
-def test_every_key_of_base_is_explained_on_its_line():
+def test_every_key_of_base_has_a_comment():
     lines = BASE.splitlines()
     # A mapping below a section is explained by its keys.
     leaves = [
@@ -97,19 +99,19 @@ def test_every_key_of_base_is_explained_on_its_line():
     assert [name for name, line in leaves if not re.search(r" # \S", lines[line])] == []
 
 
-def test_every_key_of_a_source_is_explained_in_base():
+def test_every_key_of_a_source_has_a_comment():
     explained = re.findall(r"^  # [- ] (\w+): .*?   *# +\S", BASE, re.MULTILINE)
     assert explained == [field.name for field in fields(Source)]
 
 
-def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
+def test_later_layers_win_and_the_rest_stays(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("finetune: {seed: 7, num_epochs: 9.0}\n")
     overrides = ["finetune.num_epochs=1.5", "root=/elsewhere"]
-    config = checked(recipe="customer_service_long", file=file, overrides=overrides)["finetune"]
+    config = check_all(recipe="customer_service_long", file=file, overrides=overrides)["finetune"]
     assert (config.num_epochs, config.seed, config.optimization.head_learning_rate_factor) == (1.5, 7, 5.0)
     assert config.sequences == "/elsewhere/sequences"
-    assert checked(recipe="customer_service_long")["finetune"].num_epochs == 5.0
+    assert check_all(recipe="customer_service_long")["finetune"].num_epochs == 5.0
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
         ("dataset.packing.sequence_length=1", "sequence_length must be at least 2 tokens, got 1"),
         (
             "corpus.sources=[{name: a, path: b, format: xml}]",
-            "format .*should be 'csv', 'jsonl' or 'text', got 'xml'",
+            "corpus.sources.0.* format must be one of csv, jsonl, .*text.*, got 'xml'",
         ),
         ("scoring.split=", "scoring.split should be"),
         ("justakey", "an override is key=value"),
@@ -157,22 +159,25 @@ def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
         ),
         ("corpus.sources=", "corpus.sources should be a list, got None"),
         ("corpus.sources=[3]", "corpus.sources.0 should be a mapping of keys, got 3"),
-        ("corpus.sources=[{name: a", "corpus.sources is no YAML value: .*; quote it or mend its brackets"),
+        (
+            "corpus.sources=[{name: a",
+            "corpus.sources is not a YAML value: .*; quote it or correct its brackets",
+        ),
         ("corpus.sources=[{name: a, path: b}]", "corpus.sources.0.format is missing"),
         (
-            "corpus.sources=[{name: a, path: b, format: csv, delimeter: x}]",
-            "unknown key corpus.sources.0.delimeter; did you mean delimiter",
+            "corpus.sources=[{name: a, path: b, format: csv, metadta: {}}]",
+            "unknown key corpus.sources.0.metadta; did you mean metadata",
         ),
         (
             "corpus.sources=[{name: a, path: b, format: text, splts: {}}]",
             "unknown key corpus.sources.0.splts; did you mean splits",
         ),
-        ("finetune.effectiv=x", "unknown key finetune.effectiv$"),
+        ("finetune.effectiv=x", "unknown key finetune.effectiv(?!.*did you mean effective)"),
         ("root=", "root must be text and not empty, got None; set root=TEXT"),
         ("recipe=7", "recipe must be text and not empty, got 7"),
         (
             "root='${oc.env'",
-            "root: no viable alternative at input .*; set the variable, or mend or override the key",
+            "root: no viable alternative at input .*; set the variable, or correct or override the key",
         ),
         ("spark.=3", "spark holds whole names, .*; got spark.: '3'"),
         (
@@ -186,18 +191,18 @@ def test_later_layers_win_and_an_extended_recipe_keeps_the_rest(tmp_path):
         ),
         (
             "root=${oc.env:NO_SUCH_VARIABLE}",
-            "root: .*NO_SUCH_VARIABLE.*; set the variable, or mend or override",
+            "root: .*NO_SUCH_VARIABLE.*; set the variable, or correct or override",
         ),
     ],
 )
 def test_a_fault_names_key_value_and_rule(override, message):
     with pytest.raises(ValueError, match=message):
-        checked(overrides=[override])
+        check_all(overrides=[override])
 
 
-def test_all_faults_of_all_sections_are_told_at_once_and_shared_ones_once():
+def test_faults_of_all_sections_appear_once():
     with pytest.raises(ValueError, match=r"corpus.rules.*; finetune.seed.*; finetune.num_ranks") as raised:
-        checked(
+        check_all(
             overrides=[
                 "finetune.num_ranks=0",
                 "finetune.seed=-1",
@@ -208,7 +213,7 @@ def test_all_faults_of_all_sections_are_told_at_once_and_shared_ones_once():
     assert str(raised.value).count("tracking.url") == 1
 
 
-def test_a_fault_of_a_section_as_a_whole_names_the_section():
+def test_a_fault_of_a_whole_section_names_it():
     class Whole(Section, extra="ignore"):
         @model_validator(mode="after")
         def refuse(self):
@@ -239,7 +244,7 @@ def test_a_fault_of_a_section_as_a_whole_names_the_section():
         ("finetune: {seed: \xff}\n", r"mine\.yaml is not YAML in UTF-8"),
     ],
 )
-def test_a_fault_of_a_file_names_file_place_and_remedy(tmp_path, text, message):
+def test_a_fault_in_a_file_names_its_place(tmp_path, text, message):
     file = tmp_path / "mine.yaml"
     file.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=message):
@@ -264,13 +269,13 @@ def test_a_fault_of_a_file_names_file_place_and_remedy(tmp_path, text, message):
         ("spark={spark.memory.fraction: 0.6}", "spark.memory.fraction", "0.6"),
     ],
 )
-def test_spark_settings_are_text_under_their_whole_name(override, name, value):
+def test_spark_settings_are_text_under_whole_names(override, name, value):
     settings = load(overrides=[override])
     assert settings.tree["spark"] == {**load().tree["spark"], name: value}
     assert settings.section("corpus", STAGES["corpus"].Config).spark[name] == value
 
 
-def test_the_later_spark_setting_wins_in_either_form():
+def test_the_later_spark_setting_wins():
     assert (
         load(overrides=["spark.task.cpus=2", "spark={spark.task.cpus: 3}"]).tree["spark"]["spark.task.cpus"]
         == "3"
@@ -283,6 +288,52 @@ def test_the_later_spark_setting_wins_in_either_form():
 
 def test_scientific_notation_is_a_number():
     assert (
-        checked(overrides=["finetune.optimization.learning_rate=1e-4"])["finetune"].optimization.learning_rate
+        check_all(overrides=["finetune.optimization.learning_rate=1e-4"])[
+            "finetune"
+        ].optimization.learning_rate
         == 1e-4
     )
+
+
+def test_local_paths_become_absolute_when_settings_load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load(overrides=["scoring.predictions=s3://bucket/predictions"])
+    configs = settings.sections({name: stage.Config for name, stage in STAGES.items()})
+    root = f"{tmp_path}/warehouse/default"
+    assert settings.root == root
+    corpus, finetune, scoring = configs["corpus"], configs["finetune"], configs["scoring"]
+    assert (corpus.documents, corpus.quarantine) == (f"{root}/documents", f"{root}/quarantine")
+    assert (finetune.folder, finetune.tokenizers) == (f"{root}/finetune", f"{root}/tokenizers")
+    assert (configs["registry"].trainings, scoring.predictions) == (
+        f"{root}/finetune",
+        "s3://bucket/predictions",
+    )
+    assert "documents: warehouse/default/documents" in settings.printed  # as written
+
+
+def test_every_table_and_folder_key_is_a_path():
+    names = {"documents", "quarantine", "sequences", "tokenizers", "folder", "trainings", "predictions"}
+    configs = check_all(overrides=["root=somewhere"])
+    found = {
+        (stage, name): getattr(config, name)
+        for stage, config in configs.items()
+        for name in names & set(type(config).model_fields)
+    }
+    assert len(found) == 13
+    assert {place for place, path in found.items() if not path.startswith("/")} == set()
+
+
+def test_a_path_that_delta_cannot_use_names_its_key():
+    with pytest.raises(ValueError, match=r"corpus.documents path '.*a#b': '#' cannot stand in the path"):
+        check_all(overrides=["corpus.documents=/data/a#b"])
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_unknown_keys_are_found_without_the_model_of_their_section(tmp_path, file):
+    given = "scoring: {alia: x}\nfinetune: {model: {config: {any_key: 1}}}\nspark: {spark.any.key: 1}\n"
+    (tmp_path / "mine.yaml").write_text(given)
+    layers = {"file": tmp_path / "mine.yaml"} if file else {"overrides": ["scoring={alia: x}"]}
+    settings = load(**layers)
+    assert list(settings.unknown) == ["scoring.alia"]
+    with pytest.raises(ValueError, match=r"unknown key scoring.alia; did you mean alias\?$"):
+        settings.section("dataset", STAGES["dataset"].Config)

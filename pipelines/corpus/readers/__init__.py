@@ -1,1 +1,1 @@
-"""Files -> records. One format a module, in plain Python without Spark; `files` runs them on the executors."""
+"""One input format per file: `format.py` is the interface, `table.py` the list, `files.py` runs them."""

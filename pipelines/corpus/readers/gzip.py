@@ -1,7 +1,9 @@
-"""A gzip file as a stream that keeps what stands in front of a break and then says what broke, where gzip.GzipFile raises.
+"""A gzip file as a stream that returns everything before a damage and then says what is damaged;
+gzip.GzipFile would raise.
 
-Members may follow each other (as `cat a.gz b.gz` and Hadoop write them), zero bytes may follow the last one (tape blocks).
-Memory: one piece of input and one of output, whatever the file claims to hold.
+Several members may follow each other (`cat a.gz b.gz` and Hadoop write such files), and zero bytes may follow
+the last one (tape blocks). Memory: one buffer of input and one of output, no matter how much the file
+expands.
 """
 
 import io
@@ -21,7 +23,7 @@ class _Inflated(io.RawIOBase):
         self._input = b""
         self._consumed = 0
         self._may_hold_output = False
-        self._in_member = True  # a file of no bytes is an upload that failed, not an archive of nothing
+        self._in_member = True  # an empty file is a failed upload, not an archive of nothing
 
     def readable(self) -> bool:
         return True
@@ -32,9 +34,9 @@ class _Inflated(io.RawIOBase):
         return len(piece)
 
     def _piece(self, max_bytes: int) -> bytes:
-        """The next bytes; none at the end and at the break."""
+        """The next bytes; empty at the end and at a damage."""
         while self.broken is None:
-            # zlib may still hold output of earlier input, so it is asked before more input is read
+            # zlib may still hold output of earlier input: ask it before reading more input
             if not self._input and not (self._in_member and self._may_hold_output):
                 self._input = self._compressed.read(_INPUT_BYTES)
                 self._consumed += len(self._input)
@@ -69,7 +71,7 @@ class _Inflated(io.RawIOBase):
 
 
 def _up_to_error(member: "zlib._Decompress", given: bytes, max_bytes: int) -> bytes:
-    """What zlib had made when it found the fault: it throws that away together with the call, so repeat it by single bytes."""
+    """The output before the damage. zlib drops the output of a failed call, so repeat it byte by byte."""
     output = bytearray()
     for position in range(len(given)):
         try:
@@ -80,7 +82,7 @@ def _up_to_error(member: "zlib._Decompress", given: bytes, max_bytes: int) -> by
 
 
 class GzipStream(io.BufferedReader):
-    """The decompressed bytes, buffered. `broken` says why they ended early, once the end is reached."""
+    """The decompressed bytes, buffered. After the last one, `broken` says what is damaged; None = nothing."""
 
     def __init__(self, compressed: BinaryIO, buffer_bytes: int = _OUTPUT_BYTES) -> None:
         self._inflated = _Inflated(compressed)

@@ -1,39 +1,34 @@
-"""JSON Lines: one object a line (RFC 8259, UTF-8). Can be read in byte slices, since no line break stands inside an object.
+"""JSON Lines: one object per line (RFC 8259, UTF-8). An object never spans lines, so files are read in byte
+slices.
 
-Lines of white space are no records. Of a name that an object repeats, the last value stands, as in Python and JavaScript.
-A number stays as it is written and becomes text, so the keys 1 and "1" are one key.
+Blank lines are not records. If an object repeats a name, the last value counts, as in Python and JavaScript.
+A number keeps its spelling and becomes text, so the keys 1 and "1" are the same key.
 """
 
 import json
 from collections.abc import Iterator
+from typing import BinaryIO
 
-from pipelines.corpus.readers.records import (
+from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice
+from pipelines.corpus.readers.lines import (
     BOM,
     Lines,
-    MalformedError,
-    Record,
-    checked,
+    cut_lines,
     decode,
+    read_lines,
     too_long,
     without_line_end,
 )
-from pipelines.corpus.source import Source
+from pipelines.corpus.readers.values import Number, check_strings, describe_kind
 
 
-class _Number(str):
-    """A number as it is written: an id of 20 digits or a label 1.0 must not change on the way."""
+def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
+    """The objects whose lines start in the slice."""
+    return read_lines(stream, part, lambda lines: parse(lines, request))
 
 
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-_DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_refused)
-
-
-def records(lines: Lines, source: Source) -> Iterator[Record]:
-    """The objects of a file or of a slice of it."""
-    max_record_bytes = source.max_record_bytes
+def parse(lines: Lines, request: Request) -> Iterator[Record]:
+    max_record_bytes = request.max_record_bytes
     limit = max_record_bytes + len("\r\n")
     while not lines.exhausted and (data := lines.read(limit)):
         ended = data[-1:] == b"\n"
@@ -48,55 +43,36 @@ def records(lines: Lines, source: Source) -> Iterator[Record]:
         if content.isspace() or not content:
             continue
         try:
-            yield Record(offset, line, num_bytes, data, _fields(content, source.fields), None)
+            yield Record(offset, line, num_bytes, data, _parse_object(content, request.names), None)
         except MalformedError as error:
             yield Record(offset, line, num_bytes, data, None, str(error))
 
 
-def _fields(content: bytes, names: dict[str, str]) -> dict[str, str]:
-    text = decode(content)
+def parse_json(text: str) -> object:
+    """The value of a JSON text, numbers as `Number`. Raises MalformedError."""
     try:
-        value = _DECODER.decode(text)
+        return _DECODER.decode(text)
     except RecursionError:
         raise MalformedError("invalid JSON: nested too deeply") from None
     except ValueError as error:
         raise MalformedError(f"invalid JSON: {error}") from None
+
+
+def _parse_object(content: bytes, names: tuple[str, ...]) -> dict[str, object]:
+    text = decode(content)
+    value = parse_json(text)
     if not isinstance(value, dict):
-        raise MalformedError(f"not an object: the line holds {_kind(value)}")
-    fields = {column: _value(value.get(name), column, name) for column, name in names.items()}
-    if "\\u" in text:
-        _check_escapes(fields)
-    return checked(fields)
+        raise MalformedError(f"not an object: the line holds {describe_kind(value)}")
+    if "\\u" in text:  # only an escape can name what is not text
+        for name in names:
+            check_strings(value.get(name), name)
+    return value
 
 
-def _value(value: object, column: str, name: str) -> str:
-    if type(value) is str:
-        return value
-    if column == "text" or (column == "key" and value is None):
-        raise MalformedError(f"{column}: field {name!r} is {_kind(value)}, not a string")
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, _Number):
-        return str(value)
-    raise MalformedError(f"{column}: field {name!r} is {_kind(value)}, not a string, number or bool")
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
-def _check_escapes(fields: dict[str, str]) -> None:
-    r"""An escape can name what UTF-8 cannot hold (half of a surrogate pair) and what text never holds (\u0000)."""
-    for column, value in fields.items():
-        if "\0" in value:
-            raise MalformedError(f"NUL: {column} holds the character U+0000")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise MalformedError(f"lone surrogate: U+{ord(value[error.start]):04X} in {column}") from None
+_DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse)
 
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null or missing"
-    if isinstance(value, _Number):
-        return "a number"
-    return {str: "a string", bool: "a bool", list: "an array", dict: "an object"}[type(value)]
+FORMAT = Format(read=read, cut=cut_lines, count_lines=True)

@@ -1,19 +1,27 @@
-"""Plain text: the whole file is one document, the empty file too."""
+"""Plain text: each file is one document, an empty file too."""
 
 from collections.abc import Iterator
+from typing import BinaryIO
 
-from pipelines.corpus.readers.records import BOM, Lines, MalformedError, Record, decode, too_long
-from pipelines.corpus.source import Source
+from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice
+from pipelines.corpus.readers.lines import BOM, Lines, decode, read_lines, too_long
 
 
-def records(lines: Lines, source: Source) -> Iterator[Record]:
-    """The one record of the file; none where the stream broke, since half a document is no document."""
-    content = lines.read_all(source.max_record_bytes + 1)
+def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
+    """The one record of the file; none if the file breaks off, because half a document is not a document."""
+    return read_lines(stream, part, lambda lines: parse(lines, request))
+
+
+def parse(lines: Lines, request: Request) -> Iterator[Record]:
+    content = lines.read_all(request.max_record_bytes + 1)
     if lines.broken:
         return
     try:
-        if len(content) > source.max_record_bytes:
-            raise MalformedError(too_long(source.max_record_bytes))
+        if len(content) > request.max_record_bytes:
+            raise MalformedError(too_long(request.max_record_bytes))
         yield Record(0, 1, len(content), content, {"text": decode(content.removeprefix(BOM))}, None)
     except MalformedError as error:
         yield Record(0, 1, len(content), content, None, str(error))
+
+
+FORMAT = Format(read=read, field_names=("text",))

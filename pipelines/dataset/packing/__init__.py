@@ -1,1 +1,1 @@
-"""Encoded documents into sequences: one method per file."""
+"""Units to sequences (rows) of at most `sequence_length` tokens: one method per file."""

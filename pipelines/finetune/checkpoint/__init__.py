@@ -1,1 +1,1 @@
-"""Checkpoints: complete or absent, checked by sha256, readable by any strategy."""
+"""Checkpoints: complete or absent, checked by sha256, readable by any strategy with any number of ranks."""

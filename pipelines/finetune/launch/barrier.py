@@ -1,15 +1,17 @@
-"""Run a function as Horovod ranks inside one Spark barrier stage.
+"""Run a function as ranks inside one Spark barrier stage.
 
-The barrier stage gives gang scheduling, GPU addresses and retries by Spark; inside it, `rendezvous` makes the tasks Horovod
-ranks. The stage is followed by a one-row shuffle because Spark never retries a barrier stage that ends the job. An exception is
-returned as a value, so it reaches the driver with its own traceback and is not tried four times; a rank that dies makes Spark run
-the stage again.
+The barrier stage gives gang scheduling, GPU addresses and retries by Spark; inside it, `rendezvous` joins the
+tasks to one world. The stage is followed by a one-row shuffle, because Spark never retries a barrier stage
+that ends the job. An exception is returned as a value, so that it reaches the driver with its own traceback
+and is not tried four times; after a rank that dies, and after a fault of storage, network or GPU, Spark runs
+the stage again, at most spark.stage.maxConsecutiveAttempts times.
 """
 
 import os
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -17,37 +19,44 @@ from pyspark import InheritableThread
 from pyspark.sql import SparkSession
 
 from pipelines.finetune.launch.rendezvous import Failure, run_task
-from pipelines.finetune.launch.world import Place
+from pipelines.finetune.launch.world import World
+from pipelines.finetune.training import Backend
 
-SLOTS_WAIT_SECONDS = 8.0
-"""Executors of a cluster may still be registering."""
+WAIT_FOR_SLOTS_SECONDS = 8.0
+"""Executors of a running cluster may still be registering."""
 MAX_LAUNCHES = 3
-"""Launches when ranks lost each other and none says why (a network fault)."""
+"""Launches when ranks lost each other and none knows why (a network fault)."""
 POLL_SECONDS = 1.0
 
 
 class RankError(RuntimeError):
-    """An exception in a rank, told at the driver with rank, host and the rank's own traceback."""
+    """An exception in a rank, raised at the driver with rank, host and the rank's own traceback."""
 
 
 def run_ranks(
     spark: SparkSession,
-    work: Callable[[Place], Any],
+    work: Callable[[World], Any],
     *,
     num_ranks: int,
+    collectives: Backend = "horovod",
+    wait_for_slots_seconds: float = WAIT_FOR_SLOTS_SECONDS,
     while_waiting: Callable[[], None] = lambda: None,
 ) -> list[Any]:
-    """`work(place)` on `num_ranks` ranks at once; their results by rank. `while_waiting` is called about once a second.
+    """Run `work(world)` on `num_ranks` ranks at once; their results by rank. `while_waiting` is called about
+    once a second.
 
-    Raises ValueError within seconds if the cluster has too few slots, RankError if a rank raises.
+    Raises ValueError if the cluster has too few slots after wait_for_slots_seconds, RankError if a rank
+    raises.
     """
-    require_slots(spark, num_ranks)
+    require_slots(spark, num_ranks, wait_seconds=wait_for_slots_seconds)
     for launch in range(1, MAX_LAUNCHES + 1):
-        outcomes = _run_stage(spark, work, num_ranks, while_waiting)
+        outcomes = _run_stage(
+            spark, partial(run_task, work, collectives=collectives), num_ranks, while_waiting
+        )
         failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
         if not failures:
             return outcomes
-        causes = [failure for failure in failures if not failure.echo]
+        causes = [failure for failure in failures if not failure.is_echo]
         if causes or launch == MAX_LAUNCHES:
             first = (causes or failures)[0]
             raise RankError(
@@ -63,16 +72,22 @@ def num_slots(spark: SparkSession) -> int:
     return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
 
 
-def require_slots(spark: SparkSession, num_ranks: int) -> None:
-    """Raises ValueError with the remedy unless `num_ranks` tasks can run at once."""
+def require_slots(
+    spark: SparkSession, num_ranks: int, *, wait_seconds: float = WAIT_FOR_SLOTS_SECONDS
+) -> None:
+    """Return when `num_ranks` tasks can run at once. Raises ValueError with the remedy after `wait_seconds`.
+
+    Local masters are not waited for: their number of slots never changes.
+    """
     if num_ranks < 1:
         raise ValueError(f"num_ranks must be at least 1, got {num_ranks}")
     if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
         raise ValueError(
-            "barrier stages refuse dynamic allocation; submit with --conf spark.dynamicAllocation.enabled=false "
+            "barrier stages refuse dynamic allocation; submit with "
+            "--conf spark.dynamicAllocation.enabled=false "
             f"and --num-executors for {num_ranks} ranks"
         )
-    deadline = time.monotonic() + SLOTS_WAIT_SECONDS
+    deadline = time.monotonic() + wait_seconds
     while (slots := num_slots(spark)) < num_ranks:
         master = str(spark.sparkContext.master)
         one_process = master == "local" or master.startswith("local[")  # local-cluster has executors
@@ -82,14 +97,21 @@ def require_slots(spark: SparkSession, num_ranks: int) -> None:
             raise ValueError(
                 f"finetune.num_ranks is {num_ranks}, but {master} runs {slots} tasks at once; "
                 f"{fewer}give Spark {more}"
+                + (
+                    ""
+                    if one_process
+                    else ", or set finetune.wait_for_slots_seconds if executors start slowly"
+                )
             )
         time.sleep(0.5)
 
 
 def _run_stage(
-    spark: SparkSession, work: Callable[[Place], Any], num_ranks: int, while_waiting: Callable[[], None]
+    spark: SparkSession, task: Callable[[], Any], num_ranks: int, while_waiting: Callable[[], None]
 ) -> list[Any]:
-    """One barrier stage in a thread of its own, so that the driver can watch; cancelled if the driver is interrupted."""
+    """One barrier stage in its own thread, so that the driver can watch; cancelled if the driver is
+    interrupted.
+    """
     context = spark.sparkContext
     collected: dict[str, Any] = {}
     tag = f"ranks-{os.getpid()}-{time.time_ns()}"
@@ -97,16 +119,15 @@ def _run_stage(
     def run() -> None:
         try:
             context.addJobTag(tag)
-            context.setLocalProperty("spark.job.description", f"{num_ranks} Horovod ranks")
+            context.setLocalProperty("spark.job.description", f"{num_ranks} ranks")
             ranks = (
-                context.parallelize(range(num_ranks), num_ranks)
-                .barrier()
-                .mapPartitions(lambda _: [run_task(work)])
+                context.parallelize(range(num_ranks), num_ranks).barrier().mapPartitions(lambda _: [task()])
             )
-            # The shuffle makes the barrier stage a shuffle-map stage: those are run again after a rank died.
+            # The shuffle makes the barrier stage a shuffle-map stage: Spark runs those again after a rank
+            # died.
             collected["outcomes"] = ranks.map(lambda outcome: (0, outcome)).groupByKey(1).collect()[0][1]
         except Py4JJavaError as error:
-            collected["error"] = _given_up(str(error))
+            collected["error"] = _explain_giving_up(str(error))
         except BaseException as error:
             collected["error"] = error
 
@@ -124,14 +145,15 @@ def _run_stage(
     return [outcome for _, outcome in sorted(collected["outcomes"], key=lambda pair: pair[0])]
 
 
-def _given_up(told: str) -> RankError:
-    """What a rank said last, out of the JVM's account of a stage that failed every time."""
+def _explain_giving_up(account: str) -> RankError:
+    """The last Python error of a rank, from the JVM's account of a stage that failed at every try."""
     python = re.search(
-        r"Traceback \(most recent call last\):\n.*?(?=\n\s*\n|\n\tat |\s+SQLSTATE)", told, re.DOTALL
+        r"Traceback \(most recent call last\):\n.*?(?=\n\s*\n|\n\tat |\s+SQLSTATE)", account, re.DOTALL
     )
     if python:
         return RankError(f"the ranks failed at every try: {python[0].splitlines()[-1]}\n\n{python[0]}")
     return RankError(
-        "the ranks failed at every try; a process that dies without a word is out of memory (lower "
-        f"finetune.micro_batch, give executors more) or cannot reach the other ranks (a firewall)\n\n{told[:2000]}"
+        "the ranks failed at every try; a process that dies without an error is out of memory (lower "
+        f"finetune.micro_batch, give executors more) or cannot reach the other ranks (a firewall)"
+        f"\n\n{account[:2000]}"
     )

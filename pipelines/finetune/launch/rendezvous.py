@@ -1,29 +1,29 @@
-"""Inside a barrier task: find the place, join Horovod's world, work, leave.
+"""Inside a barrier task: learn this rank's world, join it, work, leave.
 
-Rank 0's task runs Horovod's rendezvous server, bound to the address its peers reach it by and to no other; addresses travel by
-the barrier's `allGather`. Horovod's environment is set here and removed afterwards, since Spark uses its Python workers again.
+Rank 0's task runs the server at which the ranks meet, bound to the address by which its peers reach it.
+Addresses and the port travel in one `allGather` of the barrier, because each one costs a second of polling in
+Spark.
 """
 
-import errno
 import json
-import os
-import socket
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
-import psutil
 from pyspark import BarrierTaskContext
 
-from pipelines.finetune.launch.world import Place, assign
+from pipelines.finetune.launch import join_horovod, join_torch
+from pipelines.finetune.launch.addresses import find_address
+from pipelines.finetune.launch.devices import show_only
+from pipelines.finetune.launch.faults import JoinError, is_echo, may_pass
+from pipelines.finetune.launch.world import World, assign_ranks
+from pipelines.finetune.training import Backend
 
-START_SECONDS = 60
-"""How long Gloo waits for all ranks to connect."""
-STALL_SECONDS = 1800
-"""How long ranks wait for one that does not come to a collective; longer than any checkpoint takes to be written."""
+JOINS: dict[Backend, ModuleType] = {"horovod": join_horovod, "torch": join_torch}
+"""How to join, by backend of the collectives. Each has find_fault, Server and join."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,173 +34,74 @@ class Failure:
     host: str
     summary: str
     traceback: str
-    echo: bool
-    """Horovod's complaint that another rank went away: not the cause."""
+    is_echo: bool
+    """It says that another rank is gone: not the cause."""
 
 
-class HorovodStartError(RuntimeError):
-    """This rank could not start because of another one."""
-
-
-def run_task(work: Callable[[Place], Any]) -> tuple[int, Any]:
-    """(rank, result of `work` or Failure). Faults of storage and network are raised: Spark then runs the stage again."""
+def run_task(work: Callable[[World], Any], *, collectives: Backend) -> tuple[int, Any]:
+    """(rank, result of `work` or Failure). Faults of storage, network and GPU are raised: Spark then runs the
+    stage again.
+    """
     context = BarrierTaskContext.get()
     task = context.partitionId()
-    infos = context.getTaskInfos()
-    host = _address(infos[task].address.rsplit(":", 1)[0])
+    hosts = [info.address.rsplit(":", 1)[0] for info in context.getTaskInfos()]
+    host = find_address(hosts[task], hosts)
     gpus = context.resources().get("gpu")
-    fault = _fault(host) if len(infos) > 1 else None
-    # Task 0 is always rank 0, so that one gathering tells places and server: Spark takes a second for each.
-    server = _bind_server(host) if task == 0 and len(infos) > 1 and not fault else None
-    mine = json.dumps([host, gpus.addresses[0] if gpus else None, server.server_port if server else 0, fault])
-    told = [json.loads(line) for line in context.allGather(mine)]
-    places = assign([each[0] for each in told], [each[1] for each in told])
-    place = places[task]
-    try:
-        _require_all([each[3] for each in told], task)
-        with _world(context, place, places, server=server, port=told[0][2]):
-            return place.rank, work(place)
-    except Exception as error:
-        if _may_pass(error):
-            raise
-        return place.rank, Failure(
-            rank=place.rank,
-            host=place.host,
-            summary=f"{type(error).__name__}: {error}",
-            traceback=traceback.format_exc(),
-            echo="Horovod" in type(error).__name__,
-        )
-    finally:
+    joining, has_peers = JOINS[collectives], len(hosts) > 1
+    with ExitStack() as cleanup:
+        fault = joining.find_fault(host) if has_peers else None
+        # Task 0 is always rank 0, so it can open the server before it knows its peers.
+        server = joining.Server(host) if task == 0 and has_peers and not fault else None
         if server is not None:
-            server.server_close()
+            cleanup.callback(server.close)
+        mine = json.dumps([host, gpus.addresses[0] if gpus else None, server.port if server else 0, fault])
+        gathered = [json.loads(line) for line in context.allGather(mine)]
+        worlds = assign_ranks([each[0] for each in gathered], [each[1] for each in gathered])
+        world = worlds[task]
+        try:
+            _require_all_can_join([each[3] for each in gathered], task)
+            with show_only(world.gpu), _joined(context, joining, worlds, task, server, port=gathered[0][2]):
+                return world.rank, work(world)
+        except Exception as error:
+            if may_pass(error):
+                raise
+            return world.rank, Failure(
+                rank=world.rank,
+                host=world.host,
+                summary=f"{type(error).__name__}: {error}",
+                traceback=traceback.format_exc(),
+                is_echo=is_echo(error),
+            )
 
 
-def _may_pass(error: Exception) -> bool:
-    """A fault of disk or network that Spark's next try may not meet: not a missing or forbidden file, nor a full disk.
-
-    The errors of object stores have no errno and do not pass: their clients have tried several times already.
-    """
-    lasting = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return isinstance(error, OSError) and error.errno is not None and error.errno not in lasting
-
-
-def _fault(host: str) -> str | None:
-    """Why this rank cannot join the others. Asked before any of them starts: Gloo kills a process whose peers do not come."""
-    try:
-        import horovod.torch  # noqa: F401
-
-        _interface(host)
-    except ImportError as error:
-        return (
-            f"Horovod cannot be imported ({error}), and several ranks need it on every executor; run make setup there, "
-            "install its wheel, or set finetune.num_ranks=1"
-        )
-    except OSError as error:
-        return str(error)
-    return None
-
-
-def _require_all(faults: list[str | None], task: int) -> None:
+def _require_all_can_join(faults: list[str | None], task: int) -> None:
     if faults[task]:
         raise RuntimeError(f"cannot join the other ranks: {faults[task]}")
     if any(faults):
-        raise HorovodStartError("another rank cannot join")
+        raise JoinError("another rank cannot join")
 
 
 @contextmanager
-def _world(
-    context: BarrierTaskContext, place: Place, places: list[Place], *, server: Any, port: int
+def _joined(
+    context: BarrierTaskContext,
+    joining: ModuleType,
+    worlds: list[World],
+    task: int,
+    server: Any,
+    *,
+    port: int,
 ) -> Iterator[None]:
-    """Horovod initialised on every rank; a single rank needs none.
+    """The world joined; a single rank has none.
 
-    Whatever happens, every rank comes to the barrier: one that stayed away would keep the others there.
+    Whatever happens, every rank comes to the barrier at the end: the server must outlive the ranks that still
+    use it, and a rank that stayed away would keep the others waiting.
     """
-    if place.world_size == 1:
+    if len(worlds) == 1:
         yield
         return
-    import horovod.torch as hvd
-
-    with ExitStack() as stopping, ExitStack() as leaving:
-        leaving.callback(
-            context.barrier
-        )  # leaving ranks still talk to the server, which must outlive them all
+    with ExitStack() as leaving:
+        leaving.callback(context.barrier)
         if server is not None:
-            _serve(server, places)
-            stopping.callback(server.shutdown)
-        environment = _environment(place, places[0].host, port)
-        os.environ.update(environment)
-        leaving.callback(lambda: [os.environ.pop(name, None) for name in environment])
-        leaving.callback(hvd.shutdown)
-        try:
-            hvd.init()
-        except Exception as error:
-            raise HorovodStartError(
-                f"ranks did not find each other within {START_SECONDS} s ({error}); "
-                "look at what another rank says, and whether the hosts reach each other"
-            ) from error
+            server.start(worlds)
+        leaving.enter_context(joining.join(worlds[task], address=worlds[0].host, port=port, server=server))
         yield
-
-
-def _bind_server(host: str) -> Any:
-    """Horovod's rendezvous server, listening but not answering yet. Horovod's own starter would listen on every interface."""
-    from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
-
-    return RendezvousHTTPServer((host, 0), RendezvousHandler, 0)
-
-
-def _serve(server: Any, places: list[Place]) -> None:
-    """Answer from now on; ranks that asked before have waited."""
-    from horovod.runner.common.util.hosts import SlotInfo
-
-    server.init(
-        [
-            SlotInfo(
-                hostname=each.host,
-                rank=each.rank,
-                local_rank=each.local_rank,
-                cross_rank=each.cross_rank,
-                size=each.world_size,
-                local_size=each.local_size,
-                cross_size=each.cross_size,
-            )
-            for each in places
-        ]
-    )
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-
-def _environment(place: Place, address: str, port: int) -> dict[str, str]:
-    return {
-        "HOROVOD_HOSTNAME": place.host,
-        "HOROVOD_RANK": str(place.rank),
-        "HOROVOD_SIZE": str(place.world_size),
-        "HOROVOD_LOCAL_RANK": str(place.local_rank),
-        "HOROVOD_LOCAL_SIZE": str(place.local_size),
-        "HOROVOD_CROSS_RANK": str(place.cross_rank),
-        "HOROVOD_CROSS_SIZE": str(place.cross_size),
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_IFACE": _interface(place.host),
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(START_SECONDS),
-        "HOROVOD_LOG_LEVEL": "error",
-        # Groups of gradients stay as they are (parallel/data_parallel.py).
-        "HOROVOD_DISABLE_GROUP_FUSION": "1",
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(STALL_SECONDS),
-    }
-
-
-def _address(host: str) -> str:
-    return socket.gethostbyname(host)
-
-
-def _interface(address: str) -> str:
-    """Name of the network interface that has `address`."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address == address for each in addresses):
-            return name
-    raise OSError(
-        f"no network interface of this host has the address {address} that Spark gave for it; "
-        "set spark.driver.host or SPARK_LOCAL_IP"
-    )

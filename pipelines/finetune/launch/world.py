@@ -1,44 +1,57 @@
-"""Where one rank stands in the world of its training."""
+"""One rank's position in the world of its training, computed from the hosts of all ranks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class World:
+    """The fields have the meaning that they have in Horovod."""
+
     rank: int
     world_size: int
     local_rank: int
-    """Rank among those of the same host."""
+    """Number of this rank among those on the same host, from 0."""
     local_size: int
+    """Number of ranks on this host."""
     cross_rank: int
-    """Number of the host among those that have this local rank."""
+    """Number of this host among those that have a rank with this local_rank."""
     cross_size: int
+    """Number of those hosts."""
     host: str
+    """Address of the host, reachable by all ranks."""
     gpu: str | None
-    """GPU address that Spark gave to the task; null = none."""
+    """GPU address that Spark gave to the task: an index, a UUID or a MIG device; None = no GPU."""
 
     def device(self, num_gpus: int, *, nccl: bool) -> str:
-        """Spark's GPU; where Spark knows of none, one a rank if this machine has one for each of all ranks; else the CPU.
+        """Spark's GPU; else GPU local_rank if all ranks share this host and it has enough; else the CPU.
 
-        `nccl`: whether GPUs of several ranks can work together.
+        `num_gpus`: GPUs that torch sees. `nccl`: whether ranks can exchange tensors of GPUs.
+        Spark's GPU is cuda:0, because it is the only one that the process sees (devices.show_only).
         """
         if self.gpu is not None:
-            return f"cuda:{self.gpu}"
+            if num_gpus < 1:
+                raise RuntimeError(
+                    f"Spark gave GPU {self.gpu} to rank {self.rank}, but torch sees no GPU on {self.host}; "
+                    "install torch for CUDA there, or submit without spark.task.resource.gpu.amount"
+                )
+            return "cuda:0"
         return f"cuda:{self.local_rank}" if self.local_size == self.world_size <= num_gpus and nccl else "cpu"
 
 
-def assign(hosts: list[str], gpus: list[str | None]) -> list[Place]:
-    """The place of each task, given every task's host in task order: ranks of one host are neighbours (Horovod requires it)."""
+def assign_ranks(hosts: list[str], gpus: list[str | None]) -> list[World]:
+    """The world of each task, in task order. Ranks of one host are neighbours, as Horovod requires; task 0 is
+    rank 0.
+    """
     order = sorted(range(len(hosts)), key=lambda task: (hosts.index(hosts[task]), task))
     sizes = {host: hosts.count(host) for host in hosts}
-    seen: dict[str, int] = {}
-    places: dict[int, Place] = {}
+    num_seen: dict[str, int] = {}
+    worlds: dict[int, World] = {}
     for rank, task in enumerate(order):
         host = hosts[task]
-        local_rank = seen.get(host, 0)
-        seen[host] = local_rank + 1
+        local_rank = num_seen.get(host, 0)
+        num_seen[host] = local_rank + 1
         peers = [other for other in dict.fromkeys(hosts) if sizes[other] > local_rank]
-        places[task] = Place(
+        worlds[task] = World(
             rank=rank,
             world_size=len(hosts),
             local_rank=local_rank,
@@ -48,4 +61,4 @@ def assign(hosts: list[str], gpus: list[str | None]) -> list[Place]:
             host=host,
             gpu=gpus[task],
         )
-    return [places[task] for task in range(len(hosts))]
+    return [worlds[task] for task in range(len(hosts))]

@@ -1,1 +1,1 @@
-"""How ranks work together: one strategy a file behind the members of `strategy.Strategy`."""
+"""How ranks work together: one strategy per file behind the members of `strategy.Strategy`."""

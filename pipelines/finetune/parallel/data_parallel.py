@@ -1,57 +1,119 @@
-"""Data parallel over Horovod: every rank holds the whole model, gradients are averaged while backward still runs."""
+"""Data parallel: every rank holds the whole model and optimizer; gradients are summed while backward still
+runs.
 
-from typing import Any
+A loss is divided by the targets of the global batch before backward, so the sum of gradients over ranks is
+the gradient of the global mean loss, and no average is needed.
+"""
 
-import horovod.torch as hvd
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipelines.finetune.parallel import collectives
-
-NUM_GROUPS = 4
-"""Gradients averaged together. Left alone, Horovod fuses what happens to be ready, and from three ranks on the order of additions
-and so the last bit changes from run to run; fixed groups give equal weights, and took 0.8 of the time of a step on two cores."""
-
-
-def nccl_built() -> bool:
-    """Whether this Horovod can average on GPUs."""
-    return bool(hvd.nccl_built())
+from pipelines.finetune.checkpoint.format import TrainState
+from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.optimizer import build_optimizer, list_trainable, new_state, set_learning_rate
+from pipelines.finetune.parallel import group, replica
+from pipelines.finetune.parallel.buckets import GradientBuckets
+from pipelines.finetune.parallel.collectives.interface import Collectives, broadcast_tensors
+from pipelines.finetune.parallel.strategy import BuildModel
+from pipelines.finetune.tasks.task import Batch, Task
+from pipelines.finetune.training import Optimization
+from pipelines.storage import Folder
 
 
 class DataParallel:
-    """Needs `hvd.init()` done (finetune/launch.py)."""
+    """See strategy.Strategy for what each member does."""
 
-    def __init__(self, device: torch.device) -> None:
-        if device.type == "cuda" and not nccl_built():
-            raise RuntimeError(
-                "GPU ranks need a Horovod built with NCCL; install CUDA's nvcc and run make setup again, "
-                "or set finetune.num_ranks=1"
-            )
-        self.rank, self.world_size, self.device = hvd.rank(), hvd.size(), device
+    def __init__(self, collectives: Collectives, device: torch.device) -> None:
+        self._collectives, self.device = collectives, device
+        self.rank, self.world_size = collectives.rank, collectives.world_size
+        self.data_rank, self.num_replicas = self.rank, self.world_size
+        self._model: nn.Module
+        self._optimizer: Optimizer
+        self._gradients: GradientBuckets
+        self._num_micro_batches: int
 
-    def wrap(self, model: nn.Module, optimizer: Optimizer, *, accumulation: int) -> Optimizer:
-        # Horovod sums the passes before it averages over ranks, which is what the loop's normalised losses need.
-        wrapped = hvd.DistributedOptimizer(
-            optimizer,
-            named_parameters=model.named_parameters(),
-            op=hvd.Average,
-            backward_passes_per_step=accumulation,
-            groups=NUM_GROUPS,
+    def build(
+        self,
+        build_model: BuildModel,
+        optimization: Optimization,
+        *,
+        num_micro_batches: int,
+        checkpoints: Folder,
+    ) -> TrainState:
+        self._num_micro_batches = num_micro_batches
+        self._model = replica.prepare_model(self, build_model, checkpoints)
+        self._optimizer = build_optimizer(list_trainable(self._model), optimization)
+        pieces = replica.whole_pieces(self._model)
+        state = replica.restore(
+            self,
+            build_model,
+            self._model,
+            self._optimizer,
+            pieces if self.rank == 0 else {},
+            checkpoints=checkpoints,
         )
-        # It is a new optimizer over the same parameters: without this, a resumed training would start with empty moments.
-        wrapped.load_state_dict(optimizer.state_dict())
-        collectives.broadcast_state(model, wrapped)
-        return wrapped
+        group.broadcast_weights(self._collectives, self._model)
+        self._broadcast_optimizer(list(pieces.values()))
+        self._gradients = GradientBuckets(
+            self._model, lambda bucket, name: self._collectives.sum(bucket.flat, name=name), with_flags=True
+        )
+        return state
 
-    def step(self, optimizer: Optimizer, *, max_norm: float) -> float:
-        wrapped: Any = optimizer  # its class is made by Horovod when it wraps
-        wrapped.synchronize()
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    def _broadcast_optimizer(self, parameters: list[nn.Parameter]) -> None:
+        """Rank 0's optimizer state on every rank. A parameter that never got a gradient has none."""
+        has_state = torch.tensor([float(parameter in self._optimizer.state) for parameter in parameters])
+        broadcast_tensors(self._collectives, [("has_optimizer_state", has_state)])
+        named: list[tuple[str, Tensor]] = []
+        for number, parameter in enumerate(parameters):
+            if has_state[number]:
+                state = self._optimizer.state.get(parameter) or new_state(parameter)
+                self._optimizer.state[parameter] = state
+                named += [(f"optimizer.{number}.{field}", state[field]) for field in sorted(state)]
+        broadcast_tensors(self._collectives, named)
+
+    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
+        def before_pass(number: int) -> None:
+            if number == self._num_micro_batches:
+                self._gradients.begin_last_pass()
+
+        self._gradients.begin()
+        share = replica.accumulate(
+            self._model, batches, task, num_targets=num_targets, before_pass=before_pass
+        )
+        self._gradients.send_rest()
+        return share
+
+    def step(self, *, max_norm: float, learning_rate: float) -> float:
+        set_learning_rate(self._optimizer, learning_rate)
+        self._gradients.wait()
+        for bucket in self._gradients.buckets:
+            for slot, num_ranks in zip(bucket.slots, bucket.flags.tolist(), strict=True):
+                if not num_ranks:  # as in one process: no gradient anywhere, no update and no decay
+                    slot.parameter.grad = None
+        parameters = [parameter for each in self._optimizer.param_groups for parameter in each["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
-        with wrapped.skip_synchronize():
-            optimizer.step()
+        self._optimizer.step()
         return norm
 
+    def forward(self, batch: Batch) -> Tensor:
+        return replica.run_forward(self._model, batch)
+
     def sum(self, value: Tensor, *, name: str) -> Tensor:
-        return collectives.sum_over_ranks(value, name=name)
+        return group.sum_over(self._collectives, value, name)
+
+    def agree(self, value: float = 0.0) -> float:
+        return group.agree_on(self._collectives, value)
+
+    def save(self, checkpoints: Folder, state: TrainState) -> None:
+        if self.rank == 0:
+            states = replica.optimizer_states(self._optimizer, replica.whole_pieces(self._model))
+            save_whole(checkpoints, self._model, states, state)
+
+    def load_weights(self, checkpoints: Folder, step: int) -> None:
+        group.load_and_broadcast(self._collectives, self._model, checkpoints, step)
+
+    def export(self) -> nn.Module | None:
+        return self._model.eval() if self.rank == 0 else None

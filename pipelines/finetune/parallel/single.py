@@ -1,22 +1,82 @@
 """One process: the reference that every other strategy must equal."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipelines.finetune.checkpoint.format import (
+    MODEL_FILE,
+    TrainState,
+    load_model_tensors,
+    read_file,
+    read_record,
+)
+from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.optimizer import build_optimizer, list_trainable, set_learning_rate
+from pipelines.finetune.parallel import replica
+from pipelines.finetune.parallel.strategy import BuildModel
+from pipelines.finetune.tasks.task import Batch, Task
+from pipelines.finetune.training import Optimization
+from pipelines.storage import Folder
+
 
 class SingleProcess:
+    """See strategy.Strategy for what each member does."""
+
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world_size, self.device = 0, 1, device
+        self.data_rank, self.num_replicas = 0, 1
+        self._model: nn.Module
+        self._optimizer: Optimizer
 
-    def wrap(self, model: nn.Module, optimizer: Optimizer, *, accumulation: int) -> Optimizer:
-        return optimizer
+    def build(
+        self,
+        build_model: BuildModel,
+        optimization: Optimization,
+        *,
+        num_micro_batches: int,
+        checkpoints: Folder,
+    ) -> TrainState:
+        self._model = replica.prepare_model(self, build_model, checkpoints)
+        self._optimizer = build_optimizer(list_trainable(self._model), optimization)
+        return replica.restore(
+            self,
+            build_model,
+            self._model,
+            self._optimizer,
+            replica.whole_pieces(self._model),
+            checkpoints=checkpoints,
+        )
 
-    def step(self, optimizer: Optimizer, *, max_norm: float) -> float:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
+        self._optimizer.zero_grad()
+        return replica.accumulate(self._model, batches, task, num_targets=num_targets)
+
+    def step(self, *, max_norm: float, learning_rate: float) -> float:
+        set_learning_rate(self._optimizer, learning_rate)
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
-        optimizer.step()
+        self._optimizer.step()
         return norm
 
+    def forward(self, batch: Batch) -> Tensor:
+        return replica.run_forward(self._model, batch)
+
     def sum(self, value: Tensor, *, name: str) -> Tensor:
+        return value.detach().cpu()
+
+    def agree(self, value: float = 0.0) -> float:
         return value
+
+    def save(self, checkpoints: Folder, state: TrainState) -> None:
+        states = replica.optimizer_states(self._optimizer, replica.whole_pieces(self._model))
+        save_whole(checkpoints, self._model, states, state)
+
+    def load_weights(self, checkpoints: Folder, step: int) -> None:
+        weights = read_file(checkpoints, read_record(checkpoints, step), MODEL_FILE)
+        load_model_tensors(self._model, weights, checkpoints.path)
+
+    def export(self) -> nn.Module | None:
+        return self._model.eval()

@@ -1,1 +1,1 @@
-"""What is learned: one task per file, with the same names as in dataset/examples."""
+"""What is learned: one task per file, all of them in `table.TASKS`."""

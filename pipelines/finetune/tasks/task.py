@@ -1,129 +1,89 @@
-"""What is learnt: rows to tensors, logits to loss, sums to metrics. Shapes: B sequences, T tokens, C classes, V vocabulary.
+"""The members that a task has. A task is one file here, one in `dataset/examples`, and one line in
+`table.TASKS`.
 
-Losses are sums over targets: the loop divides by the targets of the whole global batch, so the gradient does not depend on how
-rows fall to ranks and micro-batches.
+Shapes: B sequences, T tokens, C classes, V vocabulary, K sums.
 """
 
-import math
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from pipelines.dataset.reader import Rows
-from pipelines.finetune.models.build import ModelSpec
 
 
 class Batch(NamedTuple):
-    input_ids_BT: Tensor
-    attention_mask_BT: Tensor
-    targets_B: Tensor
-    """Class numbers; unused in language modelling."""
+    """Rows as tensors on the device of the model."""
+
+    inputs: dict[str, Tensor]
+    """Keyword arguments of the model's forward: input_ids_BT int32 and attention_mask_BT bool;
+    position_ids_BT and segment_ids_BT int32 only if some row holds several documents.
+    """
+    targets: Tensor
+    """(B,) class numbers, or (B, T) token ids with -100 where the loss does not count."""
     num_bytes: int
     """UTF-8 bytes behind the targets."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says about one text."""
+
+    prediction: str
+    """Class name, or the continuation that a language model writes."""
+    score: float
+    """Probability of the class, or bits per UTF-8 byte of the text."""
+
+
 class Task(Protocol):
+    """Rows to tensors, outputs to loss, sums to metrics, texts to predictions.
+
+    Losses are sums over targets: the loop divides by the targets of the whole global batch, so the gradient
+    does not depend on how rows are split over ranks and micro-batches.
+    """
+
+    name: str
     metric: str
-    """The number that says which checkpoint is best."""
-    higher_is_better: bool
+    """Key of `pipelines.metrics.METRICS`: it chooses the best checkpoint and decides at the gate."""
+    auto_class: str
+    """transformers Auto class of the backbone, such as AutoModel."""
 
-    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Sum of the loss over the targets, in nats."""
+    def build_module(self, backbone: Any) -> nn.Module:
+        """The backbone (a transformers PreTrainedModel) with the head of the task; called as
+        model(**batch.inputs).
+        """
         ...
 
-    def sums(self, logits: Tensor, batch: Batch) -> Tensor:
-        """(K,) float64 that can be added over batches and ranks."""
+    def collate(self, rows: Rows, device: torch.device) -> Batch: ...
+
+    def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Sum of the loss over the targets, in nats; a scalar with a gradient."""
         ...
 
-    def metrics(self, sums: Tensor) -> dict[str, float]: ...
-
-    def confusion(self, sums: Tensor) -> np.ndarray | None:
-        """(C, C) counts, row = expected, column = predicted; None where there are no classes."""
+    def sums(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(K,) float64 on the device of `outputs`: numbers that can be added over batches and ranks."""
         ...
-
-
-def collate(rows: Rows, device: torch.device) -> Batch:
-    """Pad on the right to the longest row; padding is masked, so its token does not matter."""
-    length = max(len(tokens) for tokens in rows.input_ids)
-    input_ids = np.zeros((len(rows.input_ids), length), dtype=np.int64)
-    mask = np.zeros_like(input_ids)
-    for row, tokens in enumerate(rows.input_ids):
-        input_ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-    return Batch(
-        torch.from_numpy(input_ids).to(device),
-        torch.from_numpy(mask).to(device),
-        torch.from_numpy(rows.targets.astype(np.int64)).to(device),
-        int(rows.num_bytes.sum()),
-    )
-
-
-class Classification:
-    """Cross-entropy over classes."""
-
-    metric, higher_is_better = "accuracy", True
-
-    def __init__(self, num_labels: int) -> None:
-        self._num_labels = num_labels
-
-    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
-        return cross_entropy(logits, batch.targets_B, reduction="sum")
-
-    def sums(self, logits: Tensor, batch: Batch) -> Tensor:
-        counts = torch.zeros(self._num_labels, self._num_labels, dtype=torch.float64)
-        predicted = logits.argmax(-1).cpu()
-        counts.index_put_(
-            (batch.targets_B.cpu(), predicted),
-            torch.ones(len(predicted), dtype=torch.float64),
-            accumulate=True,
-        )
-        return torch.cat([self.loss_sum(logits, batch).detach().double().cpu().reshape(1), counts.flatten()])
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
-        counts, rows = sums[1:].reshape(self._num_labels, self._num_labels), float(sums[1:].sum())
-        f1 = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1)).clamp(min=1)
-        present = counts.sum(1) > 0
-        return {
-            "loss": float(sums[0]) / rows,
-            "accuracy": float(counts.trace()) / rows,
-            "macro_f1": float(f1[present].mean()),
-        }
+        """Metrics by name from added `sums`, `metric` among them."""
+        ...
 
     def confusion(self, sums: Tensor) -> np.ndarray | None:
-        return sums[1:].reshape(self._num_labels, self._num_labels).numpy().astype(np.int64)
+        """(C, C) int64 counts, row = expected, column = predicted; None where there are no classes."""
+        ...
 
+    def sample_text(self, model: nn.Module, tokenizer: Tokenizer, rows: Rows) -> str | None:
+        """Some of what the model writes, for a person to read; None = the task writes no text."""
+        ...
 
-class LanguageModelling:
-    """Cross-entropy of the next token; documents packed together are told apart by their end-of-text token only."""
-
-    metric, higher_is_better = "bits_per_byte", False
-
-    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
-        targets_BT = batch.input_ids_BT[:, 1:].masked_fill(batch.attention_mask_BT[:, 1:] == 0, -100)
-        return cross_entropy(
-            logits[:, :-1].flatten(0, 1), targets_BT.flatten(), ignore_index=-100, reduction="sum"
-        )
-
-    def sums(self, logits: Tensor, batch: Batch) -> Tensor:
-        loss = self.loss_sum(logits, batch).detach().double().cpu()
-        return torch.tensor(
-            [loss, float(batch.attention_mask_BT[:, 1:].sum()), batch.num_bytes], dtype=torch.float64
-        )
-
-    def metrics(self, sums: Tensor) -> dict[str, float]:
-        loss, tokens, num_bytes = sums.tolist()
-        return {
-            "loss": loss / tokens,
-            "perplexity": math.exp(min(loss / tokens, 700.0)),
-            "bits_per_byte": loss / math.log(2) / num_bytes,
-        }
-
-    def confusion(self, sums: Tensor) -> np.ndarray | None:
-        return None
-
-
-def build_task(spec: ModelSpec) -> Task:
-    return Classification(len(spec.labels)) if spec.task == "classification" else LanguageModelling()
+    def predict(
+        self, model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], *, batch_size: int, generate: bool
+    ) -> list[Prediction]:
+        """One prediction per text, in the order given. `generate=False` leaves out text that takes time to
+        write.
+        """
+        ...

@@ -1,1 +1,1 @@
-"""Is the new version better? Decide from two evaluations, then apply the verdict."""
+"""Is the new model version better than the champion? Decide from two measurements, then apply the verdict."""

@@ -1,1 +1,1 @@
-"""One training, one MLflow run: what it read, how it went, where it ran."""
+"""The MLflow run of a training: its inputs, metrics and environment, and which run is the current one."""

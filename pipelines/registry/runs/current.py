@@ -1,17 +1,13 @@
-"""The run that counts for a flow: the finetune stage names it in its folder. The newest run of an experiment may be of another
-configuration or of a colleague.
+"""The current run of a folder of trainings. The finetune stage writes its id into a file there.
+
+The newest run of an experiment is no substitute: it may have another configuration, or belong to a colleague.
 """
 
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
-from pipelines.registry import store  # noqa: F401  (before mlflow: switches its noise off)
 from pipelines.storage import Folder
-
-# isort: split
-from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage
-from mlflow.exceptions import MlflowException
 
 FOLDER_TAG = "distributary.folder"
 """Tag of a run: its folder with checkpoints, model and result."""
@@ -23,7 +19,7 @@ class CurrentRun(NamedTuple):
 
     run_id: str
     fingerprint: str
-    """What it was made from."""
+    """Of everything the training was made from."""
     folder: str
     """Its folder with model and result."""
 
@@ -34,34 +30,27 @@ def write_current(trainings: str, run: CurrentRun) -> None:
 
 
 def read_current(trainings: str) -> CurrentRun | None:
-    """What the pointer says; None if there is none."""
+    """The run that the file names, without asking MLflow; None if there is no file."""
     folder = Folder(trainings)
     return CurrentRun(**json.loads(folder.read(POINTER))) if folder.exists(POINTER) else None
 
 
-def current_run(trainings: str) -> CurrentRun:
-    """The current run of the folder of trainings.
+def require_current(trainings: str, read_run_status: Callable[[str], str]) -> CurrentRun:
+    """The current run of the folder of trainings, which the store knows as finished.
 
-    Raises FileNotFoundError if no training ended there, LookupError if MLflow has no such run or does not call it finished.
+    `read_run_status` asks the store for the status of a run id (`Lookup.read_run_status`). Raises
+    FileNotFoundError if no training has finished there, LookupError if the store does not have the run or it
+    has another status.
     """
     current = read_current(trainings)
     if current is None:
         raise FileNotFoundError(
             f"no finished training in {Folder(trainings).path}; run first: distributary finetune"
         )
-    if (status := _status(current.run_id)) != "FINISHED":
+    status = read_run_status(current.run_id)
+    if status != "FINISHED":
         raise LookupError(
-            f"{Folder(trainings).path}/{POINTER} names run {current.run_id}, which is {status} in MLflow, not "
-            "FINISHED; run first: distributary finetune"
+            f"{Folder(trainings).path}/{POINTER} names run {current.run_id}, which is {status} in MLflow, "
+            "not FINISHED; run first: distributary finetune"
         )
     return current
-
-
-def _status(run_id: str) -> str:
-    try:
-        run = MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return "unknown"
-    return "deleted" if run.info.lifecycle_stage == LifecycleStage.DELETED else str(run.info.status)

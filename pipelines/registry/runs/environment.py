@@ -1,6 +1,7 @@
-"""What the driver of a run ran on: enough to build the same set-up again, and nothing that names a user, a host or a secret.
+"""The environment of a run's driver: enough to build the same set-up again, without names of users, hosts or
+secrets.
 
-Executors may be other machines with other packages; the driver cannot see them.
+Executors may be other machines with other packages, which the driver cannot see.
 """
 
 import importlib.metadata
@@ -22,12 +23,12 @@ PACKAGES = (
     "numpy",
     "pyarrow",
 )
-"""Those whose version can change a result; requirements.txt has all."""
+"""Packages whose version can change a result; requirements.txt lists all packages."""
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def describe_driver() -> tuple[dict[str, Any], str]:
-    """(facts of the driver for environment.json, requirements.txt of everything installed there)."""
+    """(facts for environment.json, text of requirements.txt with every installed package)."""
     installed = {
         str(found.metadata["Name"]).lower().replace("_", "-"): str(found.version)
         for found in importlib.metadata.distributions()
@@ -42,16 +43,18 @@ def describe_driver() -> tuple[dict[str, Any], str]:
     return facts, "".join(f"{name}=={version}\n" for name, version in sorted(installed.items()))
 
 
-def git_tags(checkout: Path = CHECKOUT) -> dict[str, str]:
-    """MLflow's tag for the commit of this code, "-dirty" when files differ from it; empty outside of a git checkout of it."""
+def read_git_tags(checkout: Path = CHECKOUT) -> dict[str, str]:
+    """MLflow's tag for the commit of this code, with "-dirty" if files differ from it; empty outside of its
+    git checkout."""
     command = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty", "--match="]
-    # Installed in ~/project/.venv, the code is in a folder of the user's checkout; that one's commit is not ours.
-    ours = {**os.environ, "GIT_CEILING_DIRECTORIES": str(checkout.parent)}
+    # If distributary is installed in ~/project/.venv, git would find the user's project: its commit is not
+    # ours.
+    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(checkout.parent)}
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        ours.pop(name, None)
+        env.pop(name, None)
     try:
         described = subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=True, env=ours
+            command, capture_output=True, text=True, timeout=10, check=True, env=env
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return {}

@@ -1,1 +1,1 @@
-"""Model versions: registered once per training, found by alias or number."""
+"""Model versions: upload and register a model, find and resolve versions, move the aliases."""

@@ -1,78 +1,94 @@
-"""A model folder into MLflow, once: models from code with safetensors, never a pickle. An upload is complete or not there.
+"""Upload a model folder to MLflow: models from code with safetensors, never a pickle.
 
-An upload that is not complete names the process that makes it. It is deleted if that process is gone, and otherwise, where nobody
-can look, after hours; until then it may be another driver's that is still at it.
+MLflow marks an upload as READY when it is complete. An incomplete upload names the process that makes it. It
+is deleted if that process has ended, or after MAX_UPLOAD_SECONDS if the process ran on another machine; until
+then another driver may still be working on it.
+
+Importing this module loads pandas and mlflow.pyfunc (seconds), so import it only where a model is registered.
 """
 
 import importlib.metadata
 import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines import process
-from pipelines.registry import store  # before mlflow: switches its noise off
-
-# isort: split
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema
 
-with store.unwarned():
+from pipelines import process
+from pipelines.registry.store import hide_mlflow_warnings
+
+with hide_mlflow_warnings():
     import mlflow.pyfunc
 
 logger = logging.getLogger(__name__)
 
-DIGEST_TAG, PROCESS_TAG = "distributary.model_digest", "distributary.uploading"
+UPLOAD_DIGEST_TAG, PROCESS_TAG = "distributary.model_digest", "distributary.uploading"
 MAX_UPLOAD_SECONDS = 6 * 3600.0
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "tokenizers", "torch", "transformers")
-"""What a process that loads a model needs; pinned to what is installed when it is registered."""
+"""Packages that a process needs to load a model; pinned to the versions installed when it is registered."""
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "text")]),
     outputs=Schema([ColSpec("string", "prediction"), ColSpec("double", "score")]),
 )
 
 
-def complete_upload(run_id: str, digest: str) -> str | None:
-    """Model id of the complete upload of these weights by this run; what was cut off is deleted."""
+def find_complete_upload(run_id: str, digest: str) -> str | None:
+    """Model id of this run's complete upload of these weights; None if there is none.
+
+    Deletes abandoned uploads.
+    """
     client = MlflowClient()
     run = client.get_run(run_id)
     uploads: list[LoggedModel] = client.search_logged_models(
         [run.info.experiment_id], f"source_run_id = '{run_id}'"
     )
-    ours = [upload for upload in uploads if upload.tags.get(DIGEST_TAG) == digest]
+    ours = [upload for upload in uploads if upload.tags.get(UPLOAD_DIGEST_TAG) == digest]
     for upload in ours:
-        if upload.status != LoggedModelStatus.READY and _is_cut_off(upload):
-            logger.warning("run %s: deleting model %s, whose upload was cut off", run_id, upload.model_id)
+        if upload.status != LoggedModelStatus.READY and _is_abandoned(upload):
+            logger.warning(
+                "run %s: deleting model %s, because its upload was interrupted", run_id, upload.model_id
+            )
             client.delete_logged_model(upload.model_id)
     return next((str(upload.model_id) for upload in ours if upload.status == LoggedModelStatus.READY), None)
 
 
-def upload(run_id: str, model_folder: Path, *, code: Path, input_example: Sequence[str], digest: str) -> str:
-    """Model id of a new upload. `code` is the models-from-code script inside the `pipelines` package, which travels along."""
+def upload_model(
+    run_id: str, model_folder: Path, *, code: Path, input_example: Sequence[str], digest: str
+) -> str:
+    """Upload the model and return its id.
+
+    `code` is a script inside the `pipelines` package, which is uploaded with it.
+    """
     package = next((parent for parent in Path(code).resolve().parents if parent.name == "pipelines"), None)
     if package is None:
         raise ValueError(
-            f"{code} is not inside the pipelines package, so its imports could not travel with the model"
+            f"{code} is not inside the pipelines package, so its imports cannot be uploaded with the model"
         )
     client = MlflowClient()
-    # Made by us: MLflow would put it into the experiment of the active run, or else into "Default", whose files go to ./mlruns.
-    made = client.create_logged_model(
+    # Created here, because MLflow would use the experiment of the active run, or else "Default", whose files
+    # go to ./mlruns.
+    created = client.create_logged_model(
         client.get_run(run_id).info.experiment_id,
         name="model",
         source_run_id=run_id,
-        tags={DIGEST_TAG: digest, PROCESS_TAG: process.here()},
+        tags={UPLOAD_DIGEST_TAG: digest, PROCESS_TAG: process.identify_process()},
     )
-    with store.unwarned(), store.no_bytecode():
-        # Model.log and not mlflow.pyfunc.log_model: the latter needs an active run, which would set the run's status anew.
+    with hide_mlflow_warnings(), disable_bytecode():
+        # Not mlflow.pyfunc.log_model: it needs an active run, which would change the status of the finished
+        # run.
         Model.log(
             artifact_path=None,
             name="model",
             flavor=mlflow.pyfunc,
             run_id=run_id,
-            model_id=made.model_id,
+            model_id=created.model_id,
             python_model=str(code),
             code_paths=[str(package)],
             artifacts={"model": str(Path(model_folder).resolve())},
@@ -80,15 +96,28 @@ def upload(run_id: str, model_folder: Path, *, code: Path, input_example: Sequen
             input_example=pd.DataFrame({"text": list(input_example)}),
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
         )
-    return str(made.model_id)
+    return str(created.model_id)
 
 
-def _is_cut_off(upload: LoggedModel) -> bool:
+def _is_abandoned(upload: LoggedModel) -> bool:
     owner = upload.tags.get(PROCESS_TAG)
-    # A process makes one upload at a time, so an earlier one of its own has failed.
-    if owner is not None and (owner == process.here() or process.is_gone(owner)):
+    # A process makes one upload at a time, so an earlier upload of this process has failed.
+    if owner is not None and (owner == process.identify_process() or process.has_ended(owner)):
         return True
     return (
         upload.status == LoggedModelStatus.FAILED
         or time.time() - upload.creation_timestamp / 1000 > MAX_UPLOAD_SECONDS
     )
+
+
+@contextmanager
+def disable_bytecode() -> Iterator[None]:
+    """MLflow runs the uploaded script in place.
+
+    Without this, compiled files would become part of the model.
+    """
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before

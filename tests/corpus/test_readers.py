@@ -1,4 +1,4 @@
-"""No byte is lost: what readers have in common, on random bytes and broken files."""
+"""What all readers guarantee, on random bytes and damaged files: no byte is lost."""
 
 import gzip
 import io
@@ -8,10 +8,10 @@ import zlib
 import pytest
 
 from pipelines.corpus.clean import normalise
-from pipelines.corpus.readers import csv, jsonl, text
+from pipelines.corpus.readers.format import Slice
 from pipelines.corpus.readers.gzip import GzipStream
-from pipelines.corpus.readers.records import Bytes, Lines
-from pipelines.corpus.source import Source
+from pipelines.corpus.readers.lines import Bytes, Lines
+from tests.corpus.reading import make_source, read_bytes
 
 TOKENS = {
     "csv": [
@@ -19,43 +19,54 @@ TOKENS = {
         [b'"', b"\r", b"\n", b",", b"ab", b"\0"],
         [b"a,", b'"', b"\n", b"\n", "你".encode(), b"\xff"],
     ],
+    "tsv": [
+        [b"\t", b"\n", b"a", b'"'],
+        [b"\t", b"\n", b"a", b"a", b"b\nc", b"\0"],
+        [b"a", b"\r\n", b"\n", "你".encode(), b"\xff"],
+    ],
     "jsonl": [
         [b'{"text":"', b'"}\n', b"a"],
         [b'{"text":"', b'"}', b"\n", b"\r", b"a" * 9],
         [b"{", b"}", b'"', b"\n", b"\0", b"\xff"],
     ],
 }
+HEADERS = {"csv": b"text,label\n", "jsonl": b"", "tsv": b"text\tlabel\n"}
 
 
-@pytest.mark.parametrize(("name", "reader"), [("csv", csv.records), ("jsonl", jsonl.records)])
-def test_random_bytes_are_in_exactly_one_record_or_a_blank_line(name, reader):
+@pytest.mark.parametrize("name", ["csv", "jsonl", "tsv"])
+def test_each_random_byte_is_in_one_record(name, monkeypatch):
     generator = random.Random(20_261_121)
     num_good = num_broken = 0
     for case in range(3_000):
         body = b"".join(generator.choices(TOKENS[name][case % 3], k=generator.randrange(100)))
-        header = b"text,label\n" if name == "csv" else b""
+        header = HEADERS[name]
         data = header + body
         limit = generator.choice([12, 30, 10_000])
-        lines = Lines(Bytes(io.BytesIO(data), generator.choice([1, 7, 8192])))
-        records = list(
-            reader(
-                lines,
-                Source(name="s", path="s", format=name, fields={"text": "text"}, max_record_bytes=limit),
-            )
-        )
+        source = make_source(format=name, fields={"text": "text"}, max_record_bytes=limit)
+        monkeypatch.setattr("pipelines.corpus.readers.lines._BUFFER_BYTES", generator.choice([1, 7, 8192]))
+        records = list(source.reader.read(io.BytesIO(data), Slice(0, "s", "s", 0, None, 1), source.request))
         end = len(header)
         for record in records:
-            assert data[end : record.offset].strip() == b"", (data, records)
+            assert data[end : record.offset].strip(b"\r\n") == b"", (data, records)
             assert data[record.offset :].startswith(record.raw)
             assert record.line == 1 + data[: record.offset].count(b"\n")
             assert len(record.raw) == record.num_bytes or record.reason.startswith("too long")
             end = record.offset + record.num_bytes
         assert data[end:].strip() == b""
-        assert lines.offset == len(data)
-        num_good += sum(record.fields is not None for record in records)
-        num_broken += sum(record.fields is None for record in records)
+        num_good += sum(record.values is not None for record in records)
+        num_broken += sum(record.values is None for record in records)
     assert num_broken > 1_000
     assert num_good > 1_000
+
+
+@pytest.mark.parametrize("buffer_bytes", [1, 7, 8192])
+def test_lines_can_be_given_back_at_any_buffer_size(buffer_bytes):
+    lines = Lines(Bytes(io.BytesIO(b"one\ntwo\nthree"), buffer_bytes))
+    assert [lines.read(100), lines.read(2), lines.read(100)] == [b"one\n", b"tw", b"o\n"]
+    lines.give_back(b"two\n")
+    assert (lines.offset, lines.line) == (4, 2)
+    assert [lines.read(100), lines.read(100), lines.read(100)] == [b"two\n", b"three", b""]
+    assert (lines.offset, lines.line) == (13, 3)
 
 
 def inflate(data, buffer_bytes=64):
@@ -64,13 +75,13 @@ def inflate(data, buffer_bytes=64):
 
 
 @pytest.mark.parametrize("content", [b"", b"a", bytes(range(256)) * 4_000, b"\0" * 3_000_000])
-def test_gzip_of_several_members_is_their_contents_in_a_row(content):
+def test_gzip_members_are_read_one_after_another(content):
     member = gzip.compress(content)
     assert inflate(member) == (content, None)
     assert inflate(member + gzip.compress(b"") + member + b"\0" * 512) == (content * 2, None)
 
 
-def test_gzip_cut_at_any_byte_gives_a_prefix_and_says_so():
+def test_gzip_cut_at_any_byte_gives_a_prefix():
     content = random.Random(1).randbytes(200) + b"b" * 500
     member = gzip.compress(content)
     lengths = set()
@@ -83,7 +94,7 @@ def test_gzip_cut_at_any_byte_gives_a_prefix_and_says_so():
     assert len(lengths) > 100
 
 
-def test_gzip_keeps_all_in_front_of_a_wrong_checksum():
+def test_gzip_keeps_everything_before_a_wrong_checksum():
     content = b"line\n" * 100_000
     member = bytearray(gzip.compress(content))
     member[-8] ^= 1
@@ -95,13 +106,13 @@ def test_gzip_keeps_all_in_front_of_a_wrong_checksum():
 @pytest.mark.parametrize(
     "data", [b"no gzip at all", gzip.compress(b"a")[:-4] + b"\2\0\0\0", gzip.compress(b"a") + b"garbage"]
 )
-def test_what_is_no_gzip_is_named(data):
+def test_bytes_that_are_not_gzip_are_reported(data):
     output, broken = inflate(data)
     assert output in (b"", b"a")
     assert broken.startswith("gzip: Error -3")
 
 
-def test_random_damage_to_gzip_never_raises_and_loses_nothing_that_zlib_could_read():
+def test_damaged_gzip_loses_only_what_zlib_cannot_read():
     generator = random.Random(7)
     content = b"".join(b"%d,%d\n" % (number, number * 7919) for number in range(2_000))
     num_broken = 0
@@ -124,18 +135,16 @@ def test_random_damage_to_gzip_never_raises_and_loses_nothing_that_zlib_could_re
     ("data", "expected"),
     [
         (b"", ""),
-        ("\ufeff你好\n世界\n".encode(), "你好\n世界\n"),
+        ("\ufeff你好\n世界\n".encode(), "你好\n世界"),
         (b"a" * 20, "a" * 20),
         (b"a" * 21, "too long"),
         (b"\xff", "invalid UTF-8"),
         (b"a\0", "NUL"),
     ],
 )
-def test_a_text_file_is_one_document(data, expected):
-    (record,) = text.records(
-        Lines(Bytes(io.BytesIO(data))), Source(name="s", path="s", format="text", max_record_bytes=20)
-    )
-    found = record.fields["text"] if record.fields else record.reason.split(":")[0]
+def test_text_file_is_one_document(data, expected):
+    (record,) = read_bytes(data, make_source(max_record_bytes=20))
+    found = record.columns.text if record.columns else record.reason.split(":")[0]
     assert (found, record.offset, record.line) == (expected, 0, 1)
 
 
@@ -152,6 +161,6 @@ def test_a_text_file_is_one_document(data, expected):
         ("\u1112\u1161\u11ab", "한"),
     ],
 )
-def test_a_text_has_one_form(raw, expected):
+def test_normalise_gives_each_text_one_form(raw, expected):
     assert normalise(raw) == expected
     assert normalise(expected) == expected

@@ -1,0 +1,35 @@
+"""Facts of a table's newest commit as short text for a person: what the table at the end of a run shows."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.pin import Pin
+
+
+def display_documents(pin: "Pin") -> dict[str, str]:
+    """Records read, kept by split, dropped by reason, quarantined."""
+    facts = pin.facts
+    kept, dropped = (
+        ", ".join(f"{name} {count:,}" for name, count in facts[part].items()) for part in ("kept", "dropped")
+    )
+    records, quarantined = f"{facts['records']:,}", f"{facts['quarantined']:,}"
+    return {"rows in": records, "kept": kept, "dropped": dropped or "0", "quarantined": quarantined}
+
+
+def display_sequences(pin: "Pin") -> dict[str, str]:
+    """Sequences by split, tokens, and tokens lost because a document is longer than a sequence."""
+    splits = pin.facts["splits"]
+    sequences = ", ".join(f"{split} {counts['sequences']:,}" for split, counts in splits.items())
+    tokens, cut = (sum(counts[name] for counts in splits.values()) for name in ("tokens", "cut_tokens"))
+    return {"sequences": sequences, "tokens": f"{tokens:,}", "tokens cut off": f"{cut:,}"}
+
+
+def display_predictions(pin: "Pin") -> dict[str, str]:
+    """The model, its run, and how many predictions it has now."""
+    facts, num_added = pin.facts, pin.num_rows
+    return {
+        "model": facts["model"],
+        "run": facts["run"],
+        "predictions added": f"{num_added:,}",
+        "predictions of this version": f"{facts['before'] + num_added:,}",
+    }

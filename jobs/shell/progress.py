@@ -1,0 +1,82 @@
+"""Live progress of a stage: a spinner with seconds on a terminal, plain lines elsewhere."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.status import Status
+from rich.text import Text
+
+from jobs.shell.display import console
+from jobs.shell.redaction import redact
+
+QUIET_SECONDS = 5.0
+"""Without a terminal, a line appears at least this often while work goes on."""
+
+
+class Progress:
+    """Shows what a stage is doing and for how long.
+
+    The first phase is a plain line on a terminal too: it starts Spark, and a new JVM writes there as it
+    likes.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._text = stage, "starting"
+        self._start = self._last_line = time.monotonic()
+        self._spinner: Status | None = None
+        self._num_phases = 0
+
+    def phase(self, text: str) -> None:
+        """Start the next phase; without a terminal its name is printed at once."""
+        self._num_phases += 1
+        if self._num_phases == 2 and console.is_terminal:
+            self._spinner = console.status("")
+            self._spinner.start()
+        if self._spinner is None:
+            self.print(text)
+        self.update(text)
+
+    def update(self, text: str) -> None:
+        """Show how far the phase is; without a terminal, after QUIET_SECONDS without a line."""
+        self._text = text
+        self._refresh()
+
+    def print(self, text: str) -> None:
+        """Print a line that stays."""
+        seconds = time.monotonic() - self._start
+        console.print(f"  {self._stage:<9} {seconds:5.0f} s  {redact(text)}", markup=False)
+        self._last_line = time.monotonic()
+
+    def stop(self) -> None:
+        """Remove the spinner."""
+        if self._spinner is not None:
+            self._spinner.stop()
+
+    def _refresh(self) -> None:
+        if self._spinner is not None:
+            seconds = f"{time.monotonic() - self._start:.0f} s"
+            text = Text.assemble((self._stage, "bold"), f" {redact(self._text)} ", (seconds, "dim"))
+            self._spinner.update(text)
+        elif time.monotonic() - self._last_line > QUIET_SECONDS:
+            self.print(self._text)
+
+
+@contextmanager
+def show_progress(stage: str) -> Iterator[Progress]:
+    """Progress of a stage; a thread refreshes it while the stage waits for Spark or loads libraries."""
+    progress, done = Progress(stage), threading.Event()
+
+    def refresh() -> None:
+        while not done.wait(1.0):
+            progress._refresh()
+
+    thread = threading.Thread(target=refresh, daemon=True)
+    thread.start()
+    try:
+        yield progress
+    finally:
+        done.set()
+        thread.join()
+        progress.stop()

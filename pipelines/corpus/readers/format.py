@@ -1,0 +1,118 @@
+"""What the corpus stage must know about an input format: the interface that every file of this folder fills.
+
+A source is read in three steps. The driver finds its files (`Format.find`) and cuts each of them into byte
+ranges (`Format.cut`). Tasks on the executors turn ranges into records (`Format.read`). A record holds values
+by field name; `mapping.py` turns them into the columns of a document, in the same way for every format.
+
+The interface asks for bytes and values, not for lines, so that it also fits formats without lines. A Parquet
+row group belongs to the range that holds its first byte. HTML and PDF are one record per file. A WARC file is
+one range with a record per response, with the fields text, url and date. A Delta table is a `find` that
+returns the live files of a version.
+
+A new format is one file here and one line in `table.py`. This module and the files of the formats import only
+the standard library at the top, because `distributary config` checks sources without Arrow and Spark.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+SLICE_BYTES = 128 * 2**20
+"""Bytes of the ranges into which a file is cut: about four seconds of reading."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """One file of a source at the time it was listed."""
+
+    path: str
+    """As the file system of the source knows it."""
+    relative: str
+    """Below the root of the source, names joined by '/'."""
+    size: int
+    """Bytes as stored (compressed for .gz)."""
+    modified_ns: int
+    """Nanoseconds since 1970; 0 if the store keeps no time."""
+
+
+class Slice(NamedTuple):
+    """Bytes [start, stop) of a file. One task reads all slices that carry its number."""
+
+    task: int
+    path: str
+    relative: str
+    start: int
+    stop: int | None
+    """None = to the end of the file."""
+    line: int
+    """1 plus the number of line feeds before start; 1 if `Format.count_lines` is False."""
+
+
+class Request(NamedTuple):
+    """What a source asks of its format."""
+
+    names: tuple[str, ...]
+    """Fields that the source maps, without repeats. A format may return more."""
+    max_record_bytes: int
+    """Bytes of the longest record that is kept, without its line ending."""
+    options: Any
+    """An instance of `Format.options`."""
+
+
+class Record(NamedTuple):
+    """One record of a file. Exactly one of `values` and `reason` is set."""
+
+    offset: int
+    """Position in the file, unique and stable: byte of the decompressed file; Parquet: row, from 0."""
+    line: int | None
+    """Line on which the record starts, from 1; None = the format has no lines."""
+    num_bytes: int
+    """Bytes that the record covers, line ending included."""
+    raw: bytes
+    """Those bytes; only the first of them if the record is longer than the limit."""
+    values: Mapping[str, object] | None
+    """Field name -> value, of the kinds that `values.py` names."""
+    reason: str | None
+    """Why the record is broken, as 'kind: detail'."""
+
+
+class MalformedError(ValueError):
+    """The bytes are not a record of the format; the message is the reason."""
+
+
+def keep_whole(file: SourceFile) -> Iterator[tuple[int, int | None]]:
+    """One range: the whole file."""
+    yield 0, None
+
+
+def cut_by_size(file: SourceFile) -> Iterator[tuple[int, int | None]]:
+    """Ranges of SLICE_BYTES; the last one has no end, so that a file that has grown is read completely."""
+    for start in range(0, max(file.size, 1), SLICE_BYTES):
+        yield start, start + SLICE_BYTES if start + SLICE_BYTES < file.size else None
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """The format has nothing to choose."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """One input format. Its defaults are those of a file that is read in one piece."""
+
+    read: Callable[[BinaryIO, Slice, Request], Iterator[Record]]
+    """Records that start in the slice, in the order of the file. The stream is the open file, as stored, at
+    byte 0, and can seek.
+
+    A record that cannot be read becomes a Record with a reason, and so does content that breaks off. An
+    OSError of the stream passes through: it stops the stage."""
+    cut: Callable[[SourceFile], Iterator[tuple[int, int | None]]] = keep_whole
+    """Byte ranges [start, stop) that cover the file without overlap. Runs on the driver, opens nothing."""
+    find: Callable[[str], list[SourceFile]] | None = None
+    """The files of a path; None = the file, folder or glob that the path names (`listing.py`)."""
+    options: type = NoOptions
+    """Frozen dataclass of the format's own options; it checks its values and raises ValueError."""
+    field_names: tuple[str, ...] | None = None
+    """Fields of every record: 'text', and others that become metadata. None = the source must map them."""
+    count_lines: bool = False
+    """Whether a slice needs the number of its first line: the slices before it are then counted first."""

@@ -1,0 +1,147 @@
+"""Record values -> columns of a document, in the same way for every format.
+
+- text: a string. Without a mapped text field it is the texts of the parts, joined by a blank line; empty
+  parts are left out.
+- label, key, split and metadata: a string, number, bool or date, as text. A missing label, split or metadata
+  value is null.
+- parts: named texts in order, from `Source.parts` or from the turns of the dialogue in `Source.messages`.
+
+Text, label and the texts of parts are normalised. A value of another kind raises MalformedError: the record
+goes to quarantine.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pipelines.corpus.clean import normalise
+from pipelines.corpus.readers.format import MalformedError
+from pipelines.corpus.readers.jsonl import parse_json
+from pipelines.corpus.readers.values import check_strings, describe_kind
+from pipelines.corpus.source import SPLITS, Source
+
+Parts = list[tuple[str, str]]
+_ROLE_NAMES = (("role", "content"), ("from", "value"))
+"""Names of a turn's role and text: OpenAI's, and ShareGPT's."""
+
+
+class Columns(NamedTuple):
+    """The columns of a document that come from its record; None = null."""
+
+    key: str | None
+    text: str
+    label: str | None
+    split: str | None
+    parts: Parts | None
+    metadata: dict[str, str] | None
+
+
+class Mapper:
+    """The mapping of one source, prepared once because it runs for every record."""
+
+    def __init__(self, source: Source) -> None:
+        # A format whose records all have the same fields needs no mapping: text is the text, the rest
+        # metadata.
+        fixed = source.reader.field_names or ()
+        fields = source.fields or ({"text": "text"} if fixed else {})
+        metadata = source.metadata or {name: name for name in fixed if name != "text"}
+        self._text, self._key = fields.get("text"), fields.get("key")
+        self._label, self._split = fields.get("label"), fields.get("split")
+        self._parts, self._messages = tuple(source.parts.items()), source.messages
+        self._metadata = tuple((key, name, f"metadata {key}") for key, name in metadata.items())
+
+    def map_values(self, values: Mapping[str, object]) -> Columns:
+        """The columns of a record. Raises MalformedError with the reason, as 'column: detail'."""
+        parts = None
+        if self._messages:
+            parts = _read_turns(values.get(self._messages), self._messages)
+        elif self._parts:
+            parts = _read_parts(values, self._parts)
+        if self._text:
+            text = _read_string(values, "text", self._text)
+        else:
+            text = "\n\n".join(part for _, part in parts or () if part)
+        key = _read_key(values, self._key) if self._key else None
+        label = _read_scalar(values, "label", self._label) if self._label else None
+        split = _read_scalar(values, "split", self._split) if self._split else None
+        if split and split not in SPLITS:
+            raise MalformedError(f"split: {split[:40]!r} is not one of {', '.join(SPLITS)}")
+        metadata = self._read_metadata(values) if self._metadata else None
+        return Columns(key, normalise(text), (label and normalise(label)) or None, split, parts, metadata)
+
+    def _read_metadata(self, values: Mapping[str, object]) -> dict[str, str] | None:
+        read = ((key, _read_scalar(values, column, name)) for key, name, column in self._metadata)
+        return {key: value for key, value in read if value is not None} or None
+
+
+def _read_key(values: Mapping[str, object], name: str) -> str:
+    key = _read_scalar(values, "key", name)
+    if key is None:
+        problem = "empty" if values.get(name) == "" else describe_kind(values.get(name))
+        raise MalformedError(f"key: field {name!r} is {problem}, but every record needs its own key")
+    return key
+
+
+def _read_string(values: Mapping[str, object], column: str, name: str) -> str:
+    value = values.get(name)
+    if type(value) is not str:
+        raise MalformedError(f"{column}: field {name!r} is {describe_kind(value)}, not a string")
+    return value
+
+
+def _read_scalar(values: Mapping[str, object], column: str, name: str) -> str | None:
+    """A scalar as text; None for null and for an empty string."""
+    value = values.get(name)
+    if type(value) is str:
+        return value or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is not None and not isinstance(value, str):
+        raise MalformedError(
+            f"{column}: field {name!r} is {describe_kind(value)}, not a string, number, bool or date"
+        )
+    return str(value) if value else None
+
+
+def _read_parts(values: Mapping[str, object], names: tuple[tuple[str, str], ...]) -> Parts:
+    parts: Parts = []
+    for part, name in names:
+        value = values.get(name)
+        texts = value if isinstance(value, list) else [value]
+        for text in texts:
+            if type(text) is not str:
+                inside = "an array with " if texts is value else ""
+                raise MalformedError(
+                    f"part {part}: field {name!r} is {inside}{describe_kind(text)}, not a string"
+                )
+            parts.append((part, normalise(text)))
+    return parts
+
+
+def _read_turns(value: object, name: str) -> Parts:
+    """The turns of a dialogue, in order, named by role as written."""
+    if type(value) is str:
+        try:
+            value = parse_json(value)
+        except MalformedError as error:
+            raise MalformedError(f"messages: field {name!r}: {error}") from None
+        check_strings(value, name)
+    if not isinstance(value, list):
+        raise MalformedError(f"messages: field {name!r} is {describe_kind(value)}, not an array of turns")
+    if not value:
+        raise MalformedError(f"messages: field {name!r} is an empty array")
+    return [_read_turn(turn, number) for number, turn in enumerate(value, start=1)]
+
+
+def _read_turn(turn: object, number: int) -> tuple[str, str]:
+    if not isinstance(turn, dict):
+        raise MalformedError(f"messages: turn {number} is {describe_kind(turn)}, not an object")
+    role_name, text_name = next(
+        (names for names in _ROLE_NAMES if turn.get(names[0]) is not None), _ROLE_NAMES[0]
+    )
+    role, text = turn.get(role_name), turn.get(text_name)
+    if type(role) is not str or not role:
+        problem = "empty" if role == "" else describe_kind(role)
+        raise MalformedError(f"messages: {role_name} of turn {number} is {problem}, not a name")
+    if type(text) is not str:
+        raise MalformedError(f"messages: {text_name} of turn {number} is {describe_kind(text)}, not a string")
+    return role, normalise(text)

@@ -1,0 +1,229 @@
+"""Parquet: one record per row, read by row groups.
+
+A row group belongs to the slice that holds its first byte, so a large file is read by many tasks. Only the
+columns that the source maps are read. Memory: one batch of rows, about 8 MiB, and the pages that it needs.
+
+Values: strings stay strings. Integers, decimals, floats, bools, dates, times and timestamps become text as
+Arrow writes it (the float 1.0 is "1"; a timestamp is ISO 8601, in UTC if it has a time zone). Lists, structs
+and maps stay nested: an array of strings can be a part and an array of turns a dialogue, but neither is a
+text. Binary columns are not text: cast them to string before you write the file.
+
+A broken row is quarantined with its mapped fields as JSON. Damaged bytes cost the rest of their row group, a
+damaged footer costs the file: one quarantine row each. If a mapped field is missing in a file, each of its
+rows is quarantined.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice, cut_by_size
+from pipelines.corpus.readers.lines import decode, too_long
+from pipelines.corpus.readers.values import Moment, Number, Scalar, check_strings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+_BATCH_BYTES = 8 * 2**20
+_BATCH_ROWS = 1_000
+_BUFFER_BYTES = 2**20
+_Column = tuple[str, list, Callable[[Any], object]]
+"""Name, one value per row, and what makes a record's value of it."""
+
+
+def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
+    """The rows of the row groups that start in the slice. The offset of a record is its row in the file."""
+    from pyarrow.parquet import ParquetFile
+
+    watched = _WatchedStream(stream)
+    try:
+        file = ParquetFile(watched, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        problem = _find_missing(request.names, file.schema_arrow.names)
+    except _damage_errors() as error:
+        watched.raise_fault()
+        if part.start == 0:
+            yield _quarantine(0, f"parquet: the file cannot be read: {_first_line(error)}")
+        return
+    first_row = 0
+    for group in range(file.num_row_groups):
+        metadata = file.metadata.row_group(group)
+        if part.start <= _first_byte(metadata) and (part.stop is None or _first_byte(metadata) < part.stop):
+            if problem:
+                yield from (_quarantine(first_row + row, problem) for row in range(metadata.num_rows))
+            else:
+                yield from _read_group(file, group, first_row, request, watched)
+        first_row += metadata.num_rows
+
+
+def _read_group(
+    file: "ParquetFile", group: int, first_row: int, request: Request, watched: "_WatchedStream"
+) -> Iterator[Record]:
+    metadata = file.metadata.row_group(group)
+    # Rows of 16 MiB exist: a fixed number of rows would not bound the memory.
+    row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1) + 1
+    num_rows = min(max(_BATCH_BYTES // row_bytes, 1), _BATCH_ROWS)
+    row, end = first_row, first_row + metadata.num_rows
+    batches = file.iter_batches(batch_size=num_rows, row_groups=[group], columns=list(request.names))
+    while row < end:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            yield _quarantine(row, f"parquet: row group {group} ends before row {end:,}")
+            return
+        except _damage_errors() as error:
+            watched.raise_fault()
+            yield _quarantine(
+                row, f"parquet: rows {row:,} to {end - 1:,} cannot be read: {_first_line(error)}"
+            )
+            return
+        columns = [_read_column(name, batch.column(name)) for name in request.names]
+        for index in range(batch.num_rows):
+            yield _make_record(row + index, columns, index, request.max_record_bytes)
+        row += batch.num_rows
+
+
+def _make_record(row: int, columns: list[_Column], index: int, max_record_bytes: int) -> Record:
+    values: dict[str, object] = {}
+    reason = None
+    for name, column, convert in columns:
+        try:
+            values[name] = convert(column[index])
+        except MalformedError as error:
+            reason = str(error)
+            values[name] = None
+    raw = json.dumps(values, ensure_ascii=False, default=repr).encode("utf-8", "surrogatepass")
+    if len(raw) > max_record_bytes:
+        reason = too_long(max_record_bytes)
+    return Record(row, None, len(raw), raw, None if reason else values, reason)
+
+
+def _read_column(name: str, column: "pa.Array") -> _Column:
+    """The values of a column, not decoded yet: a string that is not UTF-8 must cost its row only."""
+    import pyarrow as pa
+
+    kinds = pa.types
+    if kinds.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind):
+        return name, column.cast(pa.large_binary()).to_pylist(), partial(_convert_string, name=name)
+    if kinds.is_boolean(kind) or kinds.is_null(kind):
+        return name, column.to_pylist(), lambda value: value
+    if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
+        return name, column.cast(pa.string()).to_pylist(), partial(_convert_number, name=name)
+    if kinds.is_timestamp(kind):
+        # Arrow keeps UTC; without the zone it prints that, and needs no time zone database.
+        text = column.cast(pa.timestamp(kind.unit)).cast(pa.string()).to_pylist()
+        zone = "Z" if kind.tz else ""
+        return name, text, lambda value: value and Moment(value.replace(" ", "T") + zone)
+    if kinds.is_date(kind) or kinds.is_time(kind):
+        return name, column.cast(pa.string()).to_pylist(), lambda value: value and Moment(value)
+    return name, list(column), partial(_convert_nested, name=name)
+
+
+def _convert_string(value: bytes | None, name: str) -> str | None:
+    try:
+        return None if value is None else decode(value)
+    except MalformedError as error:
+        raise MalformedError(f"{error}, in field {name!r}") from None
+
+
+def _convert_number(value: str | None, name: str) -> Number | None:
+    if value in ("nan", "inf", "-inf"):
+        raise MalformedError(f"number: {value} is not a value, in field {name!r}")
+    return None if value is None else Number(value)
+
+
+def _convert_nested(value: "pa.Scalar", name: str) -> object:
+    try:
+        simple = _simplify(value.as_py())
+    except (ValueError, OverflowError) as error:  # a string that is not UTF-8, a time out of range
+        raise MalformedError(f"nested value: {_first_line(error)}, in field {name!r}") from None
+    check_strings(simple, name)
+    return simple
+
+
+def _simplify(value: object) -> object:
+    """Python's value as one of the kinds of `values.py`."""
+    if isinstance(value, dict):
+        return {name: _simplify(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_simplify(inner) for inner in value]
+    if value is None or isinstance(value, (str, bool, bytes)):
+        return value
+    return Number(value) if isinstance(value, (int, float)) else Scalar(value)
+
+
+def _find_missing(wanted: tuple[str, ...], names: list[str]) -> str | None:
+    for name in wanted:
+        if names.count(name) != 1:
+            known = ", ".join(names)[:200]
+            return f"schema: {name!r} appears {names.count(name)} times in {known!r}; correct the mapping"
+    return None
+
+
+def _first_byte(row_group: Any) -> int:
+    """Where a row group starts. Files may leave `file_offset` at 0, so it is taken from the pages."""
+    columns = [row_group.column(index) for index in range(row_group.num_columns)]
+    starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+    return max(min(starts, default=0), 0)
+
+
+def _quarantine(row: int, reason: str) -> Record:
+    return Record(row, None, 0, b"", None, reason)
+
+
+def _damage_errors() -> tuple[type[Exception], ...]:
+    """What Arrow raises for damaged bytes: sometimes OSError, which a failing store raises too."""
+    from pyarrow import ArrowException
+
+    return ArrowException, OSError, UnicodeError
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+class _WatchedStream:
+    """Remembers faults of the store behind the file: they stop the stage, damaged bytes do not."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._fault: OSError | None = None
+
+    def raise_fault(self) -> None:
+        """Raise what the store raised, if it did."""
+        if self._fault:
+            raise self._fault
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._stream.read(size)
+        except OSError as error:
+            self._fault = error
+            raise
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Leave the file open, because it belongs to the caller."""
+
+
+FORMAT = Format(read=read, cut=cut_by_size)

@@ -1,0 +1,120 @@
+"""Texts to tokens with their characters and bytes. Text can never produce a special token.
+
+A tokenizer with `encode_special_tokens` set reads "</s>" in a text as characters. That is not enough for
+models that keep special tokens in their ordinary vocabulary (Unigram: T5, XLM-R): there the characters "</s>"
+are a piece like any other. Such a piece is replaced by the unknown token. O(tokens).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+
+class EncodedText(NamedTuple):
+    """Arrays are (num_tokens,); see Unit."""
+
+    input_ids: np.ndarray
+    char_start: np.ndarray
+    char_end: np.ndarray
+    num_bytes: np.ndarray
+    num_cut_tokens: int
+
+
+class TextEncoder:
+    """Encodes texts with the tokenizer's own special tokens, and ends each with `end_token_id` if it is
+    given."""
+
+    def __init__(
+        self, tokenizer: "Tokenizer", *, max_tokens: int | None = None, end_token_id: int | None = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._unknown_id = find_unknown_id(tokenizer)
+        self._special_ids = sorted(find_special_ids(tokenizer) - {self._unknown_id})
+        appends = end_token_id is not None and not closes_texts(tokenizer, end_token_id)
+        self._appended_id = end_token_id if appends else None
+        tokenizer.no_padding()
+        if max_tokens is None:
+            tokenizer.no_truncation()
+        else:
+            # The library cuts before it adds special tokens, so the closing one stays, as in scoring.
+            tokenizer.enable_truncation(max_length=max_tokens - (1 if appends else 0))
+
+    def encode(self, texts: Sequence[str]) -> Iterator[EncodedText]:
+        """One result per text, in order."""
+        for text, encoding in zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True):
+            yield self._to_arrays(text, encoding)
+
+    def _to_arrays(self, text: str, encoding: "Encoding") -> EncodedText:
+        ids = np.asarray(encoding.ids, dtype=np.int32)  # (num_tokens,)
+        is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)  # (num_tokens,)
+        offsets = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)  # (num_tokens, 2)
+        offsets[is_special] = -1
+        ids = self._replace_forged(ids, is_special)
+        num_bytes = count_token_bytes(text, offsets[:, 1], is_cut=bool(encoding.overflowing))
+        if self._appended_id is not None:
+            ids = np.append(ids, np.int32(self._appended_id))  # (num_tokens + 1,)
+            offsets = np.append(offsets, np.full((1, 2), -1, np.int32), axis=0)
+            num_bytes = np.append(num_bytes, np.int32(0))
+        cut = sum(len(rest.ids) - sum(rest.special_tokens_mask) for rest in encoding.overflowing)
+        return EncodedText(ids, offsets[:, 0], offsets[:, 1], num_bytes, cut)
+
+    def _replace_forged(self, ids: np.ndarray, is_special: np.ndarray) -> np.ndarray:
+        """Put the unknown token where the text itself spelled a special token. Same length."""
+        if not self._special_ids:
+            return ids
+        forged = np.isin(ids, self._special_ids) & ~is_special
+        if not forged.any():
+            return ids
+        if self._unknown_id is None:
+            raise ValueError(
+                f"a text spells special token {self._tokenizer.id_to_token(int(ids[forged][0]))!r} and this "
+                "tokenizer has "
+                "no unknown token to put in its place; remove it from the text or choose another "
+                "dataset.tokenizer.base"
+            )
+        return np.where(forged, np.int32(self._unknown_id), ids)
+
+
+def count_token_bytes(text: str, char_end: np.ndarray, *, is_cut: bool = False) -> np.ndarray:
+    """UTF-8 bytes that each token adds to the text before it, (num_tokens,) int32.
+
+    White space between tokens counts to the later token. A character split over several tokens counts once,
+    at the first token that reaches its end. Special tokens (`char_end` -1) add none.
+    `is_cut`: the tokens cover only a beginning of the text, so what follows the last token is not counted.
+    """
+    code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)  # (num_chars,)
+    width = 1 + (code_points > 0x7F).astype(np.int64) + (code_points > 0x7FF) + (code_points > 0xFFFF)
+    bytes_before = np.concatenate([[0], np.cumsum(width)])  # (num_chars + 1,)
+    reached = np.maximum.accumulate(np.maximum(char_end, 0)) if len(char_end) else char_end
+    added = np.diff(bytes_before[reached], prepend=0)  # (num_tokens,)
+    # What follows the last token (white space that a tokenizer skips) belongs to the last token that is text.
+    if len(added) and not is_cut:
+        added[int(np.argmax(reached == reached[-1]))] += bytes_before[-1] - bytes_before[reached[-1]]
+    return added.astype(np.int32)
+
+
+def find_special_ids(tokenizer: "Tokenizer") -> set[int]:
+    """Ids of all tokens that are marked as special."""
+    return {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
+def find_unknown_id(tokenizer: "Tokenizer") -> int | None:
+    """Id of the token for text that the vocabulary does not cover; None = there is none, as in byte-level
+    BPE."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model.get("unk_id") is not None:  # Unigram
+        return int(model["unk_id"])
+    return tokenizer.token_to_id(model["unk_token"]) if model.get("unk_token") else None
+
+
+def closes_texts(tokenizer: "Tokenizer", token_id: int) -> bool:
+    """Whether the tokenizer itself puts this token behind every text."""
+    # Not the empty text: where BOS and EOS are one token, it shows that token and not the side on which it
+    # stands.
+    encoding = tokenizer.encode("a")
+    return bool(encoding.ids) and encoding.ids[-1] == token_id and encoding.special_tokens_mask[-1] == 1

@@ -1,0 +1,77 @@
+"""Copies on this machine's disk that several processes share: made once under a lock, visible only when
+complete, pruned when old."""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.machine import cache_folder
+
+STALE_SECONDS = 7 * 24 * 3600
+COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+(-\d+)?|\.making-\w+")
+"""Names that may be pruned; anything else in the folder belongs to somebody else."""
+
+
+def copies_folder() -> Path:
+    """Where this machine keeps its copies; private to the user."""
+    folder = cache_folder() / "sequences"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:  # the user of an executor may have no home
+        folder = Path(tempfile.gettempdir()) / f"distributary-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
+            raise PermissionError(
+                f"{folder} belongs to another user; set DISTRIBUTARY_CACHE to a folder of your own"
+            ) from None
+    return folder
+
+
+@contextmanager
+def open_copy(home: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """The copy `name` in `home`, locked against pruning while the context lasts.
+
+    The first caller on a machine lets `make` fill a folder; the others wait for it. A folder that `make` did
+    not finish is never visible under `name`.
+    """
+    copy = home / name
+    with _lock(copy):
+        if not copy.is_dir():
+            _prune(home)
+            partial = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
+            try:
+                make(partial)
+                partial.rename(copy)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        os.utime(copy)
+        yield copy
+
+
+@contextmanager
+def _lock(copy: Path) -> Iterator[None]:
+    with copy.with_name(f"{copy.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _prune(home: Path) -> None:
+    """Delete copies that were not opened for a week, and unfinished ones as old."""
+    for copy in home.iterdir():
+        if COPY_NAME.fullmatch(copy.name) and not copy.is_symlink() and _is_stale(copy):
+            if copy.name.startswith("."):
+                shutil.rmtree(copy, ignore_errors=True)
+                continue
+            with _lock(copy):
+                if _is_stale(copy):  # still not opened while we waited
+                    shutil.rmtree(copy, ignore_errors=True)
+
+
+def _is_stale(copy: Path) -> bool:
+    return copy.is_dir() and time.time() - copy.stat().st_mtime > STALE_SECONDS

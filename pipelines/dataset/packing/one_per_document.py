@@ -1,0 +1,29 @@
+"""One row per document: all units of an example share a row, and no two documents do."""
+
+from collections.abc import Iterable, Iterator
+
+from pipelines.dataset.examples.example import Example
+from pipelines.dataset.packing.packed import PackedSequence, join_units
+
+
+def pack_one_per_document(examples: Iterable[Example], *, length: int) -> Iterator[PackedSequence]:
+    """Rows in the order of the examples.
+
+    Raises ValueError if an example is longer than `length`: its builder must cut it, since only the builder
+    knows which tokens have to stay.
+    """
+    for example in examples:
+        units = [unit for unit in example.units if len(unit.input_ids)]
+        num_tokens = sum(len(unit.input_ids) for unit in units)
+        if not units:
+            raise ValueError(f"document {example.doc_id} has no tokens; its builder must give at least one")
+        if num_tokens > length:
+            raise ValueError(
+                f"document {example.doc_id} has {num_tokens} tokens, at most {length} fit; "
+                "let the example builder cut it (max_tokens) or raise dataset.packing.sequence_length"
+            )
+        yield join_units(
+            [(example.doc_id, unit) for unit in units],
+            label=example.label,
+            num_cut_tokens=example.num_cut_tokens,
+        )

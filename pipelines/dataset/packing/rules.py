@@ -1,0 +1,26 @@
+"""How examples become sequences. NumPy only: a configuration is checked without Spark, Arrow or
+tokenizers."""
+
+from dataclasses import dataclass
+
+from pipelines.dataset.packing.table import PACKERS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackingRules:
+    """How examples become sequences."""
+
+    method: str = "one_per_document"
+    """A name in PACKERS."""
+    sequence_length: int = 128
+    """Most tokens in a sequence."""
+    group_bytes: int = 16 * 1024 * 1024
+    """Bytes of text packed together in one task; bounds the memory of a task."""
+
+    def __post_init__(self) -> None:
+        if self.method not in PACKERS:
+            raise ValueError(f"method must be {' or '.join(PACKERS)}, got {self.method!r}")
+        if self.sequence_length < 2:
+            raise ValueError(f"sequence_length must be at least 2 tokens, got {self.sequence_length}")
+        if self.group_bytes < 1:
+            raise ValueError(f"group_bytes must be at least 1, got {self.group_bytes}")

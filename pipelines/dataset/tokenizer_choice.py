@@ -1,0 +1,23 @@
+"""Which tokenizer a corpus gets. The standard library only: a configuration is checked without the tokenizers
+library."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerChoice:
+    """Which tokenizer a corpus gets."""
+
+    base: str | None = None
+    """Folder, package://NAME/FOLDER or hub id (org/name or org/name@revision) of a model with a fast
+    tokenizer; null = train one on the corpus."""
+    vocab_size: int = 8192
+    """Tokens of a trained tokenizer."""
+    max_bytes: int = 100_000_000
+    """UTF-8 bytes of text that a tokenizer is trained on, at most."""
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 1 or self.max_bytes < 1:
+            raise ValueError(
+                f"vocab_size and max_bytes must be at least 1, got {self.vocab_size} and {self.max_bytes}"
+            )

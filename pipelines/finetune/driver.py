@@ -1,0 +1,140 @@
+"""A training seen from the driver: its ranks are launched, and while they run their events are shown and
+logged and the lease on the run folder is checked.
+
+Everything outside comes as callables, so that this module knows neither MLflow nor the terminal.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pipelines.finetune.events import EventReader
+from pipelines.finetune.launch.barrier import run_ranks
+from pipelines.finetune.results import read_result
+from pipelines.finetune.training import Training
+from pipelines.finetune.worker import train_rank
+from pipelines.storage import Folder
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
+
+DRAIN_TRIES, DRAIN_PAUSE_SECONDS = 5, 2.0
+"""For the last events of a finished training; storage that is away for longer is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who hears about a training."""
+
+    log: Callable[[int, dict[str, float]], None]
+    """log(step, metrics) to the run."""
+    show_progress: Callable[[str], None]
+    """What the training is doing now; may be shown or skipped."""
+    show_line: Callable[[str], None]
+    """A line that stays."""
+    require_lease: Callable[[], None] = lambda: None
+    """Raises RuntimeError if another driver has taken over."""
+
+
+def run_training(
+    spark: "SparkSession", training: Training, listeners: Listeners, *, num_ranks: int, wait_seconds: float
+) -> None:
+    """Train until the result is in the run folder, and hand out all events. A finished training is not run
+    again.
+
+    `wait_seconds`: for executors that are still starting. Raises RankError if a rank fails, ValueError if the
+    cluster is too small, RuntimeError if the lease is lost.
+    """
+    watcher = Watcher(training.folder, listeners)
+    if read_result(training.folder) is None:
+        listeners.show_progress(f"launching {num_ranks} ranks")
+        run_ranks(
+            spark,
+            partial(train_rank, training),
+            num_ranks=num_ranks,
+            collectives=training.execution.collectives,
+            wait_for_slots_seconds=wait_seconds,
+            while_waiting=watcher.look,
+        )
+    watcher.drain()
+
+
+class Watcher:
+    """Hands the events of a training to the listeners, each once, in order."""
+
+    def __init__(self, folder: str, listeners: Listeners) -> None:
+        self._reader, self._listeners = EventReader(Folder(folder) / "events"), listeners
+
+    def look(self) -> None:
+        """Hand out new events; what storage cannot give now comes with the next look. Call it about once a
+        second.
+        """
+        self._listeners.require_lease()
+        try:
+            self._hand_out()
+        except OSError as error:
+            logger.warning("the training's events cannot be read now (%s); trying again", error)
+
+    def drain(self) -> None:
+        """Hand out all events of a finished training. Raises OSError if storage cannot give them: metrics
+        would be missing.
+        """
+        for attempt in range(1, DRAIN_TRIES + 1):
+            try:
+                self._hand_out()
+                break
+            except OSError as error:
+                if attempt == DRAIN_TRIES:
+                    raise OSError(
+                        f"the last events of a finished training cannot be read ({error}); run again "
+                        "when they can: nothing is trained twice"
+                    ) from error
+                logger.warning("the training's last events cannot be read now (%s); trying again", error)
+                time.sleep(DRAIN_PAUSE_SECONDS)
+        self._listeners.require_lease()
+
+    def _hand_out(self) -> None:
+        for event in self._reader.new():
+            kind, step = event["kind"], event["step"]
+            if kind == "note":
+                self._listeners.show_progress(event["text"])
+            elif kind == "warning":
+                self._listeners.show_line(f"step {step}: {event['text']}")
+            elif kind == "step":
+                self._listeners.show_progress(format_step(event))
+                self._listeners.log(step, step_metrics(event))
+            else:
+                self._hand_out_evaluation(event)
+
+    def _hand_out_evaluation(self, event: dict[str, Any]) -> None:
+        metrics = {name: value for name, value in event.items() if name not in ("kind", "step", "split")}
+        self._listeners.log(
+            event["step"], {f"{event['split']}/{name}": value for name, value in metrics.items()}
+        )
+        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self._listeners.show_line(f"step {event['step']}: {event['split']}: {values}")
+
+
+def step_metrics(event: dict[str, Any]) -> dict[str, float]:
+    """The points of the training curves that a step event gives."""
+    return {
+        "train/loss": event["loss"],
+        "train/gradient_norm": event["gradient_norm"],
+        "train/learning_rate": event["learning_rate"],
+        "train/tokens_per_second": event["num_tokens"] / max(event["seconds"], 1e-9),
+    }
+
+
+def format_step(event: dict[str, Any]) -> str:
+    """One line of progress, with the time left if all steps took as long as this one."""
+    left = (event["total_steps"] - event["step"]) * event["seconds"]
+    rate = event["num_tokens"] / max(event["seconds"], 1e-9)
+    return (
+        f"step {event['step']}/{event['total_steps']}: loss {event['loss']:.4f}, {rate:,.0f} tokens/s, "
+        f"about {left // 60:.0f} min {left % 60:.0f} s left"
+    )

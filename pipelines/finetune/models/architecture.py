@@ -1,0 +1,76 @@
+"""What a model is, apart from its weights: where it starts (Architecture) and what its folder says of it
+(ModelSpec).
+
+No torch and no transformers here: a configuration is checked, and a model folder described, without loading
+either.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SPEC_FILE = "model_spec.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """What a model folder must say beside weights and configuration."""
+
+    task: str
+    """Name of the task, a key of `finetune.tasks.table.TASKS`."""
+    labels: tuple[str, ...]
+    """Class names by class number; empty for language modelling."""
+    max_tokens: int
+    """Most tokens of one sequence."""
+    base: str
+    """What the weights were started from: a path, package or hub id; "scratch" = random."""
+    tokenizer: str
+    """Fingerprint of the tokenizer."""
+    end_token_id: int | None = None
+    """Token that ends a document; null = the last special token that the tokenizer adds to a text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """Where a model starts: weights by name, or `config` of a transformers model type from scratch."""
+
+    base: str | None = None
+    """Folder, package://NAME/FOLDER or hub id; null = from scratch."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """From scratch: model_type and its keys, as in a transformers config.json. With a base: keys to change,
+    such as dropout.
+    """
+    frozen: tuple[str, ...] = ()
+    """Parts of names of parameters that are not trained, such as word_embeddings."""
+
+    def start(self) -> str:
+        """The name of the base, or "scratch". Raises ValueError if neither base nor model_type is given."""
+        if self.base is None and "model_type" not in self.config:
+            raise ValueError(
+                "finetune.model needs base (a folder, package://NAME/FOLDER or hub id) "
+                "or config.model_type (from scratch)"
+            )
+        return self.base or "scratch"
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """The spec of a model folder. Raises FileNotFoundError if the folder holds no model."""
+    fields = _read(folder)
+    fields.pop("metric")
+    return ModelSpec(**{**fields, "labels": tuple(fields["labels"])})
+
+
+def read_metric(folder: Path) -> str:
+    """Name of the metric that decides about the model of a folder, a key of `pipelines.metrics.METRICS`."""
+    return str(_read(folder)["metric"])
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    file = Path(folder) / SPEC_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} is no model folder: it has no {SPEC_FILE}; give a folder that the finetune stage wrote"
+        )
+    fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return fields

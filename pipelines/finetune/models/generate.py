@@ -1,0 +1,34 @@
+"""Greedy text generation with a causal language model. Shapes: B prompts, T tokens, V vocabulary."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from pipelines.finetune.models.padding import pad
+
+
+@torch.inference_mode()
+def generate_greedily(
+    model: nn.Module, prompts: Sequence[list[int]], *, max_new_tokens: int, end_token_id: int | None
+) -> list[list[int]]:
+    """The new tokens of each prompt: the likeliest one at each step, up to and with the end token.
+
+    An empty prompt gets no tokens, because there is nothing to predict from. Without a key-value cache, as
+    windows are short: cost max_new_tokens forward passes over all prompts that have not ended. The caller
+    sets eval mode.
+    """
+    device = next(model.parameters()).device
+    sequences = [list(prompt) for prompt in prompts]
+    open_rows = [row for row, prompt in enumerate(prompts) if prompt]
+    for _ in range(max_new_tokens):
+        if not open_rows:
+            break
+        ids_BT, mask_BT = pad([sequences[row] for row in open_rows], device)
+        last_B = mask_BT.sum(1) - 1
+        logits_BTV = model(input_ids_BT=ids_BT, attention_mask_BT=mask_BT)
+        next_B = logits_BTV[torch.arange(len(open_rows), device=device), last_B].argmax(-1)
+        for row, token in zip(open_rows, next_B.tolist(), strict=True):
+            sequences[row].append(token)
+        open_rows = [row for row in open_rows if sequences[row][-1] != end_token_id]
+    return [sequence[len(prompt) :] for sequence, prompt in zip(sequences, prompts, strict=True)]

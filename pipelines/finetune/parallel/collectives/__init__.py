@@ -1,0 +1,1 @@
+"""Operations between ranks: one interface, one backend per file."""

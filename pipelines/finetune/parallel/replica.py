@@ -1,0 +1,158 @@
+"""What the strategies share in which every rank holds all weights: forward, backward, and reading
+checkpoints.
+
+Plain functions; each strategy calls those it needs.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipelines.finetune.checkpoint.format import (
+    MODEL_FILE,
+    DamagedCheckpointError,
+    Piece,
+    PieceState,
+    TrainState,
+    complete_steps,
+    folder_name,
+    load_model_tensors,
+    read_file,
+    read_record,
+)
+from pipelines.finetune.checkpoint.sharded import read_pieces
+from pipelines.finetune.optimizer import new_state
+from pipelines.finetune.parallel.strategy import BuildModel, Strategy
+from pipelines.finetune.tasks.task import Batch, Task
+from pipelines.storage import Folder
+
+logger = logging.getLogger(__name__)
+
+
+def accumulate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    task: Task,
+    *,
+    num_targets: int,
+    before_pass: Callable[[int], None] = lambda number: None,
+) -> Tensor:
+    """Add the gradients of all micro-batches; the sum of their losses over `num_targets`, (1,) float64 on the
+    device.
+
+    The sum of this over replicas is the mean loss of the global batch, and the sum of the gradients is its
+    gradient. `before_pass` gets the number of each micro-batch, from 1, before its forward pass.
+    """
+    model.train()
+    share: Tensor | None = None
+    for number, batch in enumerate(batches, 1):
+        before_pass(number)
+        loss = task.loss_sum(model(**batch.inputs), batch) / num_targets
+        loss.backward()
+        part = loss.detach().double().reshape(1)
+        share = part if share is None else share + part
+    assert share is not None, "BatchPlan gives every rank at least one micro-batch"
+    return share
+
+
+def run_forward(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's outputs in evaluation mode, without gradients."""
+    model.eval()
+    with torch.inference_mode():
+        return model(**batch.inputs)
+
+
+def prepare_model(strategy: Strategy, build_model: BuildModel, checkpoints: Folder) -> nn.Module:
+    """The model on this rank's device. Only rank 0 loads base weights, and only if there is no checkpoint to
+    continue from.
+    """
+    continues = strategy.agree(float(bool(complete_steps(checkpoints))) if strategy.rank == 0 else 0.0)
+    model = build_model(strategy.rank == 0 and not continues)
+    for parameter in model.parameters():
+        if not parameter.is_contiguous():  # buckets and pieces are views of the flat parameter
+            parameter.data = parameter.data.contiguous()
+    return model.to(strategy.device)
+
+
+def restore(
+    strategy: Strategy,
+    build_model: BuildModel,
+    model: nn.Module,
+    optimizer: Optimizer,
+    owned: dict[Piece, nn.Parameter],
+    *,
+    checkpoints: Folder,
+) -> TrainState:
+    """Load the newest checkpoint that all ranks can read: rank 0 the weights, every rank the pieces it owns.
+
+    Where training stands; step 0 if there is no checkpoint. If one rank meets a damaged file, all use the
+    checkpoint before.
+    """
+    candidates = complete_steps(checkpoints) if strategy.rank == 0 else []
+    had_candidates = bool(candidates)
+    while True:
+        step = int(strategy.agree(candidates.pop(0) if candidates else -1))
+        if step < 0:
+            break
+        found = _read(strategy, checkpoints, step, list(owned))
+        failed = float(strategy.sum(torch.tensor([float(found is None)]), name="checkpoint"))
+        if found is not None and not failed:
+            state, weights, pieces = found
+            if weights is not None:
+                load_model_tensors(model, weights, f"{checkpoints.path}/{folder_name(step)}")
+            set_optimizer_states(optimizer, owned, pieces)
+            return state
+    if had_candidates:
+        logger.warning(
+            "no checkpoint in %s can be read; training starts from the beginning", checkpoints.path
+        )
+        model.load_state_dict(build_model(True).state_dict())  # prepare_model did not load them
+    return TrainState()
+
+
+_Found = tuple[TrainState, dict[str, Tensor] | None, dict[Piece, PieceState]]
+
+
+def _read(strategy: Strategy, checkpoints: Folder, step: int, wanted: list[Piece]) -> _Found | None:
+    try:
+        record = read_record(checkpoints, step)
+        weights = read_file(checkpoints, record, MODEL_FILE) if strategy.rank == 0 else None
+        return record.state, weights, read_pieces(checkpoints, record, wanted)
+    except DamagedCheckpointError as error:
+        logger.warning("using the checkpoint before %s: %s", folder_name(step), error)
+        return None
+
+
+def optimizer_states(optimizer: Optimizer, owned: dict[Piece, nn.Parameter]) -> dict[Piece, PieceState]:
+    """The optimizer's state of each piece, flat; {} for a parameter that never got a gradient."""
+    return {
+        piece: {
+            field: value if value.dim() == 0 else value.reshape(-1)
+            for field, value in optimizer.state.get(tensor, {}).items()
+        }
+        for piece, tensor in owned.items()
+    }
+
+
+def set_optimizer_states(
+    optimizer: Optimizer, owned: dict[Piece, nn.Parameter], states: dict[Piece, PieceState]
+) -> None:
+    """Put state that was read from a checkpoint into the optimizer."""
+    for piece, tensor in owned.items():
+        if states.get(piece):
+            state = new_state(tensor)
+            for field, value in states[piece].items():
+                state[field].copy_(value.view_as(state[field]))
+            optimizer.state[tensor] = state
+
+
+def whole_pieces(model: nn.Module) -> dict[Piece, nn.Parameter]:
+    """Every trainable parameter as one piece."""
+    return {
+        Piece(name, 0, parameter.numel()): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }

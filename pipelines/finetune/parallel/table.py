@@ -1,0 +1,51 @@
+"""The strategies by name. A new one is its file and a line here."""
+
+from collections.abc import Callable
+
+import torch
+
+from pipelines.finetune.launch.world import World
+from pipelines.finetune.parallel.collectives.table import COLLECTIVES, has_nccl
+from pipelines.finetune.parallel.data_parallel import DataParallel
+from pipelines.finetune.parallel.sharded_optimizer import ShardedOptimizer
+from pipelines.finetune.parallel.single import SingleProcess
+from pipelines.finetune.parallel.strategy import Strategy
+from pipelines.finetune.training import Execution
+
+
+def _single(world: World, execution: Execution, device: torch.device) -> Strategy:
+    if world.world_size > 1:
+        raise ValueError(
+            f"finetune.strategy is single, but there are {world.world_size} ranks; set finetune.num_ranks=1 "
+            "or another strategy"
+        )
+    return SingleProcess(device)
+
+
+def _data_parallel(world: World, execution: Execution, device: torch.device) -> Strategy:
+    return DataParallel(COLLECTIVES[execution.collectives](device), device)
+
+
+def _sharded_optimizer(world: World, execution: Execution, device: torch.device) -> Strategy:
+    return ShardedOptimizer(COLLECTIVES[execution.collectives](device), device)
+
+
+STRATEGIES: dict[str, Callable[[World, Execution, torch.device], Strategy]] = {
+    "single": _single,
+    "data_parallel": _data_parallel,
+    "sharded_optimizer": _sharded_optimizer,
+}
+
+
+def build_strategy(world: World, execution: Execution) -> Strategy:
+    """The strategy of this rank, on its device. One rank is always a single process: it has nobody to share
+    with.
+    """
+    alone = world.world_size == 1
+    device = torch.device(
+        world.device(torch.cuda.device_count(), nccl=alone or has_nccl(execution.collectives))
+    )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    name = execution.strategy if execution.strategy != "auto" else "data_parallel"
+    return STRATEGIES["single" if alone else name](world, execution, device)

@@ -1,0 +1,30 @@
+"""What a finished training left in its run folder. No torch: jobs read it to plan."""
+
+import json
+from typing import Any
+
+from pipelines.storage import Folder
+
+
+def read_result(folder: str) -> dict[str, Any] | None:
+    """What a finished training wrote in its run folder; None if it is not finished."""
+    run = Folder(folder)
+    return json.loads(run.read("result.json")) if run.exists("result.json") else None
+
+
+def read_sample(folder: str) -> str | None:
+    """The text that a finished language model wrote; None for models that write none."""
+    run = Folder(folder)
+    return run.read("sample.txt").decode() if run.exists("sample.txt") else None
+
+
+def display_result(result: dict[str, Any] | None) -> dict[str, str]:
+    """What a person wants to know of a finished training."""
+    if result is None:
+        return {}
+    metric = result["metric"]
+    return {
+        f"{metric} before": f"{result['before'][metric]:.4f}",
+        f"{metric} after": f"{result['after'][metric]:.4f}",
+        "steps": f"{result['total_steps']:,}",
+    }

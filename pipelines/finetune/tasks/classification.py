@@ -1,0 +1,100 @@
+"""Classification: one class per document, cross-entropy over classes. Shapes: B sequences, T tokens, C
+classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipelines.dataset.reader import Rows
+from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.models.classifier import EncoderClassifier
+from pipelines.finetune.models.padding import pad
+from pipelines.finetune.tasks.task import Batch, Prediction
+from pipelines.finetune.tasks.texts import batch_by_length, encode_start
+from pipelines.metrics import METRICS
+
+
+class Classification:
+    """An encoder with a linear head over the mean of its hidden states."""
+
+    name, metric, auto_class = "classification", "accuracy", "AutoModel"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._labels, self._max_tokens = spec.labels, spec.max_tokens
+
+    def build_module(self, backbone: Any) -> nn.Module:
+        return EncoderClassifier(backbone, len(self._labels))
+
+    def collate(self, rows: Rows, device: torch.device) -> Batch:
+        """Raises ValueError for a row of several documents: it would have no class of its own."""
+        packed = next((row for row, lengths in enumerate(rows.segment_lengths) if len(lengths) > 1), None)
+        if packed is not None:
+            raise ValueError(
+                f"row {packed} of this batch holds {len(rows.segment_lengths[packed])} documents, but "
+                "classification needs one per row; set dataset.packing.method=one_per_document"
+            )
+        ids_BT, mask_BT = pad(rows.input_ids, device)
+        targets_B = torch.from_numpy(rows.labels.astype(np.int64)).to(device)
+        return Batch(
+            {"input_ids_BT": ids_BT, "attention_mask_BT": mask_BT}, targets_B, int(rows.num_bytes.sum())
+        )
+
+    def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return cross_entropy(outputs, batch.targets, reduction="sum")
+
+    def sums(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """K = 1 + C * C: the loss, then the confusion matrix row by row."""
+        num_classes = len(self._labels)
+        cells_B = batch.targets * num_classes + outputs.argmax(-1)
+        counts = torch.bincount(cells_B, minlength=num_classes**2).double()
+        return torch.cat([self.loss_sum(outputs, batch).detach().double().reshape(1), counts])
+
+    def metrics(self, sums: Tensor) -> dict[str, float]:
+        counts = self.confusion(sums)
+        num_rows = int(counts.sum())
+        known = {
+            "nats": float(sums[0]),
+            "num_targets": num_rows,
+            "num_correct": int(counts.trace()),
+            "num_labelled": num_rows,
+            "counts": counts.tolist(),
+        }
+        return {name: METRICS[name].compute(known) for name in ("loss", "accuracy", "macro_f1")}
+
+    def confusion(self, sums: Tensor) -> np.ndarray:
+        num_classes = len(self._labels)
+        return sums[1:].reshape(num_classes, num_classes).cpu().numpy().astype(np.int64)
+
+    def sample_text(self, model: nn.Module, tokenizer: Tokenizer, rows: Rows) -> str | None:
+        return None
+
+    def predict(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        texts: Sequence[str],
+        *,
+        batch_size: int,
+        generate: bool = True,
+    ) -> list[Prediction]:
+        """The likeliest class and its probability; ties go to the smaller class number.
+
+        Texts are cut at max_tokens, as in training.
+        """
+        device = next(model.parameters()).device
+        # A text without tokens still gets a prediction: the model sees one padding token.
+        windows = [encode_start(tokenizer, text, self._max_tokens) or [0] for text in texts]
+        predictions = [Prediction("", 0.0)] * len(texts)
+        for rows in batch_by_length(windows, batch_size):
+            ids_BT, mask_BT = pad([windows[row] for row in rows], device)
+            logits_BC = model(input_ids_BT=ids_BT, attention_mask_BT=mask_BT)
+            scores_B, classes_B = logits_BC.float().softmax(-1).max(-1)
+            for row, score, number in zip(rows, scores_B.tolist(), classes_B.tolist(), strict=True):
+                predictions[row] = Prediction(self._labels[number], score)
+        return predictions

@@ -1,0 +1,172 @@
+"""Language modelling: cross-entropy of the next token of a document. Shapes: B sequences, T tokens, V
+vocabulary.
+
+Training counts every token but the first of a document or of a row, and the bytes behind those tokens.
+Scoring a text (`predict`) counts the same: the tokens of the document as the dataset stage makes them, each
+predicted from the tokens before it, the first one not. One difference is left: training cuts a long document
+where a row ends and does not count the first token after the cut; scoring lets windows overlap by one token,
+so it counts that one.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipelines.dataset.reader import NO_LABEL, Rows
+from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.models.decoder import Decoder
+from pipelines.finetune.models.generate import generate_greedily
+from pipelines.finetune.models.padding import pad
+from pipelines.finetune.tasks.task import Batch, Prediction
+from pipelines.finetune.tasks.texts import DocumentEncoder, batch_by_length, batched
+from pipelines.metrics import METRICS
+
+MAX_NEW_TOKENS = 32
+"""Most tokens of a continuation."""
+NUM_SAMPLES, PROMPT_TOKENS = 4, 24
+"""Held-out rows that `sample_text` continues, and the tokens it starts from."""
+
+
+class LanguageModelling:
+    """A causal decoder."""
+
+    name, metric, auto_class = "language_modelling", "bits_per_byte", "AutoModelForCausalLM"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._max_tokens, self._end_token_id = spec.max_tokens, spec.end_token_id
+
+    def build_module(self, backbone: Any) -> nn.Module:
+        return Decoder(backbone)
+
+    def collate(self, rows: Rows, device: torch.device) -> Batch:
+        """Rows of one document each get a mask only; if one row is packed, all get positions and segments."""
+        ids_BT, mask_BT = pad(rows.input_ids, device)
+        inputs = {"input_ids_BT": ids_BT, "attention_mask_BT": mask_BT}
+        if any(len(lengths) > 1 for lengths in rows.segment_lengths):
+            inputs["position_ids_BT"], inputs["segment_ids_BT"] = (
+                torch.from_numpy(each).to(device)
+                for each in _number_documents(rows.segment_lengths, ids_BT.shape[1])
+            )
+
+        targets_BT = np.full(ids_BT.shape, NO_LABEL, dtype=np.int32)
+        for row, (tokens, is_target) in enumerate(zip(rows.input_ids, rows.is_target, strict=True)):
+            targets_BT[row, : len(tokens)] = np.where(is_target, tokens, NO_LABEL)
+        return Batch(inputs, torch.from_numpy(targets_BT).to(device), int(rows.num_bytes.sum()))
+
+    def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
+        # The logits at a token predict the token after it.
+        targets = batch.targets[:, 1:].flatten().long()
+        logits = outputs[:, :-1].flatten(0, 1)
+        return cross_entropy(logits, targets, ignore_index=NO_LABEL, reduction="sum")
+
+    def sums(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """K = 3: loss in nats, number of targets, bytes behind them."""
+        nats = self.loss_sum(outputs, batch).detach().double()
+        num_targets = (batch.targets[:, 1:] != NO_LABEL).sum().double()
+        return torch.stack([nats, num_targets, torch.full_like(nats, float(batch.num_bytes))])
+
+    def metrics(self, sums: Tensor) -> dict[str, float]:
+        known = dict(zip(("nats", "num_targets", "num_bytes"), sums.tolist(), strict=True))
+        return {name: METRICS[name].compute(known) for name in ("loss", "perplexity", "bits_per_byte")}
+
+    def confusion(self, sums: Tensor) -> np.ndarray | None:
+        return None
+
+    def sample_text(self, model: nn.Module, tokenizer: Tokenizer, rows: Rows) -> str | None:
+        """What the model writes after the beginnings of the first rows; None if there are no rows.
+
+        The beginning is that of the row's first document, so that the prompt is one text.
+        """
+        prompts = [
+            tokens[: min(PROMPT_TOKENS, int(lengths[0]))].tolist()
+            for tokens, lengths in zip(rows.input_ids[:NUM_SAMPLES], rows.segment_lengths, strict=False)
+        ]
+        if not prompts:
+            return None
+        was_training = model.training
+        model.eval()
+        try:
+            new = self._generate(model, DocumentEncoder(tokenizer, self._end_token_id), prompts)
+        finally:
+            model.train(was_training)
+        pairs = zip(prompts, new, strict=True)
+        parts = [f"[prompt] {tokenizer.decode(prompt)}\n[model]  {text}" for prompt, text in pairs]
+        return "\n\n".join(parts) + "\n"
+
+    def predict(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        texts: Sequence[str],
+        *,
+        batch_size: int,
+        generate: bool = True,
+    ) -> list[Prediction]:
+        """The greedy continuation of the text's first tokens, and the bits per byte of the text.
+
+        `generate=False` leaves the continuations empty, which take most of the time. A text without a token
+        that is predicted from another scores 0.
+        """
+        encoder = DocumentEncoder(tokenizer, self._end_token_id)
+        continuations = [""] * len(texts)
+        if generate:
+            room = self._max_tokens - self._max_new_tokens()
+            prompts = [encoder.encode_prompt(text, room) for text in texts]
+            for rows in batch_by_length(prompts, batch_size):
+                written = self._generate(model, encoder, [prompts[row] for row in rows])
+                for row, text in zip(rows, written, strict=True):
+                    continuations[row] = text
+        bits = self._bits_per_byte(model, encoder, texts, batch_size)
+        return [Prediction(text, score) for text, score in zip(continuations, bits, strict=True)]
+
+    def _max_new_tokens(self) -> int:
+        return min(MAX_NEW_TOKENS, self._max_tokens // 2)
+
+    def _generate(self, model: nn.Module, encoder: DocumentEncoder, prompts: list[list[int]]) -> list[str]:
+        new = generate_greedily(
+            model, prompts, max_new_tokens=self._max_new_tokens(), end_token_id=encoder.end_token_id
+        )
+        return encoder.decode(new)
+
+    def _bits_per_byte(
+        self, model: nn.Module, encoder: DocumentEncoder, texts: Sequence[str], batch_size: int
+    ) -> list[float]:
+        device = next(model.parameters()).device
+        nats = [0.0] * len(texts)
+        windows = (
+            (row, window)
+            for row, text in enumerate(texts)
+            for window in encoder.encode_windows(text, self._max_tokens)
+        )
+        for batch in batched(windows, batch_size):
+            ids_BT, mask_BT = pad([window for _, window in batch], device)
+            logits_BTV = model(input_ids_BT=ids_BT, attention_mask_BT=mask_BT)
+            log_probabilities_BTV = logits_BTV[:, :-1].float().log_softmax(-1)
+            targets_BT1 = ids_BT[:, 1:].long().unsqueeze(-1)
+            losses_BT = -log_probabilities_BTV.gather(-1, targets_BT1).squeeze(-1) * mask_BT[:, 1:]
+            for (row, _), loss in zip(batch, losses_BT.sum(1, dtype=torch.float64).tolist(), strict=True):
+                nats[row] += loss
+        num_bytes = [encoder.count_predicted_bytes(text) for text in texts]
+        return [nat / math.log(2) / size if size else 0.0 for nat, size in zip(nats, num_bytes, strict=True)]
+
+
+def _number_documents(segment_lengths: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """(positions, segments), both (B, width) int32: place of each token in its document, number of the
+    document.
+
+    Padding counts as one more document, so that no real token shares a document with it.
+    """
+    shape = (len(segment_lengths), width)
+    positions_BT, segments_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for row, lengths in enumerate(segment_lengths):
+        padding = width - int(lengths.sum())
+        runs = [*lengths.tolist(), padding]
+        segments_BT[row] = np.repeat(np.arange(len(runs)), runs)
+        positions_BT[row] = np.concatenate([np.arange(run) for run in runs])
+    return positions_BT, segments_BT

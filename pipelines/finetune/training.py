@@ -1,0 +1,242 @@
+"""All that one training is made of: plain values, no torch, so that jobs can plan a training without loading
+it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pipelines.finetune.models.architecture import Architecture, ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipelines.pin import Pin
+
+REVISION = 3
+"""Raise it when equal sequences and settings give other weights than before."""
+_Value = TypeVar("_Value")
+
+StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer"]
+Backend = Literal["horovod", "torch"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimization:
+    """AdamW (Loshchilov and Hutter 2019) and its learning rate over time."""
+
+    learning_rate: float = 3e-4
+    """Highest learning rate, reached at the end of warm-up."""
+    head_learning_rate_factor: float = 1.0
+    """Times learning_rate for the classification head."""
+    warmup_fraction: float = 0.1
+    """Share of all steps in which the rate rises from 0."""
+    final_learning_rate_fraction: float = 0.0
+    """Share of learning_rate left at the last step."""
+    weight_decay: float = 0.01
+    """Not applied to biases and normalisation."""
+    max_gradient_norm: float = 1.0
+    """A longer gradient is clipped to this L2 norm."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay per step of the running means of gradients and of their squares."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "head_learning_rate_factor", "max_gradient_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        for name in ("warmup_fraction", "final_learning_rate_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
+
+
+def learning_rate(step: int, total_steps: int, optimization: Optimization) -> float:
+    """Rate of `step` (from 0): linear warm-up, then half a cosine down to the final fraction."""
+    warmup = max(1, round(optimization.warmup_fraction * total_steps))
+    if step < warmup:
+        return optimization.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    floor = optimization.final_learning_rate_fraction
+    return optimization.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """The pinned sequences, and what each split is for. Training reads the split `train`."""
+
+    sequences: str
+    """Sequences table."""
+    tokenizers: str
+    """Folder with the tokenizer of the sequences."""
+    table_id: str
+    version: int
+    evaluation_split: str
+    """Evaluated during training; its metric chooses the best checkpoint."""
+    final_split: str
+    """Evaluated before the first and after the last step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """Which rows every step trains on: together with the table it fixes the order of the data."""
+
+    num_epochs: float
+    """How often every train sequence is seen."""
+    global_batch: int
+    """Sequences per step, over all ranks."""
+    window_batches: int
+    """Batches among which rows of similar length are grouped; 1 = plain shuffle."""
+    seed: int
+    """Of new weights, the order of sequences and dropout."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cadence:
+    """How often a training measures, saves and reports, in optimizer steps."""
+
+    evaluate_every_steps: int
+    checkpoint_every_steps: int
+    log_every_steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """How the ranks run. A training that started under one execution can continue under another."""
+
+    micro_batch: int
+    """Most sequences that a rank holds in one forward pass."""
+    num_threads: int
+    """CPU threads per rank."""
+    strategy: StrategyName = "auto"
+    """auto = single for one rank, data_parallel for several."""
+    collectives: Backend = "horovod"
+    """Who carries tensors between ranks; not used by one rank."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """On CPU, equal trainings with equally many ranks give equal weights."""
+
+    fingerprint: str
+    """Of everything that the weights depend on: names the run folder and the run."""
+    folder: str
+    """Run folder on storage that every rank sees."""
+    data: Data
+    spec: ModelSpec
+    architecture: Architecture
+    optimization: Optimization
+    schedule: Schedule
+    cadence: Cadence
+    execution: Execution
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on: everything but where the training runs, how, and how often it reports.
+
+        The evaluation cadence is part of it, because the best checkpoint is one of those evaluated.
+        """
+        return {
+            **{
+                name: asdict(getattr(self, name))
+                for name in ("spec", "architecture", "optimization", "schedule")
+            },
+            "data": {
+                name: getattr(self.data, name)
+                for name in ("table_id", "version", "evaluation_split", "final_split")
+            },
+            "evaluate_every_steps": self.cadence.evaluate_every_steps,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Every value by its own name, for the record of a run."""
+        parts = (self.data, self.optimization, self.schedule, self.cadence, self.execution)
+        return {
+            "task": self.spec.task,
+            "architecture": asdict(self.architecture),
+            **{name: value for part in parts for name, value in asdict(part).items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchPlan:
+    """How the rows of a global batch are dealt to data replicas and micro-batches."""
+
+    global_batch: int
+    micro_batch: int
+    """Most rows a rank holds in one forward pass."""
+    num_replicas: int
+
+    def __post_init__(self) -> None:
+        if self.global_batch < 1 or self.micro_batch < 1:
+            raise ValueError(
+                f"global_batch and micro_batch must be at least 1, got {self.global_batch} and "
+                f"{self.micro_batch}"
+            )
+        if self.global_batch % self.num_replicas:
+            near = max(1, round(self.global_batch / self.num_replicas)) * self.num_replicas
+            raise ValueError(
+                f"global_batch must be a multiple of num_ranks ({self.num_replicas}), got "
+                f"{self.global_batch}; try {near}"
+            )
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Backward passes per step, the same on every rank."""
+        return -(-self.global_batch // self.num_replicas // self.micro_batch)
+
+    def micro_batches(self, rows: "np.ndarray", data_rank: int) -> "Iterator[np.ndarray]":
+        """This replica's rows of a global batch, in `num_micro_batches` parts that differ by one row at
+        most.
+        """
+        mine = rows[data_rank :: self.num_replicas]
+        size, num_longer = divmod(len(mine), self.num_micro_batches)
+        start = 0
+        for number in range(self.num_micro_batches):
+            stop = start + size + (number < num_longer)
+            yield mine[start:stop]
+            start = stop
+
+
+def make_training(settings: Any, sequences: "Pin") -> Training:
+    """The training that `settings` (the finetune section of the configuration) means on pinned sequences.
+
+    Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
+    """
+    from pipelines.dataset.tokenizer import base_identity
+    from pipelines.pin import fingerprint
+    from pipelines.storage import Folder
+
+    BatchPlan(
+        global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
+    )
+    facts = sequences.facts
+    training = Training(
+        fingerprint="",
+        folder="",
+        data=_pick(Data, settings, table_id=sequences.table_id, version=sequences.version),
+        spec=ModelSpec(
+            task=facts["task"],
+            labels=tuple(facts["labels"]),
+            max_tokens=facts["sequence_length"],
+            base=settings.model.start(),
+            tokenizer=facts["tokenizer"],
+            end_token_id=facts.get("end_token_id"),
+        ),
+        architecture=settings.model,
+        optimization=settings.optimization,
+        schedule=_pick(Schedule, settings),
+        cadence=_pick(Cadence, settings),
+        execution=_pick(Execution, settings),
+    )
+    base = base_identity(settings.model.base)
+    made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
+    return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _pick(kind: type[_Value], source: Any, **others: Any) -> _Value:
+    """A value type filled with the attributes of `source` that have the names of its fields, and with
+    `others`.
+    """
+    names = {field.name for field in fields(kind)} - others.keys()  # type: ignore[arg-type]
+    return kind(**{name: getattr(source, name) for name in names}, **others)

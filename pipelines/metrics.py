@@ -1,0 +1,87 @@
+"""Metrics: name, direction and formula, for training, the gate and scoring alike.
+
+A formula takes plain numbers that can be summed over batches, ranks or rows of a table, and its argument
+names say which ones. Training sums tensors, scoring sums columns with Spark, and both call the formula here.
+Standard library only, so that every layer can import it. A new metric is one entry of METRICS.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_EXPONENT = 700.0
+"""exp(700) is near the largest double: the perplexity of a diverged model stays a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number that says how good a model is."""
+
+    name: str
+    higher_is_better: bool
+    formula: Callable[..., float]
+    """Sums to the value. Its arguments are names of sums."""
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Names of the sums that the formula takes."""
+        return tuple(inspect.signature(self.formula).parameters)
+
+    def compute(self, sums: Mapping[str, Any]) -> float:
+        """The value. `sums` may hold more than the formula takes."""
+        return self.formula(**{name: sums[name] for name in self.sums})
+
+    def gain(self, new: float, old: float) -> float:
+        """How much better `new` is than `old`: positive = better, whatever the direction of the metric."""
+        return new - old if self.higher_is_better else old - new
+
+
+def accuracy(num_correct: float, num_labelled: float) -> float:
+    """Fraction of the labelled rows whose predicted class is their label."""
+    return num_correct / _positive("num_labelled", num_labelled)
+
+
+def macro_f1(counts: Sequence[Sequence[float]]) -> float:
+    """Mean F1 over the classes that occur as a label. `counts[label][prediction]` is a (C, C) matrix."""
+    predicted = [sum(column) for column in zip(*counts, strict=True)]
+    scores = [
+        2 * row[number] / (sum(row) + predicted[number]) for number, row in enumerate(counts) if sum(row) > 0
+    ]
+    return sum(scores) / _positive("classes that occur", len(scores))
+
+
+def loss(nats: float, num_targets: float) -> float:
+    """Mean cross-entropy of a target, in nats."""
+    return nats / _positive("num_targets", num_targets)
+
+
+def perplexity(nats: float, num_targets: float) -> float:
+    """exp of the mean loss of a token."""
+    return math.exp(min(loss(nats, num_targets), MAX_EXPONENT))
+
+
+def bits_per_byte(nats: float, num_bytes: float) -> float:
+    """Bits for one UTF-8 byte of the text behind the targets: comparable between tokenizers, unlike the loss
+    of a token.
+    """
+    return nats / math.log(2) / _positive("num_bytes", num_bytes)
+
+
+def _positive(name: str, number: float) -> float:
+    if not number > 0:
+        raise ValueError(f"{name} must be above 0 for a metric, got {number}; measure rows that have targets")
+    return number
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", True, accuracy),
+        Metric("macro_f1", True, macro_f1),
+        Metric("bits_per_byte", False, bits_per_byte),
+        Metric("perplexity", False, perplexity),
+        Metric("loss", False, loss),
+    )
+}

@@ -1,0 +1,62 @@
+"""Paths and URIs as text: which path every process of a cluster sees, and what may be shown of it. No file system is touched."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/.*)", re.DOTALL)  # at least two letters: C:/ is not a scheme
+_OPTIONS = re.compile(r"\?\w+=.*", re.DOTALL)
+# Each character was tried on local tables with deltalake 1.6: empty history, a panic, or another folder.
+_NOT_IN_TABLES = re.compile(r"[#?\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
+
+
+def absolute(path: str) -> str:
+    """The path of a table or folder as every process of the cluster must see it.
+
+    A local path (file: too) becomes absolute, a URI stays as it is; a second call changes nothing.
+    Raises ValueError for a password in the path, and for characters that Delta would escape in one place and not in another.
+    """
+    if re.search(r"://[^/@]*:[^/@]*@", path):
+        raise ValueError(
+            f"path {without_credentials(path)!r} holds a password, which would be written into tables and runs; give it in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or use the role of the machine"
+        )
+    scheme, rest = split_scheme(path)
+    local = local_path(scheme, rest) if scheme in ("", "file") else None
+    unfit = _NOT_IN_TABLES.search(local) if local else re.search(r"[#?]", split_options(rest)[0])
+    if unfit:
+        raise ValueError(
+            f"path {without_credentials(path)!r}: {unfit[0]!r} cannot stand in the path of a table or folder, because Delta "
+            "reads the path as a URL; choose a path without it"
+        )
+    return local or path
+
+
+def without_credentials(text: str) -> str:
+    """The text without the user and password that a URI in it may carry."""
+    return re.sub(r"://[^/@]*@", "://***@", text)
+
+
+def split_scheme(path: str) -> tuple[str, str]:
+    """The scheme in lower case and the text after its colon; an empty scheme and the whole path for a local path."""
+    found = _URI.fullmatch(path)
+    return (found[1].lower(), found[2]) if found else ("", path)
+
+
+def split_options(uri: str) -> tuple[str, str]:
+    """The URI without its options, and the options (?name=value...), empty if it has none."""
+    found = _OPTIONS.search(uri)
+    return (uri[: found.start()], found[0]) if found else (uri, "")
+
+
+def local_path(scheme: str, rest: str) -> str:
+    """The absolute local path behind a plain path (empty scheme) or a file: URI."""
+    if not scheme:
+        # Links are not resolved: the path keeps the name that the user gave.
+        return str(Path(rest).expanduser().absolute())
+    host, _, below = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest[1:])
+    if host not in ("", "localhost"):
+        raise ValueError(
+            f"path 'file:{rest}' names the machine {host!r}; write file:///PATH, on storage that every machine sees"
+        )
+    return str(Path("/" + unquote(below).lstrip("/")))

@@ -1,0 +1,95 @@
+"""A training as an MLflow run: its record while it runs and when it ends."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipelines.finetune.results import display_result, read_result, read_sample
+from pipelines.finetune.training import Training
+from pipelines.lease import Lease
+from pipelines.pin import Pin
+from pipelines.registry.lookup import Lookup
+from pipelines.registry.runs.current import CurrentRun, write_current
+from pipelines.registry.runs.state import find_finished
+from pipelines.registry.runs.tracker import Tracker, open_run
+from pipelines.storage import Folder
+
+
+@dataclass
+class RunRecord:
+    """A training's run while the training goes on."""
+
+    tracker: Tracker | None
+    """None if the run had finished before: nothing is added to it."""
+    lease: Lease
+    facts: dict[str, str] = field(default_factory=dict)
+    """Set at the end: what a person wants to know of the result."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self.tracker is not None:
+            self.tracker.log(step, metrics)
+
+    def require_lease(self) -> None:
+        """Raises RuntimeError if another driver has taken over the run folder."""
+        self.lease.require()
+
+
+@contextmanager
+def record_run(
+    training: Training,
+    sequences: Pin,
+    lookup: Lookup,
+    *,
+    experiment: str,
+    params: Mapping[str, Any],
+    config: str,
+    folder: str,
+) -> Iterator[RunRecord]:
+    """The run of this training, started or continued; concluded when the context ends well, else failed with
+    the error.
+
+    Holds the lease of the run folder. At the end the run is the current one of `folder`. `config`: the whole
+    configuration as YAML, without secrets, like `params`.
+    """
+    with Lease(Folder(training.folder)) as lease:
+        run_id = find_finished(training, lookup, experiment)
+        if run_id is not None:
+            record = RunRecord(None, lease)
+            yield record
+        else:
+            inputs = [sequences, Pin(**sequences.facts["documents"])]
+            made_from, run_folder = training.fingerprint, training.folder
+            with open_run(
+                experiment, made_from, folder=run_folder, params=params, config=config, inputs=inputs
+            ) as tracker:
+                record = RunRecord(tracker, lease)
+                yield record
+                _conclude(tracker, training)
+                run_id = tracker.run_id
+        write_current(folder, CurrentRun(run_id, training.fingerprint, training.folder))
+        record.facts = display_result(read_result(training.folder))
+
+
+def _conclude(tracker: Tracker, training: Training) -> None:
+    """Add pictures, sample text and final metrics of a finished training; its events must have been
+    logged.
+    """
+    result = read_result(training.folder)
+    assert result is not None, "rank 0 writes the result before the launch returns"
+    data = training.data
+    tracker.log_loss_curve(
+        train="train/loss",
+        evaluation=f"{data.evaluation_split}/loss",
+        learning_rate="train/learning_rate",
+        title="Training",
+    )
+    if result["confusion"] is not None:
+        title = f"{data.final_split} after training"
+        tracker.log_confusion(np.asarray(result["confusion"]), list(training.spec.labels), title=title)
+    sample = read_sample(training.folder)
+    if sample is not None:
+        tracker.log_text("sample.txt", sample)
+    tracker.finish({f"final/{name}": value for name, value in result["after"].items()})

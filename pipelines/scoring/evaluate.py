@@ -1,0 +1,72 @@
+"""How good the predictions of a table are: Spark computes sums, `pipelines.metrics` holds the formulas."""
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from pipelines.metrics import METRICS
+from pipelines.pin import fingerprint
+from pipelines.registry.gate.decide import Measurement
+
+SUMS = {
+    "num_labelled": "count(label)",
+    "num_correct": "count_if(label = prediction)",
+    "num_bytes": "coalesce(sum(octet_length(text)), 0)",
+    # The score of a language model is bits per byte.
+    "nats": "coalesce(sum(score * octet_length(text)), 0D) * ln(2D)",
+}
+"""Name of a sum, as the formulas call it -> how PREDICTIONS gives it, in SQL."""
+
+
+def compute_metric(predictions: DataFrame, metric: str) -> float:
+    """The value of `metric` over all rows; rows without a label do not count for metrics of labels.
+
+    Long texts weigh more in bits per byte. Raises ValueError if no row counts, or if predictions do not hold
+    the sums.
+    """
+    needed = METRICS[metric].sums
+    missing = [name for name in needed if name not in SUMS]
+    if missing:
+        computable = [name for name, each in METRICS.items() if set(each.sums) <= set(SUMS)]
+        raise ValueError(
+            f"metric {metric} needs {', '.join(missing)}, which the predictions table does not hold; "
+            f"take one of: {', '.join(computable)}"
+        )
+    totals = predictions.agg(*[F.expr(SUMS[name]).alias(name) for name in needed]).collect()[0]
+    try:
+        return METRICS[metric].compute(totals.asDict())
+    except ValueError as error:
+        raise ValueError(
+            f"the scored documents have no {metric} ({error}); score a split with texts and, for "
+            "classification, labels"
+        ) from error
+
+
+def count_confusion(predictions: DataFrame) -> DataFrame:
+    """(label, prediction, num_documents) of labelled documents, most frequent first; at most C x C rows."""
+    return (
+        predictions.where("label IS NOT NULL")
+        .groupBy("label", "prediction")
+        .agg(F.count("*").alias("num_documents"))
+        .orderBy(F.desc("num_documents"), "label", "prediction")
+    )
+
+
+def evaluate_predictions(predictions: DataFrame, *, model_version: int, metric: str) -> Measurement:
+    """What the gate compares: the metric, and a digest of the documents behind it (id, text and label, no
+    predictions)."""
+    uses_labels = "num_labelled" in METRICS[metric].sums
+    counted = predictions.where("label IS NOT NULL") if uses_labels else predictions
+    # Each column is hashed by itself: a null can't be taken for a part of the next column.
+    row_hash = F.xxhash64(*[F.xxhash64(name) for name in ("doc_id", "label", "text")])
+    totals = counted.agg(
+        F.count("*").alias("num"),
+        F.bit_xor(row_hash).alias("xor"),
+        F.sum(row_hash.cast("decimal(38,0)")).alias("sum"),
+    ).collect()[0]
+    return Measurement(
+        model_version=model_version,
+        metric=metric,
+        value=compute_metric(predictions, metric),
+        num_rows=totals["num"],
+        rows_digest=fingerprint(totals["num"], totals["xor"], str(totals["sum"])),
+    )

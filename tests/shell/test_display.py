@@ -1,0 +1,71 @@
+"""What commands print: text as it is, without secrets."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from jobs.shell import progress, redaction
+from jobs.shell.display import display_locations, display_outcome, display_plan, display_summary
+from jobs.shell.plan import Outcome, Plan
+from jobs.shell.progress import Progress, show_progress
+from jobs.shell.settings import load
+
+
+@pytest.fixture(autouse=True)
+def no_secrets(monkeypatch):
+    monkeypatch.setattr(redaction, "_known", set())
+
+
+def test_printed_text_stays_as_it_is_except_secrets(capsys):
+    text = "a:100:b [red] s3://me:hunter2@b"
+    outcome = Outcome(
+        stage="corpus", ran=True, why="a:100:b [red]", facts={"root": "s3://me:hunter2@b [bold] :100:"}
+    )
+    display_outcome(outcome)
+    display_plan("corpus", Plan(fingerprint="", up_to_date=False, why=text))
+    Progress("corpus").print(text)
+    display_summary([outcome])
+    printed = capsys.readouterr().out
+    assert printed.count("a:100:b [red]") == 3
+    assert printed.count("s3://[redacted]@b") == 4
+    assert printed.count("[bold] :100:") == 2
+
+
+def test_a_spinner_shows_brackets_as_they_are(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, emoji=False, width=200)
+    monkeypatch.setattr(progress, "console", terminal)
+    shown = Progress("corpus")
+    shown.phase("starting Spark")
+    first = terminal.file.getvalue()
+    assert first.endswith("starting Spark\n")  # a line of its own, which output of the new JVM cannot damage
+    shown.phase("reading a[bold]:100:")
+    shown.stop()
+    assert "reading a[bold]:100:" in terminal.file.getvalue().removeprefix(first)
+
+
+def test_a_stage_that_ends_at_once_prints_no_progress(capsys):
+    with show_progress("corpus"):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_a_quiet_stage_prints_a_sign_of_life(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    with show_progress("corpus") as shown:
+        shown.update("step 3/9")
+    assert "step 3/9" in capsys.readouterr().out
+
+
+def test_the_end_of_a_run_shows_no_password(capsys):
+    overrides = ["root=s3://me@bucket/b", "tracking.uri=postgresql://me:hunter2@host/db"]
+    display_locations(load(overrides=overrides))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["tables    s3://[redacted]@bucket/b", "MLflow    postgresql://[redacted]@host/db"]
+
+
+def test_make_ui_is_mentioned_for_its_own_store_only(capsys):
+    display_locations(load())
+    assert "make ui" in capsys.readouterr().out
+    display_locations(load(overrides=["tracking.uri=sqlite:///elsewhere/mlflow.db"]))
+    assert "make ui" not in capsys.readouterr().out
