@@ -1,16 +1,19 @@
 """Typed Delta tables: the only code that writes Delta.
 
-A write is exactly-once: the caller names its inputs by a fingerprint, the commit carries the fingerprint, and a second write with
-the same fingerprint does nothing. Every commit records the digest of its rows (`digest.py`) in its user metadata, so that a reader
-can pin (table id, version, digest) and anyone can check it later (`pin.py`).
+A write is exactly-once: the caller names its inputs by a fingerprint, the commit carries the fingerprint, and
+a second write with the same fingerprint does nothing. Every commit records the digest of its rows
+(`digest.py`) in its user metadata, so that a reader can pin (table id, version, digest) and anyone can check
+it later (`pin.py`).
 
-A write is two commits at most: the first creates the table with columns, constraints and properties if it does not exist, the
-second adds the rows. The rows are computed once and held, so digest and files come from the same rows.
+A write is two commits at most: the first creates the table with columns, constraints and properties if it
+does not exist, the second adds the rows. The rows are computed once and held, so digest and files come from
+the same rows.
 
-Two writers at once: writes are numbered by Delta's transaction ids, and a write takes the number after the last one in the log it
-was prepared for. The second of two writers then has a number that is taken: it gets a conflict, or Delta skips its write. It reads
-the log again and writes what is still missing, or reports that its rows were replaced. (The version of the table would not do as the
-number: maintenance commits raise it, too.)
+Two writers at once: writes are numbered by Delta's transaction ids, and a write takes the number after the
+last one in the log it was prepared for. The second of two writers then has a number that is taken: it gets a
+conflict, or Delta skips its write. It reads the log again and writes what is still missing, or reports that
+its rows were replaced. (The version of the table would not do as the number: maintenance commits raise it,
+too.)
 """
 
 import json
@@ -56,8 +59,8 @@ class ContractError(ValueError):
 
 
 def spark_path(path: str) -> str:
-    """The path as Spark must be given it: local paths as file: URIs (Spark's default file system may be HDFS), on Databricks
-    /dbfs paths as dbfs: URIs."""
+    """The path as Spark must be given it: local paths as file: URIs (Spark's default file system may be
+    HDFS), on Databricks /dbfs paths as dbfs: URIs."""
     if "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return re.sub(r"^/dbfs/", "dbfs:/", path)
     # file:/a and not file:///a: Delta compares the text with its own form.
@@ -65,9 +68,11 @@ def spark_path(path: str) -> str:
 
 
 def arrow_schema(ddl: str) -> pa.Schema:
-    """The Arrow schema of rows with these columns. Needs the running JVM: derive it on the driver, and let the function that runs
-    in the Python workers close over it."""
-    return pa.schema([column.remove_metadata() for column in to_arrow_schema(_parse_ddl(ddl), timezone="UTC")])
+    """The Arrow schema of rows with these columns. Needs the running JVM: derive it on the driver, and let
+    the function that runs in the Python workers close over it."""
+    return pa.schema(
+        [column.remove_metadata() for column in to_arrow_schema(_parse_ddl(ddl), timezone="UTC")]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +112,8 @@ class Table:
     def hold(self, rows: DataFrame) -> Iterator[HeldRows]:
         """The rows, computed once and checked against the definition: columns, nulls, key.
 
-        For rows that are counted or written more than once. Raises ContractError with the count and the first offending key.
+        For rows that are counted or written more than once. Raises ContractError with the count and the first
+        offending key.
         """
         required = [column.name for column in self.schema if not column.nullable]
         with hold_rows(self._select(rows), digested=self._digested, required=required) as held:
@@ -117,9 +123,11 @@ class Table:
     def overwrite(
         self, rows: DataFrame | HeldRows, path: str, *, fingerprint: str, facts: Mapping[str, Any]
     ) -> Pin:
-        """Replace the table's rows in one commit; does nothing if the newest commit already carries `fingerprint`.
+        """Replace the table's rows in one commit; does nothing if the newest commit already carries
+        `fingerprint`.
 
-        Raises ContractError if the rows break the definition, RuntimeError if another writer replaces the rows meanwhile.
+        Raises ContractError if the rows break the definition, RuntimeError if another writer replaces the
+        rows meanwhile.
         """
         log = open_log(path)
         newest = log.pin() if log else None
@@ -138,9 +146,11 @@ class Table:
         raise self._disturbed(path)
 
     def append(self, rows: DataFrame, path: str, *, fingerprint: str, facts: Mapping[str, Any]) -> Pin:
-        """Add the rows whose key is not in the table yet, in one commit; does nothing if a commit carries `fingerprint`.
+        """Add the rows whose key is not in the table yet, in one commit; does nothing if a commit carries
+        `fingerprint`.
 
-        Raises ContractError if the rows break the definition, RuntimeError if other writers are faster five times.
+        Raises ContractError if the rows break the definition, RuntimeError if other writers are faster five
+        times.
         """
         log = open_log(path)
         earlier = log.pin(made_from=fingerprint) if log else None
@@ -185,7 +195,8 @@ class Table:
         made_from: str,
         facts: Mapping[str, Any],
     ) -> None:
-        """One commit on top of `log`. Writes nothing, and returns, if another writer committed since `log` was read."""
+        """One commit on top of `log`. Writes nothing, and returns, if another writer committed since `log`
+        was read."""
         record = {
             "table": self.name,
             "digest": held.digest,
@@ -209,7 +220,8 @@ class Table:
             logger.warning("%s: another writer committed first (%s)", self.name, type(conflict).__name__)
 
     def _create(self, spark: SparkSession, path: str, log: TableLog | None) -> None:
-        """Create the table with its constraints in one commit if it does not exist; add constraints that it lacks.
+        """Create the table with its constraints in one commit if it does not exist; add constraints that it
+        lacks.
 
         Safe to be killed, and safe if two writers do it at once.
         """
@@ -222,15 +234,14 @@ class Table:
             return
         if list(log.columns) != self.schema.names:
             raise ContractError(
-                f"{self.name} at {path} has the columns of an earlier Distributary ({', '.join(log.columns)}); delete or "
-                "move the table and run the stage again"
+                f"{self.name} at {path} has the columns of an earlier Distributary "
+                f"({', '.join(log.columns)}); delete or move the table and run the stage again"
             )
         missing = [name for name in self.checks if f"delta.constraints.{name}" not in log.configuration]
         for name in missing:
+            constraint = f"CONSTRAINT {name} CHECK ({self.checks[name]})"
             try:
-                spark.sql(
-                    f"ALTER TABLE delta.`{spark_path(path)}` ADD CONSTRAINT {name} CHECK ({self.checks[name]})"
-                )
+                spark.sql(f"ALTER TABLE delta.`{spark_path(path)}` ADD {constraint}")
             except AnalysisException:
                 # Another writer has just added it; any other cause is still true.
                 again = open_log(path)
@@ -242,8 +253,8 @@ class Table:
             if count:
                 first = held.rows.where(held.rows[name].isNull()).select(*self.key).take(1)[0]
                 raise ContractError(
-                    f"{self.name}: {count:,} of {held.num_rows:,} rows have null {name}; first at {first.asDict()}; "
-                    "fix the source or the mapping of fields"
+                    f"{self.name}: {count:,} of {held.num_rows:,} rows have null {name}; "
+                    f"first at {first.asDict()}; fix the source or the mapping of fields"
                 )
         repeated = first_repeated_key(held.rows, self.key)
         if repeated is not None:
@@ -271,7 +282,8 @@ class Table:
 
     def _disturbed(self, path: str) -> RuntimeError:
         return RuntimeError(
-            f"{self.name} at {path}: another writer changed the rows meanwhile; run the stage again when it is done"
+            f"{self.name} at {path}: another writer changed the rows meanwhile; "
+            "run the stage again when it is done"
         )
 
 

@@ -1,10 +1,12 @@
 """What rows hold: digest, number of rows, nulls, repeated keys; and rows that are computed once and held.
 
-Digest: number of rows, xor and sum of one 64-bit hash per row. The columns are hashed in the order of their names, each on its own,
-so a null cannot be confused with a value of the next column. The digest depends on neither row order nor partitioning. It finds
-accidents, not forgery: 64-bit hashes can be forged. An empty array or map hashes like null.
+Digest: number of rows, xor and sum of one 64-bit hash per row. The columns are hashed in the order of their
+names, each on its own, so a null cannot be confused with a value of the next column. The digest depends on
+neither row order nor partitioning. It finds accidents, not forgery: 64-bit hashes can be forged. An empty
+array or map hashes like null.
 
-Cost: `hold_rows` computes the digest in the job that computes the rows. `first_repeated_key` shuffles one 64-bit hash per row.
+Cost: `hold_rows` computes the digest in the job that computes the rows. `first_repeated_key` shuffles one
+64-bit hash per row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,9 +46,10 @@ def hold_rows(
 ) -> Iterator[HeldRows]:
     """Compute the rows now, once, and hold them for as long as the context lasts.
 
-    A local checkpoint, not a cache: if an executor is lost, Spark computes cached rows again, and a source that changed or a
-    random function would then give rows other than those digested. Held rows fail the job instead. The digest is measured by
-    the same job; Spark counts each partition once, however often its task was tried.
+    A local checkpoint, not a cache: if an executor is lost, Spark computes cached rows again, and a source
+    that changed or a random function would then give rows other than those digested. Held rows fail the job
+    instead. The digest is measured by the same job; Spark counts each partition once, however often its task
+    was tried.
     """
     measured = Observation()
     nulls = [F.count_if(F.col(name).isNull()).alias(f"null {name}") for name in required]
@@ -66,7 +69,8 @@ def hold_rows(
 
 
 def first_repeated_key(rows: DataFrame, key: Sequence[str]) -> tuple[dict[str, Any], int] | None:
-    """(the smallest key that occurs more than once, rows beyond the first of their key), or None if all keys differ.
+    """(the smallest key that occurs more than once, rows beyond the first of their key), or None if all keys
+    differ.
 
     Equal keys have equal hashes, so the hashes are compared first: they are a tenth of the bytes to shuffle.
     """

@@ -1,4 +1,5 @@
-"""Pins: which rows a version of a Delta table holds and what they were made from. Reads the Delta log without a JVM."""
+"""Pins: which rows a version of a Delta table holds and what they were made from. Reads the Delta log without
+a JVM."""
 
 import hashlib
 import json
@@ -53,7 +54,8 @@ class Pin:
 
 
 def fingerprint(*parts: object) -> str:
-    """32 hex digits over the canonical JSON of `parts`: equal parts have equal fingerprints on every machine."""
+    """32 hex digits over the canonical JSON of `parts`: equal parts have equal fingerprints on every
+    machine."""
     canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
@@ -69,7 +71,7 @@ class TableLog:
     @property
     def configuration(self) -> Mapping[str, str]:
         """Table properties, constraints among them."""
-        return self._metadata.configuration  # type: ignore[no-any-return]
+        return self._metadata.configuration
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -126,11 +128,19 @@ def open_log(path: str) -> TableLog | None:
         return None
 
 
-def pin(path: str, *, made_from: str | None = None) -> Pin | None:
-    """The newest commit that wrote rows at `path`, or, with `made_from`, the commit that carries this fingerprint.
+def version_of(path: str) -> int:
+    """The newest version of the table at `path`; -1 if there is no table."""
+    log = open_log(path)
+    return -1 if log is None else log.version
 
-    None if there is no table or no such commit. If the newest change is not ours (for example a DELETE by someone else), the Pin
-    has an empty digest and fingerprint, and rows written before that change do not count as written.
+
+def pin(path: str, *, made_from: str | None = None) -> Pin | None:
+    """The newest commit that wrote rows at `path`, or, with `made_from`, the commit that carries this
+    fingerprint.
+
+    None if there is no table or no such commit. If the newest change is not ours (for example a DELETE by
+    someone else), the Pin has an empty digest and fingerprint, and rows written before that change do not
+    count as written.
     """
     log = open_log(path)
     return None if log is None else log.pin(made_from=made_from)
