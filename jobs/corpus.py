@@ -5,6 +5,7 @@ documents (a record that a rule drops keeps its row, with the reason), or to qua
 be read.
 """
 
+from contextlib import ExitStack
 from functools import reduce
 from typing import Annotated
 
@@ -57,15 +58,18 @@ def write_documents(config: Config, work: Work[None]) -> dict[str, str]:
 
     work.progress.phase(f"reading {', '.join(source.name for source in config.sources)}")
     read = reduce(lambda a, b: a.unionByName(b), [read_source(work.spark, each) for each in config.sources])
-    with persisted(read) as records:
-        built, quarantine = build_documents(records, config.sources, config.rules)
-        with persisted(built) as documents:
-            made_from, facts = work.fingerprint, reconcile(records, documents, quarantine)
-            work.progress.phase("writing quarantine")
-            QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
-            require_few_quarantined(facts, quarantine, config.max_quarantined_fraction)
-            work.progress.phase("writing documents")
-            pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)
+    with ExitStack() as stack:
+        records = stack.enter_context(persisted(read))
+        work.progress.phase("looking for duplicates and broken records")
+        built, broken = build_documents(records, config.sources, config.rules)
+        documents = stack.enter_context(DOCUMENTS.hold(built))
+        quarantine = stack.enter_context(QUARANTINE.hold(broken))
+        made_from, facts = work.fingerprint, reconcile(records, documents.rows, quarantine.rows)
+        work.progress.phase("writing quarantine")
+        QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
+        require_few_quarantined(facts, quarantine.rows, config.max_quarantined_fraction)
+        work.progress.phase("writing documents")
+        pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)
     return display_documents(pin)
 
 

@@ -1,21 +1,18 @@
-"""The only SparkSession: Delta ready from local jars, workers on the driver's Python, nothing of the user's overridden.
+"""The only place that starts Spark: Delta from local jars, the driver's Python for the workers.
 
-Whatever spark-submit, a notebook, Databricks, PYSPARK_SUBMIT_ARGS, properties files or the environment set stands; only what they
-left open is filled, and Delta's extension is added to theirs. A running session is used as it is. What spark-env.sh exports is
-not seen: say it in spark-defaults.conf.
+Everything that the user set stays (`submit.py` reads it); only what is not set gets a value, and Delta's
+extension is added to the user's extensions. A session that already runs is used as it is.
 """
 
 import atexit
 import os
-import re
-import shlex
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
-from pyspark.find_spark_home import _find_spark_home
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
@@ -28,63 +25,56 @@ from pipelines.machine import (
     find_other_java_home,
     jars_folder,
 )
+from pipelines.submit import conf_folder, read_given_conf
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
 CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 UNITY_CATALOG = "io.unitycatalog.spark.UCSingleCatalog"
-"""Hands Delta tables on to Delta's own."""
+"""Passes Delta tables on to Delta's own catalog."""
 LOG_CONF = Path(__file__).with_name("log4j2.properties")
-"""Errors only: what Spark says on the way hides what a job says."""
+"""Errors only: Spark's other messages would hide those of the jobs."""
 DEFAULT_MASTER = "local[2,4]"
-"""Two slots, and a failed task is tried four times: `local[2]` would never run a barrier stage again."""
+"""Two slots; a failed task is tried four times. With `local[2]` a barrier stage would never be run again."""
 
 NO_MASTER = (
-    "spark.master is empty, as --env cluster has it, and nothing else names a Spark master; start the stage with spark-submit "
-    "--master URL, or set spark.master=URL as a key or in spark-defaults.conf (spark://HOST:7077, yarn, k8s://...)"
+    "spark.master is empty, as --env cluster has it, and nothing else names a Spark master; start the stage "
+    "with spark-submit --master URL, or set spark.master=URL as a key or in spark-defaults.conf (spark://HOST:7077, yarn, k8s://...)"
 )
 
-# What spark-submit reads where neither a flag nor a properties file says it.
-_VARIABLES = {
-    "MASTER": "spark.master",
-    "SPARK_DRIVER_MEMORY": "spark.driver.memory",
-    "SPARK_EXECUTOR_MEMORY": "spark.executor.memory",
-    "SPARK_EXECUTOR_CORES": "spark.executor.cores",
-}
-_FLAGS = {
-    "--master": "spark.master",
-    "--name": "spark.app.name",
-    "--deploy-mode": "spark.submit.deployMode",
-    "--jars": "spark.jars",
-    "--packages": "spark.jars.packages",
-    "--exclude-packages": "spark.jars.excludes",
-    "--repositories": "spark.jars.repositories",
-    "--files": "spark.files",
-    "--archives": "spark.archives",
-    "--py-files": "spark.submit.pyFiles",
-    "--queue": "spark.yarn.queue",
-    "--driver-memory": "spark.driver.memory",
-    "--driver-cores": "spark.driver.cores",
-    "--driver-class-path": "spark.driver.extraClassPath",
-    "--driver-java-options": "spark.driver.extraJavaOptions",
-    "--driver-library-path": "spark.driver.extraLibraryPath",
-    "--executor-memory": "spark.executor.memory",
-    "--executor-cores": "spark.executor.cores",
-    "--num-executors": "spark.executor.instances",
-    "--total-executor-cores": "spark.cores.max",
-}
+_start = threading.RLock()
+"""One thread starts the session; the others wait."""
 
 
 def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSession:
-    """The running session, or a new one in which `conf` and the defaults fill what nobody set.
+    """The running session, or a new one with `conf` and our defaults for everything that the user did not
+    set.
 
-    Raises FileNotFoundError if Delta is neither configured by the user nor in the jars folder, RuntimeError if the Java found
-    cannot run Spark, ValueError if another catalog stands in the place of Delta's.
+    Raises FileNotFoundError if Delta is neither configured by the user nor in the jars folder, RuntimeError
+    if the Java found cannot run Spark, ValueError if there is no master or if another catalog has the name of
+    Delta's.
     """
-    running = _running()
-    if running is not None:
-        return running
+    with _start:
+        return _find_session() or _start_session(app_name, conf or {})
+
+
+def start_ahead(app_name: str, conf: Mapping[str, str] | None = None) -> None:
+    """Start the session in the background, so that the JVM starts while Python imports. `session` then waits
+    for it.
+
+    Call it only if there is work to do. It raises nothing: if the start fails, `session` tries again and
+    raises the error.
+    """
+
+    def start() -> None:
+        with suppress(Exception):
+            session(app_name, conf)
+
+    threading.Thread(target=start, name="start Spark", daemon=True).start()
+
+
+def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     _check_java()
-    given = _given_conf()
+    given = read_given_conf()
     wanted = {
         "spark.app.name": app_name,
         "spark.master": DEFAULT_MASTER,
@@ -92,10 +82,14 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
         "spark.pyspark.driver.python": sys.executable,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
         "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"),
-        **(conf or {}),
+        # The true default gives SQL's Python workers another environment than those of RDDs, so Spark starts
+        # new ones. With false, scoring runs in the workers of the training ranks, where torch and
+        # transformers are already imported.
+        "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",
+        **conf,
     }
     if given.get("spark.master", wanted["spark.master"]).startswith("local"):
-        # One machine: nothing listens beyond it.
+        # One machine: no port is open to other machines.
         wanted |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     both = {**wanted, **given}
@@ -105,26 +99,30 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
     jars = [] if _brings_delta(both) else _delta_jars()
     if jars:
         added["spark.jars"] = ",".join(filter(None, [both.get("spark.jars", ""), *jars]))
-    left_open = {name: value for name, value in wanted.items() if name not in given}
-    chosen = SparkConf(loadDefaults=False).setAll([*{**left_open, **added}.items()])
+    not_given = {name: value for name, value in wanted.items() if name not in given}
+    chosen = SparkConf(loadDefaults=False).setAll([*{**not_given, **added}.items()])
     os.environ.setdefault("PYSPARK_PYTHON", given.get("spark.pyspark.python", sys.executable))
     _add_to_jvm(jars, chosen)
     started = SparkSession.builder.config(conf=chosen).getOrCreate()
-    # Left to the JVM's end, a cluster sees executors that fail, not an application that is done.
+    # If only the JVM's end stopped it, a cluster would see failed executors instead of a finished
+    # application.
     atexit.register(started.stop)
     return started
 
 
 def require_master() -> None:
-    """Raises ValueError if no session runs and neither the launcher, a properties file nor the environment names a master."""
-    if _running() is None and "DATABRICKS_RUNTIME_VERSION" not in os.environ:
-        if not _given_conf().get("spark.master"):
-            raise ValueError(NO_MASTER)
+    """Raises ValueError if no session runs and no launcher, properties file or environment variable names a
+    master."""
+    if _find_session() is not None or "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return
+    if not read_given_conf().get("spark.master"):
+        raise ValueError(NO_MASTER)
 
 
 @contextmanager
 def persisted(rows: DataFrame) -> Iterator[DataFrame]:
-    """The rows worked out once and kept as long as the context lasts; what the user's session keeps stays."""
+    """The rows, cached for as long as the context lasts. Spark computes lost ones again: see
+    `digest.hold_rows` for rows that are digested."""
     rows.persist(StorageLevel.MEMORY_AND_DISK)
     try:
         yield rows
@@ -132,8 +130,9 @@ def persisted(rows: DataFrame) -> Iterator[DataFrame]:
         rows.unpersist()
 
 
-def _running() -> SparkSession | None:
-    """The session of this thread, else of the process: the JVM's threads do not see each other's."""
+def _find_session() -> SparkSession | None:
+    """The session of this thread, or else of the process: a session that is active in one thread is not
+    active in others."""
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
@@ -142,12 +141,13 @@ def _running() -> SparkSession | None:
 
 
 def _check_java() -> None:
-    """Raises RuntimeError if a JVM is to be started and no Java can run Spark; one that is newer than tested may try."""
+    """Raises RuntimeError if a JVM must be started and Java is too old. A Java newer than those tested is
+    allowed."""
     starts = SparkContext._gateway is None and not {
         "PYSPARK_GATEWAY_PORT",
         "DATABRICKS_RUNTIME_VERSION",
     } & set(os.environ)
-    if not starts or (_conf_folder() / "spark-env.sh").is_file():  # which may choose another Java
+    if not starts or (conf_folder() / "spark-env.sh").is_file():  # it may choose another Java
         return
     java = find_java()
     if java.problem and feature_version(java.version) < min(SUPPORTED_JAVA):
@@ -156,65 +156,11 @@ def _check_java() -> None:
         raise RuntimeError(f"{java.problem}; Spark needs Java {wanted}; run: {remedy}")
 
 
-def _conf_folder() -> Path:
-    return Path(os.environ.get("SPARK_CONF_DIR") or Path(_find_spark_home()) / "conf")
-
-
-def _given_conf() -> dict[str, str]:
-    """What the user's launcher already set, read without starting a second JVM. In the order of spark-submit: flags, --conf,
-    properties files (the default one if no other is named), environment."""
-    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit started this process
-        SparkContext._ensure_initialized()
-        return dict(SparkConf().getAll())
-    flags = list(_submitted(os.environ.get("PYSPARK_SUBMIT_ARGS", "")))
-    given = {_VARIABLES[name]: value for name, value in os.environ.items() if name in _VARIABLES and value}
-    named = [value for flag, value in flags if flag == "--properties-file"][-1:]
-    if not named or any(flag == "--load-spark-defaults" for flag, _ in flags):
-        given |= _properties(_conf_folder() / "spark-defaults.conf", required=False)
-    for file in [*named, *[value for flag, value in flags if flag == "--extra-properties-file"]]:
-        given |= _properties(Path(file))
-    for flag, value in flags:
-        if flag in ("--conf", "-c"):
-            name, equals, text = value.partition("=")
-            if not equals:
-                raise ValueError(f"PYSPARK_SUBMIT_ARGS: {flag} takes name=value, got {value}")
-            given[name] = text
-    return given | {_FLAGS[flag]: value for flag, value in flags if flag in _FLAGS}
-
-
-def _submitted(arguments: str) -> Iterator[tuple[str, str]]:
-    """Flags with their values; --flag=value is --flag value."""
-    words = iter(shlex.split(arguments))
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag == "--load-spark-defaults":
-            yield flag, ""
-        elif flag in _FLAGS or flag in ("--conf", "-c", "--properties-file", "--extra-properties-file"):
-            yield flag, value if equals else next(words, "")
-
-
-def _properties(file: Path, *, required: bool = True) -> dict[str, str]:
-    """A properties file as Java and Spark read it: a name ends at '=', ':' or white space, a line goes on after a backslash."""
-    if not file.is_file():
-        if required:
-            raise FileNotFoundError(
-                f"no properties file at {file}; correct --properties-file in PYSPARK_SUBMIT_ARGS"
-            )
-        return {}
-    given = {}
-    text = re.sub(r"(?m)^\s*[#!].*$", "", file.read_text(encoding="utf-8"))
-    for line in re.sub(r"\\\n\s*", "", text).splitlines():
-        found = re.fullmatch(r"\s*(spark\.(?:\\.|[^\\\s=:])*)\s*[=:]?\s*(.*?)\s*", line)
-        if found:
-            name, value = (re.sub(r"\\(.)", r"\1", part) for part in found.groups())
-            given[name] = value
-    return given
-
-
 def _add_to_jvm(jars: list[str], conf: SparkConf) -> None:
-    """Start the JVM unless it runs, and make the jars known to it; executors get them by `spark.jars`.
+    """Start the JVM if there is none, and add the jars to its class loader.
 
-    The driver would not: spark-submit started the JVM before us, or the user's --jars goes before our `spark.jars`.
+    Executors get the jars by `spark.jars`. The driver does not: spark-submit may have started the JVM
+    already, or the user's --jars replaces our `spark.jars`.
     """
     SparkContext._ensure_initialized(conf=conf)
     jvm = SparkContext._jvm
@@ -225,12 +171,12 @@ def _add_to_jvm(jars: list[str], conf: SparkConf) -> None:
 
 
 def _with_delta(settled: Mapping[str, str]) -> dict[str, str]:
-    """Delta's extension beside those of the user, and its catalog."""
+    """Delta's extension beside the user's extensions, and its catalog."""
     catalog = settled.get(CATALOG, DELTA_CATALOG)
     if catalog not in (DELTA_CATALOG, UNITY_CATALOG):
         raise ValueError(
-            f"{CATALOG} must be {DELTA_CATALOG}, since the tables are Delta's, got {catalog}; give that catalog "
-            "another name, such as spark.sql.catalog.other"
+            f"{CATALOG} must be {DELTA_CATALOG}, because the tables are Delta tables, got {catalog}; give "
+            "that catalog another name, such as spark.sql.catalog.other"
         )
     extensions = [name.strip() for name in settled.get(EXTENSIONS, "").split(",") if name.strip()]
     return {EXTENSIONS: ",".join(dict.fromkeys([*extensions, DELTA_EXTENSION])), CATALOG: catalog}

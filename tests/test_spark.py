@@ -10,7 +10,8 @@ import pytest
 from pyspark import SparkContext
 
 from pipelines.machine import DELTA_JARS
-from pipelines.spark import _brings_delta, _check_java, _delta_jars, _given_conf, _with_delta, session
+from pipelines.spark import _brings_delta, _check_java, _delta_jars, _with_delta, session
+from pipelines.submit import read_given_conf
 
 CHECKOUT = Path(__file__).parent.parent
 ACTIVATED = {
@@ -20,8 +21,10 @@ ACTIVATED = {
 """As in an activated environment: Spark's own scripts take python3 from PATH."""
 PROBE = """
 import json, sys
-from pipelines.spark import session
-spark = session("probe", {"spark.sql.shuffle.partitions": "5", "spark.ui.enabled": "false"})
+from pipelines.spark import session, start_ahead
+conf = {"spark.sql.shuffle.partitions": "5", "spark.ui.enabled": "false"}
+start_ahead("probe", conf)  # in another thread, which must leave nothing behind that only it sees
+spark = session("probe", conf)
 names = ["spark.sql.shuffle.partitions", "spark.master", "spark.ui.enabled", "spark.sql.extensions", "spark.driver.host"]
 print(json.dumps({name: spark.conf.get(name, None) for name in names}))
 assert spark._jvm.java.lang.Thread.currentThread().getContextClassLoader().loadClass("io.delta.sql.DeltaSparkSessionExtension")
@@ -50,7 +53,7 @@ def given(monkeypatch, tmp_path):
 
     def conf(arguments: str) -> dict[str, str]:
         monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", arguments)
-        return _given_conf()
+        return read_given_conf()
 
     return conf
 

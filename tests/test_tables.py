@@ -4,10 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.delta import ContractError, Table, for_spark
+from pipelines.delta import ContractError, Table, arrow_schema, spark_path
+from pipelines.digest import digest_rows, hold_rows
 from pipelines.pin import Pin, fingerprint, pin
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 
@@ -23,7 +25,7 @@ def path(tmp_path):
     return str(tmp_path / "quarantine")
 
 
-def test_a_second_write_from_the_same_inputs_is_a_no_op(spark, path):
+def test_a_second_write_of_the_same_inputs_does_nothing(spark, path):
     first = QUARANTINE.overwrite(broken_rows(spark, range(3)), path, fingerprint="a", facts={"rows in": 3})
     again = QUARANTINE.overwrite(broken_rows(spark, range(9)), path, fingerprint="a", facts={})
     assert again == first == pin(path)
@@ -31,7 +33,7 @@ def test_a_second_write_from_the_same_inputs_is_a_no_op(spark, path):
     assert QUARANTINE.read(spark, path).count() == 3
 
 
-def test_going_back_to_earlier_inputs_writes_the_earlier_rows_again(spark, path):
+def test_earlier_inputs_write_their_rows_again(spark, path):
     # The trap: Delta ignores a transaction id it has seen, and A -> B -> A would silently leave B.
     pins = [
         QUARANTINE.overwrite(broken_rows(spark, range(size)), path, fingerprint=name, facts={})
@@ -42,34 +44,32 @@ def test_going_back_to_earlier_inputs_writes_the_earlier_rows_again(spark, path)
     assert QUARANTINE.read(spark, path, pins[1].version).count() == 5
 
 
-def test_an_append_happens_once_however_often_it_is_run(spark, path):
+def test_a_repeated_append_adds_rows_once(spark, path):
     for name, offsets in (("a", range(3)), ("b", range(3, 5)), ("a", range(3))):
         QUARANTINE.append(broken_rows(spark, offsets), path, fingerprint=name, facts={})
     assert QUARANTINE.read(spark, path).count() == 5
     assert pin(path, made_from="a").num_rows == 3
 
 
-def at_once(monkeypatch, *writes) -> list:
-    """Outcomes of writes that have all looked at the table before the first of them commits."""
-    looked, digest = threading.Barrier(len(writes)), Table.digest
-    waited = threading.local()
+def write_at_once(monkeypatch, *writes) -> list:
+    """Outcomes of writes that have all read the log before the first of them commits."""
+    everybody, waited, commit = threading.Barrier(len(writes)), threading.local(), Table._commit
 
-    def digest_together(table, rows):
-        result = digest(table, rows)
+    def commit_together(*arguments):
         if not hasattr(waited, "once"):
-            waited.once = looked.wait(60)
-        return result
+            waited.once = everybody.wait(60)
+        commit(*arguments)
 
-    monkeypatch.setattr(Table, "digest", digest_together)
+    monkeypatch.setattr(Table, "_commit", commit_together)
     with ThreadPoolExecutor(len(writes)) as pool:
         outcomes = [pool.submit(write) for write in writes]
     return [outcome.exception() or outcome.result() for outcome in outcomes]
 
 
-def test_two_that_replace_the_rows_at_once_leave_those_of_one_and_the_other_is_told(spark, path, monkeypatch):
+def test_two_overwrites_at_once_keep_one_and_fail_one(spark, path, monkeypatch):
     QUARANTINE.overwrite(broken_rows(spark, range(2)), path, fingerprint="before", facts={})
     rows = {"a": broken_rows(spark, range(3)), "b": broken_rows(spark, range(5))}
-    outcomes = at_once(
+    outcomes = write_at_once(
         monkeypatch,
         *[
             partial(QUARANTINE.overwrite, each, path, fingerprint=name, facts={})
@@ -86,10 +86,10 @@ def test_two_that_replace_the_rows_at_once_leave_those_of_one_and_the_other_is_t
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_two_that_append_at_once_add_every_key_once(spark, path, monkeypatch, exists):
+def test_two_appends_at_once_add_every_key_once(spark, path, monkeypatch, exists):
     if exists:
         QUARANTINE.append(broken_rows(spark, [0]), path, fingerprint="before", facts={})
-    pins = at_once(
+    pins = write_at_once(
         monkeypatch,
         *[
             partial(QUARANTINE.append, broken_rows(spark, offsets), path, fingerprint=name, facts={})
@@ -104,7 +104,7 @@ def test_two_that_append_at_once_add_every_key_once(spark, path, monkeypatch, ex
     assert sorted(each.fingerprint for each in pins) == ["a", "b"]
 
 
-def test_an_append_adds_only_keys_that_are_not_there(spark, path):
+def test_an_append_adds_only_new_keys(spark, path):
     QUARANTINE.append(broken_rows(spark, [1, 2]), path, fingerprint="a", facts={})
     second = QUARANTINE.append(broken_rows(spark, [2, 3], reason="later"), path, fingerprint="b", facts={})
     assert second.num_rows == 1
@@ -115,7 +115,7 @@ def test_an_append_adds_only_keys_that_are_not_there(spark, path):
     }
 
 
-def test_rows_that_somebody_deleted_are_appended_again(spark, path):
+def test_deleted_rows_are_appended_again(spark, path):
     QUARANTINE.append(broken_rows(spark, range(3)), path, fingerprint="a", facts={})
     spark.sql(f"DELETE FROM delta.`{path}` WHERE offset = 1")
     assert pin(path, made_from="a") is None
@@ -124,7 +124,7 @@ def test_rows_that_somebody_deleted_are_appended_again(spark, path):
     assert pin(path, made_from="a").num_rows == 1
 
 
-def test_a_table_whose_log_was_cut_off_is_there_but_not_known(spark, path):
+def test_a_shortened_log_gives_a_foreign_pin(spark, path):
     QUARANTINE.overwrite(broken_rows(spark, [1, 2]), path, fingerprint="a", facts={})
     spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('note' = 'later')")
     newest = DeltaTable(path)
@@ -139,14 +139,14 @@ def test_a_table_whose_log_was_cut_off_is_there_but_not_known(spark, path):
     )
 
 
-def test_a_record_behind_many_commits_is_found(spark, path):
+def test_a_pin_behind_many_commits_is_found(spark, path):
     QUARANTINE.overwrite(broken_rows(spark, [1]), path, fingerprint="a", facts={})
     for note in range(20):
         spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('note' = '{note}')")
     assert pin(path).fingerprint == pin(path, made_from="a").fingerprint == "a"
 
 
-def test_the_digest_ignores_order_and_partitioning_and_sees_every_change(spark):
+def test_digest_ignores_order_and_sees_changes(spark):
     rows = broken_rows(spark, range(20))
     digest, num_rows = QUARANTINE.digest(rows)
     assert num_rows == 20
@@ -159,7 +159,7 @@ def test_the_digest_ignores_order_and_partitioning_and_sees_every_change(spark):
     assert len({digest, *(QUARANTINE.digest(each)[0] for each in changed)}) == 4
 
 
-def test_the_digest_tells_a_null_from_its_neighbour(spark):
+def test_digest_separates_null_from_next_column(spark):
     def prediction(text, label):
         rows = spark.createDataFrame(
             [("d", text, label, "p", 0.5, "m", 1, "r", 0)],
@@ -169,12 +169,12 @@ def test_the_digest_tells_a_null_from_its_neighbour(spark):
         )
         return rows.selectExpr("*", "now() AS scored_at", "rand() AS latency_ms")
 
-    # label sorts before text: hashing the columns in one call would give both rows one hash, since nulls are passed over.
+    # label sorts before text. xxhash64 skips nulls, so one call for all columns would give both rows one hash.
     digests = [PREDICTIONS.digest(prediction(*pair))[0] for pair in (("x", None), ("", "x"), ("x", None))]
-    assert digests[0] == digests[2] != digests[1]  # and the time scored does not count
+    assert digests[0] == digests[2] != digests[1]  # and the scoring time does not count
 
 
-def test_nulls_repeated_keys_and_strange_columns_are_refused_before_anything_is_written(spark, path):
+def test_broken_rows_are_refused_before_the_write(spark, path):
     rows = broken_rows(spark, [1, 2])
     repeated = r"quarantine: 1 of 3 rows repeat a key \(source, file, offset\); first .*'offset': 2"
     with pytest.raises(ContractError, match=repeated):
@@ -195,7 +195,7 @@ def test_nulls_repeated_keys_and_strange_columns_are_refused_before_anything_is_
     assert pin(path) is None
 
 
-def test_delta_itself_holds_the_constraints(spark, path):
+def test_delta_enforces_the_constraints(spark, path):
     QUARANTINE.overwrite(broken_rows(spark, [1]), path, fingerprint="a", facts={})
     with pytest.raises(Exception, match=r"DELTA_VIOLATE_CONSTRAINT|violated"):
         spark.sql(f"INSERT INTO delta.`{path}` VALUES ('s', 'f', -5, 1, 'r', null)")
@@ -203,7 +203,7 @@ def test_delta_itself_holds_the_constraints(spark, path):
         spark.sql(f"INSERT INTO delta.`{path}` VALUES ('s', 'f', 5, 1, null, null)")
 
 
-def test_a_change_from_outside_is_told_apart_from_maintenance(spark, path):
+def test_foreign_changes_differ_from_maintenance(spark, path):
     QUARANTINE.overwrite(broken_rows(spark, [1, 2]), path, fingerprint="a", facts={})
     spark.sql(f"OPTIMIZE delta.`{path}`")
     assert pin(path).fingerprint == "a"
@@ -212,7 +212,7 @@ def test_a_change_from_outside_is_told_apart_from_maintenance(spark, path):
     assert (changed.fingerprint, changed.digest, changed.facts) == ("", "", {"operation": "DELETE"})
 
 
-def test_a_table_that_is_not_there_names_the_remedy(spark, tmp_path):
+def test_a_missing_table_names_the_remedy(spark, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no documents table at .*; run the stage that writes it"):
         DOCUMENTS.read(spark, str(tmp_path / "nothing"))
 
@@ -220,13 +220,13 @@ def test_a_table_that_is_not_there_names_the_remedy(spark, tmp_path):
 @pytest.mark.parametrize(
     "table", [DOCUMENTS, QUARANTINE, SEQUENCES, PREDICTIONS], ids=lambda table: table.name
 )
-def test_every_column_says_what_it_is_and_the_key_is_required(table):
+def test_columns_have_comments_and_keys_are_required(table):
     columns = {column.name: column for column in table.schema}
     assert all(column.metadata.get("comment") for column in table.schema)
     assert not any(columns[name].nullable for name in table.key)
 
 
-def test_a_fingerprint_depends_on_values_not_on_the_order_of_keys():
+def test_fingerprint_ignores_the_order_of_keys():
     assert (
         fingerprint({"a": 1, "b": [2]})
         == fingerprint(json.loads('{"b": [2], "a": 1}'))
@@ -243,8 +243,138 @@ def test_a_fingerprint_depends_on_values_not_on_the_order_of_keys():
         ("/Volumes/c", True, "/Volumes/c"),
     ],
 )
-def test_spark_is_told_what_is_local(monkeypatch, path, databricks, expected):
+def test_spark_gets_local_paths_as_uris(monkeypatch, path, databricks, expected):
     monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
     if databricks:
         monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
-    assert for_spark(path) == expected
+    assert spark_path(path) == expected
+
+
+def test_appends_beside_maintenance_add_every_key_once(spark, path, monkeypatch):
+    # A maintenance commit between two readers of the log: the version differs, the rows they know are the same.
+    QUARANTINE.append(broken_rows(spark, [0]), path, fingerprint="before", facts={})
+    commit, others = Table._commit, []
+
+    def commit_late(table, *arguments):
+        if arguments[4] == "a" and not others:
+            spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('note' = 'x')")
+            others.append(ThreadPoolExecutor(1).submit(append, "b", [3, 4]))
+            assert b_read_the_log.wait(60)
+            commit(table, *arguments)
+            a_committed.set()
+            return
+        if arguments[4] == "b" and not b_read_the_log.is_set():
+            b_read_the_log.set()
+            assert a_committed.wait(60)
+        commit(table, *arguments)
+
+    def append(name, offsets):
+        return QUARANTINE.append(broken_rows(spark, offsets), path, fingerprint=name, facts={})
+
+    b_read_the_log, a_committed = threading.Event(), threading.Event()
+    monkeypatch.setattr(Table, "_commit", commit_late)
+    assert append("a", [1, 2, 3]).num_rows == 3
+    assert others[0].result(120).num_rows == 1
+    assert sorted(row.offset for row in QUARANTINE.read(spark, path).collect()) == [0, 1, 2, 3, 4]
+
+
+PARTITIONED = Table(
+    name="parts",
+    row="one number",
+    key=("number",),
+    partition_by=("split",),
+    checks={"positive": "number > 0"},
+    ddl="number INT NOT NULL COMMENT 'n', split STRING NOT NULL COMMENT 's', seen MAP<STRING, INT> COMMENT 'm'",
+)
+
+
+def numbers(spark, *rows):
+    return spark.createDataFrame([(*row, None) for row in rows], PARTITIONED.schema)
+
+
+def test_an_overwrite_removes_old_partitions(spark, path):
+    PARTITIONED.overwrite(numbers(spark, (1, "train"), (2, "test")), path, fingerprint="a", facts={})
+    spark.conf.set("spark.sql.sources.partitionOverwriteMode", "dynamic")
+    try:
+        PARTITIONED.overwrite(numbers(spark, (3, "train")), path, fingerprint="b", facts={})
+    finally:
+        spark.conf.unset("spark.sql.sources.partitionOverwriteMode")
+    assert [row.number for row in PARTITIONED.read(spark, path).collect()] == [3]
+
+
+def test_a_new_table_takes_two_commits(spark, path):
+    pinned = PARTITIONED.overwrite(numbers(spark, (1, "train")), path, fingerprint="a", facts={})
+    commits = DeltaTable(path).history()
+    assert [commit["operation"] for commit in commits] == ["WRITE", "CREATE TABLE"]
+    assert pinned.version == 1
+    configuration = DeltaTable(path).metadata().configuration
+    assert configuration["delta.constraints.positive"] == "number > 0"
+    assert configuration["delta.deletedFileRetentionDuration"] == "interval 365 days"
+    assert [field.nullable for field in DeltaTable(path).schema().fields] == [False, False, True]
+
+
+def test_a_table_without_its_constraint_gets_it(spark, path):
+    bare = Table(**{**PARTITIONED.__dict__, "checks": {}})
+    bare.overwrite(numbers(spark, (1, "train")), path, fingerprint="a", facts={})
+    PARTITIONED.overwrite(numbers(spark, (2, "train")), path, fingerprint="b", facts={})
+    with pytest.raises(Exception, match=r"DELTA_VIOLATE_CONSTRAINT|violated"):
+        spark.sql(f"INSERT INTO delta.`{path}` VALUES (-5, 'train', null)")
+
+
+def test_a_table_of_other_columns_names_the_remedy(spark, path):
+    QUARANTINE.overwrite(broken_rows(spark, [1]), path, fingerprint="a", facts={})
+    with pytest.raises(
+        ContractError, match=r"columns of an earlier Distributary \(source, .*\); delete or move"
+    ):
+        PARTITIONED.overwrite(numbers(spark, (1, "train")), path, fingerprint="b", facts={})
+
+
+def test_digest_and_files_come_from_the_same_rows(spark, path):
+    random = broken_rows(spark, range(50)).selectExpr(
+        "source", "file", "offset", "line", "uuid() || rand() AS reason", "raw"
+    )
+    pinned = QUARANTINE.overwrite(random, path, fingerprint="a", facts={})
+    assert QUARANTINE.digest(QUARANTINE.read(spark, path)) == (pinned.digest, 50)
+
+
+def test_lost_rows_fail_the_write(spark, path):
+    with QUARANTINE.hold(broken_rows(spark, range(5))) as held:
+        held.rows._jdf.queryExecution().logical().rdd().unpersist(True)  # as if the executor were gone
+        with pytest.raises(Exception, match="CHECKPOINT_RDD_BLOCK_ID_NOT_FOUND"):
+            QUARANTINE.overwrite(held, path, fingerprint="a", facts={})
+    assert pin(path) is None
+
+
+def test_held_rows_are_released(spark):
+    before = spark.sparkContext._jsc.getPersistentRDDs().size()
+    with hold_rows(spark.range(5).toDF("id"), digested=["id"]) as held:
+        assert held.rows.count() == held.num_rows == 5
+        assert spark.sparkContext._jsc.getPersistentRDDs().size() == before + 1
+    assert spark.sparkContext._jsc.getPersistentRDDs().size() == before
+
+
+def test_a_new_table_takes_few_spark_jobs(spark, path):
+    def count_jobs():
+        spark._jsc.sc().listenerBus().waitUntilEmpty()
+        return spark._jsc.sc().statusStore().jobsList(None).size()
+
+    before = count_jobs()
+    QUARANTINE.overwrite(broken_rows(spark, range(3)), path, fingerprint="a", facts={})
+    assert 3 <= count_jobs() - before <= 9
+
+
+def test_digest_ignores_the_order_of_map_entries(spark):
+    def digest(entries):
+        return digest_rows(spark.sql(f"SELECT 1 AS id, {entries} AS entries"), ["id", "entries"])
+
+    assert digest("map('a', 1, 'b', 2)") == digest("map('b', 2, 'a', 1)") != digest("map('a', 2, 'b', 1)")
+
+
+def test_arrow_schema_follows_the_ddl(spark):
+    found = arrow_schema(
+        "a INT NOT NULL COMMENT 'x', b ARRAY<STRUCT<c: STRING, d: BIGINT>>, e TIMESTAMP, f BINARY"
+    )
+    assert found.names == ["a", "b", "e", "f"]
+    assert (found.field("a").type, found.field("a").nullable) == (pa.int32(), False)
+    assert found.field("b").type.value_type == pa.struct([("c", pa.string()), ("d", pa.int64())])
+    assert (found.field("e").type, found.field("f").type) == (pa.timestamp("us", tz="UTC"), pa.binary())

@@ -128,13 +128,14 @@ def check_slots() -> Check:
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     try:
         from jobs.shell.settings import load
-        from pipelines.spark import DEFAULT_MASTER, _given_conf
+        from pipelines.spark import DEFAULT_MASTER
+        from pipelines.submit import read_given_conf
     except Exception as error:  # a library is missing or broken
         found, wanted = f"unknown: {error}", "one slot per rank"
         return Check(name="spark slots", status="warn", found=found, wanted=wanted, fix="make setup")
     tree = load().tree
     ranks = tree["finetune"]["num_ranks"]
-    master = {"spark.master": DEFAULT_MASTER, **tree["spark"], **_given_conf()}["spark.master"]
+    master = {"spark.master": DEFAULT_MASTER, **tree["spark"], **read_given_conf()}["spark.master"]
     wanted = f"one slot for each of finetune.num_ranks={ranks}"
     local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
     if local is None:

@@ -1,6 +1,6 @@
 """The course of a stage: plan; if the output is not up to date, start Spark and write it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -23,8 +23,16 @@ class Work(Generic[_Inputs]):
     """What the output is made from."""
     inputs: _Inputs
     """The versions that the fingerprint names; newer ones that appear meanwhile change nothing."""
-    spark: "SparkSession"
     progress: Progress
+    app_name: str
+    conf: Mapping[str, str]
+
+    @property
+    def spark(self) -> "SparkSession":
+        """The session; waits for its start. Import heavy libraries before the first use: that overlaps both."""
+        from pipelines.spark import session
+
+        return session(self.app_name, self.conf)
 
 
 def run_stage(
@@ -39,9 +47,16 @@ def run_stage(
         if planned.up_to_date:
             return Outcome(stage=stage, ran=False, why=planned.why, facts=planned.facts)
         progress.phase("starting Spark")
-        from pipelines.spark import session  # only a stage with work to do loads Spark
+        from pipelines.spark import start_ahead  # only a stage with work to do loads Spark
 
-        spark = session(f"distributary {stage}", config.spark)
-        made_from, inputs = planned.fingerprint, planned.inputs
-        facts = write(config, Work(fingerprint=made_from, inputs=inputs, spark=spark, progress=progress))
+        app_name = f"distributary {stage}"
+        start_ahead(app_name, config.spark)
+        work = Work(
+            fingerprint=planned.fingerprint,
+            inputs=planned.inputs,
+            progress=progress,
+            app_name=app_name,
+            conf=config.spark,
+        )
+        facts = write(config, work)
     return Outcome(stage=stage, ran=True, why=planned.why, facts=facts)
