@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from pipelines.dataset.packing.pack import token_bytes
 from tokenizers.processors import TemplateProcessing
 
-from pipelines.dataset.packing.pack import token_bytes
 from pipelines.dataset.reader import NO_LABEL, Rows
 from pipelines.dataset.tokenizer import END_OF_TEXT, PAD, from_json
 from pipelines.finetune.models.folder import load_model
