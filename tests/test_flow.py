@@ -168,11 +168,11 @@ def test_dry_run_changes_nothing_and_lists_each_stage(flow, tmp_path):
         *flow_overrides(flow.folder),
         f"root={tmp_path}/new",
     ]
-    told = subprocess.run(
+    lines = subprocess.run(
         command, capture_output=True, text=True, cwd=CHECKOUT, check=True
     ).stdout.splitlines()
-    assert [line.split(":")[0] for line in told] == ["corpus", "dataset", "finetune", "registry", "scoring"]
-    assert all("would run" in line for line in told)
+    assert [line.split(":")[0] for line in lines] == ["corpus", "dataset", "finetune", "registry", "scoring"]
+    assert all("would run" in line for line in lines)
     assert not (tmp_path / "new").exists()
 
 
