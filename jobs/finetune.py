@@ -62,18 +62,15 @@ def main(config: Config) -> Outcome:
 
 
 def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:
-    from pipelines.finetune.driver import Listeners, run_training
+    from pipelines.finetune.driver import Listeners, require_slots, run_training
     from pipelines.registry.runs.training import record_run
 
-    (training, sequences), progress = work.inputs, work.progress
-    params = redact({**training.settings(), "num_ranks": config.num_ranks})
-    record = record_run(
-        training, sequences, config.tracking.experiment, params, config.effective, config.folder
-    )
-    with record as run:
-        listeners = Listeners(run.log, progress.update, progress.print, run.require_lease)
-        waiting = config.wait_for_slots_seconds
-        run_training(work.spark, training, listeners, num_ranks=config.num_ranks, wait_seconds=waiting)
+    (training, sequences), num_ranks, show = work.inputs, config.num_ranks, work.progress
+    params, experiment = redact({**training.settings(), "num_ranks": num_ranks}), config.tracking.experiment
+    require_slots(work.spark, num_ranks, wait_seconds=config.wait_for_slots_seconds)
+    with record_run(training, sequences, experiment, params, config.effective, config.folder) as run:
+        listeners = Listeners(run.log, show.update, show.print, run.require_lease)
+        run_training(work.spark, training, listeners, num_ranks=num_ranks)
     return run.facts
 
 
