@@ -25,6 +25,9 @@ MESSAGES = ("note", "warning")
 NOTE_SECONDS = 2.0
 """Every batch of an evaluation makes a note; one in this time is kept."""
 CLOSE_TRIES, CLOSE_PAUSE_SECONDS = 5, 2.0
+"""Before a checkpoint and at the end; storage that is away for longer fails the rank, and Spark launches
+again.
+"""
 MAX_PENDING = 10_000
 """Events kept while storage refuses them, about 3 MB: hours of training at one event per second."""
 
@@ -65,8 +68,9 @@ class EventWriter:
             self.write("note", step=step, text=text)
 
     def close(self) -> None:
-        """Write what is pending. Raises OSError if storage refuses it CLOSE_TRIES times: a checkpoint must not
-        be kept without the events before it.
+        """Write what is pending. Raises OSError if storage refuses it CLOSE_TRIES times.
+
+        A checkpoint must not be kept without the events before it.
         """
         for attempt in range(1, CLOSE_TRIES + 1):
             try:
