@@ -61,17 +61,17 @@ def main(config: Config) -> Outcome:
 
 
 def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:
-    from pipelines.finetune.driver import Listeners, run_training
+    from pipelines.finetune.driver import Listeners, require_slots, run_training
     from pipelines.registry.runs.training import record_run
     from pipelines.registry.store import connect
 
-    (training, sequences), progress, tracking = work.inputs, work.progress, config.tracking
+    (training, sequences), num_ranks, show = work.inputs, config.num_ranks, work.progress
+    tracking, params = config.tracking, redact({**training.settings(), "num_ranks": num_ranks})
+    require_slots(work.spark, num_ranks, wait_seconds=config.wait_for_slots_seconds)
     connect(tracking.uri, tracking.artifacts)
-    params = redact({**training.settings(), "num_ranks": config.num_ranks})
     with record_run(training, sequences, tracking.experiment, params, config.effective, config.folder) as run:
-        listeners = Listeners(run.log, progress.update, progress.print, run.require_lease)
-        waiting = config.wait_for_slots_seconds
-        run_training(work.spark, training, listeners, num_ranks=config.num_ranks, wait_seconds=waiting)
+        listeners = Listeners(run.log, show.update, show.print, run.require_lease)
+        run_training(work.spark, training, listeners, num_ranks=num_ranks)
     return run.facts
 
 

@@ -50,9 +50,10 @@ class BrokenFolder:
     """A folder whose disk can be full."""
 
     def __init__(self, folder):
-        self.folder, self.is_broken, self.path = folder, True, folder.path
+        self.folder, self.is_broken, self.path, self.num_writes = folder, True, folder.path, 0
 
     def write(self, name, content):
+        self.num_writes += 1
         if self.is_broken:
             raise OSError(28, "No space left on device")
         self.folder.write(name, content)
@@ -62,6 +63,7 @@ class BrokenFolder:
 def broken(tmp_path, monkeypatch):
     monkeypatch.setattr(events, "MIN_FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(events, "MAX_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(events, "CLOSE_PAUSE_SECONDS", 0.0)
     return BrokenFolder(Folder(str(tmp_path)))
 
 
@@ -79,6 +81,7 @@ def test_before_a_checkpoint_events_must_be_on_storage(broken):
     writer.write("step", step=1)
     with pytest.raises(OSError, match="No space left"):
         writer.close()
+    assert broken.num_writes == 1 + events.CLOSE_TRIES
     broken.is_broken = False
     writer.close()
     assert [event["step"] for event in EventReader(broken.folder).new()] == [1]
