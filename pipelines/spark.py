@@ -38,7 +38,8 @@ DEFAULT_MASTER = "local[2,4]"
 
 NO_MASTER = (
     "spark.master is empty, as --env cluster has it, and nothing else names a Spark master; start the stage "
-    "with spark-submit --master URL, or set spark.master=URL as a key or in spark-defaults.conf (spark://HOST:7077, yarn, k8s://...)"
+    "with spark-submit --master URL, or set spark.master=URL as a key or in spark-defaults.conf "
+    "(spark://HOST:7077, yarn, k8s://...)"
 )
 
 _start = threading.RLock()

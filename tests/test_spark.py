@@ -25,9 +25,11 @@ from pipelines.spark import session, start_ahead
 conf = {"spark.sql.shuffle.partitions": "5", "spark.ui.enabled": "false"}
 start_ahead("probe", conf)  # in another thread, which must leave nothing behind that only it sees
 spark = session("probe", conf)
-names = ["spark.sql.shuffle.partitions", "spark.master", "spark.ui.enabled", "spark.sql.extensions", "spark.driver.host"]
+names = ["spark.sql.shuffle.partitions", "spark.master", "spark.ui.enabled", "spark.sql.extensions"]
+names.append("spark.driver.host")
 print(json.dumps({name: spark.conf.get(name, None) for name in names}))
-assert spark._jvm.java.lang.Thread.currentThread().getContextClassLoader().loadClass("io.delta.sql.DeltaSparkSessionExtension")
+loader = spark._jvm.java.lang.Thread.currentThread().getContextClassLoader()
+assert loader.loadClass("io.delta.sql.DeltaSparkSessionExtension")
 same = session("another", {"spark.sql.shuffle.partitions": "9"})
 assert same.conf.get("spark.sql.shuffle.partitions") == spark.conf.get("spark.sql.shuffle.partitions")
 worker = spark.sparkContext.parallelize([0], 1).map(lambda _: __import__("sys").executable).first()
@@ -87,7 +89,8 @@ def test_a_properties_file_stands_in_for_the_default_one(given, tmp_path):
     }
     assert given(f"--properties-file {tmp_path}/mine pyspark-shell") == mine
     extra = given(
-        f"--properties-file={tmp_path}/mine --extra-properties-file {tmp_path}/extra --conf spark.b=conf pyspark-shell"
+        f"--properties-file={tmp_path}/mine --extra-properties-file {tmp_path}/extra "
+        "--conf spark.b=conf pyspark-shell"
     )
     assert extra == {**mine, "spark.a": "extra", "spark.b": "conf"}
     with_defaults = given(f"--load-spark-defaults --properties-file {tmp_path}/mine pyspark-shell")

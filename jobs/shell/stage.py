@@ -29,7 +29,7 @@ class Work(Generic[_Inputs]):
 
     @property
     def spark(self) -> "SparkSession":
-        """The session; waits for its start. Import heavy libraries before the first use: that overlaps both."""
+        """The session; waits for its start. Import heavy libraries before the first use."""
         from pipelines.spark import session
 
         return session(self.app_name, self.conf)
