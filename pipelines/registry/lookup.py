@@ -110,8 +110,8 @@ class Lookup:
         connect(self._uri, self._artifact_root)
         state = None if path is None else read_state(path)  # connecting may have created the store
         answer = ask()
-        # A store that changed during the question may have changed before or after the answer: such an answer
-        # is not kept.
+        # If the store has changed, the answer may belong to the new state. It is not kept under the old one,
+        # which a restored backup could bring back.
         if path is not None and state is not None and state == read_state(path):
             _keep_answer(path, state, key, answer)
         return answer

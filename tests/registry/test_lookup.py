@@ -109,7 +109,10 @@ def test_an_answer_during_a_change_is_not_kept(experiment, uri, connected, monke
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "search_runs", finish_while_asked)
         assert questions.find_finished_run(experiment, "abc") is None
+    file = answers_file(connected / "mlflow.db")
+    assert experiment not in (file.read_text() if file.exists() else "")
     assert questions.find_finished_run(experiment, "abc") == tracker.run_id
+    assert experiment in file.read_text()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"state": 1}', '{"answers": {}}', "not json"])
