@@ -1,1 +1,4 @@
-"""Measurements: ours beside each peer, in one run on one machine, told as a ratio. A number alone says more of the machine."""
+"""Measurements: Distributary beside a peer, in one run on one machine, as a ratio.
+
+A number alone says more about the machine than about the code.
+"""

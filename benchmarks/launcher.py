@@ -1,14 +1,16 @@
-"""How long until ranks can train: our barrier launch beside `horovod.spark.run`, in turn, on one Spark session.
+"""Time until ranks can train: our barrier launch and `horovod.spark.run`, in turn, on one Spark session.
 
-start: seconds on the driver from the call until the first allreduce is finished on every rank; call: until the call returns.
-Each round calls ours twice, then theirs; the first round is told, not counted. Spark is up in all of them. What differs:
+start: seconds on the driver from the call until the first allreduce has finished on every rank; call: until
+the call returns. Each round calls ours twice, then theirs. The first round is printed but not counted. Spark
+is running in all of them. The difference:
 
-- run_ranks, kept: in the Python workers of the call before, which have torch loaded. The warm start, which the bar is about.
-- run_ranks, fresh: in new Python workers, which import torch first. horovod.spark.run leaves Spark's workers unfit for reuse
-  (it never reads their input), so our first call after it always gets new ones.
-- horovod.spark.run: starts processes of its own every time; it has no warmer way.
+- run_ranks, kept: in the Python workers of the call before, which have torch loaded. This warm start is what
+  the bar is about.
+- run_ranks, fresh: in new Python workers, which import torch first. horovod.spark.run does not read the input
+  of Spark's workers, so Spark can't use them again, and our first call after it always gets new ones.
+- horovod.spark.run: starts its own processes every time.
 
-Exit status: 0, also when the bar is missed; 2 if something failed.
+Exit status: 0, also if the bar is missed; 2 if something failed.
 """
 
 import json
@@ -36,7 +38,7 @@ from pipelines.spark import session
 
 NUM_RANKS = 2
 MAX_RATIO = 0.3
-"""The bar: our median warm start over theirs. A launcher that saves less would not be worth its code."""
+"""The bar: our median warm start over theirs. With a smaller gain, the launcher would not be worth its code."""
 PATIENCE_SECONDS = 120
 RESULT = Path(__file__).parent / "results" / "launcher.json"
 CONF = {"spark.master": "local[2,4]", "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
@@ -48,7 +50,7 @@ Launch = Callable[[], list[Rank]]
 
 
 def first_collective(*_: Any) -> Rank:
-    """One named allreduce: its sum over the ranks, the time when this rank had it, the rank's process."""
+    """One named allreduce: its sum over the ranks, the time when this rank received it, the process id."""
     import horovod.torch as hvd
     import torch
 
@@ -77,17 +79,20 @@ def launch_theirs() -> list[Rank]:
 
 def measure(launch: Launch) -> Sample:
     called = time.time()
-    told = launch()
+    ranks = launch()
     returned = time.time()
-    sums = [total for total, _, _ in told]
+    sums = [total for total, _, _ in ranks]
     if sums != [NUM_RANKS] * NUM_RANKS:
         raise RuntimeError(f"the allreduce of {NUM_RANKS} ones gave {sums}: the ranks were not one world")
-    start = max(finished for _, finished, _ in told) - called
-    return {"start": start, "call": returned - called, "processes": [pid for _, _, pid in told]}
+    start = max(finished for _, finished, _ in ranks) - called
+    return {"start": start, "call": returned - called, "processes": [pid for _, _, pid in ranks]}
 
 
 def compare(launchers: dict[str, Launch], pairs: int, work: Progress) -> dict[str, list[Sample]]:
-    """Samples by launcher, the warm-up first. Raises RuntimeError where Spark's workers were not as the launcher's name says."""
+    """Samples by launcher, the warm-up first.
+
+    Raises RuntimeError if a launcher ran in workers of the wrong kind (kept or new).
+    """
     samples: dict[str, list[Sample]] = {name: [] for name in launchers}
     before: set[int] = set()
     for number in range(pairs + 1):
@@ -101,7 +106,7 @@ def compare(launchers: dict[str, Launch], pairs: int, work: Progress) -> dict[st
             kept = before & set(sample["processes"])
             if len(kept) != (NUM_RANKS if name == KEPT else 0):
                 raise RuntimeError(
-                    f"{turn}: {name}: {len(kept)} of {NUM_RANKS} ranks ran in a process that had run ranks before"
+                    f"{turn}: {name}: {len(kept)} of {NUM_RANKS} ranks ran in a process of earlier ranks"
                 )
             before |= set(sample["processes"])
             samples[name].append(sample)
@@ -109,7 +114,7 @@ def compare(launchers: dict[str, Launch], pairs: int, work: Progress) -> dict[st
 
 
 def report(samples: dict[str, list[Sample]]) -> dict[str, Any]:
-    """Print the table; what it says, with the samples, for the file."""
+    """Print the table; its numbers, with the samples, for the file."""
     table = Table("seconds", "launcher", "min", "median", "max", "warm-up")
     for what in ("start", "call"):
         for name, (warm_up, *counted) in samples.items():
@@ -132,7 +137,7 @@ def report(samples: dict[str, list[Sample]]) -> dict[str, Any]:
         )
     met = ratios[KEPT] <= MAX_RATIO
     console.print(
-        f"bar {'met' if met else 'not met'}: warm start {ratios[KEPT]:.2f} of theirs, at most {MAX_RATIO} wanted"
+        f"bar {'met' if met else 'not met'}: warm start {ratios[KEPT]:.2f} of theirs, limit {MAX_RATIO}"
     )
     return {
         "samples": samples,

@@ -1,7 +1,6 @@
 """Stage 3: sequences to an MLflow run with a model folder.
 
-Starts the ranks in a Spark barrier stage. A training that was killed continues from its newest checkpoint.
-"""
+Starts the ranks in a Spark barrier stage. A training that was killed continues from its newest checkpoint."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -49,11 +48,10 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
     from pipelines.registry.lookup import Lookup
     from pipelines.registry.runs.state import find_state
 
+    lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
     sequences = require_unmodified_table(config.sequences, "sequences", "dataset")
     training = make_training(config, sequences)
-    tracking, folder = config.tracking, config.folder
-    lookup = Lookup(tracking.uri, tracking.artifacts)
-    up_to_date, why, facts = find_state(training, lookup, experiment=tracking.experiment, folder=folder)
+    up_to_date, why, facts = find_state(training, lookup, config.tracking.experiment, config.folder)
     inputs = (training, sequences)
     return Plan(fingerprint=training.fingerprint, up_to_date=up_to_date, why=why, inputs=inputs, facts=facts)
 
@@ -63,27 +61,17 @@ def main(config: Config) -> Outcome:
 
 
 def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:
-    from pipelines.finetune.driver import Listeners, run_training
-    from pipelines.registry.lookup import Lookup
+    from pipelines.finetune.driver import Listeners, require_slots, run_training
     from pipelines.registry.runs.training import record_run
     from pipelines.registry.store import connect
 
-    (training, sequences), progress = work.inputs, work.progress
-    params = redact({**training.settings(), "num_ranks": config.num_ranks})
-    tracking = config.tracking
+    (training, sequences), num_ranks, show = work.inputs, config.num_ranks, work.progress
+    tracking, params = config.tracking, redact({**training.settings(), "num_ranks": num_ranks})
+    require_slots(work.spark, num_ranks, wait_seconds=config.wait_for_slots_seconds)
     connect(tracking.uri, tracking.artifacts)
-    with record_run(
-        training,
-        sequences,
-        Lookup(tracking.uri, tracking.artifacts),
-        experiment=tracking.experiment,
-        params=params,
-        config=config.effective,
-        folder=config.folder,
-    ) as run:
-        listeners = Listeners(run.log, progress.update, progress.print, run.require_lease)
-        waiting = config.wait_for_slots_seconds
-        run_training(work.spark, training, listeners, num_ranks=config.num_ranks, wait_seconds=waiting)
+    with record_run(training, sequences, tracking.experiment, params, config.effective, config.folder) as run:
+        listeners = Listeners(run.log, show.update, show.print, run.require_lease)
+        run_training(work.spark, training, listeners, num_ranks=num_ranks)
     return run.facts
 
 

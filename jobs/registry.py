@@ -62,16 +62,13 @@ def judge_model(config: Config, work: "Work[tuple[CurrentRun, Pin]]") -> dict[st
     from pipelines.tables import DOCUMENTS
 
     connect(config.tracking.uri, config.tracking.artifacts)
-    (run, documents), name = work.inputs, config.name
-    phase = work.progress.phase
+    (run, documents), name, phase = work.inputs, config.name, work.progress.phase
     phase(f"registering the model of run {run.run_id}")
-    held_out = select_kept(DOCUMENTS.read(work.spark, documents.path, documents.version), config.split)
-    examples = example_texts(held_out)
+    rows = select_kept(DOCUMENTS.read(work.spark, documents.path, documents.version), config.split)
+    examples = example_texts(rows)
     with Folder(run.folder).local("model") as folder:
         version = register_model(run.run_id, folder, name, code=SERVE_SCRIPT, input_example=examples)
-    verdict = compare(
-        held_out, name, version, min_gain=config.min_gain, batch_size=config.batch_size, say=phase
-    )
+    verdict = compare(rows, name, version, min_gain=config.min_gain, batch_size=config.batch_size, say=phase)
     verdict = apply_verdict(verdict, run.run_id, name, made_from=work.fingerprint)
     state = "champion" if find_champion(name) == version else "challenger"
     return {"model version": f"{name} {version} ({state})", "gate": verdict.reason}

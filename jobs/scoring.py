@@ -1,7 +1,6 @@
 """Stage 5: documents to predictions of a registered model.
 
-Reads documents of one split and the version that an alias names now; skips what this version scored before.
-"""
+Reads documents of one split and the version that an alias names now; skips what it scored before."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -37,10 +36,10 @@ def plan(config: Config) -> "Plan[tuple[Pin, VersionRef]]":
 
     lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
     documents = require_table(config.documents, "documents", "corpus")
-    model = lookup.find_version(config.name, config.alias)
+    inputs = documents, (model := lookup.find_version(config.name, config.alias))
     settings = (model.name, model.version, model.run_id, documents.identity(), config.split)
     made_from = fingerprint("scoring", REVISION, *settings, lookup.read_last_verdict(config.name))
-    return plan_tables(made_from, [config.predictions], display_predictions, inputs=(documents, model), appended=True)
+    return plan_tables(made_from, [config.predictions], display_predictions, inputs=inputs, appended=True)
 
 
 def main(config: Config) -> Outcome:
@@ -54,9 +53,9 @@ def write_predictions(config: Config, work: "Work[tuple[Pin, VersionRef]]") -> d
     from pipelines.scoring import batch
     from pipelines.tables import DOCUMENTS, PREDICTIONS
 
+    (documents, ref), spark, num_before = work.inputs, work.spark, 0
     connect(config.tracking.uri, config.tracking.artifacts)
-    (documents, version), spark, num_before = work.inputs, work.spark, 0
-    model = resolve_model(version.name, version.version)
+    model = resolve_model(ref.name, ref.version)
     rows = batch.select_split(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
     if version_of(config.predictions) >= 0:
         predictions = PREDICTIONS.read(spark, config.predictions)

@@ -30,8 +30,8 @@ from jobs.shell.display import display_outcome, display_summary
 from pipelines.pin import pin
 from pipelines.registry import store
 from pipelines.registry.runs.current import require_current
-from pipelines.registry.runs.tracker import read_run_status
 from pipelines.registry.runs.lineage import read_lineage
+from pipelines.registry.runs.tracker import read_run_status
 from pipelines.registry.versions.resolve import resolve_model
 from pipelines.scoring.evaluate import count_confusion
 from pipelines.spark import session

@@ -3,6 +3,6 @@
 raw files -> documents -> sequences -> MLflow run -> model version -> predictions
          corpus       dataset     finetune      registry        scoring
 
-Each stage reads only what the stage above it wrote. Imports run one way: scoring -> registry -> finetune -> dataset -> corpus
--> spark -> tables. Nothing here knows YAML or a command line; `jobs` does.
+Each stage reads only what the stage before it wrote. Imports go one way: scoring -> registry -> finetune ->
+dataset -> corpus -> spark -> tables. Nothing here knows YAML or a command line; `jobs` does.
 """

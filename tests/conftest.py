@@ -1,4 +1,4 @@
-"""One SparkSession and one small flow for the whole run: starting either takes longer than most tests."""
+"""One SparkSession and one small flow for all tests: starting them takes longer than most tests."""
 
 import csv
 import os
@@ -42,7 +42,7 @@ def spark():
 
 
 def write_tickets(folder: Path) -> None:
-    """Four intents of Banking77, and a broken record, a Chinese row and a copy of a test row in train."""
+    """Four intents of Banking77. In train also a broken record, a Chinese row and a copy of a test row."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "test"):
         with (BANKING77 / f"{name}.csv").open(newline="", encoding="utf-8") as source:
@@ -64,19 +64,21 @@ def write_tickets(folder: Path) -> None:
 
 
 def flow_overrides(folder: Path) -> list[str]:
-    """A small flow in `folder`: the real stages on write_tickets' files with a tiny encoder from scratch."""
+    """A small flow in `folder`: the real stages on the files of write_tickets, with a tiny encoder."""
 
     def source(name: str, splits: str) -> str:
         fields = "{text: text, label: category}"
-        return f"{{name: {name}, path: {folder}/raw/{name}.csv, format: csv, fields: {fields}, splits: {splits}}}"
+        path = f"{folder}/raw/{name}.csv"
+        return f"{{name: {name}, path: {path}, format: csv, fields: {fields}, splits: {splits}}}"
 
+    train, test = source("train", "{train: 0.9, validation: 0.1}"), source("test", "{test: 1.0}")
     model = "{" + ", ".join(f"{key}: {value}" for key, value in TINY_ENCODER.items()) + "}"
     return [
         "recipe=tickets",
         f"root={folder}/lake",
         f"tracking.uri=sqlite:///{folder}/mlflow.db",
         f"tracking.artifacts={folder}/artifacts",
-        f"corpus.sources=[{source('train', '{train: 0.9, validation: 0.1}')}, {source('test', '{test: 1.0}')}]",
+        f"corpus.sources=[{train}, {test}]",
         "dataset.tokenizer.vocab_size=400",
         "dataset.packing.sequence_length=48",
         f"finetune.model.config={model}",

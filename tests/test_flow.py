@@ -10,8 +10,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from jobs.training import training_of
-from pipelines.finetune.worker import result_of
+from jobs import finetune
+from pipelines.finetune.results import read_result
 from pipelines.pin import pin
 from pipelines.registry.runs.current import require_current
 from pipelines.registry.runs.lineage import read_lineage
@@ -24,7 +24,7 @@ from tests.test_spark import ACTIVATED
 CHECKOUT = Path(__file__).parent.parent
 
 
-def test_every_record_is_a_document_or_in_quarantine_with_its_place(spark, flow):
+def test_every_record_is_a_document_or_in_quarantine(spark, flow):
     config = flow.configs["corpus"]
     facts = pin(config.documents).facts
     documents, quarantine = DOCUMENTS.read(spark, config.documents), QUARANTINE.read(spark, config.quarantine)
@@ -39,7 +39,7 @@ def test_every_record_is_a_document_or_in_quarantine_with_its_place(spark, flow)
     assert flow.outcomes["corpus"].facts["quarantined"] == "1"
 
 
-def test_a_copy_of_a_test_row_leaves_train_and_the_test_split_stays_whole(spark, flow):
+def test_copies_of_test_rows_are_dropped_from_train_only(spark, flow):
     documents = (
         DOCUMENTS.read(spark, flow.configs["corpus"].documents)
         .where("text LIKE 'Is my stolen card blocked%'")
@@ -51,7 +51,7 @@ def test_a_copy_of_a_test_row_leaves_train_and_the_test_split_stays_whole(spark,
     assert by_split["test"]["drop_reason"] is None
 
 
-def test_every_kept_document_is_one_sequence_that_names_it(spark, flow):
+def test_every_kept_document_has_one_sequence(spark, flow):
     kept = (
         DOCUMENTS.read(spark, flow.configs["corpus"].documents).where("drop_reason IS NULL").select("doc_id")
     )
@@ -63,11 +63,11 @@ def test_every_kept_document_is_one_sequence_that_names_it(spark, flow):
     )
 
 
-def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_version_and_digest(flow):
+def test_run_has_metrics_pictures_and_pinned_inputs(flow):
     connect(flow.settings.tree["tracking"]["uri"])  # other tests have stores of their own
     client = MlflowClient()
     current = require_current(flow.configs["finetune"].folder, read_run_status)
-    run, result = client.get_run(current.run_id), result_of(current.folder)
+    run, result = client.get_run(current.run_id), read_result(current.folder)
     assert run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == list(range(1, result["total_steps"] + 1))
@@ -87,25 +87,25 @@ def test_the_run_holds_metrics_by_step_pictures_and_both_input_tables_with_versi
     assert written["model_versions"] == [{"name": "tickets", "version": 1}]
 
 
-def test_the_champion_scored_every_test_document_once(spark, flow):
+def test_champion_scored_every_test_document_once(spark, flow):
     predictions = PREDICTIONS.read(spark, flow.configs["scoring"].predictions)
     documents = DOCUMENTS.read(spark, flow.configs["corpus"].documents).where("split = 'test'")
     assert predictions.count() == predictions.select("doc_id").distinct().count() == documents.count()
     # The registered model, read back, says what the trained one said: same accuracy on the same rows.
     right = predictions.where("prediction = label").count() / predictions.count()
     assert right == pytest.approx(
-        result_of(training_of(flow.configs["finetune"])[0].folder)["after"]["accuracy"]
+        read_result(finetune.plan(flow.configs["finetune"]).inputs[0].folder)["after"]["accuracy"]
     )
 
 
-def test_a_second_run_does_nothing_and_says_why(flow):
+def test_second_run_does_nothing_and_says_why(flow):
     for name, stage in flow.stages.items():
         outcome = stage.main(flow.configs[name])
         assert (outcome.ran, stage.plan(flow.configs[name]).up_to_date) == (False, True), outcome
         assert outcome.why
 
 
-def test_new_documents_only_are_scored_again(spark, flow, tmp_path):
+def test_only_new_documents_are_scored(spark, flow, tmp_path):
     config = flow.configs["scoring"].model_copy(update={"predictions": str(tmp_path / "predictions")})
     stage = flow.stages["scoring"]
     documents = DOCUMENTS.read(spark, config.documents)
@@ -116,7 +116,7 @@ def test_new_documents_only_are_scored_again(spark, flow, tmp_path):
     assert int(wider.facts["predictions added"].replace(",", "")) < total
 
 
-def test_a_table_changed_by_somebody_else_is_not_overwritten(spark, flow, tmp_path):
+def test_tables_changed_by_others_are_not_overwritten(spark, flow, tmp_path):
     elsewhere = {name: str(tmp_path / name) for name in ("documents", "quarantine")}
     config = flow.configs["corpus"].model_copy(update=elsewhere)
     flow.stages["corpus"].main(config)
@@ -127,7 +127,7 @@ def test_a_table_changed_by_somebody_else_is_not_overwritten(spark, flow, tmp_pa
         flow.stages["corpus"].main(config)
 
 
-def test_a_stage_without_its_input_names_the_stage_to_run(flow, tmp_path):
+def test_missing_input_names_the_stage_to_run(flow, tmp_path):
     config = flow.configs["dataset"].model_copy(update={"documents": str(tmp_path / "nothing")})
     with pytest.raises(
         FileNotFoundError, match=r"no documents table at .*/nothing; run first: distributary corpus"
@@ -135,7 +135,7 @@ def test_a_stage_without_its_input_names_the_stage_to_run(flow, tmp_path):
         flow.stages["dataset"].main(config)
 
 
-def test_spark_submit_and_python_m_run_the_same_job(flow, tmp_path):
+def test_spark_submit_and_python_run_the_same_job(flow, tmp_path):
     overrides = [*flow_overrides(flow.folder), f"root={tmp_path}"]
     environment = {**os.environ, **ACTIVATED}
     submit = [
@@ -159,7 +159,7 @@ def test_spark_submit_and_python_m_run_the_same_job(flow, tmp_path):
     assert pin(str(tmp_path / "documents")).digest == pin(flow.configs["corpus"].documents).digest
 
 
-def test_a_dry_run_changes_nothing_and_tells_each_stage(flow, tmp_path):
+def test_dry_run_changes_nothing_and_lists_each_stage(flow, tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -168,25 +168,25 @@ def test_a_dry_run_changes_nothing_and_tells_each_stage(flow, tmp_path):
         *flow_overrides(flow.folder),
         f"root={tmp_path}/new",
     ]
-    told = subprocess.run(
+    lines = subprocess.run(
         command, capture_output=True, text=True, cwd=CHECKOUT, check=True
     ).stdout.splitlines()
-    assert [line.split(":")[0] for line in told] == ["corpus", "dataset", "finetune", "registry", "scoring"]
-    assert all("would run" in line for line in told)
+    assert [line.split(":")[0] for line in lines] == ["corpus", "dataset", "finetune", "registry", "scoring"]
+    assert all("would run" in line for line in lines)
     assert not (tmp_path / "new").exists()
 
 
-def test_doctor_and_config_answer_from_the_command_line():
+def test_doctor_and_config_work_from_the_command_line():
     command = [sys.executable, "-m", "jobs.shell.cli"]
-    shown = asked([*command, "config", "--recipe", "customer_service"])
+    shown = run_command([*command, "config", "--recipe", "customer_service"])
     assert "sequence_length: 64" in shown.stdout
-    fault = asked([*command, "config", "finetune.sed=1"])
+    fault = run_command([*command, "config", "finetune.sed=1"])
     assert fault.returncode == 1
     assert "unknown key finetune.sed; did you mean seed?" in fault.stderr
     assert "Traceback" not in fault.stderr
-    checks = json.loads(asked([*command, "doctor", "--json"]).stdout)
+    checks = json.loads(run_command([*command, "doctor", "--json"]).stdout)
     assert {"python", "java", "packages"} <= {check["name"] for check in checks["checks"]}
 
 
-def asked(command: list[str]) -> subprocess.CompletedProcess[str]:
+def run_command(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)

@@ -27,9 +27,8 @@ def test_word_has_its_five_places(word):
 
 
 def test_a_task_has_its_three_places():
-    from pipelines.dataset.examples.table import EXAMPLES
-
     from jobs.dataset import Config
+    from pipelines.dataset.examples.table import EXAMPLES
     from pipelines.finetune.tasks.table import TASKS
 
     assert len(TASKS) >= 2

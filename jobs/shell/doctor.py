@@ -21,7 +21,10 @@ from jobs.shell.checks import (
 )
 from jobs.shell.loading import show_loading
 
-LOAD_ALL = f"import sys; sys.path.append({str(CHECKOUT)!r}); from jobs.shell.loading import load_everything; load_everything()"
+LOAD_ALL = (
+    f"import sys; sys.path.append({str(CHECKOUT)!r}); "
+    "from jobs.shell.loading import load_everything; load_everything()"
+)
 
 
 def check_imports() -> Check:

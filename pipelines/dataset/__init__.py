@@ -1,2 +1,1 @@
-"""Documents to sequences: tokenizer, packing, the sequences table and the reader that feeds a rank from
-it."""
+"""Documents to sequences: tokenizer, examples, packing, the sequences table, and the reader for a rank."""

@@ -1,5 +1,4 @@
-"""What the dataset stage wants to know of the documents table: kept rows, classes, and a tokenizer for its
-text."""
+"""What the dataset stage needs from the documents table: kept rows, classes, a tokenizer for the text."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +16,7 @@ from pipelines.tables import DOCUMENTS
 MAX_LABELS = 2_000
 """An evaluation counts a matrix of classes x classes."""
 SAMPLE_MARGIN = 1.2
-"""Take more than max_bytes for training a tokenizer: a sample by id does not have its share of bytes to the
-byte."""
+"""A sample by id does not hold its exact share of bytes, so take more than max_bytes and stop there."""
 
 
 class DocumentSummary(NamedTuple):

@@ -17,10 +17,11 @@ TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 ID_FILES = ("generation_config.json", "config.json")
 
 
-def find_end_token(tokenizer: Tokenizer, base: Base) -> int | None:
-    """Id of the token that ends a document; None = neither the files nor the tokenizer know one.
+def find_end_token(tokenizer: Tokenizer, base: Base) -> int:
+    """Id of the token that ends a document.
 
-    Raises ValueError if a file names a token that the tokenizer does not have.
+    Raises ValueError if neither the files nor the tokenizer know one, or if a file names a token that the
+    tokenizer does not have.
     """
     for name in TOKEN_FILES:
         token = _read_json(base, name).get("eos_token")
@@ -33,7 +34,13 @@ def find_end_token(tokenizer: Tokenizer, base: Base) -> int | None:
         if isinstance(first, int):
             known = first if tokenizer.id_to_token(first) is not None else None
             return _require_token(known, first, base, name)
-    return find_closing_token(tokenizer)
+    closing = find_closing_token(tokenizer)
+    if closing is None:
+        raise ValueError(
+            f"{base.pinned_name} names none; set eos_token in a tokenizer_config.json beside its "
+            "tokenizer.json"
+        )
+    return closing
 
 
 def find_closing_token(tokenizer: Tokenizer) -> int | None:

@@ -1,7 +1,7 @@
 """One group of documents to packed rows, inside one task: encode, build examples, pack. No Spark here.
 
-The Python worker keeps its builder (and so the parsed tokenizer) from one group to the next: parsing a
-tokenizer's JSON takes up to a second, a group of 16 MiB of text about 15.
+A Python worker keeps its builder, and with it the parsed tokenizer, from one group to the next: a big corpus
+has many groups, and the JSON of a large tokenizer is slow to parse.
 """
 
 from collections.abc import Callable, Iterator, Sequence

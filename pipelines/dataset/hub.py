@@ -1,5 +1,4 @@
-"""Where a base model's files are: a folder, a folder inside an installed package, or the Hugging Face hub at
-one commit.
+"""Where a base model's files are: a folder, an installed package, or the Hugging Face hub at one commit.
 
 A hub name such as `org/name` moves: new weights may appear under it any day. It is therefore resolved to a
 commit hash first (by the hub, or by the local cache where there is no network), and the commit goes into

@@ -1,5 +1,4 @@
-"""Copies on this machine's disk that several processes share: made once under a lock, visible only when
-complete, pruned when old."""
+"""Local copies that several processes share: made once, visible only when complete, pruned when old."""
 
 import fcntl
 import os

@@ -91,20 +91,27 @@ def open_split(
 
     Raises ValueError if the table at `path` is not the pinned one, or if its sequence ids have gaps.
     """
-    name = f"{table_id}-{version}-{split}-{FORMAT}"
     with open_copy(
         copies or copies_folder(),
-        name,
+        copy_name(table_id, version, split),
         lambda folder: _copy_split(_open_pinned(path, table_id, version), split, folder),
     ) as folder:
         return SequenceReader(folder)
 
 
+def copy_name(table_id: str, version: int, split: str) -> str:
+    """Name of the folder that holds the arrays of a split, inside the folder of copies."""
+    return f"{table_id}-{version}-{split}-{FORMAT}"
+
+
 def write_split(folder: Path, rows: Rows) -> None:
-    """Write `rows` as the arrays that SequenceReader(folder) maps: row i gets sequence_id i.
+    """Write `rows` as the arrays that SequenceReader(folder) maps: row i gets sequence_id i. No Delta needed.
+
+    With `folder` = copies / copy_name(...), open_split finds them and looks for no table.
 
     Raises ValueError if a row contradicts itself.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     num_tokens = np.array([len(tokens) for tokens in rows.input_ids], dtype=np.int64)
     num_segments = np.array([len(lengths) for lengths in rows.segment_lengths], dtype=np.int64)
     everything = FlatRows(

@@ -1,5 +1,4 @@
-"""Tokenizers: a Hugging Face fast tokenizer from a path, package or hub id, or byte-level BPE trained on the
-corpus.
+"""Tokenizers: a Hugging Face fast tokenizer by name, or byte-level BPE trained on the corpus.
 
 Only the `tokenizers` library: executors need neither torch nor transformers. A tokenizer travels as its JSON
 text, and the sha256 of that text is its fingerprint, stored with the sequences and with every model.
@@ -27,17 +26,15 @@ class ChosenTokenizer(NamedTuple):
     tokenizer: Tokenizer
     end_token_id: int | None
     """None = it has none."""
-    name: str
-    """Where it comes from, for messages."""
+    fault: str = ""
+    """Why it has none: shown only to a task that needs one."""
 
     def require_end_token(self, task: str) -> int:
         """The end token. Raises ValueError with the remedy if there is none."""
         if self.end_token_id is None:
             raise ValueError(
-                f"task {task} ends every document with an end-of-text token, and {self.name} names none; "
-                "set eos_token in the "
-                "tokenizer_config.json beside its tokenizer.json, choose another dataset.tokenizer.base, or "
-                "train one (null)"
+                f"task {task} ends every document with an end-of-text token: {self.fault}; or choose another "
+                "dataset.tokenizer.base, or null to train one"
             )
         return self.end_token_id
 
@@ -57,15 +54,17 @@ def _load_from(base: Base) -> ChosenTokenizer:
     tokenizer = from_json(file.read_text(encoding="utf-8"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    end_token_id = find_end_token(tokenizer, base)
-    if end_token_id is not None:
-        mark_as_special(tokenizer, end_token_id)
-    return ChosenTokenizer(tokenizer, end_token_id, base.pinned_name)
+    try:
+        end_token_id = find_end_token(tokenizer, base)
+    except ValueError as error:  # a classifier does not care
+        return ChosenTokenizer(tokenizer, None, str(error))
+    mark_as_special(tokenizer, end_token_id)
+    return ChosenTokenizer(tokenizer, end_token_id)
 
 
 def wrap_trained(tokenizer: Tokenizer) -> ChosenTokenizer:
     """A tokenizer of train_bpe with its end token."""
-    return ChosenTokenizer(tokenizer, tokenizer.token_to_id(END_OF_TEXT), "the trained tokenizer")
+    return ChosenTokenizer(tokenizer, tokenizer.token_to_id(END_OF_TEXT))
 
 
 def from_json(text: str) -> Tokenizer:

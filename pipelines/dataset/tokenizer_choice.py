@@ -1,5 +1,4 @@
-"""Which tokenizer a corpus gets. The standard library only: a configuration is checked without the tokenizers
-library."""
+"""Which tokenizer a corpus gets. Standard library only: checking a configuration loads no tokenizer code."""
 
 from dataclasses import dataclass
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.finetune.events import EventReader
-from pipelines.finetune.launch.barrier import run_ranks
+from pipelines.finetune.launch.barrier import require_slots, run_ranks
 from pipelines.finetune.results import read_result
 from pipelines.finetune.training import Training
 from pipelines.finetune.worker import train_rank
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 logger = logging.getLogger(__name__)
+__all__ = ["Listeners", "Watcher", "require_slots", "run_training"]
 
 DRAIN_TRIES, DRAIN_PAUSE_SECONDS = 5, 2.0
 """For the last events of a finished training; storage that is away for longer is an error."""
@@ -41,14 +42,12 @@ class Listeners:
     """Raises RuntimeError if another driver has taken over."""
 
 
-def run_training(
-    spark: "SparkSession", training: Training, listeners: Listeners, *, num_ranks: int, wait_seconds: float
-) -> None:
+def run_training(spark: "SparkSession", training: Training, listeners: Listeners, *, num_ranks: int) -> None:
     """Train until the result is in the run folder, and hand out all events. A finished training is not run
     again.
 
-    `wait_seconds`: for executors that are still starting. Raises RankError if a rank fails, ValueError if the
-    cluster is too small, RuntimeError if the lease is lost.
+    Raises RankError if a rank fails, ValueError if the cluster is too small, RuntimeError if the lease is
+    lost.
     """
     watcher = Watcher(training.folder, listeners)
     if read_result(training.folder) is None:
@@ -58,7 +57,6 @@ def run_training(
             partial(train_rank, training),
             num_ranks=num_ranks,
             collectives=training.execution.collectives,
-            wait_for_slots_seconds=wait_seconds,
             while_waiting=watcher.look,
         )
     watcher.drain()

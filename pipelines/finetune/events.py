@@ -24,6 +24,10 @@ MESSAGES = ("note", "warning")
 """Kinds for a person; the others are numbers for the record of the run."""
 NOTE_SECONDS = 2.0
 """Every batch of an evaluation makes a note; one in this time is kept."""
+CLOSE_TRIES, CLOSE_PAUSE_SECONDS = 5, 2.0
+"""Before a checkpoint and at the end; storage that is away for longer fails the rank, and Spark launches
+again.
+"""
 MAX_PENDING = 10_000
 """Events kept while storage refuses them, about 3 MB: hours of training at one event per second."""
 
@@ -64,10 +68,19 @@ class EventWriter:
             self.write("note", step=step, text=text)
 
     def close(self) -> None:
-        """Write what is pending. Raises OSError if storage refuses: what follows must not be kept without
-        these events.
+        """Write what is pending. Raises OSError if storage refuses it CLOSE_TRIES times.
+
+        A checkpoint must not be kept without the events before it.
         """
-        self._flush()
+        for attempt in range(1, CLOSE_TRIES + 1):
+            try:
+                self._flush()
+                return
+            except OSError as error:
+                if attempt == CLOSE_TRIES:
+                    raise
+                logger.warning("training events cannot be written now (%s); trying again", error)
+                time.sleep(CLOSE_PAUSE_SECONDS)
 
     def _flush(self) -> None:
         if self._pending:

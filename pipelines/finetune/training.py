@@ -203,7 +203,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
 
     Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
     """
-    from pipelines.dataset.tokenizer import base_identity
+    from pipelines.dataset.hub import base_identity
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
 

@@ -16,9 +16,8 @@ import pyarrow as pa
 from pyspark import SparkFiles
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
 
+from pipelines.delta import arrow_schema
 from pipelines.scoring.ship import needs_shipping, ship_folder
 from pipelines.tables import PREDICTIONS
 
@@ -102,10 +101,7 @@ def select_model(predictions: DataFrame, model: "ResolvedModel") -> DataFrame:
 def _make_scorer(
     location: str, batch_size: int, num_threads: int, generate: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    # Derived on the driver: DDL is parsed by the JVM, and a worker has none.
-    row_type = StructType.fromDDL(SCORED)
-    assert isinstance(row_type, StructType), "DDL of several columns is a struct"
-    schema = to_arrow_schema(row_type)
+    schema = arrow_schema(SCORED)  # on the driver: the JVM parses DDL, and a worker has none
 
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

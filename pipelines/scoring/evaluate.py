@@ -3,8 +3,8 @@
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.digest import digest_rows
 from pipelines.metrics import METRICS
-from pipelines.pin import fingerprint
 from pipelines.registry.gate.decide import Measurement
 
 SUMS = {
@@ -56,17 +56,11 @@ def evaluate_predictions(predictions: DataFrame, *, model_version: int, metric: 
     predictions)."""
     uses_labels = "num_labelled" in METRICS[metric].sums
     counted = predictions.where("label IS NOT NULL") if uses_labels else predictions
-    # Each column is hashed by itself: a null can't be taken for a part of the next column.
-    row_hash = F.xxhash64(*[F.xxhash64(name) for name in ("doc_id", "label", "text")])
-    totals = counted.agg(
-        F.count("*").alias("num"),
-        F.bit_xor(row_hash).alias("xor"),
-        F.sum(row_hash.cast("decimal(38,0)")).alias("sum"),
-    ).collect()[0]
+    rows_digest, num_rows = digest_rows(counted, ("doc_id", "label", "text"))
     return Measurement(
         model_version=model_version,
         metric=metric,
         value=compute_metric(predictions, metric),
-        num_rows=totals["num"],
-        rows_digest=fingerprint(totals["num"], totals["xor"], str(totals["sum"])),
+        num_rows=num_rows,
+        rows_digest=rows_digest,
     )

@@ -43,7 +43,7 @@ def test_tokenizer_without_end_token_names_the_remedy(tmp_path, make):
     chosen = load_tokenizer(str(write_model_folder(tmp_path, make(), tokenizer_config={})))
     assert chosen.end_token_id is None
     with pytest.raises(
-        ValueError, match=rf"{tmp_path} names none; set eos_token in the tokenizer_config\.json"
+        ValueError, match=rf"{tmp_path} names none; set eos_token in a tokenizer_config\.json"
     ):
         chosen.require_end_token("language_modelling")
 
@@ -56,15 +56,16 @@ def test_tokenizer_without_end_token_names_the_remedy(tmp_path, make):
     ],
 )
 def test_end_token_outside_the_vocabulary_is_refused(tmp_path, files, message):
+    chosen = load_tokenizer(str(write_model_folder(tmp_path, gpt2_style(), **files)))  # fit for a classifier
     with pytest.raises(ValueError, match=message):
-        load_tokenizer(str(write_model_folder(tmp_path, gpt2_style(), **files)))
+        chosen.require_end_token("language_modelling")
 
 
 def test_broken_json_beside_a_tokenizer_is_named(tmp_path):
     folder = write_model_folder(tmp_path, gpt2_style())
     (folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer_config\.json is not valid JSON"):
-        load_tokenizer(str(folder))
+        load_tokenizer(str(folder)).require_end_token("language_modelling")
 
 
 def test_only_a_token_behind_the_text_closes_it():

@@ -12,7 +12,7 @@ def test_an_epoch_is_a_permutation(num_rows):
     assert sorted(rows) == list(range(num_rows))
 
 
-def test_epochs_and_seeds_give_different_orders_and_equal_ones_the_same():
+def test_order_changes_with_epoch_and_seed_only():
     base = permute(np.arange(500), 500, seed=1, epoch=0)
     assert np.array_equal(base, permute(np.arange(500), 500, seed=1, epoch=0))
     for seed, epoch in ((1, 1), (2, 0)):
@@ -28,7 +28,7 @@ def test_a_permutation_looks_random():
 @pytest.mark.parametrize(
     ("num_rows", "global_batch", "window"), [(100, 8, 4), (7, 4, 3), (64, 16, 1), (50, 1, 25)]
 )
-def test_steps_of_whole_epochs_see_every_row_equally_often(num_rows, global_batch, window):
+def test_whole_epochs_see_every_row_equally_often(num_rows, global_batch, window):
     steps = num_steps(num_rows, global_batch=global_batch, num_epochs=2)
     order = Order(
         np.arange(num_rows) % 5, global_batch=global_batch, total_steps=steps, seed=0, window_batches=window
@@ -39,7 +39,7 @@ def test_steps_of_whole_epochs_see_every_row_equally_often(num_rows, global_batc
     assert sorted(seen.values()) == [2] * (num_rows - borrowed) + [3] * borrowed
 
 
-def test_a_step_does_not_depend_on_the_steps_before_it():
+def test_a_step_does_not_depend_on_earlier_steps():
     lengths = np.random.default_rng(0).integers(1, 60, 300)
 
     def order() -> Order:
@@ -52,7 +52,7 @@ def test_a_step_does_not_depend_on_the_steps_before_it():
     ]
 
 
-def test_windows_gather_rows_of_like_length():
+def test_windows_gather_rows_of_similar_length():
     lengths = np.random.default_rng(0).integers(1, 100, 2000)
 
     def padding(window: int) -> float:
@@ -66,7 +66,7 @@ def test_windows_gather_rows_of_like_length():
     assert padding(25) < padding(1) / 4
 
 
-def test_every_window_shuffles_its_batches_anew():
+def test_every_window_shuffles_its_batches_differently():
     # Rows are ordered by length inside a window, so the place of the shortest batch tells how the batches
     # were shuffled.
     lengths = np.arange(8000)
@@ -78,8 +78,20 @@ def test_every_window_shuffles_its_batches_anew():
     assert len(set(shortest)) > 15  # of 25 places, over 40 windows
 
 
-def test_an_empty_split_and_a_step_beyond_the_end_are_refused():
+def test_empty_split_and_step_beyond_the_end_are_refused():
     with pytest.raises(ValueError, match="no sequences to train on"):
         Order(np.empty(0), global_batch=2, total_steps=1, seed=0, window_batches=1)
     with pytest.raises(IndexError, match=r"\[0, 3\), got 3"):
         Order(np.ones(5), global_batch=2, total_steps=3, seed=0, window_batches=1).batch(3)
+
+
+def test_order_is_the_one_of_earlier_versions():
+    # Written down when checkpoints of that order existed: a resumed training must see the same rows.
+    order = Order(np.arange(10) % 4, global_batch=4, total_steps=5, seed=7, window_batches=2)
+    assert [order.batch(step).tolist() for step in range(5)] == [
+        [5, 6, 3, 7],
+        [0, 8, 9, 1],
+        [2, 6, 2, 7],
+        [4, 0, 1, 5],
+        [8, 4, 9, 3],
+    ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.dataset.reader import NO_LABEL, Rows, SequenceReader, open_split, write_split
+from pipelines.dataset.reader import NO_LABEL, Rows, SequenceReader, copy_name, open_split, write_split
 from pipelines.tables import SEQUENCES
 
 CLASSES = "test"
@@ -172,6 +172,13 @@ def test_written_rows_are_read_back(tmp_path, seed):
     read = SequenceReader(tmp_path).rows(order)
     for given, found in zip(rows, read, strict=True):
         assert all(np.array_equal(given[row], found[place]) for place, row in enumerate(order))
+
+
+def test_written_split_opens_without_a_table(tmp_path):
+    rows = random_rows(0)
+    write_split(tmp_path / copy_name("made-by-hand", 3, "train"), rows)
+    reader = open_split("/nowhere", table_id="made-by-hand", version=3, split="train", copies=tmp_path)
+    assert reader.lengths.tolist() == [len(tokens) for tokens in rows.input_ids]
 
 
 def test_empty_split_is_written_and_read(tmp_path):

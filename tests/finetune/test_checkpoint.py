@@ -1,27 +1,51 @@
+"""Checkpoints of a small model: whole and in pieces."""
+
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from pipelines.finetune.checkpoint.whole import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
-from pipelines.finetune.optimizer import Optimization, build_optimizer
+from pipelines.finetune.checkpoint import format as checkpoint_format
+from pipelines.finetune.checkpoint import sharded
+from pipelines.finetune.checkpoint.format import DamagedCheckpointError, Piece, TrainState
+from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.optimizer import build_optimizer, list_trainable
+from pipelines.finetune.parallel.replica import optimizer_states, set_optimizer_states, whole_pieces
+from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
 
-def trained(steps: int):
+def trained(steps):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
-    optimizer = build_optimizer(model, Optimization(learning_rate=0.1))
+    optimizer = build_optimizer(list_trainable(model), Optimization(learning_rate=0.1))
     for step in range(steps):
-        optimizer.zero_grad()
-        model(torch.full((1, 3), step + 1.0)).sum().backward()
-        optimizer.step()
+        train_once(model, optimizer, step)
     return model, optimizer
 
 
-def at(step: int, best: int = -1) -> Progress:
-    return Progress(step=step, best_step=best, best_value=0.5)
+def train_once(model, optimizer, step):
+    optimizer.zero_grad()
+    model(torch.full((1, 3), step + 1.0)).sum().backward()
+    optimizer.step()
+
+
+def save(folder, step, best=-1):
+    model, optimizer = trained(step)
+    state = TrainState(step=step, best_step=best, best_value=0.5)
+    save_whole(folder, model, optimizer_states(optimizer, whole_pieces(model)), state)
+
+
+def load(folder, step, model, optimizer=None):
+    record = checkpoint_format.read_record(folder, step)
+    checkpoint_format.load_model_tensors(
+        model, checkpoint_format.read_file(folder, record, checkpoint_format.MODEL_FILE), "it"
+    )
+    if optimizer is not None:
+        owned = whole_pieces(model)
+        set_optimizer_states(optimizer, owned, sharded.read_pieces(folder, record, owned))
 
 
 @pytest.fixture
@@ -29,61 +53,108 @@ def folder(tmp_path):
     return Folder(str(tmp_path / "checkpoints"))
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(folder):
-    save_checkpoint(folder, *trained(2), at(2))
+def test_training_continues_as_if_it_had_not_stopped(folder):
+    save(folder, 2)
     model, optimizer = trained(0)
-    load_checkpoint(folder, 2, model, optimizer)
-    optimizer.zero_grad()
-    model(torch.full((1, 3), 3.0)).sum().backward()
-    optimizer.step()
+    load(folder, 2, model, optimizer)
+    train_once(model, optimizer, 2)
     for ours, theirs in zip(model.parameters(), trained(3)[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_what_a_killed_writer_left_is_not_a_checkpoint(folder, tmp_path):
+def test_an_unfinished_checkpoint_is_ignored(folder, tmp_path):
     for step in (2, 4):
-        save_checkpoint(folder, *trained(step), at(step))
+        save(folder, step)
     (tmp_path / "checkpoints" / "step-00000004" / "complete.json").unlink()
-    assert newest_checkpoint(folder) == at(2)
+    assert checkpoint_format.complete_steps(folder) == [2]
 
 
-def test_a_spoiled_checkpoint_gives_way_to_the_one_before(folder, tmp_path, caplog):
-    for step in (2, 4):
-        save_checkpoint(folder, *trained(step), at(step))
-    file = tmp_path / "checkpoints" / "step-00000004" / "optimizer.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
-    assert newest_checkpoint(folder) == at(2)
-    assert "does not match its sha256" in caplog.text
+@pytest.mark.parametrize("fault", ["changed", "missing"])
+def test_a_damaged_file_is_noticed(folder, fault):
+    save(folder, 2)
+    file = Path(folder.path) / "step-00000002" / "optimizer-00000-of-00001.safetensors"
+    content = file.read_bytes()
+    file.unlink()
+    if fault == "changed":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
+    model, optimizer = trained(0)
+    with pytest.raises(DamagedCheckpointError, match=r"optimizer-00000-of-00001\.safetensors"):
+        load(folder, 2, model, optimizer)
 
 
-def test_only_the_newest_two_and_the_best_are_kept(folder):
+def test_the_newest_two_and_the_best_are_kept(folder):
     for step in range(1, 7):
-        save_checkpoint(folder, *trained(1), at(step, best=2 if step >= 2 else 1))
+        save(folder, step, best=2 if step >= 2 else 1)
     assert folder.names() == ["step-00000002", "step-00000005", "step-00000006"]
 
 
-def test_no_checkpoint_means_from_the_beginning(folder):
-    assert newest_checkpoint(folder) is None
+def test_another_model_is_refused(folder):
+    save(folder, 1)
+    with pytest.raises(ValueError, match="checkpoint it is of another model"):
+        load(folder, 1, nn.Sequential(nn.Linear(3, 3)))
 
 
-def test_a_checkpoint_of_another_model_is_refused(folder):
-    save_checkpoint(folder, *trained(1), at(1))
-    with pytest.raises(ValueError, match="is of another model"):
-        load_checkpoint(folder, 1, nn.Sequential(nn.Linear(3, 3)))
+def test_an_old_format_is_refused_with_the_remedy(folder):
+    folder.write("step-00000003/complete.json", json.dumps({"progress": {"step": 3}, "sha256": {}}).encode())
+    with pytest.raises(
+        ValueError, match=r"checkpoint format before 3, this version reads 3; delete .*checkpoints"
+    ):
+        checkpoint_format.read_record(folder, 3)
 
 
-def test_tied_weights_are_stored_once_and_come_back(folder):
-    model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
-    model["b"].weight = model["a"].weight
-    save_checkpoint(folder, model, build_optimizer(model, Optimization()), at(1))
-    other = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
-    other["b"].weight = other["a"].weight
-    load_checkpoint(folder, 1, other)
+def test_tied_weights_are_stored_once(folder):
+    def tied():
+        model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+        model["b"].weight = model["a"].weight
+        return model
+
+    model, other = tied(), tied()
+    save_whole(folder, model, {}, TrainState(step=1))
+    assert list(
+        checkpoint_format.read_file(
+            folder, checkpoint_format.read_record(folder, 1), checkpoint_format.MODEL_FILE
+        )
+    ) == ["a.weight"]
+    load(folder, 1, other)
     assert torch.equal(other["b"].weight, model["a"].weight)
 
 
-def test_a_checkpoint_that_lost_a_file_is_passed_over(folder):
-    for step in (2, 4):
-        save_checkpoint(folder, *trained(step), at(step))
-    (Path(folder.path) / "step-00000004" / "optimizer.safetensors").unlink()
-    assert newest_checkpoint(folder) == at(2)
+def piece_state(piece):
+    """State whose values are the numbers of the elements."""
+    return {"step": torch.tensor(7.0), "exp_avg": torch.arange(piece.start, piece.stop, dtype=torch.float64)}
+
+
+def save_shards(folder, *shards):
+    for rank, pieces in enumerate(shards):
+        states = {piece: piece_state(piece) for piece in pieces}
+        sharded.write_shard(folder, 1, states, rank=rank, num_ranks=len(shards))
+    sharded.complete_shards(folder, nn.Linear(1, 1), TrainState(step=1), num_ranks=len(shards))
+    return checkpoint_format.read_record(folder, 1)
+
+
+def test_pieces_can_be_cut_anew(folder):
+    record = save_shards(folder, [Piece("a@1:2/x", 0, 4)], [Piece("a@1:2/x", 4, 10), Piece("b", 0, 3)])
+    wanted = [Piece("a@1:2/x", 0, 10), Piece("a@1:2/x", 3, 5), Piece("b", 1, 2), Piece("c", 0, 9)]
+    found = sharded.read_pieces(folder, record, wanted)
+    assert found.pop(wanted[-1]) == {}  # never got a gradient
+    for piece, state in found.items():
+        assert state["exp_avg"].tolist() == list(range(piece.start, piece.stop))
+        assert state["step"] == 7
+
+
+def test_only_the_files_that_are_needed_are_read(folder):
+    record = save_shards(folder, [Piece("a", 0, 4)], [Piece("a", 4, 10)])
+    folder.delete("step-00000001/optimizer-00001-of-00002.safetensors")
+    assert sharded.read_pieces(folder, record, [Piece("a", 1, 4)])[Piece("a", 1, 4)]["exp_avg"].tolist() == [
+        1,
+        2,
+        3,
+    ]
+    with pytest.raises(DamagedCheckpointError, match=r"optimizer-00001-of-00002\.safetensors is missing"):
+        sharded.read_pieces(folder, record, [Piece("a", 1, 5)])
+
+
+def test_a_gap_between_pieces_is_noticed(folder):
+    record = save_shards(folder, [Piece("a", 0, 4)], [Piece("a", 5, 10)])
+    with pytest.raises(DamagedCheckpointError, match=r"optimizer state of a ends at element 4 of \[0, 10\)"):
+        sharded.read_pieces(folder, record, [Piece("a", 0, 10)])

@@ -9,35 +9,42 @@ import pytest
 
 from pipelines.finetune.launch.barrier import RankError, num_slots, run_ranks
 
-pytestmark = pytest.mark.horovod
+pytestmark = [pytest.mark.slow, pytest.mark.horovod]
 
 
-def test_ranks_meet_and_results_come_by_rank(spark):
-    def work(place):
-        import horovod.torch as hvd
+@pytest.mark.parametrize("backend", ["horovod", "torch"])
+def test_ranks_meet_and_results_come_by_rank(spark, backend):
+    def work(world):
+        import os
+
         import torch
 
-        total = float(hvd.allreduce(torch.tensor([place.rank + 1.0]), op=hvd.Sum, name="total"))
-        return place.rank, hvd.rank(), place.world_size, total, os.environ["HOROVOD_GLOO_IFACE"]
+        from pipelines.finetune.parallel.collectives.table import COLLECTIVES
 
-    assert run_ranks(spark, work, num_ranks=2) == [(0, 0, 2, 3.0, "lo"), (1, 1, 2, 3.0, "lo")]
+        total = torch.tensor([world.rank + 1.0])
+        COLLECTIVES[backend](torch.device("cpu")).sum(total, name="total").wait()
+        interface = os.environ["HOROVOD_GLOO_IFACE" if backend == "horovod" else "GLOO_SOCKET_IFNAME"]
+        return world.rank, world.world_size, float(total), interface
+
+    results = run_ranks(spark, work, num_ranks=2, collectives=backend)
+    assert results == [(0, 2, 3.0, "lo"), (1, 2, 3.0, "lo")]
 
 
 def test_one_rank_needs_no_horovod(spark):
-    def work(place):
-        return place.rank, place.world_size, "HOROVOD_RANK" in os.environ
+    def work(world):
+        return world.rank, world.world_size, "HOROVOD_RANK" in os.environ
 
     assert run_ranks(spark, work, num_ranks=1) == [(0, 1, False)]
 
 
-def test_an_exception_reaches_the_driver_with_rank_host_and_its_own_traceback_at_once(spark, tmp_path):
-    def work(place):
+def test_an_exception_reaches_the_driver_with_its_traceback(spark, tmp_path):
+    def work(world):
         import horovod.torch as hvd
         import torch
 
-        with (tmp_path / f"tries-{place.rank}").open("a") as file:
+        with (tmp_path / f"tries-{world.rank}").open("a") as file:
             file.write("x")
-        if place.rank == 1:
+        if world.rank == 1:
             raise ValueError("row 17 has no label")
         return hvd.allreduce(torch.ones(1), op=hvd.Sum, name="waits for rank 1")
 
@@ -49,17 +56,17 @@ def test_an_exception_reaches_the_driver_with_rank_host_and_its_own_traceback_at
     assert [(tmp_path / f"tries-{rank}").read_text() for rank in (0, 1)] == [
         "x",
         "x",
-    ]  # a fault of the code is not tried again
+    ]  # an error of the code is not tried again
 
 
-def test_a_killed_rank_makes_spark_run_all_ranks_again(spark, tmp_path):
-    def work(place):
+def test_a_killed_rank_starts_all_ranks_again(spark, tmp_path):
+    def work(world):
         import horovod.torch as hvd
         import torch
 
         first = not (tmp_path / "died").exists()
         hvd.allreduce(torch.ones(1), op=hvd.Sum, name="before")
-        if place.rank == 1 and first:
+        if world.rank == 1 and first:
             (tmp_path / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return float(hvd.allreduce(torch.ones(1), op=hvd.Sum, name="after"))
@@ -68,19 +75,19 @@ def test_a_killed_rank_makes_spark_run_all_ranks_again(spark, tmp_path):
     assert (tmp_path / "died").exists()
 
 
-def test_storage_errors_are_tried_again_by_spark(spark, tmp_path):
-    def work(place):
-        if place.rank == 0 and not (tmp_path / "failed").exists():
+def test_spark_tries_again_after_a_storage_error(spark, tmp_path):
+    def work(world):
+        if world.rank == 0 and not (tmp_path / "failed").exists():
             (tmp_path / "failed").touch()
             raise OSError(5, "Input/output error")
-        return place.rank
+        return world.rank
 
     assert run_ranks(spark, work, num_ranks=2) == [0, 1]
     assert (tmp_path / "failed").exists()
 
 
-def test_a_fault_that_no_try_overcomes_is_told_with_the_ranks_own_traceback(spark):
-    def work(place):
+def test_a_lasting_fault_keeps_the_ranks_traceback(spark):
+    def work(world):
         raise OSError(5, "Input/output error of the disk")
 
     with pytest.raises(
@@ -91,8 +98,8 @@ def test_a_fault_that_no_try_overcomes_is_told_with_the_ranks_own_traceback(spar
     assert "org.apache.spark" not in str(caught.value)
 
 
-def test_a_full_disk_is_told_at_once(spark):
-    def work(place):
+def test_a_full_disk_fails_at_once(spark):
+    def work(world):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(
@@ -103,19 +110,19 @@ def test_a_full_disk_is_told_at_once(spark):
 
 @pytest.mark.parametrize("without", [0, 1])
 @pytest.mark.parametrize(
-    ("lost", "told"),
+    ("lost", "message"),
     [
         (
             "horovod.torch",
-            r"Horovod cannot be imported \(.*\), and several ranks need it on every executor; run make setup there",
+            r"Horovod cannot be imported \(.*\), and collectives=horovod needs it on every executor; run",
         ),
         (
             "network",
-            r"no network interface of this host has the address 127\.0\.0\.1 that Spark gave for it; set spark.driver.host",
+            r"no network interface of this host has the address 127\.0\.0\.1 that Spark gave for it; set",
         ),
     ],
 )
-def test_a_rank_that_cannot_join_is_told_and_keeps_nobody_waiting(spark, lost, told, without):
+def test_a_rank_that_cannot_join_keeps_no_rank_waiting(spark, lost, message, without):
     def task(_):
         import sys
 
@@ -130,22 +137,22 @@ def test_a_rank_that_cannot_join_is_told_and_keeps_nobody_waiting(spark, lost, t
             if lost == "network":
                 psutil.net_if_addrs = dict
             else:
-                sys.modules[lost] = None  # Python's way to say: cannot be imported
+                sys.modules[lost] = None  # Python then refuses to import it
         try:
-            yield run_task(lambda place: "worked")
+            yield run_task(lambda world: "worked", collectives="horovod")
         finally:
             sys.modules["horovod.torch"], psutil.net_if_addrs = horovod.torch, interfaces
 
     failures = dict(spark.sparkContext.parallelize(range(2), 2).barrier().mapPartitions(task).collect())
-    assert [failures[rank].echo for rank in (0, 1)] == [
+    assert [failures[rank].is_echo for rank in (0, 1)] == [
         rank != without for rank in (0, 1)
-    ]  # the cause is told, not the echo
-    assert re.match(f"RuntimeError: cannot join the other ranks: {told}", failures[without].summary)
+    ]  # the cause is reported, not the echo
+    assert re.match(f"RuntimeError: cannot join the other ranks: {message}", failures[without].summary)
 
 
-def test_a_missing_file_is_told_at_once_instead_of_tried_again(spark, tmp_path):
-    def work(place):
-        with (tmp_path / f"tries-{place.rank}").open("a") as file:
+def test_a_missing_file_fails_at_once(spark, tmp_path):
+    def work(world):
+        with (tmp_path / f"tries-{world.rank}").open("a") as file:
             file.write("x")
         (tmp_path / "tokenizer.json").read_bytes()
 
@@ -154,7 +161,7 @@ def test_a_missing_file_is_told_at_once_instead_of_tried_again(spark, tmp_path):
     assert (tmp_path / "tries-0").read_text() == "x"
 
 
-def test_more_ranks_than_slots_is_refused_at_once_with_the_remedy(spark):
+def test_more_ranks_than_slots_are_refused_at_once(spark):
     assert num_slots(spark) == 2
     started = time.monotonic()
     with pytest.raises(
@@ -166,8 +173,8 @@ def test_more_ranks_than_slots_is_refused_at_once_with_the_remedy(spark):
     assert time.monotonic() - started < 10  # the promise to the user, not a measure of speed
 
 
-def test_the_driver_watches_while_ranks_work_and_can_stop_them(spark, tmp_path):
-    def work(place):
+def test_the_driver_can_stop_working_ranks(spark, tmp_path):
+    def work(world):
         time.sleep(60)
 
     class StopError(Exception):
@@ -183,17 +190,50 @@ def test_the_driver_watches_while_ranks_work_and_can_stop_them(spark, tmp_path):
     with pytest.raises(StopError):
         run_ranks(spark, work, num_ranks=2, while_waiting=watch)
     # The slots are free again: the next launch would otherwise wait for the sleepers.
-    assert run_ranks(spark, lambda place: place.rank, num_ranks=2) == [0, 1]
+    assert run_ranks(spark, lambda world: world.rank, num_ranks=2) == [0, 1]
 
 
-def test_the_rendezvous_listens_on_the_ranks_address_only(spark):
-    def work(place):
+@pytest.mark.parametrize("backend", ["horovod", "torch"])
+def test_rank_0_listens_on_its_own_address_only(spark, backend):
+    def work(world):
         import psutil
 
-        if place.rank == 0:
+        if world.rank == 0:
             return [c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"]
         return []
 
-    addresses, _ = run_ranks(spark, work, num_ranks=2)
+    addresses, _ = run_ranks(spark, work, num_ranks=2, collectives=backend)
     assert addresses
     assert set(addresses) == {"127.0.0.1"}
+
+
+def test_a_gpu_fault_is_launched_again(spark, tmp_path):
+    def work(world):
+        if not (tmp_path / "failed").exists():
+            (tmp_path / "failed").touch()
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+        return world.rank
+
+    assert run_ranks(spark, work, num_ranks=1) == [0]
+    assert (tmp_path / "failed").exists()
+
+
+def test_the_torch_backend_needs_no_horovod(spark):
+    def work(world):
+        import sys
+
+        import torch
+
+        from pipelines.finetune.parallel.collectives.table import COLLECTIVES
+
+        hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("horovod")}
+        sys.modules["horovod"] = None  # Python then refuses to import it
+        try:
+            total = torch.ones(1)
+            COLLECTIVES["torch"](torch.device("cpu")).sum(total, name="total").wait()
+            return float(total)
+        finally:
+            sys.modules.pop("horovod")
+            sys.modules.update(hidden)
+
+    assert run_ranks(spark, work, num_ranks=2, collectives="torch") == [2.0, 2.0]

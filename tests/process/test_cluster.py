@@ -1,4 +1,4 @@
-"""The five stages on a cluster: executors in processes of their own, which share storage with the driver and nothing else."""
+"""The five stages on a cluster: executors are separate processes that share only storage with the driver."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from jobs.training import training_of
-from pipelines.finetune.worker import result_of
+from jobs import finetune
+from pipelines.finetune.results import read_result
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides, write_tickets
 
@@ -20,11 +20,11 @@ PATIENCE_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
-def clustered(tmp_path_factory):
-    """Folder of a flow that ran on two executors of one slot each, and what its driver printed."""
+def cluster_flow(tmp_path_factory):
+    """A flow that ran on two executors of one slot each: its folder, and what the driver printed."""
     folder = tmp_path_factory.mktemp("clustered")
     write_tickets(folder / "raw")
-    # Executors start from SPARK_HOME and keep their files in its folder work: a home of their own, made of links.
+    # Executors start from SPARK_HOME and write into its folder `work`, so they get a home made of links.
     home = folder / "spark"
     home.mkdir()
     for part in Path(pyspark.__file__).parent.iterdir():
@@ -50,19 +50,21 @@ def clustered(tmp_path_factory):
     return folder, ended.stdout
 
 
-def test_a_cluster_gives_the_tables_and_weights_of_one_machine(spark, flow, clustered):
-    folder, output = clustered
+def test_cluster_gives_tables_and_weights_of_one_machine(spark, flow, cluster_flow):
+    folder, output = cluster_flow
     assert len(list((folder / "spark" / "work").glob("app-*/*/stderr"))) == 2, (
         output
     )  # two executors did the work
     for table in (DOCUMENTS, QUARANTINE, SEQUENCES, PREDICTIONS):
         here, there = (table.read(spark, f"{each}/lake/{table.name}") for each in (flow.folder, folder))
         assert table.digest(there) == table.digest(here), table.name
-    (result,) = [result_of(str(run)) for run in (folder / "lake" / "finetune").iterdir() if run.is_dir()]
-    assert result["weights"] == result_of(training_of(flow.configs["finetune"])[0].folder)["weights"]
+    (result,) = [read_result(str(run)) for run in (folder / "lake" / "finetune").iterdir() if run.is_dir()]
+    assert (
+        result["weights"] == read_result(finetune.plan(flow.configs["finetune"]).inputs[0].folder)["weights"]
+    )
 
 
-def test_executors_score_with_the_model_that_the_driver_sent_them(clustered):
-    folder, _ = clustered
+def test_executors_score_with_the_model_from_the_driver(cluster_flow):
+    folder, _ = cluster_flow
     unpacked = list((folder / "spark" / "work").glob("app-*/*/model-*/model.safetensors"))
     assert len(unpacked) == 2, unpacked

@@ -1,4 +1,4 @@
-"""The driver killed with SIGKILL during each of the five stages and run again: nothing lost, nothing doubled."""
+"""The driver is killed in each of the five stages and run again: nothing is lost, nothing is doubled."""
 
 import os
 import shutil
@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.training import training_of
-from pipelines.finetune.worker import result_of
+from jobs import finetune
+from pipelines.finetune.results import read_result
 from pipelines.pin import pin
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides, write_tickets
@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 300
 
 
 class Driver:
-    """`jobs.run` in a process of its own; what it prints is kept."""
+    """`jobs.run` as a separate process; keeps what it prints."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.lines = folder, []
@@ -44,7 +44,7 @@ class Driver:
         self._reader.start()
 
     def kill_when(self, happened) -> None:
-        """SIGKILL the driver alone as soon as `happened(self)`; then wait until the JVM and the ranks it left are gone."""
+        """SIGKILL the driver alone once `happened(self)`; then wait until its JVM and ranks have ended."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not happened(self):
             assert self._process.poll() is None, "ended before it could be killed:\n" + "".join(self.lines)
@@ -70,26 +70,26 @@ class Driver:
         return any(text in line for line in self.lines)
 
 
-def checkpointed(driver: Driver) -> bool:
+def has_checkpoint(driver: Driver) -> bool:
     return any(driver.folder.glob("lake/finetune/*/checkpoints/step-00000010/complete.json"))
 
 
 MOMENTS = {
     "corpus": lambda driver: driver.printed("writing documents"),
     "dataset": lambda driver: driver.printed("writing sequences"),
-    "finetune": checkpointed,
+    "finetune": has_checkpoint,
     "registry": lambda driver: driver.printed("measuring version 1"),
     "scoring": lambda driver: driver.printed("scoring with"),
 }
 
 
-def ran(output: str) -> list[str]:
+def find_stages_that_ran(output: str) -> list[str]:
     return [stage for stage in MOMENTS if f"{stage} done" in output]
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A flow whose driver was killed once in each stage, then finished; what the last driver printed."""
+    """A flow whose driver was killed once in each stage, then finished: folder and last output."""
     folder = tmp_path_factory.mktemp("killed")
     write_tickets(folder / "raw")
     for moment in MOMENTS.values():
@@ -97,7 +97,7 @@ def killed(tmp_path_factory):
     return folder, Driver(folder).finish()
 
 
-def test_tables_have_the_same_digests_as_an_undisturbed_run(spark, flow, killed):
+def test_tables_equal_those_of_an_undisturbed_run(spark, flow, killed):
     folder, _ = killed
     for table in (DOCUMENTS, QUARANTINE, SEQUENCES, PREDICTIONS):
         undisturbed, disturbed = (
@@ -106,19 +106,21 @@ def test_tables_have_the_same_digests_as_an_undisturbed_run(spark, flow, killed)
         assert table.digest(disturbed) == table.digest(undisturbed), table.name
 
 
-def test_the_final_weights_are_the_same_and_there_is_one_run_and_one_version(flow, killed):
+def test_final_weights_are_equal_with_one_run_and_version(flow, killed):
     folder, output = killed
-    (result,) = [result_of(str(run.parent)) for run in (folder / "lake" / "finetune").glob("*/result.json")]
-    assert result["weights"] == result_of(training_of(flow.configs["finetune"])[0].folder)["weights"]
+    (result,) = [read_result(str(run.parent)) for run in (folder / "lake" / "finetune").glob("*/result.json")]
+    assert (
+        result["weights"] == read_result(finetune.plan(flow.configs["finetune"]).inputs[0].folder)["weights"]
+    )
     assert "tickets 1" in output
-    assert ran(output) == ["scoring"]  # the stages above were finished by earlier drivers and say so
+    assert find_stages_that_ran(output) == ["scoring"]  # earlier drivers finished the stages above
 
 
-def test_deleting_a_table_makes_that_stage_and_those_below_run(spark, killed):
+def test_deleting_a_table_runs_its_stage_and_those_below(spark, killed):
     folder, _ = killed
     before = {name: pin(f"{folder}/lake/{name}").digest for name in ("documents", "sequences")}
     shutil.rmtree(folder / "lake" / "predictions")
-    assert ran(Driver(folder).finish()) == ["scoring"]
+    assert find_stages_that_ran(Driver(folder).finish()) == ["scoring"]
     shutil.rmtree(folder / "lake" / "sequences")
-    assert ran(Driver(folder).finish()) == ["dataset", "finetune", "registry", "scoring"]
+    assert find_stages_that_ran(Driver(folder).finish()) == ["dataset", "finetune", "registry", "scoring"]
     assert {name: pin(f"{folder}/lake/{name}").digest for name in before} == before

@@ -9,7 +9,6 @@ import pytest
 
 from jobs import finetune, registry
 from jobs.shell import settings as configuration
-from jobs.training import training_of
 from pipelines.lease import Lease
 from pipelines.registry.runs import current as runs
 from pipelines.registry.runs.tracker import Tracker, read_run_status
@@ -63,9 +62,13 @@ def stage_configs(folder, *overrides):
     )
 
 
+def training_folder(config):
+    return finetune.plan(config).inputs[0].folder
+
+
 def train(config):
     """Run the finetune job with a result that its ranks would write. Returns the run's id."""
-    Folder(training_of(config)[0].folder).write("result.json", json.dumps(RESULT).encode())
+    Folder(training_folder(config)).write("result.json", json.dumps(RESULT).encode())
     assert finetune.main(config).ran
     return runs.require_current(config.folder, read_run_status).run_id
 
@@ -78,7 +81,7 @@ def test_the_configured_training_is_registered_not_the_newest(configs):
     first = train(configs.finetune)
     second = train(configs.finetune.model_copy(update={"seed": 1}))
     Tracker(configs.finetune.tracking.experiment, "colleague", tags={runs.FOLDER_TAG: "/elsewhere"}).finish()
-    assert registry.inputs(configs.registry)[1].run_id == second != first
+    assert registry.plan(configs.registry).inputs[0].run_id == second != first
     planned = finetune.plan(configs.finetune)
     assert not planned.up_to_date
     assert (
@@ -88,7 +91,7 @@ def test_the_configured_training_is_registered_not_the_newest(configs):
     before = num_runs(configs.finetune)
     assert finetune.main(configs.finetune).ran
     assert num_runs(configs.finetune) == before == 3
-    assert registry.inputs(configs.registry)[1].run_id == first
+    assert registry.plan(configs.registry).inputs[0].run_id == first
     assert (finetune.plan(configs.finetune).up_to_date, finetune.main(configs.finetune).ran) == (True, False)
 
 
@@ -101,7 +104,7 @@ def test_a_missing_pointer_is_written_again(configs):
         registry.plan(configs.registry)
     assert finetune.plan(configs.finetune).why.endswith("; current.json is missing")
     finetune.main(configs.finetune)
-    assert registry.inputs(configs.registry)[1].run_id == run_id
+    assert registry.plan(configs.registry).inputs[0].run_id == run_id
     assert num_runs(configs.finetune) == 1
 
 
@@ -113,7 +116,7 @@ def test_a_pointer_to_an_unfinished_run_is_refused(configs):
     ):
         registry.plan(configs.registry)
     again = train(configs.finetune)
-    assert registry.inputs(configs.registry)[1].run_id == again != run_id
+    assert registry.plan(configs.registry).inputs[0].run_id == again != run_id
     current = runs.require_current(configs.finetune.folder, read_run_status)
     runs.write_current(configs.finetune.folder, current._replace(run_id="0" * 32))
     with pytest.raises(LookupError, match="which is unknown in MLflow"):
@@ -125,7 +128,7 @@ def test_a_pointer_to_an_unfinished_run_is_refused(configs):
 
 
 def test_a_second_driver_does_not_join_a_training(configs):
-    held = Lease(Folder(training_of(configs.finetune)[0].folder))
+    held = Lease(Folder(training_folder(configs.finetune)))
     with held, pytest.raises(RuntimeError, match="is in use by process"):
         finetune.main(configs.finetune)
     assert mlflow.MlflowClient().get_experiment_by_name(configs.finetune.tracking.experiment) is None

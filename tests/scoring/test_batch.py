@@ -1,5 +1,7 @@
 """Scoring a frame: rows in = rows out, equal to the Predictor, whatever the partitions are."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from pipelines.scoring.evaluate import compute_metric, count_confusion, evaluate
 from pipelines.scoring.predict import Predictor
 from pipelines.tables import PREDICTIONS
 
+CHECKOUT = Path(__file__).parents[2]
 MODEL = SimpleNamespace(name="intents", version=3, run_id="r1")
 SCORED_AT = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 ROWS = [
@@ -178,3 +181,14 @@ def test_two_models_on_equal_documents_have_equal_rows_digests(spark):
         for frame in (one, two, other)
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_driver_loads_no_torch():
+    code = (
+        "import sys, pipelines.scoring.batch, pipelines.scoring.compare, pipelines.scoring.evaluate\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT
+    )
+    assert ended.stdout.strip() == "[]"

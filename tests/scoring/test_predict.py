@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from pipelines.dataset.packing.pack import token_bytes
+from pipelines.dataset.examples.encode import TextEncoder, count_token_bytes
 from pipelines.dataset.reader import NO_LABEL, Rows
 from pipelines.dataset.tokenizer import END_OF_TEXT, PAD, from_json
 from pipelines.finetune.models.folder import load_model
@@ -39,7 +39,7 @@ def document_bytes(model, text):
     encoded = model.tokenizer.encode(text)
     marked = zip(encoded.offsets, encoded.special_tokens_mask, strict=True)
     ends = [-1 if special else end for (_, end), special in marked]
-    return encoded.ids, token_bytes(text, np.asarray(ends, np.int32))
+    return encoded.ids, count_token_bytes(text, np.asarray(ends, np.int32))
 
 
 def bits_one(model, text):
@@ -172,6 +172,17 @@ def test_a_tokenizer_without_special_tokens_takes_the_given_end(tokenizer):
     assert DocumentEncoder(tokenizer, 7).end_token_id == 7
     assert next(DocumentEncoder(tokenizer, 7).encode_windows("x", 16))[-2:] == [*own, 7]
     assert next(DocumentEncoder(tokenizer, own[0]).encode_windows("x", 16))[-1:] == own
+
+
+@pytest.mark.parametrize("template", ["$A", f"$A {END_OF_TEXT}", f"{PAD} $A", f"{PAD} $A {END_OF_TEXT}"])
+def test_documents_have_the_tokens_of_the_dataset_stage(tokenizer, template):
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    used = with_template(tokenizer, template, *[name for name in (PAD, END_OF_TEXT) if name in template])
+    text = "how do I top up, 信用卡丢了?"
+    built = next(iter(TextEncoder(used, end_token_id=end).encode([text])))
+    encoder = DocumentEncoder(used, end)
+    assert next(encoder.encode_windows(text, 1000)) == built.input_ids.tolist()
+    assert encoder.count_predicted_bytes(text) == int(built.num_bytes[1:].sum())
 
 
 def test_generation_stops_at_the_end_token_of_the_spec(build_folder, decoder_folder, tokenizer):

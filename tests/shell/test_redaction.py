@@ -14,7 +14,10 @@ def nothing_known(monkeypatch):
 def test_secrets_are_not_printed(monkeypatch):
     monkeypatch.setenv("MLFLOW_DB_PASSWORD", "hunter2")
     monkeypatch.setenv("STORE_TOKEN", "hunter3")
-    keys = 'spark.hadoop.fs.s3a.secret.key: hunter4, spark.hadoop.fs.s3a.access.key: "${oc.env:MLFLOW_DB_PASSWORD}"'
+    keys = (
+        "spark.hadoop.fs.s3a.secret.key: hunter4, "
+        'spark.hadoop.fs.s3a.access.key: "${oc.env:MLFLOW_DB_PASSWORD}"'
+    )
     settings = load(
         overrides=[
             "tracking.uri=postgresql://me:hunter1@host/db",

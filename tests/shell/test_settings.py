@@ -319,7 +319,7 @@ def test_every_table_and_folder_key_is_a_path():
         for stage, config in configs.items()
         for name in names & set(type(config).model_fields)
     }
-    assert len(found) == 13
+    assert len(found) == 12
     assert {place for place, path in found.items() if not path.startswith("/")} == set()
 
 

@@ -1,2 +1,1 @@
-"""Documents to examples: tokens, targets and segments. One file per task, with the same name as in
-finetune/tasks; no torch."""
+"""Documents to examples (tokens and targets): one file per task, named as in finetune/tasks; no torch."""

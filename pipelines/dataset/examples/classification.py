@@ -1,5 +1,4 @@
-"""Classification: one class per document. The whole text, cut at the end if it does not fit, is the input;
-the label is the target."""
+"""Classification: one class per document. The text is the input, cut at the end if it does not fit."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar

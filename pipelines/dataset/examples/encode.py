@@ -35,12 +35,11 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._unknown_id = find_unknown_id(tokenizer)
         self._special_ids = sorted(find_special_ids(tokenizer) - {self._unknown_id})
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         appends = end_token_id is not None and not closes_texts(tokenizer, end_token_id)
         self._appended_id = end_token_id if appends else None
-        tokenizer.no_padding()
-        if max_tokens is None:
-            tokenizer.no_truncation()
-        else:
+        if max_tokens is not None:
             # The library cuts before it adds special tokens, so the closing one stays, as in scoring.
             tokenizer.enable_truncation(max_length=max_tokens - (1 if appends else 0))
 

@@ -1,5 +1,4 @@
-"""Language modelling: predict every token of a document from the tokens before it, the end-of-text token
-included."""
+"""Language modelling: predict every token of a document, the end token included, from those before it."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar

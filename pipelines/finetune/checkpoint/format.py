@@ -109,9 +109,9 @@ def read_record(checkpoints: Folder, step: int) -> Record:
         raise DamagedCheckpointError(f"{checkpoints.path}/{place} cannot be read: {error}") from error
     if record.get("format") != FORMAT:
         raise ValueError(
-            f"{checkpoints.path}/{folder_name(step)} has checkpoint format {record.get('format', 'before 3')}, "
-            f"this version reads {FORMAT}; delete {checkpoints.path} to train from the beginning, or finish the "
-            "training with the version that started it"
+            f"{checkpoints.path}/{folder_name(step)} has checkpoint format {record.get('format', 'before 3')}"
+            f", this version reads {FORMAT}; delete {checkpoints.path} to train from the start, or finish "
+            "the training with the version that started it"
         )
     return Record(
         state=TrainState(**record["state"]),

@@ -38,10 +38,10 @@ class Server:
 
     def start(self, worlds: list[World]) -> None:
         """Answer from now on."""
-        from torch.distributed import TCPStore
+        from torch import distributed as dist
 
         assert self._socket is not None, "a server is started once"
-        self._store = TCPStore(
+        self._store = dist.TCPStore(  # type: ignore[attr-defined]
             worlds[0].host,
             self.port,
             len(worlds),
@@ -67,7 +67,6 @@ def join(world: World, *, address: str, port: int, server: Server | None) -> Ite
     """torch's process group initialised inside the context: gloo, and NCCL for tensors on GPUs."""
     import torch
     from torch import distributed as dist
-    from torch.distributed import TCPStore
 
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = find_interface(world.host)
     with_nccl = torch.cuda.is_available() and dist.is_nccl_available()
@@ -76,7 +75,7 @@ def join(world: World, *, address: str, port: int, server: Server | None) -> Ite
             store = (
                 server.store
                 if server is not None
-                else TCPStore(
+                else dist.TCPStore(  # type: ignore[attr-defined]
                     address, port, world.world_size, is_master=False, timeout=timedelta(seconds=START_SECONDS)
                 )
             )

@@ -1,4 +1,4 @@
-"""Whether a training has run: what a plan asks. Loads no MLflow if the store has answered before."""
+"""Is a training finished, and the current one of its folder? Loads no MLflow if the answers were kept."""
 
 from pipelines.finetune.results import display_result, read_result
 from pipelines.finetune.training import Training
@@ -7,23 +7,19 @@ from pipelines.registry.runs.current import POINTER, CurrentRun, read_current
 
 
 def find_state(
-    training: Training, lookup: Lookup, *, experiment: str, folder: str
+    training: Training, lookup: Lookup, experiment: str, folder: str
 ) -> tuple[bool, str, dict[str, str]]:
-    """Whether the training is finished and the current one of `folder`; why; facts of its result for a
-    person.
+    """(the training is up to date, the reason, facts of its result for a person).
+
+    Up to date: it is finished, and it is the current training of `folder`.
     """
-    run_id = find_finished(training, lookup, experiment)
+    result = read_result(training.folder)
+    run_id = None if result is None else lookup.find_finished_run(experiment, training.fingerprint)
     if run_id is None:
         return False, "no finished run of these sequences and settings yet", {}
-    current, wanted = read_current(folder), CurrentRun(run_id, training.fingerprint, training.folder)
-    note = f"; {POINTER} is missing" if current is None else "; another training came after it"
-    why = f"run {run_id} was trained from the same sequences and settings"
-    facts = display_result(read_result(training.folder))
-    return (True, why, facts) if current == wanted else (False, why + note, facts)
-
-
-def find_finished(training: Training, lookup: Lookup, experiment: str) -> str | None:
-    """Id of the finished run with this fingerprint, if its result is there too."""
-    if read_result(training.folder) is None:
-        return None
-    return lookup.find_finished_run(experiment, training.fingerprint)
+    why, facts = f"run {run_id} was trained from the same sequences and settings", display_result(result)
+    current = read_current(folder)
+    if current == CurrentRun(run_id, training.fingerprint, training.folder):
+        return True, why, facts
+    note = f"{POINTER} is missing" if current is None else "another training came after it"
+    return False, f"{why}; {note}", facts

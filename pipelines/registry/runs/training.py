@@ -1,4 +1,4 @@
-"""A training as an MLflow run: its record while it runs and when it ends."""
+"""The MLflow run of a training: its record while it runs and when it ends."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,10 +11,8 @@ from pipelines.finetune.results import display_result, read_result, read_sample
 from pipelines.finetune.training import Training
 from pipelines.lease import Lease
 from pipelines.pin import Pin
-from pipelines.registry.lookup import Lookup
 from pipelines.registry.runs.current import CurrentRun, write_current
-from pipelines.registry.runs.state import find_finished
-from pipelines.registry.runs.tracker import Tracker, open_run
+from pipelines.registry.runs.tracker import Tracker, find_run, open_run
 from pipelines.storage import Folder
 
 
@@ -39,14 +37,7 @@ class RunRecord:
 
 @contextmanager
 def record_run(
-    training: Training,
-    sequences: Pin,
-    lookup: Lookup,
-    *,
-    experiment: str,
-    params: Mapping[str, Any],
-    config: str,
-    folder: str,
+    training: Training, sequences: Pin, experiment: str, params: Mapping[str, Any], config: str, folder: str
 ) -> Iterator[RunRecord]:
     """The run of this training, started or continued; concluded when the context ends well, else failed with
     the error.
@@ -55,15 +46,18 @@ def record_run(
     configuration as YAML, without secrets, like `params`.
     """
     with Lease(Folder(training.folder)) as lease:
-        run_id = find_finished(training, lookup, experiment)
+        run_id = _find_finished(training, experiment)
         if run_id is not None:
             record = RunRecord(None, lease)
             yield record
         else:
-            inputs = [sequences, Pin(**sequences.facts["documents"])]
-            made_from, run_folder = training.fingerprint, training.folder
             with open_run(
-                experiment, made_from, folder=run_folder, params=params, config=config, inputs=inputs
+                experiment,
+                training.fingerprint,
+                folder=training.folder,
+                params=params,
+                config=config,
+                inputs=[sequences, Pin(**sequences.facts["documents"])],
             ) as tracker:
                 record = RunRecord(tracker, lease)
                 yield record
@@ -71,6 +65,14 @@ def record_run(
                 run_id = tracker.run_id
         write_current(folder, CurrentRun(run_id, training.fingerprint, training.folder))
         record.facts = display_result(read_result(training.folder))
+
+
+def _find_finished(training: Training, experiment: str) -> str | None:
+    """Id of the finished run with this fingerprint, if its result is there too."""
+    run = find_run(experiment, training.fingerprint)
+    if run is None or run.info.status != "FINISHED" or read_result(training.folder) is None:
+        return None
+    return str(run.info.run_id)
 
 
 def _conclude(tracker: Tracker, training: Training) -> None:

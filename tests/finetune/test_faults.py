@@ -1,0 +1,56 @@
+import errno
+
+import pytest
+
+from pipelines.finetune.launch.faults import JoinError, is_echo, is_hardware_fault, may_pass
+
+ECC = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asynchronously reported"
+MEMORY = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB"
+ACCESS = "CUDA error: an illegal memory access was encountered"
+ASSERT = "CUDA error: device-side assert triggered"
+GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:4242"
+
+
+class HorovodInternalError(RuntimeError):
+    """As Horovod names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (RuntimeError(ECC), True),
+        (RuntimeError("CUDA error: hardware stack error"), True),
+        (RuntimeError("CUDA error: uncorrectable NVLink error detected during the execution"), True),
+        (RuntimeError("NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)"), True),
+        (RuntimeError(MEMORY), False),
+        (RuntimeError(ACCESS), False),
+        (RuntimeError(ASSERT), False),
+        (ValueError(ECC), False),  # not CUDA's own error
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (OSError("an object store without errno"), False),
+        (ValueError("row 17 has no label"), False),
+    ],
+)
+def test_only_faults_of_the_machine_may_pass(error, passes):
+    assert may_pass(error) is passes
+
+
+def test_an_ecc_fault_is_hardware_and_lack_of_memory_is_not():
+    assert is_hardware_fault(RuntimeError(ECC))
+    assert not is_hardware_fault(RuntimeError(MEMORY))
+
+
+@pytest.mark.parametrize(
+    ("error", "echo"),
+    [
+        (HorovodInternalError("Horovod has been shut down"), True),
+        (RuntimeError(GLOO), True),
+        (JoinError("another rank cannot join"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), False),  # storage, not a rank
+    ],
+)
+def test_an_echo_is_not_the_cause(error, echo):
+    assert is_echo(error) is echo
