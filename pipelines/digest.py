@@ -21,7 +21,6 @@ from pyspark.storagelevel import StorageLevel
 
 from pipelines.pin import fingerprint
 
-
 FEW_ROWS = 100_000
 """Their hashes are counted in one task: about a megabyte."""
 
