@@ -206,7 +206,8 @@ class Table:
         }
         try:
             self._create(held.rows.sparkSession, path, log)
-            writer = held.rows.write.format("delta").mode(mode)
+            # A new table has no rows to replace. An overwrite would run a job to look for them.
+            writer = held.rows.write.format("delta").mode("append" if log is None else mode)
             if mode == "overwrite":
                 # A session's `dynamic` would keep old partitions, such as a split that has no rows any more.
                 writer = writer.option("partitionOverwriteMode", "static")
@@ -256,7 +257,7 @@ class Table:
                     f"{self.name}: {count:,} of {held.num_rows:,} rows have null {name}; "
                     f"first at {first.asDict()}; fix the source or the mapping of fields"
                 )
-        repeated = first_repeated_key(held.rows, self.key)
+        repeated = first_repeated_key(held, self.key)
         if repeated is not None:
             first_key, extra = repeated
             raise ContractError(

@@ -21,6 +21,9 @@ from pyspark.storagelevel import StorageLevel
 
 from pipelines.pin import fingerprint
 
+FEW_ROWS = 100_000
+"""Their hashes are counted in one task: about a megabyte."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldRows:
@@ -68,14 +71,16 @@ def hold_rows(
         held._jdf.queryExecution().logical().rdd().unpersist(False)
 
 
-def first_repeated_key(rows: DataFrame, key: Sequence[str]) -> tuple[dict[str, Any], int] | None:
+def first_repeated_key(held: HeldRows, key: Sequence[str]) -> tuple[dict[str, Any], int] | None:
     """(the smallest key that occurs more than once, rows beyond the first of their key), or None if all keys
     differ.
 
     Equal keys have equal hashes, so the hashes are compared first: they are a tenth of the bytes to shuffle.
     """
-    hashes = rows.select(F.xxhash64(*key).alias("hash")).groupBy("hash").count().where("count > 1")
-    if not hashes.limit(1).collect():
+    rows, hashes = held.rows, held.rows.select(F.xxhash64(*key).alias("hash"))
+    if held.num_rows <= FEW_ROWS:
+        hashes = hashes.coalesce(1)  # one task needs no shuffle, and so one job less
+    if not hashes.groupBy("hash").count().where("count > 1").limit(1).collect():
         return None
     repeated = rows.groupBy(*key).count().where("count > 1")
     totals = repeated.agg(F.min(F.struct(*key)).alias("first"), F.sum(F.col("count") - 1).alias("extra"))

@@ -251,7 +251,7 @@ def test_spark_gets_local_paths_as_uris(monkeypatch, path, databricks, expected)
 
 
 def test_appends_beside_maintenance_add_every_key_once(spark, path, monkeypatch):
-    # A maintenance commit between two readers of the log: the version differs, the rows they know are the same.
+    # A maintenance commit between two reads of the log: other versions, the same rows.
     QUARANTINE.append(broken_rows(spark, [0]), path, fingerprint="before", facts={})
     commit, others = Table._commit, []
 
