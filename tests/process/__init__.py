@@ -1,1 +1,1 @@
-"""Tests that start processes of their own: kill, cluster, serve, notebook."""
+"""Tests of whole flows that start processes: kill, cluster, notebook."""

@@ -109,7 +109,7 @@ def test_doctor_works_without_typer_rich_and_spark(tmp_path):
     assert "Traceback" not in answer.stderr
     lines = {line.split("  ")[0]: line for line in answer.stdout.splitlines()}
     assert "fail  RuntimeError: typer is broken; fix: rm -r .venv, then make setup" in lines["imports"]
-    assert "pyspark is broken" in lines["delta jars"]
+    assert "  ok  " in lines["delta jars"]  # files and checksums need no package
 
 
 def test_other_commands_name_the_broken_library(tmp_path):

@@ -133,7 +133,7 @@ def cluster(monkeypatch, tmp_path):
     for name in LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
-    monkeypatch.setattr("pipelines.spark._running", lambda: None)  # the session of other tests
+    monkeypatch.setattr("pipelines.spark._find_session", lambda: None)  # the session of other tests
     return tmp_path
 
 

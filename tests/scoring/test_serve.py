@@ -23,6 +23,8 @@ from pipelines.registry.versions.aliases import promote
 from pipelines.registry.versions.register import register_model
 from pipelines.scoring.predict import Predictor
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["my card was lost", "", "请给我退款"]
 START_SECONDS = 180
 
