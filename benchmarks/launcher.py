@@ -38,7 +38,7 @@ from pipelines.spark import session
 
 NUM_RANKS = 2
 MAX_RATIO = 0.3
-"""The bar: our median warm start over theirs. With a smaller gain, the launcher would not be worth its code."""
+"""The bar: our median warm start over theirs. A smaller gain would not be worth the code."""
 PATIENCE_SECONDS = 120
 RESULT = Path(__file__).parent / "results" / "launcher.json"
 CONF = {"spark.master": "local[2,4]", "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}

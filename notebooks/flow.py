@@ -16,7 +16,7 @@
 
 # MAGIC %md
 # MAGIC ## What runs
-# MAGIC `conf/base.yaml` explains every key; a recipe says what is learnt, an environment where it runs, and `key=value` goes over both.
+# MAGIC `conf/base.yaml` explains every key; a recipe says what is learned, an environment where it runs, and `key=value` goes over both.
 
 # COMMAND ----------
 

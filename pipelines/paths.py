@@ -1,4 +1,7 @@
-"""Paths and URIs as text: which path every process of a cluster sees, and what may be shown of it. No file system is touched."""
+"""Paths and URIs as text: the path that every process of a cluster sees, and the part that may be shown.
+
+No file system is accessed.
+"""
 
 import re
 from pathlib import Path
@@ -14,20 +17,20 @@ def absolute(path: str) -> str:
     """The path of a table or folder as every process of the cluster must see it.
 
     A local path (file: too) becomes absolute, a URI stays as it is; a second call changes nothing.
-    Raises ValueError for a password in the path, and for characters that Delta would escape in one place and not in another.
+    Raises ValueError for a password in the path, and for characters that Delta does not escape everywhere.
     """
     if re.search(r"://[^/@]*:[^/@]*@", path):
         raise ValueError(
-            f"path {without_credentials(path)!r} holds a password, which would be written into tables and runs; give it in the "
-            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or use the role of the machine"
+            f"path {without_credentials(path)!r} holds a password, which would be written into tables and "
+            "runs; give it in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
         )
     scheme, rest = split_scheme(path)
     local = local_path(scheme, rest) if scheme in ("", "file") else None
     unfit = _NOT_IN_TABLES.search(local) if local else re.search(r"[#?]", split_options(rest)[0])
     if unfit:
         raise ValueError(
-            f"path {without_credentials(path)!r}: {unfit[0]!r} cannot stand in the path of a table or folder, because Delta "
-            "reads the path as a URL; choose a path without it"
+            f"path {without_credentials(path)!r}: {unfit[0]!r} cannot stand in the path of a table or "
+            "folder, because Delta reads the path as a URL; choose a path without it"
         )
     return local or path
 
@@ -38,7 +41,7 @@ def without_credentials(text: str) -> str:
 
 
 def split_scheme(path: str) -> tuple[str, str]:
-    """The scheme in lower case and the text after its colon; an empty scheme and the whole path for a local path."""
+    """The scheme in lower case and the text after its colon; for a local path "" and the path."""
     found = _URI.fullmatch(path)
     return (found[1].lower(), found[2]) if found else ("", path)
 
@@ -57,6 +60,7 @@ def local_path(scheme: str, rest: str) -> str:
     host, _, below = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest[1:])
     if host not in ("", "localhost"):
         raise ValueError(
-            f"path 'file:{rest}' names the machine {host!r}; write file:///PATH, on storage that every machine sees"
+            f"path 'file:{rest}' names the machine {host!r}; write file:///PATH, on storage that every "
+            "machine sees"
         )
     return str(Path("/" + unquote(below).lstrip("/")))

@@ -1,8 +1,9 @@
-"""Paths and URIs of any storage that Arrow reaches (local, HDFS, S3, GCS, Azure), and files beside the tables: tokenizers,
-checkpoints, training events.
+"""Files beside the tables (tokenizers, checkpoints, events), on any storage that Arrow reaches: local, HDFS,
+S3, GCS, Azure.
 
-Object stores have no rename and no append, so nothing here needs them: a file appears whole or not at all, and a folder is
-complete when its manifest is. Only on HDFS is there a moment without the file while one is replaced.
+Object stores cannot rename or append, so nothing here uses that. A file appears completely or not at all,
+and a folder is complete when its manifest is. Only on HDFS, a file that is being replaced is missing for a
+moment.
 """
 
 import hashlib
@@ -22,36 +23,36 @@ from pipelines.paths import local_path, split_options, split_scheme, without_cre
 
 DBFS = Path("/dbfs")
 """Where Databricks mounts dbfs:/."""
-_KEPT = "/:@!$&'()*+,;=~%"  # what a URI may hold in its path
+_KEPT = "/:@!$&'()*+,;=~%"  # characters that the path of a URI may hold
 _ARROW_SCHEMES = {"s3a": "s3", "s3n": "s3"}
 
 
 def locate(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a local path or URI, and the path as that file system knows it.
 
-    In a URI %XX is a byte, ?name=value begins the options of a store (S3: region, endpoint_override), and every other character
-    stands for itself, also those that a strict URI escapes. s3a: and s3n: are s3:, dbfs: is its mount.
-    Raises ValueError for a scheme that Arrow does not know.
+    In a URI, %XX is a byte, ?name=value starts the options of a store (S3: region, endpoint_override), and
+    any other character stands for itself, even if a strict URI would escape it. s3a: and s3n: mean s3:;
+    dbfs: means its mount. Raises ValueError for a scheme that Arrow does not know.
     """
     scheme, rest = split_scheme(path)
     if scheme in ("", "file"):
         return pafs.LocalFileSystem(), local_path(scheme, rest)
     if scheme == "dbfs":
-        return pafs.LocalFileSystem(), _mounted(rest)
+        return pafs.LocalFileSystem(), _mount_path(rest)
     try:
         return pafs.FileSystem.from_uri(strict_uri(path))
     except pa.ArrowInvalid as error:
         why = str(error).partition("\n")[0]
         if "Unrecognized filesystem type" in why:
             why = (
-                f"Arrow has no file system for {scheme}:; use file, hdfs, s3, gs or abfss, for another store that speaks S3 "
-                "s3://BUCKET/PATH?endpoint_override=HOST, or the folder where it is mounted"
+                f"Arrow has no file system for {scheme}:; use file, hdfs, s3, gs or abfss; for another store "
+                "with the S3 protocol, s3://BUCKET/PATH?endpoint_override=HOST; or the folder of its mount"
             )
         raise ValueError(f"path {without_credentials(path)!r}: {without_credentials(why)}") from None
 
 
 def strict_uri(uri: str) -> str:
-    """`uri` with Arrow's name of its scheme, its authority in place and what a URI may not hold escaped in its path."""
+    """`uri` with Arrow's name for the scheme, an authority, and a path that is escaped as URIs require."""
     scheme, rest = split_scheme(uri)
     place, options = split_options(rest)
     authority, slash, below = place[2:].partition("/") if place.startswith("//") else ("", "/", place[1:])
@@ -59,13 +60,14 @@ def strict_uri(uri: str) -> str:
     return f"{_ARROW_SCHEMES.get(scheme, scheme)}://{authority}{slash}{quote(below, safe=_KEPT)}{options}"
 
 
-def _mounted(rest: str) -> str:
-    """dbfs:/x as Databricks mounts it; a volume (dbfs:/Volumes/x) has its own place."""
+def _mount_path(rest: str) -> str:
+    """The local path of dbfs:/x as Databricks mounts it. Volumes (dbfs:/Volumes/x) have their own mount."""
     below = unquote(rest.lstrip("/"))
     mount = Path("/Volumes") if below.startswith("Volumes/") else DBFS
     if not mount.is_dir():
         raise ValueError(
-            f"path 'dbfs:{rest}': {mount} is not mounted here; use the URI of the store behind it (s3, abfss, gs)"
+            f"path 'dbfs:{rest}': {mount} is not mounted here; use the URI of the store behind it "
+            "(s3, abfss, gs)"
         )
     return str(mount.parent / below if mount != DBFS else mount / below)
 
@@ -88,7 +90,7 @@ class Folder:
         return _is_file(self._files, f"{self._root}/{name}")
 
     def names(self) -> list[str]:
-        """Names directly inside, files and folders, sorted; empty if the folder does not exist."""
+        """Names of the files and folders directly inside, sorted; empty if the folder does not exist."""
         selector = pafs.FileSelector(self._root, allow_not_found=True)
         found = (info.base_name for info in self._files.get_file_info(selector))
         return sorted(name for name in found if not name.startswith(".writing-"))
@@ -98,26 +100,27 @@ class Folder:
             return stream.read()
 
     def write(self, name: str, content: bytes | memoryview) -> None:
-        """Whole or not at all, also when the process is killed or the disk is full; a local file reaches the disk first.
+        """Write the file completely or not at all, also if the process is killed or the disk is full.
 
-        On HDFS a file that is replaced is missing for a moment, and stays missing if the process is killed in it.
+        A local file is flushed to disk first. On HDFS, a file that is being replaced is missing for a moment,
+        and stays missing if the process is killed in that moment.
         """
         target = f"{self._root}/{name}"
         parent, _, base = target.rpartition("/")
         self._files.create_dir(parent, recursive=True)
-        # A name of its own for every writer: two may write the same file at once, and one of them stands whole.
+        # A temporary name per writer: if two write the same file at once, one of the two files remains.
         writing = f"{parent}/.writing-{base}-{uuid.uuid4().hex}"
         if isinstance(self._files, pafs.LocalFileSystem):
             _write_local(Path(writing), target, content)
         elif isinstance(self._files, pafs.HadoopFileSystem):
             _write_beside(self._files, writing, target, content)
-        else:  # an object store shows a file when it is whole
+        else:  # an object store shows a file only when it is complete
             with self._files.open_output_stream(target) as stream:
                 stream.write(content)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """The folder `name` as a local path: itself, or a copy for as long as the context lasts."""
+        """A local path of the folder `name`: the folder itself, or a copy while the context lasts."""
         if isinstance(self._files, pafs.LocalFileSystem):
             yield Path(f"{self._root}/{name}")
             return
@@ -131,7 +134,7 @@ class Folder:
             yield Path(scratch)
 
     def delete(self, name: str) -> None:
-        """Remove a file or a folder with all in it; nothing if it is not there."""
+        """Remove a file, or a folder with its content; do nothing if it does not exist."""
         info = self._files.get_file_info(f"{self._root}/{name}")
         if info.type == pafs.FileType.File:
             self._files.delete_file(info.path)
@@ -140,7 +143,7 @@ class Folder:
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over names and contents of a folder's files, 32 hex digits; one pass over the files."""
+    """sha256 over the names and contents of the files of a folder, 32 hex digits. One pass over the files."""
     total = hashlib.sha256()
     for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
         with file.open("rb") as stream:
@@ -165,9 +168,10 @@ def _write_local(writing: Path, target: str, content: bytes | memoryview) -> Non
 
 
 def _write_beside(files: pafs.FileSystem, writing: str, target: str, content: bytes | memoryview) -> None:
-    """For HDFS, which shows a file growing, moves it at once, and moves it onto no other file.
+    """Write a temporary file and move it: HDFS shows a file while it grows, and cannot move it onto another.
 
-    Between delete and move `target` is missing. Of two writers at once the first to move stands, whole; the other gives way.
+    Between delete and move, `target` is missing. If two writers do this at once, the file of the first move
+    remains.
     """
     try:
         with files.open_output_stream(writing) as stream:

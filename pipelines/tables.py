@@ -56,11 +56,12 @@ SEQUENCES = Table(
            num_tokens  INT NOT NULL COMMENT 'length of input_ids',
            label       INT COMMENT 'class number; null = the targets are tokens',
            targets     ARRAY<STRUCT<first_token: INT, num_tokens: INT>> NOT NULL
-                       COMMENT 'runs of tokens that the loss counts, each predicted from the tokens before it in its segment',
+                       COMMENT 'runs of target tokens, predicted from the tokens before in the same segment',
            num_targets INT NOT NULL COMMENT 'terms this sequence adds to the loss',
            num_bytes   INT NOT NULL COMMENT 'UTF-8 bytes of the text behind the targets',
-           segments    ARRAY<STRUCT<doc_id: STRING, first_token: INT, num_tokens: INT, char_start: INT, char_end: INT>> NOT NULL
-                       COMMENT 'runs of tokens with the characters of the document that each is; a run sees only itself'""",
+           segments    ARRAY<STRUCT<doc_id: STRING, first_token: INT, num_tokens: INT, char_start: INT,
+                       char_end: INT>> NOT NULL
+                       COMMENT 'tokens and characters of each document; a run attends to itself only'""",
 )
 
 PREDICTIONS = Table(
@@ -74,11 +75,11 @@ PREDICTIONS = Table(
            text              STRING NOT NULL COMMENT 'text scored',
            label             STRING COMMENT 'expected class; null = unknown',
            prediction        STRING NOT NULL COMMENT 'class name, or text continued by a language model',
-           score             DOUBLE NOT NULL COMMENT 'probability of the class; bits per byte of the text for a language model',
+           score             DOUBLE NOT NULL COMMENT 'probability of the class, or bits per byte of the text',
            model_name        STRING NOT NULL COMMENT 'registered model',
            model_version     INT NOT NULL COMMENT 'version of the registered model',
            run_id            STRING NOT NULL COMMENT 'MLflow run that trained it',
            documents_version BIGINT NOT NULL COMMENT 'version of the documents table scored',
            scored_at         TIMESTAMP NOT NULL COMMENT 'when the job started scoring',
-           latency_ms        DOUBLE NOT NULL COMMENT 'milliseconds of model time, mean over the batch of this row'""",
+           latency_ms        DOUBLE NOT NULL COMMENT 'milliseconds in the model, mean over the batch'""",
 )

@@ -39,7 +39,7 @@ Overrides = Annotated[
         help="Keys to change, such as finetune.num_epochs=3. conf/base.yaml explains every key.",
     ),
 ]
-Recipe = Annotated[str | None, typer.Option(help=f"What is learnt: {', '.join(list_overlays('recipe'))}.")]
+Recipe = Annotated[str | None, typer.Option(help=f"What is learned: {', '.join(list_overlays('recipe'))}.")]
 Env = Annotated[
     str | None, typer.Option(help=f"Where it runs: {', '.join(list_overlays('env'))}. Default: this machine.")
 ]

@@ -243,7 +243,7 @@ def test_classification_makes_one_sequence_per_kept_document(spark):
     ("labels", "message"),
     [([None, "a"], "2 kept rows have no label"), (["a"], "at least 2 different labels")],
 )
-def test_labels_that_cannot_be_learnt_are_refused(spark, labels, message):
+def test_labels_that_cannot_be_learned_are_refused(spark, labels, message):
     with pytest.raises(ContractError, match=message):
         summary_of(documents_of(spark, TEXTS, labels=labels), "classification")
 

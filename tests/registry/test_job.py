@@ -27,7 +27,7 @@ RESULT = {
 
 @pytest.fixture(scope="module")
 def tables(spark, tmp_path_factory):
-    """Tables without rows: these tests check which run is used, not what it learnt."""
+    """Tables without rows: these tests check which run is used, not what it learned."""
     folder = tmp_path_factory.mktemp("jobs")
     configs = stage_configs(folder)
     documents = spark.createDataFrame([], DOCUMENTS.schema)
