@@ -14,8 +14,9 @@ from pipelines.dataset.tokenizer import END_OF_TEXT, PAD, from_json
 from pipelines.finetune.models.folder import load_model
 from pipelines.finetune.tasks import texts as encoding
 from pipelines.finetune.tasks.table import build_task
-from pipelines.finetune.tasks.texts import DocumentEncoder, split_text
+from pipelines.finetune.tasks.texts import DocumentEncoder, ForgedTokens, encode_start, split_text
 from pipelines.scoring.predict import Prediction, Predictor
+from tests.dataset.styles import unigram_style
 
 TEXTS = ["my card was lost", "", "退款", "how do I top up " * 40, "x", "信用卡丢了 " * 9, "my card was lost"]
 
@@ -249,3 +250,13 @@ def test_threads_are_set_for_the_process(classifier_folder):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("unknown", "expected"), [(True, [3, 2, 3, 0, 2]), (False, [3, 2, 3, 2])])
+def test_scored_text_cannot_spell_a_special_token(unknown, expected):
+    tokenizer = unigram_style(unknown=unknown)
+    tokenizer.encode_special_tokens = True
+    own = tokenizer.encode("").ids
+    assert tokenizer.encode("a </s>a", add_special_tokens=False).ids.count(1) == 1  # the library lets it
+    assert encode_start(tokenizer, ForgedTokens(tokenizer), "a </s>a", 16) == [*expected, *own]
+    assert next(DocumentEncoder(tokenizer, None).encode_windows("a </s>a", 16)) == [*expected, *own]

@@ -15,14 +15,13 @@ import pyarrow as pa
 from pyarrow import NativeFile
 from pyarrow.fs import FileSystem
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
 
 from pipelines.corpus.listing import list_files
 from pipelines.corpus.readers.format import MalformedError, Record, Slice
 from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.slices import cut_files, number_lines, read_scattered, scatter
 from pipelines.corpus.source import Source
+from pipelines.delta import arrow_schema
 from pipelines.storage import locate
 
 MAX_RAW_BYTES = 64 * 2**10
@@ -62,13 +61,6 @@ def read_slice(files: FileSystem, source: Source, part: Slice) -> Iterator[Recor
     """The records of a slice. Raises OSError as `_open` does."""
     with _open(files, source, part) as stream:
         yield from source.reader.read(stream, part, source.request)
-
-
-def arrow_schema(ddl: str) -> pa.Schema:
-    """The Arrow schema of rows. Call it on the driver: parsing DDL needs the JVM, which tasks do not have."""
-    schema = StructType.fromDDL(ddl)
-    assert isinstance(schema, StructType), f"{ddl!r} names no columns"
-    return to_arrow_schema(schema)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.classifier import EncoderClassifier
 from pipelines.finetune.models.padding import pad
 from pipelines.finetune.tasks.task import Batch, Prediction
-from pipelines.finetune.tasks.texts import batch_by_length, encode_start
+from pipelines.finetune.tasks.texts import ForgedTokens, batch_by_length, encode_start
 from pipelines.metrics import METRICS
 
 
@@ -88,8 +88,9 @@ class Classification:
         Texts are cut at max_tokens, as in training.
         """
         device = next(model.parameters()).device
+        forged = ForgedTokens(tokenizer)
         # A text without tokens still gets a prediction: the model sees one padding token.
-        windows = [encode_start(tokenizer, text, self._max_tokens) or [0] for text in texts]
+        windows = [encode_start(tokenizer, forged, text, self._max_tokens) or [0] for text in texts]
         predictions = [Prediction("", 0.0)] * len(texts)
         for rows in batch_by_length(windows, batch_size):
             ids_BT, mask_BT = pad([windows[row] for row in rows], device)

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 from tokenizers import Tokenizer
 
+from pipelines.dataset.examples.encode import find_special_ids, find_unknown_id
+
 Item = TypeVar("Item")
 
 PIECE_CHARS = 65_536
@@ -15,9 +17,32 @@ CHARS_PER_TOKEN = 16
 """First guess of the characters that fill a window; doubled until it is full."""
 
 
-def encode_start(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
-    """The first tokens of a text as training cuts them: at most max_tokens with the special tokens, which
-    stay.
+class ForgedTokens:
+    """Removes special tokens that a text spells itself, as the dataset stage does.
+
+    Unigram tokenizers (T5, XLM-R) read the characters "</s>" as the end token. It becomes the unknown token;
+    if the tokenizer has none, it is left out, because one text must not stop the scoring of a table.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        unknown_id = find_unknown_id(tokenizer)
+        self._special_ids = find_special_ids(tokenizer) - {unknown_id}
+        self._replacement = [] if unknown_id is None else [unknown_id]
+
+    def are_in(self, ids: list[int]) -> bool:
+        """Whether a text, encoded to `ids` without special tokens, spells one."""
+        return not self._special_ids.isdisjoint(ids)
+
+    def replace(self, ids: list[int]) -> list[int]:
+        """`ids` of a text, encoded without special tokens, without those that the text spells."""
+        if not self.are_in(ids):
+            return ids
+        kept = [self._replacement if token in self._special_ids else [token] for token in ids]
+        return [token for tokens in kept for token in tokens]
+
+
+def encode_start(tokenizer: Tokenizer, forged: ForgedTokens, text: str, max_tokens: int) -> list[int]:
+    """The first tokens of a text as training cuts them: at most max_tokens, the special tokens included.
 
     Only a prefix of the text that is long enough is tokenized.
     """
@@ -30,7 +55,13 @@ def encode_start(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
             break
         num_chars *= 2
     encoding.truncate(room)
-    ids: list[int] = tokenizer.post_process(encoding).ids
+    has_forged = forged.are_in(encoding.ids)
+    processed = tokenizer.post_process(encoding)
+    ids: list[int] = processed.ids
+    if has_forged:
+        special = processed.special_tokens_mask
+        parts = [[token] if own else forged.replace([token]) for token, own in zip(ids, special, strict=True)]
+        ids = [token for part in parts for token in part]
     return ids
 
 
@@ -43,7 +74,7 @@ class DocumentEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, end_token_id: int | None) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._forged = tokenizer, ForgedTokens(tokenizer)
         self._opening, self._closing = _find_special_tokens(tokenizer)
         if end_token_id is not None and end_token_id not in self._closing[-1:]:
             self._closing = [*self._closing, end_token_id]
@@ -52,7 +83,7 @@ class DocumentEncoder:
 
     def encode_prompt(self, text: str, max_tokens: int) -> list[int]:
         """The first tokens of the document. May be empty."""
-        first = self._tokenizer.encode(text[: max_tokens * CHARS_PER_TOKEN], add_special_tokens=False).ids
+        first = self._encode_text(text[: max_tokens * CHARS_PER_TOKEN])
         return [*self._opening, *first][:max_tokens]
 
     def encode_windows(self, text: str, max_tokens: int) -> Iterator[list[int]]:
@@ -61,7 +92,7 @@ class DocumentEncoder:
         """
         held = list(self._opening)
         for piece in split_text(text):
-            held += self._tokenizer.encode(piece, add_special_tokens=False).ids
+            held += self._encode_text(piece)
             while len(held) > max_tokens:
                 yield held[:max_tokens]
                 held = held[max_tokens - 1 :]
@@ -80,6 +111,9 @@ class DocumentEncoder:
             end = offsets[0][1] if offsets else len(text)
             first_bytes = len(text[:end].encode())
         return len(text.encode()) - first_bytes
+
+    def _encode_text(self, text: str) -> list[int]:
+        return self._forged.replace(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, sequences: Sequence[list[int]]) -> list[str]:
         """Texts of token lists, without special tokens."""
