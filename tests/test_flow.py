@@ -135,6 +135,7 @@ def test_missing_input_names_the_stage_to_run(flow, tmp_path):
         flow.stages["dataset"].main(config)
 
 
+@pytest.mark.slow
 def test_spark_submit_and_python_run_the_same_job(flow, tmp_path):
     overrides = [*flow_overrides(flow.folder), f"root={tmp_path}"]
     environment = {**os.environ, **ACTIVATED}
@@ -176,6 +177,7 @@ def test_dry_run_changes_nothing_and_lists_each_stage(flow, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_doctor_and_config_work_from_the_command_line():
     command = [sys.executable, "-m", "jobs.shell.cli"]
     shown = run_command([*command, "config", "--recipe", "customer_service"])

@@ -214,6 +214,7 @@ def test_missing_jars_are_named_with_the_remedy(monkeypatch, tmp_path):
         _delta_jars()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("submitted", [True, False], ids=["spark-submit", "python"])
 def test_a_launcher_s_settings_stand_and_ours_fill_the_rest(tmp_path, submitted):
     script = tmp_path / "probe.py"

@@ -88,6 +88,7 @@ def make_config(folder, field, **knobs):
     return settings.section("corpus", corpus.Config).model_copy(update=knobs)
 
 
+@pytest.mark.slow
 def test_wrong_mapping_fails_after_quarantine_until_corrected(spark, tmp_path):
     lines = [json.dumps({"body": f"第{number}行"}, ensure_ascii=False) for number in range(20)]
     (tmp_path / "a.jsonl").write_text("\n".join([*lines, "broken"]), encoding="utf-8")

@@ -45,6 +45,7 @@ def test_a_registered_model_is_complete_and_not_pickled(new_run, model_folders, 
     assert json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/lineage.json")) == read_lineage(run_id)
 
 
+@pytest.mark.slow
 def test_a_model_loads_without_the_project(new_run, model_folders, model_name, tmp_path):
     register(new_run(), model_folders[0], model_name)
     script = """if True:

@@ -16,6 +16,7 @@ from pipelines.machine import DELTA_JARS
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_json_has_one_finding_per_check(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path))
     (tmp_path / "jars").mkdir()
