@@ -6,8 +6,7 @@ be read.
 """
 
 from contextlib import ExitStack
-from functools import reduce
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -17,7 +16,10 @@ from jobs.shell.plan import Outcome, Plan, plan_tables
 from jobs.shell.settings import AbsolutePath, Section
 from jobs.shell.stage import Work, run_stage
 from pipelines.corpus.rules import Rules
-from pipelines.corpus.source import Source
+from pipelines.corpus.source import Source, require_sources
+
+if TYPE_CHECKING:
+    from pipelines.corpus.readers.format import SourceFile
 
 REVISION = 3  # raise it when equal files give other rows than before
 
@@ -30,36 +32,32 @@ class Config(Section):
     quarantine: AbsolutePath
 
 
-def plan(config: Config) -> Plan[None]:
+def plan(config: Config) -> "Plan[list[list[SourceFile]]]":
     from pipelines.corpus.listing import list_files
     from pipelines.pin import fingerprint
 
-    if not config.sources:
-        raise ValueError(
-            "corpus.sources is empty: name the files to read (conf/base.yaml shows how) or choose a --recipe"
-        )
-    listed = [list_files(source) for source in config.sources]
+    listed = [list_files(source) for source in require_sources(config.sources)]
     files = [[(file.relative, file.size, file.modified_ns) for file in each] for each in listed]
     settings = config.model_dump(mode="json", include={"sources", "rules"})
-    made_from = fingerprint("corpus", REVISION, settings, files)
-    return plan_tables(made_from, [config.quarantine, config.documents], display_documents)
+    parts = [[*source.parts] for source in config.sources]  # a fingerprint ignores the order of keys
+    made_from = fingerprint("corpus", REVISION, settings, parts, files)
+    return plan_tables(made_from, [config.quarantine, config.documents], display_documents, inputs=listed)
 
 
 def main(config: Config) -> Outcome:
     return run_stage("corpus", config, plan, write_documents)
 
 
-def write_documents(config: Config, work: Work[None]) -> dict[str, str]:
+def write_documents(config: Config, work: "Work[list[list[SourceFile]]]") -> dict[str, str]:
     from pipelines.corpus.build import build_documents, reconcile
     from pipelines.corpus.quarantine import require_few_quarantined
-    from pipelines.corpus.readers.files import read_source
+    from pipelines.corpus.readers.files import read_sources
     from pipelines.spark import persisted
     from pipelines.tables import DOCUMENTS, QUARANTINE
 
     work.progress.phase(f"reading {', '.join(source.name for source in config.sources)}")
-    read = reduce(lambda a, b: a.unionByName(b), [read_source(work.spark, each) for each in config.sources])
     with ExitStack() as stack:
-        records = stack.enter_context(persisted(read))
+        records = stack.enter_context(persisted(read_sources(work.spark, config.sources, work.inputs)))
         work.progress.phase("looking for duplicates and broken records")
         built, broken = build_documents(records, config.sources, config.rules)
         documents = stack.enter_context(DOCUMENTS.hold(built))
@@ -67,7 +65,8 @@ def write_documents(config: Config, work: Work[None]) -> dict[str, str]:
         made_from, facts = work.fingerprint, reconcile(records, documents.rows, quarantine.rows)
         work.progress.phase("writing quarantine")
         QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
-        require_few_quarantined(facts, quarantine.rows, config.max_quarantined_fraction)
+        num_files = {each.name: len(files) for each, files in zip(config.sources, work.inputs, strict=True)}
+        require_few_quarantined(facts, quarantine.rows, config.max_quarantined_fraction, num_files)
         work.progress.phase("writing documents")
         pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)
     return display_documents(pin)

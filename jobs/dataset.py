@@ -4,6 +4,7 @@ Reads the documents that are kept. Writes sequences, whose tokens lead back to d
 """
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
@@ -13,7 +14,7 @@ from jobs.shell.facts import display_sequences
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
 from jobs.shell.settings import AbsolutePath, Section
 from jobs.shell.stage import Work, run_stage
-from pipelines.dataset.examples.table import require_task
+from pipelines.dataset.examples.table import load_builder, require_task
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 
@@ -33,14 +34,15 @@ class Config(Section):
 
 
 def plan(config: Config) -> "Plan[Pin]":
-    from pipelines.dataset.tokenizer import tokenizer_identity
+    from pipelines.dataset.tokenizer import find_missing_tokenizer, tokenizer_identity
     from pipelines.pin import fingerprint
 
     documents = require_table(config.documents, "documents", "corpus")
     settings = config.model_dump(mode="json", include={"task", "tokenizer", "packing"})
-    identities = (documents.identity(), tokenizer_identity(config.tokenizer))
-    made_from = fingerprint("dataset", REVISION, settings, *identities)
-    return plan_tables(made_from, [config.sequences], display_sequences, inputs=documents)
+    settings["tokenizer_identity"] = tokenizer_identity(config.tokenizer)
+    made_from = fingerprint("dataset", REVISION, settings, documents.identity())
+    gap = partial(find_missing_tokenizer, config.tokenizers)
+    return plan_tables(made_from, [config.sequences], display_sequences, inputs=documents, find_gap=gap)
 
 
 def main(config: Config) -> Outcome:
@@ -50,14 +52,13 @@ def main(config: Config) -> Outcome:
 def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
     from pipelines.dataset.build import build_sequences
     from pipelines.dataset.documents import choose_tokenizer, read_documents, summarize_documents
-    from pipelines.dataset.examples.table import EXAMPLES
     from pipelines.dataset.tokenizer import write_tokenizer
     from pipelines.tables import SEQUENCES
 
     documents, pinned = read_documents(work.spark, work.inputs)
+    has_labels, max_bytes = load_builder(config.task).has_labels, config.tokenizer.max_bytes
+    summary = summarize_documents(documents, max_bytes=max_bytes, with_labels=has_labels)
     work.progress.phase("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
-    max_bytes, with_labels = config.tokenizer.max_bytes, EXAMPLES[config.task].has_labels
-    summary = summarize_documents(documents, max_bytes=max_bytes, with_labels=with_labels)
     chosen = choose_tokenizer(documents, config.tokenizer, summary)
     work.progress.phase("packing documents into sequences")
     with build_sequences(documents, chosen, config.packing, task=config.task, summary=summary) as built:
@@ -65,8 +66,7 @@ def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
             "task": config.task,
             "labels": summary.labels,
             "tokenizer": write_tokenizer(chosen.tokenizer, config.tokenizers),
-            "end_token_id": built.end_token_id,
-            "splits": built.counts,
+            **built.facts,
             "sequence_length": config.packing.sequence_length,
             "documents": {**asdict(pinned), "facts": {}},
         }

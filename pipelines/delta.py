@@ -30,11 +30,11 @@ from delta import exceptions as delta_exceptions
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from pipelines.digest import HeldRows, digest_rows, first_repeated_key, hold_rows
 from pipelines.pin import Pin, TableLog, open_log
+from pipelines.schema import arrow_schema, parse_ddl
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +67,6 @@ def spark_path(path: str) -> str:
     return f"file:{path}" if path.startswith("/") else path
 
 
-def arrow_schema(ddl: str) -> pa.Schema:
-    """The Arrow schema of rows with these columns. Needs the running JVM: derive it on the driver, and let
-    the function that runs in the Python workers close over it."""
-    return pa.schema(
-        [column.remove_metadata() for column in to_arrow_schema(_parse_ddl(ddl), timezone="UTC")]
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """The definition of a table. Comments and constraints are stored in the table itself."""
@@ -92,7 +84,7 @@ class Table:
 
     @property
     def schema(self) -> StructType:
-        return _parse_ddl(self.ddl)
+        return parse_ddl(self.ddl)
 
     @property
     def arrow_schema(self) -> pa.Schema:
@@ -127,13 +119,18 @@ class Table:
         `fingerprint`.
 
         Raises ContractError if the rows break the definition, RuntimeError if another writer replaces the
-        rows meanwhile.
+        rows meanwhile, or if somebody else changed them last.
         """
         log = open_log(path)
         newest = log.pin() if log else None
         if newest is not None and newest.fingerprint == fingerprint:
             logger.info("%s: version %d has the same inputs, nothing written", self.name, newest.version)
             return newest
+        if newest is not None and not newest.fingerprint:
+            raise RuntimeError(
+                f"{self.name} at {path} was changed outside of Distributary (version {newest.version}, "
+                f"{newest.facts['operation']}), and writing would undo that; to rebuild it, delete the table"
+            )
         with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows) as held:
             for _ in range(WRITE_ATTEMPTS):
                 self._commit(held, path, "overwrite", log, fingerprint, facts)
@@ -286,12 +283,6 @@ class Table:
             f"{self.name} at {path}: another writer changed the rows meanwhile; "
             "run the stage again when it is done"
         )
-
-
-def _parse_ddl(ddl: str) -> StructType:
-    schema = StructType.fromDDL(ddl)
-    assert isinstance(schema, StructType), f"the DDL names no columns: {ddl}"
-    return schema
 
 
 def _constraint_properties(checks: Mapping[str, str]) -> dict[str, str]:

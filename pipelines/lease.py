@@ -29,6 +29,10 @@ RENEW_SECONDS, DEAD_SECONDS = 15.0, 60.0
 """Time between renewals; age from which a lease counts as abandoned."""
 
 
+class LeaseLostError(RuntimeError):
+    """Another driver has the lease, or may have it: this one must not write any more."""
+
+
 class Lease:
     """Held while the context lasts. Entering raises RuntimeError if another living driver holds the lease."""
 
@@ -52,16 +56,16 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
 
     def require(self) -> None:
-        """Raise RuntimeError if another driver has taken the lease, or may have: it was not renewed for
+        """Raise LeaseLostError if another driver has taken the lease, or may have: it was not renewed for
         DEAD_SECONDS."""
         if self._taken_by is not None:
-            raise RuntimeError(
+            raise LeaseLostError(
                 f"{self._folder.path} was taken over by {_describe(self._taken_by)}; this driver stops; "
                 "when that one has ended, run again"
             )
         age = time.time() - self._renewed_at
         if age > self._dead_seconds:
-            raise RuntimeError(
+            raise LeaseLostError(
                 f"{self._path} could not be renewed for {age:.0f} s ({self._problem}), so another driver may "
                 "take over; this driver stops; when the storage works, run again"
             )

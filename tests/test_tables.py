@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.delta import ContractError, Table, arrow_schema, spark_path
+from pipelines.delta import ContractError, Table, spark_path
 from pipelines.digest import digest_rows, hold_rows
 from pipelines.pin import Pin, fingerprint, pin
+from pipelines.schema import arrow_schema
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 
 
@@ -210,6 +211,10 @@ def test_foreign_changes_differ_from_maintenance(spark, path):
     spark.sql(f"DELETE FROM delta.`{path}` WHERE offset = 1")
     changed = pin(path)
     assert (changed.fingerprint, changed.digest, changed.facts) == ("", "", {"operation": "DELETE"})
+    with pytest.raises(
+        RuntimeError, match=r"outside of Distributary \(version 3, DELETE\).*delete the table"
+    ):
+        QUARANTINE.overwrite(broken_rows(spark, [1, 2]), path, fingerprint="b", facts={})
 
 
 def test_a_missing_table_names_the_remedy(spark, tmp_path):

@@ -14,11 +14,17 @@ import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-from jobs.shell.doctor import doctor as examine
 from jobs.shell.loading import show_loading
 
 if TYPE_CHECKING:
     import typer
+
+
+def examine(as_json: bool) -> int:
+    """Run the doctor, whose imports no other command needs."""
+    from jobs.shell.doctor import doctor
+
+    return doctor(as_json)
 
 
 def app() -> None:

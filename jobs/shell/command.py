@@ -109,12 +109,19 @@ def require_master(settings: Settings) -> None:
         require()
 
 
+class _RedactingFormatter(logging.Formatter):
+    """Log messages without secrets: libraries repeat addresses in their warnings."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(redact(super().format(record)))
+
+
 @contextmanager
 def report_errors() -> Iterator[None]:
     """Print an error as one message and exit with status 1; DISTRIBUTARY_DEBUG=1 shows the traceback."""
-    logging.basicConfig(
-        level=logging.WARNING, format="  %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_RedactingFormatter("  %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         yield
     except Exception as error:

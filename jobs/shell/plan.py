@@ -49,28 +49,33 @@ def plan_tables(
     *,
     inputs: _Inputs = NO_INPUTS,
     appended: bool = False,
+    find_gap: "Callable[[Pin], str]" = lambda pin: "",
 ) -> Plan[_Inputs]:
     """Up to date if the newest commit of every output carries the fingerprint `made_from`.
 
-    If rows are `appended`, any commit may carry it. `display_facts` gets the commit of the last output.
+    If rows are `appended`, any commit may carry it. `display_facts` and `find_gap` get the commit of the last
+    output; `find_gap` returns what is missing beside the table, or "".
     Raises ValueError if somebody else changed an output last, because rebuilding would undo their change.
     """
     from pipelines.pin import pin  # loads Arrow and delta-rs, which no --help needs
 
-    found: Pin | None = None
-    for path in outputs:
-        found = pin(path, made_from=made_from) if appended else pin(path)
+    pins = [pin(path, made_from=made_from) if appended else pin(path) for path in outputs]
+    for path, found in zip(outputs, pins, strict=True):
         if found is not None and not found.fingerprint:
             raise ValueError(
                 f"{path} was changed outside of Distributary ({_describe_change(found)}); running this stage "
                 "would undo that. To rebuild it, delete the table; to keep it, run only the stages below"
             )
+    for path, found in zip(outputs, pins, strict=True):
         if found is None or found.fingerprint != made_from:
             why = f"{_name_of(path)}: {_explain_outdated(found or pin(path), appended=appended)}"
             return Plan(fingerprint=made_from, up_to_date=False, why=why, inputs=inputs)
-    assert found is not None, "a stage has at least one output"
-    why = f"{_name_of(outputs[-1])} version {found.version} was made from the same inputs"
-    facts = display_facts(found)
+    last = pins[-1]
+    assert last is not None, "the loop returns for a missing table"
+    why = f"{_name_of(outputs[-1])} version {last.version} was made from the same inputs"
+    if gap := find_gap(last):
+        return Plan(fingerprint=made_from, up_to_date=False, why=gap, inputs=inputs)
+    facts = display_facts(last)
     return Plan(fingerprint=made_from, up_to_date=True, why=why, inputs=inputs, facts=facts)
 
 

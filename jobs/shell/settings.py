@@ -18,19 +18,38 @@ from pydantic_core import ErrorDetails
 
 from jobs.shell.layers import merge_layers, read_layers, suggest_name
 from jobs.shell.redaction import redact, remember
-from pipelines.paths import absolute
+from pipelines.paths import absolute, split_options, without_credentials
 
 _Section = TypeVar("_Section", bound="Section")
 
-AbsolutePath = Annotated[str, AfterValidator(absolute)]
+
+def _absolute_path(path: str) -> str:
+    if split_options(path)[1]:
+        raise ValueError(
+            f"must not have options ({without_credentials(path)}): table names are appended to it; set "
+            "AWS_ENDPOINT_URL and AWS_REGION for Arrow and Delta, and spark.hadoop.fs.s3a.endpoint for Spark"
+        )
+    return absolute(path)
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute_path)]
 """Path or URI of a table or folder. A local path becomes absolute here and nowhere else."""
+
+
+def _without_password(uri: str) -> str:
+    if re.match(r"https?://[^/@]*:[^/@]*@", uri):
+        raise ValueError(
+            f"must not hold a password ({without_credentials(uri)}), because MLflow repeats the address in "
+            "its errors; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri
 
 
 class Tracking(BaseModel):
     """Where MLflow keeps runs and models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    uri: str
+    uri: Annotated[str, AfterValidator(_without_password)]
     artifacts: str | None
     experiment: str
 

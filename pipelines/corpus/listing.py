@@ -216,7 +216,9 @@ def _describe_local_entry(entry: os.DirEntry[str]) -> Entry:
     """Asked from the system, because Arrow leaves out dead links and fails on names that are not UTF-8."""
     try:
         status = entry.stat()
-    except OSError:
+    except OSError as error:
+        if not entry.is_symlink() and not isinstance(error, FileNotFoundError):
+            raise  # a fault of the disk or the network: the stage must not go on without this file
         return Entry(entry.path, FileType.NotFound if entry.is_symlink() else FileType.Unknown, 0, 0)
     kind = _KINDS.get(stat.S_IFMT(status.st_mode), FileType.Unknown)
     return Entry(entry.path, kind, status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino))

@@ -36,20 +36,30 @@ _REMEDIES = {
 """By the kind of the reason. A test checks it against the kinds that the readers give."""
 
 
+DAMAGED_FILE = ("gzip", "parquet")
+"""Kinds of reasons that stand for a damaged file, with any number of lost records."""
+
+
 def require_few_quarantined(
-    facts: Mapping[str, Any], quarantine: DataFrame, max_quarantined_fraction: float
+    facts: Mapping[str, Any],
+    quarantine: DataFrame,
+    max_quarantined_fraction: float,
+    num_files: Mapping[str, int],
 ) -> None:
-    """Raises ValueError if more than this share of the records of one source is in quarantine.
+    """Raises ValueError if more than this share of the records of one source is in quarantine, or if more
+    than this share of its files (`num_files` by source) is damaged.
 
     The message names the most frequent reasons and their remedies. Call it after the quarantine table is
     written, so that the records can be looked up, and before the documents table: the next run then finds no
     documents made from these files and tries again. `facts` are those of `reconcile`. A source without
     records has nothing in quarantine.
     """
+    damaged = _count_damaged_files(quarantine) if facts["quarantined"] else {}
     faulty = {
         name: counts
         for name, counts in facts["sources"].items()
         if counts["quarantined"] > max_quarantined_fraction * counts["records"]
+        or damaged.get(name, 0) > max_quarantined_fraction * num_files[name]
     }
     if not faulty:
         return
@@ -64,6 +74,16 @@ def require_few_quarantined(
         f"{'. '.join(described)}. "
         "The quarantine table has every record with its reason; to accept the loss, raise the fraction"
     )
+
+
+def _count_damaged_files(quarantine: DataFrame) -> dict[str, int]:
+    """Files by source that could not be read to their end."""
+    kind = F.substring_index("reason", ":", 1)
+    damaged = quarantine.where(kind.isin(*DAMAGED_FILE)).groupBy("source")
+    return {
+        row.source: row.num_files
+        for row in damaged.agg(F.count_distinct("file").alias("num_files")).collect()
+    }
 
 
 def _find_reasons(quarantine: DataFrame, sources: list[str]) -> dict[str, str]:

@@ -124,3 +124,12 @@ def _check_splits(at: str, splits: Mapping[str, float]) -> None:
         raise ValueError(f"{at}: shares of splits must be 0 or more, got {dict(splits)}")
     if not math.isclose(total := math.fsum(splits.values()), 1.0, abs_tol=1e-9):
         raise ValueError(f"{at}: shares of splits must sum to 1, got {total:g}")
+
+
+def require_sources(sources: Sequence[Source]) -> Sequence[Source]:
+    """The sources. Raises ValueError if there are none."""
+    if not sources:
+        raise ValueError(
+            "corpus.sources is empty: name the files to read (conf/base.yaml shows how) or choose a --recipe"
+        )
+    return sources

@@ -8,7 +8,7 @@ number of executors. Memory of a task: one group (about `group_bytes` of text).
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, Row
@@ -18,7 +18,7 @@ from pyspark.sql.types import LongType, StructField, StructType
 from pyspark.storagelevel import StorageLevel
 
 from pipelines.dataset.documents import DocumentSummary, select_kept
-from pipelines.dataset.examples.table import EXAMPLES
+from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.group import PackingJob, make_group_packer
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer
@@ -38,6 +38,11 @@ class BuiltSequences(NamedTuple):
     end_token_id: int | None
     """Token that ends every document; None = the task ends none."""
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the commit of the table keeps of them."""
+        return {"splits": self.counts, "end_token_id": self.end_token_id}
+
 
 @contextmanager
 def build_sequences(
@@ -48,7 +53,7 @@ def build_sequences(
     Two Spark jobs: one packs and counts; the writer of the table runs the other.
     """
     _require_fit(task, rules)
-    end_token_id = chosen.require_end_token(task) if EXAMPLES[task].needs_end_token else None
+    end_token_id = chosen.require_end_token(task) if load_builder(task).needs_end_token else None
     job = PackingJob(
         task=task,
         tokenizer_json=chosen.tokenizer.to_str(),
@@ -74,7 +79,7 @@ def build_sequences(
 
 
 def _require_fit(task: str, rules: PackingRules) -> None:
-    fitting = EXAMPLES[task].packing_methods
+    fitting = load_builder(task).packing_methods
     if rules.method not in fitting:
         raise ValueError(
             f"dataset.packing.method {rules.method} does not fit dataset.task {task}; "
@@ -89,7 +94,7 @@ def _count_groups(summary: DocumentSummary, rules: PackingRules) -> int:
 
 def _group_documents(documents: DataFrame, task: str, num_groups: int) -> DataFrame:
     """doc_id, split, group, and the columns that the task reads."""
-    columns = EXAMPLES[task].columns
+    columns = load_builder(task).columns
     missing = [name for name in columns if name not in documents.columns]
     if missing:
         raise ContractError(

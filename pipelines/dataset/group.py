@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.dataset.arrays import find_runs
 from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part
-from pipelines.dataset.examples.table import EXAMPLES
+from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.packing.packed import PackedSequence
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.packing.table import PACKERS
@@ -69,7 +69,7 @@ def _make_builder(job: PackingJob) -> ExampleBuilder:
         max_tokens=job.rules.sequence_length if cuts else None,
         end_token_id=job.end_token_id,
     )
-    return EXAMPLES[job.task](from_json(job.tokenizer_json), settings)
+    return load_builder(job.task)(from_json(job.tokenizer_json), settings)
 
 
 def batch_documents(documents: pa.Table) -> Iterator[list[Document]]:

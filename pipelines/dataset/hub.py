@@ -131,7 +131,7 @@ def _resolve_commit(hub_id: str, revision: str) -> str:
         raise FileNotFoundError(
             f"no model {hub_id} on the hub; check the name, and set HF_TOKEN if it is private"
         ) from error
-    except OSError as error:  # no network, or HF_HUB_OFFLINE
+    except Exception as error:  # HF_HUB_OFFLINE, or no network: the HTTP client's errors are no OSError
         cached = _read_cached_commit(hub_id, revision)
         if cached is None:
             raise ConnectionError(

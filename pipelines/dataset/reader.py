@@ -7,7 +7,6 @@ format. Where it exists, Delta is not touched.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +16,8 @@ from deltalake.exceptions import DeltaError
 
 from pipelines.dataset.arrays import FORMAT, FlatRows, mark_runs, write_arrays
 from pipelines.dataset.local_copies import copies_folder, open_copy
+from pipelines.dataset.rows import NO_LABEL, Rows
 
-NO_LABEL = -100
 VALUE_COLUMNS = [
     "sequence_id",
     "num_tokens",
@@ -29,24 +28,6 @@ VALUE_COLUMNS = [
     "num_targets",
     "num_bytes",
 ]
-
-
-class Rows(NamedTuple):
-    """Some rows of a split, in the order asked for."""
-
-    input_ids: list[np.ndarray]
-    """Per row (num_tokens,) int32."""
-    is_target: list[np.ndarray]
-    """Per row (num_tokens,) bool: tokens that the loss counts, each predicted from the tokens before it in
-    its own segment. So the first token of a segment is never a target."""
-    segment_lengths: list[np.ndarray]
-    """Per row (num_segments,) int32: tokens of each document's run; they sum to num_tokens."""
-    labels: np.ndarray
-    """(num_rows,) int64 class numbers; NO_LABEL = none."""
-    num_targets: np.ndarray
-    """(num_rows,) int64 terms that the row adds to the loss."""
-    num_bytes: np.ndarray
-    """(num_rows,) int64 UTF-8 bytes of the text behind the targets."""
 
 
 class SequenceReader:

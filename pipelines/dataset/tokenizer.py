@@ -6,7 +6,7 @@ text, and the sha256 of that text is its fingerprint, stored with the sequences 
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
@@ -15,6 +15,9 @@ from pipelines.dataset.end_token import find_end_token, mark_as_special
 from pipelines.dataset.hub import Base, resolve_base
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.storage import Folder
+
+if TYPE_CHECKING:
+    from pipelines.pin import Pin
 
 END_OF_TEXT = "<|end_of_text|>"
 PAD = "<|pad|>"
@@ -151,3 +154,9 @@ def read_tokenizer(folder: str, fingerprint: str) -> Tokenizer:
             "delete it and the sequences table, then run the dataset stage"
         )
     return tokenizer
+
+
+def find_missing_tokenizer(folder: str, sequences: "Pin") -> str:
+    """A sentence if the tokenizer of the sequences is not in `folder`; "" if it is."""
+    name = sequences.facts["tokenizer"]
+    return "" if Folder(folder).exists(f"{name}.json") else f"tokenizer {name} is not in {folder}"

@@ -25,8 +25,9 @@ def evaluate(
     batch_rows: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Evaluation:
-    """Collective: all ranks call it. Rows are taken by length, so that little is padded; `progress` gets the
-    fraction done.
+    """Collective: all ranks call it, and each runs the same number of forward passes, because a strategy may
+    exchange weights in them. Rows are taken by length, so that little is padded; `progress` gets the fraction
+    done.
     """
     by_length = np.argsort(reader.lengths, kind="stable")[strategy.data_rank :: strategy.num_replicas]
     if not len(by_length):
@@ -35,12 +36,16 @@ def evaluate(
             f"the split has {len(reader)} rows for {strategy.num_replicas} replicas"
         )
     total = torch.zeros(())
-    for first in range(0, len(by_length), batch_rows):
-        batch = task.collate(reader.rows(by_length[first : first + batch_rows]), strategy.device)
+    most_rows = -(-len(reader) // strategy.num_replicas)  # of the replicas; others have one row less
+    for first in range(0, most_rows, batch_rows):
+        rows = by_length[first : first + batch_rows]
+        # A replica that has no rows left repeats its first one, and does not count it.
+        batch = task.collate(reader.rows(rows if len(rows) else by_length[:1]), strategy.device)
         outputs = strategy.forward(batch)
-        with torch.inference_mode():
-            sums = task.sums(outputs, batch)
-        total = sums if first == 0 else total + sums
-        progress(min(1.0, (first + batch_rows) / len(by_length)))
+        if len(rows):
+            with torch.inference_mode():
+                sums = task.sums(outputs, batch)
+            total = sums if first == 0 else total + sums
+        progress(min(1.0, (first + batch_rows) / most_rows))
     summed = strategy.sum(total, name="evaluation")
     return Evaluation(task.metrics(summed), task.confusion(summed))

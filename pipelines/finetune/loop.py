@@ -66,8 +66,8 @@ def train(
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise FloatingPointError(
                 f"loss is {loss} and gradient norm {norm} at step {step}; "
-                f"lower finetune.optimization.learning_rate or look at the rows with "
-                f"sequence_id in {rows[:8].tolist()}..."
+                f"lower finetune.optimization.learning_rate, or look at the {len(rows)} rows of this "
+                f"step, whose sequence_id is {', '.join(map(str, rows[:8].tolist()))}, ..."
             )
         num_tokens = int(reader.lengths[rows].sum())
         after_step(step + 1, StepResult(loss, norm, rate, num_tokens, time.monotonic() - started))

@@ -207,6 +207,11 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
 
+    if settings.strategy == "single" and settings.num_ranks > 1:
+        raise ValueError(
+            f"finetune.strategy is single, but finetune.num_ranks is {settings.num_ranks}; set "
+            "finetune.num_ranks=1 or another strategy"
+        )
     BatchPlan(
         global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
     )

@@ -133,8 +133,9 @@ class _Rank:
         if len(reader) < self._strategy.num_replicas:
             raise ValueError(
                 f"split {split} of {data.sequences} has {len(reader)} sequences, "
-                f"fewer than the {self._strategy.num_replicas} ranks; "
-                "give the sources such a split (corpus.sources[].splits) or name another in finetune"
+                f"fewer than the {self._strategy.num_replicas} ranks; lower finetune.num_ranks, give the "
+                "sources a larger split (corpus.sources[].splits), or choose another "
+                "finetune.evaluation_split or final_split"
             )
         return reader
 

@@ -17,7 +17,7 @@ from pyspark import SparkFiles
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.delta import arrow_schema
+from pipelines.schema import arrow_schema
 from pipelines.scoring.ship import needs_shipping, ship_folder
 from pipelines.tables import PREDICTIONS
 

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from pipelines.corpus.build import build_documents, reconcile
 from pipelines.corpus.dedup import label_exact_duplicates
+from pipelines.corpus.listing import list_files
 from pipelines.corpus.readers.files import RECORDS, read_source
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
@@ -250,6 +251,6 @@ def test_chinese_text_survives_byte_for_byte(spark, tmp_path):
     text = "\n".join([ZH, "“全角引号”《书名》——……", "𠮷野家 𪚥 〇", "繁體中文與简体中文", "ＡＢＣ　１２３"])
     (tmp_path / "文.txt").write_bytes(text.encode())
     source = Source(name="zh", path=str(tmp_path / "文.txt"), format="text")
-    documents, _ = build_documents(read_source(spark, source), [source], Rules())
+    documents, _ = build_documents(read_source(spark, source, list_files(source)), [source], Rules())
     (row,) = documents.collect()
     assert (row.text.encode(), row.file, row.content_hash) == (text.encode(), "文.txt", sha(text))

@@ -27,6 +27,11 @@ def jsonl(path, **knobs):
     return Source(**{"name": "s", "path": str(path), "format": "jsonl", "fields": {"text": "t"}, **knobs})
 
 
+def read_jsonl(spark, path):
+    source = jsonl(path)
+    return read_source(spark, source, list_files(source))
+
+
 def test_row_gives_the_position_of_its_record(spark, tmp_path):
     (tmp_path / "a.csv").write_bytes('t,l\r\n" e\u0301\r\n你",x\r\nb\r\n'.encode())
     source = Source(name="s", path=str(tmp_path), format="csv", fields={"text": "t", "label": "l"})
@@ -50,7 +55,7 @@ def test_row_gives_the_position_of_its_record(spark, tmp_path):
         ],
         RECORDS,
     )
-    assertDataFrameEqual(read_source(spark, source), expected)
+    assertDataFrameEqual(read_source(spark, source, list_files(source)), expected)
 
 
 def test_tasks_read_parquet_slices_with_structure(spark, tmp_path, monkeypatch):
@@ -63,7 +68,7 @@ def test_tasks_read_parquet_slices_with_structure(spark, tmp_path, monkeypatch):
     columns = {"m": dialogues, "u": [f"http://x/{n}" for n in range(90)]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=10)
     source = Source(name="s", path=str(tmp_path), format="parquet", messages="m", metadata={"url": "u"})
-    rows = read_source(spark, source)
+    rows = read_source(spark, source, list_files(source))
     assert rows.rdd.getNumPartitions() > 3
     found = sorted(rows.collect(), key=lambda row: row.offset)
     assert [row.offset for row in found] == list(range(90))
@@ -83,7 +88,7 @@ def test_slices_give_the_rows_of_the_whole_file(spark, tmp_path, monkeypatch):
     lines = [*LINES[:50], "", "broken 坏", *LINES[50:]]
     (tmp_path / "big.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "small.jsonl").write_text(LINES[0] + "\nbroken", encoding="utf-8")
-    whole = read_source(spark, jsonl(tmp_path)).collect()
+    whole = read_jsonl(spark, tmp_path).collect()
     assert len(whole) == 203
     assert sorted((row.file, row.line) for row in whole if row.reason) == [
         ("big.jsonl", 52),
@@ -91,7 +96,7 @@ def test_slices_give_the_rows_of_the_whole_file(spark, tmp_path, monkeypatch):
     ]
     monkeypatch.setattr("pipelines.corpus.readers.format.SLICE_BYTES", 700)
     monkeypatch.setattr(slices, "_TASK_BYTES", 2**20)
-    sliced = read_source(spark, jsonl(tmp_path))
+    sliced = read_jsonl(spark, tmp_path)
     assert sliced.rdd.getNumPartitions() > 3
     assert sorted(sliced.collect()) == sorted(whole)
 
@@ -193,7 +198,7 @@ def test_unreadable_file_fails_the_task(tmp_path, fault, remedy, read):
 def test_file_deleted_after_listing_stops_the_stage(spark, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(LINES), encoding="utf-8")
-    rows = read_source(spark, jsonl(tmp_path))
+    rows = read_jsonl(spark, tmp_path)
     path.unlink()
     with pytest.raises(PythonException) as raised:
         rows.collect()

@@ -14,7 +14,11 @@ from tests.conftest import flow_overrides
 from tests.corpus.reading import make_source, read_bytes
 
 SCHEMA = "source STRING, file STRING, offset BIGINT, reason STRING"
-FACTS = {"sources": {"a": {"records": 10, "quarantined": 1}, "b": {"records": 4, "quarantined": 4}}}
+FACTS = {
+    "quarantined": 5,
+    "sources": {"a": {"records": 10, "quarantined": 1}, "b": {"records": 4, "quarantined": 4}},
+}
+NUM_FILES = {"a": 4, "b": 4}
 ROWS = [
     ("a", "f", 0, "NUL: x"),
     ("b", "g", 9, "text: field 't' is a number, not a string"),
@@ -27,15 +31,25 @@ ROWS = [
 @pytest.mark.parametrize("max_fraction", [1.0, 0.1])
 def test_fraction_is_the_largest_share_allowed(spark, max_fraction):
     quarantine = spark.createDataFrame(ROWS, SCHEMA)
-    few = {"sources": {"a": FACTS["sources"]["a"]}}
-    require_few_quarantined(few, quarantine, max_fraction)
+    few = {"quarantined": 1, "sources": {"a": FACTS["sources"]["a"]}}
+    require_few_quarantined(few, quarantine, max_fraction, NUM_FILES)
     with pytest.raises(ValueError, match="source 'a': 1 of 10 records"):
-        require_few_quarantined(few, quarantine, 0.09)
+        require_few_quarantined(few, quarantine, 0.09, NUM_FILES)
+
+
+def test_damaged_files_count_as_files(spark):
+    # One row per damaged file, however many records it held: 3 of 1,000,003 records, but 3 of 4 files.
+    rows = [("a", f"{number}.parquet", 0, "parquet: the footer is damaged") for number in range(3)]
+    facts = {"quarantined": 3, "sources": {"a": {"records": 1_000_003, "quarantined": 3}}}
+    quarantine = spark.createDataFrame(rows, SCHEMA)
+    require_few_quarantined(facts, quarantine, 0.75, NUM_FILES)
+    with pytest.raises(ValueError, match=r"source 'a'.*fetch the files again"):
+        require_few_quarantined(facts, quarantine, 0.7, NUM_FILES)
 
 
 def test_message_names_sources_reasons_and_remedies(spark):
     with pytest.raises(ValueError, match="source 'b': 4 of 4 records") as raised:
-        require_few_quarantined(FACTS, spark.createDataFrame(ROWS, SCHEMA), 0.5)
+        require_few_quarantined(FACTS, spark.createDataFrame(ROWS, SCHEMA), 0.5, NUM_FILES)
     message = str(raised.value)
     assert "source 'a'" not in message
     assert (

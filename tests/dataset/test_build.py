@@ -6,7 +6,7 @@ from pipelines.dataset import documents as dataset_documents
 from pipelines.dataset import group
 from pipelines.dataset.build import build_sequences
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
-from pipelines.dataset.examples.table import EXAMPLES
+from pipelines.dataset.examples.table import EXAMPLES, load_builder
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import load_tokenizer
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
@@ -42,7 +42,7 @@ def documents_of(spark, texts, *, labels=None, splits=None, dropped=()):
 
 
 def summary_of(documents, task="language_modelling", max_bytes=10**9):
-    return summarize_documents(documents, max_bytes=max_bytes, with_labels=EXAMPLES[task].has_labels)
+    return summarize_documents(documents, max_bytes=max_bytes, with_labels=load_builder(task).has_labels)
 
 
 def tokenizer_for(documents, choice):
@@ -202,7 +202,7 @@ def test_training_a_tokenizer_on_nothing_is_refused(spark):
 @pytest.mark.parametrize("num_partitions", [1, 5])
 @pytest.mark.parametrize("task", sorted(EXAMPLES))
 def test_sequences_do_not_depend_on_partitioning(spark, bpe, task, num_partitions):
-    method = EXAMPLES[task].packing_methods[-1]
+    method = load_builder(task).packing_methods[-1]
     rules = PackingRules(method=method, sequence_length=16, group_bytes=64)  # several groups
     documents = documents_of(spark, TEXTS * 4, labels=["a", "b"], splits=["train", "train", "test"])
     elsewhere, summary = documents.repartition(num_partitions, F.rand(3)), summary_of(documents, task)

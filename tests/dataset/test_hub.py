@@ -102,6 +102,20 @@ def test_answer_of_the_hub_beats_the_cache(cache, monkeypatch, error, message):
         resolve_base("org/name")
 
 
+def test_cache_is_used_if_the_hub_cannot_be_reached(cache, monkeypatch):
+    class ConnectError(Exception):
+        """As the errors of the hub's HTTP client: not an OSError."""
+
+    def fail(self, *arguments, **options):
+        raise ConnectError("no route to host")
+
+    known = resolve_base("org/name").commit  # offline
+    monkeypatch.setattr(HfApi, "model_info", fail)
+    assert resolve_base("org/name").commit == known
+    with pytest.raises(ConnectionError, match=r"cannot reach the hub \(ConnectError\)"):
+        resolve_base("org/other")
+
+
 def test_downloaded_commit_is_noted_under_its_revision(cache, monkeypatch):
     fetched = write_model_folder(cache / "fetched", gpt2_style()) / "tokenizer.json"
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda hub_id, name, revision: str(fetched))

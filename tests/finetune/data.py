@@ -9,7 +9,8 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipelines.dataset.arrays import FORMAT
-from pipelines.dataset.reader import NO_LABEL, Rows, write_split
+from pipelines.dataset.reader import write_split
+from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.dataset.tokenizer import write_tokenizer
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
 from pipelines.finetune.training import Cadence, Data, Execution, Optimization, Schedule, Training

@@ -12,7 +12,13 @@ from pipelines.finetune.checkpoint import sharded
 from pipelines.finetune.checkpoint.format import DamagedCheckpointError, Piece, TrainState
 from pipelines.finetune.checkpoint.whole import save_whole
 from pipelines.finetune.optimizer import build_optimizer, list_trainable
-from pipelines.finetune.parallel.replica import optimizer_states, set_optimizer_states, whole_pieces
+from pipelines.finetune.parallel.replica import (
+    _forget_missing_best,
+    optimizer_states,
+    set_optimizer_states,
+    whole_pieces,
+)
+from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
@@ -158,3 +164,11 @@ def test_a_gap_between_pieces_is_noticed(folder):
     record = save_shards(folder, [Piece("a", 0, 4)], [Piece("a", 5, 10)])
     with pytest.raises(DamagedCheckpointError, match=r"optimizer state of a ends at element 4 of \[0, 10\)"):
         sharded.read_pieces(folder, record, [Piece("a", 0, 10)])
+
+
+def test_a_best_checkpoint_that_is_gone_is_forgotten(tmp_path):
+    state, alone = TrainState(step=9, best_step=5, best_value=0.5), SingleProcess(torch.device("cpu"))
+    assert _forget_missing_best(alone, Folder(str(tmp_path)), state).best_step == -1
+    (tmp_path / "step-00000005").mkdir()
+    (tmp_path / "step-00000005" / "complete.json").write_text("{}")
+    assert _forget_missing_best(alone, Folder(str(tmp_path)), state) == state

@@ -37,6 +37,12 @@ def test_only_faults_of_the_machine_may_pass(error, passes):
     assert may_pass(error) is passes
 
 
+def test_a_peer_that_left_nccl_is_not_retried():
+    assert not may_pass(
+        RuntimeError("NCCL error in: x.cpp, remote process exited or there was a network error")
+    )
+
+
 def test_an_ecc_fault_is_hardware_and_lack_of_memory_is_not():
     assert is_hardware_fault(RuntimeError(ECC))
     assert not is_hardware_fault(RuntimeError(MEMORY))
@@ -48,6 +54,7 @@ def test_an_ecc_fault_is_hardware_and_lack_of_memory_is_not():
         (HorovodInternalError("Horovod has been shut down"), True),
         (RuntimeError(GLOO), True),
         (JoinError("another rank cannot join"), True),
+        (RuntimeError("NCCL error in: x.cpp, remote process exited or there was a network error"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), False),  # storage, not a rank
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.dataset.reader import NO_LABEL, Rows
+from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.tasks.table import TASKS, build_task
 

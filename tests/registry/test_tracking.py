@@ -9,15 +9,17 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
 from mlflow.exceptions import MlflowException
 
+from pipelines.lease import LeaseLostError
 from pipelines.pin import Pin
 from pipelines.registry import store
 from pipelines.registry.runs.current import FOLDER_TAG
 from pipelines.registry.runs.lineage import read_lineage
 from pipelines.registry.runs.params import MAX_PARAM_CHARS
-from pipelines.registry.runs.tracker import Tracker, find_run, open_run
+from pipelines.registry.runs.tracker import ERROR_TAG, Tracker, find_run, open_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -326,3 +328,19 @@ def test_reading_the_store_loads_no_heavy_package(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_driver_that_lost_its_lease_leaves_the_run_alone(experiment):
+    def lose_lease():
+        with Tracker(experiment, "abc") as tracker:
+            tracker.log(1, {"train/loss": 1.0})
+            tracker.flush()
+            tracker.log(2, {"train/loss": 0.5})
+            raise LeaseLostError("taken over")
+
+    with pytest.raises(LeaseLostError):
+        lose_lease()
+    run = find_run(experiment, "abc")
+    assert (run.info.status, ERROR_TAG in run.data.tags) == ("RUNNING", False)
+    points = MlflowClient().get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in points] == [1]

@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from pipelines.dataset.examples.encode import TextEncoder, count_token_bytes
-from pipelines.dataset.reader import NO_LABEL, Rows
+from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.dataset.tokenizer import END_OF_TEXT, PAD, from_json
 from pipelines.finetune.models.folder import load_model
 from pipelines.finetune.tasks import texts as encoding
@@ -260,3 +263,9 @@ def test_scored_text_cannot_spell_a_special_token(unknown, expected):
     assert tokenizer.encode("a </s>a", add_special_tokens=False).ids.count(1) == 1  # the library lets it
     assert encode_start(tokenizer, ForgedTokens(tokenizer), "a </s>a", 16) == [*expected, *own]
     assert next(DocumentEncoder(tokenizer, None).encode_windows("a </s>a", 16)) == [*expected, *own]
+
+
+def test_a_served_model_needs_neither_delta_nor_spark_nor_mlflow():
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('deltalake', 'pyspark', 'mlflow', 'horovod')));"
+    program = f"{blocked} import pipelines.scoring.predict"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

@@ -70,6 +70,21 @@ def test_a_foreign_change_is_not_overwritten(path):
         plan_tables("x", [path], display)
 
 
+def test_a_foreign_change_counts_beside_an_outdated_output(path, tmp_path):
+    quarantine = str(tmp_path / "quarantine")
+    write(quarantine, "old")
+    write(path, "old")
+    write(path)
+    with pytest.raises(ValueError, match=r"documents was changed outside of Distributary"):
+        plan_tables("new", [quarantine, path], display)
+
+
+def test_a_gap_beside_the_table_makes_it_outdated(path):
+    write(path, "x")
+    planned = plan_tables("x", [path], display, find_gap=lambda pin: f"no file for version {pin.version}")
+    assert (planned.up_to_date, planned.why) == (False, "no file for version 0")
+
+
 def test_appended_rows_are_added_after_a_foreign_change(path):
     write(path, "x")
     DeltaTable(path).delete("a = 1")

@@ -337,3 +337,17 @@ def test_unknown_keys_are_found_without_the_model_of_their_section(tmp_path, fil
     assert list(settings.unknown) == ["scoring.alia"]
     with pytest.raises(ValueError, match=r"unknown key scoring.alia; did you mean alias\?$"):
         settings.section("dataset", STAGES["dataset"].Config)
+
+
+def test_options_in_the_root_are_refused():
+    # Table names are appended to the root, so options would end up in the middle of every path.
+    with pytest.raises(ValueError, match=r"corpus.documents must not have options .*set AWS_ENDPOINT_URL"):
+        check_all(overrides=["root=s3://bucket/data?endpoint_override=store:9000"])
+
+
+def test_a_password_in_the_tracking_address_is_refused_and_not_repeated():
+    with pytest.raises(
+        ValueError, match=r"tracking.uri must not hold a password .*TRACKING_PASSWORD"
+    ) as raised:
+        check_all(overrides=["tracking.uri=https://me:hunter2@mlflow.example"])
+    assert "hunter2" not in str(raised.value)

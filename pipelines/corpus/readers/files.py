@@ -7,21 +7,20 @@ store.
 """
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 
 import pyarrow as pa
 from pyarrow import NativeFile
 from pyarrow.fs import FileSystem
 from pyspark.sql import DataFrame, SparkSession
 
-from pipelines.corpus.listing import list_files
-from pipelines.corpus.readers.format import MalformedError, Record, Slice
+from pipelines.corpus.readers.format import MalformedError, Record, Slice, SourceFile
 from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.slices import cut_files, number_lines, read_scattered, scatter
 from pipelines.corpus.source import Source
-from pipelines.delta import arrow_schema
+from pipelines.schema import arrow_schema
 from pipelines.storage import locate
 
 MAX_RAW_BYTES = 64 * 2**10
@@ -41,7 +40,15 @@ RECORDS = """source STRING, file STRING, offset BIGINT, line BIGINT,
              reason STRING, raw BINARY"""
 
 
-def read_source(spark: SparkSession, source: Source) -> DataFrame:
+def read_sources(
+    spark: SparkSession, sources: Sequence[Source], listed: Sequence[list[SourceFile]]
+) -> DataFrame:
+    """The rows of all sources, each with its listed files; see `read_source`."""
+    read = [read_source(spark, source, files) for source, files in zip(sources, listed, strict=True)]
+    return reduce(lambda above, below: above.unionByName(below), read)
+
+
+def read_source(spark: SparkSession, source: Source, files: list[SourceFile]) -> DataFrame:
     """The rows of a source (RECORDS): a broken record has `reason` and the first 64 KiB of `raw`, a good one
     has neither.
 
@@ -50,7 +57,7 @@ def read_source(spark: SparkSession, source: Source) -> DataFrame:
     fails the task: a quarantine row would mark the file as processed, and it would never be retried. Broken
     content becomes rows with a reason.
     """
-    slices = cut_files(list_files(source), source)
+    slices = cut_files(files, source)
     if source.reader.count_lines:
         slices = number_lines(spark, slices, partial(_count_lines, source=source))
     schema = arrow_schema(RECORDS)

@@ -79,7 +79,7 @@ class Lines:
         data = self._returned.readline(limit)
         if len(data) < limit and data[-1:] != b"\n":
             data += self._stream.readline(limit - len(data))
-            if self._stream.broken and len(data) < limit and data[-1:] != b"\n":
+            if data and self._stream.broken and len(data) < limit and data[-1:] != b"\n":
                 self.tail, data = data, b""
         self.offset += len(data)
         self.line += data[-1:] == b"\n"

@@ -1,13 +1,36 @@
-"""The table of tasks in the dataset stage. A new task is a file beside this one and a line here."""
+"""The table of tasks in the dataset stage. A new task is a file beside this one and a line here.
 
-from pipelines.dataset.examples.classification import ClassificationExamples
-from pipelines.dataset.examples.example import ExampleBuilder
-from pipelines.dataset.examples.language_modelling import LanguageModellingExamples
+The files are imported when a builder is asked for: the configuration needs only the names, without NumPy.
+"""
 
-EXAMPLES: dict[str, type[ExampleBuilder]] = {
-    "classification": ClassificationExamples,
-    "language_modelling": LanguageModellingExamples,
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.dataset.examples.example import ExampleBuilder
+
+
+def _load_classification() -> "type[ExampleBuilder]":
+    from pipelines.dataset.examples.classification import ClassificationExamples
+
+    return ClassificationExamples
+
+
+def _load_language_modelling() -> "type[ExampleBuilder]":
+    from pipelines.dataset.examples.language_modelling import LanguageModellingExamples
+
+    return LanguageModellingExamples
+
+
+EXAMPLES: "dict[str, Callable[[], type[ExampleBuilder]]]" = {
+    "classification": _load_classification,
+    "language_modelling": _load_language_modelling,
 }
+
+
+def load_builder(task: str) -> "type[ExampleBuilder]":
+    """The example builder of a task."""
+    return EXAMPLES[task]()
 
 
 def require_task(name: str) -> str:

@@ -5,7 +5,7 @@ A checkpoint is a folder `step-00000200`:
 
     model.safetensors                    weights by name, whole; tied weights once
     optimizer-00000-of-00002.safetensors one file per writing rank (whole.py writes a single one)
-    optimizer-00000-of-00002.json        its sha256 and pieces, until complete.json has taken them over
+    optimizer-00000-of-00002.json        its sha256 and pieces, from which rank 0 makes complete.json
     complete.json                        written last: format, train state, sha256 and pieces by file
 
 A piece is the optimizer state for elements [start, stop) of a flattened parameter. Whole state is one piece

@@ -66,7 +66,8 @@ def read_pieces(checkpoints: Folder, record: Record, wanted: Iterable[Piece]) ->
     for file, pieces in record.pieces.items():
         if any(_overlap(piece, each) for piece in pieces for each in by_name.get(piece.name, [])):
             for piece, state in parse_piece_tensors(read_file(checkpoints, record, file)).items():
-                found.setdefault(piece.name, []).append((piece, state))
+                if any(_overlap(piece, each) for each in by_name.get(piece.name, [])):
+                    found.setdefault(piece.name, []).append((piece, state))
     return {piece: _assemble(piece, found.get(piece.name, [])) for piece in wanted}
 
 

@@ -9,7 +9,7 @@ LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, 
 _HARDWARE = re.compile(
     r"uncorrectable (ECC|NVLink) error|ECC error|hardware stack error|GPU is lost|fallen off the bus|"
     r"unspecified launch failure|devices? unavailable|system not yet initialized|external device|"
-    r"NCCL.*(unhandled (system|cuda) error|remote process exited)",
+    r"NCCL.*unhandled (system|cuda) error",
     re.IGNORECASE,
 )
 """What CUDA and NCCL say of a broken or lost device. Not in it, because the code or its settings cause them:
@@ -17,7 +17,8 @@ illegal memory access, device-side assert, invalid argument, out of memory.
 """
 
 _PEER_LEFT = re.compile(
-    r"gloo/transport|connection (closed|reset) by peer|Horovod has been shut down", re.IGNORECASE
+    r"gloo/transport|connection (closed|reset) by peer|Horovod has been shut down|remote process exited",
+    re.IGNORECASE,
 )
 
 

@@ -6,6 +6,7 @@ Plain functions; each strategy calls those it needs.
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,7 @@ def restore(
         failed = float(strategy.sum(torch.tensor([float(found is None)]), name="checkpoint"))
         if found is not None and not failed:
             state, weights, pieces = found
+            state = _forget_missing_best(strategy, checkpoints, state)
             if weights is not None:
                 load_model_tensors(model, weights, f"{checkpoints.path}/{folder_name(step)}")
             set_optimizer_states(optimizer, owned, pieces)
@@ -111,6 +113,15 @@ def restore(
         )
         model.load_state_dict(build_model(True).state_dict())  # prepare_model did not load them
     return TrainState()
+
+
+def _forget_missing_best(strategy: Strategy, checkpoints: Folder, state: TrainState) -> TrainState:
+    """`state` without its best step if that checkpoint is gone, as when a newer best one was damaged."""
+    is_there = state.best_step in (-1, *(complete_steps(checkpoints) if strategy.rank == 0 else []))
+    if strategy.agree(float(is_there)):
+        return state
+    logger.warning("the best checkpoint (step %d) is gone; the next evaluation is the best", state.best_step)
+    return replace(state, best_step=-1)
 
 
 _Found = tuple[TrainState, dict[str, Tensor] | None, dict[Piece, PieceState]]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipelines.dataset.reader import Rows
+from pipelines.dataset.rows import Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.classifier import EncoderClassifier
 from pipelines.finetune.models.padding import pad

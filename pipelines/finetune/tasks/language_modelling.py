@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipelines.dataset.reader import NO_LABEL, Rows
+from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.generate import generate_greedily

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from pipelines.dataset.reader import Rows
+from pipelines.dataset.rows import Rows
 
 
 class Batch(NamedTuple):

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
+from pipelines.lease import LeaseLostError
 from pipelines.registry import store
 from pipelines.registry.runs.current import FOLDER_TAG
 from pipelines.registry.runs.environment import describe_driver, read_git_tags
@@ -246,7 +247,10 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None:
+        if isinstance(error, LeaseLostError):
+            # The run belongs to another driver now: what this one has not written, that one has.
+            self._buffer.clear()
+        elif error is not None:
             try:
                 self.fail(
                     f"{type(error).__name__}: {error}",

@@ -61,8 +61,10 @@ def record_run(
             ) as tracker:
                 record = RunRecord(tracker, lease)
                 yield record
+                lease.require()
                 _conclude(tracker, training)
                 run_id = tracker.run_id
+        lease.require()
         write_current(folder, CurrentRun(run_id, training.fingerprint, training.folder))
         record.facts = display_result(read_result(training.folder))
 
