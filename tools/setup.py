@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -64,9 +65,16 @@ def read_stamp(checkout: Path) -> Dict[str, str]:
 def write_stamp(checkout: Path) -> None:
     """Record that the set-up is complete. The file is replaced in one step."""
     part = stamp_path(checkout).with_suffix(".part")
-    stamp = {"key": stamp_key(checkout), "checkout": str(checkout)}
+    stamp = {"key": stamp_key(checkout), "checkout": str(checkout), "PYTHON": os.environ.get("PYTHON", "")}
     part.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
     part.replace(stamp_path(checkout))
+
+
+def recall_python(checkout: Path) -> None:
+    """Use the Python named at the last set-up, so that `make demo` after `PYTHON=... make setup` keeps it."""
+    named = read_stamp(checkout).get("PYTHON")
+    if named and shutil.which(named):
+        os.environ.setdefault("PYTHON", named)
 
 
 def is_current(checkout: Path) -> bool:
@@ -183,6 +191,7 @@ def main(arguments: List[str]) -> int:
     options = parser.parse_args(arguments)
     started_at = time.monotonic()
     handle_signals()
+    recall_python(CHECKOUT)
     try:
         if options.system:
             check_system(may_install=True)

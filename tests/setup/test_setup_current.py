@@ -1,6 +1,7 @@
 """When a set-up has nothing to do, and which changes make it run again."""
 
 import hashlib
+import os
 import sys
 from types import SimpleNamespace
 
@@ -109,6 +110,18 @@ def test_set_up_runs_again_when_the_checkout_moved(checkout):
     moved = checkout.rename(checkout.with_name("moved"))
     assert packages.venv_version(moved) == "3.11.7"
     assert not setup.is_current(moved)
+
+
+def test_a_named_python_is_kept_by_later_calls(checkout, monkeypatch):
+    monkeypatch.setenv("PYTHON", sys.executable)
+    setup.write_stamp(checkout)
+    monkeypatch.delenv("PYTHON")
+    assert not setup.is_current(checkout)
+    setup.recall_python(checkout)
+    assert setup.is_current(checkout)
+    monkeypatch.setenv("PYTHON", "another")
+    setup.recall_python(checkout)
+    assert os.environ["PYTHON"] == "another"
 
 
 def test_an_incomplete_stamp_is_ignored(checkout):
