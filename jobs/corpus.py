@@ -1,8 +1,7 @@
 """Stage 1: raw files to the tables documents and quarantine.
 
-Reads the files of corpus.sources, which a recipe or your own file names. Writes one row per record: to
-documents (a record that a rule drops keeps its row, with the reason), or to quarantine if the record cannot
-be read.
+Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents (a
+record that a rule drops keeps its row, with the reason), or to quarantine if it cannot be read.
 """
 
 from contextlib import ExitStack
@@ -23,11 +22,14 @@ if TYPE_CHECKING:
 
 REVISION = 3  # raise it when equal files give other rows than before
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
 
 class Config(Section):
     sources: list[Source]
     rules: Rules
-    max_quarantined_fraction: Annotated[float, Field(ge=0, le=1)]
+    max_quarantined_fraction: Fraction
+    max_damaged_fraction: Fraction
     documents: AbsolutePath
     quarantine: AbsolutePath
 
@@ -66,7 +68,8 @@ def write_documents(config: Config, work: "Work[list[list[SourceFile]]]") -> dic
         work.progress.phase("writing quarantine")
         QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
         num_files = {each.name: len(files) for each, files in zip(config.sources, work.inputs, strict=True)}
-        require_few_quarantined(facts, quarantine.rows, config.max_quarantined_fraction, num_files)
+        limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
+        require_few_quarantined(facts, quarantine.rows, num_files=num_files, **limits)
         work.progress.phase("writing documents")
         pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)
     return display_documents(pin)

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from pipelines.corpus.dedup import label_exact_duplicates, label_repeated_keys
 from pipelines.corpus.ids import content_hash, doc_id
 from pipelines.corpus.quality import label_quality
+from pipelines.corpus.quarantine import DAMAGED_FILE
 from pipelines.corpus.readers.files import MAX_RAW_BYTES
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source, check_names
@@ -85,6 +86,7 @@ def reconcile(records: DataFrame, documents: DataFrame, quarantine: DataFrame) -
             "rows of quarantine; the difference must be 0: did the files change while they were read?"
         )
     lost = _sum_by("source", broken)
+    damaged = _sum_by("source", [row for row in broken if row.reason in DAMAGED_FILE])
     return {
         "records": num_records,
         "documents": num_documents,
@@ -92,7 +94,10 @@ def reconcile(records: DataFrame, documents: DataFrame, quarantine: DataFrame) -
         "kept": kept,
         "dropped": dropped,
         "quarantine": quarantined,
-        "sources": {name: {"records": read[name], "quarantined": lost.get(name, 0)} for name in read},
+        "sources": {
+            name: {"records": read[name], "quarantined": lost.get(name, 0), "damaged": damaged.get(name, 0)}
+            for name in read
+        },
     }
 
 

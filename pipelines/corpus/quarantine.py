@@ -37,53 +37,47 @@ _REMEDIES = {
 
 
 DAMAGED_FILE = ("gzip", "parquet")
-"""Kinds of reasons that stand for a damaged file, with any number of lost records."""
+"""Kinds of reasons that stand for a damaged file or part of one, with any number of lost records."""
 
 
 def require_few_quarantined(
     facts: Mapping[str, Any],
     quarantine: DataFrame,
+    *,
     max_quarantined_fraction: float,
+    max_damaged_fraction: float,
     num_files: Mapping[str, int],
 ) -> None:
-    """Raises ValueError if more than this share of the records of one source is in quarantine, or if more
-    than this share of its files (`num_files` by source) is damaged.
+    """Raises ValueError if more than max_quarantined_fraction of the records of one source is in quarantine,
+    or more damaged parts of files than max_damaged_fraction of its files (`num_files` by source).
+
+    One row stands for a damaged part, whatever number of records it held, so records alone do not show it.
 
     The message names the most frequent reasons and their remedies. Call it after the quarantine table is
     written, so that the records can be looked up, and before the documents table: the next run then finds no
     documents made from these files and tries again. `facts` are those of `reconcile`. A source without
     records has nothing in quarantine.
     """
-    damaged = _count_damaged_files(quarantine) if facts["quarantined"] else {}
     faulty = {
         name: counts
         for name, counts in facts["sources"].items()
         if counts["quarantined"] > max_quarantined_fraction * counts["records"]
-        or damaged.get(name, 0) > max_quarantined_fraction * num_files[name]
+        or counts["damaged"] > max_damaged_fraction * num_files[name]
     }
     if not faulty:
         return
     found = _find_reasons(quarantine, list(faulty))
     described = [
-        f"source {name!r}: {counts['quarantined']:,} of {counts['records']:,} records; {found[name]}"
+        f"source {name!r}: {counts['quarantined']:,} of {counts['records']:,} records, {counts['damaged']:,} "
+        f"damaged parts of {num_files[name]:,} files; {found[name]}"
         for name, counts in faulty.items()
     ]
     raise ValueError(
-        f"corpus: more records are in quarantine than corpus.max_quarantined_fraction = "
-        f"{max_quarantined_fraction:g} of a source allows, and documents were not written. "
-        f"{'. '.join(described)}. "
+        f"corpus: quarantine exceeds corpus.max_quarantined_fraction = {max_quarantined_fraction:g} "
+        f"(records) or corpus.max_damaged_fraction = {max_damaged_fraction:g} (files) of a source, and "
+        f"documents were not written. {'. '.join(described)}. "
         "The quarantine table has every record with its reason; to accept the loss, raise the fraction"
     )
-
-
-def _count_damaged_files(quarantine: DataFrame) -> dict[str, int]:
-    """Files by source that could not be read to their end."""
-    kind = F.substring_index("reason", ":", 1)
-    damaged = quarantine.where(kind.isin(*DAMAGED_FILE)).groupBy("source")
-    return {
-        row.source: row.num_files
-        for row in damaged.agg(F.count_distinct("file").alias("num_files")).collect()
-    }
 
 
 def _find_reasons(quarantine: DataFrame, sources: list[str]) -> dict[str, str]:

@@ -221,7 +221,7 @@ def test_each_record_is_a_document_or_quarantined(spark):
         "kept": {"test": 1},
         "dropped": {"empty": 1, "exact_duplicate": 1},
         "quarantine": {"duplicate key": 1, "invalid JSON": 2},
-        "sources": {"s": {"records": 6, "quarantined": 3}},
+        "sources": {"s": {"records": 6, "quarantined": 3, "damaged": 0}},
     }
     with pytest.raises(ContractError, match="6 records became 2 documents and 3 rows"):
         reconcile(rows, documents.where("text != ''"), quarantine)

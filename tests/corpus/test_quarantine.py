@@ -16,7 +16,10 @@ from tests.corpus.reading import make_source, read_bytes
 SCHEMA = "source STRING, file STRING, offset BIGINT, reason STRING"
 FACTS = {
     "quarantined": 5,
-    "sources": {"a": {"records": 10, "quarantined": 1}, "b": {"records": 4, "quarantined": 4}},
+    "sources": {
+        "a": {"records": 10, "quarantined": 1, "damaged": 0},
+        "b": {"records": 4, "quarantined": 4, "damaged": 0},
+    },
 }
 NUM_FILES = {"a": 4, "b": 4}
 ROWS = [
@@ -28,28 +31,38 @@ ROWS = [
 ]
 
 
+def check(facts, quarantine, max_quarantined, max_damaged=0.5):
+    require_few_quarantined(
+        facts,
+        quarantine,
+        max_quarantined_fraction=max_quarantined,
+        max_damaged_fraction=max_damaged,
+        num_files=NUM_FILES,
+    )
+
+
 @pytest.mark.parametrize("max_fraction", [1.0, 0.1])
 def test_fraction_is_the_largest_share_allowed(spark, max_fraction):
     quarantine = spark.createDataFrame(ROWS, SCHEMA)
     few = {"quarantined": 1, "sources": {"a": FACTS["sources"]["a"]}}
-    require_few_quarantined(few, quarantine, max_fraction, NUM_FILES)
+    check(few, quarantine, max_fraction)
     with pytest.raises(ValueError, match="source 'a': 1 of 10 records"):
-        require_few_quarantined(few, quarantine, 0.09, NUM_FILES)
+        check(few, quarantine, 0.09)
 
 
 def test_damaged_files_count_as_files(spark):
     # One row per damaged file, however many records it held: 3 of 1,000,003 records, but 3 of 4 files.
     rows = [("a", f"{number}.parquet", 0, "parquet: the footer is damaged") for number in range(3)]
-    facts = {"quarantined": 3, "sources": {"a": {"records": 1_000_003, "quarantined": 3}}}
+    facts = {"quarantined": 3, "sources": {"a": {"records": 1_000_003, "quarantined": 3, "damaged": 3}}}
     quarantine = spark.createDataFrame(rows, SCHEMA)
-    require_few_quarantined(facts, quarantine, 0.75, NUM_FILES)
+    check(facts, quarantine, 0.1, 0.75)
     with pytest.raises(ValueError, match=r"source 'a'.*fetch the files again"):
-        require_few_quarantined(facts, quarantine, 0.7, NUM_FILES)
+        check(facts, quarantine, 0.1, 0.7)
 
 
 def test_message_names_sources_reasons_and_remedies(spark):
     with pytest.raises(ValueError, match="source 'b': 4 of 4 records") as raised:
-        require_few_quarantined(FACTS, spark.createDataFrame(ROWS, SCHEMA), 0.5, NUM_FILES)
+        check(FACTS, spark.createDataFrame(ROWS, SCHEMA), 0.5)
     message = str(raised.value)
     assert "source 'a'" not in message
     assert (

@@ -26,6 +26,7 @@ from pipelines.finetune.checkpoint.format import (
 )
 from pipelines.finetune.checkpoint.sharded import read_pieces
 from pipelines.finetune.optimizer import new_state
+from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.strategy import BuildModel, Strategy
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
@@ -56,6 +57,27 @@ def accumulate(
         part = loss.detach().double().reshape(1)
         share = part if share is None else share + part
     assert share is not None, "BatchPlan gives every rank at least one micro-batch"
+    return share
+
+
+def accumulate_and_send(
+    model: nn.Module,
+    gradients: GradientBuckets,
+    batches: Iterable[Batch],
+    task: Task,
+    *,
+    num_targets: int,
+    num_micro_batches: int,
+) -> Tensor:
+    """As `accumulate`, with the gradients in `gradients`, which are sent during the last backward pass."""
+
+    def before_pass(number: int) -> None:
+        if number == num_micro_batches:
+            gradients.begin_last_pass()
+
+    gradients.begin()
+    share = accumulate(model, batches, task, num_targets=num_targets, before_pass=before_pass)
+    gradients.send_rest()
     return share
 
 

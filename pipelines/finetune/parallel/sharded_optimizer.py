@@ -84,16 +84,14 @@ class ShardedOptimizer:
         return {each.piece: each.tensor for each in self._owned}
 
     def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
-        def before_pass(number: int) -> None:
-            if number == self._num_micro_batches:
-                self._gradients.begin_last_pass()
-
-        self._gradients.begin()
-        share = replica.accumulate(
-            self._model, batches, task, num_targets=num_targets, before_pass=before_pass
+        return replica.accumulate_and_send(
+            self._model,
+            self._gradients,
+            batches,
+            task,
+            num_targets=num_targets,
+            num_micro_batches=self._num_micro_batches,
         )
-        self._gradients.send_rest()
-        return share
 
     def step(self, *, max_norm: float, learning_rate: float) -> float:
         set_learning_rate(self._optimizer, learning_rate)
