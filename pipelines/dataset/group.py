@@ -16,7 +16,7 @@ from pipelines.dataset.examples.example import Document, Example, ExampleBuilder
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.packing.packed import PackedSequence
 from pipelines.dataset.packing.rules import PackingRules
-from pipelines.dataset.packing.table import PACKERS
+from pipelines.dataset.packing.table import load_packer
 from pipelines.dataset.tokenizer import from_json
 
 BATCH_DOCUMENTS, BATCH_CHARS = 256, 1_000_000
@@ -58,7 +58,7 @@ def pack_documents(documents: pa.Table, job: PackingJob) -> Iterator[PackedSeque
         for batch in batch_documents(documents):
             yield from builder.build(batch)
 
-    return PACKERS[job.rules.method](build_examples(), length=job.rules.sequence_length)
+    return load_packer(job.rules.method)(build_examples(), length=job.rules.sequence_length)
 
 
 @lru_cache(maxsize=2)

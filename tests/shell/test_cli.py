@@ -13,8 +13,8 @@ from jobs.shell.command import EXAMPLE_KEYS, format_help
 from jobs.shell.settings import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HEAVY = {
-    "torch", "transformers", "tokenizers", "mlflow", "pyspark", "delta", "deltalake", "pyarrow", "pandas",
+HEAVY = {"numpy", 
+    "numpy", "torch", "transformers", "tokenizers", "mlflow", "pyspark", "delta", "deltalake", "pyarrow", "pandas",
     "matplotlib", "horovod",
 }  # fmt: skip
 

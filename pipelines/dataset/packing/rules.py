@@ -1,5 +1,4 @@
-"""How examples become sequences. NumPy only: a configuration is checked without Spark, Arrow or
-tokenizers."""
+"""How examples become sequences. Standard library only, because the configuration is checked with it."""
 
 from dataclasses import dataclass
 
