@@ -13,9 +13,9 @@ from jobs.shell.command import EXAMPLE_KEYS, format_help
 from jobs.shell.settings import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HEAVY = {"numpy", 
-    "numpy", "torch", "transformers", "tokenizers", "mlflow", "pyspark", "delta", "deltalake", "pyarrow", "pandas",
-    "matplotlib", "horovod",
+HEAVY = {
+    "torch", "transformers", "tokenizers", "mlflow", "pyspark", "delta", "deltalake", "pyarrow", "pandas",
+    "matplotlib", "horovod", "numpy",
 }  # fmt: skip
 
 
