@@ -119,7 +119,7 @@ class Table:
         `fingerprint`.
 
         Raises ContractError if the rows break the definition, RuntimeError if another writer replaces the
-        rows meanwhile, or if somebody else changed them last.
+        rows meanwhile, or if another program changed them last.
         """
         log = open_log(path)
         newest = log.pin() if log else None

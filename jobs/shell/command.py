@@ -99,7 +99,7 @@ def format_help(docstring: str | None, name: str) -> str:
 
 
 def require_master(settings: Settings) -> None:
-    """Raise ValueError if the environment leaves the master to spark-submit, and nobody names one.
+    """Raise ValueError if --env leaves the master to spark-submit and no one names a master.
 
     Without this check, `run --env cluster` would work on the driver's machine alone and say nothing.
     """

@@ -55,7 +55,7 @@ def plan_tables(
 
     If rows are `appended`, any commit may carry it. `display_facts` and `find_gap` get the commit of the last
     output; `find_gap` returns what is missing beside the table, or "".
-    Raises ValueError if somebody else changed an output last, because rebuilding would undo their change.
+    Raises ValueError if another program changed an output last, because a rebuild would undo that change.
     """
     from pipelines.pin import pin  # loads Arrow and delta-rs, which no --help needs
 
@@ -92,7 +92,7 @@ def require_table(path: str, table: str, stage: str) -> "Pin":
 def require_unmodified_table(path: str, table: str, stage: str) -> "Pin":
     """As `require_table`, for a stage that needs the facts written with the rows.
 
-    Raises ValueError if somebody else changed the rows.
+    Raises ValueError if another program changed the rows.
     """
     found = require_table(path, table, stage)
     if not found.fingerprint:
@@ -115,7 +115,7 @@ def _explain_outdated(newest: "Pin | None", *, appended: bool) -> str:
 
 
 def _describe_change(foreign: "Pin") -> str:
-    """The commit of somebody else."""
+    """The commit of another program, in words."""
     return f"version {foreign.version}, {foreign.facts['operation']}"
 
 

@@ -35,7 +35,7 @@ class DocumentSummary(NamedTuple):
 def read_documents(spark: SparkSession, pinned: Pin) -> tuple[DataFrame, Pin]:
     """The rows that a pin names, and the pin with their digest.
 
-    If somebody else changed the table, which is their right, the digest of what they left is computed here.
+    If another program changed the table last, the digest of the present rows is computed here.
     """
     documents = DOCUMENTS.read(spark, pinned.path, pinned.version)
     if pinned.digest:

@@ -14,7 +14,7 @@ from pipelines.machine import cache_folder
 
 STALE_SECONDS = 7 * 24 * 3600
 COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+(-\d+)?|\.making-\w+")
-"""Names that may be pruned; anything else in the folder belongs to somebody else."""
+"""Names that may be pruned; other files in the folder are not ours."""
 
 
 def copies_folder() -> Path:

@@ -1,4 +1,4 @@
-"""The format of a checkpoint, whoever writes it: weights by name, optimizer state by parameter name and
+"""The format of a checkpoint, for every strategy: weights by name, optimizer state by parameter name and
 range, safetensors only.
 
 A checkpoint is a folder `step-00000200`:

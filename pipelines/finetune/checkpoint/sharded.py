@@ -1,5 +1,5 @@
-"""Optimizer state in pieces: each rank writes the pieces it owns, and reads the pieces it needs, whoever
-wrote them.
+"""Optimizer state in pieces: each rank writes the pieces it owns, and reads the pieces it needs, no
+matter which rank wrote them.
 
 Writing has two parts with a barrier of the ranks between them: `write_shard` on every rank, then
 `complete_shards` on rank 0.

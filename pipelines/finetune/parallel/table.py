@@ -38,9 +38,7 @@ STRATEGIES: dict[str, Callable[[World, Execution, torch.device], Strategy]] = {
 
 
 def build_strategy(world: World, execution: Execution) -> Strategy:
-    """The strategy of this rank, on its device. One rank is always a single process: it has nobody to share
-    with.
-    """
+    """The strategy of this rank, on its device. One rank is always a single process."""
     alone = world.world_size == 1
     device = torch.device(
         world.device(torch.cuda.device_count(), nccl=alone or has_nccl(execution.collectives))
