@@ -73,6 +73,7 @@ PREDICTIONS = Table(
     checks={"latency": "latency_ms >= 0"},
     ddl="""doc_id            STRING NOT NULL COMMENT 'document scored',
            text              STRING NOT NULL COMMENT 'text scored',
+           content_hash      STRING NOT NULL COMMENT 'of the document: its text and its parts',
            label             STRING COMMENT 'expected class; null = unknown',
            prediction        STRING NOT NULL COMMENT 'class name, or text continued by a language model',
            score             DOUBLE NOT NULL COMMENT 'probability of the class, or bits per byte of the text',

@@ -13,17 +13,17 @@ from pathlib import Path
 from pipelines.machine import cache_folder
 
 STALE_SECONDS = 7 * 24 * 3600
-COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+(-\d+)?|\.making-\w+")
+COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+(-\d+)?|[0-9a-f]{32}|\.making-\w+")
 """Names that may be pruned; other files in the folder are not ours."""
 
 
-def copies_folder() -> Path:
-    """Where this machine keeps its copies; private to the user."""
-    folder = cache_folder() / "sequences"
+def copies_folder(kind: str = "sequences") -> Path:
+    """Where this machine keeps its copies of one kind; private to the user."""
+    folder = cache_folder() / kind
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:  # the user of an executor may have no home
-        folder = Path(tempfile.gettempdir()) / f"distributary-{os.getuid()}"
+        folder = Path(tempfile.gettempdir()) / f"distributary-{kind}-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
             raise PermissionError(

@@ -2,45 +2,48 @@
 through it.
 
 Memory of a worker: the model, one Arrow batch of documents and `SLICE_ROWS` texts. Executors need torch,
-tokenizers and transformers, but no MLflow: the driver resolves the model once and ships its folder. The
-driver loads no torch.
+tokenizers and transformers, but no MLflow: `place.py` finds out where they get the model. The driver loads no
+torch.
 """
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import lru_cache, reduce
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from pyspark import SparkFiles
-from pyspark.sql import Column, DataFrame
+from pyspark import TaskContext
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.finetune.launch.devices import show_only
 from pipelines.schema import arrow_schema
-from pipelines.scoring.ship import needs_shipping, ship_folder
+from pipelines.scoring.pull import Place, open_place
 from pipelines.tables import PREDICTIONS
 
 if TYPE_CHECKING:
-    from pipelines.registry.versions.resolve import ResolvedModel
-    from pipelines.scoring.predict import Predictor
+    from pipelines.scoring.predict import Precision, Predictor
+    from pipelines.scoring.select import ModelVersion
 
 SLICE_ROWS = 512
 """Texts held as Python strings at once: enough to sort by length, little to hold."""
-SCORED = """doc_id STRING NOT NULL, text STRING NOT NULL, label STRING, prediction STRING NOT NULL,
-            score DOUBLE NOT NULL, latency_ms DOUBLE NOT NULL"""
+GIVEN = ("doc_id", "text", "content_hash", "label")
+"""What the workers read and return as it is."""
+SCORED = """doc_id STRING NOT NULL, text STRING NOT NULL, content_hash STRING NOT NULL, label STRING,
+            prediction STRING NOT NULL, score DOUBLE NOT NULL, latency_ms DOUBLE NOT NULL"""
 """What the workers return; the rest of PREDICTIONS is constant."""
 
 
 def score_documents(
     documents: DataFrame,
-    model_folder: Path,
-    model: "ResolvedModel",
+    place: Place,
+    model: "ModelVersion",
     *,
     documents_version: int,
     scored_at: datetime,
     batch_size: int = 32,
     num_threads: int = 1,
+    precision: "Precision" = "auto",
     generate: bool = True,
 ) -> DataFrame:
     """One prediction per document, as PREDICTIONS. Rows in = rows out, empty texts included. Lazy.
@@ -49,16 +52,15 @@ def score_documents(
     are empty. `scored_at` is one time for the whole call. `num_threads` is torch's in each Python worker:
     give it spark.task.cpus.
 
+    A task uses the GPU that Spark gave it, else one that torch sees on its host, else the CPU; see
+    `Predictor` for `precision`.
+
     The same rows in the same partitions give the same prediction and score, to the last digit, on the same
     machine. Another partitioning changes the texts that share a batch, and so a score by float noise (below
     1e-5), and a class only where two classes tie within that noise.
     """
-    context = documents.sparkSession.sparkContext
-    shipped = needs_shipping(context)
-    location = ship_folder(context, model_folder) if shipped else str(Path(model_folder).resolve())
-    scored = documents.select("doc_id", "text", "label").mapInArrow(
-        _make_scorer(location, batch_size, num_threads, generate), SCORED
-    )
+    load = partial(_load_predictor, place, num_threads, precision)
+    scored = documents.select(*GIVEN).mapInArrow(_make_scorer(load, batch_size, generate), SCORED)
     constants = {
         "model_name": F.lit(model.name),
         "model_version": F.lit(model.version),
@@ -69,45 +71,15 @@ def score_documents(
     return scored.withColumns(constants).select(*PREDICTIONS.schema.names)
 
 
-def partition_by_id(documents: DataFrame, *, num_partitions: int) -> DataFrame:
-    """The documents in partitions that depend on their ids alone: scored twice, they share batches with the
-    same texts and have the same digest.
-    """
-    return documents.repartition(num_partitions, "doc_id").sortWithinPartitions("doc_id")
-
-
-def select_split(documents: DataFrame, split: str) -> DataFrame:
-    """Kept and dropped documents of a split, or of all splits for "all"."""
-    return documents if split == "all" else documents.where(F.col("split") == split)
-
-
-def select_unscored(documents: DataFrame, predictions: DataFrame, model: "ResolvedModel") -> DataFrame:
-    """The documents whose present text and label this model version has not scored yet."""
-    scored = select_model(predictions, model).select("doc_id", "text", "label").alias("scored")
-    same = [
-        F.col(f"documents.{name}").eqNullSafe(F.col(f"scored.{name}")) for name in ("doc_id", "text", "label")
-    ]
-    return documents.alias("documents").join(scored, reduce(Column.__and__, same), "left_anti")
-
-
-def select_model(predictions: DataFrame, model: "ResolvedModel") -> DataFrame:
-    """The predictions of a model version, of the same run: a registry that was lost numbers its versions from
-    1 again.
-    """
-    named = predictions.where((F.col("model_name") == model.name) & (F.col("model_version") == model.version))
-    return named.where(F.col("run_id") == model.run_id)
-
-
 def _make_scorer(
-    location: str, batch_size: int, num_threads: int, generate: bool
+    load: Callable[[], "Predictor"], batch_size: int, generate: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     schema = arrow_schema(SCORED)  # on the driver: the JVM parses DDL, and a worker has none
 
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for start in range(0, batch.num_rows, SLICE_ROWS):
-                rows = batch.slice(start, SLICE_ROWS)
-                yield _score_slice(rows, _load_predictor(location, num_threads), batch_size, generate, schema)
+                yield _score_slice(batch.slice(start, SLICE_ROWS), load(), batch_size, generate, schema)
 
     return score
 
@@ -119,7 +91,7 @@ def _score_slice(
     predictions = predictor.predict(rows.column("text").to_pylist(), batch_size=batch_size, generate=generate)
     milliseconds = (predictor.model_seconds - before) * 1000 / max(1, rows.num_rows)
     columns = [
-        *(rows.column(name) for name in ("doc_id", "text", "label")),
+        *(rows.column(name) for name in GIVEN),
         pa.array([each.prediction for each in predictions], pa.string()),
         pa.array([each.score for each in predictions], pa.float64()),
         pa.array([milliseconds] * rows.num_rows, pa.float64()),
@@ -128,9 +100,13 @@ def _score_slice(
 
 
 @lru_cache(maxsize=1)
-def _load_predictor(location: str, num_threads: int) -> "Predictor":
-    """One per Python worker, which runs many tasks; a new model replaces the one before."""
-    from pipelines.scoring.predict import Predictor  # torch: in the workers only
+def _load_predictor(place: Place, num_threads: int, precision: "Precision") -> "Predictor":
+    """One per Python worker, which runs many tasks and keeps its GPU; a new model replaces the one before."""
+    from pipelines.scoring.predict import Predictor, choose_device  # torch: in the workers only
 
-    folder = Path(location) if Path(location).is_absolute() else Path(SparkFiles.get(location))
-    return Predictor.load(folder, num_threads=num_threads)
+    task = TaskContext.get()
+    assert task is not None, "only a task loads a model"
+    gpus = task.resources().get("gpu")
+    with show_only(gpus.addresses[0] if gpus else None), open_place(place) as folder:
+        device = choose_device(0 if gpus else task.partitionId())
+        return Predictor.load(folder, num_threads=num_threads, device=device, precision=precision)

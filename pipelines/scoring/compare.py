@@ -7,12 +7,13 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.finetune.models.architecture import read_metric
 from pipelines.registry.gate.decide import Measurement, Verdict, decide
 from pipelines.registry.versions.aliases import find_rival
-from pipelines.registry.versions.resolve import ResolvedModel, resolve_model
-from pipelines.scoring.batch import partition_by_id, score_documents
+from pipelines.registry.versions.resolve import LocatedModel, locate_model
+from pipelines.scoring.batch import score_documents
 from pipelines.scoring.evaluate import evaluate_predictions
+from pipelines.scoring.place import place_model
+from pipelines.scoring.select import deal
 from pipelines.spark import persisted
 
 NUM_EXAMPLES, EXAMPLE_CHARS = 2, 200
@@ -52,20 +53,20 @@ def compare(
     rival = find_rival(name, version)
     versions = [version] if rival is None else [version, rival]
     measured = {}
-    with persisted(documents) as held_out:
+    with persisted(deal(documents)) as held_out:
         for each in versions:
             say(f"measuring version {each}")
-            measured[each] = measure_version(held_out, resolve_model(name, each), batch_size=batch_size)
+            measured[each] = measure_version(held_out, locate_model(name, each), batch_size=batch_size)
     champion = None if rival is None else measured[rival]
     return decide(measured[version], champion, min_gain=min_gain)
 
 
-def measure_version(documents: DataFrame, model: ResolvedModel, *, batch_size: int) -> Measurement:
-    """The model's own metric over all documents."""
-    num_tasks = documents.sparkSession.sparkContext.defaultParallelism
+def measure_version(documents: DataFrame, model: LocatedModel, *, batch_size: int) -> Measurement:
+    """The model's own metric over all documents, which are dealt to tasks already (`select.deal`)."""
+    place = place_model(documents.sparkSession, model)
     scored = score_documents(
-        partition_by_id(documents, num_partitions=num_tasks),
-        model.folder,
+        documents,
+        place,
         model,
         documents_version=0,
         scored_at=datetime.now(UTC),
@@ -73,4 +74,4 @@ def measure_version(documents: DataFrame, model: ResolvedModel, *, batch_size: i
         generate=False,
     )
     with persisted(scored):
-        return evaluate_predictions(scored, model_version=model.version, metric=read_metric(model.folder))
+        return evaluate_predictions(scored, model_version=model.version, metric=place.metric)

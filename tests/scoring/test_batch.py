@@ -3,16 +3,16 @@
 import subprocess
 import sys
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from pyspark import SparkFiles
-from pyspark.sql import functions as F
 
-from pipelines.scoring import batch, ship
+from pipelines.scoring import batch
 from pipelines.scoring.evaluate import compute_metric, count_confusion, evaluate_predictions
 from pipelines.scoring.predict import Predictor
+from pipelines.scoring.pull import Place
 from pipelines.tables import PREDICTIONS
 
 CHECKOUT = Path(__file__).parents[2]
@@ -34,17 +34,24 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def documents(spark):
-    return (
-        spark.createDataFrame(ROWS, "doc_id STRING, text STRING, label STRING")
-        .repartition(3, "doc_id")
-        .cache()
+    return as_documents(spark, ROWS).repartition(3, "doc_id").cache()
+
+
+def as_documents(spark, rows):
+    """Documents with the hash and the size that the corpus stage would write."""
+    made = [(*row, sha256(row[1].encode()).hexdigest()[:32], len(row[1].encode())) for row in rows]
+    return spark.createDataFrame(
+        made, "doc_id STRING, text STRING, label STRING, content_hash STRING, num_bytes INT"
     )
+
+
+def in_place(folder):
+    return Place("folder", str(folder), None, "accuracy")
 
 
 def score(documents, folder, **options):
-    return batch.score_documents(
-        documents, folder, MODEL, documents_version=5, scored_at=SCORED_AT, **options
-    )
+    where = folder if isinstance(folder, Place) else in_place(folder)
+    return batch.score_documents(documents, where, MODEL, documents_version=5, scored_at=SCORED_AT, **options)
 
 
 @pytest.fixture(scope="module")
@@ -91,45 +98,6 @@ def test_other_partitions_and_slices_move_scores_by_noise_only(
     for row in scored.collect():
         assert other[row.doc_id].prediction == row.prediction
         assert other[row.doc_id].score == pytest.approx(row.score, abs=1e-5)
-
-
-def test_a_shipped_folder_arrives_whole(spark, documents, scored, classifier_folder, monkeypatch):
-    monkeypatch.setattr(batch, "needs_shipping", lambda context: True)
-    assert PREDICTIONS.digest(score(documents, classifier_folder)) == PREDICTIONS.digest(scored)
-    name = ship.ship_folder(spark.sparkContext, classifier_folder)
-    one_task = spark.sparkContext.parallelize([0], 1)
-    names = one_task.map(lambda _: sorted(path.name for path in Path(SparkFiles.get(name)).iterdir())).first()
-    assert names == sorted(path.name for path in classifier_folder.iterdir())
-
-
-def test_only_new_or_changed_documents_are_scored_again(spark, documents, scored):
-    model = SimpleNamespace(name="intents", version=3, run_id="r1")
-    assert batch.select_unscored(documents, scored, model).count() == 0
-    text = F.when(F.col("doc_id") == "d01", "another text").otherwise(F.col("text"))
-    label = F.when(F.col("doc_id") == "d03", "corrected").otherwise(F.col("label"))
-    corrected = documents.withColumns({"text": text, "label": label})
-    assert sorted(row.doc_id for row in batch.select_unscored(corrected, scored, model).collect()) == [
-        "d01",
-        "d03",
-    ]  # d03 had no label
-    for other in ({"version": 4}, {"run_id": "r2"}, {"name": "answers"}):
-        assert batch.select_unscored(
-            documents, scored, SimpleNamespace(**{**vars(model), **other})
-        ).count() == len(ROWS)
-
-
-@pytest.mark.parametrize(
-    ("master", "needed"),
-    [
-        ("local", False),
-        ("local[2,4]", False),
-        ("local-cluster[2,2,1024]", True),
-        ("spark://h:7077", True),
-        ("yarn", True),
-    ],
-)
-def test_workers_of_a_cluster_need_a_copy(master, needed):
-    assert ship.needs_shipping(SimpleNamespace(master=master)) is needed
 
 
 def predictions(spark, rows):

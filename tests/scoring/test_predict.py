@@ -18,7 +18,7 @@ from pipelines.finetune.models.folder import load_model
 from pipelines.finetune.tasks import texts as encoding
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.texts import DocumentEncoder, ForgedTokens, encode_start, split_text
-from pipelines.scoring.predict import Prediction, Predictor
+from pipelines.scoring.predict import Prediction, Predictor, choose_device, choose_precision
 from tests.dataset.styles import unigram_style
 
 TEXTS = ["my card was lost", "", "退款", "how do I top up " * 40, "x", "信用卡丢了 " * 9, "my card was lost"]
@@ -269,3 +269,37 @@ def test_a_served_model_needs_neither_delta_nor_spark_nor_mlflow():
     blocked = "import sys; sys.modules.update(dict.fromkeys(('deltalake', 'pyspark', 'mlflow', 'horovod')));"
     program = f"{blocked} import pipelines.scoring.predict"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_cpu_scores_in_float32_unless_told(classifier_folder):
+    as_before = Predictor.load(classifier_folder, device="cpu", precision="float32")
+    chosen = Predictor.load(classifier_folder, device="cpu")
+    assert (chosen.device.type, chosen.precision) == ("cpu", "float32")
+    assert chosen.predict(TEXTS) == as_before.predict(TEXTS)
+
+
+@pytest.mark.parametrize("folder", ["classifier_folder", "decoder_folder"])
+def test_bfloat16_moves_scores_by_its_rounding(request, folder):
+    folder = request.getfixturevalue(folder)
+    exact, rounded = (
+        Predictor.load(folder, device="cpu", precision=precision).predict(TEXTS, generate=False)
+        for precision in ("float32", "bfloat16")
+    )
+    scores = [each.score for each in exact]
+    assert [each.score for each in rounded] == pytest.approx(scores, abs=0.05, rel=0.05)
+    assert [each.score for each in rounded] != scores  # else nothing ran in bfloat16
+
+
+@pytest.mark.parametrize(("num_gpus", "expected"), [(0, "cpu"), (1, "cuda:0"), (4, "cuda:1")])
+def test_workers_take_the_gpus_of_a_host_in_turn(monkeypatch, num_gpus, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    assert choose_device(5) == expected
+
+
+@pytest.mark.parametrize(("has_it", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_scores_in_bfloat16_if_it_has_it(monkeypatch, has_it, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_it)
+    gpu = torch.device("cuda:0")
+    assert choose_precision(gpu, "auto") == expected
+    assert choose_precision(gpu, "float32") == "float32"

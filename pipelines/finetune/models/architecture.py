@@ -61,9 +61,12 @@ def read_spec(folder: Path) -> ModelSpec:
     return ModelSpec(**{**fields, "labels": tuple(fields["labels"])})
 
 
-def read_metric(folder: Path) -> str:
-    """Name of the metric that decides about the model of a folder, a key of `pipelines.metrics.METRICS`."""
-    return str(_read(folder)["metric"])
+def parse_metric(spec: bytes) -> str:
+    """Name of the metric that decides about a model, a key of `pipelines.metrics.METRICS`.
+
+    `spec` is the content of its SPEC_FILE.
+    """
+    return str(json.loads(spec)["metric"])
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""From an alias or a number to a model folder on this machine, verified by its digest."""
+"""From an alias or a number to the files of a model version, verified by their digest.
+
+`locate_model` asks the registry only: which version, which digest, and where its files lie. Whoever loads the
+model takes them from there. `resolve_model` also brings them to this machine.
+"""
 
 import hashlib
 import shutil
@@ -10,16 +14,37 @@ from urllib.parse import unquote, urlsplit
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from pipelines.machine import cache_folder
+from pipelines.registry.runs.current import FOLDER_TAG
+from pipelines.registry.verify import require_digest
 from pipelines.registry.versions.find import DIGEST_TAG, find_version
-from pipelines.storage import folder_digest
+from pipelines.storage import Folder
+
+MODEL_FOLDER = "model"
+"""Name of the model folder in the folder of a training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocatedModel:
+    """One model version and where its files may lie. An alias that moves later does not change it."""
+
+    name: str
+    version: int
+    run_id: str
+    uri: str
+    """models:/NAME/VERSION"""
+    digest: str | None
+    """Of the model folder, when it was registered; None = registered by other software."""
+    trained_in: str | None
+    """The model folder that the training wrote, a path or URI; it may be gone. None = the run is gone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedModel:
-    """One model version. An alias that moves later does not change it."""
+    """One model version with its files. An alias that moves later does not change it."""
 
     name: str
     version: int
@@ -30,23 +55,52 @@ class ResolvedModel:
     """The model folder on this machine."""
 
 
+def locate_model(name: str, alias_or_version: str | int) -> LocatedModel:
+    """The version of an alias or number, from tags alone: no file is read.
+
+    Raises LookupError that names what exists.
+    """
+    version = find_version(name, alias_or_version)
+    return LocatedModel(
+        name=name,
+        version=int(version.version),
+        run_id=str(version.run_id),
+        uri=f"models:/{name}/{version.version}",
+        digest=version.tags.get(DIGEST_TAG),
+        trained_in=_find_training(str(version.run_id)),
+    )
+
+
 def resolve_model(name: str, alias_or_version: str | int) -> ResolvedModel:
     """The version of an alias or number, with its model folder on this machine.
 
     Raises LookupError that names what exists, ValueError if the files are not those that were registered.
     """
-    version = find_version(name, alias_or_version)
-    uri = f"models:/{name}/{version.version}"
-    folder = _model_folder(_fetch_files(version, uri))
-    expected, actual = version.tags.get(DIGEST_TAG), folder_digest(folder)
-    if expected is not None and actual != expected:
-        raise ValueError(
-            f"{uri}: digest of {folder} is {actual}, but {expected} was registered; the files were changed "
-            "or damaged: restore them, or register the run again"
-        )
+    return fetch_model(locate_model(name, alias_or_version))
+
+
+def fetch_model(model: LocatedModel) -> ResolvedModel:
+    """The model with its folder on this machine: in place if the store is here, else downloaded once.
+
+    Raises ValueError if the files are not those that were registered.
+    """
+    version = MlflowClient().get_model_version(model.name, str(model.version))
+    folder = _model_folder(_fetch_files(version, model.uri))
+    require_digest(folder, model.digest, what=model.uri)
     return ResolvedModel(
-        name=name, version=int(version.version), run_id=str(version.run_id), uri=uri, folder=folder
+        name=model.name, version=model.version, run_id=model.run_id, uri=model.uri, folder=folder
     )
+
+
+def _find_training(run_id: str) -> str | None:
+    """The model folder of a training's run folder."""
+    try:
+        folder = MlflowClient().get_run(run_id).data.tags.get(FOLDER_TAG)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return None if folder is None else (Folder(folder) / MODEL_FOLDER).path
 
 
 def _fetch_files(version: ModelVersion, uri: str) -> Path:

@@ -1,0 +1,68 @@
+"""Find a place from which every worker of the cluster can take a model.
+
+In this order: the folder in which the training wrote it, if workers see it or it lies on shared storage; the
+files of the registry; and only if workers see neither, an archive that the driver sends. Weights pass through
+the driver in the last case alone.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.fs as pafs
+from pyspark.sql import SparkSession
+
+from pipelines.finetune.models.architecture import SPEC_FILE, parse_metric
+from pipelines.registry.verify import require_digest
+from pipelines.scoring.pull import Place
+from pipelines.scoring.ship import needs_shipping, ship_folder
+from pipelines.storage import Folder, locate
+
+if TYPE_CHECKING:
+    from pipelines.registry.versions.resolve import LocatedModel
+
+
+def place_model(spark: SparkSession, model: "LocatedModel") -> Place:
+    """Where workers find the model, tried out. Calls MLflow only if the folder of the training is gone.
+
+    Raises ValueError if the files are not those that were registered.
+    """
+    found = _find_trained(spark, model)
+    if found is not None:
+        return found
+    from pipelines.registry.versions.resolve import fetch_model  # loads MLflow
+
+    folder = fetch_model(model).folder
+    metric = parse_metric((folder / SPEC_FILE).read_bytes())
+    if _is_seen(spark, folder):
+        return Place("folder", str(folder.resolve()), model.digest, metric)
+    return Place("shipped", ship_folder(spark.sparkContext, folder), model.digest, metric)
+
+
+def _find_trained(spark: SparkSession, model: "LocatedModel") -> Place | None:
+    """The folder in which the training wrote the model; None if it is gone or workers do not see it."""
+    if model.digest is None or model.trained_in is None:
+        return None
+    folder = Folder(model.trained_in)
+    if not folder.exists(SPEC_FILE):
+        return None
+    metric = parse_metric(folder.read(SPEC_FILE))
+    files, path = locate(model.trained_in)
+    if not isinstance(files, pafs.LocalFileSystem):
+        return Place("storage", model.trained_in, model.digest, metric)
+    if not _is_seen(spark, Path(path)):
+        return None
+    require_digest(Path(path), model.digest, what=model.uri)
+    return Place("folder", path, model.digest, metric)
+
+
+def _is_seen(spark: SparkSession, folder: Path) -> bool:
+    """Whether the workers see a folder of the driver: those of local[N] do, others if it is on a shared disk.
+
+    On a cluster this is one short job of two tasks per slot.
+    """
+    if not needs_shipping(spark.sparkContext):
+        return True
+    context, file = spark.sparkContext, str(folder / SPEC_FILE)
+    num_tasks = 2 * context.defaultParallelism
+    seen = context.parallelize(range(num_tasks), num_tasks).map(lambda _: Path(file).is_file())
+    return all(seen.collect())
