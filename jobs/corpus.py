@@ -13,7 +13,7 @@ from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
 from jobs.shell.plan import Outcome, Plan, plan_tables
 from jobs.shell.settings import AbsolutePath, Section
-from jobs.shell.stage import Work, run_stage
+from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source, require_sources
 
@@ -46,8 +46,8 @@ def plan(config: Config) -> "Plan[list[list[SourceFile]]]":
     return plan_tables(made_from, [config.quarantine, config.documents], display_documents, inputs=listed)
 
 
-def main(config: Config) -> Outcome:
-    return run_stage("corpus", config, plan, write_documents)
+def main(config: Config, check: Check = check_nothing) -> Outcome:
+    return run_stage("corpus", config, plan, write_documents, check)
 
 
 def write_documents(config: Config, work: "Work[list[list[SourceFile]]]") -> dict[str, str]:

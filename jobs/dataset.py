@@ -13,7 +13,7 @@ from jobs.shell.command import run_command
 from jobs.shell.facts import display_sequences
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
 from jobs.shell.settings import AbsolutePath, Section
-from jobs.shell.stage import Work, run_stage
+from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.dataset.examples.table import load_builder, require_task
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
@@ -45,8 +45,8 @@ def plan(config: Config) -> "Plan[Pin]":
     return plan_tables(made_from, [config.sequences], display_sequences, inputs=documents, find_gap=gap)
 
 
-def main(config: Config) -> Outcome:
-    return run_stage("dataset", config, plan, write_sequences)
+def main(config: Config, check: Check = check_nothing) -> Outcome:
+    return run_stage("dataset", config, plan, write_sequences, check)
 
 
 def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:

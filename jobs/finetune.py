@@ -10,7 +10,7 @@ from jobs.shell.command import run_command
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.redaction import redact
 from jobs.shell.settings import AbsolutePath, Section
-from jobs.shell.stage import Work, run_stage
+from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.training import Backend, Optimization, StrategyName, Training, make_training
 
@@ -56,8 +56,8 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
     return Plan(fingerprint=training.fingerprint, up_to_date=up_to_date, why=why, inputs=inputs, facts=facts)
 
 
-def main(config: Config) -> Outcome:
-    return run_stage("finetune", config, plan, write_run)
+def main(config: Config, check: Check = check_nothing) -> Outcome:
+    return run_stage("finetune", config, plan, write_run, check)
 
 
 def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from jobs.shell.command import run_command
 from jobs.shell.plan import Outcome, Plan, require_table
 from jobs.shell.settings import AbsolutePath, Section
-from jobs.shell.stage import Work, run_stage
+from jobs.shell.stage import Check, Work, check_nothing, run_stage
 
 if TYPE_CHECKING:
     from pipelines.pin import Pin
@@ -47,8 +47,8 @@ def plan(config: Config) -> "Plan[tuple[CurrentRun, Pin]]":
     return Plan(fingerprint=made_from, up_to_date=done is not None, why=why, inputs=(run, documents))
 
 
-def main(config: Config) -> Outcome:
-    return run_stage("registry", config, plan, judge_model)
+def main(config: Config, check: Check = check_nothing) -> Outcome:
+    return run_stage("registry", config, plan, judge_model, check)
 
 
 def judge_model(config: Config, work: "Work[tuple[CurrentRun, Pin]]") -> dict[str, str]:

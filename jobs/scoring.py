@@ -11,7 +11,7 @@ from jobs.shell.command import run_command
 from jobs.shell.facts import display_predictions
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
 from jobs.shell.settings import AbsolutePath, Section
-from jobs.shell.stage import Work, run_stage
+from jobs.shell.stage import Check, Work, check_nothing, run_stage
 
 if TYPE_CHECKING:
     from pipelines.pin import Pin
@@ -43,8 +43,8 @@ def plan(config: Config) -> "Plan[tuple[Pin, VersionRef]]":
     return plan_tables(made_from, [config.predictions], display_predictions, inputs=inputs, appended=True)
 
 
-def main(config: Config) -> Outcome:
-    return run_stage("scoring", config, plan, write_predictions)
+def main(config: Config, check: Check = check_nothing) -> Outcome:
+    return run_stage("scoring", config, plan, write_predictions, check)
 
 
 def write_predictions(config: Config, work: "Work[tuple[Pin, VersionRef]]") -> dict[str, str]:

@@ -29,6 +29,14 @@ RENEW_SECONDS, DEAD_SECONDS = 15.0, 60.0
 """Time between renewals; age from which a lease counts as abandoned."""
 
 
+class LeaseHeldError(RuntimeError):
+    """Another driver works in the folder, or did until a moment ago."""
+
+    def __init__(self, message: str, *, is_local: bool, renewed_at: float) -> None:
+        super().__init__(message)
+        self.is_local, self.renewed_at = is_local, renewed_at
+
+
 class LeaseLostError(RuntimeError):
     """Another driver has the lease, or may have it: this one must not write any more."""
 
@@ -79,9 +87,11 @@ class Lease:
                 "in this folder, delete the file and run again"
             ) from error
         if holder is not None and not self._is_dead(holder):
-            raise RuntimeError(
+            raise LeaseHeldError(
                 f"{self._folder.path} is in use by {_describe(holder)}; wait until it ends, or stop it: "
-                f"{self._dead_seconds:.0f} s after its last renewal, this command takes over"
+                f"{self._dead_seconds:.0f} s after its last renewal, this command takes over",
+                is_local=holder["host"] == platform.node(),
+                renewed_at=float(holder["renewed_at"]),
             )
         self._write()
         self._thread.start()

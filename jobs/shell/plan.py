@@ -28,6 +28,10 @@ class Plan(Generic[_Inputs]):
     """The versions that the fingerprint names; the stage works on these, not on newer ones."""
     facts: dict[str, str] = field(default_factory=dict)
     """If up to date: what a person wants to know of the output, in the order of display."""
+    outputs: tuple[str, ...] = ()
+    """Tables that the stage writes."""
+    needs_spark: bool = True
+    """If not up to date: whether the work needs Spark."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,10 @@ class Outcome:
     why: str
     facts: dict[str, str] = field(default_factory=dict)
     """What a person wants to know of the output, in the order of display."""
+    fingerprint: str = ""
+    """What the output is made from."""
+    outputs: tuple[str, ...] = ()
+    """Tables that the stage writes."""
 
 
 def plan_tables(
@@ -69,14 +77,20 @@ def plan_tables(
     for path, found in zip(outputs, pins, strict=True):
         if found is None or found.fingerprint != made_from:
             why = f"{_name_of(path)}: {_explain_outdated(found or pin(path), appended=appended)}"
-            return Plan(fingerprint=made_from, up_to_date=False, why=why, inputs=inputs)
+            return Plan(fingerprint=made_from, up_to_date=False, why=why, inputs=inputs, outputs=tuple(outputs))
     last = pins[-1]
     assert last is not None, "the loop returns for a missing table"
     why = f"{_name_of(outputs[-1])} version {last.version} was made from the same inputs"
     if gap := find_gap(last):
-        return Plan(fingerprint=made_from, up_to_date=False, why=gap, inputs=inputs)
-    facts = display_facts(last)
-    return Plan(fingerprint=made_from, up_to_date=True, why=why, inputs=inputs, facts=facts)
+        return Plan(fingerprint=made_from, up_to_date=False, why=gap, inputs=inputs, outputs=tuple(outputs))
+    return Plan(
+        fingerprint=made_from,
+        up_to_date=True,
+        why=why,
+        inputs=inputs,
+        facts=display_facts(last),
+        outputs=tuple(outputs),
+    )
 
 
 def require_table(path: str, table: str, stage: str) -> "Pin":

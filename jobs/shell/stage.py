@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from jobs.shell.plan import Outcome, Plan
 from jobs.shell.progress import Progress, show_progress
@@ -24,15 +24,25 @@ class Work(Generic[_Inputs]):
     inputs: _Inputs
     """The versions that the fingerprint names; newer ones that appear meanwhile change nothing."""
     progress: Progress
-    app_name: str
+    stage: str
     conf: Mapping[str, str]
+    needs_spark: bool = True
+    """False: only a file or a record must be written. Spark is not started."""
 
     @property
     def spark(self) -> "SparkSession":
         """The session; waits for its start. Import heavy libraries before the first use."""
         from pipelines.spark import session
 
-        return session(self.app_name, self.conf)
+        return session(f"distributary {self.stage}", self.conf)
+
+
+Check = Callable[[Work[Any]], None]
+"""Raises an error if a stage must not start."""
+
+
+def check_nothing(work: Work[Any]) -> None:
+    """For stages that are started one by one, as in a notebook."""
 
 
 def run_stage(
@@ -40,23 +50,36 @@ def run_stage(
     config: _Config,
     plan: Callable[[_Config], Plan[_Inputs]],
     write: Callable[[_Config, Work[_Inputs]], dict[str, str]],
+    check: Check = check_nothing,
 ) -> Outcome:
-    """Write the output of a stage if it is not up to date; `write` returns the facts for a person."""
+    """Write the output of a stage if it is not up to date; `write` returns the facts for a person.
+
+    `check` is called first, while Spark starts: what must hold before a long work begins.
+    """
     with show_progress(stage) as progress:
         planned = plan(config)
-        if planned.up_to_date:
-            return Outcome(stage=stage, ran=False, why=planned.why, facts=planned.facts)
-        progress.phase("starting Spark")
-        from pipelines.spark import start_ahead  # only a stage with work to do loads Spark
+        facts = planned.facts
+        if not planned.up_to_date:
+            work = Work(
+                fingerprint=planned.fingerprint,
+                inputs=planned.inputs,
+                progress=progress,
+                stage=stage,
+                conf=config.spark,
+                needs_spark=planned.needs_spark,
+            )
+            if work.needs_spark:
+                progress.phase("starting Spark")
+                from pipelines.spark import start_ahead  # only a stage with work to do loads Spark
 
-        app_name = f"distributary {stage}"
-        start_ahead(app_name, config.spark)
-        work = Work(
-            fingerprint=planned.fingerprint,
-            inputs=planned.inputs,
-            progress=progress,
-            app_name=app_name,
-            conf=config.spark,
-        )
-        facts = write(config, work)
-    return Outcome(stage=stage, ran=True, why=planned.why, facts=facts)
+                start_ahead(f"distributary {stage}", config.spark)
+            check(work)
+            facts = write(config, work)
+    return Outcome(
+        stage=stage,
+        ran=not planned.up_to_date,
+        why=planned.why,
+        facts=facts,
+        fingerprint=planned.fingerprint,
+        outputs=planned.outputs,
+    )

@@ -1,0 +1,130 @@
+"""What must work before a command starts on hours of work: storage, tracking server, slots and packages.
+
+Each fault is an error within 15 seconds, plus finetune.wait_for_slots_seconds where executors come late.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from jobs.shell.settings import Section, Settings
+from jobs.shell.stage import Work
+from pipelines.paths import split_scheme
+
+PROBE_SECONDS = 12.0
+BEFORE_RANKS = ("corpus", "dataset", "finetune")
+"""If one of these has work to do, a run will train."""
+DATA_PACKAGES = ("pyarrow", "numpy", "tokenizers")
+MODEL_PACKAGES = ("torch", "transformers", "safetensors")
+RANK_PACKAGES = ("deltalake",)
+
+
+def probe_services(settings: Settings) -> None:
+    """Raise OSError if root is on storage that does not answer, or the tracking server does not."""
+    from pipelines.registry.probe import require_server
+
+    require_server(str(settings.tree["tracking"]["uri"]))
+    if split_scheme(settings.root)[0] not in ("", "file"):
+        require_storage(settings.root)
+
+
+def require_storage(root: str) -> None:
+    """List `root`. Raises OSError with the remedy if it cannot be listed, TimeoutError if nothing comes back.
+
+    In a thread of its own: each client of a store has its own patience, some of many minutes.
+    """
+    from pipelines.storage import Folder
+
+    caught: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            Folder(root).names()
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=look, name="probe of the storage", daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if thread.is_alive():
+        raise TimeoutError(
+            f"root {root}: the storage does not answer within {PROBE_SECONDS:.0f} s; check its address and "
+            "the network, or correct root"
+        )
+    if caught:
+        if not isinstance(caught[0], OSError):
+            raise caught[0]
+        raise OSError(
+            f"root {root} cannot be listed ({caught[0]}); check address, keys and bucket with: "
+            "distributary doctor"
+        ) from caught[0]
+
+
+class Preflight:
+    """The checks before the first stage of a command that has work to do; later stages pass at once."""
+
+    def __init__(self, configs: Mapping[str, Section], root: str | None, stack: ExitStack) -> None:
+        """`root` given: this command runs all stages, so no second one may run there until `stack` ends."""
+        self._configs, self._root, self._stack = configs, root, stack
+        self._is_done = False
+
+    def __call__(self, work: Work[Any]) -> None:
+        if self._is_done:
+            return
+        self._is_done = True
+        if self._root is not None:
+            self._hold_root(self._root, work)
+        if work.needs_spark:
+            ranks = self._configs.get("finetune") if work.stage in BEFORE_RANKS else None
+            self._check_cluster(work, ranks)
+
+    def _hold_root(self, root: str, work: Work[Any]) -> None:
+        """Keep other runs out; wait for one that may be dead.
+
+        Raises LeaseHeldError as soon as it is known to live.
+        """
+        from pipelines.lease import Lease, LeaseHeldError
+        from pipelines.storage import Folder
+
+        seen: float | None = None
+        while True:
+            try:
+                self._stack.enter_context(Lease(Folder(root) / "run"))
+                return
+            except LeaseHeldError as held:
+                if held.is_local or (seen is not None and held.renewed_at != seen):
+                    raise
+                if seen is None:
+                    work.progress.phase(f"waiting: {held}")
+                seen = held.renewed_at
+            time.sleep(1.0)
+
+    def _check_cluster(self, work: Work[Any], ranks: Any) -> None:
+        """Slots for the ranks, and packages on every executor of a cluster."""
+        if ranks is not None:
+            from pipelines.finetune.launch.barrier import require_slots
+
+            require_slots(work.spark, ranks.num_ranks, wait_seconds=ranks.wait_for_slots_seconds)
+        if "connect" in type(work.spark).__module__ or _is_one_machine(str(work.spark.sparkContext.master)):
+            return
+        from pipelines.executors import require_packages
+
+        work.progress.phase("looking at the executors")
+        require_packages(work.spark, self._list_packages(ranks))
+
+    def _list_packages(self, ranks: Any) -> list[str]:
+        packages = list(DATA_PACKAGES)
+        if {"finetune", "registry", "scoring"} & set(self._configs):
+            packages += MODEL_PACKAGES
+        if ranks is not None:
+            packages += RANK_PACKAGES
+            if ranks.num_ranks > 1 and ranks.collectives == "horovod":
+                packages.append("horovod")
+        return packages
+
+
+def _is_one_machine(master: str) -> bool:
+    """Whether the executors run in the driver's own environment."""
+    return master == "local" or master.startswith("local[")
