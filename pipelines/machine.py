@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Set
 
@@ -95,8 +96,12 @@ def cache_folder() -> Path:
 
 
 def jars_folder() -> Path:
-    """Where the set-up puts the files of DELTA_JARS and where Spark sessions look for them."""
-    return cache_folder() / "jars"
+    """Where the set-up puts the files of DELTA_JARS and where Spark sessions look for them.
+
+    A pack (`make pack`) has its own.
+    """
+    packed = Path(sys.prefix) / "share" / "distributary" / "jars"
+    return packed if packed.is_dir() else cache_folder() / "jars"
 
 
 def file_sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
+from pyspark.find_spark_home import _find_spark_home
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
@@ -33,6 +34,8 @@ UNITY_CATALOG = "io.unitycatalog.spark.UCSingleCatalog"
 """Passes Delta tables on to Delta's own catalog."""
 LOG_CONF = Path(__file__).with_name("log4j2.properties")
 """Errors only: Spark's other messages would hide those of the jobs."""
+PACKED_PYTHON = "./environment/bin/python"
+"""The Python of a pack (`make pack`) on an executor."""
 DEFAULT_MASTER = "local[2,4]"
 """Two slots; a failed task is tried four times. With `local[2]` a barrier stage would never be run again."""
 
@@ -76,10 +79,11 @@ def start_ahead(app_name: str, conf: Mapping[str, str] | None = None) -> None:
 def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     _check_java()
     given = read_given_conf()
+    python = choose_python({"spark.master": DEFAULT_MASTER, **conf, **given})
     wanted = {
         "spark.app.name": app_name,
         "spark.master": DEFAULT_MASTER,
-        "spark.pyspark.python": sys.executable,
+        "spark.pyspark.python": python,
         "spark.pyspark.driver.python": sys.executable,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
         "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"),
@@ -102,13 +106,32 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
         added["spark.jars"] = ",".join(filter(None, [both.get("spark.jars", ""), *jars]))
     not_given = {name: value for name, value in wanted.items() if name not in given}
     chosen = SparkConf(loadDefaults=False).setAll([*{**not_given, **added}.items()])
-    os.environ.setdefault("PYSPARK_PYTHON", given.get("spark.pyspark.python", sys.executable))
+    os.environ["PYSPARK_PYTHON"] = python  # pyspark reads the variable, and the setting only in spark-submit
     _add_to_jvm(jars, chosen)
     started = SparkSession.builder.config(conf=chosen).getOrCreate()
     # If only the JVM's end stopped it, a cluster would see failed executors instead of a finished
     # application.
     atexit.register(started.stop)
     return started
+
+
+def choose_python(settled: Mapping[str, str]) -> str:
+    """The Python of the executors: spark.pyspark.python, else PYSPARK_PYTHON, else that of an archive under
+    the name `environment`, else the driver's.
+
+    Spark unpacks `--archives pack.tar.gz#environment` into the folder `environment` where executors start;
+    its documentation uses that name too. The driver's path is right on machines that have the same
+    environment at the same place. A local master has no executors and unpacks nothing.
+    """
+    chosen = settled.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON")
+    if chosen:
+        return chosen
+    archives = f"{settled.get('spark.archives', '')},{settled.get('spark.yarn.dist.archives', '')}".split(",")
+    master = settled["spark.master"]
+    is_local = master.startswith("local") and not master.startswith("local-cluster")
+    if not is_local and any(archive.strip().endswith("#environment") for archive in archives):
+        return PACKED_PYTHON
+    return sys.executable
 
 
 def require_master() -> None:
@@ -189,7 +212,10 @@ def _brings_delta(given: Mapping[str, str]) -> bool:
         given.get("spark.jars.packages", ""),
         given.get("spark.driver.extraClassPath", ""),
     )
-    return "DATABRICKS_RUNTIME_VERSION" in os.environ or any("delta-spark" in place for place in places)
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ or any("delta-spark" in place for place in places):
+        return True
+    # Put there by whoever installed Spark: a second copy on the class path would load half of its classes.
+    return any(Path(_find_spark_home(), "jars").glob("delta-spark_*.jar"))
 
 
 def _delta_jars() -> list[str]:

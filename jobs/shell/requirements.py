@@ -1,7 +1,7 @@
 """Compare the installed packages with the requirements of distributary. Needs the package `packaging`."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import Distribution
 
 from packaging.requirements import Requirement
@@ -25,6 +25,27 @@ def find_unmet(installed: Mapping[str, Distribution], *, extra: str = "") -> dic
     The requirements of the requirements are checked too.
     """
     problems: dict[str, str] = {}
+    for requirement, needed_by in _walk_requirements(installed, extra):
+        package = canonical_name(requirement.name)
+        if package not in installed:
+            problems[package] = f"{package} missing, {needed_by} needs it"
+        elif not requirement.specifier.contains(version := installed[package].version, prereleases=True):
+            problems[package] = f"{package} {version}, {needed_by} needs {requirement.specifier}"
+    return problems
+
+
+def find_needed(installed: Mapping[str, Distribution], *, extra: str = "") -> tuple[set[str], list[str]]:
+    """Packages that distributary (with an extra) needs, directly or not; one line for each that is missing or
+    has a wrong version."""
+    needed = {canonical_name(requirement.name) for requirement, _ in _walk_requirements(installed, extra)}
+    return needed & set(installed), list(find_unmet(installed, extra=extra).values())
+
+
+def _walk_requirements(
+    installed: Mapping[str, Distribution], extra: str
+) -> Iterator[tuple[Requirement, str]]:
+    """Each requirement of distributary and of what it needs, with the package (and its extra) that asks for
+    it."""
     waiting, visited = [("distributary", extra)], set()
     while waiting:
         parent, option = waiting.pop()
@@ -34,10 +55,5 @@ def find_unmet(installed: Mapping[str, Distribution], *, extra: str = "") -> dic
         for requirement in map(Requirement, installed[parent].requires or ()):
             if requirement.marker is not None and not requirement.marker.evaluate({"extra": option}):
                 continue
-            package, needed_by = canonical_name(requirement.name), f"{parent}[{option}]" if option else parent
-            waiting += [(package, each) for each in ("", *requirement.extras)]
-            if package not in installed:
-                problems[package] = f"{package} missing, {needed_by} needs it"
-            elif not requirement.specifier.contains(version := installed[package].version, prereleases=True):
-                problems[package] = f"{package} {version}, {needed_by} needs {requirement.specifier}"
-    return problems
+            waiting += [(canonical_name(requirement.name), each) for each in ("", *requirement.extras)]
+            yield requirement, f"{parent}[{option}]" if option else parent
