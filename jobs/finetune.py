@@ -48,12 +48,12 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
     from pipelines.registry.lookup import Lookup
     from pipelines.registry.runs.state import find_state
 
+    training = make_training(
+        config, sequences := require_unmodified_table(config.sequences, "sequences", "dataset")
+    )
     lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
-    sequences = require_unmodified_table(config.sequences, "sequences", "dataset")
-    training = make_training(config, sequences)
-    up_to_date, why, facts = find_state(training, lookup, config.tracking.experiment, config.folder)
-    inputs = (training, sequences)
-    return Plan(fingerprint=training.fingerprint, up_to_date=up_to_date, why=why, inputs=inputs, facts=facts)
+    state = find_state(training, lookup, config.tracking.experiment, config.folder)
+    return Plan(fingerprint=training.fingerprint, inputs=(training, sequences), **state._asdict())
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
@@ -67,11 +67,13 @@ def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, s
 
     (training, sequences), num_ranks, show = work.inputs, config.num_ranks, work.progress
     tracking, params = config.tracking, redact({**training.settings(), "num_ranks": num_ranks})
-    require_slots(work.spark, num_ranks, wait_seconds=config.wait_for_slots_seconds)
     connect(tracking.uri, tracking.artifacts)
+    if work.needs_spark:
+        require_slots(work.spark, num_ranks, wait_seconds=config.wait_for_slots_seconds)
     with record_run(training, sequences, tracking.experiment, params, config.effective, config.folder) as run:
-        listeners = Listeners(run.log, show.update, show.print, run.require_lease)
-        run_training(work.spark, training, listeners, num_ranks=num_ranks)
+        if run.tracker is not None:  # else it had finished before
+            listeners = Listeners(run.log, show.update, show.print, run.require_lease)
+            run_training(work.spark, training, listeners, num_ranks=num_ranks)
     return run.facts
 
 

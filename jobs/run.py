@@ -1,7 +1,8 @@
 """Run all five stages; skip those that are up to date.
 
 The order is corpus, dataset, finetune, registry, scoring. A stage whose output is up to date does nothing
-and says why. If the run is killed, start it again: it continues where it stopped.
+and says why. If the run is killed, start it again: it continues where it stopped. One run at a time works on
+a root; a second one ends with status 75.
 """
 
 from collections.abc import Mapping
@@ -17,13 +18,14 @@ from jobs.shell.command import (
     File,
     Overrides,
     Recipe,
+    Summary,
     format_help,
     report_errors,
     require_master,
 )
-from jobs.shell.display import console, display_locations, display_outcome, display_plan, display_summary
-from jobs.shell.progress import show_progress
-from jobs.shell.settings import Section
+from jobs.shell.course import display_plans, run_stages
+from jobs.shell.preflight import probe_services
+from jobs.shell.record import Record
 
 STAGES: Mapping[str, ModuleType] = {
     "corpus": corpus,
@@ -40,32 +42,19 @@ def run(
     env: Env = None,
     file: File = None,
     dry_run: DryRun = False,
+    summary: Summary = None,
 ) -> None:
-    with report_errors():
+    record = Record("run", list(STAGES), summary)
+    with report_errors(record):
         settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
         configs = settings.sections({name: stage.Config for name, stage in STAGES.items()})
         require_master(settings)
+        probe_services(settings)
+        record.configure(settings)
         if dry_run:
-            display_plans(configs)
-            return
-        outcomes = []
-        for name, stage in STAGES.items():
-            outcomes.append(stage.main(configs[name]))
-            display_outcome(outcomes[-1])
-        display_summary(outcomes)
-        display_locations(settings)
-
-
-def display_plans(configs: Mapping[str, Section]) -> None:
-    """What each stage would do. Below the first stage that would run, nothing can be known yet."""
-    for number, (name, stage) in enumerate(STAGES.items()):
-        with show_progress(name):
-            planned = stage.plan(configs[name])
-        display_plan(name, planned)
-        if not planned.up_to_date:
-            for below in list(STAGES)[number + 1 :]:
-                console.print(f"{below}: would run: its input will be written again", markup=False)
-            return
+            display_plans(STAGES, configs, record)
+        else:
+            run_stages(STAGES, configs, settings, record)
 
 
 run.__doc__ = format_help(__doc__, "run")

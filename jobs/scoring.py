@@ -53,15 +53,14 @@ def write_predictions(config: Config, work: "Work[tuple[Pin, VersionRef]]") -> d
     from pipelines.scoring import batch, place, select
     from pipelines.tables import DOCUMENTS, PREDICTIONS
 
-    (documents, ref), spark = work.inputs, work.spark
     connect(config.tracking.uri, config.tracking.artifacts)
+    (documents, ref), spark = work.inputs, work.spark
     earlier = select.read_predictions(spark, config.predictions)
     model = locate_model(ref.name, ref.version)
     rows = select.select_split(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
     with select.choose_documents(rows, earlier, model, num_partitions=config.num_partitions) as chosen:
-        work.progress.phase(
-            f"scoring with {model.name} version {model.version}: {chosen.num_rows:,} documents"
-        )
+        with_model = f"with {model.name} version {model.version}"
+        work.progress.phase(f"scoring {with_model}: {chosen.num_rows:,} documents")
         scored = batch.score_documents(
             chosen.rows,
             place.place_model(spark, model),

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,13 +14,20 @@ from rich.console import Console
 
 from jobs.shell import settings as configuration
 from jobs.shell.display import display_outcome, display_plan
+from jobs.shell.exits import HELP, Exit, find_exit, stop_on_sigterm
 from jobs.shell.layers import list_overlays
 from jobs.shell.plan import Outcome, Plan
+from jobs.shell.preflight import Preflight, probe_services
 from jobs.shell.progress import show_progress
+from jobs.shell.record import Record
 from jobs.shell.redaction import redact
 from jobs.shell.settings import Section, Settings
+from jobs.shell.stage import Check
 
 _Config = TypeVar("_Config", bound=Section)
+
+Main = Callable[[_Config, Check], Outcome]
+"""A stage: writes its output if it is not up to date, after the check."""
 
 EXAMPLE_KEYS = {
     "run": "finetune.num_epochs=1 spark.driver.memory=4g",
@@ -49,11 +56,15 @@ File = Annotated[
         "--config", exists=True, dir_okay=False, help="Your own YAML file, applied after recipe and env."
     ),
 ]
+Summary = Annotated[
+    str | None,
+    typer.Option("--summary", metavar="FILE", help="Write one JSON object: stages, table versions, errors."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run and why; change nothing.")]
 
 
 def build_command(
-    stage: str, model: type[_Config], main: Callable[[_Config], Outcome], plan: Callable[[_Config], Plan[Any]]
+    stage: str, model: type[_Config], main: Main[_Config], plan: Callable[[_Config], Plan[Any]]
 ) -> Callable[..., None]:
     """The command line of one job; the docstring of the job's module is its help."""
 
@@ -63,24 +74,32 @@ def build_command(
         env: Env = None,
         file: File = None,
         dry_run: DryRun = False,
+        summary: Summary = None,
     ) -> None:
-        with report_errors():
+        record = Record(stage, [stage], summary)
+        with report_errors(record), ExitStack() as stack:
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
             config = settings.section(stage, model)
             require_master(settings)
-            if dry_run:
-                with show_progress(stage):
-                    planned = plan(config)
-                display_plan(stage, planned)
-            else:
-                display_outcome(main(config))
+            probe_services(settings)
+            record.configure(settings)
+            with record.stage(stage):
+                if dry_run:
+                    with show_progress(stage):
+                        planned = plan(config)
+                    record.add_plan(stage, planned)
+                    display_plan(stage, planned)
+                else:
+                    outcome = main(config, Preflight({stage: config}, None, stack))
+                    record.add_outcome(outcome, config)
+                    display_outcome(outcome)
 
     run.__doc__ = format_help(sys.modules[main.__module__].__doc__, stage)
     return run
 
 
 def run_command(
-    stage: str, model: type[_Config], main: Callable[[_Config], Outcome], plan: Callable[[_Config], Plan[Any]]
+    stage: str, model: type[_Config], main: Main[_Config], plan: Callable[[_Config], Plan[Any]]
 ) -> None:
     """Run one job from the command line of the process, as `python -m jobs.STAGE` and spark-submit do."""
     typer.run(build_command(stage, model, main, plan))
@@ -95,7 +114,8 @@ def format_help(docstring: str | None, name: str) -> str:
         f"spark-submit --master yarn jobs/{name}.py --env cluster --config mine.yaml",
     )
     # Click joins the lines of a paragraph unless a backspace character stands before them.
-    return "\n  ".join([f"{cleandoc(docstring or '')}\n\n\b\nExamples:", *examples])
+    listed = "\n  ".join([f"{cleandoc(docstring or '')}\n\n\b\nExamples:", *examples])
+    return f"{listed}\n\n{HELP}"
 
 
 def require_master(settings: Settings) -> None:
@@ -117,20 +137,34 @@ class _RedactingFormatter(logging.Formatter):
 
 
 @contextmanager
-def report_errors() -> Iterator[None]:
-    """Print an error as one message and exit with status 1; DISTRIBUTARY_DEBUG=1 shows the traceback."""
+def report_errors(record: Record | None = None) -> Iterator[None]:
+    """Print an error as one message and exit with its status (`exits.Exit`), which `record` keeps.
+
+    DISTRIBUTARY_DEBUG=1 shows the traceback instead.
+    """
+    record = record or Record("", [])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_RedactingFormatter("  %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        yield
+        with stop_on_sigterm():
+            yield
+    except KeyboardInterrupt as error:
+        status = find_exit(error, configuring=False)
+        record.end(status, error, "stopped from outside; run the same command again to continue")
+        print(f"interrupted ({status.name.lower()}); run the same command again to continue", file=sys.stderr)
+        raise typer.Exit(status) from None
     except Exception as error:
+        status = find_exit(error, configuring=not record.is_configured)
+        record.end(status, error, explain_error(error))
         if os.environ.get("DISTRIBUTARY_DEBUG"):
             raise
         Console(stderr=True).print("[bold red]error[/bold red] ", end="")
         print(redact(f"{type(error).__name__}: {explain_error(error)}"), file=sys.stderr)
-        print("(DISTRIBUTARY_DEBUG=1 shows the traceback)", file=sys.stderr)
-        raise typer.Exit(1) from None
+        print(f"(exit status {status}; DISTRIBUTARY_DEBUG=1 shows the traceback)", file=sys.stderr)
+        raise typer.Exit(status) from None
+    else:
+        record.end(Exit.DONE)
 
 
 def explain_error(error: Exception) -> str:

@@ -29,7 +29,8 @@ class Exit(IntEnum):
     RETRY = 75
     """Cluster, storage or tracking server failed, or another run works in the same place: try again later."""
     CONFIGURATION = 78
-    """The configuration must be corrected: a key, a path, a master, keys of the storage."""
+    """The configuration or the environment must be corrected: a key, a master, keys of the storage, packages
+    on the executors."""
     INTERRUPTED = 130
     """Ctrl-C. The next run continues."""
     TERMINATED = 143
@@ -43,7 +44,7 @@ Exit status:
   2    the command line cannot be read
   65   input must be corrected, or a stage above must run first
   75   cluster, storage or tracking server failed, or another run is at work: try again later
-  78   the configuration must be corrected
+  78   the configuration or the packages of executors must be corrected
   130  interrupted (143: by SIGTERM); the next run continues"""
 """For the help of every command that runs stages."""
 
@@ -64,7 +65,7 @@ _LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, 
 _DENIED = re.compile(
     r"ACCESS_DENIED|AccessDenied|INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|"
     r"SignatureDoesNotMatch|NO_SUCH_BUCKET|NoSuchBucket|InvalidClientTokenId|HTTP response code: 40[13]|"
-    r"out-of-date database schema|status code 40[13]",
+    r"out-of-date database schema|status code 40[13]|PYTHON_VERSION_MISMATCH"
 )
 """What storage and MLflow say of wrong keys, a missing bucket or an old schema."""
 _UNAVAILABLE = re.compile(
@@ -72,7 +73,7 @@ _UNAVAILABLE = re.compile(
     r"database is locked|No route to host|Name or service not known|UnknownHostException|"
     r"java\.net\.|java\.io\.IOException|ExecutorLostFailure|Lost executor|exceeded with HTTP|"
     r"status code 5\d\d|error code 50[234]|the ranks failed at every try|SparkContext was shut down|"
-    r"client error \(Connect\)|error sending request",
+    r"client error \(Connect\)|error sending request"
 )
 """What libraries say of a server, an executor or a network that does not answer."""
 _WORKER_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception))(?::|$)", re.MULTILINE)
@@ -92,7 +93,7 @@ def find_exit(error: BaseException, *, configuring: bool) -> Exit:
         return Exit.CONFIGURATION
     if _is_passing(error, text):
         return Exit.RETRY
-    if configuring:
+    if configuring or isinstance(error, ImportError):
         return Exit.CONFIGURATION
     if isinstance(error, (ValueError, OSError)) or type(error) is LookupError:
         return Exit.INPUT
@@ -118,7 +119,7 @@ def _is_fault_of_store(error: OSError, text: str) -> bool:
 
 def _judge_worker(text: str) -> Exit:
     """An error that Spark carries: by the type of the Python error in a worker, if there is one."""
-    before, found, frames = text.rpartition("Traceback (most recent call last):")
+    _, found, frames = text.rpartition("Traceback (most recent call last):")
     kinds = _WORKER_ERROR.findall(frames) if found else []
     if kinds and kinds[0] in ("ValueError", "ContractError", "FileNotFoundError", "PermissionError"):
         return Exit.INPUT

@@ -77,7 +77,9 @@ def plan_tables(
     for path, found in zip(outputs, pins, strict=True):
         if found is None or found.fingerprint != made_from:
             why = f"{_name_of(path)}: {_explain_outdated(found or pin(path), appended=appended)}"
-            return Plan(fingerprint=made_from, up_to_date=False, why=why, inputs=inputs, outputs=tuple(outputs))
+            return Plan(
+                fingerprint=made_from, up_to_date=False, why=why, inputs=inputs, outputs=tuple(outputs)
+            )
     last = pins[-1]
     assert last is not None, "the loop returns for a missing table"
     why = f"{_name_of(outputs[-1])} version {last.version} was made from the same inputs"

@@ -5,13 +5,16 @@ Each fault is an error within 15 seconds, plus finetune.wait_for_slots_seconds w
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Work
 from pipelines.paths import split_scheme
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 PROBE_SECONDS = 12.0
 BEFORE_RANKS = ("corpus", "dataset", "finetune")
@@ -19,11 +22,12 @@ BEFORE_RANKS = ("corpus", "dataset", "finetune")
 DATA_PACKAGES = ("pyarrow", "numpy", "tokenizers")
 MODEL_PACKAGES = ("torch", "transformers", "safetensors")
 RANK_PACKAGES = ("deltalake",)
+MAX_SHOWN = 8
 
 
 def probe_services(settings: Settings) -> None:
     """Raise OSError if root is on storage that does not answer, or the tracking server does not."""
-    from pipelines.registry.probe import require_server
+    from pipelines.registry.server import require_server
 
     require_server(str(settings.tree["tracking"]["uri"]))
     if split_scheme(settings.root)[0] not in ("", "file"):
@@ -107,12 +111,9 @@ class Preflight:
             from pipelines.finetune.launch.barrier import require_slots
 
             require_slots(work.spark, ranks.num_ranks, wait_seconds=ranks.wait_for_slots_seconds)
-        if "connect" in type(work.spark).__module__ or _is_one_machine(str(work.spark.sparkContext.master)):
-            return
-        from pipelines.executors import require_packages
-
-        work.progress.phase("looking at the executors")
-        require_packages(work.spark, self._list_packages(ranks))
+        if "connect" not in type(work.spark).__module__ and not _is_one_machine(work.spark):
+            work.progress.phase("looking at the executors")
+            require_packages(work.spark, self._list_packages(ranks), work.progress.print)
 
     def _list_packages(self, ranks: Any) -> list[str]:
         packages = list(DATA_PACKAGES)
@@ -125,6 +126,34 @@ class Preflight:
         return packages
 
 
-def _is_one_machine(master: str) -> bool:
+def require_packages(spark: "SparkSession", packages: Sequence[str], warn: Callable[[str], None]) -> None:
+    """Raise ImportError that names the hosts whose executors lack a package or have another version of it.
+
+    Other findings, such as a full disk, are given to `warn`.
+    """
+    from pipelines.executors import check_executors, find_problems
+    from pipelines.probe import read_versions
+
+    expected = read_versions(packages)
+    faults = []
+    for report in check_executors(spark):
+        if not report.facts:
+            faults += [f"{report.host}: {problem}" for problem in report.problems]
+            continue
+        # Only packages, and whether our code is there at all: a zip of --py-files has no digest of its files.
+        here = {"packages": expected, "code": report.facts["code"]}
+        calm = {**report.facts, "free_bytes": {}, "clock_seconds": 0.0}
+        found = find_problems(calm, here) if report.facts["code"] else ["distributary's modules are missing"]
+        faults += [f"{report.host}: {problem}" for problem in found]
+        found = find_problems({**report.facts, "packages": expected}, here)
+        for problem in found if not faults else ():
+            warn(f"{report.host}: {problem}")
+    if faults:
+        shown = "; ".join(dict.fromkeys(faults[:MAX_SHOWN]))
+        raise ImportError(f"executors cannot run the stages: {shown}")
+
+
+def _is_one_machine(spark: "SparkSession") -> bool:
     """Whether the executors run in the driver's own environment."""
+    master = str(spark.sparkContext.master)
     return master == "local" or master.startswith("local[")

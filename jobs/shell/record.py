@@ -1,8 +1,8 @@
 """The record of one command: which stages ran and what came of them, as one JSON object (--summary).
 
-It is written when the configuration is known, after each stage and at the end, each time as a whole: a reader
-never sees half of it, and a record that says "running" after the process is gone was killed. docs/schedulers.md
-has every key.
+It is written when the configuration is known, after each stage and at the end, each time as a whole: a
+reader never sees half of it, and a record that says "running" after the process is gone was killed.
+docs/schedulers.md has every key.
 """
 
 import json
@@ -25,7 +25,16 @@ from pipelines.paths import absolute
 
 SCHEMA = 1
 """Raise it when a key changes its meaning or goes; a new key does not change it."""
-PACKAGES = ("distributary", "pyspark", "delta-spark", "deltalake", "torch", "transformers", "mlflow", "horovod")
+PACKAGES = (
+    "distributary",
+    "pyspark",
+    "delta-spark",
+    "deltalake",
+    "torch",
+    "transformers",
+    "mlflow",
+    "horovod",
+)
 
 
 class Record:
@@ -76,7 +85,11 @@ class Record:
     def add_outcome(self, outcome: Outcome, config: Section) -> None:
         """A stage that ended well, and what it wrote."""
         entry = self._stages[outcome.stage]
-        entry |= {"state": "done" if outcome.ran else "up to date", "why": outcome.why, "facts": outcome.facts}
+        entry |= {
+            "state": "done" if outcome.ran else "up to date",
+            "why": outcome.why,
+            "facts": outcome.facts,
+        }
         entry["fingerprint"] = outcome.fingerprint
         if self._target:
             entry |= describe_results(outcome, config)
@@ -90,13 +103,17 @@ class Record:
     def end(self, status: Exit, error: BaseException | None = None, message: str = "") -> None:
         """The command is over; never raises, because the status of the command stands already."""
         self._content |= {
-            "state": {Exit.DONE: "done"}.get(status, KINDS[status] if KINDS[status] == "interrupted" else "failed"),
+            "state": {Exit.DONE: "done"}.get(
+                status, KINDS[status] if KINDS[status] == "interrupted" else "failed"
+            ),
             "exit_code": int(status),
             "ended_at": _now(),
             "seconds": round(time.monotonic() - self._began, 3),
         }
         if error is not None:
-            failed = [name for name, entry in self._stages.items() if entry["state"] in ("failed", "interrupted")]
+            failed = [
+                name for name, entry in self._stages.items() if entry["state"] in ("failed", "interrupted")
+            ]
             self._content["error"] = {
                 "kind": "busy" if type(error).__name__ == "LeaseHeldError" else KINDS[status],
                 "type": type(error).__name__,
@@ -114,7 +131,9 @@ class Record:
         content = redact({**self._content, "stages": list(self._stages.values())})
         folder, _, name = absolute(self._target).rpartition("/")
         try:
-            Folder(folder or "/").write(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+            Folder(folder or "/").write(
+                name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+            )
         except Exception as error:
             if must:
                 raise OSError(f"--summary {self._target}: cannot be written ({error})") from error
