@@ -2,14 +2,14 @@
 
 Starts the ranks in a Spark barrier stage. A training that was killed continues from its newest checkpoint."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from jobs.shell.command import run_command
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.redaction import redact
-from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.settings import AbsolutePath, Section, Split
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.training import Backend, Optimization, StrategyName, Training, make_training
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
 
 Positive = Annotated[int, Field(ge=1)]
-Split = Literal["train", "validation", "test"]
 
 
 class Config(Section):
@@ -48,9 +47,8 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
     from pipelines.registry.lookup import Lookup
     from pipelines.registry.runs.state import find_state
 
-    training = make_training(
-        config, sequences := require_unmodified_table(config.sequences, "sequences", "dataset")
-    )
+    sequences = require_unmodified_table(config.sequences, "sequences", "dataset")
+    training = make_training(config, sequences)
     lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
     state = find_state(training, lookup, config.tracking.experiment, config.folder)
     return Plan(fingerprint=training.fingerprint, inputs=(training, sequences), **state._asdict())

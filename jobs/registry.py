@@ -4,13 +4,13 @@ Reads the last finished run and held-out documents, which decide between the new
 Writes a model version, verdict.json of the run, and the alias `champion` (`distributary undo` reverts it).
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from jobs.shell.command import run_command
 from jobs.shell.plan import Outcome, Plan, require_table
-from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.settings import AbsolutePath, Section, Split
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Config(Section):
     name: str
     trainings: AbsolutePath
     documents: AbsolutePath
-    split: Literal["train", "validation", "test"]
+    split: Split
     min_gain: Annotated[float, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=1)]
 

@@ -80,6 +80,14 @@ _WORKER_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception))(?::|$)", re.MUL
 """The type at the beginning of the last line of a traceback."""
 
 
+class PreflightError(RuntimeError):
+    """Something that a long work needs is not there, with the status that the command ends with."""
+
+    def __init__(self, message: str, status: Exit) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Stopped(KeyboardInterrupt):
     """SIGTERM arrived. A KeyboardInterrupt, which libraries let pass and contexts clean up after."""
 
@@ -88,6 +96,8 @@ def find_exit(error: BaseException, *, configuring: bool) -> Exit:
     """The status of an error; `configuring`: it appeared before the configuration was complete."""
     if isinstance(error, KeyboardInterrupt):
         return Exit.TERMINATED if isinstance(error, Stopped) else Exit.INTERRUPTED
+    if isinstance(error, PreflightError):
+        return error.status
     text = str(error)
     if _DENIED.search(text):
         return Exit.CONFIGURATION

@@ -5,10 +5,11 @@ Each fault is an error within 15 seconds, plus finetune.wait_for_slots_seconds w
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from jobs.shell.exits import Exit, PreflightError
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Work
 from pipelines.paths import split_scheme
@@ -19,17 +20,21 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 12.0
 BEFORE_RANKS = ("corpus", "dataset", "finetune")
 """If one of these has work to do, a run will train."""
+USE_TRACKING = {"finetune", "registry", "scoring"}
 DATA_PACKAGES = ("pyarrow", "numpy", "tokenizers")
 MODEL_PACKAGES = ("torch", "transformers", "safetensors")
 RANK_PACKAGES = ("deltalake",)
 MAX_SHOWN = 8
 
 
-def probe_services(settings: Settings) -> None:
-    """Raise OSError if root is on storage that does not answer, or the tracking server does not."""
-    from pipelines.registry.server import require_server
+def probe_services(settings: Settings, stages: Iterable[str]) -> None:
+    """Raise OSError if root is on storage that does not answer, or if the stages need a tracking server and
+    it does not.
+    """
+    if USE_TRACKING & set(stages):
+        from pipelines.registry.server import require_server
 
-    require_server(str(settings.tree["tracking"]["uri"]))
+        require_server(str(settings.tree["tracking"]["uri"]))
     if split_scheme(settings.root)[0] not in ("", "file"):
         require_storage(settings.root)
 
@@ -81,8 +86,19 @@ class Preflight:
         if self._root is not None:
             self._hold_root(self._root, work)
         if work.needs_spark:
+            self._open_store()
             ranks = self._configs.get("finetune") if work.stage in BEFORE_RANKS else None
             self._check_cluster(work, ranks)
+
+    def _open_store(self) -> None:
+        """Load MLflow and open its store while Spark starts, in this thread: later that would take as long
+        and Spark would wait. (Two threads that import the same packages could meet half a module.)
+        """
+        config = next((self._configs[stage] for stage in self._configs if stage in USE_TRACKING), None)
+        if config is not None:
+            from pipelines.registry.store import connect
+
+            connect(config.tracking.uri, config.tracking.artifacts)
 
     def _hold_root(self, root: str, work: Work[Any]) -> None:
         """Keep other runs out; wait for one that may be dead.
@@ -110,14 +126,19 @@ class Preflight:
         if ranks is not None:
             from pipelines.finetune.launch.barrier import require_slots
 
-            require_slots(work.spark, ranks.num_ranks, wait_seconds=ranks.wait_for_slots_seconds)
+            try:
+                require_slots(work.spark, ranks.num_ranks, wait_seconds=ranks.wait_for_slots_seconds)
+            except ValueError as error:
+                # A cluster may have more slots later.
+                status = Exit.CONFIGURATION if _is_one_machine(work.spark) else Exit.RETRY
+                raise PreflightError(str(error), status) from error
         if "connect" not in type(work.spark).__module__ and not _is_one_machine(work.spark):
             work.progress.phase("looking at the executors")
             require_packages(work.spark, self._list_packages(ranks), work.progress.print)
 
     def _list_packages(self, ranks: Any) -> list[str]:
         packages = list(DATA_PACKAGES)
-        if {"finetune", "registry", "scoring"} & set(self._configs):
+        if USE_TRACKING & set(self._configs):
             packages += MODEL_PACKAGES
         if ranks is not None:
             packages += RANK_PACKAGES

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from jobs.shell.exits import KINDS, Exit
+from jobs.shell.exits import KINDS, Exit, PreflightError, find_exit
 from jobs.shell.plan import Outcome, Plan
 from jobs.shell.redaction import redact
 from jobs.shell.results import describe_results
@@ -63,7 +63,7 @@ class Record:
         }
 
     def configure(self, settings: Settings) -> None:
-        """The configuration is complete. Raises OSError if the record cannot be written."""
+        """The configuration is complete. Raises PreflightError if the record cannot be written."""
         self._content |= {"recipe": settings.tree["recipe"], "root": settings.root}
         self._write()
         self.is_configured = True
@@ -136,7 +136,10 @@ class Record:
             )
         except Exception as error:
             if must:
-                raise OSError(f"--summary {self._target}: cannot be written ({error})") from error
+                status = find_exit(error, configuring=True)
+                raise PreflightError(
+                    f"--summary {self._target} cannot be written: {error}", status
+                ) from error
             print(redact(f"warning: --summary {self._target} cannot be written: {error}"), file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +34,9 @@ def _absolute_path(path: str) -> str:
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute_path)]
 """Path or URI of a table or folder. A local path becomes absolute here and nowhere else."""
+
+
+Split = Literal["train", "validation", "test"]
 
 
 def _without_password(uri: str) -> str:

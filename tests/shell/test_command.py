@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from jobs.run import STAGES, run
 from jobs.shell import redaction
 from jobs.shell.command import build_command, report_errors
+from jobs.shell.exits import Exit
 from jobs.shell.plan import Outcome
 
 FROM_A_WORKER = """
@@ -62,7 +63,7 @@ def invoke_stage(name, *words, main):
     return invoke(build_command(name, STAGES[name].Config, main, STAGES[name].plan), *words)
 
 
-def start_corpus(config):
+def start_corpus(config, check):
     return Outcome(stage="corpus", ran=True, why="started")
 
 
@@ -103,7 +104,7 @@ def test_the_traceback_is_shown_on_demand(monkeypatch):
 
 def test_a_stage_refuses_unknown_keys_of_other_sections():
     refused = invoke_stage("corpus", "finetune.sed=1", "dataset.packing.sequence_lenght=3", main=start_corpus)
-    assert refused.exit_code == 1
+    assert refused.exit_code == Exit.CONFIGURATION
     assert "unknown key dataset.packing.sequence_lenght; did you mean sequence_length?" in refused.stderr
     assert "unknown key finetune.sed; did you mean seed?" in refused.stderr
     accepted = invoke_stage("corpus", "finetune.seed=1", "corpus.rules.min_chars=2", main=start_corpus)
@@ -139,7 +140,7 @@ def cluster(monkeypatch, tmp_path):
 
 def test_cluster_without_a_master_is_refused(cluster):
     refused = invoke_stage("corpus", "--env", "cluster", main=start_corpus)
-    assert refused.exit_code == 1
+    assert refused.exit_code == Exit.CONFIGURATION
     assert "spark.master is empty" in refused.stderr
     assert "spark-submit --master URL" in refused.stderr
     assert "spark.master is empty" in invoke(run, "--env", "cluster", "--dry-run").stderr
