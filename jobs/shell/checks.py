@@ -172,6 +172,30 @@ def check_cache() -> Check:
     return Check(name=name, status="ok", found=str(folder), wanted=wanted)
 
 
+def check_tracking() -> Check:
+    """The MLflow store answers, and its database has the schema of the installed MLflow."""
+    from jobs.shell.settings import load
+    from pipelines.paths import without_credentials
+    from pipelines.registry.paths import sqlite_path
+    from pipelines.registry.server import require_server
+
+    name, wanted = "mlflow store", "a store that answers, of this MLflow's schema"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or str(load().tree["tracking"]["uri"])
+    shown, file = without_credentials(uri), sqlite_path(uri)
+    if file is not None and not file.is_file():
+        return Check(name=name, status="ok", found=f"{shown} will be created", wanted=wanted)
+    try:
+        require_server(uri)
+    except ConnectionError as error:
+        fix = f"start the server: mlflow server --port {uri.rpartition(':')[2].strip('/')}"
+        return Check(name=name, status="fail", found=str(error), wanted=wanted, fix=fix)
+    problem = run_python(f"from pipelines.registry.store import connect; connect({uri!r})")
+    if problem:
+        upgrade = f"mlflow db upgrade {shown}" if "out-of-date" in problem else "see the error"
+        return Check(name=name, status="fail", found=problem, wanted=wanted, fix=upgrade)
+    return Check(name=name, status="ok", found=shown, wanted=wanted)
+
+
 def installed_version(package: str) -> str | None:
     """Version of an installed package; None if it is not installed."""
     try:

@@ -107,6 +107,8 @@ def _add_undo(program: "typer.Typer") -> None:
     from jobs.shell import settings as configuration
     from jobs.shell.command import Env, File, Overrides, Recipe, report_errors
     from jobs.shell.display import console
+    from jobs.shell.preflight import probe_services
+    from jobs.shell.record import Record
 
     @program.command()
     def undo(overrides: Overrides = None, recipe: Recipe = None, env: Env = None, file: File = None) -> None:
@@ -119,9 +121,12 @@ def _add_undo(program: "typer.Typer") -> None:
         Example:
           distributary undo --recipe customer_service
         """
-        with report_errors():
+        record = Record("undo", [])
+        with report_errors(record):
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
             config = settings.section("registry", STAGES["registry"].Config)
+            probe_services(settings, ["registry"])
+            record.configure(settings)
             with show_loading("MLflow"):
                 from pipelines.registry.store import connect
                 from pipelines.registry.versions.aliases import undo_promotion

@@ -17,6 +17,7 @@ from jobs.shell.checks import (
     check_packages,
     check_python,
     check_slots,
+    check_tracking,
     run_python,
 )
 from jobs.shell.loading import show_loading
@@ -43,6 +44,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_jars,
     check_horovod,
     check_slots,
+    check_tracking,
     check_disk,
     check_cache,
 )

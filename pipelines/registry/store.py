@@ -12,12 +12,19 @@ import mlflow
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
+from pipelines.paths import without_credentials
 from pipelines.registry import MLFLOW_DEFAULTS
 from pipelines.registry.paths import SQLITE, sqlite_path
 
 _artifact_roots: dict[str, str] = {}
 """Tracking URI -> root for artifacts of new experiments. MLflow has no setting for it on the client's
 side."""
+
+
+SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
+"""Schemes of stores that are asked at the first connection. Databricks has no quick question."""
+_answered: set[str] = set()
+"""Tracking URIs that have answered this process."""
 
 
 def connect(tracking_uri: str, artifact_root: str | None = None) -> None:
@@ -28,7 +35,8 @@ def connect(tracking_uri: str, artifact_root: str | None = None) -> None:
     processes create one SQLite store at the same time, they fail. Calling it again with the same URI costs
     nothing.
 
-    Raises ValueError for a URI without a scheme and for a folder, which MLflow no longer supports.
+    Raises ValueError for a URI without a scheme and for a folder, which MLflow no longer supports;
+    RuntimeError with the command to run if a database has the schema of an older MLflow.
     """
     uri = _make_absolute(tracking_uri)
     _set_log_level()
@@ -38,11 +46,10 @@ def connect(tracking_uri: str, artifact_root: str | None = None) -> None:
     root = artifact_root or _default_artifact_root(uri)
     if root is not None:
         _artifact_roots[uri] = root if "://" in root else str(Path(root).resolve())
-    if sqlite_path(uri) is not None:
-        # The first request opens or creates the database: a fault shows here, and not in the middle of a
-        # training.
-        with hide_mlflow_warnings():
-            mlflow.MlflowClient().search_experiments(max_results=1)
+    is_asked = urlsplit(uri).scheme.partition("+")[0] in SERVERS and uri not in _answered
+    if sqlite_path(uri) is not None or is_asked:
+        _require_answer(uri)
+        _answered.add(uri)
 
 
 def require_connection() -> None:
@@ -91,6 +98,23 @@ def find_experiment(name: str) -> Experiment | None:
             f"{experiment.experiment_id}, or choose another name"
         )
     return experiment
+
+
+def _require_answer(uri: str) -> None:
+    """The first request opens or creates the database, or logs in: a fault shows here, and not in the middle
+    of a training.
+    """
+    try:
+        with hide_mlflow_warnings():
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    except MlflowException as error:
+        if "out-of-date database schema" not in str(error):
+            raise
+        shown = without_credentials(uri)
+        raise RuntimeError(
+            f"{shown}: out-of-date database schema, written by an older MLflow than {mlflow.__version__}; "
+            f"back up the database, then run: mlflow db upgrade {shown}"
+        ) from error
 
 
 def _set_log_level() -> None:

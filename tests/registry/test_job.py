@@ -166,3 +166,12 @@ def test_foreign_sequences_are_not_trained_on(spark, configs, tmp_path):
 def test_a_value_outside_its_range_is_refused(tmp_path, override, message):
     with pytest.raises(ValueError, match=message):
         stage_configs(tmp_path, override)
+
+
+def test_moving_the_pointer_alone_starts_no_spark(configs, monkeypatch):
+    run_id = train(configs.finetune)
+    Folder(configs.finetune.folder).delete(runs.POINTER)
+    monkeypatch.setattr("pipelines.spark.session", None)
+    monkeypatch.setattr("pipelines.spark.start_ahead", None)
+    assert finetune.main(configs.finetune).ran
+    assert runs.require_current(configs.finetune.folder, read_run_status).run_id == run_id

@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -344,3 +346,27 @@ def test_a_driver_that_lost_its_lease_leaves_the_run_alone(experiment):
     assert (run.info.status, ERROR_TAG in run.data.tags) == ("RUNNING", False)
     points = MlflowClient().get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in points] == [1]
+
+
+def test_an_older_schema_names_the_command_to_run(tmp_path):
+    """A real store, whose last migration is undone in the record of its schema."""
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+
+    uri = f"sqlite:///{tmp_path}/old.db"
+    store.connect(uri)
+    script = ScriptDirectory.from_config(_get_alembic_config(uri))
+    before = script.get_revision(script.get_current_head()).down_revision
+    with closing(sqlite3.connect(tmp_path / "old.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (before,))
+    opening = f"from pipelines.registry.store import connect; connect({uri!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", opening],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith(f"RuntimeError: {uri}: out-of-date database schema")
+    assert said.endswith(f"run: mlflow db upgrade {uri}")

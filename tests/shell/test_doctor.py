@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.shell.checks import check_horovod, check_jars, check_packages, check_slots
+from jobs.shell.checks import check_horovod, check_jars, check_packages, check_slots, check_tracking
 from jobs.shell.doctor import CHECKS, doctor
 from jobs.shell.settings import load
 from pipelines.machine import DELTA_JARS
@@ -180,3 +180,14 @@ def test_doctor_works_on_a_python_without_any_package(tmp_path, flag):
     if flag:
         found = {check["name"]: check["status"] for check in json.loads(result.stdout)["checks"]}
         assert found["packages"] == found["delta jars"] == found["horovod"] == "fail"
+
+
+def test_the_mlflow_store_is_examined(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    assert check_tracking().status == "ok"
+    assert list(tmp_path.iterdir()) == []  # the doctor creates nothing
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nobody listens
+    found = check_tracking()
+    assert found.status == "fail"
+    assert "http://127.0.0.1:9 does not answer" in found.found
+    assert found.fix == "start the server: mlflow server --port 9"
