@@ -49,7 +49,7 @@ def run(
         settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
         configs = settings.sections({name: stage.Config for name, stage in STAGES.items()})
         require_master(settings)
-        probe_services(settings, STAGES)
+        probe_services(settings, STAGES, configs["corpus"].storage)
         record.configure(settings)
         if dry_run:
             display_plans(STAGES, configs, record)

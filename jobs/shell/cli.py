@@ -125,7 +125,7 @@ def _add_undo(program: "typer.Typer") -> None:
         with report_errors(record):
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
             config = settings.section("registry", STAGES["registry"].Config)
-            probe_services(settings, ["registry"])
+            probe_services(settings, ["registry"], config.storage)
             record.configure(settings)
             with show_loading("MLflow"):
                 from pipelines.registry.store import connect

@@ -81,7 +81,7 @@ def build_command(
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
             config = settings.section(stage, model)
             require_master(settings)
-            probe_services(settings, [stage])
+            probe_services(settings, [stage], config.storage)
             record.configure(settings)
             with record.stage(stage):
                 if dry_run:

@@ -65,7 +65,8 @@ _LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, 
 _DENIED = re.compile(
     r"ACCESS_DENIED|AccessDenied|INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|"
     r"SignatureDoesNotMatch|NO_SUCH_BUCKET|NoSuchBucket|InvalidClientTokenId|HTTP response code: 40[13]|"
-    r"out-of-date database schema|status code 40[13]|PYTHON_VERSION_MISMATCH"
+    r"correct the keys|create the bucket|Spark lacks the jars|out-of-date database schema|"
+    r"status code 40[13]|PYTHON_VERSION_MISMATCH"
 )
 """What storage and MLflow say of wrong keys, a missing bucket or an old schema."""
 _UNAVAILABLE = re.compile(

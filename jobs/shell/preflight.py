@@ -3,21 +3,21 @@
 Each fault is an error within 15 seconds, plus finetune.wait_for_slots_seconds where executors come late.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from jobs.shell.exits import Exit, PreflightError
+from jobs.shell.progress import show_progress
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Work
-from pipelines.paths import split_scheme
+from pipelines.paths import is_remote
+from pipelines.stores import Stores, configure
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-PROBE_SECONDS = 12.0
 BEFORE_RANKS = ("corpus", "dataset", "finetune")
 """If one of these has work to do, a run will train."""
 USE_TRACKING = {"finetune", "registry", "scoring"}
@@ -27,48 +27,22 @@ RANK_PACKAGES = ("deltalake",)
 MAX_SHOWN = 8
 
 
-def probe_services(settings: Settings, stages: Iterable[str]) -> None:
-    """Raise OSError if root is on storage that does not answer, or if the stages need a tracking server and
-    it does not.
+def probe_services(settings: Settings, stages: Iterable[str], stores: Stores) -> None:
+    """Set how this process reaches storage, and look whether it and the tracking server answer.
+
+    Raises OSError with the remedy within 15 s; the stages themselves would wait for minutes. Storage is asked
+    if root is not a local path, the server if one of the stages needs it.
     """
+    configure(stores)
+    if is_remote(settings.root):
+        with show_progress("storage"):
+            from pipelines.stores_check import require_reachable
+
+            require_reachable(settings.root)
     if USE_TRACKING & set(stages):
         from pipelines.registry.server import require_server
 
         require_server(str(settings.tree["tracking"]["uri"]))
-    if split_scheme(settings.root)[0] not in ("", "file"):
-        require_storage(settings.root)
-
-
-def require_storage(root: str) -> None:
-    """List `root`. Raises OSError with the remedy if it cannot be listed, TimeoutError if nothing comes back.
-
-    In a thread of its own: each client of a store has its own patience, some of many minutes.
-    """
-    from pipelines.storage import Folder
-
-    caught: list[BaseException] = []
-
-    def look() -> None:
-        try:
-            Folder(root).names()
-        except BaseException as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=look, name="probe of the storage", daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    if thread.is_alive():
-        raise TimeoutError(
-            f"root {root}: the storage does not answer within {PROBE_SECONDS:.0f} s; check its address and "
-            "the network, or correct root"
-        )
-    if caught:
-        if not isinstance(caught[0], OSError):
-            raise caught[0]
-        raise OSError(
-            f"root {root} cannot be listed ({caught[0]}); check address, keys and bucket with: "
-            "distributary doctor"
-        ) from caught[0]
 
 
 class Preflight:

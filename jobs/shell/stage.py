@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from jobs.shell.plan import Outcome, Plan
 from jobs.shell.progress import Progress, show_progress
 from jobs.shell.settings import Section
+from pipelines.stores import configure
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -56,6 +57,7 @@ def run_stage(
 
     `check` is called first, while Spark starts: what must hold before a long work begins.
     """
+    configure(config.storage)
     with show_progress(stage) as progress:
         planned = plan(config)
         facts = planned.facts

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from pipelines.finetune.launch.devices import show_only
 from pipelines.schema import arrow_schema
 from pipelines.scoring.pull import Place, open_place
+from pipelines.stores import carry
 from pipelines.tables import PREDICTIONS
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def score_documents(
     1e-5), and a class only where two classes tie within that noise.
     """
     load = partial(_load_predictor, place, num_threads, precision)
-    scored = documents.select(*GIVEN).mapInArrow(_make_scorer(load, batch_size, generate), SCORED)
+    scored = documents.select(*GIVEN).mapInArrow(carry(_make_scorer(load, batch_size, generate)), SCORED)
     constants = {
         "model_name": F.lit(model.name),
         "model_version": F.lit(model.version),

@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.run import STAGES, run
-from jobs.shell import preflight
 from jobs.shell import settings as configuration
 from jobs.shell.exits import Exit
-from jobs.shell.preflight import Preflight, require_packages, require_storage
+from jobs.shell.preflight import Preflight, require_packages
 from pipelines.lease import LEASE, LeaseHeldError
 from pipelines.registry import server
 from pipelines.registry.server import require_server
@@ -89,21 +88,37 @@ def test_a_run_without_its_tracking_server_ends_early(tmp_path):
     assert not (tmp_path / "lake").exists()
 
 
-def test_storage_that_never_answers_is_given_up(monkeypatch):
-    never = threading.Event()
-    monkeypatch.setattr(Folder, "names", lambda self: never.wait())
-    monkeypatch.setattr(preflight, "PROBE_SECONDS", 0.2)
-    with pytest.raises(
-        TimeoutError, match=r"root /data: the storage does not answer within 0 s; .*correct root"
-    ):
-        require_storage("/data")
-    never.set()
+def invoke_on_s3(endpoint, folder, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "wrong")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    words = [*flow_overrides(folder), "root=s3://bucket/lake", f"storage.s3.endpoint={endpoint}"]
+    began = time.monotonic()
+    refused = invoke(run, *words)
+    assert time.monotonic() - began < 15
+    return refused
 
 
-def test_storage_that_refuses_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"root .*/file cannot be listed \(.*\); check address, keys"):
-        require_storage(str(tmp_path / "file"))
+def test_a_run_without_its_storage_ends_early(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    refused = invoke_on_s3(address, tmp_path, monkeypatch)
+    assert refused.exit_code == Exit.RETRY, refused.stderr
+    assert "storage s3://bucket/lake cannot be used" in refused.stderr
+    assert "start the storage, or correct its address" in refused.stderr
+
+
+def test_a_run_with_wrong_keys_ends_early(tmp_path, monkeypatch):
+    """A server that answers as S3 does to a key that it does not know."""
+    content = "<Error><Code>InvalidAccessKeyId</Code><Message>The key does not exist</Message></Error>"
+    head = f"Content-Type: application/xml\r\nContent-Length: {len(content)}\r\nConnection: close"
+    reply = f"HTTP/1.1 403 Forbidden\r\n{head}\r\n\r\n{content}".encode()
+    with answering(reply) as address:
+        refused = invoke_on_s3(address, tmp_path, monkeypatch)
+    assert refused.exit_code == Exit.CONFIGURATION, refused.stderr
+    assert "storage s3://bucket/lake cannot be used" in refused.stderr
+    assert "correct the keys" in refused.stderr
+    assert "wrong" not in refused.stderr.replace("wrong keys", "")
 
 
 def test_too_few_slots_stop_a_run_before_corpus(spark, tmp_path):
