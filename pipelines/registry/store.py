@@ -1,5 +1,6 @@
 """Where runs and models are kept: any MLflow tracking URI. The artifacts of a SQLite store lie beside it."""
 
+import fcntl
 import logging
 import os
 import warnings
@@ -31,9 +32,9 @@ def connect(tracking_uri: str, artifact_root: str | None = None) -> None:
     """Point MLflow at `tracking_uri` (runs and models) and create the SQLite store if it is missing.
 
     `artifact_root` (folder or URI): where new experiments keep their files. None = `artifacts` beside a
-    SQLite store, the server's own choice for a tracking server. Call it on the driver only: if several
-    processes create one SQLite store at the same time, they fail. Calling it again with the same URI costs
-    nothing.
+    SQLite store, the server's own choice for a tracking server. Call it on the driver only. Several drivers
+    of one machine may create one SQLite store at the same time. Calling it again with the same URI costs
+    next to nothing.
 
     Raises ValueError for a URI without a scheme and for a folder, which MLflow no longer supports;
     RuntimeError with the command to run if a database has the schema of an older MLflow.
@@ -105,7 +106,7 @@ def _require_answer(uri: str) -> None:
     of a training.
     """
     try:
-        with hide_mlflow_warnings():
+        with hide_mlflow_warnings(), _one_at_a_time(sqlite_path(uri)):
             mlflow.MlflowClient().search_experiments(max_results=1)
     except MlflowException as error:
         if "out-of-date database schema" not in str(error):
@@ -115,6 +116,22 @@ def _require_answer(uri: str) -> None:
             f"{shown}: out-of-date database schema, written by an older MLflow than {mlflow.__version__}; "
             f"back up the database, then run: mlflow db upgrade {shown}"
         ) from error
+
+
+@contextmanager
+def _one_at_a_time(database: Path | None) -> Iterator[None]:
+    """Keep other processes of this machine waiting that open the same SQLite store: the migrations of two
+    that create it would meet, and one of them would fail.
+    """
+    if database is None:
+        yield
+        return
+    folder = os.open(database.parent, os.O_RDONLY)  # its lock leaves no file behind
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _set_log_level() -> None:

@@ -370,3 +370,18 @@ def test_an_older_schema_names_the_command_to_run(tmp_path):
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith(f"RuntimeError: {uri}: out-of-date database schema")
     assert said.endswith(f"run: mlflow db upgrade {uri}")
+
+
+def test_several_drivers_create_one_store_together(tmp_path):
+    opening = f"from pipelines.registry.store import connect; connect('sqlite:///{tmp_path}/new.db')"
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", opening],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        for _ in range(3)
+    ]
+    said = [driver.communicate(timeout=240)[1] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0, 0], said
