@@ -36,6 +36,7 @@ class Config(Section):
     num_threads: Positive
     strategy: StrategyName
     collectives: Backend
+    gpus_per_rank: Annotated[float, Field(ge=0, le=1)]
     wait_for_slots_seconds: Annotated[float, Field(ge=0)]
     evaluate_every_steps: Positive
     checkpoint_every_steps: Positive
@@ -48,12 +49,11 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
     from pipelines.registry.lookup import Lookup
     from pipelines.registry.runs.state import find_state
 
-    lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
     sequences = require_unmodified_table(config.sequences, "sequences", "dataset")
-    training = make_training(config, sequences)
-    up_to_date, why, facts = find_state(training, lookup, config.tracking.experiment, config.folder)
-    inputs = (training, sequences)
-    return Plan(fingerprint=training.fingerprint, up_to_date=up_to_date, why=why, inputs=inputs, facts=facts)
+    inputs = (training := make_training(config, sequences)), sequences
+    tracking, lookup = config.tracking, Lookup(config.tracking.uri, config.tracking.artifacts)
+    done, why, facts = find_state(training, lookup, tracking.experiment, config.folder)
+    return Plan(fingerprint=training.fingerprint, up_to_date=done, why=why, inputs=inputs, facts=facts)
 
 
 def main(config: Config) -> Outcome:
@@ -61,13 +61,13 @@ def main(config: Config) -> Outcome:
 
 
 def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:
-    from pipelines.finetune.driver import Listeners, require_slots, run_training
+    from pipelines.finetune.driver import Listeners, require_room, run_training
     from pipelines.registry.runs.training import record_run
     from pipelines.registry.store import connect
 
     (training, sequences), num_ranks, show = work.inputs, config.num_ranks, work.progress
     tracking, params = config.tracking, redact({**training.settings(), "num_ranks": num_ranks})
-    require_slots(work.spark, num_ranks, wait_seconds=config.wait_for_slots_seconds)
+    require_room(work.spark, training, num_ranks, wait_seconds=config.wait_for_slots_seconds)
     connect(tracking.uri, tracking.artifacts)
     with record_run(training, sequences, tracking.experiment, params, config.effective, config.folder) as run:
         listeners = Listeners(run.log, show.update, show.print, run.require_lease)

@@ -11,11 +11,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 from pyspark import SparkConf, SparkContext
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, is_remote
+from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
+from pipelines.connect import is_connect, ship_code
 from pipelines.machine import (
     DELTA_JARS,
     SUPPORTED_JAVA,
@@ -50,12 +53,21 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
     """The running session, or a new one with `conf` and our defaults for everything that the user did not
     set.
 
+    A server of Spark Connect keeps its own configuration: `conf` and the defaults are for sessions that we
+    start.
+
     Raises FileNotFoundError if Delta is neither configured by the user nor in the jars folder, RuntimeError
     if the Java found cannot run Spark, ValueError if there is no master or if another catalog has the name of
     Delta's.
     """
     with _start:
-        return _find_session() or _start_session(app_name, conf or {})
+        found = _find_session()
+        if found is None:
+            remote = find_remote(conf or {})
+            found = _connect(remote) if remote else _start_session(app_name, conf or {})
+        if is_connect(found):
+            ship_code(found)
+        return found
 
 
 def start_ahead(app_name: str, conf: Mapping[str, str] | None = None) -> None:
@@ -83,10 +95,6 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
         "spark.pyspark.driver.python": sys.executable,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
         "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"),
-        # The true default gives SQL's Python workers another environment than those of RDDs, so Spark starts
-        # new ones. With false, scoring runs in the workers of the training ranks, where torch and
-        # transformers are already imported.
-        "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",
         **conf,
     }
     if given.get("spark.master", wanted["spark.master"]).startswith("local"):
@@ -111,12 +119,50 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     return started
 
 
+def find_remote(conf: Mapping[str, str]) -> str:
+    """Address of the Spark Connect server to use: spark.remote as the launcher or `conf` sets it, or the
+    variable SPARK_REMOTE; empty = classic Spark.
+
+    Raises ValueError if it is no address of a server.
+    """
+    # spark-submit that has started a JVM has settled it: this process is a classic driver.
+    remote = (
+        "" if "PYSPARK_GATEWAY_PORT" in os.environ else {**conf, **read_given_conf()}.get("spark.remote", "")
+    )
+    if remote and not remote.startswith("sc://"):
+        raise ValueError(
+            f"spark.remote must be the address of a Spark Connect server (sc://HOST:15002), got {remote}; "
+            "for Spark in this process set spark.master instead"
+        )
+    return remote
+
+
+def _connect(remote: str) -> SparkSession:
+    """A session of a Spark Connect server, which needs Delta there. Raises ImportError with the remedy."""
+    try:
+        started = SparkSession.builder.remote(remote).getOrCreate()
+    except ImportError as error:
+        raise ImportError(
+            f"Spark Connect needs packages that are missing ({error}); pip install 'distributary[connect]'"
+        ) from error
+    atexit.register(started.stop)
+    return started
+
+
+def count_slots(spark: SparkSession) -> int:
+    """Tasks that the session runs at once by default; over Spark Connect measured by a job of a second."""
+    if not is_connect(spark):
+        return int(spark.sparkContext.defaultParallelism)
+    # `range` without a number of partitions takes the server's default parallelism.
+    return int(spark.range(1 << 16).agg(F.count_distinct(F.spark_partition_id())).collect()[0][0])
+
+
 def require_master() -> None:
     """Raises ValueError if no session runs and no launcher, properties file or environment variable names a
     master."""
     if _find_session() is not None or "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return
-    if not read_given_conf().get("spark.master"):
+    if not (find_remote({}) or read_given_conf().get("spark.master")):
         raise ValueError(NO_MASTER)
 
 
@@ -137,6 +183,10 @@ def _find_session() -> SparkSession | None:
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
+    if is_remote():
+        from pyspark.sql.connect.session import SparkSession as ConnectSession  # needs the extra `connect`
+
+        return cast("SparkSession | None", ConnectSession._get_default_session())
     started = SparkSession._instantiatedSession
     return started if started is not None and started._sc._jsc is not None else None
 

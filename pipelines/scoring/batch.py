@@ -53,9 +53,9 @@ def score_documents(
     machine. Another partitioning changes the texts that share a batch, and so a score by float noise (below
     1e-5), and a class only where two classes tie within that noise.
     """
-    context = documents.sparkSession.sparkContext
-    shipped = needs_shipping(context)
-    location = ship_folder(context, model_folder) if shipped else str(Path(model_folder).resolve())
+    spark = documents.sparkSession
+    shipped = needs_shipping(spark)
+    location = ship_folder(spark, model_folder) if shipped else str(Path(model_folder).resolve())
     scored = documents.select("doc_id", "text", "label").mapInArrow(
         _make_scorer(location, batch_size, num_threads, generate), SCORED
     )

@@ -13,7 +13,7 @@ from pipelines.registry.versions.aliases import find_rival
 from pipelines.registry.versions.resolve import ResolvedModel, resolve_model
 from pipelines.scoring.batch import partition_by_id, score_documents
 from pipelines.scoring.evaluate import evaluate_predictions
-from pipelines.spark import persisted
+from pipelines.spark import count_slots, persisted
 
 NUM_EXAMPLES, EXAMPLE_CHARS = 2, 200
 SERVE_SCRIPT = Path(__file__).with_name("serve.py")
@@ -62,7 +62,7 @@ def compare(
 
 def measure_version(documents: DataFrame, model: ResolvedModel, *, batch_size: int) -> Measurement:
     """The model's own metric over all documents."""
-    num_tasks = documents.sparkSession.sparkContext.defaultParallelism
+    num_tasks = count_slots(documents.sparkSession)
     scored = score_documents(
         partition_by_id(documents, num_partitions=num_tasks),
         model.folder,

@@ -1,13 +1,16 @@
 """Ranks in a real barrier stage. Functions are local, so that they travel to the workers by value."""
 
 import os
+import pickle
 import re
 import signal
 import time
 
 import pytest
 
-from pipelines.finetune.launch.barrier import RankError, num_slots, run_ranks
+from pipelines.finetune.launch.barrier import RankError, run_ranks
+from pipelines.finetune.launch.rendezvous import OUTCOMES, run_partition
+from pipelines.finetune.launch.slots import num_slots
 
 pytestmark = [pytest.mark.slow, pytest.mark.horovod]
 
@@ -123,7 +126,7 @@ def test_a_full_disk_fails_at_once(spark):
     ],
 )
 def test_a_rank_that_cannot_join_keeps_no_rank_waiting(spark, lost, message, without):
-    def task(_):
+    def task():
         import sys
 
         import horovod.torch
@@ -139,11 +142,12 @@ def test_a_rank_that_cannot_join_keeps_no_rank_waiting(spark, lost, message, wit
             else:
                 sys.modules[lost] = None  # Python then refuses to import it
         try:
-            yield run_task(lambda world: "worked", collectives="horovod")
+            return run_task(lambda world: "worked", collectives="horovod")
         finally:
             sys.modules["horovod.torch"], psutil.net_if_addrs = horovod.torch, interfaces
 
-    failures = dict(spark.sparkContext.parallelize(range(2), 2).barrier().mapPartitions(task).collect())
+    ranks = spark.range(0, 2, 1, 2).mapInArrow(run_partition(task), OUTCOMES, barrier=True).collect()
+    failures = {row["rank"]: pickle.loads(row["outcome"]) for row in ranks}
     assert [failures[rank].is_echo for rank in (0, 1)] == [
         rank != without for rank in (0, 1)
     ]  # the cause is reported, not the echo

@@ -94,9 +94,9 @@ def test_other_partitions_and_slices_move_scores_by_noise_only(
 
 
 def test_a_shipped_folder_arrives_whole(spark, documents, scored, classifier_folder, monkeypatch):
-    monkeypatch.setattr(batch, "needs_shipping", lambda context: True)
+    monkeypatch.setattr(batch, "needs_shipping", lambda spark: True)
     assert PREDICTIONS.digest(score(documents, classifier_folder)) == PREDICTIONS.digest(scored)
-    name = ship.ship_folder(spark.sparkContext, classifier_folder)
+    name = ship.ship_folder(spark, classifier_folder)
     one_task = spark.sparkContext.parallelize([0], 1)
     names = one_task.map(lambda _: sorted(path.name for path in Path(SparkFiles.get(name)).iterdir())).first()
     assert names == sorted(path.name for path in classifier_folder.iterdir())
@@ -129,7 +129,8 @@ def test_only_new_or_changed_documents_are_scored_again(spark, documents, scored
     ],
 )
 def test_workers_of_a_cluster_need_a_copy(master, needed):
-    assert ship.needs_shipping(SimpleNamespace(master=master)) is needed
+    spark = SimpleNamespace(sparkContext=SimpleNamespace(master=master))
+    assert ship.needs_shipping(spark) is needed
 
 
 def predictions(spark, rows):
