@@ -5,6 +5,7 @@ extension is added to the user's extensions. A session that already runs is used
 """
 
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession, is_remote
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
@@ -29,6 +31,8 @@ from pipelines.machine import (
     jars_folder,
 )
 from pipelines.submit import conf_folder, read_given_conf
+
+logger = logging.getLogger(__name__)
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
 CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
@@ -169,12 +173,28 @@ def require_master() -> None:
 @contextmanager
 def persisted(rows: DataFrame) -> Iterator[DataFrame]:
     """The rows, cached for as long as the context lasts. Spark computes lost ones again: see
-    `digest.hold_rows` for rows that are digested."""
-    rows.persist(StorageLevel.MEMORY_AND_DISK)
+    `digest.hold_rows` for rows that are digested.
+
+    Sessions of Spark Connect that cannot cache (Databricks serverless) compute them at each use.
+    """
+    cached = _persist(rows)
     try:
         yield rows
     finally:
-        rows.unpersist()
+        if cached:
+            rows.unpersist()
+
+
+def _persist(rows: DataFrame) -> bool:
+    try:
+        rows.persist(StorageLevel.MEMORY_AND_DISK)
+    except PySparkException as refused:
+        if not is_connect(rows.sparkSession):
+            raise
+        first = str(refused).strip().partition("\n")[0]
+        logger.warning("this session cannot cache rows, so they are computed at each use (%s)", first)
+        return False
+    return True
 
 
 def _find_session() -> SparkSession | None:

@@ -1,10 +1,11 @@
 """What a session that cannot run ranks says: no server is needed."""
 
 import pytest
+from pyspark.errors import PySparkException
 
 from pipelines.connect import zip_code
 from pipelines.finetune.launch.slots import explain_refusal
-from pipelines.spark import find_remote
+from pipelines.spark import find_remote, persisted
 
 REFUSED = (
     "TaskResourceProfiles are only supported for Standalone, Yarn and Kubernetes cluster for now when "
@@ -69,3 +70,32 @@ def test_the_shipped_code_is_named_by_its_content(tmp_path):
         names
     )
     assert not [name for name in names if not name.startswith("pipelines/")]
+
+
+class Rows:
+    """Rows of a session that refuses to cache."""
+
+    def __init__(self, session):
+        self.sparkSession = session
+
+    def persist(self, level):
+        raise PySparkException(
+            "[NOT_SUPPORTED_WITH_SERVERLESS] PERSIST TABLE is not supported\nJVM stacktrace"
+        )
+
+    def unpersist(self):
+        raise AssertionError("what was not cached is not removed")
+
+
+def test_a_session_without_a_cache_computes_rows_again(caplog):
+    remote = type("Session", (), {"__module__": "pyspark.sql.connect.session"})()
+    with persisted(Rows(remote)) as rows:
+        assert isinstance(rows, Rows)
+    assert "cannot cache rows, so they are computed at each use ([NOT_SUPPORTED" in caplog.text
+    assert "JVM stacktrace" not in caplog.text
+
+
+def test_classic_spark_that_cannot_cache_is_an_error():
+    classic = type("Session", (), {"__module__": "pyspark.sql.session"})()
+    with pytest.raises(PySparkException), persisted(Rows(classic)):
+        pass
