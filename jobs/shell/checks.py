@@ -145,7 +145,8 @@ def check_slots() -> Check:
         return Check(name="spark slots", status="warn", found=found, wanted=wanted, fix="make setup")
     tree = load().tree
     ranks = tree["finetune"]["num_ranks"]
-    master = {"spark.master": DEFAULT_MASTER, **tree["spark"], **read_given_conf()}["spark.master"]
+    settled = {"spark.master": DEFAULT_MASTER, **tree["spark"], **read_given_conf()}
+    master = settled.get("spark.remote") or settled["spark.master"]
     wanted = f"one slot for each of finetune.num_ranks={ranks}"
     local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
     if local is None:

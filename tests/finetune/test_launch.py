@@ -11,6 +11,7 @@ import pytest
 from pipelines.finetune.launch.barrier import RankError, run_ranks
 from pipelines.finetune.launch.rendezvous import OUTCOMES, run_partition
 from pipelines.finetune.launch.slots import num_slots
+from pipelines.finetune.training import Execution
 
 pytestmark = [pytest.mark.slow, pytest.mark.horovod]
 
@@ -175,6 +176,22 @@ def test_more_ranks_than_slots_are_refused_at_once(spark):
     ):
         run_ranks(spark, print, num_ranks=3)
     assert time.monotonic() - started < 10  # the promise to the user, not a measure of speed
+
+
+def test_a_local_master_assigns_no_gpus(spark):
+    with pytest.raises(
+        ValueError,
+        match=r"gpus_per_rank is 1, but local\[2,4\] assigns no GPUs to tasks; set .*gpus_per_rank=0",
+    ):
+        run_ranks(spark, print, num_ranks=1, gpus_per_rank=1.0)
+
+
+@pytest.mark.parametrize("share", [-0.5, 1.5, 2])
+def test_a_rank_takes_one_gpu_or_a_part(share):
+    with pytest.raises(
+        ValueError, match=r"gpus_per_rank must be in \[0, 1\], got .*: a rank trains on one GPU"
+    ):
+        Execution(micro_batch=1, num_threads=1, gpus_per_rank=share)
 
 
 def test_the_driver_can_stop_working_ranks(spark, tmp_path):

@@ -149,6 +149,7 @@ def masters(tmp_path, monkeypatch):
         ("--conf spark.master=local[1,4] pyspark-shell", "", "warn", "local[1,4], 4 cores here"),
         ("", "spark.master local[1]", "warn", "local[1], 4 cores here"),
         ("--master yarn pyspark-shell", "spark.master local[1]", "ok", "yarn decides"),
+        ("--remote sc://host:15002 pyspark-shell", "", "ok", "sc://host:15002 decides"),
     ],
 )
 def test_slots_are_those_of_the_session_master(masters, monkeypatch, submit, defaults, status, found):
