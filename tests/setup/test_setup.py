@@ -160,6 +160,27 @@ def test_an_nccl_build_without_its_parts_is_an_error():
         horovod_target.choose_cuda("nccl", cuda="13.0", sees_gpu=True, has_compiler=False)
 
 
+def test_only_the_automatic_choice_falls_back_to_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path))
+    tried = []
+
+    def build(checkout, target, *, log):
+        tried.append(target.gpu)
+        if target.gpu:
+            raise SetupError("nvcc: unsupported compiler")
+        return tmp_path / "wheel"
+
+    monkeypatch.setattr(horovod_wheel, "find_target", lambda checkout: TARGET._replace(gpu="13.0"))
+    monkeypatch.setattr(horovod_wheel, "build_wheel", build)
+    monkeypatch.setenv("DISTRIBUTARY_GPU", "auto")
+    assert horovod_wheel.find_or_build_wheel(tmp_path, log=tmp_path / "log") == tmp_path / "wheel"
+    assert tried == ["13.0", ""]
+    monkeypatch.setenv("DISTRIBUTARY_GPU", "nccl")
+    with pytest.raises(SetupError, match="unsupported compiler"):
+        horovod_wheel.find_or_build_wheel(tmp_path, log=tmp_path / "log")
+    assert tried == ["13.0", "", "13.0"]
+
+
 def test_an_unknown_gpu_choice_is_an_error(monkeypatch):
     monkeypatch.setenv("DISTRIBUTARY_GPU", "0")
     with pytest.raises(SetupError, match=r"must be nccl, cpu or auto, got 0"):
