@@ -9,6 +9,10 @@ RECIPE ?= customer_service
 PORT ?= 5000
 ARGS ?=
 GROUPS ?= s3
+# Only from the command line: another program's variable GPU means something else.
+ifeq ($(origin GPU),command line)
+export DISTRIBUTARY_GPU := $(GPU)
+endif
 BIN := .venv/bin
 
 help:  ## show this text
@@ -23,7 +27,8 @@ help:  ## show this text
 	@printf '  make wheel     build the package for the executors of a cluster\n'
 	@printf '  make jars      download what s3a:// needs with the Spark of .venv (690 MB); GROUPS="s3 servers" also the servers of slow tests\n'
 	@printf '  make system    check for Java, compiler, CMake and Python, and install what is missing (root)\n'
-	@printf '  make setup     create .venv with pinned packages, Horovod and Delta jars: 5 minutes, once\n'
+	@printf '  make setup     create .venv with pinned packages, Horovod and Delta jars: 5 minutes, once;\n'
+	@printf '                 GPU=nccl builds Horovod for GPUs also on a host without one (needs nvcc)\n'
 	@printf '  make clean     remove .venv and caches of this checkout; tables and models in warehouse/ stay\n\n'
 	@printf 'Downloads and the Horovod wheel are kept in %s\n' '$${DISTRIBUTARY_CACHE:-~/.cache/distributary}'
 	@printf 'If something does not work: $(BIN)/distributary doctor\n'

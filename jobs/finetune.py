@@ -35,6 +35,7 @@ class Config(Section):
     num_threads: Positive
     strategy: StrategyName
     collectives: Backend
+    gpus_per_rank: Annotated[float, Field(ge=0, le=1)]
     wait_for_slots_seconds: Annotated[float, Field(ge=0)]
     evaluate_every_steps: Positive
     checkpoint_every_steps: Positive
@@ -48,9 +49,8 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
     from pipelines.registry.runs.state import find_state
 
     sequences = require_unmodified_table(config.sequences, "sequences", "dataset")
-    training = make_training(config, sequences)
-    lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
-    state = find_state(training, lookup, config.tracking.experiment, config.folder)
+    tracking, training = config.tracking, make_training(config, sequences)
+    state = find_state(training, Lookup(tracking.uri, tracking.artifacts), tracking.experiment, config.folder)
     return Plan(fingerprint=training.fingerprint, inputs=(training, sequences), **state._asdict())
 
 
@@ -59,7 +59,7 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 
 
 def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:
-    from pipelines.finetune.driver import Listeners, require_slots, run_training
+    from pipelines.finetune.driver import Listeners, require_room, run_training
     from pipelines.registry.runs.training import record_run
     from pipelines.registry.store import connect
 
@@ -67,7 +67,7 @@ def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, s
     tracking, params = config.tracking, redact({**training.settings(), "num_ranks": num_ranks})
     connect(tracking.uri, tracking.artifacts)
     if work.needs_spark:
-        require_slots(work.spark, num_ranks, wait_seconds=config.wait_for_slots_seconds)
+        require_room(work.spark, training, num_ranks, wait_seconds=config.wait_for_slots_seconds)
     with record_run(training, sequences, tracking.experiment, params, config.effective, config.folder) as run:
         if run.tracker is not None:  # else it had finished before
             listeners = Listeners(run.log, show.update, show.print, run.require_lease)

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, MapType
 from pyspark.storagelevel import StorageLevel
 
+from pipelines.connect import is_connect
 from pipelines.pin import fingerprint
 
 FEW_ROWS = 100_000
@@ -58,8 +59,14 @@ def hold_rows(
     nulls = [F.count_if(F.col(name).isNull()).alias(f"null {name}") for name in required]
     observed = rows.observe(measured, *_digest_columns(rows, digested), *nulls)
     held = observed.localCheckpoint(eager=True, storageLevel=StorageLevel.MEMORY_AND_DISK)
+    # Over Spark Connect a checkpoint gives no observations, so the held rows are read once more.
+    over_connect = is_connect(rows.sparkSession)
     try:
-        totals = measured.get
+        totals = (
+            held.agg(*_digest_columns(rows, digested), *nulls).collect()[0].asDict()
+            if over_connect
+            else measured.get
+        )
         yield HeldRows(
             rows=held,
             digest=_digest(totals),
@@ -68,7 +75,8 @@ def hold_rows(
         )
     finally:
         # Without this the blocks stay until the JVM collects garbage.
-        held._jdf.queryExecution().logical().rdd().unpersist(False)
+        if not over_connect:  # there the server frees them with the DataFrame
+            held._jdf.queryExecution().logical().rdd().unpersist(False)
 
 
 def first_repeated_key(held: HeldRows, key: Sequence[str]) -> tuple[dict[str, Any], int] | None:

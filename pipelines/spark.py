@@ -5,19 +5,24 @@ extension is added to the user's extensions. A session that already runs is used
 """
 
 import atexit
+import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pyspark
 from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkException
 from pyspark.find_spark_home import _find_spark_home
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, is_remote
+from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
+from pipelines.connect import is_connect, ship_code
 from pipelines.machine import (
     DELTA_JARS,
     S3_JARS,
@@ -30,6 +35,8 @@ from pipelines.machine import (
 )
 from pipelines.stores import S3, Stores, current, secret_conf, spark_conf
 from pipelines.submit import conf_folder, read_given_conf
+
+logger = logging.getLogger(__name__)
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
 CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
@@ -61,13 +68,22 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
     """The running session, or a new one with `conf` and our defaults for everything that the user did not
     set.
 
+    A server of Spark Connect keeps its own configuration: `conf` and the defaults are for sessions that we
+    start.
+
     Raises FileNotFoundError if Delta is neither configured by the user nor in the jars folder, RuntimeError
     if the Java found cannot run Spark, ValueError if there is no master, if another catalog has the name of
     Delta's, or if Spark was told to reach storage in another way than section `storage` says.
     """
     with _start:
-        found = _find_session() or _start_session(app_name, conf or {})
-        _apply_stores(found)
+        found = _find_session()
+        if found is None:
+            remote = find_remote(conf or {})
+            found = _connect(remote) if remote else _start_session(app_name, conf or {})
+        if is_connect(found):
+            ship_code(found)
+        else:
+            _apply_stores(found)
         return found
 
 
@@ -97,10 +113,6 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
         "spark.pyspark.driver.python": sys.executable,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
         "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"),
-        # The true default gives SQL's Python workers another environment than those of RDDs, so Spark starts
-        # new ones. With false, scoring runs in the workers of the training ranks, where torch and
-        # transformers are already imported.
-        "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",
         **spark_conf(current()),
         **conf,
     }
@@ -184,24 +196,78 @@ def _apply_stores(session: SparkSession) -> None:
     _applied = (context.applicationId, stores)
 
 
+def find_remote(conf: Mapping[str, str]) -> str:
+    """Address of the Spark Connect server to use: spark.remote as the launcher or `conf` sets it, or the
+    variable SPARK_REMOTE; empty = classic Spark.
+
+    Raises ValueError if it is no address of a server.
+    """
+    # spark-submit that has started a JVM has settled it: this process is a classic driver.
+    remote = (
+        "" if "PYSPARK_GATEWAY_PORT" in os.environ else {**conf, **read_given_conf()}.get("spark.remote", "")
+    )
+    if remote and not remote.startswith("sc://"):
+        raise ValueError(
+            f"spark.remote must be the address of a Spark Connect server (sc://HOST:15002), got {remote}; "
+            "for Spark in this process set spark.master instead"
+        )
+    return remote
+
+
+def _connect(remote: str) -> SparkSession:
+    """A session of a Spark Connect server, which needs Delta there. Raises ImportError with the remedy."""
+    try:
+        started = SparkSession.builder.remote(remote).getOrCreate()
+    except ImportError as error:
+        raise ImportError(
+            f"Spark Connect needs packages that are missing ({error}); pip install 'distributary[connect]'"
+        ) from error
+    atexit.register(started.stop)
+    return started
+
+
+def count_slots(spark: SparkSession) -> int:
+    """Tasks that the session runs at once by default; over Spark Connect measured by a job of a second."""
+    if not is_connect(spark):
+        return int(spark.sparkContext.defaultParallelism)
+    # `range` without a number of partitions takes the server's default parallelism.
+    return int(spark.range(1 << 16).agg(F.count_distinct(F.spark_partition_id())).collect()[0][0])
+
+
 def require_master() -> None:
     """Raises ValueError if no session runs and no launcher, properties file or environment variable names a
     master."""
     if _find_session() is not None or "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return
-    if not read_given_conf().get("spark.master"):
+    if not (find_remote({}) or read_given_conf().get("spark.master")):
         raise ValueError(NO_MASTER)
 
 
 @contextmanager
 def persisted(rows: DataFrame) -> Iterator[DataFrame]:
     """The rows, cached for as long as the context lasts. Spark computes lost ones again: see
-    `digest.hold_rows` for rows that are digested."""
-    rows.persist(StorageLevel.MEMORY_AND_DISK)
+    `digest.hold_rows` for rows that are digested.
+
+    Sessions of Spark Connect that cannot cache (Databricks serverless) compute them at each use.
+    """
+    cached = _persist(rows)
     try:
         yield rows
     finally:
-        rows.unpersist()
+        if cached:
+            rows.unpersist()
+
+
+def _persist(rows: DataFrame) -> bool:
+    try:
+        rows.persist(StorageLevel.MEMORY_AND_DISK)
+    except PySparkException as refused:
+        if not is_connect(rows.sparkSession):
+            raise
+        first = str(refused).strip().partition("\n")[0]
+        logger.warning("this session cannot cache rows, so they are computed at each use (%s)", first)
+        return False
+    return True
 
 
 def _find_session() -> SparkSession | None:
@@ -210,6 +276,10 @@ def _find_session() -> SparkSession | None:
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
+    if is_remote():
+        from pyspark.sql.connect.session import SparkSession as ConnectSession  # needs the extra `connect`
+
+        return cast("SparkSession | None", ConnectSession._get_default_session())
     started = SparkSession._instantiatedSession
     return started if started is not None and started._sc._jsc is not None else None
 

@@ -16,12 +16,14 @@ from pyspark.find_spark_home import _find_spark_home
 # What spark-submit reads if neither a flag nor a properties file sets it.
 _VARIABLES = {
     "MASTER": "spark.master",
+    "SPARK_REMOTE": "spark.remote",
     "SPARK_DRIVER_MEMORY": "spark.driver.memory",
     "SPARK_EXECUTOR_MEMORY": "spark.executor.memory",
     "SPARK_EXECUTOR_CORES": "spark.executor.cores",
 }
 _FLAGS = {
     "--master": "spark.master",
+    "--remote": "spark.remote",
     "--name": "spark.app.name",
     "--deploy-mode": "spark.submit.deployMode",
     "--jars": "spark.jars",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -18,9 +19,9 @@ REQUIREMENT = Path(__file__).with_name("horovod.txt")
 PROBE = """
 import importlib.metadata as m, json, platform, sys
 import torch
-cuda = (torch.version.cuda or "") if torch.cuda.is_available() else ""
+cuda, sees_gpu = torch.version.cuda or "", torch.cuda.is_available()
 python = f"cp{sys.version_info[0]}{sys.version_info[1]}"
-print(json.dumps({"torch": torch.__version__, "cuda": cuda, "python": python}))
+print(json.dumps({"torch": torch.__version__, "cuda": cuda, "sees_gpu": sees_gpu, "python": python}))
 """
 CHECK = """
 import json, pathlib, sys
@@ -74,23 +75,57 @@ def find_horovod_problems(checkout: Path) -> List[str]:
         built_for = str(json.loads(record.read_text(encoding="utf-8"))["pytorch"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"horovod's build record {record} cannot be read: {error}"]
+    if chosen_gpu() == "nccl" and not has_nccl(site_packages(checkout) / "horovod"):
+        return ["horovod was built without NCCL, and GPU=nccl asks for it"]
     # The folder of torch 2.13.0+cu130 may be named 2.13.0.
     installed_torch = {version.split("+")[0] for version in installed.get("torch", ())}
     return [] if built_for.split("+")[0] in installed_torch else [f"horovod was built for torch {built_for}"]
 
 
-def find_target(checkout: Path) -> Target:
-    """Ask the environment what to build for.
+def chosen_gpu() -> str:
+    """DISTRIBUTARY_GPU (`make setup GPU=...`): nccl, cpu, or auto, which is the default."""
+    chosen = os.environ.get("DISTRIBUTARY_GPU") or "auto"
+    if chosen not in ("auto", "nccl", "cpu"):
+        raise SetupError(f"DISTRIBUTARY_GPU (make setup GPU=...) must be nccl, cpu or auto, got {chosen}")
+    return chosen
 
-    The GPU is used if torch sees one and CUDA's compiler is on PATH.
+
+def choose_cuda(chosen: str, *, cuda: str, sees_gpu: bool, has_compiler: bool) -> str:
+    """CUDA version to build the collectives for; empty = CPU (Gloo).
+
+    auto: for the GPU if torch sees one and CUDA's compiler is there. nccl: for the GPU also on a host without
+    one, such as CI or an edge node; raises SetupError that names what is missing, and never builds for the
+    CPU in silence.
     """
+    if chosen == "cpu" or (chosen == "auto" and not (sees_gpu and has_compiler)):
+        return ""
+    missing = (
+        [] if cuda else ["torch built for CUDA (PyPI's wheel for Linux is; the index of +cpu wheels is not)"]
+    )
+    missing += [] if has_compiler else ["CUDA's compiler: nvcc on PATH (the CUDA toolkit, no GPU or driver)"]
+    if chosen == "nccl" and missing:
+        raise SetupError(f"GPU=nccl needs {' and '.join(missing)}; install it, or leave GPU away")
+    return cuda
+
+
+def has_nccl(horovod: Path) -> bool:
+    """Whether the package in the folder `horovod` can exchange tensors of GPUs, read from its library.
+
+    Nothing is imported: an NCCL build does not load where CUDA's libraries are missing.
+    """
+    return any(b"ncclCommInitRank" in file.read_bytes() for file in horovod.glob("torch/mpi_lib_v2*.so"))
+
+
+def find_target(checkout: Path) -> Target:
+    """Ask the environment what to build for. Raises SetupError if GPU=nccl cannot be had."""
     answer = subprocess.run([str(venv_python(checkout)), "-c", PROBE], capture_output=True, text=True)
     if answer.returncode:
         raise SetupError(
             f"torch cannot be imported in .venv; fix: rm -r .venv, then make setup\n{answer.stderr[-2000:]}"
         )
     found = json.loads(answer.stdout.splitlines()[-1])
-    gpu = found["cuda"] if found["cuda"] and shutil.which("nvcc") else ""
+    has_compiler = shutil.which("nvcc") is not None
+    gpu = choose_cuda(chosen_gpu(), cuda=found["cuda"], sees_gpu=found["sees_gpu"], has_compiler=has_compiler)
     system = f"{platform.system().lower()}-{platform.machine()}-{'-'.join(platform.libc_ver())}"
     return Target(pinned_version(), found["torch"], found["python"], system, gpu)
 

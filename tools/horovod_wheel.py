@@ -19,9 +19,16 @@ from pathlib import Path
 from typing import Dict
 
 from pipelines.machine import cache_folder
-from tools.horovod_target import Target, find_kept_wheel, find_target, read_requirement, wheel_folder
+from tools.horovod_target import (
+    Target,
+    chosen_gpu,
+    find_kept_wheel,
+    find_target,
+    read_requirement,
+    wheel_folder,
+)
 from tools.lock import lock
-from tools.packages import venv_python
+from tools.packages import site_packages, venv_python
 from tools.progress import SetupError, run_command, say
 
 JOB_GB = 2.0
@@ -72,8 +79,9 @@ def make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700)
 
 
-def build_environment(target: Target, folder: Path) -> Dict[str, str]:
-    """Environment variables for the build. Writes the compiler wrapper into `folder`."""
+def build_environment(target: Target, folder: Path, *, nccl: Path = Path("/nonexistent")) -> Dict[str, str]:
+    """Environment variables for the build. Writes the compiler wrapper into `folder`. `nccl`: folder of the
+    NCCL that torch brings."""
     wrapper = folder / "cxx"
     compiler = os.environ.get("CXX") or "g++"
     wrapper.write_text(f'#!/bin/sh\nexec {compiler} "$@" -std=c++20\n', encoding="utf-8")
@@ -92,10 +100,32 @@ def build_environment(target: Target, folder: Path) -> Dict[str, str]:
     for name in ("MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):  # set if make started us
         env.pop(name, None)
     if target.gpu:
-        env["HOROVOD_GPU_OPERATIONS"] = "NCCL"
+        env.update(find_nccl(nccl, folder), HOROVOD_GPU_OPERATIONS="NCCL")
     else:
         env.pop("HOROVOD_GPU_OPERATIONS", None)
     return env
+
+
+def find_nccl(installed: Path, folder: Path) -> Dict[str, str]:
+    """Variables that point the build to the NCCL in `installed`, which torch brings; empty if there is none
+    or if the user names another.
+
+    One NCCL in a process is enough: torch has loaded it when Horovod's library asks for it. pip's package has
+    libnccl.so.2 only, and the linker wants libnccl.so, so `folder` gets a link of that name.
+    """
+    library = installed / "lib" / "libnccl.so.2"
+    named = ("HOROVOD_NCCL_HOME", "HOROVOD_NCCL_LIB", "HOROVOD_NCCL_INCLUDE")
+    if not library.is_file() or any(name in os.environ for name in named):
+        return {}
+    (folder / "nccl").mkdir(exist_ok=True)
+    link = folder / "nccl" / "libnccl.so"
+    link.unlink(missing_ok=True)
+    link.symlink_to(library)
+    return {
+        "HOROVOD_NCCL_INCLUDE": str(installed / "include"),
+        "HOROVOD_NCCL_LIB": str(link.parent),
+        "HOROVOD_NCCL_LINK": "SHARED",
+    }
 
 
 def unpack_source(checkout: Path, folder: Path, *, log: Path) -> Path:
@@ -151,12 +181,15 @@ def build_wheel(checkout: Path, target: Target, *, log: Path) -> Path:
         ]
         command += ["--no-deps", "--wheel-dir", str(built), str(source)]
         try:
-            run_command(command, doing="building Horovod", log=log, env=build_environment(target, folder))
+            nccl = site_packages(checkout) / "nvidia" / "nccl"
+            env = build_environment(target, folder, nccl=nccl)
+            run_command(command, doing="building Horovod", log=log, env=env)
         except SetupError:
             # Only an interrupted build continues in its source; a failed one starts again.
             shutil.rmtree(source, ignore_errors=True)
             raise
         require_library(built)
+        require_nccl(built, target)
         (built / "target.json").write_text(json.dumps(target._asdict(), indent=2) + "\n", encoding="utf-8")
         kept = _keep(built, target)
         shutil.rmtree(folder)
@@ -177,10 +210,18 @@ def require_library(folder: Path) -> None:
         )
 
 
+def require_nccl(folder: Path, target: Target) -> None:
+    """Raise SetupError if the wheel in `folder` is for GPUs and its library lacks NCCL."""
+    wheel = zipfile.ZipFile(next(folder.glob("horovod-*.whl")))
+    libraries = [name for name in wheel.namelist() if name.startswith("horovod/torch/mpi_lib_v2")]
+    if target.gpu and not any(b"ncclCommInitRank" in wheel.read(name) for name in libraries):
+        raise SetupError(f"the build of Horovod for CUDA {target.gpu} gave a library without NCCL; not kept")
+
+
 def find_or_build_wheel(checkout: Path, *, log: Path) -> Path:
     """The wheel for this environment.
 
-    If the GPU build fails, print a warning and build for the CPU instead.
+    If the GPU build fails, print a warning and build for the CPU instead; with GPU=nccl that is an error.
     """
     target = find_target(checkout)
     kept = find_kept_wheel(target)
@@ -193,7 +234,7 @@ def find_or_build_wheel(checkout: Path, *, log: Path) -> Path:
     try:
         return build_wheel(checkout, target, log=log)
     except SetupError as error:
-        if not target.gpu:
+        if not target.gpu or chosen_gpu() == "nccl":
             raise
         say(
             "warning: Horovod with NCCL cannot be built; gradients are averaged on the CPU instead (Gloo)\n"

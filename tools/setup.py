@@ -32,6 +32,7 @@ from tools import horovod_target, horovod_wheel, jars, packages, system, system_
 from tools.lock import lock  # noqa: E402
 from tools.progress import SetupError, handle_signals, say  # noqa: E402
 
+RECALLED = ("PYTHON", "DISTRIBUTARY_GPU")
 INPUTS = ("constraints.txt", "setup.cfg", "pyproject.toml", "tools/horovod.txt")
 
 
@@ -47,6 +48,7 @@ def stamp_key(checkout: Path) -> str:
     parts.update(
         python=packages.venv_version(checkout),
         named_python=os.environ.get("PYTHON", ""),
+        gpu=horovod_target.chosen_gpu(),
         checkout=str(checkout),
         platform=platform.machine(),
         cache=str(machine.cache_folder()),
@@ -65,16 +67,20 @@ def read_stamp(checkout: Path) -> Dict[str, str]:
 def write_stamp(checkout: Path) -> None:
     """Record that the set-up is complete. The file is replaced in one step."""
     part = stamp_path(checkout).with_suffix(".part")
-    stamp = {"key": stamp_key(checkout), "checkout": str(checkout), "PYTHON": os.environ.get("PYTHON", "")}
+    stamp = {"key": stamp_key(checkout), "checkout": str(checkout)}
+    stamp.update({name: os.environ.get(name, "") for name in RECALLED})
     part.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
     part.replace(stamp_path(checkout))
 
 
-def recall_python(checkout: Path) -> None:
-    """Use the Python named at the last set-up, so that `make demo` after `PYTHON=... make setup` keeps it."""
-    named = read_stamp(checkout).get("PYTHON")
-    if named and shutil.which(named):
-        os.environ.setdefault("PYTHON", named)
+def recall_choices(checkout: Path) -> None:
+    """Use the Python and the GPU build chosen at the last set-up, so that `make demo` after
+    `PYTHON=... make setup GPU=nccl` keeps them. GPU=auto goes back."""
+    stamp = read_stamp(checkout)
+    if stamp.get("PYTHON") and shutil.which(stamp["PYTHON"]):
+        os.environ.setdefault("PYTHON", stamp["PYTHON"])
+    if stamp.get("DISTRIBUTARY_GPU") and not os.environ.get("DISTRIBUTARY_GPU"):
+        os.environ["DISTRIBUTARY_GPU"] = stamp["DISTRIBUTARY_GPU"]
 
 
 def is_current(checkout: Path) -> bool:
@@ -191,7 +197,7 @@ def main(arguments: List[str]) -> int:
     options = parser.parse_args(arguments)
     started_at = time.monotonic()
     handle_signals()
-    recall_python(CHECKOUT)
+    recall_choices(CHECKOUT)
     try:
         if options.system:
             check_system(may_install=True)

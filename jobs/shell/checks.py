@@ -22,6 +22,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 MIN_FREE_GB = 5
 MAX_NAMED = 8
 """Packages named in a finding; the others are counted."""
+PLATFORM_EXTRA = "local"
+"""The extra of distributary with what a platform may bring itself: Spark, Delta, torch, MLflow."""
 REINSTALL = "rm -r .venv, then make setup"
 """For a damaged library: `make setup` alone compares names and versions, and would find nothing to do."""
 Status = Literal["ok", "warn", "fail"]
@@ -72,9 +74,14 @@ def check_packages() -> Check:
     distributions = find_distributions()
     pins = machine.read_pins(CHECKOUT / "constraints.txt")
     broken = find_unmet(distributions)
+    platform_lines = find_unmet(distributions, extra=PLATFORM_EXTRA)
+    # A platform such as Databricks brings these; one of an untested version may work, a missing one cannot.
+    absent_lines = {package: line for package, line in platform_lines.items() if package not in distributions}
+    broken = absent_lines | broken
     # A cluster may lack the test tools, so a pinned package that is not installed is no problem here.
     versions = {package: {found.version} for package, found in distributions.items()}
     different = machine.find_pin_problems(versions, {name: pins[name] for name in pins if name in versions})
+    different |= platform_lines
     if pins:
         different |= find_unmet(distributions, extra="demo")
     lines = [*broken.values(), *(line for package, line in different.items() if package not in broken)]
@@ -118,7 +125,10 @@ def check_horovod() -> Check:
     problem = run_python("import horovod.torch")
     if problem:
         return Check(name=name, status="fail", found=problem, wanted=wanted, fix=REINSTALL)
-    found = f"{installed_version('horovod')} built for torch {built_for}"
+    libraries = record.parent.glob("torch/mpi_lib_v2*.so")
+    with_nccl = any(b"ncclCommInitRank" in library.read_bytes() for library in libraries)
+    tensors = "with NCCL" if with_nccl else "without NCCL: tensors of several ranks travel through Gloo (CPU)"
+    found = f"{installed_version('horovod')} built for torch {built_for}, {tensors}"
     return Check(name=name, status="ok", found=found, wanted=wanted)
 
 
@@ -135,7 +145,8 @@ def check_slots() -> Check:
         return Check(name="spark slots", status="warn", found=found, wanted=wanted, fix="make setup")
     tree = load().tree
     ranks = tree["finetune"]["num_ranks"]
-    master = {"spark.master": DEFAULT_MASTER, **tree["spark"], **read_given_conf()}["spark.master"]
+    settled = {"spark.master": DEFAULT_MASTER, **tree["spark"], **read_given_conf()}
+    master = settled.get("spark.remote") or settled["spark.master"]
     wanted = f"one slot for each of finetune.num_ranks={ranks}"
     local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
     if local is None:

@@ -123,7 +123,8 @@ def require_master(settings: Settings) -> None:
 
     Without this check, `run --env cluster` would work on the driver's machine alone and say nothing.
     """
-    if not settings.tree["spark"].get("spark.master"):
+    given = settings.tree["spark"]
+    if not (given.get("spark.master") or given.get("spark.remote")):
         from pipelines.spark import require_master as require
 
         require()

@@ -12,6 +12,7 @@ from jobs.shell.exits import Exit, PreflightError
 from jobs.shell.progress import show_progress
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Work
+from pipelines.connect import is_connect
 from pipelines.paths import is_remote
 from pipelines.stores import Stores, configure
 
@@ -98,15 +99,20 @@ class Preflight:
     def _check_cluster(self, work: Work[Any], ranks: Any) -> None:
         """Slots for the ranks, and packages on every executor of a cluster."""
         if ranks is not None:
-            from pipelines.finetune.launch.barrier import require_slots
+            from pipelines.finetune.launch.slots import require_slots
 
             try:
-                require_slots(work.spark, ranks.num_ranks, wait_seconds=ranks.wait_for_slots_seconds)
+                require_slots(
+                    work.spark,
+                    ranks.num_ranks,
+                    gpus_per_rank=ranks.gpus_per_rank,
+                    wait_seconds=ranks.wait_for_slots_seconds,
+                )
             except ValueError as error:
                 # A cluster may have more slots later.
                 status = Exit.CONFIGURATION if _is_one_machine(work.spark) else Exit.RETRY
                 raise PreflightError(str(error), status) from error
-        if "connect" not in type(work.spark).__module__ and not _is_one_machine(work.spark):
+        if not is_connect(work.spark) and not _is_one_machine(work.spark):
             work.progress.phase("looking at the executors")
             require_packages(work.spark, self._list_packages(ranks), work.progress.print)
 
@@ -150,5 +156,5 @@ def require_packages(spark: "SparkSession", packages: Sequence[str], warn: Calla
 
 def _is_one_machine(spark: "SparkSession") -> bool:
     """Whether the executors run in the driver's own environment."""
-    master = str(spark.sparkContext.master)
+    master = str(spark.conf.get("spark.master", ""))
     return master == "local" or master.startswith("local[")

@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.finetune.events import EventReader
-from pipelines.finetune.launch.barrier import require_slots, run_ranks
+from pipelines.finetune.launch.barrier import run_ranks
+from pipelines.finetune.launch.slots import require_slots
 from pipelines.finetune.results import read_result
 from pipelines.finetune.training import Training
 from pipelines.finetune.worker import train_rank
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 logger = logging.getLogger(__name__)
-__all__ = ["Listeners", "Watcher", "require_slots", "run_training"]
 
 DRAIN_TRIES, DRAIN_PAUSE_SECONDS = 5, 2.0
 """For the last events of a finished training; storage that is away for longer is an error."""
@@ -42,6 +42,12 @@ class Listeners:
     """Raises RuntimeError if another driver has taken over."""
 
 
+def require_room(spark: "SparkSession", training: Training, num_ranks: int, *, wait_seconds: float) -> None:
+    """Return when Spark can run all ranks at once; errors as in `require_slots`."""
+    gpus = training.execution.gpus_per_rank
+    require_slots(spark, num_ranks, gpus_per_rank=gpus, wait_seconds=wait_seconds)
+
+
 def run_training(spark: "SparkSession", training: Training, listeners: Listeners, *, num_ranks: int) -> None:
     """Train until the result is in the run folder, and hand out all events. A finished training is not run
     again.
@@ -57,6 +63,7 @@ def run_training(spark: "SparkSession", training: Training, listeners: Listeners
             partial(train_rank, training),
             num_ranks=num_ranks,
             collectives=training.execution.collectives,
+            gpus_per_rank=training.execution.gpus_per_rank,
             while_waiting=watcher.look,
         )
     watcher.drain()

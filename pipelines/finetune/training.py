@@ -113,6 +113,15 @@ class Execution:
     """auto = single for one rank, data_parallel for several."""
     collectives: Backend = "horovod"
     """Who carries tensors between ranks; not used by one rank."""
+    gpus_per_rank: float = 0.0
+    """GPUs that each rank requests from Spark; 0 = what every task of the application gets."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gpus_per_rank <= 1:
+            raise ValueError(
+                f"gpus_per_rank must be in [0, 1], got {self.gpus_per_rank:g}: a rank trains on one GPU "
+                "(1) or on a part of one (0.5 = two ranks per GPU); for more GPUs raise num_ranks"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

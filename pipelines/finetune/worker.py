@@ -41,9 +41,8 @@ from pipelines.storage import Folder
 NUM_SAMPLES = 4
 """Held-out sequences from whose beginnings a language model writes its sample text."""
 IDLE_GPU = (
-    "training runs on the CPU beside an idle GPU; give each task one "
-    "(--conf spark.executor.resource.gpu.amount=1 --conf spark.task.resource.gpu.amount=1), and several "
-    "ranks a backend with NCCL: distributary doctor"
+    "training runs on the CPU beside an idle GPU; on a cluster set finetune.gpus_per_rank=1 and submit with "
+    "--conf spark.executor.resource.gpu.amount=1; several ranks need a backend with NCCL: distributary doctor"
 )
 
 

@@ -5,9 +5,11 @@ files of the registry; and only if workers see neither, an archive that the driv
 the driver in the last case alone.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 from pyspark.sql import SparkSession
 
@@ -15,6 +17,7 @@ from pipelines.finetune.models.architecture import SPEC_FILE, parse_metric
 from pipelines.registry.verify import require_digest
 from pipelines.scoring.pull import Place
 from pipelines.scoring.ship import needs_shipping, ship_folder
+from pipelines.spark import count_slots
 from pipelines.storage import Folder, locate
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ def place_model(spark: SparkSession, model: "LocatedModel") -> Place:
     metric = parse_metric((folder / SPEC_FILE).read_bytes())
     if _is_seen(spark, folder):
         return Place("folder", str(folder.resolve()), model.digest, metric)
-    return Place("shipped", ship_folder(spark.sparkContext, folder), model.digest, metric)
+    return Place("shipped", ship_folder(spark, folder), model.digest, metric)
 
 
 def _find_trained(spark: SparkSession, model: "LocatedModel") -> Place | None:
@@ -60,9 +63,13 @@ def _is_seen(spark: SparkSession, folder: Path) -> bool:
 
     On a cluster this is one short job of two tasks per slot.
     """
-    if not needs_shipping(spark.sparkContext):
+    if not needs_shipping(spark):
         return True
-    context, file = spark.sparkContext, str(folder / SPEC_FILE)
-    num_tasks = 2 * context.defaultParallelism
-    seen = context.parallelize(range(num_tasks), num_tasks).map(lambda _: Path(file).is_file())
-    return all(seen.collect())
+    num_tasks, file = 2 * count_slots(spark), str(folder / SPEC_FILE)
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield pa.record_batch({"seen": pa.array([Path(file).is_file()] * batch.num_rows, pa.bool_())})
+
+    answers = spark.range(0, num_tasks, 1, num_tasks).mapInArrow(look, "seen BOOLEAN").collect()
+    return all(answer.seen for answer in answers)

@@ -6,22 +6,26 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from pyspark import SparkContext
+from pyspark.sql import SparkSession
 
+from pipelines.connect import is_connect
 from pipelines.storage import folder_digest
 
 _SHIPPED: set[tuple[str | None, str]] = set()
-"""(application, archive) that the executors can fetch. Spark refuses an equal name from another path."""
+"""(application or Connect session, archive) that the executors can fetch. Spark refuses an equal name from
+another path."""
 
 
-def needs_shipping(context: SparkContext) -> bool:
-    """Whether workers need a copy: those of local[N] see the driver's files, those of any cluster do not
-    (local-cluster included)."""
-    master = str(context.master)
+def needs_shipping(spark: SparkSession) -> bool:
+    """Whether workers need a copy: those of local[N] see the driver's files, those of any cluster and of any
+    Spark Connect server do not (local-cluster included)."""
+    if is_connect(spark):
+        return True
+    master = str(spark.sparkContext.master)
     return not master.startswith("local") or master.startswith("local-cluster")
 
 
-def ship_folder(context: SparkContext, model_folder: Path) -> str:
+def ship_folder(spark: SparkSession, model_folder: Path) -> str:
     """Send the folder to every executor, now and later. Returns the name by which a worker finds it
     (SparkFiles.get).
 
@@ -29,7 +33,8 @@ def ship_folder(context: SparkContext, model_folder: Path) -> str:
     content: Spark keys files by name and would go on using the first model under an equal name.
     """
     name = f"model-{folder_digest(model_folder)}"
-    if (context.applicationId, name) in _SHIPPED:
+    owner = spark.session_id if is_connect(spark) else spark.sparkContext.applicationId  # type: ignore[attr-defined]
+    if (owner, name) in _SHIPPED:
         return name
 
     folder = tempfile.mkdtemp(prefix="distributary-")
@@ -39,6 +44,9 @@ def ship_folder(context: SparkContext, model_folder: Path) -> str:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
         for file in sorted(path for path in Path(model_folder).rglob("*") if path.is_file()):
             packed.write(file, file.relative_to(model_folder).as_posix())
-    context.addArchive(f"{archive}#{name}")
-    _SHIPPED.add((context.applicationId, name))
+    if is_connect(spark):
+        spark.addArtifacts(f"{archive}#{name}", archive=True)
+    else:
+        spark.sparkContext.addArchive(f"{archive}#{name}")
+    _SHIPPED.add((owner, name))
     return name

@@ -12,6 +12,7 @@ from pipelines.finetune.launch import devices
 def fresh(monkeypatch):
     monkeypatch.setattr(devices, "_started_with", None)
     monkeypatch.delenv(devices.VISIBLE, raising=False)
+    monkeypatch.delenv(devices.ORDER, raising=False)
 
 
 @pytest.mark.parametrize("gpu", ["3", "GPU-5fa2c1de", "MIG-7d2b/1/0"])
@@ -20,6 +21,22 @@ def test_only_sparks_gpu_is_visible(gpu, monkeypatch):
     with devices.show_only(gpu):
         assert os.environ[devices.VISIBLE] == gpu
     assert os.environ[devices.VISIBLE] == "3"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "order"), [("3", "PCI_BUS_ID"), ("GPU-5fa2c1de", None), ("MIG-7d2b/1/0", None)]
+)
+def test_an_index_is_counted_as_nvidia_smi_counts(gpu, order):
+    with devices.show_only(gpu):
+        assert os.environ.get(devices.ORDER) == order
+    assert devices.ORDER not in os.environ
+
+
+def test_the_order_that_the_user_chose_stays(monkeypatch):
+    monkeypatch.setenv(devices.ORDER, "FASTEST_FIRST")
+    with devices.show_only("3"):
+        assert os.environ[devices.ORDER] == "FASTEST_FIRST"
+    assert os.environ[devices.ORDER] == "FASTEST_FIRST"
 
 
 def test_without_a_gpu_from_spark_nothing_changes(monkeypatch):

@@ -1,4 +1,7 @@
+import ctypes
 import errno
+import importlib.util
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,15 @@ MEMORY = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total cap
 ACCESS = "CUDA error: an illegal memory access was encountered"
 ASSERT = "CUDA error: device-side assert triggered"
 GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:4242"
+
+
+NCCL = (
+    "NCCL error in: NCCLUtils.cpp:94, unhandled cuda error (run with NCCL_DEBUG=INFO for details)\n"
+    "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure "
+)
+HARDWARE_CODES = {46, 214, 220, 226, 714, 802, 805, 806, 807, 810, 911}
+"""cudaErrorDevicesUnavailable, ECCUncorrectable, NvlinkUncorrectable, Contained, HardwareStackError,
+SystemNotReady, four of MPS, ExternalDevice: by CUDA's documentation neither code nor settings cause them."""
 
 
 class HorovodInternalError(RuntimeError):
@@ -22,6 +34,10 @@ class HorovodInternalError(RuntimeError):
         (RuntimeError("CUDA error: hardware stack error"), True),
         (RuntimeError("CUDA error: uncorrectable NVLink error detected during the execution"), True),
         (RuntimeError("NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)"), True),
+        (RuntimeError(f"{NCCL}214 'uncorrectable ECC error encountered'"), True),
+        (RuntimeError(f"{NCCL}2 'out of memory'"), False),
+        (RuntimeError(f"{NCCL}700 'an illegal memory access was encountered'"), False),
+        (RuntimeError("CUDA error: unspecified launch failure"), False),
         (RuntimeError(MEMORY), False),
         (RuntimeError(ACCESS), False),
         (RuntimeError(ASSERT), False),
@@ -35,6 +51,20 @@ class HorovodInternalError(RuntimeError):
 )
 def test_only_faults_of_the_machine_may_pass(error, passes):
     assert may_pass(error) is passes
+
+
+def test_cudas_own_texts_are_told_apart():
+    found = importlib.util.find_spec("nvidia")
+    places = list(found.submodule_search_locations or ()) if found else []
+    libraries = [file for place in places for file in Path(place).glob("*/lib/libcudart.so*")]
+    if not libraries:
+        pytest.skip("libcudart is missing: torch is a build for CPUs")
+    cuda = ctypes.CDLL(str(libraries[0]))
+    cuda.cudaGetErrorString.restype = ctypes.c_char_p
+    texts = {code: cuda.cudaGetErrorString(code).decode() for code in range(1, 1000)}
+    assert texts[700] == "an illegal memory access was encountered"
+    hardware = {code for code, text in texts.items() if may_pass(RuntimeError(f"CUDA error: {text}"))}
+    assert hardware == HARDWARE_CODES
 
 
 def test_a_peer_that_left_nccl_is_not_retried():

@@ -1,13 +1,17 @@
 """Ranks in a real barrier stage. Functions are local, so that they travel to the workers by value."""
 
 import os
+import pickle
 import re
 import signal
 import time
 
 import pytest
 
-from pipelines.finetune.launch.barrier import RankError, num_slots, run_ranks
+from pipelines.finetune.launch.barrier import RankError, run_ranks
+from pipelines.finetune.launch.rendezvous import OUTCOMES, run_partition
+from pipelines.finetune.launch.slots import num_slots
+from pipelines.finetune.training import Execution
 
 pytestmark = [pytest.mark.slow, pytest.mark.horovod]
 
@@ -123,7 +127,7 @@ def test_a_full_disk_fails_at_once(spark):
     ],
 )
 def test_a_rank_that_cannot_join_keeps_no_rank_waiting(spark, lost, message, without):
-    def task(_):
+    def task():
         import sys
 
         import horovod.torch
@@ -139,11 +143,12 @@ def test_a_rank_that_cannot_join_keeps_no_rank_waiting(spark, lost, message, wit
             else:
                 sys.modules[lost] = None  # Python then refuses to import it
         try:
-            yield run_task(lambda world: "worked", collectives="horovod")
+            return run_task(lambda world: "worked", collectives="horovod")
         finally:
             sys.modules["horovod.torch"], psutil.net_if_addrs = horovod.torch, interfaces
 
-    failures = dict(spark.sparkContext.parallelize(range(2), 2).barrier().mapPartitions(task).collect())
+    ranks = spark.range(0, 2, 1, 2).mapInArrow(run_partition(task), OUTCOMES, barrier=True).collect()
+    failures = {row["rank"]: pickle.loads(row["outcome"]) for row in ranks}
     assert [failures[rank].is_echo for rank in (0, 1)] == [
         rank != without for rank in (0, 1)
     ]  # the cause is reported, not the echo
@@ -171,6 +176,22 @@ def test_more_ranks_than_slots_are_refused_at_once(spark):
     ):
         run_ranks(spark, print, num_ranks=3)
     assert time.monotonic() - started < 10  # the promise to the user, not a measure of speed
+
+
+def test_a_local_master_assigns_no_gpus(spark):
+    with pytest.raises(
+        ValueError,
+        match=r"gpus_per_rank is 1, but local\[2,4\] assigns no GPUs to tasks; set .*gpus_per_rank=0",
+    ):
+        run_ranks(spark, print, num_ranks=1, gpus_per_rank=1.0)
+
+
+@pytest.mark.parametrize("share", [-0.5, 1.5, 2])
+def test_a_rank_takes_one_gpu_or_a_part(share):
+    with pytest.raises(
+        ValueError, match=r"gpus_per_rank must be in \[0, 1\], got .*: a rank trains on one GPU"
+    ):
+        Execution(micro_batch=1, num_threads=1, gpus_per_rank=share)
 
 
 def test_the_driver_can_stop_working_ranks(spark, tmp_path):

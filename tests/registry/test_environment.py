@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from pipelines.registry.runs.environment import read_git_tags
+from pipelines.registry.runs.environment import describe_driver, read_git_tags
 
 
 def git(folder, *arguments):
@@ -34,3 +34,14 @@ def test_commit_of_a_surrounding_project_is_ignored(checkout, monkeypatch):
     assert read_git_tags(installed) == {}
     monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))  # as in a hook of that project
     assert read_git_tags(installed) == {}
+
+
+def test_of_two_copies_the_imported_package_is_recorded(tmp_path, monkeypatch):
+    for place, version in (("notebook", "3.12.0"), ("platform", "3.8.1")):
+        folder = tmp_path / place / f"mlflow-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Name: mlflow\nVersion: {version}\n", encoding="ascii")
+    monkeypatch.setattr("sys.path", [str(tmp_path / "notebook"), str(tmp_path / "platform")])
+    facts, requirements = describe_driver()
+    assert facts["packages"] == {"mlflow": "3.12.0"}
+    assert requirements == "mlflow==3.12.0\n"

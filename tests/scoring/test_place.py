@@ -111,7 +111,7 @@ def test_the_driver_sends_what_executors_do_not_see(spark, classifier_folder, mo
 
 
 def test_a_shipped_folder_arrives_whole(spark, classifier_folder):
-    name = ship.ship_folder(spark.sparkContext, classifier_folder)
+    name = ship.ship_folder(spark, classifier_folder)
     one_task = spark.sparkContext.parallelize([0], 1)
     arrived = one_task.map(
         lambda _: sorted(path.name for path in Path(SparkFiles.get(name)).iterdir())
@@ -130,7 +130,8 @@ def test_a_shipped_folder_arrives_whole(spark, classifier_folder):
     ],
 )
 def test_workers_of_a_cluster_may_need_a_copy(master, needed):
-    assert ship.needs_shipping(SimpleNamespace(master=master)) is needed
+    spark = SimpleNamespace(sparkContext=SimpleNamespace(master=master))
+    assert ship.needs_shipping(spark) is needed
 
 
 def test_a_worker_pulls_without_mlflow_and_torch():

@@ -139,6 +139,93 @@ def test_a_build_continues_only_in_a_private_folder(tmp_path):
         assert (folder / "horovod-0.28.1").exists() is kept
 
 
+@pytest.mark.parametrize(
+    ("chosen", "sees_gpu", "has_compiler", "cuda"),
+    [
+        ("auto", True, True, "13.0"),
+        ("auto", False, True, ""),  # CI or an edge node: no GPU
+        ("auto", True, False, ""),
+        ("nccl", False, True, "13.0"),
+        ("cpu", True, True, ""),
+    ],
+)
+def test_the_gpu_build_is_chosen_or_asked_for(chosen, sees_gpu, has_compiler, cuda):
+    found = horovod_target.choose_cuda(chosen, cuda="13.0", sees_gpu=sees_gpu, has_compiler=has_compiler)
+    assert found == cuda
+
+
+def test_an_nccl_build_without_its_parts_is_an_error():
+    with pytest.raises(SetupError, match=r"GPU=nccl needs torch built for CUDA .* and CUDA's compiler: nvcc"):
+        horovod_target.choose_cuda("nccl", cuda="", sees_gpu=False, has_compiler=False)
+    with pytest.raises(SetupError, match=r"^GPU=nccl needs CUDA's compiler: nvcc on PATH"):
+        horovod_target.choose_cuda("nccl", cuda="13.0", sees_gpu=True, has_compiler=False)
+
+
+def test_only_the_automatic_choice_falls_back_to_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path))
+    tried = []
+
+    def build(checkout, target, *, log):
+        tried.append(target.gpu)
+        if target.gpu:
+            raise SetupError("nvcc: unsupported compiler")
+        return tmp_path / "wheel"
+
+    monkeypatch.setattr(horovod_wheel, "find_target", lambda checkout: TARGET._replace(gpu="13.0"))
+    monkeypatch.setattr(horovod_wheel, "build_wheel", build)
+    monkeypatch.setenv("DISTRIBUTARY_GPU", "auto")
+    assert horovod_wheel.find_or_build_wheel(tmp_path, log=tmp_path / "log") == tmp_path / "wheel"
+    assert tried == ["13.0", ""]
+    monkeypatch.setenv("DISTRIBUTARY_GPU", "nccl")
+    with pytest.raises(SetupError, match="unsupported compiler"):
+        horovod_wheel.find_or_build_wheel(tmp_path, log=tmp_path / "log")
+    assert tried == ["13.0", "", "13.0"]
+
+
+def test_an_unknown_gpu_choice_is_an_error(monkeypatch):
+    monkeypatch.setenv("DISTRIBUTARY_GPU", "0")
+    with pytest.raises(SetupError, match=r"must be nccl, cpu or auto, got 0"):
+        horovod_target.chosen_gpu()
+
+
+def test_a_gpu_build_links_the_nccl_that_torch_brings(tmp_path, monkeypatch):
+    for name in ("HOROVOD_NCCL_HOME", "HOROVOD_NCCL_LIB", "HOROVOD_NCCL_INCLUDE"):
+        monkeypatch.delenv(name, raising=False)
+    brought = tmp_path / "nvidia" / "nccl"
+    (brought / "lib").mkdir(parents=True)
+    (brought / "lib" / "libnccl.so.2").touch()
+    for _ in range(2):  # an interrupted build continues in its folder
+        env = horovod_wheel.build_environment(TARGET._replace(gpu="13.0"), tmp_path, nccl=brought)
+    assert (env["HOROVOD_GPU_OPERATIONS"], env["HOROVOD_NCCL_LINK"]) == ("NCCL", "SHARED")
+    assert (Path(env["HOROVOD_NCCL_LIB"]) / "libnccl.so").samefile(brought / "lib" / "libnccl.so.2")
+    monkeypatch.setenv("HOROVOD_NCCL_HOME", "/usr/local/nccl")
+    env = horovod_wheel.build_environment(TARGET._replace(gpu="13.0"), tmp_path, nccl=brought)
+    assert "HOROVOD_NCCL_LIB" not in env  # the user's NCCL stands
+    assert "HOROVOD_GPU_OPERATIONS" not in horovod_wheel.build_environment(TARGET, tmp_path, nccl=brought)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "library", "accepted"),
+    [("13.0", b"", False), ("13.0", b"ncclCommInitRank", True), ("", b"", True)],
+)
+def test_a_gpu_wheel_must_have_nccl(tmp_path, gpu, library, accepted):
+    with zipfile.ZipFile(tmp_path / "horovod-0.28.1-cp311-cp311-linux_x86_64.whl", "w") as wheel:
+        wheel.writestr("horovod/torch/mpi_lib_v2.so", b"\0symbols\0" + library)
+    target = TARGET._replace(gpu=gpu)
+    if accepted:
+        horovod_wheel.require_nccl(tmp_path, target)
+    else:
+        with pytest.raises(SetupError, match=r"for CUDA 13\.0 gave a library without NCCL"):
+            horovod_wheel.require_nccl(tmp_path, target)
+
+
+@pytest.mark.horovod
+def test_the_installed_horovod_agrees_about_nccl():
+    import horovod.torch
+
+    assert horovod_target.has_nccl(Path(horovod.__file__).parent) == bool(horovod.torch.nccl_built())
+
+
 def test_a_wheel_without_its_library_is_rejected(tmp_path):
     with zipfile.ZipFile(tmp_path / "horovod-0.28.1-cp311-cp311-linux_x86_64.whl", "w") as wheel:
         wheel.writestr("tmp/build/horovod/torch/mpi_lib_v2.so", b"")  # a build in a path with + did this

@@ -117,11 +117,29 @@ def test_a_named_python_is_kept_by_later_calls(checkout, monkeypatch):
     setup.write_stamp(checkout)
     monkeypatch.delenv("PYTHON")
     assert not setup.is_current(checkout)
-    setup.recall_python(checkout)
+    setup.recall_choices(checkout)
     assert setup.is_current(checkout)
     monkeypatch.setenv("PYTHON", "another")
-    setup.recall_python(checkout)
+    setup.recall_choices(checkout)
     assert os.environ["PYTHON"] == "another"
+
+
+def test_a_chosen_gpu_build_is_kept_by_later_calls(checkout, monkeypatch):
+    monkeypatch.setenv("DISTRIBUTARY_GPU", "nccl")
+    setup.write_stamp(checkout)
+    library = checkout / SITE / "horovod" / "torch" / "mpi_lib_v2.so"
+    library.parent.mkdir(parents=True, exist_ok=True)
+    library.write_bytes(b"ncclCommInitRank")
+    assert setup.is_current(checkout)
+    monkeypatch.setenv("DISTRIBUTARY_GPU", "")
+    assert not setup.is_current(checkout)
+    setup.recall_choices(checkout)
+    assert setup.is_current(checkout)
+    library.write_bytes(b"")  # the wheel of another set-up, built for the CPU
+    assert setup.find_problems(checkout) == ["horovod was built without NCCL, and GPU=nccl asks for it"]
+    monkeypatch.setenv("DISTRIBUTARY_GPU", "cpu")
+    setup.recall_choices(checkout)
+    assert os.environ["DISTRIBUTARY_GPU"] == "cpu"
 
 
 def test_an_incomplete_stamp_is_ignored(checkout):

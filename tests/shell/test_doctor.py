@@ -82,7 +82,9 @@ def environment(tmp_path, monkeypatch):
         "packaging",
         "the_demo ==3.0 ; extra == 'demo'",
         "absent ; extra == 'dev'",
+        "spark >=4.1,<4.3 ; extra == 'local'",
     )
+    put("spark", "4.2")
     put("packaging", "26.3")
     put("a", "1.0+cu130", "B.b >=2 ; python_version >= '3'", "absent ; python_version < '3'")
     put("b_b", "2.0")
@@ -92,7 +94,7 @@ def environment(tmp_path, monkeypatch):
 
 def test_packages_as_pinned_are_ok(environment):
     found = check_packages()
-    assert (found.status, found.found) == ("ok", "5 packages, none missing or different from its pin")
+    assert (found.status, found.found) == ("ok", "6 packages, none missing or different from its pin")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,8 @@ def test_packages_as_pinned_are_ok(environment):
         ("b_b", "1.9", "fail", "b-b 1.9, a needs >=2"),
         ("b_b", None, "fail", "b-b missing, a needs it"),
         ("the_demo", None, "warn", "the-demo missing, distributary[demo] needs it"),
+        ("spark", None, "fail", "spark missing, distributary[local] needs it"),
+        ("spark", "4.3", "warn", "spark 4.3, distributary[local] needs <4.3,>=4.1"),
         ("unused", "4.1", "warn", "unused 4.1, pinned is 4.0"),
         ("distributary", None, "fail", "distributary missing"),
     ],
@@ -145,6 +149,7 @@ def masters(tmp_path, monkeypatch):
         ("--conf spark.master=local[1,4] pyspark-shell", "", "warn", "local[1,4], 4 cores here"),
         ("", "spark.master local[1]", "warn", "local[1], 4 cores here"),
         ("--master yarn pyspark-shell", "spark.master local[1]", "ok", "yarn decides"),
+        ("--remote sc://host:15002 pyspark-shell", "", "ok", "sc://host:15002 decides"),
     ],
 )
 def test_slots_are_those_of_the_session_master(masters, monkeypatch, submit, defaults, status, found):

@@ -1,7 +1,9 @@
 """The GPU that Spark gave to a task becomes the only one that its process sees.
 
 Spark's address may be an index, a UUID or a MIG device. CUDA_VISIBLE_DEVICES understands all three, `cuda:N`
-only counts what is visible: an executor with CUDA_VISIBLE_DEVICES=3 and address 3 has no cuda:3.
+only counts what is visible: an executor with CUDA_VISIBLE_DEVICES=3 and address 3 has no cuda:3. Spark's
+discovery script takes an index from nvidia-smi, which counts along the PCI bus; CUDA counts the fastest GPU
+first unless it is told otherwise, so on a machine with different GPUs an index would mean another one.
 """
 
 import errno
@@ -10,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 _started_with: str | None = None
 """The GPU with which this process has started CUDA. CUDA reads VISIBLE once, and Spark reuses Python workers.
 """
@@ -32,17 +34,20 @@ def show_only(gpu: str | None) -> Iterator[None]:
             errno.EAGAIN,
             f"this Python worker has started CUDA with GPU {_started_with}, and Spark now gives it {gpu}",
         )
-    before = os.environ.get(VISIBLE)
+    before = {name: os.environ.get(name) for name in (VISIBLE, ORDER)}
     os.environ[VISIBLE] = gpu
+    if gpu.isdigit():
+        os.environ.setdefault(ORDER, "PCI_BUS_ID")
     try:
         yield
     finally:
         if _cuda_has_started():
             _started_with = gpu
-        if before is None:
-            os.environ.pop(VISIBLE, None)
-        else:
-            os.environ[VISIBLE] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _cuda_has_started() -> bool:

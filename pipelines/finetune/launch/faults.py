@@ -7,13 +7,22 @@ LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, 
 """A missing or forbidden file and a full disk: the next try would meet them too."""
 
 _HARDWARE = re.compile(
-    r"uncorrectable (ECC|NVLink) error|ECC error|hardware stack error|GPU is lost|fallen off the bus|"
-    r"unspecified launch failure|devices? unavailable|system not yet initialized|external device|"
+    r"uncorrectable (ECC|NVLink) error|ECC error|hardware (stack )?error|GPU is lost|fallen off the bus|"
+    r"busy or unavailable|system not yet initialized|external entity outside of CUDA|"
+    r"MPS client (failed|has been terminated)|MPS server (is not ready|and the MPS client failed)|"
     r"NCCL.*unhandled (system|cuda) error",
     re.IGNORECASE,
 )
-"""What CUDA and NCCL say of a broken or lost device. Not in it, because the code or its settings cause them:
-illegal memory access, device-side assert, invalid argument, out of memory.
+"""What CUDA, NVML and NCCL say of a device that is broken, lost or not ready; CUDA's texts are those of
+cudaGetErrorString.
+"""
+_CODE = re.compile(
+    r"out of memory|illegal (memory access|address|instruction)|misaligned address|device-side assert|"
+    r"unspecified launch failure|invalid (argument|device|usage)",
+    re.IGNORECASE,
+)
+"""What the code or its settings cause, also when NCCL reports it as its last CUDA error. CUDA's documentation
+names invalid pointers as the common cause of an unspecified launch failure.
 """
 
 _PEER_LEFT = re.compile(
@@ -28,7 +37,8 @@ class JoinError(RuntimeError):
 
 def is_hardware_fault(error: BaseException) -> bool:
     """Whether CUDA or NCCL reports a fault of the device, not of the code."""
-    return isinstance(error, RuntimeError) and _HARDWARE.search(str(error)) is not None
+    text = str(error)
+    return isinstance(error, RuntimeError) and bool(_HARDWARE.search(text)) and not _CODE.search(text)
 
 
 def may_pass(error: BaseException) -> bool:
@@ -39,6 +49,14 @@ def may_pass(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in LASTING
     return is_hardware_fault(error)
+
+
+def find_traceback(account: str) -> str:
+    """The first Python traceback in the JVM's account of a failed stage; empty if there is none."""
+    found = re.search(
+        r"Traceback \(most recent call last\):\n.*?(?=\n\s*\n|\n\tat |\s+SQLSTATE)", account, re.DOTALL
+    )
+    return found[0] if found else ""
 
 
 def is_echo(error: BaseException) -> bool:

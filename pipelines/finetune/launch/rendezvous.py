@@ -6,6 +6,7 @@ Spark.
 """
 
 import json
+import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 from pyspark import BarrierTaskContext
 
 from pipelines.finetune.launch import join_horovod, join_torch
@@ -26,6 +28,10 @@ JOINS: dict[Backend, ModuleType] = {"horovod": join_horovod, "torch": join_torch
 """How to join, by backend of the collectives. Each has find_fault, Server and join."""
 
 
+OUTCOMES = "rank INT, outcome BINARY"
+"""One row per rank; the outcome is pickled."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
     """An exception in one rank, in words."""
@@ -36,6 +42,22 @@ class Failure:
     traceback: str
     is_echo: bool
     """It says that another rank is gone: not the cause."""
+
+
+def run_partition(
+    task: Callable[[], tuple[int, Any]],
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """A rank as `mapInArrow` wants it: what comes in is read and ignored, out comes one row of OUTCOMES."""
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            pass
+        rank, outcome = task()
+        yield pa.RecordBatch.from_pydict(
+            {"rank": pa.array([rank], pa.int32()), "outcome": pa.array([pickle.dumps(outcome)], pa.binary())}
+        )
+
+    return run
 
 
 def run_task(work: Callable[[World], Any], *, collectives: Backend) -> tuple[int, Any]:

@@ -32,7 +32,8 @@ class World:
             if num_gpus < 1:
                 raise RuntimeError(
                     f"Spark gave GPU {self.gpu} to rank {self.rank}, but torch sees no GPU on {self.host}; "
-                    "install torch for CUDA there, or submit without spark.task.resource.gpu.amount"
+                    "install torch for CUDA there, or set finetune.gpus_per_rank=0 and submit without "
+                    "spark.task.resource.gpu.amount"
                 )
             return "cuda:0"
         return f"cuda:{self.local_rank}" if self.local_size == self.world_size <= num_gpus and nccl else "cpu"

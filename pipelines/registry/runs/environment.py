@@ -29,9 +29,11 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 def describe_driver() -> tuple[dict[str, Any], str]:
     """(facts for environment.json, text of requirements.txt with every installed package)."""
+    # Reversed, so that of two copies the first on sys.path stays: the one that Python imports. A notebook's
+    # own packages come before those of its platform.
     installed = {
         str(found.metadata["Name"]).lower().replace("_", "-"): str(found.version)
-        for found in importlib.metadata.distributions()
+        for found in reversed(list(importlib.metadata.distributions()))
     }
     facts = {
         "python": platform.python_version(),

@@ -1,0 +1,1 @@
+"""A real Spark Connect server, and the flow as its client."""
