@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench fix ui wheel system setup clean
+.PHONY: help demo test test-all check bench fix ui wheel pack system setup clean
 
 PYTHON3 := $(shell command -v python3 || command -v python3.12 || command -v python3.11)
 RECIPE ?= customer_service
@@ -20,6 +20,7 @@ help:  ## show this text
 	@printf '  make fix       format the code and correct what ruff can\n'
 	@printf '  make bench     measure Distributary beside its peers, as ratios\n'
 	@printf '  make wheel     build the package for the executors of a cluster\n'
+	@printf '  make pack      pack Python, packages and jars for spark-submit --archives; ARGS=--cpu leaves out CUDA\n'
 	@printf '  make system    check for Java, compiler, CMake and Python, and install what is missing (root)\n'
 	@printf '  make setup     create .venv with pinned packages, Horovod and Delta jars: 5 minutes, once\n'
 	@printf '  make clean     remove .venv and caches of this checkout; tables and models in warehouse/ stay\n\n'
@@ -52,6 +53,9 @@ bench: setup  ## measurements
 
 wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment
 	@$(BIN)/python -m build --wheel --outdir dist . | tail -n 1
+
+pack: setup  ## dist/distributary-*.tar.gz, for --archives
+	@$(BIN)/python -m tools.pack $(ARGS)
 
 ui:  ## the pages of MLflow, on this machine only
 	@test -f warehouse/mlflow.db || { echo 'no runs yet (warehouse/mlflow.db is missing); run: make demo' >&2; exit 1; }

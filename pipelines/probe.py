@@ -104,6 +104,9 @@ def measure_free_disk(local_dirs: str) -> dict[str, int]:
     free = {}
     for folder in filter(None, named.split(",")):
         place = Path(folder)
+        if place.name.startswith("blockmgr-"):  # Spark's own folder below the one that was configured
+            place = place.parent
+        folder = str(place)
         while not place.exists():
             place = place.parent
         free[folder] = shutil.disk_usage(place).free

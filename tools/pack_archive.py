@@ -177,8 +177,10 @@ def compile_source(item: Item) -> Optional[Item]:
 def relative_search_path(elf: Elf, name: str, folders: Dict[str, str]) -> Optional[str]:
     """The search path of a library with folders of this machine made relative; None if it names none.
 
-    folders: folder of this machine -> folder inside the pack. A path that would be longer than the old one is
-    dropped: the starter's LD_LIBRARY_PATH serves the interpreter's libraries, and torch has loaded its own.
+    folders: folder of this machine, or a name that such folders end with -> folder inside the pack. Horovod's
+    wheel, for example, names the environment in which it was built, which may be another checkout's. A path
+    that would be longer than the old one is dropped: the starter's LD_LIBRARY_PATH serves the interpreter's
+    libraries, and torch has loaded its own.
     """
     parts = elf.search_path.split(":")
     changed = [_make_relative(part, name, folders) for part in parts]
@@ -201,8 +203,9 @@ def find_floors(versions: Iterable[str]) -> Dict[str, str]:
 
 def _make_relative(part: str, name: str, folders: Dict[str, str]) -> str:
     for here, inside in folders.items():
-        if part == here or part.startswith(here + "/"):
-            return "$ORIGIN/" + os.path.relpath(inside + part[len(here) :], Path(name).parent)
+        before, found, after = f"{part}/".partition(f"{here}/")
+        if part.startswith("/") and found and (not before or not here.startswith("/")):
+            return "$ORIGIN/" + os.path.relpath(f"{inside}/{after}", Path(name).parent)
     return part
 
 
