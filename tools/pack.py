@@ -190,13 +190,12 @@ def main(arguments: List[str]) -> int:
     parser.add_argument(
         "--without", action="append", default=[], help="a package to leave out with all that only it needs"
     )
-    parser.add_argument("--format", choices=("tar", "tar.gz"), default="tar.gz")
     parser.add_argument("--output", type=Path, default=Path("dist"), help="folder for the archive")
     parser.add_argument("--dry-run", action="store_true", help="list the largest parts; write nothing")
     options = parser.parse_args(arguments)
     handle_signals()
     choices = read_choices(options)
-    target = options.output / f"{pack_name(choices)}.{options.format}"
+    target = options.output / f"{pack_name(choices)}.tar.gz"
     try:
         content = collect(choices)
         if options.dry_run:
