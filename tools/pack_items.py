@@ -15,12 +15,10 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set
 
-from pipelines import machine
-from pipelines.machine import find_jar_problems, jars_folder
+from pipelines.machine import JAR_GROUPS, find_jar_problems, jars_folder
 from tools.elf import read_elf
 from tools.progress import SetupError, run_command
 
-JAR_GROUPS: Dict[str, Dict[str, str]] = getattr(machine, "JAR_GROUPS", {"delta": machine.DELTA_JARS})
 PROBE = """
 import json, os, site, sys, sysconfig
 paths = site.getsitepackages(["PREFIX"])

@@ -3,6 +3,7 @@ executor of it, and print one line for each."""
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,16 @@ def examine_cluster(
     with show_loading("Spark"):
         from pipelines.executors import check_executors
         from pipelines.spark import require_master, session
+        from pipelines.stores import carry
+        from pipelines.stores_check import check_store
 
         if not conf.get("spark.master"):
             require_master()
         spark = session("doctor", conf)
     with show_loading("torch and Horovod on every executor"):
         wait_seconds = float(settings.tree["finetune"]["wait_for_slots_seconds"])
-        reports = check_executors(spark, deeper=True, wait_seconds=wait_seconds)
+        storage = partial(carry(check_store), settings.root)
+        reports = check_executors(spark, deeper=True, storage=storage, wait_seconds=wait_seconds)
     failed = any(report.problems for report in reports)
     if as_json:
         executors = [describe(report) for report in reports]
@@ -63,9 +67,20 @@ def display_facts(report: "ExecutorReport") -> str:
         f"free disk {free}",
         f"memory {facts['memory_bytes'] / 1e9:.1f} GB",
         f"clock {facts['clock_seconds']:+.1f} s",
+        f"storage {display_storage(facts)}",
         f"ranks at {facts.get('address', 'no address')} ({facts.get('interface', 'no interface')})",
     ]
     return "; ".join(parts)
+
+
+def display_storage(facts: dict[str, Any]) -> str:
+    """Which clients could use the storage: "works (Arrow and obstore, delta-rs)"."""
+    findings = facts.get("storage")
+    if findings is None:
+        return "not tried"
+    failed = [finding["client"] for finding in findings if finding["step"]]
+    works = [finding["client"] for finding in findings if not finding["step"]]
+    return f"fails ({', '.join(failed)})" if failed else f"works ({', '.join(works)})"
 
 
 def _print_table(reports: "Sequence[ExecutorReport]") -> None:
