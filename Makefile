@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench fix ui wheel jars system setup clean
+.PHONY: help demo test test-all check bench fix ui wheel pack jars system setup clean
 
 PYTHON3 := $(shell command -v python3 || command -v python3.12 || command -v python3.11)
 RECIPE ?= customer_service
@@ -25,6 +25,7 @@ help:  ## show this text
 	@printf '  make fix       format the code and correct what ruff can\n'
 	@printf '  make bench     measure Distributary beside its peers, as ratios\n'
 	@printf '  make wheel     build the package for the executors of a cluster\n'
+	@printf '  make pack      pack Python, packages and jars for spark-submit --archives; ARGS=--cpu leaves out CUDA\n'
 	@printf '  make jars      download what s3a:// needs with the Spark of .venv (690 MB); GROUPS="s3 servers" also the servers of slow tests\n'
 	@printf '  make system    check for Java, compiler, CMake and Python, and install what is missing (root)\n'
 	@printf '  make setup     create .venv with pinned packages, Horovod and Delta jars: 5 minutes, once;\n'
@@ -59,6 +60,9 @@ bench: setup  ## measurements
 
 wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment
 	@$(BIN)/python -m build --wheel --outdir dist . | tail -n 1
+
+pack: setup  ## dist/distributary-*.tar.gz, for --archives
+	@$(BIN)/python -m tools.pack $(ARGS)
 
 jars: setup  ## jars that not everybody needs, with verified checksums
 	@$(BIN)/python -m tools.jars $(GROUPS)

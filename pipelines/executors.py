@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -54,11 +54,16 @@ class ExecutorReport:
 
 
 def check_executors(
-    spark: SparkSession, *, deeper: bool = False, wait_seconds: float = WAIT_SECONDS
+    spark: SparkSession,
+    *,
+    deeper: bool = False,
+    storage: Callable[[], Sequence[Any]] | None = None,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> list[ExecutorReport]:
     """One report per executor, sorted by host and id. A local master is one executor, `driver`.
 
-    deeper: also import torch and Horovod on each executor (10 to 60 s). wait_seconds: how long to wait for
+    deeper: also import torch and Horovod on each executor (10 to 60 s), and call `storage` there, which gives
+    findings of `stores_check.check_store` (through `stores.carry`). wait_seconds: how long to wait for
     executors that have not registered yet (spark.executor.instances) or do not answer.
     """
     context = spark.sparkContext
@@ -82,7 +87,7 @@ def check_executors(
         if set(known) <= set(found) or time.monotonic() > deadline:
             break
     if deeper:
-        for answer in _look_deeper(context, known):
+        for answer in _look_deeper(context, known, storage):
             found.setdefault(answer["executor"], {}).update(answer)
     silent = "it did not run a task; it is busy with another job, or its Python does not start: see its log"
     return [
@@ -121,6 +126,14 @@ def find_problems(facts: dict[str, Any], here: dict[str, Any]) -> list[str]:
         problems.append(f"torch or Horovod cannot be used: {facts['error']}")
     if facts.get("gpus") and "nccl" not in facts.get("horovod", ["nccl"]):
         problems.append("it has a GPU, but Horovod was built without NCCL: build the wheel for GPUs")
+    for finding in facts.get("storage", ()):
+        if finding["step"]:
+            problems.append(
+                f"storage: {finding['client']} failed to {finding['step']}: {finding['problem']}; "
+                f"remedy: {finding['fix']}"
+            )
+    if facts.get("storage_error"):
+        problems.append(f"storage could not be tried: {facts['storage_error']}")
     if facts.get("address_error"):
         problems.append(f"ranks would have no address: {facts['address_error']}")
     return problems
@@ -136,9 +149,13 @@ def estimate_clock_seconds(answer: dict[str, Any], began_at: float, ended_at: fl
     return float(least if least > 0 else most if most < 0 else 0.0)
 
 
-def _look_deeper(context: SparkContext, known: dict[str, str]) -> list[dict[str, Any]]:
+def _look_deeper(
+    context: SparkContext, known: dict[str, str], storage: Callable[[], Sequence[Any]] | None
+) -> list[dict[str, Any]]:
     token, peers = uuid.uuid4().hex[:12], sorted(set(known.values()))
-    answers = _run_everywhere(context, known, partial(probe.look_deeper, token, peers, HOLD_SECONDS))
+    pickled = None if storage is None else cloudpickle.dumps(storage)
+    look = partial(probe.look_deeper, token, peers, pickled, HOLD_SECONDS)
+    answers = _run_everywhere(context, known, look)
     return [answer for answer in answers if answer is not None]
 
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import pickle
 import platform
 import resource
 import shutil
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,9 @@ def measure_free_disk(local_dirs: str) -> dict[str, int]:
     free = {}
     for folder in filter(None, named.split(",")):
         place = Path(folder)
+        if place.name.startswith("blockmgr-"):  # Spark's own folder below the one that was configured
+            place = place.parent
+        folder = str(place)
         while not place.exists():
             place = place.parent
         free[folder] = shutil.disk_usage(place).free
@@ -134,11 +139,17 @@ def look(
 
 
 def look_deeper(
-    token: str, peers: Sequence[str], hold_seconds: float, _: Mapping[str, Sequence[str]]
+    token: str,
+    peers: Sequence[str],
+    storage: bytes | None,
+    hold_seconds: float,
+    _: Mapping[str, Sequence[str]],
 ) -> dict[str, Any] | None:
     """What the libraries on one executor say: torch, GPUs, how Horovod was built, the address of its ranks.
 
     token: names this examination. Only one task of it examines an executor; the others wait, and give None.
+    storage: a pickled function that tries the storage and returns dataclasses; pickled, because an executor
+    without our modules could not even read the task.
     """
     executor, host = find_executor()
     claim = Path(tempfile.gettempdir()) / f"distributary-{token}-{executor}"
@@ -160,4 +171,9 @@ def look_deeper(
         found = {"error": "importing torch and Horovod took more than 300 s"}
     finally:
         claim.unlink()
+    if storage is not None:
+        try:
+            found["storage"] = [asdict(finding) for finding in pickle.loads(storage)()]  # noqa: S301  # ours
+        except Exception as error:  # of any client library
+            found["storage_error"] = f"{type(error).__name__}: {error}"
     return {"executor": executor, "host": host, **found}

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
-import pyspark
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.find_spark_home import _find_spark_home
@@ -335,18 +334,22 @@ def _brings_delta(given: Mapping[str, str]) -> bool:
     if "DATABRICKS_RUNTIME_VERSION" in os.environ or any("delta-spark" in place for place in places):
         return True
     # Put there by whoever installed Spark: a second copy on the class path would load half of its classes.
-    return any(Path(_find_spark_home(), "jars").glob("delta-spark_*.jar"))
+    return _ships("delta-spark_")
 
 
 def _brings_s3(given: Mapping[str, str]) -> bool:
     """Whether Spark has Hadoop's s3a client already, or gets it from the user."""
     places = ("spark.jars", "spark.jars.packages", "spark.driver.extraClassPath")
-    home = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent)
     return (
         "DATABRICKS_RUNTIME_VERSION" in os.environ
         or any("hadoop-aws" in given.get(place, "") for place in places)
-        or any((home / "jars").glob("hadoop-aws-*.jar"))
+        or _ships("hadoop-aws-")
     )
+
+
+def _ships(jar: str) -> bool:
+    """Whether Spark's own folder has a jar whose name starts so."""
+    return any(Path(_find_spark_home(), "jars").glob(f"{jar}*.jar"))
 
 
 def _s3_jars() -> list[str]:

@@ -14,9 +14,9 @@ import sysconfig
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Set, Tuple
 
-from jobs.shell.requirements import find_distributions, find_needed
+from jobs.shell.requirements import find_distributions, find_needed, find_unmet
 from pipelines.machine import cache_folder, canonical_name, file_sha256
 from tools import pack_items
 from tools.pack_archive import Archive, compile_all, find_floors
@@ -28,41 +28,54 @@ EXTRAS = ("horovod",)
 """Extras of setup.cfg whose packages executors need."""
 
 
+class Choices(NamedTuple):
+    """What a user can choose."""
+
+    extras: Tuple[str, ...] = EXTRAS
+    jars: Tuple[str, ...] = ("delta",)
+    without: Tuple[str, ...] = ()
+    """Packages that are left out, such as torch for a cluster that only prepares data."""
+    with_gpu: bool = True
+    with_spark: bool = False
+
+
 class Content(NamedTuple):
     """What goes into a pack."""
 
     items: List[Item]
     folders: Dict[str, str]
-    """Folder of this machine -> folder inside the pack, for the search paths of libraries."""
+    """Folder of this machine, or how its name ends -> folder inside the pack, for the search paths of
+    libraries."""
     packages: Dict[str, str]
     """Package -> version."""
 
 
-def collect(extras: Sequence[str], *, with_gpu: bool, with_spark: bool) -> Content:
+def collect(choices: Choices) -> Content:
     """The files of the pack, sorted by name. Raises SetupError if something is missing."""
     base = pack_items.find_base()
     installed = find_distributions()
-    problems, names = [], {"distributary"}
-    for extra in ("", *extras):
-        found, missing = find_needed(installed, extra=extra)
-        names |= found
-        problems += missing
+    problems: Dict[str, str] = {}
+    names: Set[str] = set()
+    for extra in ("", *choices.extras):
+        names |= find_needed(installed, extra=extra, without=choices.without)
+        problems |= find_unmet(installed, extra=extra)
     if problems:
-        raise SetupError("; ".join(problems) + "; fix: make setup")
+        raise SetupError("; ".join(problems.values()) + "; fix: make setup")
     items = list(pack_items.list_interpreter(base))
     owners: Dict[str, str] = {}
-    for package in sorted(names - {"distributary"}):
+    for package in sorted(names):
         for item in pack_items.list_package(installed[package], base.packages):
             owners[item.name] = package
             items.append(item)
     log = cache_folder() / "logs" / "pack-wheel.log"
     items += pack_items.list_product(CHECKOUT, base.packages, log=log)
-    items += pack_items.list_jars()
-    items = pack_items.leave_out(items, with_spark=with_spark)
-    if not with_gpu:
+    for group in choices.jars:
+        items += pack_items.list_jars(group)
+    items = pack_items.leave_out(items, with_spark=choices.with_spark)
+    if not choices.with_gpu:
         items = pack_items.leave_out_gpu(items, owners)
     unique = {item.name: item for item in items}
-    folders = {sysconfig.get_path("purelib"): base.packages, str(base.prefix / "lib"): "lib"}
+    folders = {"site-packages": base.packages, str(base.prefix / "lib"): "lib"}
     return Content(
         [unique[name] for name in sorted(unique)], folders, {name: installed[name].version for name in names}
     )
@@ -84,10 +97,12 @@ def describe(content: Content, archive: Archive) -> bytes:
 
 
 def read_horovod_record(content: Content) -> Dict[str, str]:
-    """What Horovod was built for, as its wheel records it: {"pytorch": "2.13.0+cu130", ...}."""
-    record = next(item for item in content.items if item.name.endswith("/horovod/metadata.json"))
-    assert record.source is not None, "it is a file of the package"
-    return dict(json.loads(record.source.read_text(encoding="utf-8")))
+    """What Horovod was built for, as its wheel records it: {"pytorch": "2.13.0+cu130", ...}; empty if it is
+    left out."""
+    for item in content.items:
+        if item.name.endswith("/horovod/metadata.json") and item.source is not None:
+            return dict(json.loads(item.source.read_text(encoding="utf-8")))
+    return {}
 
 
 def write_pack(content: Content, target: Path) -> str:
@@ -137,12 +152,30 @@ def display_sizes(content: Content) -> None:
     say(f"{sum(sizes.values()) / 1e6:8.0f} MB  in {len(content.items)} files and {len(sizes)} parts")
 
 
-def pack_name(*, with_gpu: bool, with_spark: bool) -> str:
-    """distributary-0.1.0-cp311-linux-x86_64: what a person must know to choose a pack."""
+def pack_name(choices: Choices) -> str:
+    """distributary-0.1.0-cp311-linux-x86_64-cpu: what a person must know to choose a pack."""
     python = f"cp{sys.version_info[0]}{sys.version_info[1]}"
     system = f"{platform.system().lower()}-{platform.machine()}"
-    choices = ("" if with_gpu else "-cpu") + ("-spark" if with_spark else "")
-    return f"distributary-{version('distributary')}-{python}-{system}{choices}"
+    marks = [
+        *([] if choices.with_gpu else ["cpu"]),
+        *(["spark"] if choices.with_spark else []),
+        *(["s3"] if "s3" in choices.jars else []),
+        *(f"no_{package}" for package in choices.without),
+    ]
+    return "-".join(["distributary", version("distributary"), python, system, *marks])
+
+
+def read_choices(options: argparse.Namespace) -> Choices:
+    """What the command line asks for."""
+    without = sorted(map(canonical_name, options.without))
+    extras = [canonical_name(extra) for extra in (*EXTRAS, *options.extra)]
+    return Choices(
+        extras=tuple(extra for extra in extras if extra not in without),
+        jars=("delta", "s3") if options.with_s3 else ("delta",),
+        without=tuple(without),
+        with_gpu=not options.cpu,
+        with_spark=options.with_spark,
+    )
 
 
 def main(arguments: List[str]) -> int:
@@ -152,17 +185,19 @@ def main(arguments: List[str]) -> int:
     )
     parser.add_argument("--cpu", action="store_true", help="leave out what only GPUs use")
     parser.add_argument("--with-spark", action="store_true", help="add Spark's jars: the pack is complete")
+    parser.add_argument("--with-s3", action="store_true", help="add the jars of Hadoop's s3a (690 MB)")
     parser.add_argument("--extra", action="append", default=[], help="an extra of setup.cfg, such as demo")
-    parser.add_argument("--format", choices=("tar", "tar.gz"), default="tar.gz")
+    parser.add_argument(
+        "--without", action="append", default=[], help="a package to leave out with all that only it needs"
+    )
     parser.add_argument("--output", type=Path, default=Path("dist"), help="folder for the archive")
     parser.add_argument("--dry-run", action="store_true", help="list the largest parts; write nothing")
     options = parser.parse_args(arguments)
     handle_signals()
-    extras = [canonical_name(extra) for extra in (*EXTRAS, *options.extra)]
-    name = pack_name(with_gpu=not options.cpu, with_spark=options.with_spark)
-    target = options.output / f"{name}.{options.format}"
+    choices = read_choices(options)
+    target = options.output / f"{pack_name(choices)}.tar.gz"
     try:
-        content = collect(extras, with_gpu=not options.cpu, with_spark=options.with_spark)
+        content = collect(choices)
         if options.dry_run:
             display_sizes(content)
             say(f"would write {target}")

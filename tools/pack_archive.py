@@ -1,4 +1,7 @@
-"""Write a pack as a tar archive: the same files give the same bytes.
+"""Write a pack as a tar.gz archive: the same files give the same bytes.
+
+It is compressed because Spark unpacks a plain .tar by itself and forgets which files are programs
+("Permission denied" on every executor); a .tar.gz goes to the system's tar.
 
 Owners, times and order are fixed. Bytecode is compiled into the archive with the hash of its source instead
 of its time, unchecked, so that a Python worker neither compiles torch again nor looks at the times of files.
@@ -43,13 +46,12 @@ class Written(NamedTuple):
 
 
 class Archive:
-    """A tar file that is being written, compressed if its name ends in .gz. `close` completes it."""
+    """A tar.gz file that is being written. `close` completes it."""
 
     def __init__(self, path: Path, folders: Dict[str, str], total_bytes: int) -> None:
         """folders: folder of this machine -> folder inside the pack, for search paths of libraries."""
         self._stream = path.open("wb")
-        compressed = path.name.endswith((".gz", ".gz.part"))
-        self._output = _Output(self._stream, compressed=compressed)
+        self._output = _Output(self._stream)
         output = cast(IO[bytes], self._output)
         self._tar = tarfile.open(fileobj=output, mode="w|", format=tarfile.GNU_FORMAT)  # noqa: SIM115
         self._folders, self._total_bytes = folders, total_bytes
@@ -109,16 +111,13 @@ class Archive:
 class _Output:
     """The bytes of the archive: hashed, counted, and compressed by several threads, in order."""
 
-    def __init__(self, stream: BinaryIO, *, compressed: bool) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._block = stream, bytearray()
-        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count()) if compressed else None
+        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count())
         self._waiting: Deque["Future[bytes]"] = deque()
         self.digest, self.num_bytes = hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
-        if self._threads is None:
-            self._put(data)
-            return len(data)
         self._block += data
         while len(self._block) >= BLOCK_BYTES:
             self._compress(bytes(self._block[:BLOCK_BYTES]))
@@ -126,19 +125,16 @@ class _Output:
         return len(data)
 
     def finish(self) -> None:
-        if self._threads is not None:
-            self._compress(bytes(self._block))
-            while self._waiting:
-                self._put(self._waiting.popleft().result())
-            self._threads.shutdown()
+        self._compress(bytes(self._block))
+        while self._waiting:
+            self._put(self._waiting.popleft().result())
+        self._threads.shutdown()
 
     def stop(self) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
     def _compress(self, data: bytes) -> None:
-        assert self._threads is not None, "only a compressed output has blocks"
-        # Level 1: most bytes are machine code; level 6 takes three times as long for 4 % less.
+        # Level 1: most bytes are machine code, which level 6 makes little smaller and takes far longer for.
         self._waiting.append(self._threads.submit(gzip.compress, data, 1, mtime=0))
         if len(self._waiting) > 2 * (os.cpu_count() or 1):
             self._put(self._waiting.popleft().result())
@@ -177,8 +173,10 @@ def compile_source(item: Item) -> Optional[Item]:
 def relative_search_path(elf: Elf, name: str, folders: Dict[str, str]) -> Optional[str]:
     """The search path of a library with folders of this machine made relative; None if it names none.
 
-    folders: folder of this machine -> folder inside the pack. A path that would be longer than the old one is
-    dropped: the starter's LD_LIBRARY_PATH serves the interpreter's libraries, and torch has loaded its own.
+    folders: folder of this machine, or a name that such folders end with -> folder inside the pack. Horovod's
+    wheel, for example, names the environment in which it was built, which may be another checkout's. A path
+    that would be longer than the old one is dropped: the starter's LD_LIBRARY_PATH serves the interpreter's
+    libraries, and torch has loaded its own.
     """
     parts = elf.search_path.split(":")
     changed = [_make_relative(part, name, folders) for part in parts]
@@ -201,8 +199,9 @@ def find_floors(versions: Iterable[str]) -> Dict[str, str]:
 
 def _make_relative(part: str, name: str, folders: Dict[str, str]) -> str:
     for here, inside in folders.items():
-        if part == here or part.startswith(here + "/"):
-            return "$ORIGIN/" + os.path.relpath(inside + part[len(here) :], Path(name).parent)
+        before, found, after = f"{part}/".partition(f"{here}/")
+        if part.startswith("/") and found and (not before or not here.startswith("/")):
+            return "$ORIGIN/" + os.path.relpath(f"{inside}/{after}", Path(name).parent)
     return part
 
 

@@ -15,7 +15,7 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set
 
-from pipelines.machine import DELTA_JARS, find_jar_problems, jars_folder
+from pipelines.machine import JAR_GROUPS, find_jar_problems, jars_folder
 from tools.elf import read_elf
 from tools.progress import SetupError, run_command
 
@@ -165,13 +165,16 @@ def list_product(checkout: Path, folder: str, *, log: Path) -> Iterator[Item]:
                 yield Item(f"{folder}/{name}", None, wheel.read(name))
 
 
-def list_jars() -> Iterator[Item]:
-    """Delta's jars, and every other jar that the set-up has put beside them."""
-    problems = find_jar_problems(jars_folder(), DELTA_JARS)
+def list_jars(group: str) -> Iterator[Item]:
+    """The jars of a group, for a driver that starts from the pack; executors get theirs from the driver.
+
+    Raises SetupError if one is missing or has another checksum.
+    """
+    problems = find_jar_problems(jars_folder(), JAR_GROUPS[group])
     if problems:
-        raise SetupError("; ".join(problems) + "; fix: make setup")
-    for jar in sorted(jars_folder().glob("*.jar")):
-        yield Item(f"share/distributary/jars/{jar.name}", jar)
+        raise SetupError("; ".join(problems) + f"; fix: make setup, or python -m tools.jars {group}")
+    for name in JAR_GROUPS[group]:
+        yield Item(f"share/distributary/jars/{name}", jars_folder() / name)
 
 
 def leave_out(items: Iterable[Item], *, with_spark: bool) -> List[Item]:

@@ -91,15 +91,42 @@ def _add_config(program: "typer.Typer") -> None:
 def _add_doctor(program: "typer.Typer") -> None:
     import typer
 
+    from jobs.shell.command import Env, File, Overrides, Recipe, report_errors
+
     @program.command()
     def doctor(
+        overrides: Overrides = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")] = False,
+        cluster: Annotated[
+            bool, typer.Option("--cluster", help="Start Spark and check every executor instead.")
+        ] = False,
+        recipe: Recipe = None,
+        env: Env = None,
+        file: File = None,
     ) -> None:
         """Check machine and installation; print a fix per problem.
 
+        With --cluster: Python, packages, Horovod, GPUs, disk, memory, clock and network address of each
+        executor of the application that the configuration describes.
+
         Exit status 1 if something is broken, 0 otherwise (also with warnings).
+
+        \b
+        Examples:
+          distributary doctor
+          distributary doctor --cluster --env cluster spark.master=yarn spark.executor.instances=4
         """
-        raise typer.Exit(examine(as_json))
+        if not cluster:
+            if overrides or recipe or env or file:
+                raise typer.BadParameter("a configuration is read only with --cluster")
+            raise typer.Exit(examine(as_json))
+        with report_errors():
+            from jobs.shell.cluster import examine_cluster
+
+            status = examine_cluster(
+                as_json=as_json, recipe=recipe, env=env, file=file, overrides=overrides or ()
+            )
+        raise typer.Exit(status)
 
 
 def _add_undo(program: "typer.Typer") -> None:

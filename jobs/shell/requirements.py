@@ -1,7 +1,7 @@
 """Compare the installed packages with the requirements of distributary. Needs the package `packaging`."""
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import Distribution
 
 from packaging.requirements import Requirement
@@ -34,15 +34,19 @@ def find_unmet(installed: Mapping[str, Distribution], *, extra: str = "") -> dic
     return problems
 
 
-def find_needed(installed: Mapping[str, Distribution], *, extra: str = "") -> tuple[set[str], list[str]]:
-    """Packages that distributary (with an extra) needs, directly or not; one line for each that is missing or
-    has a wrong version."""
-    needed = {canonical_name(requirement.name) for requirement, _ in _walk_requirements(installed, extra)}
-    return needed & set(installed), list(find_unmet(installed, extra=extra).values())
+def find_needed(
+    installed: Mapping[str, Distribution], *, extra: str = "", without: Collection[str] = ()
+) -> set[str]:
+    """Installed packages that distributary (with an extra) needs, directly or not.
+
+    without: packages that are left out with everything that only they need.
+    """
+    found = _walk_requirements(installed, extra, without)
+    return {canonical_name(requirement.name) for requirement, _ in found} & set(installed)
 
 
 def _walk_requirements(
-    installed: Mapping[str, Distribution], extra: str
+    installed: Mapping[str, Distribution], extra: str, without: Collection[str] = ()
 ) -> Iterator[tuple[Requirement, str]]:
     """Each requirement of distributary and of what it needs, with the package (and its extra) that asks for
     it."""
@@ -54,6 +58,8 @@ def _walk_requirements(
         visited.add((parent, option))
         for requirement in map(Requirement, installed[parent].requires or ()):
             if requirement.marker is not None and not requirement.marker.evaluate({"extra": option}):
+                continue
+            if canonical_name(requirement.name) in without:
                 continue
             waiting += [(canonical_name(requirement.name), each) for each in ("", *requirement.extras)]
             yield requirement, f"{parent}[{option}]" if option else parent
