@@ -5,43 +5,37 @@ a second write with the same fingerprint does nothing. Every commit records the 
 (`digest.py`) in its user metadata, so that a reader can pin (table id, version, digest) and anyone can check
 it later (`pin.py`).
 
-A write is two commits at most: the first creates the table with columns, constraints and properties if it
-does not exist, the second adds the rows. The rows are computed once and held, so digest and files come from
-the same rows.
+The rows are written first, once, to shards in the table's folder (`held.py`); the commit names the shards
+(`commit.py`). A new table has one commit before, with its columns, constraints and properties.
 
-Two writers at once: writes are numbered by Delta's transaction ids, and a write takes the number after the
-last one in the log it was prepared for. The second of two writers then has a number that is taken: it gets a
-conflict, or Delta skips its write. It reads the log again and writes what is still missing, or reports that
-its rows were replaced. (The version of the table would not do as the number: maintenance commits raise it,
-too.)
+Two writers at once: a commit goes on top of exactly the version that its writer has read. If another writer
+was faster, it gets a conflict, reads the log again and writes what is still missing, or reports that its rows
+were replaced. The shards are there already, so another attempt costs one commit.
 """
 
-import json
 import logging
-import os
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from delta import exceptions as delta_exceptions
-from delta.tables import DeltaTable
-from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from pipelines.digest import HeldRows, digest_rows, first_repeated_key, hold_rows
+from pipelines.commit import ConflictError, commit_shards, create_table, set_properties
+from pipelines.digest import digest_rows
+from pipelines.held import Contract, HeldRows, first_repeated_key, hold_rows
+from pipelines.paths import spark_path
 from pipelines.pin import Pin, TableLog, open_log
 from pipelines.schema import arrow_schema, parse_ddl
 
 logger = logging.getLogger(__name__)
 
-CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
-"""Another writer committed first. The Python classes have no common base."""
-WRITE_ATTEMPTS = 5
-"""Against other writers. The rows are held, so another attempt costs one commit."""
+WRITE_ATTEMPTS = 20
+"""Against other writers: each time, one of them succeeds."""
+FEW_ROWS = 1_000_000
+"""Keys of tables up to this size are all compared. Of larger ones a sample is, as `keys` explains."""
 
 PROPERTIES = {
     # Reader protocol 1: a GPU worker reads the Parquet files with Arrow and no JVM.
@@ -56,15 +50,6 @@ PROPERTIES = {
 
 class ContractError(ValueError):
     """Rows that break the definition of their table; nothing was written."""
-
-
-def spark_path(path: str) -> str:
-    """The path as Spark must be given it: local paths as file: URIs (Spark's default file system may be
-    HDFS), on Databricks /dbfs paths as dbfs: URIs."""
-    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
-        return re.sub(r"^/dbfs/", "dbfs:/", path)
-    # file:/a and not file:///a: Delta compares the text with its own form.
-    return f"file:{path}" if path.startswith("/") else path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +86,21 @@ class Table:
         return (reader if version is None else reader.option("versionAsOf", version)).load(spark_path(path))
 
     @contextmanager
-    def hold(self, rows: DataFrame) -> Iterator[HeldRows]:
-        """The rows, computed once and checked against the definition: columns, nulls, key.
+    def hold(self, rows: DataFrame, path: str) -> Iterator[HeldRows]:
+        """The rows, computed once into shards in the folder of the table at `path`, and checked against the
+        definition: columns, nulls, constraints, key.
 
-        For rows that are counted or written more than once. Raises ContractError with the count and the first
-        offending key.
+        For rows that are counted or looked at before `overwrite` makes them part of the table. Raises
+        ContractError with the count and the first offending key.
         """
-        required = [column.name for column in self.schema if not column.nullable]
-        with hold_rows(self._select(rows), digested=self._digested, required=required) as held:
+        contract = Contract(
+            key=self.key,
+            digested=self._digested,
+            required=[column.name for column in self.schema if not column.nullable],
+            checks=self.checks,
+            partition_by=self.partition_by,
+        )
+        with hold_rows(self._select(rows), path, contract) as held:
             self._check(held)
             yield held
 
@@ -118,8 +110,8 @@ class Table:
         """Replace the table's rows in one commit; does nothing if the newest commit already carries
         `fingerprint`.
 
-        Raises ContractError if the rows break the definition, RuntimeError if another writer replaces the
-        rows meanwhile, or if another program changed them last.
+        Held rows must be held for the same path. Raises ContractError if the rows break the definition,
+        RuntimeError if another writer replaces the rows meanwhile, or if another program changed them last.
         """
         log = open_log(path)
         newest = log.pin() if log else None
@@ -131,13 +123,14 @@ class Table:
                 f"{self.name} at {path} was changed outside of Distributary (version {newest.version}, "
                 f"{newest.facts['operation']}), and writing would undo that; to rebuild it, delete the table"
             )
-        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows) as held:
+        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, path) as held:
             for _ in range(WRITE_ATTEMPTS):
-                self._commit(held, path, "overwrite", log, fingerprint, facts)
+                self._commit(held, path, log, replace=True, made_from=fingerprint, facts=facts)
                 log = open_log(path)
                 written = log.pin() if log else None
                 if written is not None and written.fingerprint == fingerprint:
                     return written
+                held.may_be_committed = False  # the log is read, and its newest rows are not these
                 if written != newest:
                     break
         raise self._disturbed(path)
@@ -146,22 +139,25 @@ class Table:
         """Add the rows whose key is not in the table yet, in one commit; does nothing if a commit carries
         `fingerprint`.
 
-        Raises ContractError if the rows break the definition, RuntimeError if other writers are faster five
-        times.
+        Raises ContractError if the rows break the definition, RuntimeError if other writers are faster
+        WRITE_ATTEMPTS times.
         """
         log = open_log(path)
         earlier = log.pin(made_from=fingerprint) if log else None
         if earlier is not None:
             logger.info("%s: version %d has the same inputs, nothing appended", self.name, earlier.version)
             return earlier
-        with self.hold(rows) as held:
+        with ExitStack() as stack:
+            held = stack.enter_context(self.hold(rows, path))
             for _ in range(WRITE_ATTEMPTS):
-                with self._hold_missing(held, path, log) as missing:
-                    self._commit(missing, path, "append", log, fingerprint, facts)
+                if log is not None and (missing := self._find_missing(held, path, log)) is not None:
+                    held = stack.enter_context(self.hold(missing, path))
+                self._commit(held, path, log, replace=False, made_from=fingerprint, facts=facts)
                 log = open_log(path)
                 written = log.pin(made_from=fingerprint) if log else None
                 if written is not None:
                     return written
+                held.may_be_committed = False  # the log is read, and no commit of it names the shards
         raise self._disturbed(path)
 
     def digest(self, rows: DataFrame) -> tuple[str, int]:
@@ -172,88 +168,116 @@ class Table:
     def _digested(self) -> list[str]:
         return [name for name in self.schema.names if name not in self.volatile]
 
-    @contextmanager
-    def _hold_missing(self, held: HeldRows, path: str, log: TableLog | None) -> Iterator[HeldRows]:
-        """The rows whose key is not in the table at the version of `log`."""
-        if log is None:
-            yield held
-            return
-        present = self.read(held.rows.sparkSession, path, log.version).select(*self.key)
-        missing = held.rows.join(present, list(self.key), "left_anti").select(*held.rows.columns)
-        with hold_rows(missing, digested=self._digested) as kept:
-            yield kept
+    def _find_missing(self, held: HeldRows, path: str, log: TableLog) -> DataFrame | None:
+        """The rows whose key is not in the table at the version of `log`; None if that is all of them.
+
+        Keys alone are compared. Rows are read again only if some of them must be left out.
+        """
+        present = self.read(held.spark, path, log.version).select(*self.key)
+        if held.rows.select(*self.key).join(present, list(self.key), "left_semi").isEmpty():
+            return None
+        return held.rows.join(present, list(self.key), "left_anti")
 
     def _commit(
         self,
         held: HeldRows,
         path: str,
-        mode: str,
         log: TableLog | None,
+        *,
+        replace: bool,
         made_from: str,
         facts: Mapping[str, Any],
     ) -> None:
         """One commit on top of `log`. Writes nothing, and returns, if another writer committed since `log`
         was read."""
+        if held.path != path:
+            raise ValueError(f"{self.name}: the rows are held for {held.path}, not for {path}")
+        if log is None:
+            log = self._create(path)
         record = {
             "table": self.name,
             "digest": held.digest,
             "num_rows": held.num_rows,
             "fingerprint": made_from,
             "facts": dict(facts),
+            "last_foreign": log.last_foreign(),
         }
         try:
-            self._create(held.rows.sparkSession, path, log)
-            # A new table has no rows to replace. An overwrite would run a job to look for them.
-            writer = held.rows.write.format("delta").mode("append" if log is None else mode)
-            if mode == "overwrite":
-                # A session's `dynamic` would keep old partitions, such as a split that has no rows any more.
-                writer = writer.option("partitionOverwriteMode", "static")
-            (
-                writer.option("txnAppId", self.name)
-                .option("txnVersion", 0 if log is None else log.last_transaction(self.name) + 1)
-                .option("userMetadata", json.dumps({"distributary": record}, ensure_ascii=False))
-                .save(spark_path(path))
-            )
-        except CONFLICTS as conflict:
-            logger.warning("%s: another writer committed first (%s)", self.name, type(conflict).__name__)
+            log = self._with_constraints(held.spark, path, log, keeps_rows=not replace)
+            held.may_be_committed = True
+            commit_shards(log, held.shards, replace=replace, fingerprint=made_from, record=record)
+        except ConflictError as conflict:
+            logger.warning("%s: another writer committed first (%s)", self.name, conflict)
 
-    def _create(self, spark: SparkSession, path: str, log: TableLog | None) -> None:
-        """Create the table with its constraints in one commit if it does not exist; add constraints that it
-        lacks.
+    def _create(self, path: str) -> TableLog:
+        """The log of a new table: one commit with columns, constraints and properties.
 
-        Safe to be killed, and safe if two writers do it at once.
+        Safe to be killed, and safe if two writers do it at once: the second finds the table of the first. If
+        that one has written rows already, the second must not write over rows that it has not seen.
         """
-        if log is None:
-            builder = DeltaTable.createIfNotExists(spark).location(spark_path(path)).comment(self.row)
-            builder = builder.addColumns(self.schema).partitionedBy(*self.partition_by)
-            for name, value in [*PROPERTIES.items(), *_constraint_properties(self.checks).items()]:
-                builder = builder.property(name, value)
-            builder.execute()
-            return
+        create_table(
+            path,
+            self.schema.json(),
+            name=self.name,
+            description=self.row,
+            partition_by=self.partition_by,
+            properties={**PROPERTIES, **_constraint_properties(self.checks)},
+        )
+        log = open_log(path, version=0)
+        assert log is not None, "it was created just now"
+        return log
+
+    def _with_constraints(
+        self, spark: SparkSession, path: str, log: TableLog, *, keeps_rows: bool
+    ) -> TableLog:
+        """`log`, or a later one with the constraints that the table lacked.
+
+        Raises ContractError if the table has other columns, or rows that break a new constraint and stay.
+        """
         if list(log.columns) != self.schema.names:
             raise ContractError(
                 f"{self.name} at {path} has the columns of an earlier Distributary "
                 f"({', '.join(log.columns)}); delete or move the table and run the stage again"
             )
-        missing = [name for name in self.checks if f"delta.constraints.{name}" not in log.configuration]
-        for name in missing:
-            constraint = f"CONSTRAINT {name} CHECK ({self.checks[name]})"
-            try:
-                spark.sql(f"ALTER TABLE delta.`{spark_path(path)}` ADD {constraint}")
-            except AnalysisException:
-                # Another writer has just added it; any other cause is still true.
-                again = open_log(path)
-                if again is None or f"delta.constraints.{name}" not in again.configuration:
-                    raise
+        missing = {
+            name: check
+            for name, check in self.checks.items()
+            if f"delta.constraints.{name}" not in log.configuration
+        }
+        if not missing:
+            return log
+        for name, check in missing.items() if keeps_rows else ():
+            broken = self.read(spark, path, log.version).where(f"NOT coalesce(({check}), false)").count()
+            if broken:
+                raise ContractError(
+                    f"{self.name} at {path}: {broken:,} rows break the constraint {name} ({check}), which is "
+                    "new; correct or delete them"
+                )
+        set_properties(log, _constraint_properties(missing))
+        later = open_log(path, version=log.version + 1)
+        assert later is not None, "it was written just now"
+        return later
 
     def _check(self, held: HeldRows) -> None:
         for name, count in held.num_nulls.items():
             if count:
-                first = held.rows.where(held.rows[name].isNull()).select(*self.key).take(1)[0]
+                first = held.rows.where(f"`{name}` IS NULL").select(*self.key).take(1)[0]
                 raise ContractError(
                     f"{self.name}: {count:,} of {held.num_rows:,} rows have null {name}; "
                     f"first at {first.asDict()}; fix the source or the mapping of fields"
                 )
+        for name, count in held.num_violations.items():
+            if count:
+                broken = held.rows.where(f"NOT coalesce(({self.checks[name]}), false)")
+                first = broken.select(*self.key).take(1)[0]
+                raise ContractError(
+                    f"{self.name}: {count:,} of {held.num_rows:,} rows break the constraint {name} "
+                    f"({self.checks[name]}); first at {first.asDict()}"
+                )
+        # Two equal hashes: look for the key. Otherwise the keys of a small table are compared, unless the
+        # sample holds them all.
+        if not held.keys.repeated and (held.keys.complete or held.num_rows > FEW_ROWS):
+            return
         repeated = first_repeated_key(held, self.key)
         if repeated is not None:
             first_key, extra = repeated

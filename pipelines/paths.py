@@ -3,6 +3,7 @@
 No file system is accessed.
 """
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -33,6 +34,15 @@ def absolute(path: str) -> str:
             "folder, because Delta reads the path as a URL; choose a path without it"
         )
     return local or path
+
+
+def spark_path(path: str) -> str:
+    """The path as Spark must be given it: local paths as file: URIs (Spark's default file system may be
+    HDFS), on Databricks /dbfs paths as dbfs: URIs."""
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return re.sub(r"^/dbfs/", "dbfs:/", path)
+    # file:/a and not file:///a: Delta compares the text with its own form.
+    return f"file:{path}" if path.startswith("/") else path
 
 
 def without_credentials(text: str) -> str:

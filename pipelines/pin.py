@@ -10,6 +10,8 @@ from typing import Any
 from deltalake import DeltaTable as DeltaLog
 from deltalake.exceptions import TableNotFoundError
 
+from pipelines.storage import Folder
+
 MAINTENANCE = (
     "OPTIMIZE",
     "VACUUM START",
@@ -60,13 +62,18 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
+def transaction_name(made_from: str) -> str:
+    """Delta's transaction that stands for a fingerprint. Its number is the version of the commit."""
+    return f"distributary/{made_from}"
+
+
 class TableLog:
     """The log of one table as it was when it was opened."""
 
-    def __init__(self, path: str, log: DeltaLog) -> None:
-        self._path, self._log = path, log
-        self._metadata = log.metadata()
-        self.version = int(log.version())
+    def __init__(self, path: str, table: DeltaLog) -> None:
+        self.path, self.table = path, table
+        self._metadata = table.metadata()
+        self.version = int(table.version())
 
     @property
     def configuration(self) -> Mapping[str, str]:
@@ -76,31 +83,63 @@ class TableLog:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the table's columns, in order."""
-        return tuple(column.name for column in self._log.schema().fields)
+        return tuple(column.name for column in self.table.schema().fields)
 
-    def last_transaction(self, application: str) -> int:
-        """The highest number of `application`'s transaction ids; -1 if it has none."""
-        version = self._log.transaction_version(application)
-        return -1 if version is None else int(version)
+    @property
+    def partition_by(self) -> tuple[str, ...]:
+        return tuple(self._metadata.partition_columns)
 
     def pin(self, *, made_from: str | None = None) -> Pin | None:
-        """As the function `pin`, for the table as it was when the log was opened."""
+        """As the function `pin`, for the table as it was when the log was opened.
+
+        Reads the commits back to the newest of ours; with `made_from` one more, however many lie between.
+        """
+        newest, record, foreign = self._find_newest()
+        if made_from is None:
+            if foreign is not None and foreign[0] > newest:
+                return self._foreign_pin(*foreign)
+            return None if record is None else self._own_pin(newest, record)
+        if record is None or (foreign is not None and foreign[0] > newest):
+            return None
+        if record["fingerprint"] == made_from:
+            return self._own_pin(newest, record)
+        version = self.table.transaction_version(transaction_name(made_from))
+        if version is None or version <= record.get("last_foreign", -1):
+            return None
+        found = _read_commit(self.path, int(version))
+        return None if found is None else self._own_pin(int(version), found)
+
+    def last_foreign(self) -> int:
+        """The newest version that another program wrote rows in; -1 if there is none."""
+        newest, record, foreign = self._find_newest()
+        if foreign is not None and foreign[0] > newest:
+            return foreign[0]
+        return -1 if record is None else int(record.get("last_foreign", -1))
+
+    def _find_newest(self) -> tuple[int, dict[str, Any] | None, tuple[int, str] | None]:
+        """(version, record) of our newest commit, -1 and None if there is none; (version, operation) of the
+        newest foreign one after it."""
+        foreign: tuple[int, str] | None = None
         version = self.version
         for commit in self._commits():
             record, version = _record(commit), commit["version"]
-            if record is None and commit["operation"] not in MAINTENANCE:
-                return None if made_from else self._foreign(version, commit["operation"])
-            if record is not None and made_from in (None, record["fingerprint"]):
-                return Pin(path=self._path, table_id=str(self._metadata.id), version=version, **record)
-        # The log does not reach back to its first commit: the commit that wrote the rows is gone.
-        if version > 0 and not made_from:
-            return self._foreign(self.version, "a write older than the log")
-        return None
+            if record is not None:
+                return version, record, foreign
+            if foreign is None and commit["operation"] not in MAINTENANCE:
+                foreign = version, commit["operation"]
+        if version > 0 and foreign is None:
+            # The log does not reach back to its first commit: the commit that wrote the rows is gone.
+            foreign = self.version, "a write older than the log"
+        return -1, None, foreign
 
-    def _foreign(self, version: int, operation: str) -> Pin:
+    def _own_pin(self, version: int, record: Mapping[str, Any]) -> Pin:
+        own = {name: value for name, value in record.items() if name != "last_foreign"}
+        return Pin(path=self.path, table_id=str(self._metadata.id), version=version, **own)
+
+    def _foreign_pin(self, version: int, operation: str) -> Pin:
         return Pin(
-            table=self._metadata.name or self._path,
-            path=self._path,
+            table=self._metadata.name or self.path,
+            path=self.path,
             table_id=str(self._metadata.id),
             version=version,
             digest="",
@@ -113,17 +152,17 @@ class TableLog:
         """Newest first. Reads 16 commits, then more only if they are needed."""
         given, limit = 0, 16
         while True:
-            commits = self._log.history(limit)
+            commits = self.table.history(limit)
             yield from commits[given:]
             if len(commits) < limit:
                 return
             given, limit = len(commits), limit * 8
 
 
-def open_log(path: str) -> TableLog | None:
-    """The log of the table at `path`; None if there is no table."""
+def open_log(path: str, *, version: int | None = None) -> TableLog | None:
+    """The log of the table at `path`, up to `version` (None = newest); None if there is no table."""
     try:
-        return TableLog(path, DeltaLog(path))
+        return TableLog(path, DeltaLog(path, version=version))
     except TableNotFoundError:
         return None
 
@@ -144,6 +183,16 @@ def pin(path: str, *, made_from: str | None = None) -> Pin | None:
     """
     log = open_log(path)
     return None if log is None else log.pin(made_from=made_from)
+
+
+def _read_commit(path: str, version: int) -> dict[str, Any] | None:
+    """The record of our commit at `version`; None if the log no longer has it."""
+    try:
+        content = Folder(path).read(f"_delta_log/{version:020d}.json")
+    except FileNotFoundError:
+        return None
+    actions = (json.loads(line) for line in content.splitlines())
+    return next((_record(action["commitInfo"]) for action in actions if "commitInfo" in action), None)
 
 
 def _record(commit: Mapping[str, Any]) -> dict[str, Any] | None:
