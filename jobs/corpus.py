@@ -12,7 +12,7 @@ from pydantic import Field
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
 from jobs.shell.plan import Outcome, Plan, plan_tables
-from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.settings import Section, TablePlace
 from jobs.shell.stage import Work, run_stage
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source, require_sources
@@ -30,8 +30,8 @@ class Config(Section):
     rules: Rules
     max_quarantined_fraction: Fraction
     max_damaged_fraction: Fraction
-    documents: AbsolutePath
-    quarantine: AbsolutePath
+    documents: TablePlace
+    quarantine: TablePlace
 
 
 def plan(config: Config) -> "Plan[list[list[SourceFile]]]":

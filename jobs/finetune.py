@@ -9,7 +9,7 @@ from pydantic import Field
 from jobs.shell.command import run_command
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.redaction import redact
-from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.settings import AbsolutePath, Section, TablePlace
 from jobs.shell.stage import Work, run_stage
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.training import Backend, Optimization, StrategyName, Training, make_training
@@ -22,7 +22,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class Config(Section):
-    sequences: AbsolutePath
+    sequences: TablePlace
     tokenizers: AbsolutePath
     folder: AbsolutePath
     model: Architecture

@@ -15,8 +15,9 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
-from pipelines.pin import TableLog, open_log, transaction_name
+from pipelines.pin import FileSource, TableLog, open_log, transaction_name
 from pipelines.shards import Shard
+from pipelines.stores import delta_options
 
 
 class ConflictError(RuntimeError):
@@ -47,6 +48,7 @@ def create_table(
             description=description,
             configuration=dict(properties),
             commit_properties=CommitProperties(max_commit_retries=0),
+            storage_options=delta_options(path),
             raise_if_key_not_exists=False,  # constraints: delta-rs knows only the names of Delta's properties
         )
     except DeltaError:
@@ -65,6 +67,7 @@ def commit_shards(
     Raises ConflictError if the table has a newer version than `log`. After any other error, the commit may
     have succeeded: the answer of the store was lost.
     """
+    table = _table_of(log)
     now = int(time.time() * 1000)
     actions: list[AddAction | RemoveAction] = [
         AddAction(shard.path, shard.num_bytes, shard.partition, now, True, shard.statistics)
@@ -76,11 +79,11 @@ def commit_shards(
         "numOutputBytes": sum(shard.num_bytes for shard in shards),
     }
     try:
-        log.table.create_write_transaction(
+        table.create_write_transaction(
             actions,
             mode="overwrite" if replace else "append",
-            schema=log.table.schema(),
-            partition_by=list(log.partition_by),
+            schema=table.schema(),
+            partition_by=list(log.source.partition_by),
             commit_properties=CommitProperties(
                 custom_metadata={
                     "userMetadata": json.dumps({"distributary": record}, ensure_ascii=False),
@@ -104,10 +107,15 @@ def set_properties(log: TableLog, properties: Mapping[str, str]) -> None:
     Raises ConflictError if another writer committed first.
     """
     try:
-        log.table.alter.set_table_properties(
+        _table_of(log).alter.set_table_properties(
             dict(properties),
             raise_if_not_exists=False,
             commit_properties=CommitProperties(max_commit_retries=0),
         )
     except CommitFailedError as error:
         raise ConflictError(f"{log.path} has a newer version than {log.version}") from error
+
+
+def _table_of(log: TableLog) -> DeltaTable:
+    assert isinstance(log.source, FileSource), f"{log.path} is written by its catalog"
+    return log.source.table

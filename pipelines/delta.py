@@ -11,6 +11,9 @@ The rows are written first, once, to shards in the table's folder (`held.py`); t
 Two writers at once: a commit goes on top of exactly the version that its writer has read. If another writer
 was faster, it gets a conflict, reads the log again and writes what is still missing, or reports that its rows
 were replaced. The shards are there already, so another attempt costs one commit.
+
+Where a function takes the path of a table, it also takes a name in a Spark catalog (`schema.table`). Spark
+commits to those (`named.py`), from rows that wait in a staging folder.
 """
 
 import logging
@@ -23,33 +26,22 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from pipelines.commit import ConflictError, commit_shards, create_table, set_properties
+from pipelines.catalog import quote_name
+from pipelines.commit import ConflictError, commit_shards
+from pipelines.contract import ContractError as ContractError
+from pipelines.contract import Definition, select_columns
 from pipelines.digest import digest_rows
-from pipelines.held import Contract, HeldRows, first_repeated_key, hold_rows
-from pipelines.paths import spark_path
+from pipelines.held import HeldRows, hold_rows, require_contract
+from pipelines.named import commit_named, staging_folder
+from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import Pin, TableLog, open_log
+from pipelines.prepare import prepare_table
 from pipelines.schema import arrow_schema, parse_ddl
 
 logger = logging.getLogger(__name__)
 
 WRITE_ATTEMPTS = 20
 """Against other writers: each time, one of them succeeds."""
-FEW_ROWS = 1_000_000
-"""Keys of tables up to this size are all compared. Of larger ones a sample is, as `keys` explains."""
-
-PROPERTIES = {
-    # Reader protocol 1: a GPU worker reads the Parquet files with Arrow and no JVM.
-    "delta.minReaderVersion": "1",
-    "delta.enableDeletionVectors": "false",
-    "delta.columnMapping.mode": "none",
-    # VACUUM's default of 7 days would erase the version that a model was trained from.
-    "delta.deletedFileRetentionDuration": "interval 365 days",
-    "delta.logRetentionDuration": "interval 365 days",
-}
-
-
-class ContractError(ValueError):
-    """Rows that break the definition of their table; nothing was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +75,8 @@ class Table:
                 f"no {self.name} table at {path}; run the stage that writes it: distributary run --help"
             )
         reader = spark.read.format("delta")
-        return (reader if version is None else reader.option("versionAsOf", version)).load(spark_path(path))
+        reader = reader if version is None else reader.option("versionAsOf", version)
+        return reader.table(quote_name(path)) if is_table_name(path) else reader.load(spark_path(path))
 
     @contextmanager
     def hold(self, rows: DataFrame, path: str) -> Iterator[HeldRows]:
@@ -93,15 +86,10 @@ class Table:
         For rows that are counted or looked at before `overwrite` makes them part of the table. Raises
         ContractError with the count and the first offending key.
         """
-        contract = Contract(
-            key=self.key,
-            digested=self._digested,
-            required=[column.name for column in self.schema if not column.nullable],
-            checks=self.checks,
-            partition_by=self.partition_by,
-        )
-        with hold_rows(self._select(rows), path, contract) as held:
-            self._check(held)
+        definition = self._definition
+        folder = _shard_folder(rows.sparkSession, path)
+        with hold_rows(select_columns(rows, definition), folder, definition) as held:
+            require_contract(held, definition)
             yield held
 
     def overwrite(
@@ -162,11 +150,20 @@ class Table:
 
     def digest(self, rows: DataFrame) -> tuple[str, int]:
         """(digest, number of rows) of rows that have the table's columns."""
-        return digest_rows(rows, self._digested)
+        return digest_rows(rows, self._definition.digested)
 
     @property
-    def _digested(self) -> list[str]:
-        return [name for name in self.schema.names if name not in self.volatile]
+    def _definition(self) -> Definition:
+        schema = self.schema
+        return Definition(
+            name=self.name,
+            row=self.row,
+            schema=schema,
+            key=self.key,
+            digested=tuple(name for name in schema.names if name not in self.volatile),
+            partition_by=self.partition_by,
+            checks=self.checks,
+        )
 
     def _find_missing(self, held: HeldRows, path: str, log: TableLog) -> DataFrame | None:
         """The rows whose key is not in the table at the version of `log`; None if that is all of them.
@@ -190,117 +187,25 @@ class Table:
     ) -> None:
         """One commit on top of `log`. Writes nothing, and returns, if another writer committed since `log`
         was read."""
-        if held.path != path:
-            raise ValueError(f"{self.name}: the rows are held for {held.path}, not for {path}")
-        if log is None:
-            log = self._create(path)
-        record = {
-            "table": self.name,
-            "digest": held.digest,
-            "num_rows": held.num_rows,
-            "fingerprint": made_from,
-            "facts": dict(facts),
-            "last_foreign": log.last_foreign(),
-        }
+        if held.path != _shard_folder(held.spark, path):
+            raise ValueError(f"{self.name}: the rows are held in {held.path}, not for {path}")
         try:
-            log = self._with_constraints(held.spark, path, log, keeps_rows=not replace)
+            log = prepare_table(held.spark, path, log, self._definition, keeps_rows=not replace)
+            record = {
+                "table": self.name,
+                "digest": held.digest,
+                "num_rows": held.num_rows,
+                "fingerprint": made_from,
+                "facts": dict(facts),
+                "last_foreign": log.last_foreign(),
+            }
+            if is_table_name(path):
+                commit_named(log, held, replace=replace, application=self.name, record=record)
+                return
             held.may_be_committed = True
             commit_shards(log, held.shards, replace=replace, fingerprint=made_from, record=record)
         except ConflictError as conflict:
             logger.warning("%s: another writer committed first (%s)", self.name, conflict)
-
-    def _create(self, path: str) -> TableLog:
-        """The log of a new table: one commit with columns, constraints and properties.
-
-        Safe to be killed, and safe if two writers do it at once: the second finds the table of the first. If
-        that one has written rows already, the second must not write over rows that it has not seen.
-        """
-        create_table(
-            path,
-            self.schema.json(),
-            name=self.name,
-            description=self.row,
-            partition_by=self.partition_by,
-            properties={**PROPERTIES, **_constraint_properties(self.checks)},
-        )
-        log = open_log(path, version=0)
-        assert log is not None, "it was created just now"
-        return log
-
-    def _with_constraints(
-        self, spark: SparkSession, path: str, log: TableLog, *, keeps_rows: bool
-    ) -> TableLog:
-        """`log`, or a later one with the constraints that the table lacked.
-
-        Raises ContractError if the table has other columns, or rows that break a new constraint and stay.
-        """
-        if list(log.columns) != self.schema.names:
-            raise ContractError(
-                f"{self.name} at {path} has the columns of an earlier Distributary "
-                f"({', '.join(log.columns)}); delete or move the table and run the stage again"
-            )
-        missing = {
-            name: check
-            for name, check in self.checks.items()
-            if f"delta.constraints.{name}" not in log.configuration
-        }
-        if not missing:
-            return log
-        for name, check in missing.items() if keeps_rows else ():
-            broken = self.read(spark, path, log.version).where(f"NOT coalesce(({check}), false)").count()
-            if broken:
-                raise ContractError(
-                    f"{self.name} at {path}: {broken:,} rows break the constraint {name} ({check}), which is "
-                    "new; correct or delete them"
-                )
-        set_properties(log, _constraint_properties(missing))
-        later = open_log(path, version=log.version + 1)
-        assert later is not None, "it was written just now"
-        return later
-
-    def _check(self, held: HeldRows) -> None:
-        for name, count in held.num_nulls.items():
-            if count:
-                first = held.rows.where(f"`{name}` IS NULL").select(*self.key).take(1)[0]
-                raise ContractError(
-                    f"{self.name}: {count:,} of {held.num_rows:,} rows have null {name}; "
-                    f"first at {first.asDict()}; fix the source or the mapping of fields"
-                )
-        for name, count in held.num_violations.items():
-            if count:
-                broken = held.rows.where(f"NOT coalesce(({self.checks[name]}), false)")
-                first = broken.select(*self.key).take(1)[0]
-                raise ContractError(
-                    f"{self.name}: {count:,} of {held.num_rows:,} rows break the constraint {name} "
-                    f"({self.checks[name]}); first at {first.asDict()}"
-                )
-        # Two equal hashes: look for the key. Otherwise the keys of a small table are compared, unless the
-        # sample holds them all.
-        if not held.keys.repeated and (held.keys.complete or held.num_rows > FEW_ROWS):
-            return
-        repeated = first_repeated_key(held, self.key)
-        if repeated is not None:
-            first_key, extra = repeated
-            raise ContractError(
-                f"{self.name}: {extra:,} of {held.num_rows:,} rows repeat a key ({', '.join(self.key)}); "
-                f"first {first_key}"
-            )
-
-    def _select(self, rows: DataFrame) -> DataFrame:
-        """The columns in the order of the definition. Raises ContractError if names or types differ."""
-        wanted, given = self.schema, {column.name: column.dataType for column in rows.schema}
-        missing = [name for name in wanted.names if name not in given]
-        extra = [name for name in given if name not in wanted.names]
-        if missing or extra:
-            raise ContractError(f"{self.name}: columns missing {missing}, not in the definition {extra}")
-        wrong = [
-            f"{c.name} is {given[c.name].simpleString()}, not {c.dataType.simpleString()}"
-            for c in wanted
-            if given[c.name].simpleString() != c.dataType.simpleString()
-        ]
-        if wrong:
-            raise ContractError(f"{self.name}: {'; '.join(wrong)}")
-        return rows.select(*wanted.names)
 
     def _disturbed(self, path: str) -> RuntimeError:
         return RuntimeError(
@@ -309,5 +214,6 @@ class Table:
         )
 
 
-def _constraint_properties(checks: Mapping[str, str]) -> dict[str, str]:
-    return {f"delta.constraints.{name}": condition for name, condition in checks.items()}
+def _shard_folder(spark: SparkSession, place: str) -> str:
+    """Where rows are held: in the folder of the table, or in the staging folder of the catalog's tables."""
+    return staging_folder(spark) if is_table_name(place) else place

@@ -9,9 +9,9 @@ read back only where a caller asks for `rows`.
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
 from typing import Any
@@ -22,26 +22,18 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructField, StructType
 
+from pipelines.contract import ContractError, Definition, breaks
 from pipelines.digest import combine_hashes, hash_rows
 from pipelines.keys import KeySample, merge_samples
 from pipelines.paths import spark_path
 from pipelines.shards import FAULTS, HASH, KEY, RESULT, Shard, ShardPlan, make_shard_writer
 from pipelines.storage import Folder
+from pipelines.stores import carry
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contract:
-    """What is measured while rows are written."""
-
-    key: Sequence[str]
-    digested: Sequence[str]
-    required: Sequence[str] = ()
-    """Columns without nulls."""
-    checks: Mapping[str, str] = field(default_factory=dict)
-    """Name -> SQL condition. As in Delta, a null result breaks it."""
-    partition_by: Sequence[str] = ()
+FEW_ROWS = 1_000_000
+"""Keys of tables up to this size are all compared. Of larger ones a sample is: see `keys`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,13 +75,13 @@ class HeldRows:
 
 
 @contextmanager
-def hold_rows(rows: DataFrame, path: str, contract: Contract) -> Iterator[HeldRows]:
+def hold_rows(rows: DataFrame, path: str, definition: Definition) -> Iterator[HeldRows]:
     """Compute the rows now, once, into shards in the folder `path`.
 
     At the end of the context, shards that no commit names are deleted. A killed process leaves them behind;
     no reader of the table sees them, and VACUUM removes them.
     """
-    held = _write_shards(rows, path, contract)
+    held = _write_shards(rows, path, definition)
     try:
         yield held
     finally:
@@ -97,35 +89,35 @@ def hold_rows(rows: DataFrame, path: str, contract: Contract) -> Iterator[HeldRo
             _delete_shards(held)
 
 
-def _write_shards(rows: DataFrame, path: str, contract: Contract) -> HeldRows:
-    rules = [*(F.col(name).isNull() for name in contract.required)]
-    rules += [~F.coalesce(F.expr(f"({check})"), F.lit(False)) for check in contract.checks.values()]
+def _write_shards(rows: DataFrame, path: str, definition: Definition) -> HeldRows:
+    rules = [F.col(name).isNull() for name in definition.required]
+    rules += [F.expr(breaks(check)) for check in definition.checks.values()]
     plan = ShardPlan(
         table=path,
         folder=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}",
         schema=_file_schema(rows.schema),
-        partition_by=tuple(contract.partition_by),
+        partition_by=tuple(definition.partition_by),
         num_rules=len(rules),
     )
     measured = rows.select(
         "*",
-        hash_rows(rows.schema, contract.digested).alias(HASH),
+        hash_rows(rows.schema, definition.digested).alias(HASH),
         _combine_bits(rules).alias(FAULTS),
-        F.xxhash64(*contract.key).alias(KEY),
+        F.xxhash64(*definition.key).alias(KEY),
     )
     try:
-        results = measured.mapInArrow(make_shard_writer(plan), RESULT).collect()
+        results = measured.mapInArrow(carry(make_shard_writer(plan)), RESULT).collect()
     except BaseException:
         _delete_folder(path, plan.folder)
         raise
-    return _add_up(results, rows, path, contract)
+    return _add_up(results, rows, path, definition)
 
 
-def _add_up(results: Sequence[Row], rows: DataFrame, path: str, contract: Contract) -> HeldRows:
+def _add_up(results: Sequence[Row], rows: DataFrame, path: str, definition: Definition) -> HeldRows:
     num_rows = sum(result.num_rows for result in results)
     xor = reduce(int.__xor__, (result.xor for result in results)) if results else None
     total = sum(int(result["sum"]) for result in results) if results else None
-    names = [*contract.required, *contract.checks]
+    names = [*definition.required, *definition.checks]
     faults = [sum(counts) for counts in zip(*(result.faults for result in results), strict=True)]
     faulty = dict(zip(names, faults or [0] * len(names), strict=True))
     # In the order of their names: the log of a table then does not depend on which task ended first.
@@ -140,13 +132,47 @@ def _add_up(results: Sequence[Row], rows: DataFrame, path: str, contract: Contra
         shards=tuple(shards),
         digest=combine_hashes(num_rows, xor, total),
         num_rows=num_rows,
-        num_nulls={name: faulty[name] for name in contract.required},
-        num_violations={name: faulty[name] for name in contract.checks},
+        num_nulls={name: faulty[name] for name in definition.required},
+        num_violations={name: faulty[name] for name in definition.checks},
         keys=merge_samples(
             KeySample(hashes=bytes(result["keys"]), limit=int(result.key_limit), repeated=result.repeated)
             for result in results
         ),
     )
+
+
+def require_contract(held: HeldRows, definition: Definition) -> None:
+    """Raises ContractError with the count and the first key of rows that have nulls in required columns,
+    break a constraint or repeat a key."""
+    for name, count in held.num_nulls.items():
+        if count:
+            first = _first_key(held, definition, f"`{name}` IS NULL")
+            raise ContractError(
+                f"{definition.name}: {count:,} of {held.num_rows:,} rows have null {name}; first at {first}; "
+                "fix the source or the mapping of fields"
+            )
+    for name, count in held.num_violations.items():
+        if count:
+            check = definition.checks[name]
+            raise ContractError(
+                f"{definition.name}: {count:,} of {held.num_rows:,} rows break the constraint {name} "
+                f"({check}); first at {_first_key(held, definition, breaks(check))}"
+            )
+    # Two equal hashes: look for the key. Otherwise the keys of a small table are compared, unless the sample
+    # holds them all.
+    if not held.keys.repeated and (held.keys.complete or held.num_rows > FEW_ROWS):
+        return
+    repeated = first_repeated_key(held, definition.key)
+    if repeated is not None:
+        first_key, extra = repeated
+        raise ContractError(
+            f"{definition.name}: {extra:,} of {held.num_rows:,} rows repeat a key "
+            f"({', '.join(definition.key)}); first {first_key}"
+        )
+
+
+def _first_key(held: HeldRows, definition: Definition, condition: str) -> dict[str, Any]:
+    return held.rows.where(condition).select(*definition.key).take(1)[0].asDict()
 
 
 def first_repeated_key(held: HeldRows, key: Sequence[str]) -> tuple[dict[str, Any], int] | None:
