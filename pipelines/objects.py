@@ -52,6 +52,11 @@ class ObjectStore:
         place = rest[2:].partition("/")[0].removeprefix("anonymous@")
         return _open_other(f"{scheme}://{place}", stores.patience_seconds, os.getpid())
 
+    def look(self) -> None:
+        """One request. Raises OSError if the store cannot be reached, refuses the keys or lacks the bucket."""
+        with self._plain_errors(""):
+            next(iter(obstore.list(self._store, prefix=self._prefix, chunk_size=1)), None)
+
     def write(self, name: str, content: bytes | memoryview) -> None:
         """As Folder.write. A large object is sent in parts, several at once."""
         part_bytes = max(PART_BYTES, -(-len(content) // MAX_PARTS))
@@ -122,24 +127,24 @@ def _s3_options(path: str, stores: Stores) -> dict[str, str]:
 def _open_s3(bucket: str, options: str, patience_seconds: float, _process: int) -> Any:
     # One client per process: its threads do not survive a fork.
     config = json.loads(options)
-    connection = {**_connection(patience_seconds), "allow_http": config.pop("aws_allow_http", "") == "true"}
-    options = {"client_options": connection, "retry_config": _retries(patience_seconds)}
-    return S3Store(bucket, config=config, **options)  # type: ignore[arg-type]
+    connection = _connection(patience_seconds)
+    connection["allow_http"] = config.pop("aws_allow_http", "") == "true"
+    return S3Store(bucket, config=config, client_options=connection, retry_config=_retries(patience_seconds))
 
 
 @lru_cache(maxsize=16)
 def _open_other(url: str, patience_seconds: float, _process: int) -> Any:
-    options = {"client_options": _connection(patience_seconds), "retry_config": _retries(patience_seconds)}
-    return from_url(url, **options)  # type: ignore[call-overload]
+    connection, retries = _connection(patience_seconds), _retries(patience_seconds)
+    return from_url(url, client_options=connection, retry_config=retries)
 
 
-def _connection(patience_seconds: float) -> dict[str, object]:
+def _connection(patience_seconds: float) -> Any:
     # The time of a whole request, in which a part of PART_BYTES or more must arrive.
     seconds = 300 if patience_seconds else CONNECT_SECONDS
     return {"timeout": timedelta(seconds=seconds), "connect_timeout": timedelta(seconds=CONNECT_SECONDS)}
 
 
-def _retries(patience_seconds: float) -> dict[str, object]:
+def _retries(patience_seconds: float) -> Any:
     return {
         "max_retries": 1000 if patience_seconds else 0,
         "retry_timeout": timedelta(seconds=patience_seconds),

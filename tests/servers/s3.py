@@ -1,7 +1,8 @@
 """A real S3 server (Adobe's S3Mock: the S3 protocol with conditional puts and multipart uploads, on files).
 
 One thread answers all requests: with more, S3Mock looks for an object and then writes it, and several of 16
-conditional puts at once succeed, which S3 rules out. It checks no signatures: every key is right. `refusing` is a server that refuses every key, as AWS does.
+conditional puts at once succeed, which S3 rules out. It checks no signatures: every key is right. `refusing`
+is a server that refuses every key, as AWS does.
 """
 
 import threading
