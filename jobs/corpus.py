@@ -12,7 +12,7 @@ from pydantic import Field
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
 from jobs.shell.plan import Outcome, Plan, plan_tables
-from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.settings import Section, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source, require_sources
@@ -30,8 +30,8 @@ class Config(Section):
     rules: Rules
     max_quarantined_fraction: Fraction
     max_damaged_fraction: Fraction
-    documents: AbsolutePath
-    quarantine: AbsolutePath
+    documents: TablePlace
+    quarantine: TablePlace
 
 
 def plan(config: Config) -> "Plan[list[list[SourceFile]]]":
@@ -62,8 +62,8 @@ def write_documents(config: Config, work: "Work[list[list[SourceFile]]]") -> dic
         records = stack.enter_context(persisted(read_sources(work.spark, config.sources, work.inputs)))
         work.progress.phase("looking for duplicates and broken records")
         built, broken = build_documents(records, config.sources, config.rules)
-        documents = stack.enter_context(DOCUMENTS.hold(built))
-        quarantine = stack.enter_context(QUARANTINE.hold(broken))
+        documents = stack.enter_context(DOCUMENTS.hold(built, config.documents))
+        quarantine = stack.enter_context(QUARANTINE.hold(broken, config.quarantine))
         made_from, facts = work.fingerprint, reconcile(records, documents.rows, quarantine.rows)
         work.progress.phase("writing quarantine")
         QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_sequences
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
-from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.settings import AbsolutePath, Section, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.dataset.examples.table import load_builder, require_task
 from pipelines.dataset.packing.rules import PackingRules
@@ -25,8 +25,8 @@ REVISION = 3  # raise it when equal documents give other sequences than before
 
 
 class Config(Section):
-    documents: AbsolutePath
-    sequences: AbsolutePath
+    documents: TablePlace
+    sequences: TablePlace
     tokenizers: AbsolutePath
     task: Annotated[str, AfterValidator(require_task)]
     tokenizer: TokenizerChoice

@@ -9,7 +9,7 @@ from pydantic import Field
 from jobs.shell.command import run_command
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.redaction import redact
-from jobs.shell.settings import AbsolutePath, Section, Split
+from jobs.shell.settings import AbsolutePath, Section, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.training import Backend, Optimization, StrategyName, Training, make_training
@@ -21,7 +21,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Config(Section):
-    sequences: AbsolutePath
+    sequences: TablePlace
     tokenizers: AbsolutePath
     folder: AbsolutePath
     model: Architecture

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from jobs.shell.command import run_command
 from jobs.shell.plan import Outcome, Plan, require_table
-from jobs.shell.settings import AbsolutePath, Section, Split
+from jobs.shell.settings import AbsolutePath, Section, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ REVISION = 2  # raise it when equal inputs give another verdict than before
 class Config(Section):
     name: str
     trainings: AbsolutePath
-    documents: AbsolutePath
+    documents: TablePlace
     split: Split
     min_gain: Annotated[float, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=1)]

@@ -10,7 +10,7 @@ from pydantic import Field
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_predictions
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
-from jobs.shell.settings import AbsolutePath, Section
+from jobs.shell.settings import Section, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ REVISION = 4  # raise it when equal documents and models give other predictions 
 class Config(Section):
     name: str
     alias: str | int
-    documents: AbsolutePath
+    documents: TablePlace
     split: Literal["train", "validation", "test", "all"]
-    predictions: AbsolutePath
+    predictions: TablePlace
     batch_size: Annotated[int, Field(ge=1)]
     num_partitions: Annotated[int, Field(ge=1)] | None
     precision: Literal["auto", "float32", "bfloat16"]

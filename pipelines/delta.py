@@ -5,67 +5,43 @@ a second write with the same fingerprint does nothing. Every commit records the 
 (`digest.py`) in its user metadata, so that a reader can pin (table id, version, digest) and anyone can check
 it later (`pin.py`).
 
-A write is two commits at most: the first creates the table with columns, constraints and properties if it
-does not exist, the second adds the rows. The rows are computed once and held, so digest and files come from
-the same rows.
+The rows are written first, once, to shards in the table's folder (`held.py`); the commit names the shards
+(`commit.py`). A new table has one commit before, with its columns, constraints and properties.
 
-Two writers at once: writes are numbered by Delta's transaction ids, and a write takes the number after the
-last one in the log it was prepared for. The second of two writers then has a number that is taken: it gets a
-conflict, or Delta skips its write. It reads the log again and writes what is still missing, or reports that
-its rows were replaced. (The version of the table would not do as the number: maintenance commits raise it,
-too.)
+Two writers at once: a commit goes on top of exactly the version that its writer has read. If another writer
+was faster, it gets a conflict, reads the log again and writes what is still missing, or reports that its rows
+were replaced. The shards are there already, so another attempt costs one commit.
+
+Where a function takes the path of a table, it also takes a name in a Spark catalog (`schema.table`). Spark
+commits to those (`named.py`), from rows that wait in a staging folder.
 """
 
-import json
 import logging
-import os
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from delta import exceptions as delta_exceptions
-from delta.tables import DeltaTable
-from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from pipelines.connect import is_connect
-from pipelines.digest import HeldRows, digest_rows, first_repeated_key, hold_rows
+from pipelines.catalog import quote_name
+from pipelines.commit import ConflictError, commit_shards
+from pipelines.contract import ContractError as ContractError
+from pipelines.contract import Definition, select_columns
+from pipelines.digest import digest_rows
+from pipelines.held import HeldRows, hold_rows, require_contract
+from pipelines.named import commit_named, staging_folder
+from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import Pin, TableLog, open_log
+from pipelines.prepare import prepare_table
 from pipelines.schema import arrow_schema, parse_ddl
 
 logger = logging.getLogger(__name__)
 
-CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
-"""Another writer committed first. The Python classes have no common base."""
-WRITE_ATTEMPTS = 5
-"""Against other writers. The rows are held, so another attempt costs one commit."""
-
-PROPERTIES = {
-    # Reader protocol 1: a GPU worker reads the Parquet files with Arrow and no JVM.
-    "delta.minReaderVersion": "1",
-    "delta.enableDeletionVectors": "false",
-    "delta.columnMapping.mode": "none",
-    # VACUUM's default of 7 days would erase the version that a model was trained from.
-    "delta.deletedFileRetentionDuration": "interval 365 days",
-    "delta.logRetentionDuration": "interval 365 days",
-}
-
-
-class ContractError(ValueError):
-    """Rows that break the definition of their table; nothing was written."""
-
-
-def spark_path(path: str) -> str:
-    """The path as Spark must be given it: local paths as file: URIs (Spark's default file system may be
-    HDFS), on Databricks /dbfs paths as dbfs: URIs."""
-    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
-        return re.sub(r"^/dbfs/", "dbfs:/", path)
-    # file:/a and not file:///a: Delta compares the text with its own form.
-    return f"file:{path}" if path.startswith("/") else path
+WRITE_ATTEMPTS = 20
+"""Against other writers: each time, one of them succeeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,18 +75,21 @@ class Table:
                 f"no {self.name} table at {path}; run the stage that writes it: distributary run --help"
             )
         reader = spark.read.format("delta")
-        return (reader if version is None else reader.option("versionAsOf", version)).load(spark_path(path))
+        reader = reader if version is None else reader.option("versionAsOf", version)
+        return reader.table(quote_name(path)) if is_table_name(path) else reader.load(spark_path(path))
 
     @contextmanager
-    def hold(self, rows: DataFrame) -> Iterator[HeldRows]:
-        """The rows, computed once and checked against the definition: columns, nulls, key.
+    def hold(self, rows: DataFrame, path: str) -> Iterator[HeldRows]:
+        """The rows, computed once into shards in the folder of the table at `path`, and checked against the
+        definition: columns, nulls, constraints, key.
 
-        For rows that are counted or written more than once. Raises ContractError with the count and the first
-        offending key.
+        For rows that are counted or looked at before `overwrite` makes them part of the table. Raises
+        ContractError with the count and the first offending key.
         """
-        required = [column.name for column in self.schema if not column.nullable]
-        with hold_rows(self._select(rows), digested=self._digested, required=required) as held:
-            self._check(held)
+        definition = self._definition
+        folder = _shard_folder(rows.sparkSession, path)
+        with hold_rows(select_columns(rows, definition), folder, definition) as held:
+            require_contract(held, definition)
             yield held
 
     def overwrite(
@@ -119,8 +98,8 @@ class Table:
         """Replace the table's rows in one commit; does nothing if the newest commit already carries
         `fingerprint`.
 
-        Raises ContractError if the rows break the definition, RuntimeError if another writer replaces the
-        rows meanwhile, or if another program changed them last.
+        Held rows must be held for the same path. Raises ContractError if the rows break the definition,
+        RuntimeError if another writer replaces the rows meanwhile, or if another program changed them last.
         """
         log = open_log(path)
         newest = log.pin() if log else None
@@ -132,13 +111,14 @@ class Table:
                 f"{self.name} at {path} was changed outside of Distributary (version {newest.version}, "
                 f"{newest.facts['operation']}), and writing would undo that; to rebuild it, delete the table"
             )
-        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows) as held:
+        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, path) as held:
             for _ in range(WRITE_ATTEMPTS):
-                self._commit(held, path, "overwrite", log, fingerprint, facts)
+                self._commit(held, path, log, replace=True, made_from=fingerprint, facts=facts)
                 log = open_log(path)
                 written = log.pin() if log else None
                 if written is not None and written.fingerprint == fingerprint:
                     return written
+                held.may_be_committed = False  # the log is read, and its newest rows are not these
                 if written != newest:
                     break
         raise self._disturbed(path)
@@ -147,150 +127,85 @@ class Table:
         """Add the rows whose key is not in the table yet, in one commit; does nothing if a commit carries
         `fingerprint`.
 
-        Raises ContractError if the rows break the definition, RuntimeError if other writers are faster five
-        times.
+        Raises ContractError if the rows break the definition, RuntimeError if other writers are faster
+        WRITE_ATTEMPTS times.
         """
         log = open_log(path)
         earlier = log.pin(made_from=fingerprint) if log else None
         if earlier is not None:
             logger.info("%s: version %d has the same inputs, nothing appended", self.name, earlier.version)
             return earlier
-        with self.hold(rows) as held:
+        with ExitStack() as stack:
+            held = stack.enter_context(self.hold(rows, path))
             for _ in range(WRITE_ATTEMPTS):
-                with self._hold_missing(held, path, log) as missing:
-                    self._commit(missing, path, "append", log, fingerprint, facts)
+                if log is not None and (missing := self._find_missing(held, path, log)) is not None:
+                    held = stack.enter_context(self.hold(missing, path))
+                self._commit(held, path, log, replace=False, made_from=fingerprint, facts=facts)
                 log = open_log(path)
                 written = log.pin(made_from=fingerprint) if log else None
                 if written is not None:
                     return written
+                held.may_be_committed = False  # the log is read, and no commit of it names the shards
         raise self._disturbed(path)
 
     def digest(self, rows: DataFrame) -> tuple[str, int]:
         """(digest, number of rows) of rows that have the table's columns."""
-        return digest_rows(rows, self._digested)
+        return digest_rows(rows, self._definition.digested)
 
     @property
-    def _digested(self) -> list[str]:
-        return [name for name in self.schema.names if name not in self.volatile]
+    def _definition(self) -> Definition:
+        schema = self.schema
+        return Definition(
+            name=self.name,
+            row=self.row,
+            schema=schema,
+            key=self.key,
+            digested=tuple(name for name in schema.names if name not in self.volatile),
+            partition_by=self.partition_by,
+            checks=self.checks,
+        )
 
-    @contextmanager
-    def _hold_missing(self, held: HeldRows, path: str, log: TableLog | None) -> Iterator[HeldRows]:
-        """The rows whose key is not in the table at the version of `log`."""
-        if log is None:
-            yield held
-            return
-        present = self.read(held.rows.sparkSession, path, log.version).select(*self.key)
-        missing = held.rows.join(present, list(self.key), "left_anti").select(*held.rows.columns)
-        with hold_rows(missing, digested=self._digested) as kept:
-            yield kept
+    def _find_missing(self, held: HeldRows, path: str, log: TableLog) -> DataFrame | None:
+        """The rows whose key is not in the table at the version of `log`; None if that is all of them.
+
+        Keys alone are compared. Rows are read again only if some of them must be left out.
+        """
+        present = self.read(held.spark, path, log.version).select(*self.key)
+        if held.rows.select(*self.key).join(present, list(self.key), "left_semi").isEmpty():
+            return None
+        return held.rows.join(present, list(self.key), "left_anti")
 
     def _commit(
         self,
         held: HeldRows,
         path: str,
-        mode: str,
         log: TableLog | None,
+        *,
+        replace: bool,
         made_from: str,
         facts: Mapping[str, Any],
     ) -> None:
         """One commit on top of `log`. Writes nothing, and returns, if another writer committed since `log`
         was read."""
-        record = {
-            "table": self.name,
-            "digest": held.digest,
-            "num_rows": held.num_rows,
-            "fingerprint": made_from,
-            "facts": dict(facts),
-        }
+        if held.path != _shard_folder(held.spark, path):
+            raise ValueError(f"{self.name}: the rows are held in {held.path}, not for {path}")
         try:
-            self._create(held.rows.sparkSession, path, log)
-            # A new table has no rows to replace. An overwrite would run a job to look for them.
-            writer = held.rows.write.format("delta").mode("append" if log is None else mode)
-            if mode == "overwrite":
-                # A session's `dynamic` would keep old partitions, such as a split that has no rows any more.
-                writer = writer.option("partitionOverwriteMode", "static")
-            (
-                writer.option("txnAppId", self.name)
-                .option("txnVersion", 0 if log is None else log.last_transaction(self.name) + 1)
-                .option("userMetadata", json.dumps({"distributary": record}, ensure_ascii=False))
-                .save(spark_path(path))
-            )
-        except CONFLICTS as conflict:
-            logger.warning("%s: another writer committed first (%s)", self.name, type(conflict).__name__)
-
-    def _create(self, spark: SparkSession, path: str, log: TableLog | None) -> None:
-        """Create the table with its constraints in one commit if it does not exist; add constraints that it
-        lacks.
-
-        Safe to be killed, and safe if two writers do it at once.
-        """
-        if log is None and is_connect(spark):
-            spark.sql(self._create_statement(path))
-            return
-        if log is None:
-            builder = DeltaTable.createIfNotExists(spark).location(spark_path(path)).comment(self.row)
-            builder = builder.addColumns(self.schema).partitionedBy(*self.partition_by)
-            for name, value in [*PROPERTIES.items(), *_constraint_properties(self.checks).items()]:
-                builder = builder.property(name, value)
-            builder.execute()
-            return
-        if list(log.columns) != self.schema.names:
-            raise ContractError(
-                f"{self.name} at {path} has the columns of an earlier Distributary "
-                f"({', '.join(log.columns)}); delete or move the table and run the stage again"
-            )
-        missing = [name for name in self.checks if f"delta.constraints.{name}" not in log.configuration]
-        for name in missing:
-            constraint = f"CONSTRAINT {name} CHECK ({self.checks[name]})"
-            try:
-                spark.sql(f"ALTER TABLE delta.`{spark_path(path)}` ADD {constraint}")
-            except AnalysisException:
-                # Another writer has just added it; any other cause is still true.
-                again = open_log(path)
-                if again is None or f"delta.constraints.{name}" not in again.configuration:
-                    raise
-
-    def _create_statement(self, path: str) -> str:
-        """The table in SQL: over Spark Connect, DeltaTable needs a plugin on the server, and SQL does not."""
-        properties = {**PROPERTIES, **_constraint_properties(self.checks)}
-        pairs = ", ".join(f"{_quoted(name)} = {_quoted(value)}" for name, value in properties.items())
-        partitions = f"PARTITIONED BY ({', '.join(self.partition_by)})" if self.partition_by else ""
-        return (
-            f"CREATE TABLE IF NOT EXISTS delta.`{spark_path(path)}` ({self.ddl}) USING delta {partitions} "
-            f"COMMENT {_quoted(self.row)} TBLPROPERTIES ({pairs})"
-        )
-
-    def _check(self, held: HeldRows) -> None:
-        for name, count in held.num_nulls.items():
-            if count:
-                first = held.rows.where(held.rows[name].isNull()).select(*self.key).take(1)[0]
-                raise ContractError(
-                    f"{self.name}: {count:,} of {held.num_rows:,} rows have null {name}; "
-                    f"first at {first.asDict()}; fix the source or the mapping of fields"
-                )
-        repeated = first_repeated_key(held, self.key)
-        if repeated is not None:
-            first_key, extra = repeated
-            raise ContractError(
-                f"{self.name}: {extra:,} of {held.num_rows:,} rows repeat a key ({', '.join(self.key)}); "
-                f"first {first_key}"
-            )
-
-    def _select(self, rows: DataFrame) -> DataFrame:
-        """The columns in the order of the definition. Raises ContractError if names or types differ."""
-        wanted, given = self.schema, {column.name: column.dataType for column in rows.schema}
-        missing = [name for name in wanted.names if name not in given]
-        extra = [name for name in given if name not in wanted.names]
-        if missing or extra:
-            raise ContractError(f"{self.name}: columns missing {missing}, not in the definition {extra}")
-        wrong = [
-            f"{c.name} is {given[c.name].simpleString()}, not {c.dataType.simpleString()}"
-            for c in wanted
-            if given[c.name].simpleString() != c.dataType.simpleString()
-        ]
-        if wrong:
-            raise ContractError(f"{self.name}: {'; '.join(wrong)}")
-        return rows.select(*wanted.names)
+            log = prepare_table(held.spark, path, log, self._definition, keeps_rows=not replace)
+            record = {
+                "table": self.name,
+                "digest": held.digest,
+                "num_rows": held.num_rows,
+                "fingerprint": made_from,
+                "facts": dict(facts),
+                "last_foreign": log.last_foreign(),
+            }
+            if is_table_name(path):
+                commit_named(log, held, replace=replace, application=self.name, record=record)
+                return
+            held.may_be_committed = True
+            commit_shards(log, held.shards, replace=replace, fingerprint=made_from, record=record)
+        except ConflictError as conflict:
+            logger.warning("%s: another writer committed first (%s)", self.name, conflict)
 
     def _disturbed(self, path: str) -> RuntimeError:
         return RuntimeError(
@@ -299,9 +214,6 @@ class Table:
         )
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _constraint_properties(checks: Mapping[str, str]) -> dict[str, str]:
-    return {f"delta.constraints.{name}": condition for name, condition in checks.items()}
+def _shard_folder(spark: SparkSession, place: str) -> str:
+    """Where rows are held: in the folder of the table, or in the staging folder of the catalog's tables."""
+    return staging_folder(spark) if is_table_name(place) else place

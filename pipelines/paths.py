@@ -3,12 +3,14 @@
 No file system is accessed.
 """
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/.*)", re.DOTALL)  # at least two letters: C:/ is not a scheme
 _OPTIONS = re.compile(r"\?\w+=.*", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){1,2}", re.ASCII)
 # Each character was tried on local tables with deltalake 1.6: empty history, a panic, or another folder.
 _NOT_IN_TABLES = re.compile(r"[#?\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
 
@@ -33,6 +35,21 @@ def absolute(path: str) -> str:
             "folder, because Delta reads the path as a URL; choose a path without it"
         )
     return local or path
+
+
+def is_table_name(place: str) -> bool:
+    """True for the name of a table in a catalog: schema.table or catalog.schema.table. What has a slash or a
+    scheme is a path, and so is a word without a dot."""
+    return _NAME.fullmatch(place) is not None
+
+
+def spark_path(path: str) -> str:
+    """The path as Spark must be given it: local paths as file: URIs (Spark's default file system may be
+    HDFS), on Databricks /dbfs paths as dbfs: URIs."""
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return re.sub(r"^/dbfs/", "dbfs:/", path)
+    # file:/a and not file:///a: Delta compares the text with its own form.
+    return f"file:{path}" if path.startswith("/") else path
 
 
 def without_credentials(text: str) -> str:

@@ -1,15 +1,20 @@
-"""Pins: which rows a version of a Delta table holds and what they were made from. Reads the Delta log without
-a JVM."""
+"""Pins: which rows a version of a Delta table holds and what they were made from.
+
+The log of a table named by a path is read without a JVM; that of a table named in a catalog, by Spark.
+"""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from deltalake import DeltaTable as DeltaLog
 from deltalake.exceptions import TableNotFoundError
 
+from pipelines.catalog import read_catalog
+from pipelines.paths import is_table_name
+from pipelines.storage import Folder
 from pipelines.stores import delta_options
 
 MAINTENANCE = (
@@ -62,48 +67,123 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
+def transaction_name(made_from: str) -> str:
+    """Delta's transaction that stands for a fingerprint. Its number is the version of the commit."""
+    return f"distributary/{made_from}"
+
+
+class LogSource(Protocol):
+    """Where the log of a table is read from: `FileSource` or `catalog.CatalogSource`."""
+
+    version: int
+    table_id: str
+    name: str
+    """Name in the table's own metadata; may be empty."""
+    configuration: Mapping[str, str]
+    """Table properties, constraints among them."""
+    columns: tuple[str, ...]
+    partition_by: tuple[str, ...]
+
+    def history(self, limit: int) -> list[Mapping[str, Any]]:
+        """version, operation and userMetadata of the newest commits, newest first."""
+
+    def find_version(self, made_from: str) -> int | None:
+        """The version whose commit carries this fingerprint; None if there is none."""
+
+    def read_commit(self, version: int) -> Mapping[str, Any] | None:
+        """The commit, as in `history`; None if the log no longer has it."""
+
+
+class FileSource:
+    """The log in the folder of a table, read by delta-rs."""
+
+    def __init__(self, path: str, table: DeltaLog) -> None:
+        self.path, self.table = path, table
+        metadata = table.metadata()
+        self.version, self.table_id, self.name = int(table.version()), str(metadata.id), metadata.name or ""
+        self.configuration: Mapping[str, str] = metadata.configuration
+        self.columns = tuple(column.name for column in table.schema().fields)
+        self.partition_by = tuple(metadata.partition_columns)
+
+    def history(self, limit: int) -> list[Mapping[str, Any]]:
+        return list(self.table.history(limit))
+
+    def find_version(self, made_from: str) -> int | None:
+        version = self.table.transaction_version(transaction_name(made_from))
+        return None if version is None else int(version)
+
+    def read_commit(self, version: int) -> Mapping[str, Any] | None:
+        try:
+            content = Folder(self.path).read(f"_delta_log/{version:020d}.json")
+        except FileNotFoundError:
+            return None
+        actions = (json.loads(line) for line in content.splitlines())
+        return next((action["commitInfo"] for action in actions if "commitInfo" in action), None)
+
+
 class TableLog:
     """The log of one table as it was when it was opened."""
 
-    def __init__(self, path: str, log: DeltaLog) -> None:
-        self._path, self._log = path, log
-        self._metadata = log.metadata()
-        self.version = int(log.version())
-
-    @property
-    def configuration(self) -> Mapping[str, str]:
-        """Table properties, constraints among them."""
-        return self._metadata.configuration
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the table's columns, in order."""
-        return tuple(column.name for column in self._log.schema().fields)
-
-    def last_transaction(self, application: str) -> int:
-        """The highest number of `application`'s transaction ids; -1 if it has none."""
-        version = self._log.transaction_version(application)
-        return -1 if version is None else int(version)
+    def __init__(self, path: str, source: LogSource) -> None:
+        self.path, self.source, self.version = path, source, source.version
 
     def pin(self, *, made_from: str | None = None) -> Pin | None:
-        """As the function `pin`, for the table as it was when the log was opened."""
+        """As the function `pin`, for the table as it was when the log was opened.
+
+        Reads the commits back to the newest of ours; with `made_from` one more, however many lie between.
+        """
+        newest, record, foreign = self._find_newest()
+        if made_from is None:
+            if foreign is not None and foreign[0] > newest:
+                return self._foreign_pin(*foreign)
+            return None if record is None else self._own_pin(newest, record)
+        if record is None or (foreign is not None and foreign[0] > newest):
+            return None
+        if record["fingerprint"] == made_from:
+            return self._own_pin(newest, record)
+        version = self.source.find_version(made_from)
+        if version is None or version <= record.get("last_foreign", -1):
+            return None
+        found = _record(self.source.read_commit(version) or {})
+        return None if found is None else self._own_pin(version, found)
+
+    def last_foreign(self) -> int:
+        """The newest version that another program wrote rows in; -1 if there is none."""
+        newest, record, foreign = self._find_newest()
+        if foreign is not None and foreign[0] > newest:
+            return foreign[0]
+        return -1 if record is None else int(record.get("last_foreign", -1))
+
+    def last_number(self) -> int:
+        """Number of our newest commit that Spark wrote; -1 if there is none."""
+        _, record, _ = self._find_newest()
+        return -1 if record is None else int(record.get("number", -1))
+
+    def _find_newest(self) -> tuple[int, dict[str, Any] | None, tuple[int, str] | None]:
+        """(version, record) of our newest commit, -1 and None if there is none; (version, operation) of the
+        newest foreign one after it."""
+        foreign: tuple[int, str] | None = None
         version = self.version
         for commit in self._commits():
             record, version = _record(commit), commit["version"]
-            if record is None and commit["operation"] not in MAINTENANCE:
-                return None if made_from else self._foreign(version, commit["operation"])
-            if record is not None and made_from in (None, record["fingerprint"]):
-                return Pin(path=self._path, table_id=str(self._metadata.id), version=version, **record)
-        # The log does not reach back to its first commit: the commit that wrote the rows is gone.
-        if version > 0 and not made_from:
-            return self._foreign(self.version, "a write older than the log")
-        return None
+            if record is not None:
+                return version, record, foreign
+            if foreign is None and commit["operation"] not in MAINTENANCE:
+                foreign = version, commit["operation"]
+        if version > 0 and foreign is None:
+            # The log does not reach back to its first commit: the commit that wrote the rows is gone.
+            foreign = self.version, "a write older than the log"
+        return -1, None, foreign
 
-    def _foreign(self, version: int, operation: str) -> Pin:
+    def _own_pin(self, version: int, record: Mapping[str, Any]) -> Pin:
+        own = {name: record[name] for name in ("table", "digest", "num_rows", "fingerprint", "facts")}
+        return Pin(path=self.path, table_id=self.source.table_id, version=version, **own)
+
+    def _foreign_pin(self, version: int, operation: str) -> Pin:
         return Pin(
-            table=self._metadata.name or self._path,
-            path=self._path,
-            table_id=str(self._metadata.id),
+            table=self.source.name or self.path,
+            path=self.path,
+            table_id=self.source.table_id,
             version=version,
             digest="",
             num_rows=-1,
@@ -115,19 +195,24 @@ class TableLog:
         """Newest first. Reads 16 commits, then more only if they are needed."""
         given, limit = 0, 16
         while True:
-            commits = self._log.history(limit)
+            commits = self.source.history(limit)
             yield from commits[given:]
             if len(commits) < limit:
                 return
             given, limit = len(commits), limit * 8
 
 
-def open_log(path: str) -> TableLog | None:
-    """The log of the table at `path`; None if there is no table."""
+def open_log(place: str, *, version: int | None = None) -> TableLog | None:
+    """The log of the table at a path or with a name, up to `version` (None = newest); None if there is no
+    table."""
+    if is_table_name(place):
+        source = read_catalog(place)
+        return None if source is None else TableLog(place, source)
     try:
-        return TableLog(path, DeltaLog(path, storage_options=delta_options(path)))
+        log = DeltaLog(place, version=version, storage_options=delta_options(place))
     except TableNotFoundError:
         return None
+    return TableLog(place, FileSource(place, log))
 
 
 def version_of(path: str) -> int:

@@ -41,6 +41,7 @@ EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSe
 CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 UNITY_CATALOG = "io.unitycatalog.spark.UCSingleCatalog"
 """Passes Delta tables on to Delta's own catalog."""
+FAST_LISTING = "delta.enableFastS3AListFrom"
 LOG_CONF = Path(__file__).with_name("log4j2.properties")
 """Errors only: Spark's other messages would hide those of the jobs."""
 PACKED_PYTHON = "./environment/bin/python"
@@ -122,6 +123,7 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     both = {**wanted, **given}
     if not both["spark.master"]:
         raise ValueError(NO_MASTER)
+    _refuse_fast_listing(both)
     added = _with_delta(both)
     jars = [] if _brings_delta(both) else _delta_jars()
     s3_jars = [] if _brings_s3(both) else _s3_jars()
@@ -245,7 +247,7 @@ def require_master() -> None:
 @contextmanager
 def persisted(rows: DataFrame) -> Iterator[DataFrame]:
     """The rows, cached for as long as the context lasts. Spark computes lost ones again: see
-    `digest.hold_rows` for rows that are digested.
+    `held.hold_rows` for rows that are digested.
 
     Sessions of Spark Connect that cannot cache (Databricks serverless) compute them at each use.
     """
@@ -311,6 +313,17 @@ def _add_to_jvm(jars: list[str], conf: SparkConf) -> None:
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
     for jar in jars:
         loader.addURL(jvm.java.io.File(jar).toURI().toURL())
+
+
+def _refuse_fast_listing(settled: Mapping[str, str]) -> None:
+    """Raises ValueError for a setting of Delta that breaks every table on S3 with Spark's Hadoop."""
+    for name in (f"spark.hadoop.{FAST_LISTING}", FAST_LISTING):
+        if settled.get(name, "").strip().lower() == "true":
+            raise ValueError(
+                f"{name} must not be true: Delta 4.4.0 then calls a method of S3A that has another type in "
+                "Hadoop 3.5.0 (Listing.createFileStatusListingIterator), and every table on S3 fails with "
+                "NoSuchMethodError; remove the setting"
+            )
 
 
 def _with_delta(settled: Mapping[str, str]) -> dict[str, str]:

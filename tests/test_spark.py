@@ -10,7 +10,14 @@ import pytest
 from pyspark import SparkContext
 
 from pipelines.machine import DELTA_JARS
-from pipelines.spark import _brings_delta, _check_java, _delta_jars, _with_delta, session
+from pipelines.spark import (
+    _brings_delta,
+    _check_java,
+    _delta_jars,
+    _refuse_fast_listing,
+    _with_delta,
+    session,
+)
 from pipelines.submit import read_given_conf
 
 CHECKOUT = Path(__file__).parent.parent
@@ -139,6 +146,13 @@ def test_another_catalog_in_delta_s_place_is_refused_with_the_remedy():
         _with_delta({name: "io.unitycatalog.spark.UCSingleCatalog"})[name]
         == "io.unitycatalog.spark.UCSingleCatalog"
     )
+
+
+@pytest.mark.parametrize("value", ["true", " TRUE "])
+def test_fast_listing_on_s3_is_refused(value):
+    with pytest.raises(ValueError, match=r"enableFastS3AListFrom must not be true.*Hadoop 3\.5\.0.*remove"):
+        _refuse_fast_listing({"spark.hadoop.delta.enableFastS3AListFrom": value})
+    _refuse_fast_listing({"spark.hadoop.delta.enableFastS3AListFrom": "false"})
 
 
 def test_another_thread_gets_the_running_session_as_it_is(spark):

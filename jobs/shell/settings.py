@@ -8,8 +8,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,8 +19,12 @@ from pydantic_core import ErrorDetails
 
 from jobs.shell.layers import merge_layers, read_layers, suggest_name
 from jobs.shell.redaction import redact, remember
-from pipelines.paths import absolute, split_options, without_credentials
+from pipelines.catalog import provide_session
+from pipelines.paths import absolute, is_table_name, split_options, without_credentials
 from pipelines.stores import Stores
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _Section = TypeVar("_Section", bound="Section")
 
@@ -34,7 +39,15 @@ def _absolute_path(path: str) -> str:
 
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute_path)]
-"""Path or URI of a table or folder. A local path becomes absolute here and nowhere else."""
+"""Path or URI of a folder. A local path becomes absolute here and nowhere else."""
+
+
+def _table_place(place: str) -> str:
+    return place if is_table_name(place) else _absolute_path(place)
+
+
+TablePlace = Annotated[str, AfterValidator(_table_place)]
+"""Path or URI of a table, or its name in a Spark catalog: schema.table or catalog.schema.table."""
 
 
 Split = Literal["train", "validation", "test"]
@@ -136,8 +149,16 @@ def load(
                 f"configuration: {key} must be text and not empty, got {tree[key]!r}; set {key}=TEXT"
             )
     tree["spark"] = {name: _spark_text(name, value) for name, value in tree["spark"].items()}
+    provide_session(partial(_start_session, tree["spark"]))
     printed = OmegaConf.to_yaml(OmegaConf.create(redact(tree, unresolved)))
     return Settings(tree=tree, printed=printed, unknown=unknown)
+
+
+def _start_session(conf: Mapping[str, str]) -> "SparkSession":
+    """For plans that look up names of tables, before a stage starts Spark."""
+    from pipelines.spark import session
+
+    return session("distributary", conf)
 
 
 def _spark_text(name: str, value: Any) -> Any:

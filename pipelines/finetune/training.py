@@ -212,6 +212,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
 
     Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
     """
+    from pipelines.catalog import find_location
     from pipelines.dataset.hub import base_identity
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
@@ -228,7 +229,13 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     training = Training(
         fingerprint="",
         folder="",
-        data=_pick(Data, settings, table_id=sequences.table_id, version=sequences.version),
+        data=_pick(
+            Data,
+            settings,
+            sequences=find_location(sequences.path),  # ranks read files, without Spark
+            table_id=sequences.table_id,
+            version=sequences.version,
+        ),
         spec=ModelSpec(
             task=facts["task"],
             labels=tuple(facts["labels"]),

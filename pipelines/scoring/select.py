@@ -78,7 +78,7 @@ def read_predictions(spark: SparkSession, path: str) -> DataFrame | None:
     log = open_log(path)
     if log is None:
         return None
-    missing = [name for name in PREDICTIONS.schema.names if name not in log.columns]
+    missing = [name for name in PREDICTIONS.schema.names if name not in log.source.columns]
     if missing:
         raise ContractError(
             f"predictions at {path} was written by an earlier Distributary: it has no column "

@@ -1,0 +1,121 @@
+"""Commits to the Delta log without a JVM: a version is written by a conditional put (on HDFS and local disks
+by a rename that fails if the file exists).
+
+Delta's log store of Spark is safe for one driver only on S3: two that commit one version at once can lose one
+of them. delta-rs creates each version only if it does not exist, on every store, so any number of writers
+are safe. A commit here goes on top of exactly the version that its writer has read, or fails.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deltalake import DeltaTable, Schema
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
+
+from pipelines.pin import FileSource, TableLog, open_log, transaction_name
+from pipelines.shards import Shard
+from pipelines.stores import delta_options
+
+
+class ConflictError(RuntimeError):
+    """Another writer committed first; nothing was written."""
+
+
+def create_table(
+    path: str,
+    schema_json: str,
+    *,
+    name: str,
+    description: str,
+    partition_by: Sequence[str],
+    properties: Mapping[str, str],
+) -> None:
+    """Create an empty table in one commit; do nothing if there is one, also if another writer creates it at
+    the same time.
+
+    `schema_json` is a Spark schema; comments of columns and NOT NULL are part of it.
+    """
+    try:
+        DeltaTable.create(
+            path,
+            Schema.from_json(schema_json),
+            mode="error",
+            partition_by=list(partition_by),
+            name=name,
+            description=description,
+            configuration=dict(properties),
+            commit_properties=CommitProperties(max_commit_retries=0),
+            storage_options=delta_options(path),
+            raise_if_key_not_exists=False,  # constraints: delta-rs knows only the names of Delta's properties
+        )
+    except DeltaError:
+        if open_log(path) is None:
+            raise
+
+
+def commit_shards(
+    log: TableLog, shards: Sequence[Shard], *, replace: bool, fingerprint: str, record: Mapping[str, Any]
+) -> None:
+    """Add the shards on top of `log`, or `replace` all rows by them, in one commit.
+
+    The commit carries `record` in its user metadata, and a transaction named by the fingerprint whose number
+    is the version of the commit, so that it is found without walking through the log.
+
+    Raises ConflictError if the table has a newer version than `log`. After any other error, the commit may
+    have succeeded: the answer of the store was lost.
+    """
+    table = _table_of(log)
+    now = int(time.time() * 1000)
+    actions: list[AddAction | RemoveAction] = [
+        AddAction(shard.path, shard.num_bytes, shard.partition, now, True, shard.statistics)
+        for shard in shards
+    ]
+    metrics = {
+        "numFiles": len(shards),
+        "numOutputRows": sum(shard.num_rows for shard in shards),
+        "numOutputBytes": sum(shard.num_bytes for shard in shards),
+    }
+    try:
+        table.create_write_transaction(
+            actions,
+            mode="overwrite" if replace else "append",
+            schema=table.schema(),
+            partition_by=list(log.source.partition_by),
+            commit_properties=CommitProperties(
+                custom_metadata={
+                    "userMetadata": json.dumps({"distributary": record}, ensure_ascii=False),
+                    "readVersion": log.version,
+                    "operationMetrics": {name: str(value) for name, value in metrics.items()},
+                },
+                max_commit_retries=0,  # no silent repeat on top of rows that the caller has not seen
+                app_transactions=[Transaction(transaction_name(fingerprint), log.version + 1)],
+            ),
+        )
+    except CommitFailedError as error:
+        newest = open_log(log.path)
+        if newest is None or newest.version <= log.version:
+            raise  # no other writer: the store refused
+        raise ConflictError(f"{log.path} has version {newest.version}, not {log.version}") from error
+
+
+def set_properties(log: TableLog, properties: Mapping[str, str]) -> None:
+    """Set table properties on top of `log`, constraints among them; the rows are not looked at.
+
+    Raises ConflictError if another writer committed first.
+    """
+    try:
+        _table_of(log).alter.set_table_properties(
+            dict(properties),
+            raise_if_not_exists=False,
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+    except CommitFailedError as error:
+        raise ConflictError(f"{log.path} has a newer version than {log.version}") from error
+
+
+def _table_of(log: TableLog) -> DeltaTable:
+    assert isinstance(log.source, FileSource), f"{log.path} is written by its catalog"
+    return log.source.table

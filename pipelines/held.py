@@ -1,0 +1,209 @@
+"""Rows that are computed once: written to shards in the folder of their table, and not yet part of it.
+
+The digest, the counts and the key hashes are those of the rows in the shards, measured by the tasks that
+wrote them. Nothing can come between: a lost executor, damaged shuffle files or a second attempt cost files
+that nobody names, and never rows other than those digested. The price is one job; text is written once and
+read back only where a caller asks for `rows`.
+"""
+
+import json
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import reduce
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructField, StructType
+
+from pipelines.contract import ContractError, Definition, breaks
+from pipelines.digest import combine_hashes, hash_rows
+from pipelines.keys import KeySample, merge_samples
+from pipelines.paths import spark_path
+from pipelines.shards import FAULTS, HASH, KEY, RESULT, Shard, ShardPlan, make_shard_writer
+from pipelines.storage import Folder
+from pipelines.stores import carry
+
+logger = logging.getLogger(__name__)
+
+FEW_ROWS = 1_000_000
+"""Keys of tables up to this size are all compared. Of larger ones a sample is: see `keys`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class HeldRows:
+    """Rows in shards that are not part of a table yet, and what was measured while they were written."""
+
+    spark: SparkSession
+    schema: StructType
+    path: str
+    """Folder that the paths of the shards are relative to."""
+    shards: tuple[Shard, ...]
+    digest: str
+    """32 hex digits."""
+    num_rows: int
+    num_nulls: dict[str, int]
+    """Required column -> rows where it is null."""
+    num_violations: dict[str, int]
+    """Check -> rows that break it."""
+    keys: KeySample
+    may_be_committed: bool = False
+    """True from a commit that names the shards until it is known to have failed: they must not be deleted."""
+    _rows: DataFrame | None = None
+
+    @property
+    def rows(self) -> DataFrame:
+        """The rows, read back from the shards."""
+        if self._rows is None:
+            self._rows = self._read()
+        return self._rows
+
+    def _read(self) -> DataFrame:
+        columns = StructType([StructField(c.name, c.dataType) for c in self.schema])
+        if not self.shards:
+            return self.spark.createDataFrame([], columns)
+        files = [spark_path(f"{self.path.rstrip('/')}/{shard.path}") for shard in self.shards]
+        # Spark takes a path with these characters for a pattern.
+        escaped = ["".join(f"\\{c}" if c in "{}*" else c for c in file) for file in files]
+        return self.spark.read.schema(columns).parquet(*escaped)
+
+
+@contextmanager
+def hold_rows(rows: DataFrame, path: str, definition: Definition) -> Iterator[HeldRows]:
+    """Compute the rows now, once, into shards in the folder `path`.
+
+    At the end of the context, shards that no commit names are deleted. A killed process leaves them behind;
+    no reader of the table sees them, and VACUUM removes them.
+    """
+    held = _write_shards(rows, path, definition)
+    try:
+        yield held
+    finally:
+        if held.shards and not held.may_be_committed:
+            _delete_shards(held)
+
+
+def _write_shards(rows: DataFrame, path: str, definition: Definition) -> HeldRows:
+    rules = [F.col(name).isNull() for name in definition.required]
+    rules += [F.expr(breaks(check)) for check in definition.checks.values()]
+    plan = ShardPlan(
+        table=path,
+        folder=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}",
+        schema=_file_schema(rows.schema),
+        partition_by=tuple(definition.partition_by),
+        num_rules=len(rules),
+    )
+    measured = rows.select(
+        "*",
+        hash_rows(rows.schema, definition.digested).alias(HASH),
+        _combine_bits(rules).alias(FAULTS),
+        F.xxhash64(*definition.key).alias(KEY),
+    )
+    try:
+        results = measured.mapInArrow(carry(make_shard_writer(plan)), RESULT).collect()
+    except BaseException:
+        _delete_folder(path, plan.folder)
+        raise
+    return _add_up(results, rows, path, definition)
+
+
+def _add_up(results: Sequence[Row], rows: DataFrame, path: str, definition: Definition) -> HeldRows:
+    num_rows = sum(result.num_rows for result in results)
+    xor = reduce(int.__xor__, (result.xor for result in results)) if results else None
+    total = sum(int(result["sum"]) for result in results) if results else None
+    names = [*definition.required, *definition.checks]
+    faults = [sum(counts) for counts in zip(*(result.faults for result in results), strict=True)]
+    faulty = dict(zip(names, faults or [0] * len(names), strict=True))
+    # In the order of their names: the log of a table then does not depend on which task ended first.
+    shards = sorted(
+        (Shard(**shard) for result in results for shard in json.loads(result.shards)),
+        key=lambda shard: shard.path,
+    )
+    return HeldRows(
+        spark=rows.sparkSession,
+        schema=rows.schema,
+        path=path,
+        shards=tuple(shards),
+        digest=combine_hashes(num_rows, xor, total),
+        num_rows=num_rows,
+        num_nulls={name: faulty[name] for name in definition.required},
+        num_violations={name: faulty[name] for name in definition.checks},
+        keys=merge_samples(
+            KeySample(hashes=bytes(result["keys"]), limit=int(result.key_limit), repeated=result.repeated)
+            for result in results
+        ),
+    )
+
+
+def require_contract(held: HeldRows, definition: Definition) -> None:
+    """Raises ContractError with the count and the first key of rows that have nulls in required columns,
+    break a constraint or repeat a key."""
+    for name, count in held.num_nulls.items():
+        if count:
+            first = _first_key(held, definition, f"`{name}` IS NULL")
+            raise ContractError(
+                f"{definition.name}: {count:,} of {held.num_rows:,} rows have null {name}; first at {first}; "
+                "fix the source or the mapping of fields"
+            )
+    for name, count in held.num_violations.items():
+        if count:
+            check = definition.checks[name]
+            raise ContractError(
+                f"{definition.name}: {count:,} of {held.num_rows:,} rows break the constraint {name} "
+                f"({check}); first at {_first_key(held, definition, breaks(check))}"
+            )
+    # Two equal hashes: look for the key. Otherwise the keys of a small table are compared, unless the sample
+    # holds them all.
+    if not held.keys.repeated and (held.keys.complete or held.num_rows > FEW_ROWS):
+        return
+    repeated = first_repeated_key(held, definition.key)
+    if repeated is not None:
+        first_key, extra = repeated
+        raise ContractError(
+            f"{definition.name}: {extra:,} of {held.num_rows:,} rows repeat a key "
+            f"({', '.join(definition.key)}); first {first_key}"
+        )
+
+
+def _first_key(held: HeldRows, definition: Definition, condition: str) -> dict[str, Any]:
+    return held.rows.where(condition).select(*definition.key).take(1)[0].asDict()
+
+
+def first_repeated_key(held: HeldRows, key: Sequence[str]) -> tuple[dict[str, Any], int] | None:
+    """(the smallest key that occurs more than once, rows beyond the first of their key), or None if all keys
+    differ. Shuffles the keys: for rows that are known, or suspected, to repeat one."""
+    repeated = held.rows.groupBy(*key).count().where("count > 1")
+    totals = repeated.agg(F.min(F.struct(*key)).alias("first"), F.sum(F.col("count") - 1).alias("extra"))
+    found = totals.collect()[0]
+    # Different keys with one hash: one table in 150 of 500 million rows.
+    return None if found["first"] is None else (found["first"].asDict(), found["extra"])
+
+
+def _file_schema(schema: StructType) -> pa.Schema:
+    """Every column may be null: nulls in required columns are counted, and reported with their number."""
+    columns = to_arrow_schema(schema, timezone="UTC")
+    return pa.schema([column.remove_metadata().with_nullable(True) for column in columns])
+
+
+def _combine_bits(rules: Sequence[Column]) -> Column:
+    """Bit i = rule i is true."""
+    bits = [F.when(rule, F.lit(1 << place)).otherwise(F.lit(0)) for place, rule in enumerate(rules)]
+    return reduce(Column.bitwiseOR, bits, F.lit(0)).cast("long")
+
+
+def _delete_shards(held: HeldRows) -> None:
+    _delete_folder(held.path, held.shards[0].path.partition("/")[0])
+
+
+def _delete_folder(path: str, folder: str) -> None:
+    try:
+        Folder(path).delete(folder)
+    except Exception as fault:
+        # It must not replace the error that ends the context.
+        logger.warning("%s/%s was not deleted (%s); VACUUM removes it", path, folder, fault)

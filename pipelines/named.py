@@ -1,0 +1,88 @@
+"""Writes to tables that a catalog owns: Spark commits, so that the catalog sees every version.
+
+Rows wait in a staging folder (`spark.distributary.staging`, else a folder of the warehouse) and are copied by
+Spark into files that the catalog places. Writes are numbered by Delta's transactions: a write takes the
+number after the last one in the log that it was prepared for. The second of two writers then has a number
+that is taken, and gets a conflict, or Delta skips its write.
+
+On S3, Delta's log store of Spark is safe for one driver at a time only, unless the catalog coordinates the
+commits, as Unity Catalog does. Two drivers that write one table on S3 name it by its path.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from delta import exceptions as delta_exceptions
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from pipelines.catalog import quote_name
+from pipelines.commit import ConflictError
+from pipelines.held import HeldRows
+from pipelines.pin import TableLog
+
+STAGING = "spark.distributary.staging"
+"""Spark setting: folder or URI that driver and executors can write."""
+CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
+"""Another writer committed first. The Python classes have no common base."""
+
+
+def staging_folder(spark: SparkSession) -> str:
+    """Where rows wait for their commit. Each write has a folder of its own in it, and deletes it."""
+    given = spark.conf.get(STAGING, None)
+    if given:
+        return given.rstrip("/")
+    warehouse = spark.conf.get("spark.sql.warehouse.dir") or ""
+    return re.sub(r"^file:/+", "/", f"{warehouse.rstrip('/')}/_distributary")
+
+
+def create_named(
+    spark: SparkSession,
+    name: str,
+    schema: StructType,
+    *,
+    description: str,
+    partition_by: Sequence[str],
+    properties: Mapping[str, str],
+) -> None:
+    """Create an empty managed table; do nothing if there is one. The schema (database) must exist."""
+    builder = DeltaTable.createIfNotExists(spark).tableName(quote_name(name)).comment(description)
+    builder = builder.addColumns(schema).partitionedBy(*partition_by)
+    for key, value in properties.items():
+        builder = builder.property(key, value)
+    builder.execute()
+
+
+def commit_named(
+    log: TableLog, held: HeldRows, *, replace: bool, application: str, record: Mapping[str, Any]
+) -> None:
+    """Add the rows on top of `log`, or `replace` all rows by them, in one commit of Spark.
+
+    `application` names the sequence of numbers that all writers of the table share. Raises ConflictError if
+    another writer took the number first; if Delta notices that before it writes, it skips the write and says
+    nothing, so look at the log.
+    """
+    number = log.last_number() + 1
+    writer = (
+        held.rows.writeTo(quote_name(log.path))
+        .option("txnAppId", application)
+        .option("txnVersion", str(number))
+        .option("userMetadata", json.dumps({"distributary": {**record, "number": number}}))
+    )
+    try:
+        if replace:
+            writer.overwrite(F.lit(True))
+        else:
+            writer.append()
+    except CONFLICTS as conflict:
+        raise ConflictError(f"{log.path} has a newer version than {log.version}") from conflict
+
+
+def add_constraints(spark: SparkSession, name: str, checks: Mapping[str, str]) -> None:
+    """Add constraints that the table lacks; Delta checks the rows that are there."""
+    for check, condition in checks.items():
+        spark.sql(f"ALTER TABLE {quote_name(name)} ADD CONSTRAINT {check} CHECK ({condition})")

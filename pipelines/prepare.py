@@ -1,0 +1,85 @@
+"""A table that is ready for a write: it exists, and has the columns and constraints of its definition."""
+
+from pyspark.sql import SparkSession
+
+from pipelines.commit import create_table, set_properties
+from pipelines.contract import ContractError, Definition, breaks, constraint_properties
+from pipelines.named import add_constraints, create_named
+from pipelines.paths import is_table_name, spark_path
+from pipelines.pin import TableLog, open_log
+
+
+def prepare_table(
+    spark: SparkSession, place: str, log: TableLog | None, definition: Definition, *, keeps_rows: bool
+) -> TableLog:
+    """The log that a write goes on top of: `log`, or that of a new table, or one with the constraints that
+    the table lacked.
+
+    A new table takes one commit. Safe to be killed, and safe if two writers do it at once: the second finds
+    the table of the first, and gets the log without rows that it has not seen.
+
+    Raises ContractError if the table has other columns, or rows that break a new constraint although the
+    write keeps them; ConflictError if another writer committed meanwhile.
+    """
+    if log is None:
+        log = _create(spark, place, definition)
+    if list(log.source.columns) != definition.schema.names:
+        raise ContractError(
+            f"{definition.name} at {place} has the columns of an earlier Distributary "
+            f"({', '.join(log.source.columns)}); delete or move the table and run the stage again"
+        )
+    missing = {
+        name: check
+        for name, check in definition.checks.items()
+        if f"delta.constraints.{name}" not in log.source.configuration
+    }
+    if not missing:
+        return log
+    if is_table_name(place):
+        add_constraints(spark, place, missing)
+        return _reopen(place)
+    if keeps_rows:
+        _require_unbroken(spark, place, log, definition, missing)
+    set_properties(log, constraint_properties(missing))
+    return _reopen(place, version=log.version + 1)
+
+
+def _create(spark: SparkSession, place: str, definition: Definition) -> TableLog:
+    if is_table_name(place):
+        create_named(
+            spark,
+            place,
+            definition.schema,
+            description=definition.row,
+            partition_by=definition.partition_by,
+            properties=definition.properties,
+        )
+        return _reopen(place)
+    create_table(
+        place,
+        definition.schema.json(),
+        name=definition.name,
+        description=definition.row,
+        partition_by=definition.partition_by,
+        properties=definition.properties,
+    )
+    return _reopen(place, version=0)
+
+
+def _require_unbroken(
+    spark: SparkSession, path: str, log: TableLog, definition: Definition, checks: dict[str, str]
+) -> None:
+    present = spark.read.format("delta").option("versionAsOf", log.version).load(spark_path(path))
+    for name, check in checks.items():
+        broken = present.where(breaks(check)).count()
+        if broken:
+            raise ContractError(
+                f"{definition.name} at {path}: {broken:,} rows break the constraint {name} ({check}), which "
+                "is new; correct or delete them"
+            )
+
+
+def _reopen(place: str, version: int | None = None) -> TableLog:
+    log = open_log(place, version=version)
+    assert log is not None, "it was written just now"
+    return log

@@ -1,0 +1,94 @@
+"""Script: write a table on a cluster whose executor is killed, or whose shuffle files are damaged, meanwhile.
+
+Arguments: folder, disturbance (none, kill, damage). Prints one line of JSON.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pipelines.delta import Table
+from pipelines.pin import pin
+from pipelines.spark import session
+
+NUMBERS = Table(
+    name="numbers", row="one number", key=("number",), ddl="number BIGINT NOT NULL, text STRING NOT NULL"
+)
+NUM_ROWS, NUM_TASKS = 4000, 8
+
+
+def disturb(folder: Path, kind: str) -> None:
+    """After the second task of the stage that writes, while the others still wait for shuffled rows."""
+    deadline = time.monotonic() + 120
+    while len(seen := sorted((folder / "seen").iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if kind == "kill":
+        os.kill(int(seen[0].name.partition("-")[0]), signal.SIGKILL)
+    if kind == "damage":
+        for file in (folder / "local").rglob("shuffle_*.data"):
+            content = bytearray(file.read_bytes())
+            middle = len(content) // 2
+            content[middle : middle + 64] = os.urandom(64)
+            file.write_bytes(content)
+            with (folder / "damaged").open("a") as note:
+                note.write(f"{file.name}\n")
+
+
+def main(folder: Path, kind: str) -> None:
+    for name in ("seen", "local"):
+        (folder / name).mkdir(parents=True)
+    spark = session(
+        "disturbed",
+        {
+            "spark.local.dir": str(folder / "local"),
+            "spark.sql.shuffle.partitions": str(NUM_TASKS),
+            "spark.sql.adaptive.coalescePartitions.enabled": "false",
+            "spark.reducer.maxBlocksInFlightPerAddress": "1",
+            "spark.ui.enabled": "false",
+        },
+    )
+    spark.sparkContext.setLogLevel("OFF")
+    seen = str(folder / "seen")
+
+    def slowly(batches):
+        for batch in batches:
+            # The parent of a Python worker is its daemon, whose parent is the executor.
+            stat = Path(f"/proc/{os.getppid()}/stat").read_text()
+            executor = stat.rpartition(")")[2].split()[1]
+            (Path(seen) / f"{executor}-{time.time_ns()}").touch()
+            time.sleep(0.7)
+            yield batch
+
+    rows = (
+        spark.range(0, NUM_ROWS, 1, NUM_TASKS)
+        .selectExpr("id AS number", "repeat(sha2(cast(id AS string), 256), 4) AS text")
+        .repartition(NUM_TASKS, "number")
+        .mapInArrow(slowly, "number BIGINT, text STRING")
+    )
+    watcher = threading.Thread(target=disturb, args=(folder, kind))
+    watcher.start()
+    written = NUMBERS.overwrite(rows, str(folder / "table"), fingerprint="a", facts={})
+    watcher.join()
+    found = NUMBERS.digest(NUMBERS.read(spark, str(folder / "table")))
+    attempts = spark.sparkContext.statusTracker()
+    outcome = {
+        "pinned": written == pin(str(folder / "table")),
+        "digest": written.digest,
+        "read": found == (written.digest, NUM_ROWS),
+        "executors": len({each.name.partition("-")[0] for each in (folder / "seen").iterdir()}),
+        "tasks": len(list((folder / "seen").iterdir())),
+        "damaged": (folder / "damaged").exists(),
+        "jobs failed": sum(
+            attempts.getJobInfo(job).status == "FAILED" for job in attempts.getJobIdsForGroup(None)
+        ),
+    }
+    print("RESULT " + json.dumps(outcome))
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

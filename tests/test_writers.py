@@ -1,0 +1,137 @@
+"""Many writers, lost executors and killed drivers: with real processes, on local disks and on an S3 server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from pipelines.pin import open_log, pin
+from pipelines.stores import delta_options
+from tests.processes import CHECKOUT, wait_until
+from tests.servers.jars import require_jars
+from tests.servers.s3 import BUCKET, s3_server
+from tests.two_drivers import OWN, SHARED
+
+pytestmark = pytest.mark.slow
+
+
+def start(script, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"tests.{script}", *map(str, arguments)],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.fixture
+def spark_home(tmp_path):
+    """Executors start from SPARK_HOME and write into its folder `work`, so they get a home made of links."""
+    home = tmp_path / "spark"
+    home.mkdir()
+    for part in Path(pyspark.__file__).parent.iterdir():
+        (home / part.name).symlink_to(part)
+    return home
+
+
+def test_lost_executors_and_damaged_shuffles_change_no_digest(tmp_path, spark_home):
+    cluster = {
+        "SPARK_HOME": str(spark_home),
+        "SPARK_SCALA_VERSION": "2.13",
+        "PYSPARK_SUBMIT_ARGS": "--master local-cluster[2,1,1024] pyspark-shell",
+    }
+    outcomes = {}
+    for kind in ("none", "kill", "damage"):
+        driver = start("disturbed_write", tmp_path / kind, kind, **cluster)
+        try:
+            output, _ = driver.communicate(timeout=300)
+        finally:
+            driver.kill()
+        lines = [line for line in output.splitlines() if line.startswith("RESULT ")]
+        assert lines, output[-4000:]
+        outcomes[kind] = json.loads(lines[0].removeprefix("RESULT "))
+    assert {each["digest"] for each in outcomes.values()} == {outcomes["none"]["digest"]}, outcomes
+    assert all(each["pinned"] and each["read"] and not each["jobs failed"] for each in outcomes.values())
+    # The disturbances happened: a third executor came, and shuffle files were damaged.
+    assert [outcomes[kind]["executors"] for kind in ("none", "kill")] == [2, 3], outcomes
+    assert outcomes["kill"]["tasks"] > outcomes["none"]["tasks"], outcomes
+    assert outcomes["damage"]["damaged"], outcomes
+
+
+def append_at_once(root, signs, num_tables, jars="", **environment):
+    """Two drivers append to the same tables; raises AssertionError with their output if one fails."""
+    signs.mkdir()
+    drivers = [start("two_drivers", root, signs, me, num_tables, jars, **environment) for me in "ab"]
+    try:
+        outputs = [driver.communicate(timeout=550)[0] for driver in drivers]
+    finally:
+        for driver in drivers:
+            driver.kill()
+    for driver, output in zip(drivers, outputs, strict=True):
+        assert driver.returncode == 0, output[-4000:]
+
+
+def require_every_key_once(root, num_tables):
+    expected = sorted([*SHARED, *OWN["a"], *OWN["b"]])
+    for number in range(num_tables):
+        path = f"{root}/table{number}"
+        log = open_log(path)
+        rows = log.source.table.to_pyarrow_table()
+        assert sorted(rows["number"].to_pylist()) == expected
+        pins = [pin(path, made_from=f"{me}{number}") for me in "ab"]
+        assert sorted(each.version for each in pins) == [1, 2]
+        assert sorted(each.num_rows for each in pins) == [40, 60]
+        assert log.version == 2
+
+
+def test_two_drivers_append_every_key_once(tmp_path):
+    append_at_once(tmp_path / "lake", tmp_path / "signs", 5)
+    require_every_key_once(tmp_path / "lake", 5)
+
+
+def test_two_drivers_append_every_key_once_on_s3(tmp_path, monkeypatch):
+    jars = ",".join(map(str, [*require_jars("s3"), *require_jars("delta")]))
+    with s3_server(tmp_path) as server:
+        environment = {
+            "AWS_ENDPOINT_URL": server.endpoint,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        root = f"s3a://{BUCKET}/twice"
+        assert delta_options(root)["aws_endpoint_url"] == server.endpoint
+        append_at_once(root, tmp_path / "signs", 10, jars, **environment)
+        require_every_key_once(root, 10)
+
+
+@pytest.mark.parametrize("moment", ["held", "created"])
+def test_a_killed_driver_leaves_no_rows_behind(spark, tmp_path, moment):
+    from tests.two_drivers import NUMBERS
+
+    table, sign = str(tmp_path / "table"), tmp_path / "sign"
+    driver = start("killed_driver", table, sign, moment)
+    try:
+        wait_until(lambda: sign.exists() or driver.poll() is not None)
+        assert driver.poll() is None, driver.stdout.read()
+        os.kill(driver.pid, signal.SIGKILL)
+    finally:
+        driver.kill()
+        driver.wait()
+    left = [file for file in Path(table).rglob("*.parquet") if "_delta_log" not in file.parts]
+    assert left, "the rows were written before the driver was killed"
+    assert pin(table) is None
+    rows = spark.createDataFrame([(n, "again") for n in range(30)], NUMBERS.schema)
+    written = NUMBERS.overwrite(rows, table, fingerprint="a", facts={})
+    assert written.num_rows == NUMBERS.read(spark, table).count() == 30
+    assert NUMBERS.digest(NUMBERS.read(spark, table)) == (written.digest, 30)
+    assert time.time() - sign.stat().st_mtime < 300
