@@ -2,12 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench fix ui wheel system setup clean
+.PHONY: help demo test test-all check bench fix ui wheel jars system setup clean
 
 PYTHON3 := $(shell command -v python3 || command -v python3.12 || command -v python3.11)
 RECIPE ?= customer_service
 PORT ?= 5000
 ARGS ?=
+GROUPS ?= s3
 BIN := .venv/bin
 
 help:  ## show this text
@@ -20,6 +21,7 @@ help:  ## show this text
 	@printf '  make fix       format the code and correct what ruff can\n'
 	@printf '  make bench     measure Distributary beside its peers, as ratios\n'
 	@printf '  make wheel     build the package for the executors of a cluster\n'
+	@printf '  make jars      download what s3a:// needs with the Spark of .venv (690 MB); GROUPS="s3 servers" also the servers of slow tests\n'
 	@printf '  make system    check for Java, compiler, CMake and Python, and install what is missing (root)\n'
 	@printf '  make setup     create .venv with pinned packages, Horovod and Delta jars: 5 minutes, once\n'
 	@printf '  make clean     remove .venv and caches of this checkout; tables and models in warehouse/ stay\n\n'
@@ -52,6 +54,9 @@ bench: setup  ## measurements
 
 wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment
 	@$(BIN)/python -m build --wheel --outdir dist . | tail -n 1
+
+jars: setup  ## jars that not everybody needs, with verified checksums
+	@$(BIN)/python -m tools.jars $(GROUPS)
 
 ui:  ## the pages of MLflow, on this machine only
 	@test -f warehouse/mlflow.db || { echo 'no runs yet (warehouse/mlflow.db is missing); run: make demo' >&2; exit 1; }

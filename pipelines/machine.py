@@ -25,6 +25,27 @@ DELTA_JARS: Dict[str, str] = {
 }
 """File name -> sha256 of the jars that a Spark session needs for the pinned Python package delta-spark."""
 
+S3_JARS: Dict[str, str] = {
+    "analyticsaccelerator-s3-1.3.1.jar": "4959a9747cbb479c73c3ffbcd479bee5b014f8b2880994585a8693fb9d24675e",
+    "bundle-2.35.4.jar": "db4b55f24ad1b4e70f17eb1717a4de76a8dadc5a27d764be7c44ff67b2c1c677",
+    "hadoop-aws-3.5.0.jar": "66bd9eefb938b1a1657487324b63c13df2d8b17164a1dd24e0ef37b905bc5baa",
+}
+"""Hadoop's s3a for the Spark of the pinned pyspark: hadoop-aws has the version of its hadoop-client-api jar,
+and the AWS SDK (686 MB) is the one that hadoop-aws was built with. A cluster usually brings its own.
+"""
+
+SERVER_JARS: Dict[str, str] = {
+    "bcpkix-jdk18on-1.78.1.jar": "4b48ea084e5232b9d79ebca1887b9de037b124931807cd60710748c2aee08cc9",
+    "bcprov-jdk18on-1.78.1.jar": "add5915e6acfc6ab5836e1fd8a5e21c6488536a8c1f21f386eeb3bf280b702d7",
+    "bcutil-jdk18on-1.78.1.jar": "d9fa56f97b0f761ce3bc8d9d74c5d7137a987bf5bd3abfe1003f9bafa45a1d2f",
+    "hadoop-client-minicluster-3.5.0.jar": "06772d24529e59939915979b3edba204d367750ef7dc5120411f35221dd4818c",
+    "s3mock-4.9.1-exec.jar": "18bbedb5d741587aaf254b1a91c65d632afd88c18badf214d5777b0ca4b772ba",
+}
+"""The servers that slow tests start: HDFS, YARN and an S3 server. Only tests need them."""
+
+JAR_GROUPS: Dict[str, Dict[str, str]] = {"delta": DELTA_JARS, "s3": S3_JARS, "servers": SERVER_JARS}
+"""What `python -m tools.jars GROUP` downloads."""
+
 
 class Java(NamedTuple):
     """The java that Spark's launcher starts."""
@@ -95,7 +116,7 @@ def cache_folder() -> Path:
 
 
 def jars_folder() -> Path:
-    """Where the set-up puts the files of DELTA_JARS and where Spark sessions look for them."""
+    """Where the set-up puts the files of JAR_GROUPS and where Spark sessions look for them."""
     return cache_folder() / "jars"
 
 

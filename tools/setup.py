@@ -132,7 +132,7 @@ def set_up(checkout: Path) -> None:
         return f"{num_pinned} pinned packages in .venv, by {'uv' if uv[0] else 'pip'}"
 
     def install_jars() -> str:
-        jars.fetch_jars(checkout, log=logs / "jars.log")
+        jars.fetch_jars(checkout, "delta", log=logs / "jars.log")
         return f"{len(machine.DELTA_JARS)} jars verified in {machine.jars_folder()}"
 
     def install_horovod() -> str:

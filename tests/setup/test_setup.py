@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import machine
 from pipelines.machine import cache_folder
 from tools import horovod_target, horovod_wheel, jars, system, system_install
 from tools.progress import SetupError, find_remedy, format_clock, parse_percent, run_command
@@ -161,8 +162,36 @@ def test_horovod_source_is_pinned_by_checksum():
     assert re.fullmatch(r"horovod==0\.28\.1 --hash=sha256:[0-9a-f]{64}", horovod_target.read_requirement())
 
 
-def test_jar_coordinates_come_from_the_file_name():
-    assert jars.maven_coordinates("delta-spark_4.2_2.13-4.4.0.jar") == "io.delta:delta-spark_4.2_2.13:4.4.0"
+@pytest.mark.parametrize(
+    ("jar", "coordinates"),
+    [
+        ("delta-spark_4.2_2.13-4.4.0.jar", ("io.delta", "delta-spark_4.2_2.13", "4.4.0", "")),
+        ("s3mock-4.9.1-exec.jar", ("com.adobe.testing", "s3mock", "4.9.1", "exec")),
+        ("bcprov-jdk18on-1.78.1.jar", ("org.bouncycastle", "bcprov-jdk18on", "1.78.1", "")),
+    ],
+)
+def test_jar_coordinates_come_from_the_file_name(jar, coordinates):
+    assert jars.maven_coordinates(jar) == coordinates
+
+
+def test_a_pom_names_every_jar_and_excludes_the_rest():
+    pom = jars._write_pom("servers", machine.SERVER_JARS)
+    assert pom.count("<artifactId>*</artifactId>") == pom.count("<dependency>") == len(machine.SERVER_JARS)
+    assert "<artifactId>s3mock</artifactId><version>4.9.1</version><classifier>exec</classifier>" in pom
+
+
+def test_the_jars_of_s3a_have_the_version_of_spark_s_hadoop():
+    import pyspark
+
+    (client,) = (Path(pyspark.__file__).parent / "jars").glob("hadoop-client-api-*.jar")
+    version = client.stem.rpartition("-")[2]
+    assert f"hadoop-aws-{version}.jar" in machine.S3_JARS
+    assert f"hadoop-client-minicluster-{version}.jar" in machine.SERVER_JARS
+
+
+def test_an_unknown_group_of_jars_lists_the_known_ones(capsys):
+    assert jars.main(["s4"]) == 2
+    assert "groups: delta, s3, servers" in capsys.readouterr().err
 
 
 def test_failed_command_shows_log_tail_and_remedy(tmp_path):
