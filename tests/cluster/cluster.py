@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.machine import cache_folder
 from tests.cluster.hosts import Daemon, Host, Network
 from tests.cluster.spark import CHECKOUT, Standalone
 from tests.cluster.tracking import TrackingServer
@@ -70,6 +71,8 @@ class Cluster:
             "HF_HUB_OFFLINE": "1",
             "PYSPARK_PYTHON": sys.executable,
             "DISTRIBUTARY_DEBUG": "1",
+            # The drivers of the cluster run on a machine where `make setup` has run; executors bring nothing.
+            "DISTRIBUTARY_CACHE": str(cache_folder()),
             **self.s3_environment(),
         }
 
@@ -105,6 +108,7 @@ class Cluster:
             "spark.hadoop.fs.s3a.path.style.access": "true",
             "spark.hadoop.fs.s3a.access.key": "user",
             "spark.hadoop.fs.s3a.secret.key": "secret",
+            **{f"spark.executorEnv.{name}": value for name, value in self.s3_environment().items()},
         }
 
     def upload(self, source: Path, target: str) -> None:

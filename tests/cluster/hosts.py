@@ -193,8 +193,8 @@ class Daemon:
 class Network:
     """The hosts of one run of the tests; gone with `close`, or with the process of the tests."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, loopback_names: bool = False) -> None:
+        self.folder, self._loopback_names = folder, loopback_names
         self.hosts: dict[str, Host] = {}
         self._inits: list[subprocess.Popen[bytes]] = []
         self.edge = self._add_edge()
@@ -217,7 +217,7 @@ class Network:
         return self._furnish("edge", f"{NETWORK}.1", init, init, script)
 
     def add(self, name: str) -> Host:
-        """A new host with a cable to the bridge."""
+        """A new host with a cable to the bridge. It is added before servers start: they read names once."""
         address, edge = f"{NETWORK}.{len(self.hosts) + 1}", self.edge.init
         init = self._start_init(enter(edge))
         # The machine's number of the process means nothing inside edge, so the cable is made there and moved here.
@@ -263,8 +263,9 @@ class Network:
         return host
 
     def _write_names(self, reader: Host) -> None:
-        """/etc/hosts of one host. As on Debian, its own name is a loopback address."""
-        lines = ["127.0.0.1 localhost", f"127.0.1.1 {reader.name}"]
+        """/etc/hosts of one host. With `loopback_names`, its own name is a loopback address, as on Debian."""
+        own = "127.0.1.1" if self._loopback_names else reader.address
+        lines = ["127.0.0.1 localhost", f"{own} {reader.name}"]
         lines += [f"{each.address} {each.name}" for each in self.hosts.values() if each is not reader]
         (reader.behind / "hosts").write_text("\n".join(lines) + "\n")
 

@@ -17,6 +17,7 @@ WORKER_TIMEOUT_SECONDS = 15
 PATIENCE = {
     # A host that is cut off is given up after 20 s, where Spark's default is 120 s.
     "spark.network.timeout": "20s",
+    "spark.network.timeoutInterval": "5s",
     "spark.executor.heartbeatInterval": "4s",
 }
 SIZES = {
