@@ -20,6 +20,7 @@ from jobs.shell.command import (
     format_help,
     report_errors,
     require_master,
+    require_storage,
 )
 from jobs.shell.display import console, display_locations, display_outcome, display_plan, display_summary
 from jobs.shell.progress import show_progress
@@ -45,6 +46,7 @@ def run(
         settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
         configs = settings.sections({name: stage.Config for name, stage in STAGES.items()})
         require_master(settings)
+        require_storage(settings, configs["corpus"])
         if dry_run:
             display_plans(configs)
             return

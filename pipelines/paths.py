@@ -52,6 +52,11 @@ def split_options(uri: str) -> tuple[str, str]:
     return (uri[: found.start()], found[0]) if found else (uri, "")
 
 
+def is_remote(path: str) -> bool:
+    """Whether a path is a URI of a store that is reached by a network, and not a folder or its mount."""
+    return split_scheme(path)[0] not in ("", "file", "dbfs")
+
+
 def local_path(scheme: str, rest: str) -> str:
     """The absolute local path behind a plain path (empty scheme) or a file: URI."""
     if not scheme:

@@ -10,6 +10,8 @@ from typing import Any
 from deltalake import DeltaTable as DeltaLog
 from deltalake.exceptions import TableNotFoundError
 
+from pipelines.stores import delta_options
+
 MAINTENANCE = (
     "OPTIMIZE",
     "VACUUM START",
@@ -123,7 +125,7 @@ class TableLog:
 def open_log(path: str) -> TableLog | None:
     """The log of the table at `path`; None if there is no table."""
     try:
-        return TableLog(path, DeltaLog(path))
+        return TableLog(path, DeltaLog(path, storage_options=delta_options(path)))
     except TableNotFoundError:
         return None
 

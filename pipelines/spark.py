@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pyspark
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
 from pipelines.machine import (
     DELTA_JARS,
+    S3_JARS,
     SUPPORTED_JAVA,
     cache_folder,
     feature_version,
@@ -25,6 +27,7 @@ from pipelines.machine import (
     find_other_java_home,
     jars_folder,
 )
+from pipelines.stores import S3, Stores, current, secret_conf, spark_conf
 from pipelines.submit import conf_folder, read_given_conf
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
@@ -42,6 +45,11 @@ NO_MASTER = (
     "(spark://HOST:7077, yarn, k8s://...)"
 )
 
+COMPARED = ("fs.s3a.endpoint", "fs.s3a.endpoint.region", "fs.s3a.path.style.access")
+"""Settings of Hadoop that say where a store is: Spark and the other clients must agree."""
+
+_applied: tuple[str, Stores] | None = None
+"""Application and settings of the last session that `session` gave out."""
 _start = threading.RLock()
 """One thread starts the session; the others wait."""
 
@@ -51,11 +59,13 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
     set.
 
     Raises FileNotFoundError if Delta is neither configured by the user nor in the jars folder, RuntimeError
-    if the Java found cannot run Spark, ValueError if there is no master or if another catalog has the name of
-    Delta's.
+    if the Java found cannot run Spark, ValueError if there is no master, if another catalog has the name of
+    Delta's, or if Spark was told to reach storage in another way than section `storage` says.
     """
     with _start:
-        return _find_session() or _start_session(app_name, conf or {})
+        found = _find_session() or _start_session(app_name, conf or {})
+        _apply_stores(found)
+        return found
 
 
 def start_ahead(app_name: str, conf: Mapping[str, str] | None = None) -> None:
@@ -87,6 +97,7 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
         # new ones. With false, scoring runs in the workers of the training ranks, where torch and
         # transformers are already imported.
         "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",
+        **spark_conf(current()),
         **conf,
     }
     if given.get("spark.master", wanted["spark.master"]).startswith("local"):
@@ -98,8 +109,13 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
         raise ValueError(NO_MASTER)
     added = _with_delta(both)
     jars = [] if _brings_delta(both) else _delta_jars()
-    if jars:
-        added["spark.jars"] = ",".join(filter(None, [both.get("spark.jars", ""), *jars]))
+    s3_jars = [] if _brings_s3(both) else _s3_jars()
+    # The classes of local[N] are the driver's. Executors get a copy: 690 MB for S3, so only if S3 is in use.
+    uses_s3 = current().s3 != S3() and not both["spark.master"].startswith("local")
+    shipped = jars + (s3_jars if uses_s3 else [])
+    jars += s3_jars
+    if shipped:
+        added["spark.jars"] = ",".join(filter(None, [both.get("spark.jars", ""), *shipped]))
     not_given = {name: value for name, value in wanted.items() if name not in given}
     chosen = SparkConf(loadDefaults=False).setAll([*{**not_given, **added}.items()])
     os.environ.setdefault("PYSPARK_PYTHON", given.get("spark.pyspark.python", sys.executable))
@@ -109,6 +125,40 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     # application.
     atexit.register(started.stop)
     return started
+
+
+def _apply_stores(session: SparkSession) -> None:
+    """Tell the session's Hadoop clients how to reach storage, keys included.
+
+    Not as Spark's settings: those stand on the JVM's command line and in the event log. Raises ValueError if
+    the session was told to reach storage in another way.
+    """
+    global _applied
+    stores = current()
+    context = getattr(session, "_sc", None)  # a session of Spark Connect has none: its server has its own
+    if context is None or _applied == (context.applicationId, stores):
+        return
+    defaults = spark_conf(Stores())
+    wanted = {name: value for name, value in spark_conf(stores).items() if defaults.get(name) != value}
+    hadoop = context._jsc.hadoopConfiguration()
+    if stores.hdfs.conf_dir:  # a JVM that runs already does not see our environment
+        for name in ("core-site.xml", "hdfs-site.xml"):
+            site = Path(stores.hdfs.conf_dir) / name
+            if site.is_file():
+                hadoop.addResource(context._jvm.org.apache.hadoop.fs.Path(site.as_uri()))
+    for spark_name, value in wanted.items():
+        name = spark_name.removeprefix("spark.hadoop.")
+        given = context.getConf().get(spark_name, None)
+        if name in COMPARED and given not in (None, value):
+            raise ValueError(
+                f"{spark_name} is {given}, but section storage of the configuration says {value}; the tables "
+                "and the files beside them would lie in two stores; remove one of the two"
+            )
+        if given is None:
+            hadoop.set(name, value)
+    for name, value in secret_conf(stores).items():
+        hadoop.set(name, value)
+    _applied = (context.applicationId, stores)
 
 
 def require_master() -> None:
@@ -190,6 +240,23 @@ def _brings_delta(given: Mapping[str, str]) -> bool:
         given.get("spark.driver.extraClassPath", ""),
     )
     return "DATABRICKS_RUNTIME_VERSION" in os.environ or any("delta-spark" in place for place in places)
+
+
+def _brings_s3(given: Mapping[str, str]) -> bool:
+    """Whether Spark has Hadoop's s3a client already, or gets it from the user."""
+    places = ("spark.jars", "spark.jars.packages", "spark.driver.extraClassPath")
+    home = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent)
+    return (
+        "DATABRICKS_RUNTIME_VERSION" in os.environ
+        or any("hadoop-aws" in given.get(place, "") for place in places)
+        or any((home / "jars").glob("hadoop-aws-*.jar"))
+    )
+
+
+def _s3_jars() -> list[str]:
+    """The jars of s3a, if they were downloaded: only those who use s3:// need them."""
+    jars = [jars_folder() / name for name in S3_JARS]
+    return [str(jar) for jar in jars] if all(jar.is_file() for jar in jars) else []
 
 
 def _delta_jars() -> list[str]:

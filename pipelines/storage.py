@@ -1,11 +1,11 @@
 """Files beside the tables (tokenizers, checkpoints, events), on any storage that Arrow reaches: local, HDFS,
-S3, GCS, Azure.
+S3, GCS, Azure. `stores` says how: endpoint, region, keys, patience.
 
 Object stores cannot rename or append, so nothing here uses that. A file appears completely or not at all,
-and a folder is complete when its manifest is. Only on HDFS, a file that is being replaced is missing for a
-moment.
+and a folder is complete when its manifest is.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -13,13 +13,17 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipelines.hdfs import HdfsHandler, open_hdfs
+from pipelines.objects import ObjectStore
 from pipelines.paths import local_path, split_options, split_scheme, without_credentials
+from pipelines.stores import CONNECT_SECONDS, DEFAULT_REGION, S3, S3_SCHEMES, Stores, current
 
 DBFS = Path("/dbfs")
 """Where Databricks mounts dbfs:/."""
@@ -27,8 +31,9 @@ _KEPT = "/:@!$&'()*+,;=~%"  # characters that the path of a URI may hold
 _ARROW_SCHEMES = {"s3a": "s3", "s3n": "s3"}
 
 
-def locate(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a local path or URI, and the path as that file system knows it.
+def locate(path: str, stores: Stores | None = None) -> tuple[pafs.FileSystem, str]:
+    """The file system of a local path or URI, and the path as that file system knows it. It is reached as
+    `stores` says; None = as this process was configured.
 
     In a URI, %XX is a byte, ?name=value starts the options of a store (S3: region, endpoint_override), and
     any other character stands for itself, even if a strict URI would escape it. s3a: and s3n: mean s3:;
@@ -39,7 +44,12 @@ def locate(path: str) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), local_path(scheme, rest)
     if scheme == "dbfs":
         return pafs.LocalFileSystem(), _mount_path(rest)
+    if scheme == "hdfs":
+        return _locate_hdfs(rest, stores or current())
     try:
+        if scheme in S3_SCHEMES and _is_plain(rest):
+            bucket = rest[2:].partition("/")[0]
+            return _open_s3(bucket, (stores or current()).s3, _attempts(stores or current())), _s3_path(rest)
         return pafs.FileSystem.from_uri(strict_uri(path))
     except pa.ArrowInvalid as error:
         why = str(error).partition("\n")[0]
@@ -49,6 +59,46 @@ def locate(path: str) -> tuple[pafs.FileSystem, str]:
                 "with the S3 protocol, s3://BUCKET/PATH?endpoint_override=HOST; or the folder of its mount"
             )
         raise ValueError(f"path {without_credentials(path)!r}: {without_credentials(why)}") from None
+
+
+def _is_plain(rest: str) -> bool:
+    """Whether an S3 URI names bucket and path only: options and keys in it say the rest themselves."""
+    place, options = split_options(rest)
+    return not options and "@" not in place[2:].partition("/")[0]
+
+
+def _s3_path(rest: str) -> str:
+    return unquote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", rest[2:])).strip("/")
+
+
+@lru_cache(maxsize=16)
+def _open_s3(bucket: str, s3: S3, attempts: int) -> pafs.FileSystem:
+    """Arrow's client. Without endpoint and region it asks AWS for the region of the bucket, once."""
+    options: dict[str, object] = {"anonymous": s3.credentials == "anonymous"}
+    if s3.credentials == "keys":
+        options |= {"access_key": s3.access_key, "secret_key": s3.secret_key}
+        options |= {"session_token": s3.session_token} if s3.session_token else {}
+    if s3.endpoint:
+        options["scheme"], options["endpoint_override"] = s3.endpoint.split("://")
+    region = s3.region or (DEFAULT_REGION if s3.endpoint else pafs.resolve_s3_region(bucket))
+    return pafs.S3FileSystem(
+        **options,
+        region=region,
+        connect_timeout=CONNECT_SECONDS,
+        force_virtual_addressing=not s3.is_path_style,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+    )
+
+
+def _attempts(stores: Stores) -> int:
+    """The SDK waits a random time below 1, 2, 4, 8 and then 20 s between attempts."""
+    return 5 + round(stores.patience_seconds / 10) if stores.patience_seconds else 1
+
+
+def _locate_hdfs(rest: str, stores: Stores) -> tuple[pafs.FileSystem, str]:
+    authority, _, below = rest[2:].partition("/") if rest.startswith("//") else ("", "/", rest[1:])
+    path = unquote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", below)).rstrip("/")
+    return open_hdfs(authority, stores), f"/{path}"
 
 
 def strict_uri(uri: str) -> str:
@@ -75,16 +125,17 @@ def _mount_path(rest: str) -> str:
 class Folder:
     """A folder named by path or URI. Names may contain "/"."""
 
-    def __init__(self, path: str) -> None:
-        self._files, self._root = locate(path)
-        place, self._options = (
-            (self._root, "") if isinstance(self._files, pafs.LocalFileSystem) else split_options(path)
-        )
-        self._place = place.rstrip("/")
+    def __init__(self, path: str, stores: Stores | None = None) -> None:
+        self._files, self._root = locate(path, stores)
+        is_local = isinstance(self._files, pafs.LocalFileSystem)
+        place, self._options = (self._root, "") if is_local else split_options(path)
+        self._place, self._stores = place.rstrip("/"), stores
         self.path = f"{self._place}{self._options}" or "/"
+        self._is_s3 = split_scheme(path)[0] in S3_SCHEMES
+        self._objects = None if is_local or _hdfs_of(self._files) else ObjectStore(path, self._root, stores)
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self._place}/{name}{self._options}")
+        return Folder(f"{self._place}/{name}{self._options}", self._stores)
 
     def exists(self, name: str) -> bool:
         return _is_file(self._files, f"{self._root}/{name}")
@@ -100,23 +151,45 @@ class Folder:
             return stream.read()
 
     def write(self, name: str, content: bytes | memoryview) -> None:
-        """Write the file completely or not at all, also if the process is killed or the disk is full.
+        """Write the file completely or not at all, also if the process is killed or the disk is full. A file
+        of that name is replaced in one step.
 
-        A local file is flushed to disk first. On HDFS, a file that is being replaced is missing for a moment,
-        and stays missing if the process is killed in that moment.
+        A local file is flushed to disk first.
         """
+        self._put(name, content, replace=True)
+
+    def create(self, name: str, content: bytes | memoryview) -> bool:
+        """Write the file if there is none of that name: True if this call created it, False if there is one.
+
+        Of any number of callers at once, on any machines, exactly one gets True, and no one sees a part of
+        the file. This is a hard link on local disks, a rename on HDFS, a conditional put on S3, GCS and
+        Azure. A mount that has no hard links (FUSE) creates the file alone for one caller, too, but others
+        may see it while it is being written.
+
+        An answer that was lost on the way does no harm: if a second attempt finds a file, it compares the
+        content. So give each caller a content of its own (a token). Raises OSError if the storage cannot
+        create conditionally.
+        """
+        return self._put(name, content, replace=False)
+
+    def _put(self, name: str, content: bytes | memoryview, *, replace: bool) -> bool:
         target = f"{self._root}/{name}"
         parent, _, base = target.rpartition("/")
+        if self._objects is not None:  # shows a file only when it is complete
+            if not replace:
+                return self._objects.create(name, content)
+            if self._is_s3:
+                self._objects.write(name, content)
+                return True
+            with self._files.open_output_stream(target) as stream:
+                stream.write(content)
+            return True
         self._files.create_dir(parent, recursive=True)
         # A temporary name per writer: if two write the same file at once, one of the two files remains.
         writing = f"{parent}/.writing-{base}-{uuid.uuid4().hex}"
-        if isinstance(self._files, pafs.LocalFileSystem):
-            _write_local(Path(writing), target, content)
-        elif isinstance(self._files, pafs.HadoopFileSystem):
-            _write_beside(self._files, writing, target, content)
-        else:  # an object store shows a file only when it is complete
-            with self._files.open_output_stream(target) as stream:
-                stream.write(content)
+        if hdfs := _hdfs_of(self._files):
+            return _put_hdfs(hdfs, writing, target, content, replace=replace)
+        return _put_local(Path(writing), target, content, replace=replace)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -135,6 +208,9 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with its content; do nothing if it does not exist."""
+        if self._objects is not None and self._is_s3:  # Arrow would leave a marker for the folder above
+            self._objects.delete(name)
+            return
         info = self._files.get_file_info(f"{self._root}/{name}")
         if info.type == pafs.FileType.File:
             self._files.delete_file(info.path)
@@ -156,37 +232,63 @@ def _is_file(files: pafs.FileSystem, path: str) -> bool:
     return files.get_file_info(path).type == pafs.FileType.File
 
 
-def _write_local(writing: Path, target: str, content: bytes | memoryview) -> None:
+def _hdfs_of(files: pafs.FileSystem) -> HdfsHandler | None:
+    handler = files.handler if isinstance(files, pafs.PyFileSystem) else None
+    return handler if isinstance(handler, HdfsHandler) else None
+
+
+def _put_local(writing: Path, target: str, content: bytes | memoryview, *, replace: bool) -> bool:
     try:
         with writing.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        writing.replace(target)
+        if replace:
+            writing.replace(target)
+        else:
+            _link(writing, Path(target))
+    except FileExistsError:
+        if replace:
+            raise
+        return False
     finally:
         writing.unlink(missing_ok=True)
+    return True
 
 
-def _write_beside(files: pafs.FileSystem, writing: str, target: str, content: bytes | memoryview) -> None:
-    """Write a temporary file and move it: HDFS shows a file while it grows, and cannot move it onto another.
-
-    Between delete and move, `target` is missing. If two writers do this at once, the file of the first move
-    remains.
-    """
+def _link(writing: Path, target: Path) -> None:
+    """Give the file the name `target` too. Raises FileExistsError if something has it."""
     try:
-        with files.open_output_stream(writing) as stream:
+        target.hardlink_to(writing)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        with target.open("xb") as stream:  # a mount without hard links
+            stream.write(writing.read_bytes())
+
+
+def _put_hdfs(
+    hdfs: HdfsHandler, writing: str, target: str, content: bytes | memoryview, *, replace: bool
+) -> bool:
+    """Write a temporary file and rename it: HDFS shows a file while it grows."""
+    try:
+        with hdfs.open_output_stream(writing, None) as stream:
             stream.write(content)
-        if _is_file(files, target):
-            try:
-                files.delete_file(target)
-            except OSError:
-                if _is_file(files, target):  # else the other writer was faster
-                    raise
-        try:
-            files.move(writing, target)
-        except OSError:
-            if not _is_file(files, target):
-                raise
+        if replace:
+            hdfs.move(writing, target)
+        else:
+            hdfs.move_to_new(writing, target)
+    except (FileExistsError, FileNotFoundError):
+        # The client repeats a rename whose answer was lost. If it had been done, our file has its new name.
+        moved = not _exists(hdfs, writing) and _exists(hdfs, target)
+        if not moved and (replace or not _exists(hdfs, target)):
+            raise
+        return moved
     finally:
-        if _is_file(files, writing):
-            files.delete_file(writing)
+        if _exists(hdfs, writing):
+            hdfs.delete_file(writing)
+    return True
+
+
+def _exists(hdfs: HdfsHandler, path: str) -> bool:
+    return hdfs.get_file_info([path])[0].type != pafs.FileType.NotFound

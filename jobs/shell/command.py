@@ -19,6 +19,8 @@ from jobs.shell.plan import Outcome, Plan
 from jobs.shell.progress import show_progress
 from jobs.shell.redaction import redact
 from jobs.shell.settings import Section, Settings
+from pipelines.paths import is_remote
+from pipelines.stores import configure
 
 _Config = TypeVar("_Config", bound=Section)
 
@@ -68,6 +70,7 @@ def build_command(
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
             config = settings.section(stage, model)
             require_master(settings)
+            require_storage(settings, config)
             if dry_run:
                 with show_progress(stage):
                     planned = plan(config)
@@ -107,6 +110,20 @@ def require_master(settings: Settings) -> None:
         from pipelines.spark import require_master as require
 
         require()
+
+
+def require_storage(settings: Settings, config: Section) -> None:
+    """Set how this process reaches storage, and look whether it answers.
+
+    Raises OSError or ValueError with the remedy, within 15 s, for a store that cannot be reached, refuses the
+    keys or has no such bucket: the stages themselves would wait for it.
+    """
+    configure(config.storage)
+    if is_remote(settings.root):
+        with show_progress("storage"):
+            from pipelines.stores_check import require_reachable
+
+            require_reachable(settings.root)
 
 
 class _RedactingFormatter(logging.Formatter):

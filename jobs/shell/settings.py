@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from jobs.shell.layers import merge_layers, read_layers, suggest_name
 from jobs.shell.redaction import redact, remember
 from pipelines.paths import absolute, split_options, without_credentials
+from pipelines.stores import Stores
 
 _Section = TypeVar("_Section", bound="Section")
 
@@ -27,7 +28,7 @@ def _absolute_path(path: str) -> str:
     if split_options(path)[1]:
         raise ValueError(
             f"must not have options ({without_credentials(path)}): table names are appended to it; set "
-            "AWS_ENDPOINT_URL and AWS_REGION for Arrow and Delta, and spark.hadoop.fs.s3a.endpoint for Spark"
+            "storage.s3.endpoint and storage.s3.region"
         )
     return absolute(path)
 
@@ -60,6 +61,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     spark: dict[str, str]
     tracking: Tracking
+    storage: Stores
     effective: str = ""
     """The whole configuration as YAML without secrets, as a run keeps it."""
 
@@ -87,7 +89,8 @@ class Settings:
         """The checked sections by name. Raises ValueError with key, value and rule of every fault at once."""
         checked: dict[str, _Section] = {}
         faults = list(self.unknown.values())
-        shared = {"spark": self.tree["spark"], "tracking": self.tree["tracking"], "effective": self.printed}
+        shared = {name: self.tree[name] for name in ("spark", "tracking", "storage")}
+        shared["effective"] = self.printed
         for name, model in models.items():
             try:
                 # JSON mode: types are strict, but a list may become a tuple.
@@ -100,7 +103,7 @@ class Settings:
                     if _dotted_key(name, fault) not in self.unknown
                 ]
         if faults:
-            # Every section reports the faults of spark and tracking.
+            # Every section reports the faults of spark, tracking and storage.
             raise ValueError("configuration: " + "; ".join(dict.fromkeys(faults)))
         return checked
 
@@ -149,7 +152,7 @@ def _spark_text(name: str, value: Any) -> Any:
 def _dotted_key(section: str, fault: ErrorDetails) -> str:
     """The key of a fault as the user writes it."""
     place = [str(part) for part in fault["loc"]]
-    shared = {"spark": place[1:], "tracking": place}
+    shared = {"spark": place[1:], "tracking": place, "storage": place}
     return ".".join(shared.get(place[0] if place else "", [section, *place]))
 
 

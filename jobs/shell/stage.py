@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from jobs.shell.plan import Outcome, Plan
 from jobs.shell.progress import Progress, show_progress
 from jobs.shell.settings import Section
+from pipelines.stores import configure
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -42,6 +43,7 @@ def run_stage(
     write: Callable[[_Config, Work[_Inputs]], dict[str, str]],
 ) -> Outcome:
     """Write the output of a stage if it is not up to date; `write` returns the facts for a person."""
+    configure(config.storage)
     with show_progress(stage) as progress:
         planned = plan(config)
         if planned.up_to_date:

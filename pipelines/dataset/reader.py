@@ -17,6 +17,7 @@ from deltalake.exceptions import DeltaError
 from pipelines.dataset.arrays import FORMAT, FlatRows, mark_runs, write_arrays
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.rows import NO_LABEL, Rows
+from pipelines.stores import delta_options
 
 VALUE_COLUMNS = [
     "sequence_id",
@@ -150,7 +151,7 @@ def _join(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
 
 def _open_pinned(path: str, table_id: str, version: int) -> DeltaTable:
     try:
-        table = DeltaTable(path, version=version)
+        table = DeltaTable(path, version=version, storage_options=delta_options(path))
     except DeltaError as error:
         raise FileNotFoundError(
             f"sequences at {path} no longer have version {version} ({error}); run the dataset stage again"

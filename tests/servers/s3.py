@@ -1,6 +1,8 @@
 """A real S3 server (Adobe's S3Mock: the S3 protocol with conditional puts and multipart uploads, on files).
 
-It checks no signatures: every key is right. `refusing` is a server that refuses every key, as AWS does.
+One thread answers all requests: with more, S3Mock looks for an object and then writes it, and several of 16
+conditional puts at once succeed, which S3 rules out. It checks no signatures: every key is right. `refusing`
+is a server that refuses every key, as AWS does.
 """
 
 import threading
@@ -32,9 +34,11 @@ class S3Server(Daemon):
         mock = "com.adobe.testing.s3mock"
         settings = {
             "server.address": host,
-            # The main port is TLS with a certificate of its own; nobody asks it.
-            "server.port": "0",
-            f"{mock}.httpPort": self.endpoint.rpartition(":")[2],
+            "server.port": self.endpoint.rpartition(":")[2],
+            "server.ssl.enabled": "false",
+            "server.tomcat.threads.max": "1",
+            "server.tomcat.threads.min-spare": "1",
+            f"{mock}.httpPort": "0",  # a second port, which nobody asks
             f"{mock}.store.root": str(folder / "data"),
             f"{mock}.store.retainFilesOnExit": "true",
             f"{mock}.store.initialBuckets": ",".join(buckets),

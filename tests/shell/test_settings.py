@@ -341,7 +341,7 @@ def test_unknown_keys_are_found_without_the_model_of_their_section(tmp_path, fil
 
 def test_options_in_the_root_are_refused():
     # Table names are appended to the root, so options would end up in the middle of every path.
-    with pytest.raises(ValueError, match=r"corpus.documents must not have options .*set AWS_ENDPOINT_URL"):
+    with pytest.raises(ValueError, match=r"corpus.documents must not have options .*set storage.s3.endpoint"):
         check_all(overrides=["root=s3://bucket/data?endpoint_override=store:9000"])
 
 

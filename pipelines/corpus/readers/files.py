@@ -22,6 +22,7 @@ from pipelines.corpus.readers.slices import cut_files, number_lines, read_scatte
 from pipelines.corpus.source import Source
 from pipelines.schema import arrow_schema
 from pipelines.storage import locate
+from pipelines.stores import carry
 
 MAX_RAW_BYTES = 64 * 2**10
 """Of a broken record, kept in quarantine."""
@@ -61,7 +62,8 @@ def read_source(spark: SparkSession, source: Source, files: list[SourceFile]) ->
     if source.reader.count_lines:
         slices = number_lines(spark, slices, partial(_count_lines, source=source))
     schema = arrow_schema(RECORDS)
-    return scatter(spark, slices).mapInArrow(partial(_read_slices, source=source, schema=schema), RECORDS)
+    read = carry(partial(_read_slices, source=source, schema=schema))
+    return scatter(spark, slices).mapInArrow(read, RECORDS)
 
 
 def read_slice(files: FileSystem, source: Source, part: Slice) -> Iterator[Record]:

@@ -7,6 +7,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.corpus.readers.format import Slice, SourceFile
 from pipelines.corpus.source import Source
+from pipelines.stores import carry
 
 _TASK_BYTES = 32 * 2**20
 """Cost of a task: about a second of reading."""
@@ -39,7 +40,7 @@ def number_lines(
     followed = [part for part in slices if part.stop is not None]
     if not followed:
         return slices
-    rows = scatter(spark, followed).mapInArrow(count, _COUNTS).collect()
+    rows = scatter(spark, followed).mapInArrow(carry(count), _COUNTS).collect()
     counted = {(row.path, row.start): row.num_lines for row in rows}
     numbered, line = [], 1
     for part in slices:

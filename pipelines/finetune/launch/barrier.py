@@ -21,6 +21,7 @@ from pyspark.sql import SparkSession
 from pipelines.finetune.launch.rendezvous import Failure, run_task
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.training import Backend
+from pipelines.stores import carry
 
 WAIT_FOR_SLOTS_SECONDS = 8.0
 """Executors of a running cluster may still be registering."""
@@ -51,7 +52,7 @@ def run_ranks(
     require_slots(spark, num_ranks, wait_seconds=wait_for_slots_seconds)
     for launch in range(1, MAX_LAUNCHES + 1):
         outcomes = _run_stage(
-            spark, partial(run_task, work, collectives=collectives), num_ranks, while_waiting
+            spark, partial(run_task, carry(work), collectives=collectives), num_ranks, while_waiting
         )
         failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
         if not failures:
