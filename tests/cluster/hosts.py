@@ -8,12 +8,14 @@ process 1 ends, and the kernel ends every process of all hosts and removes their
 Needs root, `ip` (iproute2), `unshare` and `nsenter` (util-linux).
 """
 
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +70,12 @@ class Host:
         """The environment of a process here: temporary files, caches and home lie on the host's own disk."""
         kept = ("PATH", "JAVA_HOME", "LANG", "LC_ALL", "PYTHONHASHSEED")
         here = {name: os.environ[name] for name in kept if name in os.environ}
-        folders = {"TMPDIR": "tmp", "HOME": "home", "SPARK_LOCAL_DIRS": "spark", "DISTRIBUTARY_CACHE": "cache"}
+        folders = {
+            "TMPDIR": "tmp",
+            "HOME": "home",
+            "SPARK_LOCAL_DIRS": "spark",
+            "DISTRIBUTARY_CACHE": "cache",
+        }
         return {**here, **{name: str(DISK / folder) for name, folder in folders.items()}, **more}
 
     def run(self, *words: str, timeout: float = 60, **environment: str) -> str:
@@ -85,6 +92,22 @@ class Host:
         if ended.returncode:
             raise subprocess.CalledProcessError(ended.returncode, words, ended.stdout)
         return ended.stdout
+
+    @property
+    def server_prefix(self) -> list[str]:
+        """As `prefix`, but the process keeps the machine's files and process numbers: for the servers of
+        tests/servers, which are signalled by number and keep their data in a folder of the machine."""
+        return ["nsenter", "--target", str(self.init), "--net", "--uts", "--"]
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """This thread, and what it starts, in the network of the host while the context lasts."""
+        with open("/proc/thread-self/ns/net") as own, open(f"/proc/{self.init}/ns/net") as network:
+            _set_network(network.fileno())
+            try:
+                yield
+            finally:
+                _set_network(own.fileno())
 
     def cut(self) -> None:
         """Pull the network cable. Connections stay open on both ends, as when a switch fails."""
@@ -114,7 +137,11 @@ class Daemon:
     ) -> None:
         self.host, self.name, self.words = host, name, list(words)
         self.log = folder / f"{name}.log"
-        self._environment, self._is_ready, self._ready_seconds = dict(environment or {}), is_ready, ready_seconds
+        self._environment, self._is_ready, self._ready_seconds = (
+            dict(environment or {}),
+            is_ready,
+            ready_seconds,
+        )
         self._folder = folder
         self._started: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -220,7 +247,7 @@ class Network:
         """A new host with a cable to the bridge. It is added before servers start: they read names once."""
         address, edge = f"{NETWORK}.{len(self.hosts) + 1}", self.edge.init
         init = self._start_init(enter(edge))
-        # The machine's number of the process means nothing inside edge, so the cable is made there and moved here.
+        # The cable is made in edge, which knows the process by another number than the machine.
         cable = f"""
             ip link add to-{name} type veth peer name eth0 netns {_pid_inside(init)}
             ip link set to-{name} master {BRIDGE} up"""
@@ -273,6 +300,13 @@ class Network:
 def enter(init: int) -> list[str]:
     """Words before a command that run it in the namespaces of a process."""
     return ["nsenter", "--target", str(init), "--pid", "--mount", "--uts", "--net", "--"]
+
+
+def _set_network(descriptor: int) -> None:
+    """setns(2) for this thread; Python has it since 3.12."""
+    new_network = 0x40000000  # CLONE_NEWNET
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, new_network):
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _run_script(prefix: list[str], script: str) -> None:

@@ -47,7 +47,16 @@ class Standalone:
         self.master = Daemon(
             head,
             "spark-master",
-            [program[0], f"{program[1]}.master.Master", "--host", head.address, "--port", "7077", "--webui-port", "0"],
+            [
+                program[0],
+                f"{program[1]}.master.Master",
+                "--host",
+                head.address,
+                "--port",
+                "7077",
+                "--webui-port",
+                "0",
+            ],
             folder=folder,
             environment=environment,
             is_ready=lambda daemon: "elected leader" in daemon.output(),

@@ -32,7 +32,11 @@ def network(tmp_path):
 
 def test_hosts_have_own_name_disk_and_processes(network):
     first, second = network.add("first"), network.add("second")
-    assert [each.run("hostname").strip() for each in (network.edge, first, second)] == ["edge", "first", "second"]
+    assert [each.run("hostname").strip() for each in (network.edge, first, second)] == [
+        "edge",
+        "first",
+        "second",
+    ]
     first.run("sh", "-c", f"echo mine > {DISK}/note")
     with pytest.raises(subprocess.CalledProcessError, match="non-zero exit status"):
         second.run("cat", f"{DISK}/note")
@@ -55,9 +59,15 @@ def test_cut_cable_stops_traffic_until_restored(network, tmp_path):
 
 
 def test_daemons_pause_end_and_start_again(network, tmp_path):
-    count = "import itertools, time\nfor n in itertools.count():\n    print(n, flush=True)\n    time.sleep(0.05)"
+    count = (
+        "import itertools, time\nfor n in itertools.count():\n    print(n, flush=True)\n    time.sleep(0.05)"
+    )
     daemon = Daemon(
-        network.add("only"), "counter", [sys.executable, "-c", count], folder=tmp_path, is_ready=lambda d: "3" in d.output()
+        network.add("only"),
+        "counter",
+        [sys.executable, "-c", count],
+        folder=tmp_path,
+        is_ready=lambda d: "3" in d.output(),
     ).start()
     daemon.pause()
     time.sleep(0.2)
@@ -88,7 +98,7 @@ input()
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
     )
     inits = [psutil.Process(int(pid)) for pid in tests.stdout.readline().split()]
-    sleepers = [each for each in inits[1].children(recursive=True)] + [
+    sleepers = list(inits[1].children(recursive=True)) + [
         each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", "987"]
     ]
     assert sleepers

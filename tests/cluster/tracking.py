@@ -1,7 +1,7 @@
-"""A tracking server as a team runs it: MLflow on PostgreSQL, with artifacts in a bucket that only it can write.
+"""A tracking server as a team runs it: MLflow on PostgreSQL, with artifacts in a bucket of its own.
 
-Drivers talk to the server alone (`--serve-artifacts`): they need neither boto3 nor the keys of its bucket. The
-server's own packages (tracking-server.txt) lie in a folder of their own, because botocore needs another
+Drivers talk to the server alone (`--serve-artifacts`): they need neither boto3 nor the keys of its bucket.
+The server's own packages (tracking-server.txt) lie in a folder of their own, because botocore needs another
 python-dateutil than the environment of the checkout has.
 """
 
@@ -51,7 +51,9 @@ class TrackingServer:
         self.database = Daemon(
             host,
             "postgres",
-            as_user(str(programs / "postgres"), "-D", f"{DISK}/postgres", "-h", "127.0.0.1", "-k", f"{DISK}/tmp"),
+            as_user(
+                str(programs / "postgres"), "-D", f"{DISK}/postgres", "-h", "127.0.0.1", "-k", f"{DISK}/tmp"
+            ),
             folder=folder,
             is_ready=lambda daemon: "database system is ready" in daemon.output(),
         )
@@ -81,7 +83,9 @@ class TrackingServer:
         shutil.chown(data, USER)
         # Only processes of this host reach the database, so no password is needed.
         self._host.run(
-            *as_user(str(self._programs / "initdb"), "-D", f"{DISK}/postgres", "-U", "mlflow", "-A", "trust", "-N")
+            *as_user(
+                str(self._programs / "initdb"), "-D", f"{DISK}/postgres", "-U", "mlflow", "-A", "trust", "-N"
+            )
         )
         self.database.start()
         self.server.start()
