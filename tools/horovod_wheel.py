@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Dict
 
 from pipelines.machine import cache_folder
+from tools.horovod_source import correct_source
 from tools.horovod_target import Target, find_kept_wheel, find_target, read_requirement, wheel_folder
 from tools.lock import lock
 from tools.packages import venv_python
@@ -120,6 +121,7 @@ def unpack_source(checkout: Path, folder: Path, *, log: Path) -> Path:
         if hasattr(tarfile, "data_filter"):
             archive.extraction_filter = tarfile.data_filter
         archive.extractall(unpacked)  # noqa: S202
+    correct_source(unpacked / name)
     (unpacked / name).rename(source)
     return source
 

@@ -117,7 +117,7 @@ class Cluster:
         return Run(Daemon(self.edge, name, words, folder=self.folder, environment=self.environment()))
 
     def submit_training(self, flow: str, name: str, conf: Mapping[str, str] | None = None) -> Run:
-        """The stages from finetune on, once more, on the tables of the run at `flow`; results at LAKE/name."""
+        """The stages from finetune on, once more, on the tables of the run `flow`; results at LAKE/name."""
         own = [
             f"finetune.folder={LAKE}/{name}/lake/finetune",
             f"scoring.predictions={LAKE}/{name}/lake/predictions",

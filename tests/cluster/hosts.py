@@ -38,7 +38,7 @@ def find_missing_part() -> str | None:
         return "hosts need root (network namespaces); run as root, for example in a virtual machine"
     for program, package in PROGRAMS.items():
         if not shutil.which(program):
-            return f"hosts need the program {program}; install the package {package}"
+            return f"hosts need the program {program}; install {package}, or run: make cluster-parts"
     words = ["unshare", "--pid", "--fork", "--mount", "--uts", "--net", "ip", "link", "add", "type", "bridge"]
     tried = subprocess.run(words, capture_output=True, text=True, check=False)
     if tried.returncode:

@@ -5,39 +5,24 @@ The server's own packages (tracking-server.txt) lie in a folder of their own, be
 python-dateutil than the environment of the checkout has.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from pipelines.machine import cache_folder
 from tests.cluster.hosts import DISK, Daemon, Host
+from tools.cluster_parts import find_postgres, packages_folder
 
-REQUIREMENTS = Path(__file__).with_name("tracking-server.txt")
 USER = "nobody"
 """PostgreSQL refuses to run as root."""
-
-
-def find_postgres() -> Path | None:
-    """The folder of PostgreSQL's programs; Debian puts them beside no other program."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    on_path = shutil.which("postgres")
-    return found[-1].parent if found else Path(on_path).parent if on_path else None
-
-
-def packages_folder() -> Path:
-    """Where `make cluster` puts the server's packages; another list has another folder."""
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    return cache_folder() / f"tracking-server-{digest}"
 
 
 def find_missing_part() -> str | None:
     """What this machine lacks to run the server, with the remedy; None = nothing."""
     if find_postgres() is None:
-        return "the tracking server needs PostgreSQL; install the package postgresql"
+        return "the tracking server needs PostgreSQL; run: make cluster-parts"
     if not packages_folder().is_dir():
-        return f"the tracking server's packages are not in {packages_folder()}; run: make test-cluster"
+        return f"the tracking server's packages are not in {packages_folder()}; run: make cluster-parts"
     return None
 
 
