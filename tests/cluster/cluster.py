@@ -106,12 +106,14 @@ class Cluster:
             **KEYS,
         }
 
-    def submit(self, root: str, *overrides: str, conf: Mapping[str, str] | None = None) -> Run:
-        """The small flow below `root`, submitted in client mode; its raw files lie at root/raw."""
+    def submit(
+        self, root: str, *overrides: str, job: str = "run", conf: Mapping[str, str] | None = None
+    ) -> Run:
+        """A job of the small flow below `root`, submitted in client mode; its raw files lie at root/raw."""
         words = self.spark.submit()
         for name, value in {**self.spark.conf(), **(conf or {})}.items():
             words += ["--conf", f"{name}={value}"]
-        words += [str(CHECKOUT / "jobs" / "run.py"), *self.overrides(root), *overrides]
+        words += [str(CHECKOUT / "jobs" / f"{job}.py"), *self.overrides(root), *overrides]
         self._num_runs += 1
         name = f"driver-{self._num_runs}-{root.rpartition('/')[2]}"
         return Run(Daemon(self.edge, name, words, folder=self.folder, environment=self.environment()))
@@ -140,9 +142,10 @@ class Cluster:
         """Copy the files of a local folder to a folder on the cluster's storage."""
         self._python("tests.cluster.upload", str(source), target)
 
-    def results(self, root: str, *, tables: str | None = None) -> dict[str, object]:
-        """What a run left, see tests.cluster.results; `tables`: root of the tables that it only read."""
-        words = [root, tables or root, self.tracking.uri, root.rpartition("/")[2]]
+    def results(self, root: str, *, tables: str | None = None, name: str = "") -> dict[str, object]:
+        """What a run left, see tests.cluster.results. `tables`: root of the tables that it only read; `name`:
+        of its experiment and model, if it is not the last part of root."""
+        words = [root, tables or root, self.tracking.uri, name or root.rpartition("/")[2]]
         return dict(json.loads(self._python("tests.cluster.results", *words).splitlines()[-1]))
 
     def _python(self, module: str, *words: str) -> str:

@@ -9,6 +9,7 @@ compared by their rows, and not only by the digests that Distributary recorded.
 import hashlib
 import json
 import sys
+from collections import Counter
 
 from deltalake import DeltaTable
 from mlflow import MlflowClient
@@ -20,7 +21,7 @@ from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES, Tabl
 
 
 def read_table(table: Table, root: str) -> dict[str, object]:
-    """Recorded digest, hash of the rows (without volatile columns), number of rows and of different keys."""
+    """Recorded digest, hash of the rows without volatile columns, numbers of rows, of keys, by split."""
     path = f"{root}/lake/{table.name}"
     newest = pin(path)
     assert newest is not None, path
@@ -30,7 +31,9 @@ def read_table(table: Table, root: str) -> dict[str, object]:
         [json.dumps(row, sort_keys=True, default=repr) for row in rows.select(columns).to_pylist()]
         for columns in (steady, list(table.key))
     )
+    splits = Counter(row["split"] for row in rows.to_pylist()) if "split" in rows.column_names else {}
     return {
+        "splits": dict(splits),
         "digest": newest.digest,
         "rows": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
         "num_rows": len(lines),
