@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench fix ui wheel pack jars system setup clean
+.PHONY: help demo test test-all test-cluster cluster-parts check bench fix ui wheel pack jars system setup clean
 
 PYTHON3 := $(shell command -v python3 || command -v python3.12 || command -v python3.11)
 RECIPE ?= customer_service
@@ -20,6 +20,7 @@ help:  ## show this text
 	@printf '  make demo      set up, then run all stages on the shipped data; RECIPE=name takes another file of conf/recipe\n'
 	@printf '  make test      set up, then run all tests but the slow ones; ARGS="-k csv -x" goes to pytest\n'
 	@printf '  make test-all  set up, then run all tests, also those that start and kill processes\n'
+	@printf '  make test-cluster  run the flow on hosts made of network namespaces, with real servers (root); ARGS="-m soak" the long ones\n'
 	@printf '  make ui        open the pages of MLflow on http://127.0.0.1:%s; PORT=5001 takes another port\n' '$(PORT)'
 	@printf '  make check     check style, types and imports (ruff, mypy, import-linter)\n'
 	@printf '  make fix       format the code and correct what ruff can\n'
@@ -38,11 +39,17 @@ demo: setup  ## all stages on shipped data
 	@$(BIN)/distributary run --recipe $(RECIPE) $(ARGS)
 
 test: setup  ## all tests but the slow ones
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not slow and not cluster' $(ARGS)
 	@printf 'The slow tests (they start and kill processes) were left out. To run them: make test-all, or make test-all ARGS="-m slow"\n'
 
-test-all: setup  ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test-all: setup  ## all tests; those of the cluster where the machine has its parts
+	@$(BIN)/python -m pytest -m 'not soak' $(ARGS)
+
+test-cluster: cluster-parts  ## the flow on several hosts with real servers; root, Linux
+	@$(BIN)/python -m pytest -m 'cluster and not soak' $(ARGS)
+
+cluster-parts: setup  ## programs, jars and packages for test-cluster
+	@$(BIN)/python -m tools.cluster_parts
 
 check: setup  ## static checks; all of them run, and one failure is enough to fail
 	@status=0; \

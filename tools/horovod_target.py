@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import List, NamedTuple
 
 from pipelines.machine import cache_folder, list_packages
+from tools.horovod_source import corrections_digest
 from tools.packages import site_packages, venv_python
 from tools.progress import SetupError, run_command
 
@@ -45,8 +46,9 @@ class Target(NamedTuple):
     """CUDA version that the collectives are built for; empty = CPU (Gloo)."""
 
     def key(self) -> str:
-        """Folder name: the fields that a person reads, and a hash of all fields."""
-        digest = hashlib.sha256(json.dumps(self._asdict(), sort_keys=True).encode()).hexdigest()[:12]
+        """Folder name: the fields that a person reads, and a hash of all fields and of our corrections."""
+        parts = {**self._asdict(), "source": corrections_digest()}
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
         device = f"cuda-{self.gpu}" if self.gpu else "cpu"
         name = f"horovod-{self.horovod}-torch-{self.torch}-{self.python}-{device}"
         return f"{name}-{digest}".replace("/", "_")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Dict
 
 from pipelines.machine import cache_folder
+from tools.horovod_source import correct_source
 from tools.horovod_target import (
     Target,
     chosen_gpu,
@@ -150,6 +151,7 @@ def unpack_source(checkout: Path, folder: Path, *, log: Path) -> Path:
         if hasattr(tarfile, "data_filter"):
             archive.extraction_filter = tarfile.data_filter
         archive.extractall(unpacked)  # noqa: S202
+    correct_source(unpacked / name)
     (unpacked / name).rename(source)
     return source
 

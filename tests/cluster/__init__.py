@@ -1,0 +1,1 @@
+"""The flow on several hosts with real servers; `make test-cluster` runs it."""

@@ -1,0 +1,51 @@
+"""One cluster for all tests of this folder. It starts in 80 s on a machine of two cores."""
+
+import pytest
+
+from tests.cluster import hosts, tracking
+from tests.cluster.cluster import LAKE, Cluster
+from tests.cluster.results import read_results
+from tests.conftest import write_tickets
+from tests.servers.jars import require_jars
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    missing = hosts.find_missing_part() or tracking.find_missing_part()
+    if missing:
+        pytest.skip(missing)
+    for group in ("s3", "servers"):
+        require_jars(group)
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def expected(flow):
+    """What the small flow leaves on one machine with local[2]."""
+    uri = flow.settings.tree["tracking"]["uri"]
+    return read_results(str(flow.folder), str(flow.folder), uri, "tickets")
+
+
+@pytest.fixture(scope="session")
+def s3_flow(cluster, tmp_path_factory):
+    """Root of the small flow, run on the cluster with everything on S3."""
+    return run_flow(cluster, f"{LAKE}/tickets", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def hdfs_flow(cluster, tmp_path_factory):
+    """Root of the small flow, run on the cluster with everything on HDFS."""
+    return run_flow(cluster, f"{cluster.hdfs.uri}/hdfsflow", tmp_path_factory)
+
+
+def run_flow(cluster, root, tmp_path_factory):
+    raw = tmp_path_factory.mktemp("raw")
+    write_tickets(raw)
+    cluster.upload(raw, f"{root}/raw")
+    cluster.submit(root).finish()
+    return root

@@ -1,0 +1,31 @@
+"""The small flow on two hosts gives what it gives on one machine."""
+
+import copy
+
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.horovod]
+
+
+def require_same_rows(found, expected):
+    """Equal but for the digest of the predictions, which covers the model's name: every run has its own."""
+    found, expected = copy.deepcopy((found, expected))
+    for results in (found, expected):
+        del results["tables"]["predictions"]["digest"]
+    assert found == expected
+
+
+def test_flow_on_s3_equals_one_machine(cluster, s3_flow, expected):
+    assert cluster.results(s3_flow) == expected
+
+
+def test_flow_on_hdfs_equals_one_machine(cluster, hdfs_flow, expected):
+    require_same_rows(cluster.results(hdfs_flow), expected)
+
+
+def test_both_hosts_did_the_work(cluster, s3_flow):
+    for host in cluster.workers:
+        # The model travels to each executor; the driver's own folder is on another host.
+        assert list((host.behind / "work").glob("app-*/*/model-*/model.safetensors")), host.name
+    copies = [list((host.behind / "cache" / "sequences").glob("*/")) for host in cluster.workers]
+    assert all(copies), "ranks on both hosts copied the sequences that they read"
