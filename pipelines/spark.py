@@ -232,7 +232,7 @@ def count_slots(spark: SparkSession) -> int:
     if not is_connect(spark):
         return int(spark.sparkContext.defaultParallelism)
     # `range` without a number of partitions takes the server's default parallelism.
-    return int(spark.range(1 << 16).agg(F.count_distinct(F.spark_partition_id())).collect()[0][0])
+    return int(spark.range(1 << 16).select(F.spark_partition_id()).distinct().count())
 
 
 def require_master() -> None:

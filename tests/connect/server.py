@@ -34,7 +34,6 @@ def connect_server(folder: Path, *, master: str) -> Iterator[str]:
     conf = {
         **CONF,
         "spark.connect.grpc.binding.port": str(port),
-        "spark.pyspark.python": sys.executable,
         "spark.sql.warehouse.dir": str(folder / "spark-warehouse"),
     }
     command = [
@@ -48,6 +47,7 @@ def connect_server(folder: Path, *, master: str) -> Iterator[str]:
     hidden = ("PYTHONPATH", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT", "SPARK_REMOTE")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment |= {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_SCALA_VERSION": "2.13", "SPARK_HOME": str(home)}
+    environment["PYSPARK_PYTHON"] = sys.executable  # the server reads this variable, not spark.pyspark.python
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
