@@ -53,7 +53,7 @@ class ObjectStore:
         return _open_other(f"{scheme}://{place}", stores.patience_seconds, os.getpid())
 
     def look(self) -> None:
-        """One request. Raises OSError if the store cannot be reached, refuses the keys or lacks the bucket."""
+        """One request. Raises OSError if the store does not answer, refuses the keys or lacks the bucket."""
         with self._plain_errors(""):
             next(iter(obstore.list(self._store, prefix=self._prefix, chunk_size=1)), None)
 
