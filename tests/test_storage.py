@@ -1,10 +1,10 @@
 """Paths, URIs, and files that are whole or not there."""
 
+import errno
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from pipelines import storage
 from pipelines.paths import absolute
@@ -89,7 +89,7 @@ def test_a_uri_names_what_it_says(uri, kind, path):
 
 
 def test_an_hdfs_uri_is_escaped_for_arrow_and_keeps_its_authority():
-    # As text: there is no libhdfs here.
+    # As text: its own client reads it in another way.
     assert strict_uri("hdfs://u@h:8020/项 #[") == "hdfs://u@h:8020/%E9%A1%B9%20%23%5B"
     assert strict_uri("hdfs:/a/b") == "hdfs:///a/b"
     assert strict_uri("hdfs://[::1]:8020/a") == "hdfs://[::1]:8020/a"
@@ -128,37 +128,23 @@ def test_a_folder_in_a_folder_keeps_the_options_of_its_store():
     assert (Folder("/a?b=c") / "d").path == "/a?b=c/d"
 
 
-class LikeHdfs(pafs.FSSpecHandler):
-    """Moves onto no existing file; while we write, another writer may finish."""
-
-    def __init__(self, other: bytes | None) -> None:
-        super().__init__(LocalFileSystem())
-        self.other = other
-
-    def move(self, src, dest):
-        if self.other is not None:
-            Path(dest).write_bytes(self.other)
-        if Path(dest).exists():
-            raise OSError("HDFS rename failed")
-        super().move(src, dest)
+def test_of_many_creators_exactly_one_succeeds(tmp_path):
+    folder = Folder(str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda n: folder.create("a/lock", f"{n}".encode()), range(32)))
+    assert sum(created) == 1
+    assert folder.read("a/lock") == f"{created.index(True)}".encode()
+    assert (folder / "a").names() == ["lock"] == [path.name for path in (tmp_path / "a").iterdir()]
 
 
-@pytest.mark.parametrize(("other", "expected"), [(None, b"new"), (b"other", b"other")])
-def test_where_a_move_replaces_nothing_one_whole_file_stands(tmp_path, other, expected):
-    target = tmp_path / "file"
-    target.write_bytes(b"old")
-    storage._write_beside(
-        pafs.PyFileSystem(LikeHdfs(other)), f"{tmp_path}/.writing-file", str(target), b"new"
-    )
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", expected)]
+def test_a_mount_without_hard_links_creates_once_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
 
-
-def test_where_a_move_fails_the_error_is_told_and_nothing_is_left(tmp_path):
-    with pytest.raises(OSError, match="gone"):
-        storage._write_beside(
-            pafs.PyFileSystem(LikeHdfs(None)), f"{tmp_path}/.writing-file", f"{tmp_path}/gone/file", b"new"
-        )
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    folder = Folder(str(tmp_path))
+    assert [folder.create("lock", content) for content in (b"first", b"second")] == [True, False]
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("lock", b"first")]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""Files, leases, checkpoints and sources on a real S3 server and a real HDFS."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.fs as pafs
+import pytest
+
+from pipelines.corpus.listing import find_files
+from pipelines.lease import Lease
+from pipelines.pin import open_log
+from pipelines.storage import Folder, locate
+from pipelines.stores_check import check_store, require_reachable
+from tests.servers.s3 import BUCKET
+
+pytestmark = pytest.mark.slow
+
+
+def list_everything(root):
+    """Paths of all files and folder markers below `root`."""
+    files, path = locate(root)
+    found = files.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    return sorted(info.path.removeprefix(path).strip("/") for info in found)
+
+
+def test_a_folder_keeps_its_promises(root):
+    folder = Folder(root)
+    folder.write("a/项 #1%20", b"one")
+    folder.write("a/项 #1%20", b"two")
+    folder.write("b", b"")
+    assert folder.read("a/项 #1%20") == b"two"
+    assert (folder.names(), (folder / "a").names()) == (["a", "b"], ["项 #1%20"])
+    assert [folder.exists(name) for name in ("a/项 #1%20", "a", "c")] == [True, False, False]
+    with folder.local("a") as copy:
+        assert (copy / "项 #1%20").read_bytes() == b"two"
+    for name in ("a", "b", "never there"):
+        folder.delete(name)
+    assert folder.names() == []
+    with pytest.raises(FileNotFoundError):
+        folder.read("b")
+
+
+def test_of_many_creators_exactly_one_wins(root):
+    folders = [Folder(root) for _ in range(4)]
+    for name in ("lock-1", "lock-2", "lock-3"):
+        with ThreadPoolExecutor(8) as pool:
+            created = list(pool.map(lambda n: folders[n % 4].create(name, f"{n}".encode()), range(16)))  # noqa: B023
+        assert sum(created) == 1
+        assert folders[0].read(name) == f"{created.index(True)}".encode()
+    assert list_everything(root) == ["lock-1", "lock-2", "lock-3"]
+
+
+def test_a_replaced_file_is_never_missing(root):
+    folder, seen, ended = Folder(root), set(), threading.Event()
+    folder.write("pointer", b"0" * 1000)
+
+    def read():
+        while not ended.is_set():
+            seen.add(folder.read("pointer"))
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        for number in range(1, 10):
+            folder.write("pointer", f"{number}".encode() * 1000)
+        ended.set()
+        reading.result()
+    assert {len(content) for content in seen} == {1000}
+    assert len(seen) > 1
+
+
+def test_no_marker_objects_are_left_in_s3(configured, tmp_path):
+    folder = Folder(f"s3a://{BUCKET}/{tmp_path.name}")
+    folder.write("a/b/c", b"1")
+    folder.delete("a/b/c")
+    files, path = locate(folder.path)
+    # Arrow shows an empty marker as a folder.
+    assert files.get_file_info(path).type == pafs.FileType.NotFound
+
+
+def test_a_large_file_is_sent_in_parts(root):
+    content = bytes(range(256)) * 200_000  # 51 MB
+    Folder(root).write("weights", memoryview(content))
+    assert Folder(root).read("weights") == content
+
+
+def test_a_lease_is_held_by_one(root):
+    folder = Folder(root)
+    with Lease(folder, renew_seconds=0.2) as lease:
+        time.sleep(1)
+        lease.require()
+        with pytest.raises(RuntimeError, match="is in use by process"):
+            Lease(folder).__enter__()
+    assert folder.names() == []
+
+
+def test_files_are_listed_as_on_a_disk(root):
+    folder = Folder(root)
+    for name in ("2024/a.jsonl", "2024/b.jsonl", "2025/a.jsonl", "2025/_SUCCESS", "2025/.hidden/x.jsonl"):
+        folder.write(name, b"{}\n")
+    assert sorted(file.relative for file in find_files(root)) == [
+        "2024/a.jsonl",
+        "2024/b.jsonl",
+        "2025/a.jsonl",
+    ]
+    assert sorted(file.relative for file in find_files(f"{root}/*/a.jsonl")) == [
+        "2024/a.jsonl",
+        "2025/a.jsonl",
+    ]
+    assert all(file.size == 3 and file.modified_ns > 0 for file in find_files(root))
+
+
+def test_clients_agree_on_a_healthy_store(root):
+    require_reachable(root)
+    assert [(finding.client, finding.problem) for finding in check_store(root)] == [
+        ("Arrow and obstore", ""),
+        ("delta-rs", ""),
+    ]
+    assert list_everything(root) == []
+    assert open_log(f"{root}/no-table") is None
+
+
+def test_a_missing_bucket_is_named(configured):
+    with pytest.raises(OSError, match=r"NoSuchBucket: .*create the bucket, or correct root"):
+        require_reachable("s3a://no-such-bucket/x")
+
+
+@pytest.mark.parametrize("fault", ["killed", "hanging"])
+def test_work_survives_an_outage(root, servers, fault):
+    server, folder = servers[root.partition(":")[0]], Folder(root)
+    folder.write("before", b"1")
+    started = time.monotonic()
+    if fault == "killed":
+        server.kill()
+    else:
+        server.pause()
+    with ThreadPoolExecutor(4) as pool:
+        done = [
+            pool.submit(folder.read, "before"),
+            pool.submit(folder.write, "written", b"2"),
+            pool.submit(folder.create, "created", b"3"),
+            pool.submit(folder.names),
+        ]
+        time.sleep(6)
+        assert not any(each.done() for each in done)
+        if fault == "killed":
+            server.start()
+        else:
+            server.resume()
+        assert done[0].result(60) == b"1"
+        done[1].result(60)
+        assert done[2].result(60) is True
+        done[3].result(60)
+    assert folder.names() == ["before", "created", "written"]
+    assert time.monotonic() - started < 90

@@ -1,0 +1,80 @@
+"""Spark, delta-rs and Arrow on one table in a real S3 server and a real HDFS."""
+
+import pytest
+
+from pipelines.corpus.listing import list_files
+from pipelines.corpus.readers.files import read_sources
+from pipelines.corpus.source import Source
+from pipelines.delta import Table
+from pipelines.pin import open_log, pin
+from pipelines.spark import session
+from pipelines.storage import Folder
+from pipelines.stores import S3, Stores, configure
+from pipelines.stores_check import check_hadoop
+from tests.conftest import TEST_CONF
+from tests.servers.jars import require_jars
+
+pytestmark = pytest.mark.slow
+
+WORDS = Table(name="words", row="one word", key=("word",), ddl="word STRING NOT NULL, length INT NOT NULL")
+
+
+@pytest.fixture
+def reaching(spark, configured):
+    """The session of all tests, told how to reach the stores of this one."""
+    require_jars("s3")
+    return session("servers", TEST_CONF)
+
+
+def test_a_table_has_the_digest_of_a_local_one(reaching, root, tmp_path):
+    rows = reaching.createDataFrame([("river", 5), ("delta", 5), ("sea", 3)], "word STRING, length INT")
+    far, near = (
+        WORDS.overwrite(rows, path, fingerprint="one", facts={})
+        for path in (f"{root}/t", str(tmp_path / "t"))
+    )
+    assert (far.digest, far.num_rows) == (near.digest, 3)
+    assert pin(f"{root}/t") == far
+    assert open_log(f"{root}/t").columns == ("word", "length")
+    assert WORDS.overwrite(rows, f"{root}/t", fingerprint="one", facts={}).version == far.version
+    assert WORDS.digest(WORDS.read(reaching, f"{root}/t")) == (near.digest, 3)
+
+
+def test_a_source_is_read_by_executors(reaching, root):
+    lines = [f'{{"text": "line {number}"}}\n' for number in range(100)]
+    for name in ("a", "b"):
+        Folder(root).write(f"raw/{name}.jsonl", "".join(lines).encode())
+    source = Source(
+        name="raw", path=f"{root}/raw", format="jsonl", fields={"text": "text"}, splits={"train": 1.0}
+    )
+    rows = read_sources(reaching, [source], [list_files(source)]).select("file", "text", "reason").collect()
+    assert len(rows) == 200
+    assert {row.reason for row in rows} == {None}
+    assert sorted({row.file for row in rows}) == ["a.jsonl", "b.jsonl"]
+
+
+def test_spark_s_client_does_what_stages_need(reaching, root):
+    assert [(finding.step, finding.problem) for finding in check_hadoop(reaching, root)] == [("", "")]
+    assert Folder(root).names() == []
+
+
+def test_the_keys_are_on_no_command_line_and_in_no_setting(reaching):
+    from pathlib import Path
+
+    shown = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert any(b"org.apache.spark.deploy.SparkSubmit" in line for line in shown)
+    assert not any(b"a-key-of-tests" in line for line in shown)
+    assert "a-key-of-tests" not in str(reaching.sparkContext.getConf().getAll())
+    assert "a-key-of-tests" not in str(reaching.sql("SET -v").collect())
+
+
+def test_a_session_that_reaches_another_store_is_refused(reaching, monkeypatch):
+    java_conf = reaching.sparkContext._jsc.sc().conf()
+    java_conf.set("spark.hadoop.fs.s3a.endpoint", "http://elsewhere:1")
+    try:
+        configure(Stores(s3=S3(endpoint="http://here:1", region="eu-west-1")))
+        with pytest.raises(
+            ValueError, match=r"fs.s3a.endpoint is http://elsewhere:1, but .* says http://here:1"
+        ):
+            session("servers", TEST_CONF)
+    finally:
+        java_conf.remove("spark.hadoop.fs.s3a.endpoint")
