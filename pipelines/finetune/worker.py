@@ -169,6 +169,7 @@ class _Rank:
             reader,
             self._strategy,
             batch_rows=self._training.execution.micro_batch,
+            max_rows=self._training.cadence.max_evaluation_sequences,
             progress=lambda share: self._note(f"evaluating {split}: {share:.0%}"),
         )
 
@@ -213,12 +214,14 @@ class _Rank:
             "best_step": self._state.best_step,
             "best_value": self._state.best_value,
             "total_steps": self._total_steps,
-            "num_final_rows": len(self._final),
+            "num_final_rows": final.num_rows,
             "num_train_rows": len(self._train),
-            "confusion": None if final.confusion is None else final.confusion.tolist(),
+            "confusion": None,
         }
         model = self._strategy.export()
         if model is not None:
+            # On rank 0 only: 2,000 classes make 4 million numbers.
+            result["confusion"] = None if final.confusion is None else final.confusion.tolist()
             result["weights"] = self._export(model)
             self._events.write("final", step=self._total_steps, split=split, **final.metrics)
             self._events.close()
