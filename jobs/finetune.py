@@ -1,6 +1,5 @@
-"""Stage 3: sequences to an MLflow run with a model folder.
-
-Starts the ranks in a Spark barrier stage. A training that was killed continues from its newest checkpoint."""
+"""Stage 3: sequences to an MLflow run with a model folder, by ranks in a Spark barrier stage.
+A training that was killed continues from its newest checkpoint."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +37,7 @@ class Config(Section):
     gpus_per_rank: Annotated[float, Field(ge=0, le=1)]
     wait_for_slots_seconds: Annotated[float, Field(ge=0)]
     evaluate_every_steps: Positive
+    max_evaluation_sequences: Positive | None
     checkpoint_every_steps: Positive
     log_every_steps: Positive
     evaluation_split: Split

@@ -13,11 +13,13 @@ Values of all rows lie end to end; a `starts` array says where each row begins, 
 | labels, num_targets, num_bytes | (num_rows,) | int64 | see reader.Rows |
 """
 
-from collections.abc import Iterable
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from pipelines.dataset.rows import NO_LABEL
 
 FORMAT = 2
 """Raised when the files or their meaning change: a copy of another format is never read."""
@@ -44,30 +46,102 @@ class FlatRows(NamedTuple):
     num_bytes: np.ndarray
 
 
-def write_arrays(
-    folder: Path, batches: Iterable[FlatRows], *, num_tokens: np.ndarray, num_segments: np.ndarray
-) -> None:
-    """Write the files of a split of len(num_tokens) rows; the batches hold every row once, in any order.
+class Index(NamedTuple):
+    """Sizes of all rows, (num_rows,) int32 each, as memory maps."""
 
-    Memory: one batch and O(num_rows) offsets; the values go to the files at once.
-    """
-    starts, segment_starts = _to_starts(num_tokens), _to_starts(num_segments)  # (num_rows + 1,)
-    np.save(folder / "num_tokens.npy", num_tokens.astype(np.int32))
-    np.save(folder / "starts.npy", starts)
-    np.save(folder / "segment_starts.npy", segment_starts)
-    tokens = _create(folder, "tokens", np.int32, starts[-1])
-    is_target = _create(folder, "is_target", np.bool_, starts[-1])
-    segment_lengths = _create(folder, "segment_lengths", np.int32, segment_starts[-1])
-    row_values = {name: _create(folder, name, np.int64, len(num_tokens)) for name in ROW_VALUES}
-    for batch in batches:
-        places = expand(starts[batch.ids], batch.num_tokens)  # (tokens of the batch,)
-        tokens[places] = batch.tokens
-        is_target[places] = batch.is_target
-        segment_lengths[expand(segment_starts[batch.ids], batch.num_segments)] = batch.segment_lengths
-        for name, values in row_values.items():
-            values[batch.ids] = getattr(batch, name)
-    for array in (tokens, is_target, segment_lengths, *row_values.values()):
-        array.flush()
+    num_tokens: np.memmap
+    """0 = not known yet."""
+    num_segments: np.memmap
+
+
+def create_index(folder: Path, num_rows: int) -> Index:
+    """An index in `folder` that knows no row yet."""
+    return Index(*(_create(folder, name, np.int32, num_rows) for name in Index._fields))
+
+
+def lay_out(folder: Path, index: Index) -> None:
+    """Create the arrays of a split for rows of these sizes, all zero. Memory: O(1)."""
+    num_rows = len(index.num_tokens)
+    for sizes, name, values in (
+        (index.num_tokens, "starts", (("tokens", np.int32), ("is_target", np.bool_))),
+        (index.num_segments, "segment_starts", (("segment_lengths", np.int32),)),
+    ):
+        starts = _create(folder, name, np.int64, num_rows + 1)
+        np.cumsum(sizes, dtype=np.int64, out=starts[1:])
+        starts.flush()
+        for value, dtype in values:
+            _create(folder, value, dtype, starts[-1])
+    for name in ROW_VALUES:
+        _create(folder, name, np.int64, num_rows)
+    for sizes in index:
+        sizes.flush()
+
+
+class FlatArrays:
+    """The arrays that `lay_out` made in `folder`, to be filled. Threads may put different rows at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._starts, self._segment_starts = _open(folder, "starts"), _open(folder, "segment_starts")
+        self._tokens, self._is_target = _open(folder, "tokens"), _open(folder, "is_target")
+        self._segment_lengths = _open(folder, "segment_lengths")
+        self._row_values = {name: _open(folder, name) for name in ROW_VALUES}
+
+    def put(self, rows: FlatRows) -> None:
+        """Write the values of some rows to their places."""
+        if not len(rows.ids):
+            return
+        places = _find_places(self._starts, rows.ids, rows.num_tokens)
+        self._tokens[places] = rows.tokens
+        self._is_target[places] = rows.is_target
+        places = _find_places(self._segment_starts, rows.ids, rows.num_segments)
+        self._segment_lengths[places] = rows.segment_lengths
+        for name, values in self._row_values.items():
+            values[rows.ids] = getattr(rows, name)
+
+    def flush(self) -> None:
+        """Return when everything that was put is on disk."""
+        for array in (self._tokens, self._is_target, self._segment_lengths, *self._row_values.values()):
+            array.flush()
+
+
+def write_arrays(folder: Path, rows: FlatRows) -> None:
+    """Write the files of a split whose rows are 0, 1, 2, ... in order."""
+    index = create_index(folder, len(rows.ids))
+    index.num_tokens[:], index.num_segments[:] = rows.num_tokens, rows.num_segments
+    lay_out(folder, index)
+    arrays = FlatArrays(folder)
+    arrays.put(rows)
+    arrays.flush()
+
+
+def require_consistent(rows: FlatRows) -> FlatRows:
+    """The rows themselves. Raises ValueError if one contradicts itself: a model would learn from the wrong
+    tokens in silence."""
+    starts = np.cumsum(rows.segment_lengths, dtype=np.int64) - rows.segment_lengths  # (all segments,)
+    row_of_segment = np.repeat(np.arange(len(rows.ids)), rows.num_segments)
+    row_of_token = np.repeat(np.arange(len(rows.ids)), rows.num_tokens)
+    covered = np.bincount(row_of_segment, weights=rows.segment_lengths, minlength=len(rows.ids))
+    is_empty = np.bincount(row_of_segment, weights=rows.segment_lengths < 1, minlength=len(rows.ids))
+    _require(
+        (covered == rows.num_tokens) & (is_empty == 0), rows, "segments that do not add up to num_tokens"
+    )
+    first_is_target = np.bincount(row_of_segment, weights=rows.is_target[starts], minlength=len(rows.ids))
+    _require(first_is_target == 0, rows, "a target that is the first token of its segment")
+    num_targets = np.bincount(row_of_token, weights=rows.is_target, minlength=len(rows.ids))
+    _require(
+        num_targets + (rows.labels != NO_LABEL) == rows.num_targets,
+        rows,
+        "targets that do not add up to num_targets",
+    )
+    return rows
+
+
+def _require(holds: np.ndarray, rows: FlatRows, fault: str) -> None:
+    if not holds.all():
+        raise ValueError(
+            f"sequence {int(rows.ids[np.argmin(holds)])} has {fault} (and {int((~holds).sum()) - 1} more); "
+            "run the dataset stage again"
+        )
 
 
 def expand(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -85,15 +159,29 @@ def mark_runs(first: np.ndarray, counts: np.ndarray, *, size: int) -> np.ndarray
     return marks
 
 
-def find_runs(marks: np.ndarray) -> list[tuple[int, int]]:
-    """(first, count) of every run of true values: the inverse of mark_runs."""
+def find_runs(marks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(first, count) of the runs of true values, (num_runs,) each: the inverse of mark_runs."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], marks.astype(np.int8), [0]])))  # (2 * num_runs,)
-    return [(int(start), int(stop - start)) for start, stop in edges.reshape(-1, 2)]
+    return edges[::2], edges[1::2] - edges[::2]
 
 
-def _to_starts(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+def _find_places(starts: np.ndarray, ids: np.ndarray, counts: np.ndarray) -> np.ndarray | slice:
+    """Where the values of the rows `ids` lie; a slice where the rows are neighbours, as the dataset stage
+    writes them, because that copies ten times faster."""
+    first, last = int(ids[0]), int(ids[-1])
+    if last - first == len(ids) - 1 and (np.diff(ids) == 1).all():
+        return slice(int(starts[first]), int(starts[last + 1]))
+    return expand(starts[ids], counts)
 
 
 def _create(folder: Path, name: str, dtype: type[np.generic], size: int) -> np.memmap:
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(int(size),))
+    path = folder / f"{name}.npy"
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(int(size),))
+    with path.open("r+b") as file:
+        # A full disk is an error here. In a file with holes, it would kill the process at some later write.
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
+
+
+def _open(folder: Path, name: str) -> np.memmap:
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+")

@@ -2,8 +2,11 @@
 
 Documents fall into groups by a hash of doc_id; the number of groups depends on the data alone, never on the
 cluster. A group is packed in doc_id order inside one task (group.py), and the sequences of the groups are
-numbered one group after the other. So sequence ids are dense, and the digest of the table is the same on any
-number of executors. Memory of a task: one group (about `group_bytes` of text).
+numbered one group after the other: the first number of a group is the sum of the counts of those before it.
+So sequence ids are dense, and the digest of the table is the same on any number of executors.
+
+Cost: one shuffle, of the text. A task gets neighbouring groups, so its rows are neighbours in number, and the
+tokens are never moved again.
 """
 
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import LongType, StructField, StructType
@@ -19,7 +22,7 @@ from pyspark.storagelevel import StorageLevel
 
 from pipelines.dataset.documents import DocumentSummary, select_kept
 from pipelines.dataset.examples.table import load_builder
-from pipelines.dataset.group import PackingJob, make_group_packer
+from pipelines.dataset.group import PackingJob, make_partition_packer
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer
 from pipelines.delta import ContractError
@@ -27,6 +30,8 @@ from pipelines.tables import SEQUENCES
 
 DOCUMENT_BYTES = 512
 """Bytes that a document takes in a task besides its text, roughly."""
+TASK_BYTES = 128 * 1024 * 1024
+"""Most text of a task, about: a table of 1 TB gets 8,000 files per split, not 65,000."""
 
 
 class BuiltSequences(NamedTuple):
@@ -62,10 +67,11 @@ def build_sequences(
         rules=rules,
     )
     schema = _packed_schema()
+    num_groups = _count_groups(summary, rules)
     packed = (
-        _group_documents(documents, task, _count_groups(summary, rules))
-        .groupBy("split", "group")
-        .applyInArrow(make_group_packer(job, to_arrow_schema(schema)), schema)
+        _group_documents(documents, task, num_groups)
+        .transform(_deal_groups, num_groups, _count_tasks(documents.sparkSession, num_groups, rules))
+        .mapInArrow(make_partition_packer(job, to_arrow_schema(schema)), schema)
         .persist(StorageLevel.MEMORY_AND_DISK)
     )
     try:
@@ -73,7 +79,7 @@ def build_sequences(
         numbered = packed.join(F.broadcast(_number_groups(packed, groups)), ["split", "group"])
         sequence_id = (F.col("first_id") + F.col("position")).alias("sequence_id")
         rows = numbered.select(sequence_id, *SEQUENCES.schema.names[1:])
-        yield BuiltSequences(_order_rows(rows), _count_by_split(groups), end_token_id)
+        yield BuiltSequences(rows, _count_by_split(groups), end_token_id)
     finally:
         packed.unpersist()
 
@@ -103,6 +109,19 @@ def _group_documents(documents: DataFrame, task: str, num_groups: int) -> DataFr
         )
     group = F.pmod(F.xxhash64("doc_id"), F.lit(num_groups)).cast("long").alias("group")
     return select_kept(documents).select("doc_id", "split", group, *columns)
+
+
+def _count_tasks(spark: SparkSession, num_groups: int, rules: PackingRules) -> int:
+    """As many as the session uses after a shuffle, more if a task would get over TASK_BYTES, never more than
+    groups."""
+    wanted = int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
+    return min(num_groups, max(wanted, -(-num_groups * rules.group_bytes // TASK_BYTES)))
+
+
+def _deal_groups(documents: DataFrame, num_groups: int, num_tasks: int) -> DataFrame:
+    """Neighbouring groups in one partition, about equally many in each, and every group in doc_id order."""
+    task = F.expr(f"CAST(group * {num_tasks} DIV {num_groups} AS INT)")
+    return documents.repartitionById(num_tasks, task).sortWithinPartitions("split", "group", "doc_id")
 
 
 def _packed_schema() -> StructType:
@@ -150,9 +169,3 @@ def _number_groups(packed: DataFrame, groups: list[Row]) -> DataFrame:
     }
     # From Arrow: a local relation, which is broadcast without a Spark job.
     return packed.sparkSession.createDataFrame(pa.table(columns))
-
-
-def _order_rows(rows: DataFrame) -> DataFrame:
-    """Rows as they are written: neighbours in number are neighbours in a file."""
-    place = ("split", "sequence_id")
-    return rows.repartitionByRange(*place).sortWithinPartitions(*place)

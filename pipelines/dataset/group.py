@@ -1,28 +1,37 @@
-"""One group of documents to packed rows, inside one task: encode, build examples, pack. No Spark here.
+"""Groups of documents to packed rows, inside one task: encode, build examples, pack. No Spark here.
 
-A Python worker keeps its builder, and with it the parsed tokenizer, from one group to the next: a big corpus
-has many groups, and the JSON of a large tokenizer is slow to parse.
+A task gets its groups one after the other, each in doc_id order, and streams them: its memory is one Arrow
+batch of documents and one of rows, whatever the size of a group.
+
+A Python worker keeps its builder, and with it the parsed tokenizer, from one task to the next: the JSON of a
+large tokenizer takes seconds to parse.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from pipelines.dataset.arrays import find_runs
 from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part
 from pipelines.dataset.examples.table import load_builder
-from pipelines.dataset.packing.packed import PackedSequence
+from pipelines.dataset.packing.packed import PackedSequence, join_rows
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.packing.table import load_packer
 from pipelines.dataset.tokenizer import from_json
 
 BATCH_DOCUMENTS, BATCH_CHARS = 256, 1_000_000
 """Documents and characters encoded in one call: an encoding takes many times the memory of its text."""
+BATCH_TOKENS, BATCH_ROWS = 500_000, 4_096
+"""Tokens and rows that leave a task in one Arrow batch, about."""
 
-GroupPacker = Callable[[tuple[pa.Scalar, ...], pa.Table], pa.Table]
+Record = dict[str, Any]
+"""A document as a Python dict."""
+PartitionPacker = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,21 +45,25 @@ class PackingJob:
     rules: PackingRules
 
 
-def make_group_packer(job: PackingJob, schema: pa.Schema) -> GroupPacker:
-    """The function for applyInArrow, grouped by (split, group): its rows have `schema`."""
+def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker:
+    """The function for mapInArrow, over documents that are sorted by split, group and doc_id: its rows have
+    `schema`."""
 
-    def pack_group(key: tuple[pa.Scalar, ...], group: pa.Table) -> pa.Table:
-        split, number = (part.as_py() for part in key)
-        rows = [
-            {"split": split, "group": number, "position": position, **_to_row(sequence)}
-            for position, sequence in enumerate(pack_documents(group.sort_by("doc_id"), job))
-        ]
-        return pa.Table.from_pylist(rows, schema=schema)
+    def pack_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        # Spark runs a task per core. A tokenizer that used all cores for each of them would only slow them
+        # down.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        records = (record for batch in batches for record in _iterate_records(batch))
+        for (split, number), group in groupby(records, key=lambda record: (record["split"], record["group"])):
+            first = 0
+            for rows in _batch_rows(pack_documents(group, job)):
+                yield _to_batch(rows, schema, split=split, group=number, first=first)
+                first += len(rows)
 
-    return pack_group
+    return pack_partition
 
 
-def pack_documents(documents: pa.Table, job: PackingJob) -> Iterator[PackedSequence]:
+def pack_documents(documents: Iterable[Record], job: PackingJob) -> Iterator[PackedSequence]:
     """Packed rows of the documents, in their order."""
     builder = _make_builder(job)
 
@@ -72,12 +85,12 @@ def _make_builder(job: PackingJob) -> ExampleBuilder:
     return load_builder(job.task)(from_json(job.tokenizer_json), settings)
 
 
-def batch_documents(documents: pa.Table) -> Iterator[list[Document]]:
+def batch_documents(documents: Iterable[Record]) -> Iterator[list[Document]]:
     """Documents in order, at most BATCH_DOCUMENTS per batch and, beyond the first, at most BATCH_CHARS
     characters of text."""
     batch: list[Document] = []
     num_chars = 0
-    for record in _iterate_records(documents):
+    for record in documents:
         document = _to_document(record)
         if batch and (len(batch) == BATCH_DOCUMENTS or num_chars + len(document.text) > BATCH_CHARS):
             yield batch
@@ -88,13 +101,13 @@ def batch_documents(documents: pa.Table) -> Iterator[list[Document]]:
         yield batch
 
 
-def _iterate_records(documents: pa.Table) -> Iterator[dict[str, Any]]:
-    # One small slice at a time: Python strings of a whole group would double its memory.
-    for batch in documents.to_batches(max_chunksize=BATCH_DOCUMENTS):
-        yield from batch.to_pylist()
+def _iterate_records(batch: pa.RecordBatch) -> Iterator[Record]:
+    # One small slice at a time: Python strings of a whole batch would double its memory.
+    for start in range(0, batch.num_rows, BATCH_DOCUMENTS):
+        yield from batch.slice(start, BATCH_DOCUMENTS).to_pylist()
 
 
-def _to_document(record: dict[str, Any]) -> Document:
+def _to_document(record: Record) -> Document:
     parts, metadata = record.get("parts"), record.get("metadata")
     return Document(
         doc_id=record["doc_id"],
@@ -105,24 +118,62 @@ def _to_document(record: dict[str, Any]) -> Document:
     )
 
 
-def _to_row(sequence: PackedSequence) -> dict[str, Any]:
-    """The columns of SEQUENCES that do not depend on where the row stands.
+def _batch_rows(sequences: Iterable[PackedSequence]) -> Iterator[list[PackedSequence]]:
+    rows: list[PackedSequence] = []
+    num_tokens = 0
+    for sequence in sequences:
+        rows.append(sequence)
+        num_tokens += sum(len(unit.input_ids) for _, unit in sequence.pieces)
+        if num_tokens >= BATCH_TOKENS or len(rows) >= BATCH_ROWS:
+            yield rows
+            rows, num_tokens = [], 0
+    if rows:
+        yield rows
 
-    A class is one term of the loss, and the bytes behind it are those of the whole text.
-    """
-    targets, label = sequence.is_target, sequence.label
-    num_bytes = sequence.num_bytes.sum() if label is not None else sequence.num_bytes[targets].sum()
-    return {
-        "input_ids": sequence.input_ids,
-        "num_tokens": len(sequence.input_ids),
-        "label": label,
-        "targets": _to_structs(("first_token", "num_tokens"), find_runs(targets)),
-        "num_targets": int(targets.sum()) + (label is not None),
-        "num_bytes": int(num_bytes),
-        "segments": [segment._asdict() for segment in sequence.segments],
-        "num_cut_tokens": sequence.num_cut_tokens,
+
+def _to_batch(
+    sequences: Sequence[PackedSequence], schema: pa.Schema, *, split: str, group: int, first: int
+) -> pa.RecordBatch:
+    """Rows `first`, `first` + 1, ... of a group, as Arrow. No Python step per token."""
+    rows = join_rows(sequences)
+    runs = {"first_token": rows.run_first_token, "num_tokens": rows.run_num_tokens}
+    segments = {
+        "doc_id": rows.segment_doc_ids,
+        "first_token": rows.segment_first_token,
+        "num_tokens": rows.segment_num_tokens,
+        "char_start": rows.segment_char_start,
+        "char_end": rows.segment_char_end,
     }
+    columns: dict[str, Any] = {
+        "split": [split] * len(sequences),
+        "group": np.full(len(sequences), group),
+        "position": np.arange(first, first + len(sequences)),
+        "input_ids": _to_lists(pa.array(rows.input_ids), rows.num_tokens),
+        "num_tokens": rows.num_tokens,
+        "label": rows.labels,
+        "targets": _to_lists(_to_structs(runs, schema.field("targets")), rows.num_runs),
+        "num_targets": rows.num_targets,
+        "num_bytes": rows.num_bytes,
+        "segments": _to_lists(_to_structs(segments, schema.field("segments")), rows.num_segments),
+        "num_cut_tokens": rows.num_cut_tokens,
+    }
+    arrays = [_to_array(columns[field.name], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _to_structs(names: tuple[str, ...], values: Sequence[tuple[int, ...]]) -> list[dict[str, int]]:
-    return [dict(zip(names, each, strict=True)) for each in values]
+def _to_structs(columns: dict[str, Any], field: pa.Field) -> pa.StructArray:
+    kind = field.type.value_type
+    children = [_to_array(columns[child.name], child.type) for child in kind]
+    return pa.StructArray.from_arrays(children, fields=list(kind))
+
+
+def _to_lists(values: pa.Array, counts: np.ndarray) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, values)
+
+
+def _to_array(values: Any, kind: pa.DataType) -> pa.Array:
+    """Raises ArrowInvalid if a number does not fit into its type."""
+    if isinstance(values, pa.Array):
+        return values if values.type == kind else values.cast(kind)
+    return pa.array(values, kind)

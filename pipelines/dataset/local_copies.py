@@ -1,5 +1,7 @@
-"""Local copies that several processes share: made once, visible only when complete, pruned when old."""
+"""Local copies that several processes share: made once, visible only when complete, continued after a kill,
+and pruned when old."""
 
+import errno
 import fcntl
 import os
 import re
@@ -13,7 +15,7 @@ from pathlib import Path
 from pipelines.machine import cache_folder
 
 STALE_SECONDS = 7 * 24 * 3600
-COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+(-\d+)?|[0-9a-f]{32}|\.making-\w+")
+COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+(-\d+)?|[0-9a-f]{32}|\.making-[\w-]+")
 """Names that may be pruned; other files in the folder are not ours."""
 
 
@@ -37,18 +39,22 @@ def open_copy(home: Path, name: str, make: Callable[[Path], None]) -> Iterator[P
     """The copy `name` in `home`, locked against pruning while the context lasts.
 
     The first caller on a machine lets `make` fill a folder; the others wait for it. A folder that `make` did
-    not finish is never visible under `name`.
+    not finish is never visible under `name`. It stays for the next caller, whose `make` may continue it; if
+    the disk is full, it is deleted.
     """
     copy = home / name
     with _lock(copy):
         if not copy.is_dir():
             _prune(home)
-            partial = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
+            partial = home / f".making-{name}"  # the lock makes it ours
+            partial.mkdir(mode=0o700, exist_ok=True)
             try:
                 make(partial)
-                partial.rename(copy)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
+            partial.rename(copy)
         os.utime(copy)
         yield copy
 

@@ -5,30 +5,17 @@ page cache, and the ranks of a machine share the copy. The copy is named by tabl
 format. Where it exists, Delta is not touched.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipelines.dataset.arrays import FORMAT, FlatRows, mark_runs, write_arrays
+from pipelines.dataset.arrays import FORMAT, FlatRows, require_consistent, write_arrays
+from pipelines.dataset.copying import copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
-from pipelines.dataset.rows import NO_LABEL, Rows
+from pipelines.dataset.rows import Rows
 from pipelines.stores import delta_options
-
-VALUE_COLUMNS = [
-    "sequence_id",
-    "num_tokens",
-    "input_ids",
-    "targets",
-    "segments",
-    "label",
-    "num_targets",
-    "num_bytes",
-]
 
 
 class SequenceReader:
@@ -71,12 +58,13 @@ def open_split(
 ) -> SequenceReader:
     """The rows of `split` at `version`; the first caller on a machine makes the copy, the others wait for it.
 
-    Raises ValueError if the table at `path` is not the pinned one, or if its sequence ids have gaps.
+    Raises ValueError if the table at `path` is not the pinned one, or if its sequence ids have gaps, and
+    OSError if the disk has no room for the copy.
     """
     with open_copy(
         copies or copies_folder(),
         copy_name(table_id, version, split),
-        lambda folder: _copy_split(_open_pinned(path, table_id, version), split, folder),
+        lambda folder: copy_split(_open_pinned(path, table_id, version).to_pyarrow_dataset(), split, folder),
     ) as folder:
         return SequenceReader(folder)
 
@@ -107,37 +95,7 @@ def write_split(folder: Path, rows: Rows) -> None:
         num_targets=rows.num_targets,
         num_bytes=rows.num_bytes,
     )
-    write_arrays(folder, [require_consistent(everything)], num_tokens=num_tokens, num_segments=num_segments)
-
-
-def require_consistent(rows: FlatRows) -> FlatRows:
-    """The rows themselves. Raises ValueError if one contradicts itself: a model would learn from the wrong
-    tokens in silence."""
-    starts = np.cumsum(rows.segment_lengths, dtype=np.int64) - rows.segment_lengths  # (all segments,)
-    row_of_segment = np.repeat(np.arange(len(rows.ids)), rows.num_segments)
-    row_of_token = np.repeat(np.arange(len(rows.ids)), rows.num_tokens)
-    covered = np.bincount(row_of_segment, weights=rows.segment_lengths, minlength=len(rows.ids))
-    is_empty = np.bincount(row_of_segment, weights=rows.segment_lengths < 1, minlength=len(rows.ids))
-    _require(
-        (covered == rows.num_tokens) & (is_empty == 0), rows, "segments that do not add up to num_tokens"
-    )
-    first_is_target = np.bincount(row_of_segment, weights=rows.is_target[starts], minlength=len(rows.ids))
-    _require(first_is_target == 0, rows, "a target that is the first token of its segment")
-    num_targets = np.bincount(row_of_token, weights=rows.is_target, minlength=len(rows.ids))
-    _require(
-        num_targets + (rows.labels != NO_LABEL) == rows.num_targets,
-        rows,
-        "targets that do not add up to num_targets",
-    )
-    return rows
-
-
-def _require(holds: np.ndarray, rows: FlatRows, fault: str) -> None:
-    if not holds.all():
-        raise ValueError(
-            f"sequence {int(rows.ids[np.argmin(holds)])} has {fault} (and {int((~holds).sum()) - 1} more); "
-            "run the dataset stage again"
-        )
+    write_arrays(folder, require_consistent(everything))
 
 
 def _map(folder: Path, name: str) -> np.ndarray:
@@ -163,54 +121,3 @@ def _open_pinned(path: str, table_id: str, version: int) -> DeltaTable:
             "run the dataset stage and the stages after it again"
         )
     return table
-
-
-def _copy_split(table: DeltaTable, split: str, folder: Path) -> None:
-    dataset = table.to_pyarrow_dataset()
-    chosen = pc.field("split") == split
-    sizes = ["sequence_id", "num_tokens", "segments"]
-    parts: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.int64),) * 3]
-    for batch in dataset.to_batches(columns=sizes, filter=chosen):
-        num_segments = pc.list_value_length(batch["segments"])
-        parts.append(tuple(column.to_numpy() for column in (batch[sizes[0]], batch[sizes[1]], num_segments)))
-    ids, num_tokens, num_segments = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(ids)
-    if not np.array_equal(ids[order], np.arange(len(ids))):
-        raise ValueError(
-            f"sequence_id of split {split} must run from 0 to {len(ids) - 1} without gaps; "
-            "run the dataset stage again"
-        )
-
-    def read_batches() -> Iterator[FlatRows]:
-        for batch in dataset.to_batches(columns=VALUE_COLUMNS, filter=chosen):
-            yield require_consistent(_flatten(batch))
-
-    write_arrays(folder, read_batches(), num_tokens=num_tokens[order], num_segments=num_segments[order])
-
-
-def _flatten(batch: pa.RecordBatch) -> FlatRows:
-    """Arrow's own buffers as NumPy arrays: no Python step per row."""
-    num_tokens = batch["num_tokens"].to_numpy().astype(np.int64)
-    runs = batch["targets"].flatten()
-    # A run's place in its row, then its place among all tokens of the batch.
-    row_starts = np.repeat(
-        np.cumsum(num_tokens) - num_tokens, pc.list_value_length(batch["targets"]).to_numpy()
-    )
-    is_target = mark_runs(
-        row_starts + _field(runs, "first_token"), _field(runs, "num_tokens"), size=int(num_tokens.sum())
-    )
-    return FlatRows(
-        ids=batch["sequence_id"].to_numpy(),
-        num_tokens=num_tokens,
-        num_segments=pc.list_value_length(batch["segments"]).to_numpy(),
-        tokens=batch["input_ids"].flatten().to_numpy(),
-        is_target=is_target,
-        segment_lengths=_field(batch["segments"].flatten(), "num_tokens"),
-        labels=batch["label"].fill_null(NO_LABEL).to_numpy(zero_copy_only=False),
-        num_targets=batch["num_targets"].to_numpy(),
-        num_bytes=batch["num_bytes"].to_numpy(),
-    )
-
-
-def _field(structs: pa.StructArray, name: str) -> np.ndarray:
-    return pc.struct_field(structs, name).to_numpy(zero_copy_only=False)

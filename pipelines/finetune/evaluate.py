@@ -1,4 +1,4 @@
-"""Metrics of a model over every row of a split, each row once, for any number of ranks."""
+"""Metrics of a model over the rows of a split, each row once, for any number of ranks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pipelines.dataset.order import permute
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.tasks.task import Task
@@ -15,6 +16,8 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]
     confusion: np.ndarray | None
     """(C, C) counts, row = expected, column = predicted; None for tasks without classes."""
+    num_rows: int
+    """Rows measured, over all ranks."""
 
 
 def evaluate(
@@ -23,20 +26,25 @@ def evaluate(
     strategy: Strategy,
     *,
     batch_rows: int,
+    max_rows: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Evaluation:
     """Collective: all ranks call it, and each runs the same number of forward passes, because a strategy may
     exchange weights in them. Rows are taken by length, so that little is padded; `progress` gets the fraction
-    done.
+    done. If the split has more than `max_rows` rows, as many are measured, the same ones every time and for
+    any number of ranks.
     """
-    by_length = np.argsort(reader.lengths, kind="stable")[strategy.data_rank :: strategy.num_replicas]
+    chosen = choose_rows(len(reader), max_rows)  # (num_rows,)
+    by_length = chosen[np.argsort(reader.lengths[chosen], kind="stable")]
+    by_length = by_length[strategy.data_rank :: strategy.num_replicas]
     if not len(by_length):
         raise ValueError(
             f"rank {strategy.rank} has no rows to evaluate: "
-            f"the split has {len(reader)} rows for {strategy.num_replicas} replicas"
+            f"the split has {len(reader)} rows for {strategy.num_replicas} replicas, and "
+            f"finetune.max_evaluation_sequences is {max_rows}"
         )
-    total = torch.zeros(())
-    most_rows = -(-len(reader) // strategy.num_replicas)  # of the replicas; others have one row less
+    total: torch.Tensor | None = None
+    most_rows = -(-len(chosen) // strategy.num_replicas)  # of the replicas; others have one row less
     for first in range(0, most_rows, batch_rows):
         rows = by_length[first : first + batch_rows]
         # A replica that has no rows left repeats its first one, and does not count it.
@@ -44,8 +52,15 @@ def evaluate(
         outputs = strategy.forward(batch)
         if len(rows):
             with torch.inference_mode():
-                sums = task.sums(outputs, batch)
-            total = sums if first == 0 else total + sums
+                total = task.sums(outputs, batch, total)
         progress(min(1.0, (first + batch_rows) / most_rows))
+    assert total is not None, "every replica has a row"
     summed = strategy.sum(total, name="evaluation")
-    return Evaluation(task.metrics(summed), task.confusion(summed))
+    return Evaluation(task.metrics(summed), task.confusion(summed), len(chosen))
+
+
+def choose_rows(num_rows: int, max_rows: int | None) -> np.ndarray:
+    """(at most max_rows,) row numbers in order: all, or a fixed random choice. O(max_rows)."""
+    if max_rows is None or num_rows <= max_rows:
+        return np.arange(num_rows)
+    return np.sort(permute(np.arange(max_rows), num_rows, seed=0, epoch=0))

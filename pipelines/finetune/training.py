@@ -99,6 +99,14 @@ class Cadence:
     evaluate_every_steps: int
     checkpoint_every_steps: int
     log_every_steps: int
+    max_evaluation_sequences: int | None = None
+    """Most sequences of a split that an evaluation measures, always the same ones; None = all."""
+
+    def __post_init__(self) -> None:
+        if self.max_evaluation_sequences is not None and self.max_evaluation_sequences < 1:
+            raise ValueError(
+                f"max_evaluation_sequences must be at least 1 or null, got {self.max_evaluation_sequences}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,9 +151,12 @@ class Training:
     def identity(self) -> dict[str, Any]:
         """What the weights depend on: everything but where the training runs, how, and how often it reports.
 
-        The evaluation cadence is part of it, because the best checkpoint is one of those evaluated.
+        The evaluation cadence is part of it, because the best checkpoint is one of those evaluated; so is the
+        limit of sequences, where there is one.
         """
+        limit = self.cadence.max_evaluation_sequences
         return {
+            **({} if limit is None else {"max_evaluation_sequences": limit}),
             **{
                 name: asdict(getattr(self, name))
                 for name in ("spec", "architecture", "optimization", "schedule")

@@ -29,6 +29,7 @@ from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import save_model
+from pipelines.finetune.opening import open_together
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.results import read_result
@@ -38,6 +39,8 @@ from pipelines.finetune.training import BatchPlan, Training
 from pipelines.metrics import METRICS
 from pipelines.storage import Folder
 
+OPENED = "opened"
+"""Folder in which the ranks of each launch wait for each other."""
 NUM_SAMPLES = 4
 """Held-out sequences from whose beginnings a language model writes its sample text."""
 IDLE_GPU = (
@@ -66,16 +69,12 @@ class _Rank:
         self._checkpoints, self._events = self._run / "checkpoints", EventWriter(self._run / "events")
         self._tokenizer: Tokenizer = read_tokenizer(training.data.tokenizers, training.spec.tokenizer)
         self._task: Task = build_task(training.spec)
-        self._train, self._validation, self._final = (
-            self._open(split)
-            for split in ("train", training.data.evaluation_split, training.data.final_split)
-        )
-        schedule = training.schedule
-        self._total_steps = num_steps(
-            len(self._train), global_batch=schedule.global_batch, num_epochs=schedule.num_epochs
-        )
+        self._train: SequenceReader
+        self._validation: SequenceReader
+        self._final: SequenceReader
+        self._total_steps: int
         self._plan = BatchPlan(
-            global_batch=schedule.global_batch,
+            global_batch=training.schedule.global_batch,
             micro_batch=training.execution.micro_batch,
             num_replicas=strategy.num_replicas,
         )
@@ -83,7 +82,7 @@ class _Rank:
 
     def run(self) -> dict[str, Any]:
         training, strategy, schedule = self._training, self._strategy, self._training.schedule
-        self._require_shared_folder()
+        self._open_data(launch=self._require_shared_folder())
         self._note("building the model")
         if strategy.device.type == "cpu" and torch.cuda.is_available() and strategy.rank == 0:
             self._events.write("warning", step=0, text=IDLE_GPU)
@@ -126,6 +125,24 @@ class _Rank:
             load_weights=load_weights,
         )
 
+    def _open_data(self, launch: int) -> None:
+        """The splits, when all ranks have them."""
+        training, strategy = self._training, self._strategy
+        splits = ("train", training.data.evaluation_split, training.data.final_split)
+        self._note("copying the sequences to the disks of the ranks")
+        self._train, self._validation, self._final = open_together(
+            lambda: [self._open(split) for split in splits],
+            self._run / f"{OPENED}/{launch}",
+            rank=strategy.rank,
+            world_size=strategy.world_size,
+            note=self._note,
+        )
+        self._total_steps = num_steps(
+            len(self._train),
+            global_batch=training.schedule.global_batch,
+            num_epochs=training.schedule.num_epochs,
+        )
+
     def _open(self, split: str) -> SequenceReader:
         data = self._training.data
         reader = open_split(data.sequences, table_id=data.table_id, version=data.version, split=split)
@@ -138,8 +155,9 @@ class _Rank:
             )
         return reader
 
-    def _require_shared_folder(self) -> None:
-        """Fail before hours of training if a rank cannot read what rank 0 writes."""
+    def _require_shared_folder(self) -> int:
+        """Fail before hours of training if a rank cannot read what rank 0 writes. A number that no other
+        launch of this training has."""
         number = secrets.randbelow(2**52)
         if self._strategy.rank == 0:
             self._run.write("started", str(number).encode())
@@ -149,6 +167,7 @@ class _Rank:
                 f"rank {self._strategy.rank} does not see what rank 0 writes in {self._training.folder}; "
                 "put the root on storage that all machines share"
             )
+        return number
 
     def _evaluate_before(self) -> dict[str, float]:
         """Metrics of the model at step 0 on the final split; measured once per training."""
@@ -168,6 +187,7 @@ class _Rank:
             reader,
             self._strategy,
             batch_rows=self._training.execution.micro_batch,
+            max_rows=self._training.cadence.max_evaluation_sequences,
             progress=lambda share: self._note(f"evaluating {split}: {share:.0%}"),
         )
 
@@ -212,15 +232,18 @@ class _Rank:
             "best_step": self._state.best_step,
             "best_value": self._state.best_value,
             "total_steps": self._total_steps,
-            "num_final_rows": len(self._final),
+            "num_final_rows": final.num_rows,
             "num_train_rows": len(self._train),
-            "confusion": None if final.confusion is None else final.confusion.tolist(),
+            "confusion": None,
         }
         model = self._strategy.export()
         if model is not None:
+            # On rank 0 only: 2,000 classes make 4 million numbers.
+            result["confusion"] = None if final.confusion is None else final.confusion.tolist()
             result["weights"] = self._export(model)
             self._events.write("final", step=self._total_steps, split=split, **final.metrics)
             self._events.close()
+            self._run.delete(OPENED)
             self._run.write("result.json", json.dumps(result).encode())
         return result
 

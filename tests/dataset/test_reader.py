@@ -118,12 +118,12 @@ def test_token_table_needs_reader_protocol_1_only(table):
 def test_unfinished_copy_is_never_used(table, tmp_path, monkeypatch):
     import pipelines.dataset.reader as reader
 
-    def fail(table, split, folder):
+    def fail(files, split, folder):
         (folder / "tokens.npy").write_bytes(b"half")
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(reader, "_copy_split", fail)
+        patched.setattr(reader, "copy_split", fail)
         with pytest.raises(OSError, match="No space left"):
             opened(table, tmp_path)
     assert len(opened(table, tmp_path)) == 23

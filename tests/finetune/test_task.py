@@ -124,3 +124,18 @@ def test_tasks_are_in_the_table_under_their_names():
     assert {name: build_task(make_spec(name, ("a", "b"))).name for name in TASKS} == {
         name: name for name in TASKS
     }
+
+
+@pytest.mark.parametrize("name", ["classification", "language_modelling"])
+def test_sums_added_in_place_equal_added_sums(classification, language_modelling, name):
+    task = {"classification": classification, "language_modelling": language_modelling}[name]
+    random = torch.Generator().manual_seed(1)
+    parts, total = [], None
+    for labels in ([0, 1, 1], [2, 2, 0]):
+        batch = task.collate(make_rows([0, 1], [2, 3], [1, 1], labels=labels), CPU)
+        shape = (3, 3) if name == "classification" else (3, 2, 4)
+        outputs = torch.randn(shape, generator=random)
+        parts.append(task.sums(outputs, batch))
+        total = task.sums(outputs, batch, total)
+    assert torch.equal(total, parts[0] + parts[1])
+    assert total.sum() > 6

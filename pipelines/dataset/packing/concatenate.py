@@ -4,7 +4,7 @@ last. O(tokens)."""
 from collections.abc import Iterable, Iterator
 
 from pipelines.dataset.examples.example import Example, Unit
-from pipelines.dataset.packing.packed import PackedSequence, join_units, slice_unit
+from pipelines.dataset.packing.packed import PackedSequence, slice_unit
 
 
 def concatenate(examples: Iterable[Example], *, length: int) -> Iterator[PackedSequence]:
@@ -21,7 +21,7 @@ def concatenate(examples: Iterable[Example], *, length: int) -> Iterator[PackedS
                 room -= stop - position
                 position = stop
                 if room == 0:
-                    yield join_units(row)
+                    yield PackedSequence(row)
                     row, room = [], length
     if row:
-        yield join_units(row)
+        yield PackedSequence(row)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from pipelines.dataset.examples.example import Example
-from pipelines.dataset.packing.packed import PackedSequence, join_units
+from pipelines.dataset.packing.packed import PackedSequence
 
 
 def pack_one_per_document(examples: Iterable[Example], *, length: int) -> Iterator[PackedSequence]:
@@ -22,8 +22,6 @@ def pack_one_per_document(examples: Iterable[Example], *, length: int) -> Iterat
                 f"document {example.doc_id} has {num_tokens} tokens, at most {length} fit; "
                 "let the example builder cut it (max_tokens) or raise dataset.packing.sequence_length"
             )
-        yield join_units(
-            [(example.doc_id, unit) for unit in units],
-            label=example.label,
-            num_cut_tokens=example.num_cut_tokens,
+        yield PackedSequence(
+            [(example.doc_id, unit) for unit in units], example.label, example.num_cut_tokens
         )

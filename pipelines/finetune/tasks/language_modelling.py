@@ -65,11 +65,12 @@ class LanguageModelling:
         logits = outputs[:, :-1].flatten(0, 1)
         return cross_entropy(logits, targets, ignore_index=NO_LABEL, reduction="sum")
 
-    def sums(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def sums(self, outputs: Tensor, batch: Batch, total: Tensor | None = None) -> Tensor:
         """K = 3: loss in nats, number of targets, bytes behind them."""
         nats = self.loss_sum(outputs, batch).detach().double()
         num_targets = (batch.targets[:, 1:] != NO_LABEL).sum().double()
-        return torch.stack([nats, num_targets, torch.full_like(nats, float(batch.num_bytes))])
+        sums = torch.stack([nats, num_targets, torch.full_like(nats, float(batch.num_bytes))])
+        return sums if total is None else total.add_(sums)
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
         known = dict(zip(("nats", "num_targets", "num_bytes"), sums.tolist(), strict=True))

@@ -64,8 +64,11 @@ class Task(Protocol):
         """Sum of the loss over the targets, in nats; a scalar with a gradient."""
         ...
 
-    def sums(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """(K,) float64 on the device of `outputs`: numbers that can be added over batches and ranks."""
+    def sums(self, outputs: Tensor, batch: Batch, total: Tensor | None = None) -> Tensor:
+        """(K,) float64 on the device of `outputs`: numbers that can be added over batches and ranks.
+
+        With `total`, the sums of earlier batches, they are added to it in place, and it is returned.
+        """
         ...
 
     def metrics(self, sums: Tensor) -> dict[str, float]:

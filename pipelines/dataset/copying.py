@@ -1,0 +1,149 @@
+"""The files of a table to the flat arrays of one split: bounded memory, several files at a time, continued
+after a kill. Arrow and NumPy only.
+
+The order of training is a permutation of all rows that changes with every epoch, so every machine needs the
+whole split: 5 bytes per token, 8 per segment and 52 per row on its disk, which is checked before the first
+value is read. Memory does not depend on the number of rows: the index lies in memory-mapped files, too.
+
+Two passes. The first reads the sizes of all rows (small columns) and lays out the arrays. The second reads
+the values; every file that is done is noted, so a copy that was interrupted continues with the files that are
+left.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from pipelines.dataset.arrays import (
+    FlatArrays,
+    FlatRows,
+    create_index,
+    lay_out,
+    mark_runs,
+    require_consistent,
+)
+from pipelines.dataset.rows import NO_LABEL
+
+SIZE_COLUMNS = ["sequence_id", "num_tokens", "segments"]
+VALUE_COLUMNS = [*SIZE_COLUMNS, "input_ids", "targets", "label", "num_targets", "num_bytes"]
+BATCH_ROWS = 4096
+"""Rows that a thread holds at once: 17 MB of tokens at 1,024 tokens per row. Arrow's default is 131,072."""
+NUM_THREADS = 4
+"""Files read at a time: enough to hide the latency of a store."""
+DISK_MARGIN = 1.05
+
+
+def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
+    """Fill `folder`, which may hold what an earlier call left, with the arrays of `split`.
+
+    Raises ValueError if its sequence ids have gaps or a row contradicts itself, OSError if the disk is too
+    small.
+    """
+    chosen = pc.field("split") == split
+    fragments = list(files.get_fragments(filter=chosen))
+    if not (folder / "laid_out").exists():
+        num_rows = sum(fragment.count_rows(filter=chosen) for fragment in fragments)
+        _read_sizes(fragments, chosen, split, num_rows, folder)
+    arrays = FlatArrays(folder)
+    done = folder / "done"
+    finished = set(done.read_text().splitlines()) if done.exists() else set()
+
+    def copy_file(fragment: pads.Fragment) -> None:
+        for batch in _read(fragment, VALUE_COLUMNS, chosen):
+            arrays.put(require_consistent(_flatten(batch)))
+
+    left = [fragment for fragment in fragments if fragment.path not in finished]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for fragment, _ in zip(left, pool.map(copy_file, left), strict=True):
+            arrays.flush()  # before the note: a copy that was killed then has the values of every file noted
+            with done.open("a") as notes:
+                notes.write(f"{fragment.path}\n")
+    (folder / "laid_out").unlink()
+    done.unlink(missing_ok=True)
+
+
+def _read_sizes(
+    fragments: list[pads.Fragment], chosen: pc.Expression, split: str, num_rows: int, folder: Path
+) -> None:
+    """The index of the split, and empty arrays of the right sizes."""
+    index = create_index(folder, num_rows)
+
+    def read_sizes(fragment: pads.Fragment) -> None:
+        for batch in _read(fragment, SIZE_COLUMNS, chosen):
+            ids = batch["sequence_id"].to_numpy()
+            if len(ids) and not 0 <= ids.min() <= ids.max() < num_rows:
+                raise _gap(split, num_rows)
+            index.num_tokens[ids] = batch["num_tokens"].to_numpy()
+            index.num_segments[ids] = pc.list_value_length(batch["segments"]).to_numpy()
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for _ in pool.map(read_sizes, fragments):
+            pass
+    # num_rows rows have num_rows ids in the range: if none is missing, none is there twice.
+    if num_rows and index.num_tokens.min() < 1:
+        raise _gap(split, num_rows)
+    num_tokens, num_segments = (int(sizes.sum(dtype=np.int64)) for sizes in index)
+    _require_space(folder, num_tokens, num_segments, num_rows)
+    lay_out(folder, index)
+    (folder / "laid_out").touch()
+
+
+def _gap(split: str, num_rows: int) -> ValueError:
+    return ValueError(
+        f"sequence_id of split {split} must run from 0 to {num_rows - 1} without gaps; "
+        "run the dataset stage again"
+    )
+
+
+def _require_space(folder: Path, num_tokens: int, num_segments: int, num_rows: int) -> None:
+    needed = int(DISK_MARGIN * (5 * num_tokens + 4 * num_segments + 48 * num_rows))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"a local copy of {num_tokens:,} tokens takes {needed / 1e9:,.1f} GB, and {folder.parent} has "
+            f"{free / 1e9:,.1f} GB free; set DISTRIBUTARY_CACHE to a larger disk on {os.uname().nodename}",
+        )
+
+
+def _read(fragment: pads.Fragment, columns: list[str], chosen: pc.Expression) -> Iterator[pa.RecordBatch]:
+    # No read-ahead within a file: several files are read at a time.
+    yield from fragment.to_batches(
+        columns=columns, filter=chosen, batch_size=BATCH_ROWS, batch_readahead=1, use_threads=False
+    )
+
+
+def _flatten(batch: pa.RecordBatch) -> FlatRows:
+    """Arrow's own buffers as NumPy arrays: no Python step per row."""
+    num_tokens = batch["num_tokens"].to_numpy().astype(np.int64)
+    runs = batch["targets"].flatten()
+    # A run's place in its row, then its place among all tokens of the batch.
+    row_starts = np.repeat(
+        np.cumsum(num_tokens) - num_tokens, pc.list_value_length(batch["targets"]).to_numpy()
+    )
+    is_target = mark_runs(
+        row_starts + _field(runs, "first_token"), _field(runs, "num_tokens"), size=int(num_tokens.sum())
+    )
+    return FlatRows(
+        ids=batch["sequence_id"].to_numpy(),
+        num_tokens=num_tokens,
+        num_segments=pc.list_value_length(batch["segments"]).to_numpy(),
+        tokens=batch["input_ids"].flatten().to_numpy(),
+        is_target=is_target,
+        segment_lengths=_field(batch["segments"].flatten(), "num_tokens"),
+        labels=batch["label"].fill_null(NO_LABEL).to_numpy(zero_copy_only=False),
+        num_targets=batch["num_targets"].to_numpy(),
+        num_bytes=batch["num_bytes"].to_numpy(),
+    )
+
+
+def _field(structs: pa.StructArray, name: str) -> np.ndarray:
+    return pc.struct_field(structs, name).to_numpy(zero_copy_only=False)

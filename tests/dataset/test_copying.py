@@ -1,0 +1,164 @@
+"""The copy of a split on a machine: bounded, continued after a kill, refused where the disk is too small."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.dataset import copying
+from pipelines.dataset.arrays import FlatArrays
+from pipelines.dataset.local_copies import open_copy
+from pipelines.dataset.reader import SequenceReader
+from pipelines.tables import SEQUENCES
+
+ROWS_PER_FILE, NUM_FILES = 50, 6
+
+
+def write_files(folder: Path, *, num_files: int = NUM_FILES, ids=None, width: int = 1) -> pads.Dataset:
+    """Files of ROWS_PER_FILE rows of split train; row i holds (i % 7 + 1) * width tokens i, i + 1, ..."""
+    folder.mkdir()
+    ids = np.arange(num_files * ROWS_PER_FILE) if ids is None else np.asarray(ids)
+    for number, mine in enumerate(np.array_split(ids, num_files)):
+        rows = []
+        for row in mine.tolist():
+            size = (row % 7 + 1) * width
+            segment = {"doc_id": "d", "first_token": 0, "num_tokens": size, "char_start": 0, "char_end": 1}
+            runs = [{"first_token": 1, "num_tokens": size - 1}] if size > 1 else []
+            rows.append(
+                {
+                    "sequence_id": row,
+                    "split": "train",
+                    "input_ids": list(range(row, row + size)),
+                    "num_tokens": size,
+                    "label": None,
+                    "targets": runs,
+                    "num_targets": size - 1,
+                    "num_bytes": row,
+                    "segments": [segment],
+                }
+            )
+        table = pa.Table.from_pylist(rows, schema=SEQUENCES.arrow_schema)
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=ROWS_PER_FILE)
+    return pads.dataset(folder)
+
+
+def check_rows(folder: Path, num_rows: int) -> None:
+    reader = SequenceReader(folder)
+    assert len(reader) == num_rows
+    order = np.random.default_rng(1).permutation(num_rows)
+    rows = reader.rows(order)
+    for place, row in enumerate(order.tolist()):
+        size = row % 7 + 1
+        assert rows.input_ids[place].tolist() == list(range(row, row + size))
+        assert rows.is_target[place].tolist() == [False] + [True] * (size - 1)
+        assert (rows.num_bytes[place], rows.num_targets[place]) == (row, size - 1)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_files_in_any_order_give_the_rows_by_id(tmp_path, shuffled):
+    ids = np.random.default_rng(0).permutation(NUM_FILES * ROWS_PER_FILE) if shuffled else None
+    files = write_files(tmp_path / "files", ids=ids)
+    (tmp_path / "copy").mkdir()
+    copying.copy_split(files, "train", tmp_path / "copy")
+    check_rows(tmp_path / "copy", NUM_FILES * ROWS_PER_FILE)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import pyarrow.dataset as pads
+from pipelines.dataset import copying
+from pipelines.dataset.arrays import FlatArrays
+from pipelines.dataset.local_copies import open_copy
+
+copying.NUM_THREADS = 1
+put, calls = FlatArrays.put, []
+
+def put_and_die(self, rows):
+    calls.append(1)
+    if len(calls) == 4:
+        os.kill(os.getpid(), 9)
+    put(self, rows)
+
+FlatArrays.put = put_and_die
+files = pads.dataset(sys.argv[1])
+with open_copy(Path(sys.argv[2]), "copy", lambda folder: copying.copy_split(files, "train", folder)):
+    pass
+"""
+
+
+def test_killed_copy_continues_with_the_files_left(tmp_path, monkeypatch):
+    files = write_files(tmp_path / "files")
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "files"), str(home)]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert not (home / "copy").exists()
+    done = (home / ".making-copy" / "done").read_text().splitlines()
+    assert 1 <= len(done) <= 3
+    put, num_puts = FlatArrays.put, []
+    monkeypatch.setattr(FlatArrays, "put", lambda self, rows: num_puts.append(1) or put(self, rows))
+    with open_copy(home, "copy", lambda folder: copying.copy_split(files, "train", folder)) as folder:
+        check_rows(folder, NUM_FILES * ROWS_PER_FILE)
+    assert len(num_puts) == NUM_FILES - len(done)
+    assert sorted(path.name for path in home.iterdir()) == ["copy", "copy.lock"]
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 3], [0, 1, 1], [-1, 0, 1]])
+def test_ids_that_are_not_dense_are_refused(tmp_path, ids):
+    files = write_files(tmp_path / "files", num_files=1, ids=ids)
+    (tmp_path / "copy").mkdir()
+    with pytest.raises(ValueError, match="must run from 0 to 2 without gaps"):
+        copying.copy_split(files, "train", tmp_path / "copy")
+
+
+def test_too_small_disk_is_refused_before_the_values(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(copying.shutil, "disk_usage", lambda path: usage(10**4, 0, 10**4))
+    monkeypatch.setattr(FlatArrays, "put", lambda self, rows: pytest.fail("values were read"))
+    files = write_files(tmp_path / "files")
+    home = tmp_path / "home"
+    home.mkdir()
+    with (
+        pytest.raises(OSError, match="set DISTRIBUTARY_CACHE to a larger disk") as caught,
+        open_copy(home, "copy", lambda folder: copying.copy_split(files, "train", folder)),
+    ):
+        pass
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(path.name for path in home.iterdir()) == ["copy.lock"]
+
+
+MEASURED = """
+import json, sys, tracemalloc
+from pathlib import Path
+import pyarrow as pa, pyarrow.dataset as pads
+from pipelines.dataset import copying
+copying.BATCH_ROWS = 16
+files = pads.dataset(sys.argv[1])
+tracemalloc.start()
+copying.copy_split(files, "train", Path(sys.argv[2]))
+print(json.dumps([tracemalloc.get_traced_memory()[1], pa.default_memory_pool().max_memory()]))
+"""
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    peaks = []
+    for num_files in (8, 32):
+        write_files(tmp_path / f"files{num_files}", num_files=num_files, width=50)
+        copy = tmp_path / f"copy{num_files}"
+        copy.mkdir()
+        command = [sys.executable, "-c", MEASURED, str(tmp_path / f"files{num_files}"), str(copy)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ.copy())
+        peaks.append(json.loads(done.stdout))
+    # A copy that held its index in memory would take 24 bytes a row more, one that held its tokens 800.
+    for small, large in zip(*peaks, strict=True):
+        assert large < 1.25 * small
