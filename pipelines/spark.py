@@ -120,6 +120,14 @@ def require_master() -> None:
         raise ValueError(NO_MASTER)
 
 
+def count_slots(spark: SparkSession) -> int:
+    """Tasks that run at once. Spark Connect does not say it: then what its configuration says, else 2."""
+    try:
+        return max(spark.sparkContext.defaultParallelism, 1)
+    except Exception:
+        return max(int(spark.conf.get("spark.default.parallelism", "2") or 2), 1)
+
+
 @contextmanager
 def persisted(rows: DataFrame) -> Iterator[DataFrame]:
     """The rows, cached for as long as the context lasts. Spark computes lost ones again: see
