@@ -26,7 +26,8 @@ _LOOK_BACK_BYTES = 2**16
 def read_part(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
     """The records that start in the slice, their lines counted from the first of them."""
     records = _read_from_before(stream, part, request)
-    lines_before = None
+    # The lines of the header belong to the first slice.
+    lines_before = 0 if part.start == 0 else None
     for record in records:
         if record.offset < part.start:
             continue
