@@ -1,9 +1,10 @@
 """Exact copies and repeated keys: an aggregation finds the first member of each group, and a join labels the
 others.
 
-An aggregation combines rows before the shuffle, so a text that occurs a million times is one row per
-partition; a window function would sort all of them in one task. Only groups of two or more are joined back.
-They are usually few enough for Spark to broadcast, and then the texts are not shuffled.
+Rows here are positions: ids and sizes, no texts. A corpus shuffles about 60 bytes a document for each of the
+two, whatever its texts are. An aggregation combines rows before the shuffle, so a text that occurs a million
+times is one row per partition; a window function would sort all of them in one task. Only groups of two or
+more are joined back.
 """
 
 from pyspark.sql import DataFrame
@@ -12,16 +13,15 @@ from pyspark.sql import functions as F
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}
 
 
-def label_exact_duplicates(documents: DataFrame) -> DataFrame:
-    """Set duplicate_of to the doc_id of the surviving copy; null for the survivor, for a text without copies
-    and for an empty text.
+def find_survivors(documents: DataFrame) -> DataFrame:
+    """content_hash and survivor_id of each text that occurs more than once; an empty text is none.
 
     The survivor is the copy in test, else in validation, else in train; among several the one with the
     smallest doc_id. So an evaluation text stays where it is, and its copies in train are the duplicates.
     Compares all sources. Needs doc_id, content_hash, num_chars, split.
     """
     priority = F.create_map(*[F.lit(part) for item in _PRIORITY.items() for part in item])[F.col("split")]
-    survivors = (
+    return (
         documents.where("num_chars > 0")
         .groupBy("content_hash")
         .agg(
@@ -31,32 +31,45 @@ def label_exact_duplicates(documents: DataFrame) -> DataFrame:
         .where("num_copies > 1")
         .select("content_hash", F.col("survivor.doc_id").alias("survivor_id"))
     )
-    is_copy = F.col("survivor_id") != F.col("doc_id")
-    labelled = documents.join(survivors, "content_hash", "left").withColumn(
-        "duplicate_of", F.when(is_copy, F.col("survivor_id"))
-    )
-    return labelled.drop("survivor_id")
 
 
-def label_repeated_keys(documents: DataFrame) -> DataFrame:
-    """Set first_file and first_offset to the first record of the source with the same key; null for that
-    first record itself.
+def label_copies(documents: DataFrame, survivors: DataFrame) -> DataFrame:
+    """The documents that are copies of a survivor, with its doc_id as duplicate_of. `survivors` are those of
+    `find_survivors`."""
+    copies = documents.join(survivors, "content_hash").where("survivor_id != doc_id")
+    return copies.withColumnRenamed("survivor_id", "duplicate_of")
+
+
+def find_first_records(documents: DataFrame) -> DataFrame:
+    """doc_id and first, a struct of file and offset, of each key that several records of a source have.
 
     First means smallest by (file, offset). Documents without a key never repeat: their id is their position.
-    Needs doc_id, key, file, offset.
+    Needs doc_id, has_key, file, offset.
     """
-    repeated = (
-        documents.where("key IS NOT NULL")
+    return (
+        documents.where("has_key")
         .groupBy("doc_id")
         .agg(F.min(F.struct("file", "offset")).alias("first"), F.count("*").alias("num_records"))
         .where("num_records > 1")
         .select("doc_id", "first")
     )
+
+
+def label_repeated_keys(documents: DataFrame, first_records: DataFrame) -> DataFrame:
+    """The documents whose key an earlier record has, with its position as first_file and first_offset.
+
+    `first_records` are those of `find_first_records`.
+    """
     is_later = F.col("first") != F.struct("file", "offset")
-    labelled = documents.join(repeated, "doc_id", "left")
-    return labelled.withColumns(
-        {
-            "first_file": F.when(is_later, F.col("first.file")),
-            "first_offset": F.when(is_later, F.col("first.offset")),
-        }
-    ).drop("first")
+    return (
+        documents.join(first_records, "doc_id")
+        .where(is_later)
+        .withColumns({"first_file": F.col("first.file"), "first_offset": F.col("first.offset")})
+        .drop("first")
+    )
+
+
+def leave_out_repeated_keys(documents: DataFrame, first_records: DataFrame) -> DataFrame:
+    """The documents whose key no earlier record has."""
+    is_first = F.col("first").isNull() | (F.col("first") == F.struct("file", "offset"))
+    return documents.join(first_records, "doc_id", "left").where(is_first).drop("first")

@@ -25,10 +25,31 @@ def make_source(**knobs) -> Source:
 
 
 def read_bytes(data: bytes, source: Source, *, path="s", start=0, stop=None) -> list[Read]:
-    """The records that start in bytes [start, stop) of a file."""
-    part = Slice(0, path, path, start, stop, 1 + data[:start].count(b"\n"))
-    records = source.reader.read(io.BytesIO(data), part, source.request)
-    return [_map_record(record, source) for record in records]
+    """The records that start in bytes [start, stop) of a file; lines are counted from `start`."""
+    return _read_part(data, source, Slice(path, start, stop))[0]
+
+
+def read_in_slices(data: bytes, source: Source, size: int, *, path="s") -> list[Read]:
+    """The records of a file that is read in slices of `size` bytes, lines numbered as the stage does it."""
+    found, lines_before = [], 0
+    for start in range(0, max(len(data), 1), size):
+        stop = start + size if start + size < len(data) else None
+        records, num_lines = _read_part(data, source, Slice(path, start, stop))
+        found += [
+            record if record.line is None else record._replace(line=record.line + lines_before)
+            for record in records
+        ]
+        lines_before += num_lines
+    return found
+
+
+def _read_part(data: bytes, source: Source, part: Slice) -> tuple[list[Read], int]:
+    records, found = source.reader.read(io.BytesIO(data), part, source.request), []
+    while True:
+        try:
+            found.append(_map_record(next(records), source))
+        except StopIteration as end:
+            return found, end.value
 
 
 def _map_record(record, source: Source) -> Read:

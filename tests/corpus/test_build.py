@@ -2,23 +2,26 @@
 
 import hashlib
 import itertools
+import json
 from collections import defaultdict
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 
 import pytest
+from pyspark.errors import PythonException
 from pyspark.sql import functions as F
 
-from pipelines.corpus.build import build_documents, reconcile
-from pipelines.corpus.dedup import label_exact_duplicates
-from pipelines.corpus.listing import list_files
-from pipelines.corpus.readers.files import RECORDS, read_source
+from pipelines.corpus.build import open_corpus
+from pipelines.corpus.counts import count_records
+from pipelines.corpus.dedup import find_survivors, label_copies
+from pipelines.corpus.ids import content_hash
+from pipelines.corpus.manifest import list_sources
+from pipelines.corpus.readers import slices
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, QUARANTINE
 
-COLUMNS = (
-    "source", "file", "offset", "line", "key", "text", "label", "split", "parts", "metadata", "reason", "raw",
-)  # fmt: skip
 ZH = "我的银行卡还没有到，怎么办？"
 
 
@@ -26,103 +29,110 @@ def sha(*parts):
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
 
 
-def source(name="s", **knobs):
-    return Source(
-        **{"name": name, "path": "x", "format": "jsonl", "fields": {"text": "t", "key": "k"}, **knobs}
+def source(folder, name="s", **knobs):
+    """JSON Lines below folder/NAME; `write_records` writes them."""
+    fields = {"text": "text", "key": "key", "split": "split", "label": "label"}
+    knobs = {"fields": {name: name for name in fields if name in knobs.pop("mapped", fields)}, **knobs}
+    return Source(**{"name": name, "path": f"{folder}/{name}", "format": "jsonl", **knobs})
+
+
+def write_records(folder, *records):
+    """Each record is a line of its source (default s) and file (default f); bytes are written as they are."""
+    for number, record in enumerate(records):
+        values = record if isinstance(record, dict) else {}
+        place = folder / values.get("source", "s") / values.get("file", "f")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        line = {"key": str(number), **values} if isinstance(record, dict) else record
+        with place.open("ab") as file:
+            data = line if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False).encode()
+            file.write(data + b"\n")
+
+
+@contextmanager
+def build(spark, sources, rules=None):
+    """(documents held, rows of quarantine, the corpus) of the sources."""
+    found = open_corpus(spark, sources, list_sources(sources), rules or Rules())
+    with TemporaryDirectory() as table, found as corpus, corpus.hold_documents(table) as documents:
+        yield documents.rows, corpus.quarantine(), corpus
+
+
+def test_document_has_ids_sizes_and_provenance(spark, tmp_path):
+    write_records(tmp_path, {"text": ZH, "label": "到卡", "key": "7", "split": "test"})
+    write_records(
+        tmp_path,
+        {"source": "t", "file": "年/b.txt", "text": "first"},
+        {"source": "t", "file": "年/b.txt", "text": "a"},
     )
+    offset = len('{"key": "0", "source": "t", "file": "年/b.txt", "text": "first"}\n'.encode())
+    sources = [source(tmp_path), source(tmp_path, "t", mapped=["text"])]
+    with build(spark, sources) as (documents, quarantine, _):
+        chinese, _, english = sorted(documents.collect(), key=lambda row: (row.source, row.offset))
+        assert chinese.asDict() == {
+            "doc_id": sha("s", "key", "7"),
+            "source": "s",
+            "text": ZH,
+            "label": "到卡",
+            "parts": None,
+            "metadata": None,
+            "content_hash": sha(ZH),
+            "num_chars": 14,
+            "num_bytes": 42,
+            "duplicate_of": None,
+            "drop_reason": None,
+            "split": "test",
+            "file": "f",
+            "offset": 0,
+        }
+        assert (english.text, english.doc_id) == ("a", sha("t", "position", str(offset), "年/b.txt"))
+        assert quarantine.isEmpty()
+        for rows_of, table in ((documents, DOCUMENTS), (quarantine, QUARANTINE)):
+            assert [(c.name, c.dataType) for c in rows_of.schema] == [
+                (c.name, c.dataType) for c in table.schema
+            ]
 
 
-def records(spark, *rows):
-    """Rows of read_source; what is not given is null, position is the number of the row."""
-    filled = [{"source": "s", "file": "f", "offset": n, "line": n + 1, **row} for n, row in enumerate(rows)]
-    return spark.createDataFrame([tuple(row.get(column) for column in COLUMNS) for row in filled], RECORDS)
-
-
-def test_document_has_ids_sizes_and_provenance(spark):
-    rows = records(
-        spark,
-        {"text": ZH, "label": "到卡", "key": "7", "split": "test"},
-        {"text": "a", "offset": 12, "file": "年/b.txt"},
-    )
-    documents, quarantine = build_documents(rows, [source()], Rules())
-    chinese, english = sorted(documents.collect(), key=lambda row: row.offset)
-    assert chinese.asDict() == {
-        "doc_id": sha("s", "key", "7"),
-        "source": "s",
-        "text": ZH,
-        "label": "到卡",
-        "parts": None,
-        "metadata": None,
-        "content_hash": sha(ZH),
-        "num_chars": 14,
-        "num_bytes": 42,
-        "duplicate_of": None,
-        "drop_reason": None,
-        "split": "test",
-        "file": "f",
-        "offset": 0,
-    }
-    assert english.doc_id == sha("s", "position", "12", "年/b.txt")
-    assert quarantine.isEmpty()
-    for rows_of, table in ((documents, DOCUMENTS), (quarantine, QUARANTINE)):
-        assert [(c.name, c.dataType) for c in rows_of.schema] == [(c.name, c.dataType) for c in table.schema]
-
-
-def test_content_hash_covers_names_and_order_of_parts(spark):
+def test_content_hash_covers_names_and_order_of_parts():
     dialogues = [
         None,
         [("user", "a"), ("assistant", "b")],
         [("assistant", "a"), ("user", "b")],
         [("user", "a\n\nb")],
-        [("user", "a"), ("assistant", "b")],
+        [("user", "a"), ("assistant", "你")],
         [],
     ]
-    rows = records(
-        spark, *[{"text": "a\n\nb", "key": str(n), "parts": parts} for n, parts in enumerate(dialogues)]
-    )
-    documents, _ = build_documents(rows, [source()], Rules())
-    found = sorted(documents.collect(), key=lambda row: row.doc_id)
-    by_key = {row.doc_id: row for row in found}
-    in_order = [by_key[sha("s", "key", str(n))] for n in range(len(dialogues))]
+    found = [content_hash(b"a\n\nb", parts) for parts in dialogues]
     netstrings = [
-        "\0" + "4:a\n\nb," + "".join(f"{len(value)}:{value}," for part in parts for value in part)
+        "\0" + "4:a\n\nb," + "".join(f"{len(v.encode())}:{v}," for part in parts for v in part)
         for parts in dialogues[1:]
     ]
-    assert [row.content_hash for row in in_order] == [sha("a\n\nb"), *map(sha, netstrings)]
-    dropped = [row for row in in_order if row.drop_reason]
-    assert len({row.content_hash for row in in_order}) == 5
-    assert [(row.parts, row.drop_reason) for row in dropped] == [(dialogues[1], "exact_duplicate")]
+    assert found == [sha("a\n\nb"), *map(sha, netstrings)]
+    assert len(set(found)) == 6
 
 
 def test_structured_documents_are_written_and_read_back(spark, tmp_path):
-    rows = records(
-        spark,
-        {
-            "text": "甲\n\n乙",
-            "parts": [("user", "甲"), ("assistant", "乙")],
-            "metadata": {"b": "2", "a": "一"},
-        },
-        {"text": "plain"},
-    )
-    documents, _ = build_documents(rows, [source()], Rules())
-    pin = DOCUMENTS.overwrite(documents, str(tmp_path / "documents"), fingerprint="f", facts={})
-    structured, plain = DOCUMENTS.read(spark, str(tmp_path / "documents")).orderBy("offset").collect()
-    assert [tuple(part) for part in structured.parts] == [("user", "甲"), ("assistant", "乙")]
-    assert structured.metadata == {"a": "一", "b": "2"}
-    assert (plain.parts, plain.metadata) == (None, None)
-    # The digest must not depend on the order of a map's entries.
-    swapped = documents.withColumn("metadata", F.map_from_entries(F.reverse(F.map_entries("metadata"))))
-    assert [list(row.metadata) for row in swapped.where("metadata IS NOT NULL").collect()] == [["a", "b"]]
-    assert DOCUMENTS.digest(swapped)[0] == pin.digest
+    turns = [{"role": "user", "content": "甲"}, {"role": "assistant", "content": "乙"}]
+    write_records(tmp_path, {"m": turns, "b": "2", "a": "一"}, {"m": turns, "b": None}, {"m": turns[:1]})
+    dialogues = source(tmp_path, fields={}, messages="m", metadata={"b": "b", "a": "a"})
+    with build(spark, [dialogues]) as (documents, _, corpus):
+        with corpus.hold_documents(str(tmp_path / "documents")) as held:
+            pin = DOCUMENTS.overwrite(held, str(tmp_path / "documents"), fingerprint="f", facts={})
+        first, copy, short = DOCUMENTS.read(spark, str(tmp_path / "documents")).orderBy("offset").collect()
+        assert [tuple(part) for part in first.parts] == [("user", "甲"), ("assistant", "乙")]
+        assert (first.text, first.metadata, copy.metadata) == ("甲\n\n乙", {"a": "一", "b": "2"}, None)
+        assert {first.drop_reason, copy.drop_reason} == {None, "exact_duplicate"}
+        assert short.drop_reason is None
+        # The digest must not depend on the order of a map's entries.
+        swapped = documents.withColumn("metadata", F.map_from_entries(F.reverse(F.map_entries("metadata"))))
+        assert DOCUMENTS.digest(swapped)[0] == pin.digest
 
 
-def test_drop_reason_is_the_first_rule_failed(spark):
+def test_drop_reason_is_the_first_rule_failed(spark, tmp_path):
     texts = ["", "你", "你好", "", "长长长", "长长长", "长长长"]
-    rows = records(spark, *[{"text": text, "split": "train", "key": str(n)} for n, text in enumerate(texts)])
-    documents, _ = build_documents(rows, [source()], Rules(min_chars=2))
-    found = defaultdict(list)
-    for row in documents.collect():
-        found[row.text].append((row.drop_reason, row.duplicate_of))
+    write_records(tmp_path, *[{"text": text, "split": "train"} for text in texts])
+    with build(spark, [source(tmp_path)], Rules(min_chars=2)) as (documents, _, _):
+        found = defaultdict(list)
+        for row in documents.collect():
+            found[row.text].append((row.drop_reason, row.duplicate_of))
     first = min(sha("s", "key", key) for key in "456")
     assert found[""] == [("empty", None)] * 2
     assert found["你"] == [("too_short", None)]
@@ -130,10 +140,10 @@ def test_drop_reason_is_the_first_rule_failed(spark):
     assert sorted(found["长长长"], key=str) == [("exact_duplicate", first)] * 2 + [(None, None)]
 
 
-def test_empty_text_is_dropped_even_with_min_chars_0(spark):
-    rows = records(spark, {"text": "", "key": "1"}, {"text": "a", "key": "2"})
-    documents, _ = build_documents(rows, [source()], Rules(min_chars=0))
-    assert {row.text: row.drop_reason for row in documents.collect()} == {"": "empty", "a": None}
+def test_empty_text_is_dropped_even_with_min_chars_0(spark, tmp_path):
+    write_records(tmp_path, {"text": ""}, {"text": "a"})
+    with build(spark, [source(tmp_path)], Rules(min_chars=0)) as (documents, _, _):
+        assert {row.text: row.drop_reason for row in documents.collect()} == {"": "empty", "a": None}
 
 
 def test_surviving_copy_is_chosen_by_split_then_id(spark):
@@ -142,7 +152,10 @@ def test_surviving_copy_is_chosen_by_split_then_id(spark):
     rows = [(f"{group}b", str(group), b, 1) for group, (b, _) in enumerate(grid)]
     rows += [(f"{group}a", str(group), a, 1) for group, (_, a) in enumerate(grid)]
     copies = spark.createDataFrame(rows, "doc_id STRING, content_hash STRING, split STRING, num_chars INT")
-    found = {row.doc_id: row.duplicate_of for row in label_exact_duplicates(copies).collect()}
+    labelled = label_copies(copies, find_survivors(copies)).collect()
+    found = {row.doc_id: None for row in copies.collect()} | {
+        row.doc_id: row.duplicate_of for row in labelled
+    }
     # (split of b, split of a): who survives
     survivors = list("abbaabaaa")
     assert found == {
@@ -152,84 +165,132 @@ def test_surviving_copy_is_chosen_by_split_then_id(spark):
     }
 
 
-def test_test_set_stays_complete_and_train_loses_copies(spark):
+def test_test_set_stays_complete_and_train_loses_copies(spark, tmp_path):
     splits = ["test", "test", "train", "validation"]
-    other = {"text": "same", "split": "train", "source": "t"}
-    rows = records(spark, *[{"text": "same", "split": split} for split in splits], other)
-    documents, _ = build_documents(rows, [source(), source("t")], Rules())
-    assert sorted((row.split, row.drop_reason or "") for row in documents.collect()) == [
-        ("test", ""),
-        ("test", ""),
-        ("train", "exact_duplicate"),
-        ("train", "exact_duplicate"),
-        ("validation", "exact_duplicate"),
-    ]
-    kept, _ = build_documents(rows, [source(), source("t")], Rules(drop_duplicates_from=()))
-    assert kept.where("drop_reason IS NULL AND duplicate_of IS NOT NULL").count() == 4
+    write_records(tmp_path, *[{"text": "same", "split": split} for split in splits])
+    write_records(tmp_path, {"text": "same", "split": "train", "source": "t"})
+    sources = [source(tmp_path), source(tmp_path, "t")]
+    with build(spark, sources) as (documents, _, corpus):
+        assert sorted((row.split, row.drop_reason or "") for row in documents.collect()) == [
+            ("test", ""),
+            ("test", ""),
+            ("train", "exact_duplicate"),
+            ("train", "exact_duplicate"),
+            ("validation", "exact_duplicate"),
+        ]
+        assert (corpus.facts["kept"], corpus.facts["dropped"]) == ({"test": 2}, {"exact_duplicate": 3})
+    with build(spark, sources, Rules(drop_duplicates_from=())) as (kept, _, corpus):
+        assert kept.where("drop_reason IS NULL AND duplicate_of IS NOT NULL").count() == 4
+        assert corpus.facts["kept"] == {"test": 2, "train": 2, "validation": 1}
 
 
-def test_repeated_keys_are_quarantined_after_the_first(spark):
-    rows = records(
-        spark,
+def test_repeated_keys_are_quarantined_after_the_first(spark, tmp_path):
+    write_records(
+        tmp_path,
         {"key": "k", "text": "later", "file": "b"},
-        {"key": "k", "text": "first", "file": "a", "offset": 9},
-        {"key": "k", "text": "后来", "file": "a", "offset": 10},
+        {"key": "other", "text": "x", "file": "a"},
+        {"key": "k", "text": "first", "file": "a"},
+        {"key": "k", "text": "后来", "file": "a"},
         {"key": "k", "text": "other", "source": "t"},
-        {"text": "no key"},
-        {"text": "no key either"},
     )
-    documents, quarantine = build_documents(rows, [source(), source("t")], Rules())
-    assert sorted(row.text for row in documents.collect()) == ["first", "no key", "no key either", "other"]
-    assert [
-        (row.file, row.offset, row.reason, bytes(row.raw).decode())
-        for row in quarantine.orderBy("file").collect()
-    ] == [
-        ("a", 10, "duplicate key: k; first in a at offset 9", "后来"),
-        ("b", 0, "duplicate key: k; first in a at offset 9", "later"),
-    ]
+    first = len('{"key": "other", "text": "x", "file": "a"}\n')
+    later = first + len('{"key": "k", "text": "first", "file": "a"}\n')
+    with build(spark, [source(tmp_path), source(tmp_path, "t")]) as (documents, quarantine, corpus):
+        assert sorted(row.text for row in documents.collect()) == ["first", "other", "x"]
+        reason = f"duplicate key: k; first in a at offset {first}"
+        assert [
+            (row.file, row.offset, row.line, row.reason, bytes(row.raw).decode())
+            for row in quarantine.orderBy("file").collect()
+        ] == [("a", later, 3, reason, "后来"), ("b", 0, 1, reason, "later")]
+        assert corpus.facts["quarantine"] == {"duplicate key": 2}
 
 
-def test_documents_do_not_depend_on_partitions(spark):
-    rows = records(
-        spark, *[{"text": str(n % 70), "key": str(n % 90), "file": str(n % 7)} for n in range(100)]
+def test_documents_do_not_depend_on_slices(spark, tmp_path, monkeypatch):
+    write_records(
+        tmp_path, *[{"text": str(n % 70), "key": str(n % 90), "file": str(n % 7)} for n in range(100)]
     )
+    write_records(tmp_path, b"broken", {"text": "last", "file": "3"}, b"[]")
     shares = {"train": 0.5, "validation": 0.3, "test": 0.2}
     results = []
-    for num_partitions in (1, 7, 50):
-        documents, quarantine = build_documents(
-            rows.repartition(num_partitions, F.rand(1)), [source(splits=shares)], Rules()
-        )
-        results.append((sorted(map(str, documents.collect())), sorted(map(str, quarantine.collect()))))
+    for size in (10_000, 300, 41):
+        monkeypatch.setattr(slices, "choose_slice_bytes", lambda *_, size=size: size)
+        monkeypatch.setattr("pipelines.corpus.build.choose_slice_bytes", lambda *_, size=size: size)
+        monkeypatch.setattr(slices, "_FILE_BYTES", 1)
+        with build(spark, [source(tmp_path, splits=shares)]) as (documents, quarantine, corpus):
+            rows = (sorted(map(str, documents.collect())), sorted(map(str, quarantine.collect())))
+            results.append((*rows, corpus.facts, corpus.checksum))
+            num_slices = len(corpus.slices.task)
     assert results[0] == results[1] == results[2]
-    assert [len(rows) for rows in results[0]] == [90, 10]
+    assert [len(rows) for rows in results[0][:2]] == [91, 12]
     assert sum("exact_duplicate" in row for row in results[0][0]) > 5
+    assert num_slices > 80
 
 
-def test_each_record_is_a_document_or_quarantined(spark):
-    good = [
+def test_each_record_is_a_document_or_quarantined(spark, tmp_path):
+    write_records(
+        tmp_path,
         {"text": ZH, "key": "1", "split": "train"},
         {"text": ZH, "key": "2", "split": "test"},
         {"text": "", "key": "3"},
-    ]
-    bad = [{"reason": "invalid JSON: x", "raw": b"{"}, {"reason": "invalid JSON: y", "raw": b"}"}]
-    rows = records(spark, *good, {"text": "a", "key": "1"}, *bad)
-    documents, quarantine = build_documents(rows, [source()], Rules())
-    assert reconcile(rows, documents, quarantine) == {
-        "records": 6,
-        "documents": 3,
-        "quarantined": 3,
-        "kept": {"test": 1},
-        "dropped": {"empty": 1, "exact_duplicate": 1},
-        "quarantine": {"duplicate key": 1, "invalid JSON": 2},
-        "sources": {"s": {"records": 6, "quarantined": 3, "damaged": 0}},
-    }
-    with pytest.raises(ContractError, match="6 records became 2 documents and 3 rows"):
-        reconcile(rows, documents.where("text != ''"), quarantine)
+        {"text": "a", "key": "1"},
+        b"{",
+        b"}",
+    )
+    with build(spark, [source(tmp_path)]) as (documents, quarantine, corpus):
+        assert corpus.facts == {
+            "records": 6,
+            "documents": 3,
+            "quarantined": 3,
+            "kept": {"test": 1},
+            "dropped": {"empty": 1, "exact_duplicate": 1},
+            "quarantine": {"duplicate key": 1, "invalid JSON": 2},
+            "sources": {"s": {"records": 6, "quarantined": 3, "damaged": 0}},
+        }
+        assert (documents.count(), quarantine.count()) == (3, 3)
+        good = corpus.positions.where("doc_id IS NOT NULL")
+        with pytest.raises(ContractError, match="4 good records became 3 documents and 0 repeated keys"):
+            count_records(corpus.positions, good.where("num_chars > 0"), None, None, Rules())
 
 
-def test_sources_with_equal_names_are_refused(spark):
-    with pytest.raises(ValueError, match="repeated: s; rename all but one"):
-        build_documents(records(spark, {"text": "a"}), [source(), source()], Rules())
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda file: file.write_bytes(file.read_bytes().replace(b"one", b"two")),
+            r"2 .*reading them again gave 2",
+        ),
+        (
+            lambda file: file.write_bytes(file.read_bytes() + b'{"text": "three"}\n'),
+            "reading them again gave 3",
+        ),
+    ],
+)
+def test_file_changed_between_readings_stops_the_stage(spark, tmp_path, change, message):
+    write_records(tmp_path, {"text": "one"}, {"text": "more"})
+    sources = [source(tmp_path, mapped=["text"])]
+    with open_corpus(spark, sources, list_sources(sources), Rules()) as corpus:
+        change(tmp_path / "s" / "f")
+        with pytest.raises(ContractError, match=message), corpus.hold_documents(str(tmp_path / "documents")):
+            pass
+
+
+def test_label_without_its_record_stops_the_stage(spark, tmp_path):
+    write_records(tmp_path, {"text": "same"}, {"text": "same"}, {"text": "other"})
+    sources = [source(tmp_path, mapped=["text"])]
+    with open_corpus(spark, sources, list_sources(sources), Rules()) as corpus:
+        (tmp_path / "s" / "f").write_bytes(b'{"text": "gone"}')
+        with (
+            pytest.raises(PythonException, match=r"there is no record at .* any more"),
+            corpus.hold_documents(str(tmp_path / "documents")),
+        ):
+            pass
+
+
+def test_sources_with_equal_names_are_refused(spark, tmp_path):
+    write_records(tmp_path, {"text": "a"})
+    sources = [source(tmp_path), source(tmp_path)]
+    with pytest.raises(ValueError, match="repeated: s; rename all but one"), build(spark, sources):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -251,6 +312,6 @@ def test_chinese_text_survives_byte_for_byte(spark, tmp_path):
     text = "\n".join([ZH, "“全角引号”《书名》——……", "𠮷野家 𪚥 〇", "繁體中文與简体中文", "ＡＢＣ　１２３"])
     (tmp_path / "文.txt").write_bytes(text.encode())
     source = Source(name="zh", path=str(tmp_path / "文.txt"), format="text")
-    documents, _ = build_documents(read_source(spark, source, list_files(source)), [source], Rules())
-    (row,) = documents.collect()
+    with build(spark, [source]) as (documents, _, _):
+        (row,) = documents.collect()
     assert (row.text.encode(), row.file, row.content_hash) == (text.encode(), "文.txt", sha(text))

@@ -3,11 +3,13 @@
 import csv as python_csv
 import gzip
 import io
+import random
 from pathlib import Path
 
 import pytest
 
-from tests.corpus.reading import kinds, make_source, read_bytes, texts
+from pipelines.corpus.readers.format import Slice
+from tests.corpus.reading import kinds, make_source, read_bytes, read_in_slices, texts
 
 BANKING77 = Path(__file__).parents[2] / "data" / "banking77"
 
@@ -207,3 +209,74 @@ def test_records_before_a_gzip_damage_are_kept():
     assert texts(records) == [str(number) for number in range(len(records) - 1)]
     assert "ends before its end mark" in records[-1].reason
     assert whole[records[-1].offset :].startswith(records[-1].raw)
+
+
+TOKENS = [
+    [b'"', b"\n", b",", b"a"],
+    [b'"a\nb"', b"\n", b",", b"x", b"a,b\n", b'"'],
+    [b"a,b\n", b'"a\n\nb",c\n', b'"x""y",z\n', b"a,b\n", b'5" pipe,x\n', b"\r\n"],
+    [b'"one\ntwo\nthree",x\n', b"a,b\n", b'"four\n""five""",y\n'],
+]
+
+
+@pytest.mark.parametrize("look_back", [1, 7, 40])
+def test_slices_give_the_records_of_the_whole_file(look_back, monkeypatch):
+    monkeypatch.setattr("pipelines.corpus.readers.csv_slices._LOOK_BACK_BYTES", look_back)
+    monkeypatch.setattr("pipelines.corpus.readers.lines._BUFFER_BYTES", 16)
+    generator = random.Random(20_261_121)
+    num_inside = num_broken = 0
+    for case in range(1_500):
+        body = b"".join(generator.choices(TOKENS[case % 4], k=generator.randrange(40)))
+        data = (
+            generator.choice([b"text,label\n", b'"text",label\r\n', b"\n\ntext,label\n", b"no,header\n"])
+            + body
+        )
+        fields, limit = {"text": "text"}, generator.choice([12, 30, 10_000])
+        source = make_source(format="csv", fields=fields, max_record_bytes=limit)
+        whole, size = read_bytes(data, source), generator.randrange(1, 40)
+        assert read_in_slices(data, source, size) == whole, (data, size, limit)
+        starts = [record.offset for record in whole]
+        num_inside += sum(
+            any(
+                record.offset < cut < record.offset + record.num_bytes
+                for record in whole
+                if b"\n" in record.raw[:-1]
+            )
+            for cut in range(size, len(data), size)
+        )
+        num_broken += sum(record.reason is not None for record in whole)
+        assert starts == sorted(starts)
+    assert num_inside > 500  # slices that start inside a record of several lines
+    assert num_broken > 500
+
+
+def test_slice_reads_little_before_its_start():
+    rows = b"".join(b'"line %d\nsecond ""line""",x\n' % number for number in range(20_000))
+    stream, source = (
+        CountingStream(b"text,label\n" + rows),
+        make_source(format="csv", fields={"text": "text"}),
+    )
+    half = len(rows) // 2
+    records = list(source.reader.read(stream, Slice("s", half, half + 1_000), source.request))
+    assert 20 < len(records) < 50
+    assert {record.reason for record in records} == {None}
+    assert stream.smallest[0] == 0  # the header
+    assert stream.num_bytes < 6 * 2**20
+
+
+class CountingStream(io.BytesIO):
+    def __init__(self, data):
+        super().__init__(data)
+        self.num_bytes, self.smallest = 0, []
+
+    def read(self, size=-1):
+        self.smallest.append(self.tell())
+        data = super().read(size)
+        self.num_bytes += len(data)
+        return data
+
+    def readinto(self, buffer):
+        self.smallest.append(self.tell())
+        size = super().readinto(buffer)
+        self.num_bytes += size
+        return size

@@ -1,18 +1,19 @@
 """JSON Lines in plain Python, without Spark. Expected values are written by hand."""
 
+import random
+
 import pytest
 
-from tests.corpus.reading import make_source, read_bytes
+from pipelines.corpus.readers.format import MalformedError
+from pipelines.corpus.readers.jsonl import parse_carefully, parse_quickly
+from pipelines.corpus.readers.values import Number
+from tests.corpus.reading import make_source, read_bytes, read_in_slices
 
 FIELDS = {"text": "body", "label": "topic", "key": "id", "split": "part"}
 
 
 def read(data, fields=FIELDS, **knobs):
     return read_bytes(data, make_source(format="jsonl", fields=fields, **knobs))
-
-
-def read_slice(data, start, stop):
-    return read_bytes(data, make_source(format="jsonl", fields={"text": "t"}), start=start, stop=stop)
 
 
 def test_each_object_is_a_record_with_its_position():
@@ -102,10 +103,59 @@ def test_longest_record_kept_has_max_record_bytes(num_bytes, kept, line_end):
 def test_slices_of_any_size_read_each_record_once(tail):
     lines = [b'{"t": "a"}', b"", b'{"t": "\xe4\xbd\xa0"}\r', b"bad", b"", b'{"t": "ccccccc"}']
     data = b"\n".join(lines) + tail
-    whole = read_slice(data, 0, None)
+    source = make_source(format="jsonl", fields={"text": "t"})
+    whole = read_bytes(data, source)
     assert [record.line for record in whole] == [1, 3, 4, 6, 7][: len(whole)]
     assert len(whole) >= 4
     for size in range(1, len(data) + 2):
-        starts = range(0, len(data), size)
-        parts = [read_slice(data, start, start + size) for start in starts]
-        assert [record for part in parts for record in part] == whole, size
+        assert read_in_slices(data, source, size) == whole, size
+
+
+PIECES = [
+    *(b'"t"', b":", b",", b"{", b"}", b"[", b"]", b" ", b"0", b"-0", b"-1", b"7", b"1.0", b"1e5", b"1e400"),
+    *(b"01", b"18446744073709551616", b"true", b"null", b"NaN", b"-Infinity", b'"a"', b'"', b"\\"),
+    *(b"\\u0000", b"\\ud83d", b"\\ud83d\\ude00", b"\\u4f60", b"\\/", b"\\x", b"\xff", b"\xed\xa0\x80"),
+    *(b"\0", b"\t", b"\x1f", "你".encode(), b"\xef\xbb\xbf", b"\x7f", b"\x0b"),
+]
+WHOLE = [
+    *(b'{"t": "a", "n": 1}', b'{"t": [1, "a"]}', b'{"t": {"a": [null, "b"]}}', b'{"t": "a", "t": 2}'),
+    *(b'{"t": -0}', b'{"t": 12345678901234567890123}', b'{"t": ["a", {"b": "c"}]}'),
+    b'{"n": {"t": 1.50}, "t": true}',
+]
+
+
+def test_orjson_gives_what_json_gives_on_random_lines():
+    # The two parsers must agree wherever the quick one gives an answer, on good and on damaged lines.
+    generator, num_quick, num_broken = random.Random(20_261_121), 0, 0
+    for _ in range(40_000):
+        line = bytearray(generator.choice(WHOLE))
+        for _ in range(generator.randrange(4)):
+            at = generator.randrange(len(line) + 1)
+            line[at : at + generator.randrange(3)] = generator.choice(PIECES)
+        quick = parse_quickly(bytes(line), ("t", "n"))
+        try:
+            careful = parse_carefully(bytes(line), ("t", "n"))
+        except MalformedError:
+            careful, num_broken = None, num_broken + 1
+        if quick is not None:
+            num_quick += 1
+            mapped = [[values.get(name) for name in ("t", "n")] for values in (quick, careful or {})]
+            assert repr(mapped[0]) == repr(mapped[1]), bytes(line)
+            assert [list(map(type, each)) for each in mapped[:1]] == [list(map(type, mapped[1]))], bytes(line)
+    assert num_quick > 5_000
+    assert num_broken > 10_000
+
+
+@pytest.mark.parametrize(("depth", "is_read"), [(400, True), (900, True), (5_000, False)])
+def test_depth_of_nesting_has_one_limit(depth, is_read):
+    inside = b"[" * depth + b"]" * depth
+    (record,) = read(b'{"id": 1, "body": "a", "other": ' + inside + b"}")
+    assert (record.reason is None) == is_read
+    # Brackets in a text are not nesting.
+    assert parse_quickly(b'{"body": "' + b"[" * depth + b'"}', ("body",)) == {"body": "[" * depth}
+
+
+def test_integers_keep_their_spelling_with_orjson():
+    assert parse_quickly(b'{"a": 7, "b": -12}', ("a", "b")) == {"a": Number("7"), "b": Number("-12")}
+    for spelling in (b"0", b"-0", b"1.0", b"18446744073709551616"):
+        assert parse_quickly(b'{"a": ' + spelling + b"}", ("a",)) is None

@@ -162,7 +162,7 @@ def test_fault_of_the_store_is_not_a_quarantine_row(num_reads):
     data = write({"t": ["a" * 100_000, "b"]}, row_group_size=1, compression="none")
     source = make_parquet()
     with pytest.raises(OSError, match="store is down"):
-        list(source.reader.read(Faulty(data, num_reads), Slice(0, "s", "s", 0, None, 1), source.request))
+        list(source.reader.read(Faulty(data, num_reads), Slice("s", 0, None), source.request))
 
 
 def test_batches_are_bounded_by_bytes(monkeypatch):

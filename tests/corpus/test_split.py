@@ -1,7 +1,8 @@
 """Splits. The expected ones come from a twin in plain Python."""
 
 from pipelines.corpus.split import label_splits
-from tests.corpus.test_build import sha, source
+from tests.corpus.reading import make_source
+from tests.corpus.test_build import sha
 
 
 def test_splits_follow_shares_and_hash(spark):
@@ -10,7 +11,9 @@ def test_splits_follow_shares_and_hash(spark):
     rows = spark.createDataFrame(
         [("s", h, None) for h in hashes], "source STRING, content_hash STRING, split STRING"
     )
-    found = {row.content_hash: row.split for row in label_splits(rows, [source(splits=shares)]).collect()}
+    found = {
+        row.content_hash: row.split for row in label_splits(rows, [make_source(splits=shares)]).collect()
+    }
 
     def twin(content_hash):
         position = int(sha("split", content_hash)[:13], 16) / 16**13
@@ -27,7 +30,9 @@ def test_splits_follow_shares_and_hash(spark):
 def test_given_split_wins_over_shares_of_its_source(spark):
     rows = [("s", sha("a"), "test"), ("s", sha("a"), None), ("t", sha("a"), None)]
     given = spark.createDataFrame(rows, "source STRING, content_hash STRING, split STRING")
-    labelled = label_splits(given, [source(splits={"validation": 1.0, "train": 0.0}), source("t")])
+    labelled = label_splits(
+        given, [make_source(splits={"validation": 1.0, "train": 0.0}), make_source(name="t")]
+    )
     assert sorted((row.source, row.split) for row in labelled.collect()) == [
         ("s", "test"),
         ("s", "validation"),

@@ -13,18 +13,26 @@ swallow the rest of the file. Here lines are joined until their number of quotes
 
 Cost: linear. An odd line is joined only up to the next odd line, and the lines between them are then read on
 their own, so each line is joined, tried and read at most once. Empty lines are not records, also before the
-header. Only LF and CRLF end a line. A file is never cut into slices: whether a line break lies inside quotes
-is known only from the beginning.
+header. Only LF and CRLF end a line. How a slice finds its first record is in `csv_slices.py`.
 """
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import BinaryIO, NamedTuple
 
 from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice
-from pipelines.corpus.readers.lines import BOM, Lines, decode, read_lines, too_long, without_line_end
+from pipelines.corpus.readers.lines import (
+    BOM,
+    Lines,
+    cut_lines,
+    decode,
+    read_lines,
+    too_long,
+    without_line_end,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +61,7 @@ class _Cut(NamedTuple):
         return Record(self.offset, self.line, self.num_bytes, self.raw, None, reason)
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     num_fields: int
     columns: tuple[tuple[str, int], ...]
     """(field that the source maps, its position)"""
@@ -61,27 +69,49 @@ class _Header(NamedTuple):
     """Why no record of the file can be read."""
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
-    """The records of the file."""
-    return read_lines(stream, part, lambda lines: parse(lines, request))
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
+    """The records that start in the slice."""
+    if part.start == 0 and part.stop is None:
+        return read_lines(stream, part, lambda lines: parse(lines, request))
+    from pipelines.corpus.readers.csv_slices import read_part
+
+    return read_part(stream, part, request)
 
 
 def parse(lines: Lines, request: Request) -> Iterator[Record]:
     """The records below the header. If the header is unusable, it and every record are quarantined."""
+    header, broken = read_header(lines, request)
+    yield from broken
+    if header is not None:
+        yield from parse_records(lines, header, request)
+
+
+def read_header(lines: Lines, request: Request) -> tuple[Header | None, list[Record]]:
+    """The header, the first record of the file, and its row of quarantine if it is unusable. None = the file
+    has no record."""
     delimiter = request.options.delimiter
-    field = re.compile(rf'"([^"]*(?:""[^"]*)*)"|([^"\r\n{re.escape(delimiter)}]*)')
-    header = None
+    cut = next(_join_lines(lines, request.max_record_bytes), None)
+    if cut is None:
+        empty = Record(0, 1, 0, b"", None, "header: the file is empty")
+        return None, [] if lines.broken else [empty]
+    header = _parse_header(cut, request.names, delimiter, _compile(delimiter))
+    return header, [cut.quarantine(header.problem)] if header.problem else []
+
+
+def parse_records(lines: Lines, header: Header, request: Request) -> Iterator[Record]:
+    """The records from a line on that starts one. When a record is given, `lines` stands behind it."""
+    delimiter = request.options.delimiter
+    field = _compile(delimiter)
     for cut in _join_lines(lines, request.max_record_bytes):
-        if header is None:
-            header = _parse_header(cut, request.names, delimiter, field)
-            if header.problem:
-                yield cut.quarantine(header.problem)
-        elif header.problem or cut.reason:
+        if header.problem or cut.reason:
             yield cut.quarantine(header.problem or cut.reason)
         else:
             yield _parse_record(cut, header, lines, delimiter, field)
-    if header is None and not lines.broken:
-        yield Record(0, 1, 0, b"", None, "header: the file is empty")
+
+
+@cache
+def _compile(delimiter: str) -> re.Pattern[str]:
+    return re.compile(rf'"([^"]*(?:""[^"]*)*)"|([^"\r\n{re.escape(delimiter)}]*)')
 
 
 def split_fields(text: str, delimiter: str, field: re.Pattern[str]) -> list[str]:
@@ -148,17 +178,17 @@ def _read_to_closing_quote(lines: Lines, first: bytes, max_record_bytes: int) ->
     return first, f"open quote: a quote on this line is not closed before {where}"
 
 
-def _parse_header(cut: _Cut, names: tuple[str, ...], delimiter: str, field: re.Pattern[str]) -> _Header:
+def _parse_header(cut: _Cut, names: tuple[str, ...], delimiter: str, field: re.Pattern[str]) -> Header:
     try:
         if cut.reason:
             raise MalformedError(cut.reason)
         header = split_fields(decode(without_line_end(cut.raw.removeprefix(BOM))), delimiter, field)
-        return _Header(len(header), locate_names(names, header), None)
+        return Header(len(header), locate_names(names, header), None)
     except MalformedError as error:
-        return _Header(0, (), f"header: {error}")
+        return Header(0, (), f"header: {error}")
 
 
-def _parse_record(cut: _Cut, header: _Header, lines: Lines, delimiter: str, field: re.Pattern[str]) -> Record:
+def _parse_record(cut: _Cut, header: Header, lines: Lines, delimiter: str, field: re.Pattern[str]) -> Record:
     offset, line, num_bytes, raw, _ = cut
     data = without_line_end(raw)
     try:
@@ -208,4 +238,4 @@ def _are_records(below: bytes, num_fields: int, delimiter: str, field: re.Patter
     return num_fields > 1 and 2 * num_records > num_lines
 
 
-FORMAT = Format(read=read, options=Options)
+FORMAT = Format(read=read, cut=cut_lines, options=Options)

@@ -13,12 +13,9 @@ A new format is one file here and one line in `table.py`. This module and the fi
 the standard library at the top, because `distributary config` checks sources without Arrow and Spark.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
-
-SLICE_BYTES = 128 * 2**20
-"""Bytes of the ranges into which a file is cut: about four seconds of reading."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,16 +33,12 @@ class SourceFile:
 
 
 class Slice(NamedTuple):
-    """Bytes [start, stop) of a file. One task reads all slices that carry its number."""
+    """Bytes [start, stop) of a file."""
 
-    task: int
     path: str
-    relative: str
     start: int
     stop: int | None
     """None = to the end of the file."""
-    line: int
-    """1 plus the number of line feeds before start; 1 if `Format.count_lines` is False."""
 
 
 class Request(NamedTuple):
@@ -65,7 +58,8 @@ class Record(NamedTuple):
     offset: int
     """Position in the file, unique and stable: byte of the decompressed file; Parquet: row, from 0."""
     line: int | None
-    """Line on which the record starts, from 1; None = the format has no lines."""
+    """Line on which the record starts, from 1 for the first line that starts in the slice; None = the format
+    has no lines."""
     num_bytes: int
     """Bytes that the record covers, line ending included."""
     raw: bytes
@@ -80,15 +74,15 @@ class MalformedError(ValueError):
     """The bytes are not a record of the format; the message is the reason."""
 
 
-def keep_whole(file: SourceFile) -> Iterator[tuple[int, int | None]]:
+def keep_whole(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
     """One range: the whole file."""
     yield 0, None
 
 
-def cut_by_size(file: SourceFile) -> Iterator[tuple[int, int | None]]:
-    """Ranges of SLICE_BYTES; the last one has no end, so that a file that has grown is read completely."""
-    for start in range(0, max(file.size, 1), SLICE_BYTES):
-        yield start, start + SLICE_BYTES if start + SLICE_BYTES < file.size else None
+def cut_by_size(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
+    """Ranges of `slice_bytes`; the last one has no end, so that a file that has grown is read completely."""
+    for start in range(0, max(file.size, 1), slice_bytes):
+        yield start, start + slice_bytes if start + slice_bytes < file.size else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +94,19 @@ class NoOptions:
 class Format:
     """One input format. Its defaults are those of a file that is read in one piece."""
 
-    read: Callable[[BinaryIO, Slice, Request], Iterator[Record]]
-    """Records that start in the slice, in the order of the file. The stream is the open file, as stored, at
-    byte 0, and can seek.
+    read: Callable[[BinaryIO, Slice, Request], Generator[Record, None, int]]
+    """Records that start in the slice, in the order of the file; returns the number of lines of the slice, so
+    that the lines of the next slice can be numbered (0 if the format has no lines). The stream is the open
+    file, as stored, at byte 0, and can seek. A slice is read twice, with the same records both times.
 
     A record that cannot be read becomes a Record with a reason, and so does content that breaks off. An
     OSError of the stream passes through: it stops the stage."""
-    cut: Callable[[SourceFile], Iterator[tuple[int, int | None]]] = keep_whole
-    """Byte ranges [start, stop) that cover the file without overlap. Runs on the driver, opens nothing."""
+    cut: Callable[[SourceFile, int], Iterator[tuple[int, int | None]]] = keep_whole
+    """Byte ranges [start, stop) that cover the file without overlap, each of about as many bytes as given.
+    Runs on the driver, opens nothing."""
     find: Callable[[str], list[SourceFile]] | None = None
     """The files of a path; None = the file, folder or glob that the path names (`listing.py`)."""
     options: type = NoOptions
     """Frozen dataclass of the format's own options; it checks its values and raises ValueError."""
     field_names: tuple[str, ...] | None = None
     """Fields of every record: 'text', and others that become metadata. None = the source must map them."""
-    count_lines: bool = False
-    """Whether a slice needs the number of its first line: the slices before it are then counted first."""

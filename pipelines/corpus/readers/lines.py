@@ -5,7 +5,7 @@ bytes.
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO, Protocol
 
 from pipelines.corpus.readers.format import MalformedError, Record, Slice, SourceFile, cut_by_size, keep_whole
@@ -38,32 +38,28 @@ class Lines:
     """Lines of a stream, each ended by LF. Lines can be given back and read again.
 
     A line belongs to the slice [start, stop) that holds its first byte, so consecutive slices read every line
-    exactly once. If `start` is above 0, the stream must be at byte start - 1, and `line` is 1 plus the number
-    of LF before `start`.
+    exactly once. If `start` is above 0, the stream must be at byte start - 1.
     """
 
-    def __init__(self, stream: ByteStream, *, start: int = 0, stop: int | None = None, line: int = 1) -> None:
+    def __init__(self, stream: ByteStream, *, start: int = 0, stop: int | None = None) -> None:
         self.offset = start
         """Byte of the next line."""
-        self.line = line
-        """1-based number of the next line."""
+        self.line = 1
+        """Number of the next line: 1 for the first one that belongs to the slice."""
         self.tail = b""
         """Bytes after the last complete line of a stream that broke off."""
         self._stream = stream
-        self._returned = io.BytesIO()
+        self._returned, self._has_returned = io.BytesIO(), False
         self._stop = stop
         if start > 0:
             self._skip_line_of_earlier_slice()
 
     def _skip_line_of_earlier_slice(self) -> None:
-        start, line = self.offset, self.line
         self.offset -= 1
-        if self.read(1) == b"\n":
-            assert self.offset == start
-            self.line = line  # the caller already counted this LF
-            return
-        while not self.exhausted and (piece := self.read(_SKIP_BYTES)) and piece[-1:] != b"\n":
-            pass
+        if self.read(1) != b"\n":
+            while not self.exhausted and (piece := self.read(_SKIP_BYTES)) and piece[-1:] != b"\n":
+                pass
+        self.line = 1  # whatever was skipped was counted by an earlier slice
 
     @property
     def broken(self) -> str | None:
@@ -76,10 +72,11 @@ class Lines:
 
     def read(self, limit: int) -> bytes:
         """The next line or its first `limit` bytes; empty at the end. A line cut off goes to `tail`."""
-        data = self._returned.readline(limit)
+        data = self._returned.readline(limit) if self._has_returned else b""
         if len(data) < limit and data[-1:] != b"\n":
+            self._has_returned = False
             data += self._stream.readline(limit - len(data))
-            if data and self._stream.broken and len(data) < limit and data[-1:] != b"\n":
+            if data[-1:] != b"\n" and data and len(data) < limit and self._stream.broken:
                 self.tail, data = data, b""
         self.offset += len(data)
         self.line += data[-1:] == b"\n"
@@ -96,6 +93,7 @@ class Lines:
         """Make the last bytes that were read, `data`, readable again."""
         self.offset -= len(data)
         self.line -= data.count(b"\n")
+        self._has_returned = True
         position = self._returned.tell()
         if position < len(self._returned.getbuffer()):
             # some returned bytes are still unread, so all of `data` came from here
@@ -114,12 +112,16 @@ class Lines:
 
 def read_lines(
     stream: BinaryIO, part: Slice, parse: Callable[["Lines"], Iterator[Record]]
-) -> Iterator[Record]:
-    """The records that `parse` makes of the slice, and one that says where the file broke off, if it did."""
+) -> Generator[Record, None, int]:
+    """The records that `parse` makes of the slice, and one that says where the file broke off, if it did.
+
+    Returns the number of line feeds of the slice.
+    """
     lines = open_lines(stream, part)
     yield from parse(lines)
     if lines.broken:
         yield Record(lines.offset, lines.line, len(lines.tail), lines.tail, None, lines.broken)
+    return lines.line - 1
 
 
 def open_lines(stream: BinaryIO, part: Slice) -> "Lines":
@@ -127,16 +129,16 @@ def open_lines(stream: BinaryIO, part: Slice) -> "Lines":
     if is_gzip(part.path):
         return Lines(GzipStream(stream))
     stream.seek(max(part.start - 1, 0))
-    return Lines(Bytes(stream, _BUFFER_BYTES), start=part.start, stop=part.stop, line=part.line)  # type: ignore[arg-type]
+    return Lines(Bytes(stream, _BUFFER_BYTES), start=part.start, stop=part.stop)  # type: ignore[arg-type]
 
 
 def is_gzip(path: str) -> bool:
     return path.lower().endswith(".gz")
 
 
-def cut_lines(file: SourceFile) -> Iterator[tuple[int, int | None]]:
-    """Ranges for records that never span lines; gzip files stay whole, as they cannot be entered midway."""
-    return keep_whole(file) if is_gzip(file.path) else cut_by_size(file)
+def cut_lines(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
+    """Ranges by size; gzip files stay whole, as they cannot be entered midway."""
+    return (keep_whole if is_gzip(file.path) else cut_by_size)(file, slice_bytes)
 
 
 def without_line_end(data: bytes) -> bytes:

@@ -14,7 +14,7 @@ rows is quarantined.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -33,7 +33,7 @@ _Column = tuple[str, list, Callable[[Any], object]]
 """Name, one value per row, and what makes a record's value of it."""
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
     """The rows of the row groups that start in the slice. The offset of a record is its row in the file."""
     from pyarrow.parquet import ParquetFile
 
@@ -45,7 +45,7 @@ def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
         watched.raise_fault()
         if part.start == 0:
             yield _quarantine(0, f"parquet: the file cannot be read: {_first_line(error)}")
-        return
+        return 0
     first_row = 0
     for group in range(file.num_row_groups):
         metadata = file.metadata.row_group(group)
@@ -55,6 +55,7 @@ def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
             else:
                 yield from _read_group(file, group, first_row, request, watched)
         first_row += metadata.num_rows
+    return 0
 
 
 def _read_group(

@@ -1,62 +1,143 @@
-"""The slices of a source: which bytes of which file each task reads. Made on the driver."""
+"""The slices of a corpus: which bytes of which file each task reads, and what each task knows of its records.
 
-from collections.abc import Callable, Iterable, Iterator
+The driver cuts the manifest into slices. They travel as rows, each to its task; labels of single records
+(`dedup.py`) travel to the task that reads the record, behind the row of its slice. So a task gets what
+concerns it and nothing else, and texts never move to their labels.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from pipelines.corpus.readers.format import Slice, SourceFile
+from pipelines.corpus.manifest import Manifest
+from pipelines.corpus.readers.format import Slice
 from pipelines.corpus.source import Source
-from pipelines.stores import carry
 
-_TASK_BYTES = 32 * 2**20
-"""Cost of a task: about a second of reading."""
+_MIN_SLICE_BYTES, _MAX_SLICE_BYTES = 4 * 2**20, 128 * 2**20
+_TASKS_PER_SLOT = 4
+"""So that no slot waits long for the last task."""
 _FILE_BYTES = 256 * 2**10
-"""What opening a file costs, as bytes that could be read meanwhile: at most 128 small files per task."""
-_SCHEMA = "task INT, path STRING, relative STRING, start BIGINT, stop BIGINT, line BIGINT"
-_COUNTS = "path STRING, start BIGINT, num_lines BIGINT"
+"""What opening a file costs, as bytes that could be read meanwhile."""
+LABELS = "task INT, slice INT, offset BIGINT, duplicate_of STRING, first_file STRING, first_offset BIGINT"
+"""What is known of a record besides itself: see `dedup.py`."""
+_SLICE = "task INT, slice INT, source INT, path STRING, file STRING, start BIGINT, stop BIGINT"
+_ONLY_LABELS = "offset BIGINT, duplicate_of STRING, first_file STRING, first_offset BIGINT"
 
 
-def cut_files(files: list[SourceFile], source: Source) -> list[Slice]:
-    """Slices by file and offset, grouped into tasks of about equal cost. Their lines are not counted yet."""
-    slices: list[Slice] = []
-    task, filled = 0, 0
-    for file in files:
-        for start, stop in source.reader.cut(file):
-            cost = _FILE_BYTES + (file.size if stop is None else stop) - start
-            if filled and filled + cost > _TASK_BYTES:
-                task, filled = task + 1, 0
+class Label(NamedTuple):
+    duplicate_of: str | None
+    """doc_id of the surviving copy."""
+    first_file: str | None
+    """File of the first record with the same key; None = this is the first."""
+    first_offset: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slices:
+    """The slices of a manifest, by task. Four numbers a slice; names stay in the manifest."""
+
+    manifest: Manifest
+    num_tasks: int
+    file: array
+    """Row of the manifest."""
+    task: array
+    start: array
+    stop: array
+    """-1 = to the end of the file."""
+
+    def to_arrow(self) -> pa.Table:
+        """One row per slice (_SLICE)."""
+        files = self.manifest.files.take(pa.array(self.file, pa.int64()))
+        stop = pa.array(self.stop, pa.int64())
+        return pa.table(
+            {
+                "task": pa.array(self.task, pa.int32()),
+                "slice": pa.array(range(len(self.task)), pa.int32()),
+                "source": files["source"],
+                "path": files["path"],
+                "file": files["file"],
+                "start": pa.array(self.start, pa.int64()),
+                "stop": pc.if_else(pc.less(stop, 0), None, stop),
+            }
+        )
+
+
+def choose_slice_bytes(manifest: Manifest, num_slots: int) -> int:
+    """Bytes of a task: small enough to keep all slots busy, large enough that starting it costs little."""
+    cost = manifest.num_bytes + manifest.files.num_rows * _FILE_BYTES
+    return min(max(cost // (_TASKS_PER_SLOT * num_slots), _MIN_SLICE_BYTES), _MAX_SLICE_BYTES)
+
+
+def cut_files(manifest: Manifest, sources: Sequence[Source], slice_bytes: int) -> Slices:
+    """Slices of about `slice_bytes`, grouped into tasks of about equal cost."""
+    file, task, start, stop = array("q"), array("i"), array("q"), array("q")
+    current, filled = 0, 0
+    for row, (number, listed) in enumerate(manifest.iterate()):
+        for first, end in sources[number].reader.cut(listed, slice_bytes):
+            cost = _FILE_BYTES + (listed.size if end is None else end) - first
+            # The cost of opening may exceed a task, or each slice would be followed by an empty task.
+            if filled and filled + cost > slice_bytes + _FILE_BYTES:
+                current, filled = current + 1, 0
             filled += cost
-            slices.append(Slice(task, file.path, file.relative, start, stop, 1))
-    return slices
+            for column, value in (
+                (file, row),
+                (task, current),
+                (start, first),
+                (stop, -1 if end is None else end),
+            ):
+                column.append(value)
+    return Slices(manifest=manifest, num_tasks=current + 1, file=file, task=task, start=start, stop=stop)
 
 
-def number_lines(
-    spark: SparkSession,
-    slices: list[Slice],
-    count: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
-) -> list[Slice]:
-    """The slices with `line` set. Runs one job over all slices but the last ones of their files, if any."""
-    followed = [part for part in slices if part.stop is not None]
-    if not followed:
-        return slices
-    rows = scatter(spark, followed).mapInArrow(carry(count), _COUNTS).collect()
-    counted = {(row.path, row.start): row.num_lines for row in rows}
-    numbered, line = [], 1
-    for part in slices:
-        line = 1 if part.start == 0 else line
-        numbered.append(part._replace(line=line))
-        line += counted.get((part.path, part.start), 0)
-    return numbered
+def scatter(spark: SparkSession, slices: Slices, labels: DataFrame | None = None) -> DataFrame:
+    """One row per slice, followed by its labels (LABELS) by offset; one partition per task."""
+    rows = spark.createDataFrame(slices.to_arrow()).select(
+        *(F.col(each.split()[0]).cast(each.split()[1]) for each in _SLICE.split(", ")),
+        *(F.lit(None).cast(kind).alias(name) for name, kind in _pairs(_ONLY_LABELS)),
+    )
+    if labels is not None:
+        rows = rows.unionByName(labels, allowMissingColumns=True)
+    # By id, since hashes could put two tasks in one.
+    return rows.repartitionById(slices.num_tasks, "task").sortWithinPartitions(
+        "slice", F.col("offset").asc_nulls_first()
+    )
 
 
-def scatter(spark: SparkSession, slices: list[Slice]) -> DataFrame:
-    """One row per slice, one partition per task: by id, since hashes could put two tasks in one."""
-    return spark.createDataFrame(slices, _SCHEMA).repartitionById(slices[-1].task + 1, "task")
+def _pairs(ddl: str) -> list[list[str]]:
+    return [column.split() for column in ddl.split(", ")]
 
 
-def read_scattered(batches: Iterable[pa.RecordBatch]) -> Iterator[Slice]:
-    """The slices of a task, from the rows of `scatter`."""
-    for batch in batches:
-        for row in batch.to_pylist():
-            yield Slice(**row)
+class Scattered:
+    """The rows of a task, as `scatter` orders them, read as they are needed."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self._rows = (row for batch in batches for row in batch.to_pylist())
+        self._next: dict | None = next(self._rows, None)
+
+    def slices(self) -> Iterator[tuple[dict, Slice]]:
+        """(row, slice). Raises RuntimeError if a label was left over: its record was not there."""
+        while (row := self._take()) is not None:
+            yield row, Slice(row["path"], row["start"], row["stop"])
+            if self._next is not None and self._next["offset"] is not None:
+                raise RuntimeError(
+                    f"{row['path']} changed while it was read: there is no record at "
+                    f"{self._next['offset']:,} any more; run the stage again"
+                )
+
+    def label(self, offset: int) -> Label | None:
+        """The label of the record at `offset`. Records are asked for in the order of the slice."""
+        if self._next is None or self._next["offset"] != offset:
+            return None
+        row = self._take()
+        assert row is not None
+        return Label(row["duplicate_of"], row["first_file"], row["first_offset"])
+
+    def _take(self) -> dict | None:
+        taken, self._next = self._next, next(self._rows, None)
+        return taken

@@ -1,13 +1,13 @@
 """Plain text: each file is one document, an empty file too."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice
 from pipelines.corpus.readers.lines import BOM, Lines, decode, read_lines, too_long
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
     """The one record of the file; none if the file breaks off, because half a document is not a document."""
     return read_lines(stream, part, lambda lines: parse(lines, request))
 

@@ -10,7 +10,7 @@ request per slice. Every line has as many fields as the header. Empty lines are 
 line.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO, NamedTuple
 
 from pipelines.corpus.readers.csv import locate_names
@@ -45,12 +45,14 @@ class _Header(NamedTuple):
     """Why no record of the file can be read."""
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
     """The records whose lines start in the slice. An unusable header quarantines itself and every record."""
-    whole = part._replace(start=0, stop=None, line=1)
+    whole = part._replace(start=0, stop=None)
     header = _parse_header(next(_read_filled(open_lines(stream, whole), request), None), request)
     stream.seek(0)
-    return read_lines(stream, part, lambda lines: _parse(lines, request, header, part.start == 0))
+    return (
+        yield from read_lines(stream, part, lambda lines: _parse(lines, request, header, part.start == 0))
+    )
 
 
 def _parse(lines: Lines, request: Request, header: _Header, is_first: bool) -> Iterator[Record]:
@@ -106,4 +108,4 @@ def _quarantine(line: _Line, reason: str) -> Record:
     return Record(*line[:4], None, reason)
 
 
-FORMAT = Format(read=read, cut=cut_lines, count_lines=True)
+FORMAT = Format(read=read, cut=cut_lines)

@@ -1,0 +1,110 @@
+"""What documents and quarantine must hold, counted on positions before a document is written."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import xor
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import functions as F
+
+from pipelines.corpus.quality import label_quality
+from pipelines.corpus.quarantine import DAMAGED_FILE
+from pipelines.corpus.rules import Rules
+from pipelines.delta import ContractError
+
+_TABLES = {"documents": ("documents", "copies"), "good": ("good",), "broken": ("broken",)}
+"""Which rows of the query are counted together."""
+
+
+def count_records(
+    positions: DataFrame,
+    documents: DataFrame,
+    copies: DataFrame | None,
+    repeated: DataFrame | None,
+    rules: Rules,
+) -> tuple[dict[str, Any], int]:
+    """The facts, as `Corpus.facts` has them, and the checksum of the documents. One query over positions.
+
+    Raises ContractError if a good record is neither a document nor a repeated key.
+    """
+    no_copy = F.lit(None).cast("string")
+    counted = [
+        _group(label_quality(documents.withColumn("duplicate_of", no_copy), rules), "documents", 1),
+        _group(positions.where("doc_id IS NOT NULL"), "good", 1, F.lit(None)),
+        _group(positions, "broken", 1, F.substring_index("reason", ":", 1)).where("reason IS NOT NULL"),
+    ]
+    if copies is not None:  # counted as documents without a copy above: take them away and add them again
+        without = label_quality(copies.drop("duplicate_of").withColumn("duplicate_of", no_copy), rules)
+        counted += [_group(without, "copies", -1), _group(label_quality(copies, rules), "copies", 1)]
+    if repeated is not None:
+        counted += [_group(repeated, "broken", 1, F.lit("duplicate key"))]
+    rows = (
+        reduce(DataFrame.unionAll, counted)
+        .groupBy("table", "source", "split", "reason")
+        .agg(F.sum("weight").alias("count"), F.bit_xor("hash").alias("hash"))
+        .collect()
+    )
+    found = {name: [row for row in rows if row.table in tables] for name, tables in _TABLES.items()}
+    checksum = reduce(xor, (row.hash for row in rows if row.table == "documents"), 0)
+    facts = _describe(found["documents"], found["broken"])
+    num_good, num_repeated = (
+        sum(row["count"] for row in found["good"]),
+        facts["quarantine"].get("duplicate key", 0),
+    )
+    if num_good != facts["documents"] + num_repeated:
+        raise ContractError(
+            f"corpus: {num_good:,} good records became {facts['documents']:,} documents and {num_repeated:,} "
+            "repeated keys; the difference must be 0: did the files change while they were read?"
+        )
+    return facts, checksum
+
+
+def _group(rows: DataFrame, table: str, weight: int, reason: Column | None = None) -> DataFrame:
+    is_document = table == "documents"
+    return rows.select(
+        F.lit(table).alias("table"),
+        "source",
+        "split",
+        (F.col("drop_reason") if reason is None else reason.cast("string")).alias("reason"),
+        F.lit(weight).alias("weight"),
+        (_hash() if is_document else F.lit(0).cast("bigint")).alias("hash"),
+    )
+
+
+def _describe(documents: Sequence[Row], broken: Sequence[Row]) -> dict[str, Any]:
+    kept = _sum_by("split", [row for row in documents if row.reason is None])
+    dropped = _sum_by("reason", [row for row in documents if row.reason is not None])
+    quarantined, lost = _sum_by("reason", broken), _sum_by("source", broken)
+    damaged = _sum_by("source", [row for row in broken if row.reason in DAMAGED_FILE])
+    read = _sum_by("source", [*documents, *broken])
+    num_documents, num_quarantined = sum(row["count"] for row in documents), sum(quarantined.values())
+    return {
+        "records": num_documents + num_quarantined,
+        "documents": num_documents,
+        "quarantined": num_quarantined,
+        "kept": kept,
+        "dropped": dropped,
+        "quarantine": quarantined,
+        "sources": {
+            name: {"records": read[name], "quarantined": lost.get(name, 0), "damaged": damaged.get(name, 0)}
+            for name in read
+        },
+    }
+
+
+def _sum_by(name: str, groups: Sequence[Row]) -> dict[str, int]:
+    """Counts of the groups by the value of one of their columns, sorted; without those that are 0."""
+    sums: dict[str, int] = {}
+    for row in groups:
+        sums[row[name]] = sums.get(row[name], 0) + row["count"]
+    return {value: count for value, count in sorted(sums.items()) if count}
+
+
+def _hash() -> Column:
+    return F.xxhash64("doc_id", "content_hash")
+
+
+def compute_checksum() -> Column:
+    """Xor over ids and content hashes; null without rows."""
+    return F.bit_xor(_hash())

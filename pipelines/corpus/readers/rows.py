@@ -1,0 +1,88 @@
+"""Records -> rows: the position of a record, and its document."""
+
+from pipelines.corpus.ids import content_hash, doc_id
+from pipelines.corpus.readers.format import MalformedError, Record
+from pipelines.corpus.readers.mapping import Columns, Mapper
+from pipelines.corpus.readers.slices import Label
+
+MAX_RAW_BYTES = 64 * 2**10
+"""Of a broken record, kept in quarantine."""
+_KEY_CHARS = 200
+
+POSITIONS = """task INT, slice INT, source STRING, file STRING, offset BIGINT, line BIGINT, num_lines BIGINT,
+               doc_id STRING, has_key BOOLEAN, content_hash STRING, num_chars INT, split STRING,
+               reason STRING, raw BINARY"""
+"""A record without its text. Good records have doc_id, broken ones a reason and the first 64 KiB of raw; line
+is counted from the start of the slice. The row of a slice has neither, but num_lines."""
+
+DOCUMENT_ROWS = """source STRING, file STRING, offset BIGINT, doc_id STRING, text STRING, label STRING,
+                   split STRING, parts ARRAY<STRUCT<name: STRING, text: STRING>>,
+                   metadata MAP<STRING, STRING>, content_hash STRING, num_chars INT, num_bytes INT,
+                   duplicate_of STRING"""
+
+Place = tuple[int, int, str, str]
+"""Task, slice, source and file."""
+
+
+def make_position(at: Place, record: Record, mapper: Mapper) -> tuple:
+    """The row of a record. Values that do not fit the mapping break it."""
+    reason = record.reason
+    if record.values is not None:
+        try:
+            columns = mapper.map_values(record.values)
+        except MalformedError as error:
+            reason = str(error)
+        else:
+            digest = content_hash(columns.text.encode(), columns.parts)
+            identity = doc_id(at[2], columns.key, at[3], record.offset)
+            facts = (identity, columns.key is not None, digest, len(columns.text), columns.split)
+            return (*at, record.offset, record.line, None, *facts, None, None)
+    return (
+        *(*at, record.offset, record.line, None),
+        *(None, None, None, None, None),
+        *(reason, record.raw[:MAX_RAW_BYTES]),
+    )
+
+
+def make_summary(at: Place, start: int, num_lines: int) -> tuple:
+    """The row of a slice."""
+    return (*at, start, None, num_lines, None, None, None, None, None, None, None)
+
+
+def make_document(
+    source: str, file: str, record: Record, mapper: Mapper, label: Label | None
+) -> tuple | None:
+    """The document of a record; None if it is broken."""
+    columns = _map(record, mapper)
+    if columns is None:
+        return None
+    key, text, label_text, split, parts, metadata = columns
+    encoded = text.encode()
+    return (
+        *(source, file, record.offset, doc_id(source, key, file, record.offset)),
+        *(encoded, label_text, split, parts, list(metadata.items()) if metadata else None),
+        *(content_hash(encoded, parts), len(text), len(encoded)),
+        label and label.duplicate_of,
+    )
+
+
+def make_repeated(at: Place, record: Record, mapper: Mapper, label: Label) -> tuple:
+    """The row of a record that repeats a key; raw is its text, because the bytes of good records vary."""
+    columns = _map(record, mapper)
+    key, text = (columns.key or "", columns.text) if columns else ("", "")
+    first = f"first in {label.first_file} at offset {label.first_offset}"
+    reason = f"duplicate key: {key[:_KEY_CHARS]}; {first}"
+    return (
+        *(*at, record.offset, record.line, None),
+        *(None, None, None, None, None),
+        *(reason, text.encode()[:MAX_RAW_BYTES]),
+    )
+
+
+def _map(record: Record, mapper: Mapper) -> Columns | None:
+    if record.values is None:
+        return None
+    try:
+        return mapper.map_values(record.values)
+    except MalformedError:
+        return None
