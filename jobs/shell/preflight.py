@@ -48,7 +48,7 @@ def probe_services(settings: Settings, stages: Iterable[str], stores: Stores) ->
 
 
 def require_spark_master(master: str) -> None:
-    """Raise PreflightError if `master` names standalone masters (spark://HOST:PORT,HOST:PORT) and none answers.
+    """Raise PreflightError if `master` names standalone masters (spark://HOST:PORT,...) and none answers.
 
     Spark itself would try for a minute. The addresses of YARN and Kubernetes stand in their own files.
     """
