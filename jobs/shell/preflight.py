@@ -3,6 +3,7 @@
 Each fault is an error within 15 seconds, plus finetune.wait_for_slots_seconds where executors come late.
 """
 
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BEFORE_RANKS = ("corpus", "dataset", "finetune")
 """If one of these has work to do, a run will train."""
+MASTER_SECONDS = 3.0
 USE_TRACKING = {"finetune", "registry", "scoring"}
 DATA_PACKAGES = ("pyarrow", "numpy", "tokenizers")
 MODEL_PACKAGES = ("torch", "transformers", "safetensors")
@@ -46,6 +48,26 @@ def probe_services(settings: Settings, stages: Iterable[str], stores: Stores) ->
         require_server(str(settings.tree["tracking"]["uri"]))
 
 
+def require_spark_master(master: str) -> None:
+    """Raise PreflightError if `master` names standalone masters (spark://HOST:PORT,...) and none answers.
+
+    Spark itself would try for a minute. The addresses of YARN and Kubernetes stand in their own files.
+    """
+    if not master.startswith("spark://"):
+        return
+    why = ""
+    for place in master.removeprefix("spark://").split(","):
+        host, _, port = place.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=MASTER_SECONDS).close()
+            return
+        except (OSError, ValueError) as error:
+            why = str(error)
+    raise PreflightError(
+        f"no Spark master answers at {master} ({why}); start it, or correct spark.master", Exit.RETRY
+    )
+
+
 class Preflight:
     """The checks before the first stage of a command that has work to do; later stages pass at once."""
 
@@ -61,9 +83,15 @@ class Preflight:
         if self._root is not None:
             self._hold_root(self._root, work)
         if work.needs_spark:
+            self._check_master(work)
             self._open_store()
             ranks = self._configs.get("finetune") if work.stage in BEFORE_RANKS else None
             self._check_cluster(work, ranks)
+
+    def _check_master(self, work: Work[Any]) -> None:
+        from pipelines.submit import read_given_conf
+
+        require_spark_master({**work.conf, **read_given_conf()}.get("spark.master", ""))
 
     def _open_store(self) -> None:
         """Load MLflow and open its store while Spark starts, in this thread: later that would take as long

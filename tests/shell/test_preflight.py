@@ -11,8 +11,8 @@ import pytest
 
 from jobs.run import STAGES, run
 from jobs.shell import settings as configuration
-from jobs.shell.exits import Exit
-from jobs.shell.preflight import Preflight, require_packages
+from jobs.shell.exits import Exit, PreflightError
+from jobs.shell.preflight import Preflight, require_packages, require_spark_master
 from pipelines.lease import LEASE, LeaseHeldError
 from pipelines.registry import server
 from pipelines.registry.server import require_server
@@ -119,6 +119,18 @@ def test_a_run_with_wrong_keys_ends_early(tmp_path, monkeypatch):
     assert "storage s3://bucket/lake cannot be used" in refused.stderr
     assert "correct the keys" in refused.stderr
     assert "wrong" not in refused.stderr.replace("wrong keys", "")
+
+
+def test_a_standalone_master_must_answer():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        require_spark_master(f"spark://127.0.0.1:9,127.0.0.1:{port}")
+    with pytest.raises(
+        PreflightError, match=rf"no Spark master answers at spark://127\.0\.0\.1:{port}.*start it"
+    ):
+        require_spark_master(f"spark://127.0.0.1:{port}")
+    for other in ("yarn", "local[2,4]", "k8s://https://host:6443", ""):
+        require_spark_master(other)
 
 
 def test_too_few_slots_stop_a_run_before_corpus(spark, tmp_path):
