@@ -24,7 +24,7 @@ from tools.pack_items import Item
 from tools.progress import SetupError, handle_signals, say
 
 CHECKOUT = Path(__file__).absolute().parent.parent
-EXTRAS = ("horovod",)
+EXTRAS = ("local", "horovod")
 """Extras of setup.cfg whose packages executors need."""
 
 
