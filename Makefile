@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster cluster-parts check bench fix ui wheel pack jars system setup clean
+.PHONY: help demo test test-all test-cluster cluster-parts check faults bench fix ui wheel pack jars system setup clean
 
 PYTHON3 := $(shell command -v python3 || command -v python3.12 || command -v python3.11)
 RECIPE ?= customer_service
@@ -23,6 +23,7 @@ help:  ## show this text
 	@printf '  make test-cluster  run the flow on hosts made of network namespaces, with real servers (root); ARGS="-m soak" the long ones\n'
 	@printf '  make ui        open the pages of MLflow on http://127.0.0.1:%s; PORT=5001 takes another port\n' '$(PORT)'
 	@printf '  make check     check style, types and imports (ruff, mypy, import-linter)\n'
+	@printf '  make faults    plant the faults of tests/faults.txt one by one; the tests named there must notice: an hour\n'
 	@printf '  make fix       format the code and correct what ruff can\n'
 	@printf '  make bench     measure Distributary beside its peers, as ratios\n'
 	@printf '  make wheel     build the package for the executors of a cluster\n'
@@ -57,6 +58,9 @@ check: setup  ## static checks; all of them run, and one failure is enough to fa
 	$(BIN)/mypy || status=1; \
 	$(BIN)/lint-imports || status=1; \
 	exit $$status
+
+faults: setup  ## plant faults, run the tests that must notice them
+	@$(BIN)/python -m tools.faults $(ARGS)
 
 fix: setup  ## formatting and safe corrections
 	@$(BIN)/ruff format .

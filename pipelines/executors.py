@@ -65,8 +65,15 @@ def check_executors(
     deeper: also import torch and Horovod on each executor (10 to 60 s), and call `storage` there, which gives
     findings of `stores_check.check_store` (through `stores.carry`). wait_seconds: how long to wait for
     executors that have not registered yet (spark.executor.instances) or do not answer.
+
+    Raises ValueError over Spark Connect, RuntimeError if no executor registers.
     """
-    context = spark.sparkContext
+    context = getattr(spark, "_sc", None)
+    if context is None:
+        raise ValueError(
+            "over Spark Connect a client does not see the executors; run the examination where the driver "
+            "runs, with a master in place of spark.remote"
+        )
     known = _wait_for_executors(context, wait_seconds)
     local_dirs = str(context.getConf().get("spark.local.dir", "/tmp"))  # noqa: S108  # Spark's default
     looking = partial(probe.look, PACKAGES, local_dirs, HOLD_SECONDS)

@@ -16,6 +16,7 @@ from pipelines.spark import (
     _delta_jars,
     _refuse_fast_listing,
     _with_delta,
+    choose_python,
     session,
 )
 from pipelines.submit import read_given_conf
@@ -260,3 +261,30 @@ def test_a_launcher_s_settings_stand_and_ours_fill_the_rest(tmp_path, submitted)
         "spark.sql.extensions": "org.example.Gone,io.delta.sql.DeltaSparkSessionExtension",
         "spark.driver.host": "127.0.0.1",
     }
+
+
+@pytest.mark.parametrize(
+    ("settled", "variable", "python"),
+    [
+        ({}, None, sys.executable),
+        ({"spark.archives": "hdfs:///p.tar.gz#environment"}, None, "./environment/bin/python"),
+        ({"spark.yarn.dist.archives": "a.zip,b.tar.gz#environment"}, None, "./environment/bin/python"),
+        ({"spark.archives": "data.zip#words"}, None, sys.executable),
+        ({"spark.archives": "p.tar.gz#environment", "spark.master": "local[2]"}, None, sys.executable),
+        ({"spark.archives": "p.tar.gz#environment"}, "/opt/python", "/opt/python"),
+        ({"spark.pyspark.python": "/mine"}, "/opt/python", "/mine"),
+    ],
+)
+def test_executors_get_the_user_s_python_or_the_archive_s(monkeypatch, settled, variable, python):
+    monkeypatch.delenv("PYSPARK_PYTHON", raising=False)
+    if variable:
+        monkeypatch.setenv("PYSPARK_PYTHON", variable)
+    assert choose_python({"spark.master": "yarn", **settled}) == python
+
+
+def test_delta_in_spark_s_own_folder_is_not_added_again(tmp_path, monkeypatch):
+    (tmp_path / "jars").mkdir()
+    monkeypatch.setenv("SPARK_HOME", str(tmp_path))
+    assert not _brings_delta({})
+    (tmp_path / "jars" / "delta-spark_4.2_2.13-4.4.0.jar").touch()
+    assert _brings_delta({})

@@ -11,8 +11,9 @@ import json
 import platform
 import sys
 import sysconfig
+import tempfile
 import time
-from importlib.metadata import version
+from importlib.metadata import Distribution, version
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Set, Tuple
 
@@ -24,7 +25,7 @@ from tools.pack_items import Item
 from tools.progress import SetupError, handle_signals, say
 
 CHECKOUT = Path(__file__).absolute().parent.parent
-EXTRAS = ("horovod",)
+EXTRAS = ("local", "horovod")
 """Extras of setup.cfg whose packages executors need."""
 
 
@@ -53,12 +54,19 @@ class Content(NamedTuple):
 def collect(choices: Choices) -> Content:
     """The files of the pack, sorted by name. Raises SetupError if something is missing."""
     base = pack_items.find_base()
+    log = cache_folder() / "logs" / "pack-wheel.log"
+    product = list(pack_items.list_product(CHECKOUT, base.packages, log=log))
+    metadata = next(item.content for item in product if item.name.endswith(".dist-info/METADATA"))
     installed = find_distributions()
     problems: Dict[str, str] = {}
     names: Set[str] = set()
-    for extra in ("", *choices.extras):
-        names |= find_needed(installed, extra=extra, without=choices.without)
-        problems |= find_unmet(installed, extra=extra)
+    with tempfile.TemporaryDirectory() as scratch:
+        # What the wheel asks for: an editable installation remembers the requirements of an older setup.cfg.
+        (Path(scratch) / "METADATA").write_bytes(metadata)
+        installed["distributary"] = Distribution.at(scratch)
+        for extra in ("", *choices.extras):
+            names |= find_needed(installed, extra=extra, without=choices.without)
+            problems |= find_unmet(installed, extra=extra)
     if problems:
         raise SetupError("; ".join(problems.values()) + "; fix: make setup")
     items = list(pack_items.list_interpreter(base))
@@ -67,8 +75,7 @@ def collect(choices: Choices) -> Content:
         for item in pack_items.list_package(installed[package], base.packages):
             owners[item.name] = package
             items.append(item)
-    log = cache_folder() / "logs" / "pack-wheel.log"
-    items += pack_items.list_product(CHECKOUT, base.packages, log=log)
+    items += product
     for group in choices.jars:
         items += pack_items.list_jars(group)
     items = pack_items.leave_out(items, with_spark=choices.with_spark)

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.run import STAGES
 from jobs.shell import settings as configuration
 from jobs.shell.loading import show_loading
 from jobs.shell.redaction import redact
+from pipelines.stores import carry, configure
 
 if TYPE_CHECKING:
     from pipelines.executors import ExecutorReport
@@ -20,19 +22,19 @@ def examine_cluster(
 ) -> int:
     """Print what was found on each executor, as a table or as JSON. Exit status: 1 if there is a problem."""
     settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides)
-    conf = settings.tree["spark"]
+    config = settings.section("finetune", STAGES["finetune"].Config)
+    configure(config.storage)
     with show_loading("Spark"):
         from pipelines.executors import check_executors
         from pipelines.spark import require_master, session
-        from pipelines.stores import carry
         from pipelines.stores_check import check_store
 
-        if not conf.get("spark.master"):
+        if not config.spark.get("spark.master"):
             require_master()
-        spark = session("doctor", conf)
+        spark = session("doctor", config.spark)
     with show_loading("torch and Horovod on every executor"):
-        wait_seconds = float(settings.tree["finetune"]["wait_for_slots_seconds"])
         storage = partial(carry(check_store), settings.root)
+        wait_seconds = config.wait_for_slots_seconds
         reports = check_executors(spark, deeper=True, storage=storage, wait_seconds=wait_seconds)
     failed = any(report.problems for report in reports)
     if as_json:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.probe import read_code_digest
 from tools import pack_items
 from tools.elf import read_elf, replace_search_path
 from tools.pack_archive import Archive, compile_source, find_floors, relative_search_path
@@ -78,7 +79,7 @@ def test_a_changed_search_path_is_what_the_loader_uses(library, tmp_path):
         ("/opt/python/lib", "lib/python3.11/lib-dynload/_ssl.so", "$ORIGIN/../.."),
         ("/opt/python/lib", "bin/python3.11", "$ORIGIN/../lib"),
         ("/opt/python/lib:/usr/lib/x", "bin/python3.11", "$ORIGIN/../lib:/usr/lib/x"),
-        ("/x/site-packages", "P/some/deep/folder/m.so", ""),  # longer than before: dropped
+        ("/x/site-packages", "P/some/very/deep/folder/m.so", ""),  # longer than before: dropped
         ("$ORIGIN/../../nvidia/lib", "P/torch/lib/m.so", None),
         ("/opt/python/library", "bin/python3.11", None),
         ("", "bin/python3.11", None),
@@ -213,6 +214,9 @@ def test_the_pack_says_what_is_in_it(unpacked):
     assert len(facts["jars"]) == 4
     assert "GLIBC" in facts["needs_from_the_system"]
     assert "compiled" in shown
+    digest = "from pipelines.probe import read_code_digest; print(read_code_digest())"
+    shown = subprocess.check_output([str(target / "bin" / "python"), "-c", digest], cwd=target, text=True)
+    assert shown.strip() == read_code_digest()
     assert not list(target.glob("lib/python3*/site-packages/pyspark/jars/*"))  # a cluster has them
     assert not [path for path in target.rglob("*") if path.is_symlink()]
     assert marshal.loads(next(target.rglob("deltalake/__pycache__/__init__.*.pyc")).read_bytes()[16:])
