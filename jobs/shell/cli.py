@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Annotated
 from jobs.shell.loading import show_loading
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import typer
 
+    from jobs.shell.settings import Settings
 
-def examine(as_json: bool) -> int:
+
+def examine(as_json: bool, load: "Callable[[], Settings] | None" = None) -> int:
     """Run the doctor, whose imports no other command needs."""
     from jobs.shell.doctor import doctor
 
-    return doctor(as_json)
+    return doctor(as_json, load)
 
 
 def app() -> None:
@@ -91,15 +95,30 @@ def _add_config(program: "typer.Typer") -> None:
 def _add_doctor(program: "typer.Typer") -> None:
     import typer
 
+    from jobs.shell import settings as configuration
+    from jobs.shell.command import Env, File, Overrides, Recipe
+
     @program.command()
     def doctor(
+        overrides: Overrides = None,
+        recipe: Recipe = None,
+        env: Env = None,
+        file: File = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")] = False,
     ) -> None:
-        """Check machine and installation; print a fix per problem.
+        """Check machine, installation and the storage of the configuration; print a fix per problem.
 
         Exit status 1 if something is broken, 0 otherwise (also with warnings).
+
+        \b
+        Example:
+          distributary doctor --env cluster root=s3a://bucket/distributary
         """
-        raise typer.Exit(examine(as_json))
+
+        def load() -> "Settings":
+            return configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
+
+        raise typer.Exit(examine(as_json, load))
 
 
 def _add_undo(program: "typer.Typer") -> None:
