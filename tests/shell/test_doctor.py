@@ -12,7 +12,6 @@ from jobs.shell.checks import check_horovod, check_jars, check_packages, check_s
 from jobs.shell.doctor import CHECKS, doctor
 from jobs.shell.settings import load
 from jobs.shell.storage_checks import check_storage
-from jobs.shell.settings import load
 from pipelines.machine import DELTA_JARS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
