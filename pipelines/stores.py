@@ -94,15 +94,22 @@ _configured = Stores()
 def configure(stores: Stores) -> None:
     """Use these settings in this process from now on.
 
-    The folder of Hadoop's configuration goes into the environment: delta-rs and the JVM look there. So does
-    the endpoint for MLflow's client, if it has none.
+    The folder of Hadoop's configuration goes into the environment: delta-rs and the JVM look there.
     """
     global _configured
     _configured = stores
     if stores.hdfs.conf_dir:
         os.environ["HADOOP_CONF_DIR"] = stores.hdfs.conf_dir
-    if stores.s3.endpoint:
-        os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", stores.s3.endpoint)
+
+
+def export_to_mlflow() -> None:
+    """Tell MLflow's client for artifacts in S3, which reads the environment only. Variables that the user set
+    stay."""
+    s3 = current().s3
+    if s3.endpoint:
+        os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", s3.endpoint)
+    if "AWS_ACCESS_KEY_ID" not in os.environ:
+        os.environ.update({f"AWS_{name.upper()}": value for name, value in _keys(s3).items()})
 
 
 def current() -> Stores:

@@ -1,5 +1,6 @@
 """One setting of storage, translated for four clients, without its keys where others could read them."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -103,6 +104,22 @@ def test_the_environment_completes_what_is_left_open():
     assert found.hdfs == Hdfs(conf_dir="/etc/hadoop")
     assert complete(Stores(s3=MINIO), environment).s3 == MINIO
     assert complete(Stores(s3=S3(credentials="anonymous")), environment).s3.access_key is None
+
+
+def test_mlflow_finds_endpoint_and_keys_in_the_environment(monkeypatch):
+    environment = {"AWS_REGION": "eu-west-3"}
+    monkeypatch.setattr(os, "environ", environment)
+    configure(Stores(s3=MINIO))
+    stores.export_to_mlflow()
+    assert environment == {
+        "AWS_REGION": "eu-west-3",
+        "MLFLOW_S3_ENDPOINT_URL": "http://store:9000",
+        "AWS_ACCESS_KEY_ID": "AK1",
+        "AWS_SECRET_ACCESS_KEY": "hunter22",
+    }
+    environment |= {"AWS_ACCESS_KEY_ID": "AK2", "AWS_SECRET_ACCESS_KEY": "hunter33"}
+    stores.export_to_mlflow()
+    assert environment["AWS_SECRET_ACCESS_KEY"] == "hunter33"
 
 
 def test_options_and_keys_of_a_path_win():

@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Annotated
 from jobs.shell.loading import show_loading
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import typer
 
+    from jobs.shell.settings import Settings
 
-def examine(as_json: bool) -> int:
+
+def examine(as_json: bool, load: "Callable[[], Settings] | None" = None) -> int:
     """Run the doctor, whose imports no other command needs."""
     from jobs.shell.doctor import doctor
 
-    return doctor(as_json)
+    return doctor(as_json, load)
 
 
 def app() -> None:
@@ -91,6 +95,7 @@ def _add_config(program: "typer.Typer") -> None:
 def _add_doctor(program: "typer.Typer") -> None:
     import typer
 
+    from jobs.shell import settings as configuration
     from jobs.shell.command import Env, File, Overrides, Recipe, report_errors
 
     @program.command()
@@ -104,7 +109,7 @@ def _add_doctor(program: "typer.Typer") -> None:
         env: Env = None,
         file: File = None,
     ) -> None:
-        """Check machine and installation; print a fix per problem.
+        """Check machine, installation and the storage of the configuration; print a fix per problem.
 
         With --cluster: Python, packages, Horovod, GPUs, disk, memory, clock and network address of each
         executor of the application that the configuration describes.
@@ -114,12 +119,15 @@ def _add_doctor(program: "typer.Typer") -> None:
         \b
         Examples:
           distributary doctor
+          distributary doctor --env cluster root=s3a://bucket/distributary
           distributary doctor --cluster --env cluster spark.master=yarn spark.executor.instances=4
         """
         if not cluster:
-            if overrides or recipe or env or file:
-                raise typer.BadParameter("a configuration is read only with --cluster")
-            raise typer.Exit(examine(as_json))
+
+            def load() -> "Settings":
+                return configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
+
+            raise typer.Exit(examine(as_json, load))
         with report_errors():
             from jobs.shell.cluster import examine_cluster
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from jobs.shell.checks import (
     CHECKOUT,
@@ -21,6 +22,9 @@ from jobs.shell.checks import (
     run_python,
 )
 from jobs.shell.loading import show_loading
+
+if TYPE_CHECKING:
+    from jobs.shell.settings import Settings
 
 LOAD_ALL = (
     f"import sys; sys.path.append({str(CHECKOUT)!r}); "
@@ -50,21 +54,44 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 )
 
 
-def examine() -> Iterator[Check]:
-    """Run all checks in order. A check that raises becomes a finding itself."""
+def check_configured_storage(load: Callable[[], "Settings"]) -> Iterator[Check]:
+    """The root of the configuration, tried by each client."""
+    from jobs.shell.storage_checks import check_storage
+
+    yield from check_storage(load())
+
+
+def examine(load: Callable[[], "Settings"] | None = None) -> Iterator[Check]:
+    """Run all checks in order; `load` gives the configuration whose storage is tried, None = the default one.
+
+    A check that raises becomes a finding itself.
+    """
     for check in CHECKS:
         try:
             yield check()
         except (Exception, SystemExit) as error:  # a broken library may raise anything
-            name = check.__name__.removeprefix("check_").replace("_", " ")
-            found = f"the check failed: {type(error).__name__}: {error}"
-            yield Check(name=name, status="fail", found=found, wanted="a result", fix="make setup")
+            yield _describe_failure(check.__name__.removeprefix("check_").replace("_", " "), error)
+    try:
+        yield from check_configured_storage(load or _load_default)
+    except (Exception, SystemExit) as error:
+        yield _describe_failure("storage", error)
 
 
-def doctor(as_json: bool) -> int:
+def _describe_failure(name: str, error: BaseException) -> Check:
+    found = f"the check failed: {type(error).__name__}: {error}"
+    return Check(name=name, status="fail", found=found, wanted="a result", fix="make setup")
+
+
+def _load_default() -> "Settings":
+    from jobs.shell.settings import load
+
+    return load()
+
+
+def doctor(as_json: bool, load: Callable[[], "Settings"] | None = None) -> int:
     """Print all findings, as a table or as JSON. Exit status: 1 if a check failed, else 0."""
     with show_loading("the libraries, to see whether they do"):
-        findings = list(examine())
+        findings = list(examine(load))
     failed = any(check.status == "fail" for check in findings)
     if as_json:
         answer = {"ok": not failed, "checks": [asdict(check) for check in findings]}

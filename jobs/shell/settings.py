@@ -97,6 +97,15 @@ class Settings:
         """Folder or URI of the tables and of the files of the runs, absolute."""
         return absolute(self.tree["root"])
 
+    @property
+    def stores(self) -> Stores:
+        """The section `storage`, checked. Raises ValueError with its faults."""
+        try:
+            return TypeAdapter(Stores).validate_json(json.dumps(self.tree["storage"]), strict=True)
+        except ValidationError as error:
+            faults = "; ".join(_explain("storage", Section, fault) for fault in error.errors())
+            raise ValueError(f"configuration: {faults}") from None
+
     def section(self, name: str, model: type[_Section]) -> _Section:
         """The checked section `name`. Raises ValueError with its faults and unknown keys of all sections."""
         return self.sections({name: model})[name]

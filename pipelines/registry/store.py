@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from pipelines.paths import without_credentials
 from pipelines.registry import MLFLOW_DEFAULTS
 from pipelines.registry.paths import SQLITE, sqlite_path
+from pipelines.stores import export_to_mlflow
 
 _artifact_roots: dict[str, str] = {}
 """Tracking URI -> root for artifacts of new experiments. MLflow has no setting for it on the client's
@@ -41,6 +42,7 @@ def connect(tracking_uri: str, artifact_root: str | None = None) -> None:
     """
     uri = _make_absolute(tracking_uri)
     _set_log_level()
+    export_to_mlflow()
     mlflow.set_tracking_uri(uri)
     # The workspace registry of Databricks has no aliases; Unity Catalog's has.
     mlflow.set_registry_uri("databricks-uc" if uri == "databricks" else uri)

@@ -11,6 +11,7 @@ import pytest
 from jobs.shell.checks import check_horovod, check_jars, check_packages, check_slots, check_tracking
 from jobs.shell.doctor import CHECKS, doctor
 from jobs.shell.settings import load
+from jobs.shell.storage_checks import check_storage
 from pipelines.machine import DELTA_JARS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,7 @@ def test_json_has_one_finding_per_check(capsys, tmp_path, monkeypatch):
     status = doctor(as_json=True)
     answer = json.loads(capsys.readouterr().out)
     assert (status, answer["ok"]) == (1, False)
-    assert len(answer["checks"]) == len(CHECKS)
+    assert len(answer["checks"]) >= len(CHECKS) + 1  # and one for each client of the storage
     assert {frozenset(check) for check in answer["checks"]} == {
         frozenset({"name", "status", "found", "wanted", "fix"})
     }
@@ -169,6 +170,27 @@ def test_one_core_has_too_few_slots(masters, monkeypatch):
     monkeypatch.setenv("SPARK_MASTER", "yarn")  # no session reads this variable
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
     assert (check_slots().status, check_slots().found) == ("warn", "local[2,4], 1 cores here")
+
+
+def test_each_client_of_the_storage_has_its_line(tmp_path):
+    checks = list(check_storage(load(overrides=[f"root={tmp_path}"])))
+    assert [(check.name, check.status) for check in checks] == [
+        ("storage Arrow and obstore", "ok"),
+        ("storage delta-rs", "ok"),
+    ]
+    assert list(tmp_path.iterdir()) == []
+    (absent,) = check_storage(load(overrides=[f"root={tmp_path}/absent"]))
+    assert (absent.status, absent.found.endswith("the first stage creates it")) == ("ok", True)
+
+
+def test_a_store_that_does_not_answer_is_a_finding_with_a_fix():
+    keys = ["credentials=keys", "access_key=a", "secret_key=hunter22"]
+    overrides = ["root=s3a://lake/x", "storage.s3.endpoint=http://127.0.0.1:1"]
+    (check,) = check_storage(load(overrides=[*overrides, *(f"storage.s3.{key}" for key in keys)]))
+    assert (check.name, check.status) == ("storage Arrow and obstore", "fail")
+    assert "look failed at s3a://lake/x on " in check.found
+    assert "start the storage, or correct its address" in check.fix
+    assert "hunter22" not in str(check)
 
 
 @pytest.mark.parametrize("flag", [[], ["--json"]])

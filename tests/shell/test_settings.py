@@ -351,3 +351,22 @@ def test_a_password_in_the_tracking_address_is_refused_and_not_repeated():
     ) as raised:
         check_all(overrides=["tracking.uri=https://me:hunter2@mlflow.example"])
     assert "hunter2" not in str(raised.value)
+
+
+def test_keys_of_the_storage_are_checked_and_never_printed(monkeypatch):
+    monkeypatch.setenv("STORE_KEY", "AKIA1234")
+    monkeypatch.setenv("STORE_SECRET", "hunter22hunter")
+    keys = ["credentials=keys", "access_key=${oc.env:STORE_KEY}", "secret_key=${oc.env:STORE_SECRET}"]
+    settings = load(overrides=[f"storage.s3.{key}" for key in keys])
+    assert (settings.stores.s3.access_key, settings.stores.s3.secret_key) == ("AKIA1234", "hunter22hunter")
+    for text in (
+        settings.printed,
+        repr(settings.stores),
+        repr(settings.section("corpus", STAGES["corpus"].Config)),
+    ):
+        assert "AKIA1234" not in text
+        assert "hunter22hunter" not in text
+    with pytest.raises(ValueError, match=r"storage.s3 credentials is keys, .* not both set"):
+        load(overrides=["storage.s3.credentials=keys"]).section("corpus", STAGES["corpus"].Config)
+    with pytest.raises(ValueError, match=r"unknown key storage.s3.endpont"):
+        load(overrides=["storage.s3.endpont=http://a:1"]).section("corpus", STAGES["corpus"].Config)
