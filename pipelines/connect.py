@@ -9,6 +9,7 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,22 @@ _SHIPPED: set[str] = set()
 def is_connect(spark: "SparkSession") -> bool:
     """Whether the session is a client of a Spark Connect server."""
     return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+def create_statement(
+    path: str, ddl: str, row: str, partition_by: Sequence[str], properties: Mapping[str, str]
+) -> str:
+    """A Delta table in SQL: over Spark Connect, DeltaTable needs a plugin on the server, and SQL does not."""
+    pairs = ", ".join(f"{_quoted(name)} = {_quoted(value)}" for name, value in properties.items())
+    partitions = f"PARTITIONED BY ({', '.join(partition_by)})" if partition_by else ""
+    return (
+        f"CREATE TABLE IF NOT EXISTS delta.`{path}` ({ddl}) USING delta {partitions} "
+        f"COMMENT {_quoted(row)} TBLPROPERTIES ({pairs})"
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def ship_code(spark: "SparkSession") -> None:

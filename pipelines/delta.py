@@ -32,7 +32,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from pipelines.connect import is_connect
+from pipelines.connect import create_statement, is_connect
 from pipelines.digest import HeldRows, digest_rows, first_repeated_key, hold_rows
 from pipelines.pin import Pin, TableLog, open_log
 from pipelines.schema import arrow_schema, parse_ddl
@@ -225,7 +225,8 @@ class Table:
         Safe to be killed, and safe if two writers do it at once.
         """
         if log is None and is_connect(spark):
-            spark.sql(self._create_statement(path))
+            properties = {**PROPERTIES, **_constraint_properties(self.checks)}
+            spark.sql(create_statement(spark_path(path), self.ddl, self.row, self.partition_by, properties))
             return
         if log is None:
             builder = DeltaTable.createIfNotExists(spark).location(spark_path(path)).comment(self.row)
@@ -249,16 +250,6 @@ class Table:
                 again = open_log(path)
                 if again is None or f"delta.constraints.{name}" not in again.configuration:
                     raise
-
-    def _create_statement(self, path: str) -> str:
-        """The table in SQL: over Spark Connect, DeltaTable needs a plugin on the server, and SQL does not."""
-        properties = {**PROPERTIES, **_constraint_properties(self.checks)}
-        pairs = ", ".join(f"{_quoted(name)} = {_quoted(value)}" for name, value in properties.items())
-        partitions = f"PARTITIONED BY ({', '.join(self.partition_by)})" if self.partition_by else ""
-        return (
-            f"CREATE TABLE IF NOT EXISTS delta.`{spark_path(path)}` ({self.ddl}) USING delta {partitions} "
-            f"COMMENT {_quoted(self.row)} TBLPROPERTIES ({pairs})"
-        )
 
     def _check(self, held: HeldRows) -> None:
         for name, count in held.num_nulls.items():
@@ -297,10 +288,6 @@ class Table:
             f"{self.name} at {path}: another writer changed the rows meanwhile; "
             "run the stage again when it is done"
         )
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _constraint_properties(checks: Mapping[str, str]) -> dict[str, str]:
