@@ -113,12 +113,13 @@ class Table:
             )
         with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, path) as held:
             for _ in range(WRITE_ATTEMPTS):
+                before = -1 if log is None else log.version
                 self._commit(held, path, log, replace=True, made_from=fingerprint, facts=facts)
                 log = open_log(path)
                 written = log.pin() if log else None
                 if written is not None and written.fingerprint == fingerprint:
                     return written
-                held.may_be_committed = False  # the log is read, and its newest rows are not these
+                _note_failure(held, log, fingerprint, after=before)
                 if written != newest:
                     break
         raise self._disturbed(path)
@@ -140,12 +141,13 @@ class Table:
             for _ in range(WRITE_ATTEMPTS):
                 if log is not None and (missing := self._find_missing(held, path, log)) is not None:
                     held = stack.enter_context(self.hold(missing, path))
+                before = -1 if log is None else log.version
                 self._commit(held, path, log, replace=False, made_from=fingerprint, facts=facts)
                 log = open_log(path)
                 written = log.pin(made_from=fingerprint) if log else None
                 if written is not None:
                     return written
-                held.may_be_committed = False  # the log is read, and no commit of it names the shards
+                _note_failure(held, log, fingerprint, after=before)
         raise self._disturbed(path)
 
     def digest(self, rows: DataFrame) -> tuple[str, int]:
@@ -212,6 +214,14 @@ class Table:
             f"{self.name} at {path}: another writer changed the rows meanwhile; "
             "run the stage again when it is done"
         )
+
+
+def _note_failure(held: HeldRows, log: TableLog | None, made_from: str, *, after: int) -> None:
+    """The shards may be deleted, unless the log has a commit of these inputs after version `after`: a store
+    that repeats a put whose answer was lost reports our own commit as a conflict."""
+    if held.may_be_committed and log is not None:
+        found = log.source.find_version(made_from)
+        held.may_be_committed = found is not None and found > after
 
 
 def _shard_folder(spark: SparkSession, place: str) -> str:

@@ -48,6 +48,7 @@ def main(folder: Path, kind: str) -> None:
             "spark.sql.shuffle.partitions": str(NUM_TASKS),
             "spark.sql.adaptive.coalescePartitions.enabled": "false",
             "spark.reducer.maxBlocksInFlightPerAddress": "1",
+            "spark.databricks.delta.snapshotPartitions": "1",
             "spark.ui.enabled": "false",
         },
     )

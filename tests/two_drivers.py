@@ -1,7 +1,7 @@
 """Script: one of two Spark drivers that append to the same tables at the same time.
 
-Arguments: root of the tables, folder for signs, name of this driver (a or b), number of tables. Both append 20
-equal keys and 40 of their own to each table.
+Arguments: root of the tables, folder for signs, name of this driver (a or b), number of tables. Both append
+20 equal keys and 40 of their own to each table.
 """
 
 import sys
@@ -10,26 +10,15 @@ from pathlib import Path
 
 from pipelines.delta import Table
 from pipelines.spark import session
-from pipelines.stores import current, secret_conf, spark_conf
 from tests.conftest import TEST_CONF
 
 NUMBERS = Table(name="numbers", row="one number", key=("number",), ddl="number BIGINT NOT NULL, by STRING")
 SHARED, OWN = range(20), {"a": range(100, 140), "b": range(200, 240)}
 
 
-def main(root: str, signs: Path, me: str, num_tables: int, jars: str) -> None:
-    hadoop = {f"spark.hadoop.{name}": value for name, value in secret_conf(current()).items()}
-    spark = session(
-        f"driver {me}",
-        {
-            **TEST_CONF,
-            "spark.master": "local[1]",
-            "spark.driver.memory": "1g",
-            **({"spark.jars": jars} if jars else {}),
-            **spark_conf(current()),
-            **hadoop,
-        },
-    )
+def main(root: str, signs: Path, me: str, num_tables: int) -> None:
+    conf = {**TEST_CONF, "spark.master": "local[1]", "spark.driver.memory": "1g"}
+    spark = session(f"driver {me}", conf)
     spark.sparkContext.setLogLevel("OFF")
     for number in range(num_tables):
         rows = spark.createDataFrame([(n, me) for n in (*SHARED, *OWN[me])], NUMBERS.schema)
@@ -45,4 +34,4 @@ def main(root: str, signs: Path, me: str, num_tables: int, jars: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5])
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

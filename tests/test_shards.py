@@ -1,0 +1,270 @@
+"""Shards, key samples, statistics, retention and long logs: without Spark."""
+
+import json
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from pipelines.column_statistics import summarize_columns
+from pipelines.commit import ConflictError, commit_shards, create_table
+from pipelines.contract import PROPERTIES
+from pipelines.keys import KeySampler, merge_samples
+from pipelines.pin import open_log, pin, transaction_name
+from pipelines.retention import delete_unpinned
+from pipelines.shards import FAULTS, HASH, KEY, Shard, ShardFiles, ShardPlan, make_shard_writer
+
+SCHEMA = pa.schema([("number", pa.int64()), ("split", pa.string())])
+
+
+def batch(numbers, split="train", *, hashes=None, faults=None):
+    splits = [split] * len(numbers) if isinstance(split, str) else split
+    columns = {
+        "number": pa.array(numbers, pa.int64()),
+        "split": pa.array(splits, pa.string()),
+        HASH: pa.array(hashes or numbers, pa.int64()),
+        FAULTS: pa.array(faults or [0] * len(numbers), pa.int64()),
+        KEY: pa.array(numbers, pa.int64()),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def write(plan, *batches):
+    """The one row of the result, and its shards."""
+    results = [result.to_pylist() for result in make_shard_writer(plan)(iter(batches))]
+    ((row,),) = results
+    return row, [Shard(**shard) for shard in json.loads(row["shards"])]
+
+
+def plan_for(table, **changes):
+    return ShardPlan(**{"table": str(table), "folder": "w1", "schema": SCHEMA, "num_rules": 2, **changes})
+
+
+def test_a_task_measures_the_rows_of_its_files(tmp_path):
+    big = 2**62  # three of them do not fit into 64 bits
+    hashes = [big, big, big, -5, -(2**63)]
+    row, shards = write(
+        plan_for(tmp_path),
+        batch([1, 2, 3], hashes=hashes[:3], faults=[0, 1, 3]),
+        batch([4, 5], hashes=hashes[3:], faults=[2, 0]),
+    )
+    assert (row["num_rows"], int(row["sum"])) == (5, sum(hashes))
+    assert row["xor"] == int(np.bitwise_xor.reduce(np.array(hashes)))
+    assert row["faults"] == [2, 2]
+    (shard,) = shards
+    assert pq.read_table(tmp_path / shard.path).to_pydict() == {
+        "number": [1, 2, 3, 4, 5],
+        "split": ["train"] * 5,
+    }
+    assert (shard.num_rows, shard.num_bytes) == (5, (tmp_path / shard.path).stat().st_size)
+
+
+def test_each_value_of_a_partition_has_its_own_shard(tmp_path):
+    plan = plan_for(tmp_path, partition_by=("split",))
+    _, shards = write(plan, batch([1, 2, 3, 4], ["train", None, "test", "train"]), batch([5], "test"))
+    found = {
+        shard.partition["split"]: pq.read_table(tmp_path / shard.path)["number"].to_pylist()
+        for shard in shards
+    }
+    assert found == {"train": [1, 4], None: [2], "test": [3, 5]}
+
+
+def test_shards_end_at_their_size(tmp_path):
+    plan = plan_for(tmp_path, shard_bytes=1, row_group_bytes=1)
+    _, shards = write(plan, batch([1, 2]), batch([3]), batch([4, 5]))
+    assert [shard.num_rows for shard in shards] == [2, 1, 2]
+    assert len({shard.path for shard in shards}) == 3
+
+
+def test_a_task_without_rows_writes_nothing(tmp_path):
+    assert list(make_shard_writer(plan_for(tmp_path))(iter([batch([])]))) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_task_deletes_its_files(tmp_path):
+    def batches():
+        yield batch([1, 2])
+        assert list(tmp_path.rglob("*.parquet"))
+        raise OSError("the source is gone")
+
+    plan = plan_for(tmp_path, shard_bytes=1, row_group_bytes=1)
+    with pytest.raises(OSError, match="the source is gone"):
+        list(make_shard_writer(plan)(batches()))
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_many_partition_values_keep_few_files_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.shards.MAX_OPEN", 2)
+    files = ShardFiles(plan_for(tmp_path, partition_by=("split",)))
+    for name in ("a", "b", "c", "a"):
+        files.add(batch([1], name).select(SCHEMA.names))
+        assert len(files._open) <= 2
+    assert sorted(shard.partition["split"] for shard in files.close()) == ["a", "a", "b", "c"]
+
+
+def sample(*hashes, size=4, chunk=100):
+    sampler = KeySampler(size=size, chunk=chunk)
+    for some in hashes:
+        sampler.add(np.array(some, np.int64))
+    return sampler.sample()
+
+
+def test_small_tasks_are_compared_completely():
+    merged = merge_samples([sample([1, 2]), sample([3, -4])])
+    assert (merged.complete, merged.repeated) == (True, False)
+    assert merge_samples([sample([1, 2]), sample([-7, 2])]).repeated
+    assert merge_samples([sample([1], [1])]).repeated
+    assert merge_samples([]).complete
+
+
+def test_a_sample_holds_every_copy_below_its_limit():
+    # Brute force: of the union, all hashes up to the smallest limit, with their copies.
+    draw = np.random.default_rng(5)
+    for _ in range(50):
+        tasks = [draw.integers(0, 40, draw.integers(0, 12)) for _ in range(4)]
+        merged = merge_samples([sample(task[:5], task[5:], chunk=3) for task in tasks])
+        everything = np.sort(np.concatenate(tasks))
+        expected = everything[everything <= merged.limit]
+        assert np.frombuffer(merged.hashes, "<u8").tolist() == expected.tolist()
+        doubled = len(np.unique(expected)) < len(expected)
+        assert merged.repeated >= doubled
+
+
+def test_a_repeated_task_is_seen_in_the_sample():
+    rows = np.random.default_rng(1).integers(-(2**63), 2**63 - 1, 100_000)
+    once = [sample(part, size=64, chunk=10_000) for part in np.split(rows, 10)]
+    merged = merge_samples(once)
+    assert (merged.repeated, merged.complete) == (False, False)
+    assert merge_samples([*once, once[3]]).repeated
+
+
+def summary(table):
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=2)
+    return json.loads(summarize_columns(pq.ParquetFile(pa.BufferReader(sink.getvalue())).metadata))
+
+
+def test_statistics_are_those_of_delta():
+    moment = datetime(2026, 5, 4, 3, 2, 1, 987654, UTC)
+    found = summary(
+        pa.table(
+            {
+                "number": [3, 1, None, 2],
+                "name": ["b", "a", "c", None],
+                "text": ["x" * 33, "y", "z", "z"],
+                "score": [0.5, float("nan"), 1.0, 2.0],
+                "when": pa.array([moment] * 4, pa.timestamp("us", "UTC")),
+                "raw": [b"1", b"2", None, b"4"],
+                "empty": pa.array([None] * 4, pa.string()),
+                "ids": [[1], [2], [3], []],
+            }
+        )
+    )
+    assert found["numRecords"] == 4
+    assert found["minValues"] == {"number": 1, "name": "a", "score": 0.5, "when": "2026-05-04T03:02:01.987Z"}
+    assert found["maxValues"] | {"when": ""} == {"number": 3, "name": "c", "score": 2.0, "when": ""}
+    assert found["nullCount"] == {
+        "number": 1,
+        "name": 1,
+        "text": 0,
+        "score": 0,
+        "when": 0,
+        "raw": 1,
+        "empty": 4,
+    }
+
+
+SPARK_SCHEMA = json.dumps(
+    {
+        "type": "struct",
+        "fields": [
+            {"name": "number", "type": "long", "nullable": True, "metadata": {}},
+            {"name": "split", "type": "string", "nullable": True, "metadata": {}},
+        ],
+    }
+)
+
+
+def create(path):
+    create_table(
+        path, SPARK_SCHEMA, name="numbers", description="", partition_by=[], properties=dict(PROPERTIES)
+    )
+
+
+def record_of(name):
+    return {
+        "table": "numbers",
+        "digest": "d",
+        "num_rows": 1,
+        "fingerprint": name,
+        "facts": {},
+        "last_foreign": -1,
+    }
+
+
+def commit(path, name, *, log=None, replace=True):
+    _, shards = write(plan_for(path, folder=f"w-{name}"), batch([1]))
+    commit_shards(log or open_log(path), shards, replace=replace, fingerprint=name, record=record_of(name))
+    return shards[0].path
+
+
+def test_a_commit_on_an_old_version_is_refused(tmp_path):
+    path = str(tmp_path)
+    create(path)
+    create(path)  # does nothing, as for a second writer
+    old = open_log(path)
+    commit(path, "a")
+    with pytest.raises(ConflictError, match="has version 1, not 0"):
+        commit(path, "b", log=old, replace=False)
+    assert (open_log(path).version, pin(path).fingerprint) == (1, "a")
+
+
+def test_retention_keeps_what_is_named_and_deletes_the_rest(tmp_path):
+    path = str(tmp_path)
+    create(path)
+    first, second, third, last = (commit(path, name) for name in "abcd")
+    _, (orphan,) = write(plan_for(path, folder="w-killed"), batch([1]))
+    for file in tmp_path.rglob("*.parquet"):
+        os.utime(file, (time.time() - 9 * 86400,) * 2)
+    _, (young,) = write(plan_for(path, folder="w-now"), batch([1]))
+    # A week has passed for the files, but not since versions lost theirs.
+    assert delete_unpinned(path, keep=[2], dry_run=True) == [orphan.path]
+    assert delete_unpinned(path, keep=[2]) == [orphan.path]
+    assert not (tmp_path / orphan.path).exists()
+    delete_unpinned(path, keep=[2], min_age_hours=0)
+    left = {
+        str(file.relative_to(path)) for file in tmp_path.rglob("*.parquet") if "_delta_log" not in str(file)
+    }
+    assert left == {second, last} - {first, third, young.path}
+    assert DeltaTable(path, version=2).to_pyarrow_table().num_rows == 1
+    assert pin(path).fingerprint == "d"
+    with pytest.raises(ValueError, match=r"keep names versions \[77\], but .* has versions 0 to"):
+        delete_unpinned(path, keep=[2, 77])
+
+
+@pytest.mark.slow
+def test_a_pin_behind_ten_thousand_commits_takes_under_a_second(tmp_path):
+    path, log = str(tmp_path), tmp_path / "_delta_log"
+    create(path)
+    number = 10_000
+    for version in range(1, number + 1):
+        name = f"f{version}"
+        note = json.dumps({"distributary": record_of(name)})
+        actions = [
+            {"commitInfo": {"timestamp": version, "operation": "WRITE", "userMetadata": note}},
+            {"txn": {"appId": transaction_name(name), "version": version}},
+        ]
+        (log / f"{version:020d}.json").write_text("\n".join(map(json.dumps, actions)))
+    DeltaTable(path, version=number - 5).create_checkpoint()
+    started = time.perf_counter()
+    assert pin(path, made_from="f3").version == 3
+    assert pin(path, made_from="never") is None
+    assert pin(path).version == number
+    assert time.perf_counter() - started < 1
+    assert Path(log, "_last_checkpoint").is_file()
