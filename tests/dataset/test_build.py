@@ -2,8 +2,8 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
-from pipelines.dataset import documents as dataset_documents
 from pipelines.dataset import build, group
+from pipelines.dataset import documents as dataset_documents
 from pipelines.dataset.build import build_sequences
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
 from pipelines.dataset.examples.table import EXAMPLES, load_builder
