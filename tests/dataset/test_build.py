@@ -2,8 +2,8 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
+from pipelines.dataset import build, group
 from pipelines.dataset import documents as dataset_documents
-from pipelines.dataset import group
 from pipelines.dataset.build import build_sequences
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
 from pipelines.dataset.examples.table import EXAMPLES, load_builder
@@ -287,3 +287,42 @@ def test_structured_documents_reach_the_builder():
     assert first.parts == (("user", "q"), ("assistant", "r"))
     assert first.metadata == {"url": "u"}
     assert (second.parts, second.metadata, second.label) == (None, None, None)
+
+
+@pytest.fixture
+def shuffle_partitions(spark):
+    """Sets spark.sql.shuffle.partitions for one test."""
+    name = "spark.sql.shuffle.partitions"
+    before = spark.conf.get(name)
+    yield lambda number: spark.conf.set(name, str(number))
+    spark.conf.set(name, before)
+
+
+def test_tasks_follow_bytes_and_never_outnumber_groups(spark, shuffle_partitions, monkeypatch):
+    rules = PackingRules(group_bytes=100)
+    monkeypatch.setattr(build, "TASK_BYTES", 400)
+    shuffle_partitions(8)
+    assert [build._count_tasks(spark, groups, rules) for groups in (1, 5, 8, 32, 100)] == [1, 5, 8, 8, 25]
+
+
+def test_sequences_do_not_depend_on_the_number_of_tasks(spark, bpe, shuffle_partitions):
+    rules = PackingRules(method="concatenate", sequence_length=16, group_bytes=64)
+    documents = documents_of(spark, TEXTS * 4, splits=["train", "train", "test"])
+    summary, digests, num_tasks = summary_of(documents), [], []
+    for wanted in (1, 3, 100):
+        shuffle_partitions(wanted)
+        with build_sequences(documents, bpe, rules, task="language_modelling", summary=summary) as built:
+            digests.append(SEQUENCES.digest(built.rows))
+            num_tasks.append(built.rows.rdd.getNumPartitions())
+    assert num_tasks[:2] == [1, 3] < [num_tasks[2]]
+    assert len(set(digests)) == 1
+
+
+def test_text_is_shuffled_once_and_tokens_never(spark, bpe):
+    documents, rules = documents_of(spark, TEXTS), PackingRules(group_bytes=64)
+    summary = summary_of(documents)
+    with build_sequences(documents, bpe, rules, task="language_modelling", summary=summary) as built:
+        plan = built.rows._jdf.queryExecution().executedPlan().toString()
+    exchanges = [line for line in plan.splitlines() if "Exchange" in line and "Broadcast" not in line]
+    assert "MapInArrow" in plan
+    assert len(exchanges) == 1, plan

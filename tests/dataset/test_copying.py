@@ -18,9 +18,24 @@ from pipelines.dataset import copying
 from pipelines.dataset.arrays import FlatArrays
 from pipelines.dataset.local_copies import open_copy
 from pipelines.dataset.reader import SequenceReader
-from pipelines.tables import SEQUENCES
 
 ROWS_PER_FILE, NUM_FILES = 50, 6
+SEGMENT = pa.struct([("doc_id", pa.string()), ("first_token", pa.int32()), ("num_tokens", pa.int32())])
+RUN = pa.struct([("first_token", pa.int32()), ("num_tokens", pa.int32())])
+SCHEMA = pa.schema(
+    [
+        ("sequence_id", pa.int64()),
+        ("split", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("num_tokens", pa.int32()),
+        ("label", pa.int32()),
+        ("targets", pa.list_(RUN)),
+        ("num_targets", pa.int32()),
+        ("num_bytes", pa.int32()),
+        ("segments", pa.list_(SEGMENT)),
+    ]
+)
+"""What is copied of the sequences table, spelled out: no Spark session to parse its definition."""
 
 
 def write_files(folder: Path, *, num_files: int = NUM_FILES, ids=None, width: int = 1) -> pads.Dataset:
@@ -31,7 +46,7 @@ def write_files(folder: Path, *, num_files: int = NUM_FILES, ids=None, width: in
         rows = []
         for row in mine.tolist():
             size = (row % 7 + 1) * width
-            segment = {"doc_id": "d", "first_token": 0, "num_tokens": size, "char_start": 0, "char_end": 1}
+            segment = {"doc_id": "d", "first_token": 0, "num_tokens": size}
             runs = [{"first_token": 1, "num_tokens": size - 1}] if size > 1 else []
             rows.append(
                 {
@@ -46,7 +61,7 @@ def write_files(folder: Path, *, num_files: int = NUM_FILES, ids=None, width: in
                     "segments": [segment],
                 }
             )
-        table = pa.Table.from_pylist(rows, schema=SEQUENCES.arrow_schema)
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
         pq.write_table(table, folder / f"{number}.parquet", row_group_size=ROWS_PER_FILE)
     return pads.dataset(folder)
 
