@@ -128,6 +128,18 @@ def count_slots(spark: SparkSession) -> int:
         return max(int(spark.conf.get("spark.default.parallelism", "2") or 2), 1)
 
 
+def count_tasks(spark: SparkSession) -> tuple[int, int, int] | None:
+    """(stage, tasks done, all tasks) of the running stage with the most tasks; None if none runs, and over
+    Spark Connect."""
+    try:
+        tracker = spark.sparkContext.statusTracker()
+        stages = [tracker.getStageInfo(number) for number in tracker.getActiveStageIds()]
+    except Exception:
+        return None
+    largest = max(filter(None, stages), key=lambda stage: stage.numTasks, default=None)
+    return largest and (largest.stageId, largest.numCompletedTasks, largest.numTasks)
+
+
 @contextmanager
 def persisted(rows: DataFrame) -> Iterator[DataFrame]:
     """The rows, cached for as long as the context lasts. Spark computes lost ones again: see

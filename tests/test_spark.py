@@ -10,7 +10,15 @@ import pytest
 from pyspark import SparkContext
 
 from pipelines.machine import DELTA_JARS
-from pipelines.spark import _brings_delta, _check_java, _delta_jars, _with_delta, session
+from pipelines.spark import (
+    _brings_delta,
+    _check_java,
+    _delta_jars,
+    _with_delta,
+    count_slots,
+    count_tasks,
+    session,
+)
 from pipelines.submit import read_given_conf
 
 CHECKOUT = Path(__file__).parent.parent
@@ -246,3 +254,8 @@ def test_a_launcher_s_settings_stand_and_ours_fill_the_rest(tmp_path, submitted)
         "spark.sql.extensions": "org.example.Gone,io.delta.sql.DeltaSparkSessionExtension",
         "spark.driver.host": "127.0.0.1",
     }
+
+
+def test_slots_and_tasks_of_a_session_are_counted(spark):
+    assert count_slots(spark) == 2
+    assert count_tasks(spark) is None  # nothing runs

@@ -279,7 +279,7 @@ def test_label_without_its_record_stops_the_stage(spark, tmp_path):
     with open_corpus(spark, sources, list_sources(sources), Rules()) as corpus:
         (tmp_path / "s" / "f").write_bytes(b'{"text": "gone"}')
         with (
-            pytest.raises(PythonException, match="there is no record at .* any more"),
+            pytest.raises(PythonException, match=r"there is no record at .* any more"),
             corpus.hold_documents(),
         ):
             pass
