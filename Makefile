@@ -69,6 +69,7 @@ fix: setup  ## formatting and safe corrections
 bench: setup  ## measurements
 	@$(BIN)/python -m benchmarks.launcher $(ARGS)
 	@$(BIN)/python -m benchmarks.dataset $(ARGS)
+	@$(BIN)/python -m benchmarks.growth
 
 wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment
 	@$(BIN)/python -m build --wheel --outdir dist . | tail -n 1

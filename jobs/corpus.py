@@ -4,6 +4,7 @@ Reads the files of corpus.sources, from a recipe or your own file. Writes one ro
 record that a rule drops keeps its row, with the reason), or to quarantine if it cannot be read.
 """
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from pydantic import Field
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
 from jobs.shell.plan import Outcome, Plan, plan_tables
+from jobs.shell.progress import follow_tasks
 from jobs.shell.settings import Section, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.corpus.rules import Rules
@@ -53,16 +55,19 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
     from pipelines.corpus.quarantine import require_few_quarantined
     from pipelines.tables import DOCUMENTS, QUARANTINE
 
-    work.progress.phase(f"reading {', '.join(source.name for source in config.sources)}")
-    with open_corpus(work.spark, config.sources, work.inputs, config.rules) as corpus:
+    text = f"reading {', '.join(source.name for source in config.sources)}"
+    with ExitStack() as stack:
+        with follow_tasks(work.progress, work.spark, text, work.inputs.num_bytes // 10**6, "MB"):
+            found = open_corpus(work.spark, config.sources, work.inputs, config.rules)
+            corpus = stack.enter_context(found)
         made_from, facts = work.fingerprint, corpus.facts
         work.progress.phase("writing quarantine")
         with QUARANTINE.hold(corpus.quarantine(), config.quarantine) as quarantine:
             QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
             limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
             require_few_quarantined(facts, quarantine.rows, num_files=work.inputs.num_files, **limits)
-        work.progress.phase("writing documents")
-        with corpus.hold_documents(config.documents) as documents:
+        with follow_tasks(work.progress, work.spark, "writing documents", facts["documents"], "documents"):
+            documents = stack.enter_context(corpus.hold_documents(config.documents))
             pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)
     return display_documents(pin)
 

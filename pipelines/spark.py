@@ -244,6 +244,18 @@ def require_master() -> None:
         raise ValueError(NO_MASTER)
 
 
+def count_tasks(spark: SparkSession) -> tuple[int, int, int] | None:
+    """(stage, tasks done, all tasks) of the running stage with the most tasks; None if none runs, and over
+    Spark Connect."""
+    try:
+        tracker = spark.sparkContext.statusTracker()
+        stages = [tracker.getStageInfo(number) for number in tracker.getActiveStageIds()]
+    except Exception:
+        return None
+    largest = max(filter(None, stages), key=lambda stage: stage.numTasks, default=None)
+    return largest and (largest.stageId, largest.numCompletedTasks, largest.numTasks)
+
+
 @contextmanager
 def persisted(rows: DataFrame) -> Iterator[DataFrame]:
     """The rows, cached for as long as the context lasts. Spark computes lost ones again: see

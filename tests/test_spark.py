@@ -17,6 +17,8 @@ from pipelines.spark import (
     _refuse_fast_listing,
     _with_delta,
     choose_python,
+    count_slots,
+    count_tasks,
     session,
 )
 from pipelines.submit import read_given_conf
@@ -288,3 +290,8 @@ def test_delta_in_spark_s_own_folder_is_not_added_again(tmp_path, monkeypatch):
     assert not _brings_delta({})
     (tmp_path / "jars" / "delta-spark_4.2_2.13-4.4.0.jar").touch()
     assert _brings_delta({})
+
+
+def test_slots_and_tasks_of_a_session_are_counted(spark):
+    assert count_slots(spark) == 2
+    assert count_tasks(spark) is None  # nothing runs

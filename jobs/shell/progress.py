@@ -4,12 +4,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.status import Status
 from rich.text import Text
 
 from jobs.shell.display import console
 from jobs.shell.redaction import redact
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 QUIET_SECONDS = 5.0
 """Without a terminal, a line appears at least this often while work goes on."""
@@ -61,6 +65,50 @@ class Progress:
             self._spinner.update(text)
         elif time.monotonic() - self._last_line > QUIET_SECONDS:
             self.print(self._text)
+
+
+def describe_speed(done: int, num_tasks: int, seconds: float, amount: int, unit: str) -> str:
+    """How far a stage of Spark is: share, `amount` of all tasks per second, and the time that is left.
+
+    Empty before the first task is done. Tasks are of about equal size, so their number stands for the rest.
+    """
+    if not done or seconds <= 0:
+        return ""
+    share = done / num_tasks
+    left = seconds / share - seconds
+    return f"{share:.0%}, {amount * share / seconds:,.0f} {unit}/s, {left:,.0f} s left"
+
+
+@contextmanager
+def follow_tasks(
+    progress: Progress, spark: "SparkSession", text: str, amount: int, unit: str
+) -> Iterator[None]:
+    """Start the phase `text`, and show the speed of Spark's largest running stage while the context lasts.
+
+    `amount` is what all tasks of the stage do together, in `unit`.
+    """
+    from pipelines.spark import count_tasks
+
+    progress.phase(text)
+    done, started = threading.Event(), dict[int, float]()
+
+    def follow() -> None:
+        while not done.wait(1.0):
+            if (found := count_tasks(spark)) is None:
+                continue
+            stage, num_done, num_tasks = found
+            seconds = time.monotonic() - started.setdefault(stage, time.monotonic())
+            speed = describe_speed(num_done, num_tasks, seconds, amount, unit)
+            if num_tasks > 1 and speed:
+                progress.update(f"{text}: {speed}")
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @contextmanager

@@ -31,8 +31,8 @@ def sha(*parts):
 
 def source(folder, name="s", **knobs):
     """JSON Lines below folder/NAME; `write_records` writes them."""
-    fields = {"text": "text", "key": "key", "split": "split", "label": "label"}
-    knobs = {"fields": {name: name for name in fields if name in knobs.pop("mapped", fields)}, **knobs}
+    names = knobs.pop("mapped", ("text", "key", "split", "label"))
+    knobs = {"fields": {field: field for field in names}, **knobs}
     return Source(**{"name": name, "path": f"{folder}/{name}", "format": "jsonl", **knobs})
 
 
@@ -209,7 +209,7 @@ def test_documents_do_not_depend_on_slices(spark, tmp_path, monkeypatch):
     write_records(
         tmp_path, *[{"text": str(n % 70), "key": str(n % 90), "file": str(n % 7)} for n in range(100)]
     )
-    write_records(tmp_path, b"broken", {"text": "last", "file": "3"}, b"[]")
+    write_records(tmp_path, b"broken", {"text": "last", "key": "last", "file": "3"}, b"[]")
     shares = {"train": 0.5, "validation": 0.3, "test": 0.2}
     results = []
     for size in (10_000, 300, 41):

@@ -69,7 +69,7 @@ def test_tasks_read_parquet_slices_with_structure(spark, tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=10)
     source = Source(name="s", path=str(tmp_path), format="parquet", messages="m", metadata={"url": "u"})
     num_tasks, documents, broken = read_all(spark, source, 1_000)
-    assert num_tasks == 1  # opening costs more than reading so few bytes
+    assert num_tasks > 3
     assert [row.offset for row in documents] == [n for n in range(90) if n != 7]
     found = documents[7]
     assert found.text == "第8问\n\n8"

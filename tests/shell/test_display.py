@@ -8,7 +8,7 @@ from rich.console import Console
 from jobs.shell import progress, redaction
 from jobs.shell.display import display_locations, display_outcome, display_plan, display_summary
 from jobs.shell.plan import Outcome, Plan
-from jobs.shell.progress import Progress, show_progress
+from jobs.shell.progress import Progress, describe_speed, show_progress
 from jobs.shell.settings import load
 
 
@@ -69,3 +69,10 @@ def test_make_ui_is_mentioned_for_its_own_store_only(capsys):
     assert "make ui" in capsys.readouterr().out
     display_locations(load(overrides=["tracking.uri=sqlite:///elsewhere/mlflow.db"]))
     assert "make ui" not in capsys.readouterr().out
+
+
+def test_speed_shows_share_rate_and_rest():
+    # 3 of 4 tasks in 6 s: 150 of 200 MB, so 25 MB/s and a third of the time again
+    assert describe_speed(3, 4, 6.0, 200, "MB") == "75%, 25 MB/s, 2 s left"
+    assert describe_speed(0, 4, 6.0, 200, "MB") == ""
+    assert describe_speed(1, 1, 2.0, 5_000, "documents") == "100%, 2,500 documents/s, 0 s left"

@@ -16,7 +16,7 @@ import io
 from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
-from pipelines.corpus.readers.csv import Header, parse, parse_records, read_header
+from pipelines.corpus.readers.csv_records import Header, parse, parse_records, read_header
 from pipelines.corpus.readers.format import Record, Request, Slice
 from pipelines.corpus.readers.lines import Lines, open_lines
 

@@ -9,8 +9,9 @@ row group belongs to the range that holds its first byte. HTML and PDF are one r
 one range with a record per response, with the fields text, url and date. A Delta table is a `find` that
 returns the live files of a version.
 
-A new format is one file here and one line in `table.py`. This module and the files of the formats import only
-the standard library at the top, because `distributary config` checks sources without Arrow and Spark.
+A new format is one file here and one line in `table.py`. This module and the files of the formats import
+only the standard library and orjson at the top, because `distributary config` checks sources without Arrow
+and Spark.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping

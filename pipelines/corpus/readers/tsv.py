@@ -13,7 +13,7 @@ line.
 from collections.abc import Generator, Iterator
 from typing import BinaryIO, NamedTuple
 
-from pipelines.corpus.readers.csv import locate_names
+from pipelines.corpus.readers.csv_records import locate_names
 from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice
 from pipelines.corpus.readers.lines import (
     BOM,
