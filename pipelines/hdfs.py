@@ -5,9 +5,11 @@ storage.hdfs.conf_dir. Not supported by hdfs-native: encryption zones.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -15,13 +17,16 @@ from hdfs_native import Client, FileStatus, WriteOptions
 
 from pipelines.stores import Stores, hdfs_retries
 
+_Answer = TypeVar("_Answer")
 _BUFFER_BYTES = 4 * 2**20
+_RETRY_SECONDS = 1.0
 
 
 def open_hdfs(authority: str, stores: Stores) -> pafs.FileSystem:
     """The file system of hdfs://`authority`; an empty authority is fs.defaultFS."""
     retries = tuple(hdfs_retries(stores).items())
-    return pafs.PyFileSystem(HdfsHandler(_connect(authority, stores.hdfs.conf_dir, retries, os.getpid())))
+    client = _connect(authority, stores.hdfs.conf_dir, retries, os.getpid())
+    return pafs.PyFileSystem(HdfsHandler(client, stores.patience_seconds))
 
 
 @lru_cache(maxsize=16)
@@ -41,8 +46,8 @@ def _connect(
 class HdfsHandler(pafs.FileSystemHandler):
     """What Arrow asks of a file system, answered by an HDFS client."""
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, client: Client, patience_seconds: float) -> None:
+        self.client, self._patience_seconds = client, patience_seconds
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HdfsHandler) and other.client is self.client
@@ -61,8 +66,7 @@ class HdfsHandler(pafs.FileSystemHandler):
 
     def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
         try:
-            with _plain_errors():
-                found = list(self.client.list_status(selector.base_dir, selector.recursive))
+            found = self._ask(lambda: list(self.client.list_status(selector.base_dir, selector.recursive)))
         except FileNotFoundError:
             if selector.allow_not_found:
                 return []
@@ -73,8 +77,7 @@ class HdfsHandler(pafs.FileSystemHandler):
         return [_describe(status) for status in found]
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        with _plain_errors():
-            self.client.mkdirs(path, create_parent=recursive)
+        self._ask(lambda: self.client.mkdirs(path, create_parent=recursive))
 
     def delete_dir(self, path: str) -> None:
         self._delete(path)
@@ -94,8 +97,7 @@ class HdfsHandler(pafs.FileSystemHandler):
 
     def move(self, src: str, dest: str) -> None:
         """In one step; a file at `dest` is replaced."""
-        with _plain_errors():
-            self.client.rename(src, dest, overwrite=True)
+        self._ask(lambda: self.client.rename(src, dest, overwrite=True))
 
     def copy_file(self, src: str, dest: str) -> None:
         with self.open_input_file(src) as source, self.open_output_stream(dest, None) as target:
@@ -106,33 +108,41 @@ class HdfsHandler(pafs.FileSystemHandler):
         return self.open_input_file(path)
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        with _plain_errors():
-            return pa.PythonFile(self.client.read(path), mode="r")
+        return pa.PythonFile(self._ask(lambda: self.client.read(path)), mode="r")
 
     def open_output_stream(self, path: str, metadata: object) -> pa.NativeFile:
-        with _plain_errors():
-            return pa.PythonFile(self.client.create(path, WriteOptions(overwrite=True)), mode="w")
+        created = self._ask(lambda: self.client.create(path, WriteOptions(overwrite=True)))
+        return pa.PythonFile(created, mode="w")
 
     def open_append_stream(self, path: str, metadata: object) -> pa.NativeFile:
-        with _plain_errors():
-            return pa.PythonFile(self.client.append(path), mode="w")
+        return pa.PythonFile(self._ask(lambda: self.client.append(path)), mode="w")
 
     def move_to_new(self, src: str, dest: str) -> None:
         """As `move`, but raises FileExistsError if there is a file at `dest`. In one step."""
-        with _plain_errors():
-            self.client.rename(src, dest, overwrite=False)
+        self._ask(lambda: self.client.rename(src, dest, overwrite=False))
 
     def _describe_path(self, path: str) -> pafs.FileInfo:
         try:
-            with _plain_errors():
-                return _describe(self.client.get_file_info(path), path)
+            return _describe(self._ask(lambda: self.client.get_file_info(path)), path)
         except (FileNotFoundError, NotADirectoryError):
             return pafs.FileInfo(path, pafs.FileType.NotFound)
 
     def _delete(self, path: str) -> None:
-        with _plain_errors():
-            if not self.client.delete(path, recursive=True):
-                raise FileNotFoundError(path)
+        if not self._ask(lambda: self.client.delete(path, recursive=True)):
+            raise FileNotFoundError(path)
+
+    def _ask(self, call: Callable[[], _Answer]) -> _Answer:
+        """The answer of the name node. A name node that has just started is in safe mode until its data nodes
+        have reported, which the client does not wait for."""
+        deadline = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                with _plain_errors():
+                    return call()
+            except OSError as error:
+                if "SafeModeException" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_SECONDS)
 
 
 def _describe(status: FileStatus, path: str | None = None) -> pafs.FileInfo:

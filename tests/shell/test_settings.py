@@ -12,6 +12,7 @@ from jobs.run import STAGES
 from jobs.shell.layers import CONF, list_overlays
 from jobs.shell.settings import Section, load
 from pipelines.corpus.source import Source
+from pipelines.stores import S3, Hdfs, Stores
 
 BASE = (CONF / "base.yaml").read_text(encoding="utf-8")
 
@@ -66,12 +67,14 @@ def test_base_has_every_key_of_every_job():
         own = {
             key: field.annotation
             for key, field in stage.Config.model_fields.items()
-            if key not in ("spark", "tracking", "effective")
+            if key not in ("spark", "tracking", "storage", "effective")
         }
         assert set(base[name]) == set(own)
         for place, kind in value_types(own, name):
             found.append(place)
             assert set(OmegaConf.select(base, place)) == {field.name for field in fields(kind)}, place
+    for place, kind in [("storage", Stores), *value_types({"s3": S3, "hdfs": Hdfs}, "storage")]:
+        assert set(OmegaConf.select(base, place)) == {field.name for field in fields(kind)}, place
     assert {
         "corpus.rules",
         "dataset.tokenizer",
