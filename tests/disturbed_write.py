@@ -29,7 +29,7 @@ def disturb(folder: Path, kind: str) -> None:
     if kind == "kill":
         os.kill(int(seen[0].name.partition("-")[0]), signal.SIGKILL)
     if kind == "damage":
-        for file in (folder / "local").rglob("shuffle_*.data"):
+        for file in [*(folder / "local").rglob("shuffle_*.data")]:
             content = bytearray(file.read_bytes())
             middle = len(content) // 2
             content[middle : middle + 64] = os.urandom(64)
