@@ -120,7 +120,7 @@ def _count_tasks(spark: SparkSession, num_groups: int, rules: PackingRules) -> i
 
 def _deal_groups(documents: DataFrame, num_groups: int, num_tasks: int) -> DataFrame:
     """Neighbouring groups in one partition, about equally many in each, and every group in doc_id order."""
-    task = F.expr(f"CAST(group * {num_tasks} DIV {num_groups} AS INT)")
+    task = F.expr(f"CAST(`group` * {num_tasks} DIV {num_groups} AS INT)")
     return documents.repartitionById(num_tasks, task).sortWithinPartitions("split", "group", "doc_id")
 
 

@@ -115,10 +115,12 @@ def _require_space(folder: Path, num_tokens: int, num_segments: int, num_rows: i
 
 
 def _read(fragment: pads.Fragment, columns: list[str], chosen: pc.Expression) -> Iterator[pa.RecordBatch]:
-    # No read-ahead within a file: several files are read at a time.
-    yield from fragment.to_batches(
-        columns=columns, filter=chosen, batch_size=BATCH_ROWS, batch_readahead=1, use_threads=False
-    )
+    # One row group after the other: Arrow's read-ahead would hold the whole file. Several files are read at a
+    # time instead.
+    for group in fragment.split_by_row_group(chosen):
+        yield from group.to_batches(
+            columns=columns, filter=chosen, batch_size=BATCH_ROWS, batch_readahead=1, use_threads=False
+        )
 
 
 def _flatten(batch: pa.RecordBatch) -> FlatRows:

@@ -38,14 +38,16 @@ def open_together(
         return open_data()
     try:
         opened = open_data()
+        meeting.write(f"rank-{rank}", b"")
+        pause = FIRST_PAUSE_SECONDS
+        while not _all_are_ready(meeting, rank, world_size, note):
+            time.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE_SECONDS)
+    except JoinError:  # the others know it
+        raise
     except BaseException:
         meeting.write(FAILED, str(rank).encode())
         raise
-    meeting.write(f"rank-{rank}", b"")
-    pause = FIRST_PAUSE_SECONDS
-    while not _all_are_ready(meeting, rank, world_size, note):
-        time.sleep(pause)
-        pause = min(2 * pause, LAST_PAUSE_SECONDS)
     return opened
 
 

@@ -25,6 +25,7 @@ from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
+from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.models.build import build_model
@@ -162,7 +163,12 @@ class _Rank:
         if self._strategy.rank == 0:
             self._run.write("started", str(number).encode())
         number = int(self._strategy.agree(number))
-        if not self._run.exists("started") or int(self._run.read("started")) != number:
+        sees = self._run.exists("started") and int(self._run.read("started")) == number
+        # If one rank does not see the folder, all stop: next, they wait there for each other.
+        num_blind = self._strategy.sum(torch.tensor([float(not sees)]), name="shared_folder").item()
+        if sees and num_blind:
+            raise JoinError("another rank does not see the run folder")
+        if not sees:
             raise FileNotFoundError(
                 f"rank {self._strategy.rank} does not see what rank 0 writes in {self._training.folder}; "
                 "put the root on storage that all machines share"
