@@ -16,36 +16,28 @@ from typing import cast
 
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
-from pyspark.find_spark_home import _find_spark_home
 from pyspark.sql import DataFrame, SparkSession, is_remote
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
 from pipelines.connect import is_connect, ship_code
-from pipelines.machine import (
-    DELTA_JARS,
-    S3_JARS,
-    SUPPORTED_JAVA,
-    cache_folder,
-    feature_version,
-    find_java,
-    find_other_java_home,
-    jars_folder,
+from pipelines.machine import SUPPORTED_JAVA, cache_folder, feature_version, find_java, find_other_java_home
+from pipelines.session_conf import (
+    add_delta,
+    brings_delta,
+    brings_s3,
+    choose_python,
+    find_delta_jars,
+    find_s3_jars,
+    refuse_fast_listing,
 )
 from pipelines.stores import S3, Stores, current, secret_conf, spark_conf
 from pipelines.submit import conf_folder, read_given_conf
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
-CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
-UNITY_CATALOG = "io.unitycatalog.spark.UCSingleCatalog"
-"""Passes Delta tables on to Delta's own catalog."""
-FAST_LISTING = "delta.enableFastS3AListFrom"
 LOG_CONF = Path(__file__).with_name("log4j2.properties")
 """Errors only: Spark's other messages would hide those of the jobs."""
-PACKED_PYTHON = "./environment/bin/python"
-"""The Python of a pack (`make pack`) on an executor."""
 DEFAULT_MASTER = "local[2,4]"
 """Two slots; a failed task is tried four times. With `local[2]` a barrier stage would never be run again."""
 
@@ -123,10 +115,10 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     both = {**wanted, **given}
     if not both["spark.master"]:
         raise ValueError(NO_MASTER)
-    _refuse_fast_listing(both)
-    added = _with_delta(both)
-    jars = [] if _brings_delta(both) else _delta_jars()
-    s3_jars = [] if _brings_s3(both) else _s3_jars()
+    refuse_fast_listing(both)
+    added = add_delta(both)
+    jars = [] if brings_delta(both) else find_delta_jars()
+    s3_jars = [] if brings_s3(both) else find_s3_jars()
     # The classes of local[N] are the driver's. Executors get a copy: 690 MB for S3, so only if S3 is in use.
     uses_s3 = current().s3 != S3() and not both["spark.master"].startswith("local")
     shipped = jars + (s3_jars if uses_s3 else [])
@@ -142,25 +134,6 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     # application.
     atexit.register(started.stop)
     return started
-
-
-def choose_python(settled: Mapping[str, str]) -> str:
-    """The Python of the executors: spark.pyspark.python, else PYSPARK_PYTHON, else that of an archive under
-    the name `environment`, else the driver's.
-
-    Spark unpacks `--archives pack.tar.gz#environment` into the folder `environment` where executors start;
-    its documentation uses that name too. The driver's path is right on machines that have the same
-    environment at the same place. A local master has no executors and unpacks nothing.
-    """
-    chosen = settled.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON")
-    if chosen:
-        return chosen
-    archives = f"{settled.get('spark.archives', '')},{settled.get('spark.yarn.dist.archives', '')}".split(",")
-    master = settled["spark.master"]
-    is_local = master.startswith("local") and not master.startswith("local-cluster")
-    if not is_local and any(archive.strip().endswith("#environment") for archive in archives):
-        return PACKED_PYTHON
-    return sys.executable
 
 
 def _apply_stores(session: SparkSession) -> None:
@@ -245,8 +218,7 @@ def require_master() -> None:
 
 
 def count_tasks(spark: SparkSession) -> tuple[int, int, int] | None:
-    """(stage, tasks done, all tasks) of the running stage with the most tasks; None if none runs, and over
-    Spark Connect."""
+    """(stage, tasks done, tasks) of the largest running stage; None if none runs, and over Spark Connect."""
     try:
         tracker = spark.sparkContext.statusTracker()
         stages = [tracker.getStageInfo(number) for number in tracker.getActiveStageIds()]
@@ -284,8 +256,7 @@ def _persist(rows: DataFrame) -> bool:
 
 
 def _find_session() -> SparkSession | None:
-    """The session of this thread, or else of the process: a session that is active in one thread is not
-    active in others."""
+    """The session of this thread, or else of the process: other threads may not see an active session."""
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
@@ -325,70 +296,3 @@ def _add_to_jvm(jars: list[str], conf: SparkConf) -> None:
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
     for jar in jars:
         loader.addURL(jvm.java.io.File(jar).toURI().toURL())
-
-
-def _refuse_fast_listing(settled: Mapping[str, str]) -> None:
-    """Raises ValueError for a setting of Delta that breaks every table on S3 with Spark's Hadoop."""
-    for name in (f"spark.hadoop.{FAST_LISTING}", FAST_LISTING):
-        if settled.get(name, "").strip().lower() == "true":
-            raise ValueError(
-                f"{name} must not be true: Delta 4.4.0 then calls a method of S3A that has another type in "
-                "Hadoop 3.5.0 (Listing.createFileStatusListingIterator), and every table on S3 fails with "
-                "NoSuchMethodError; remove the setting"
-            )
-
-
-def _with_delta(settled: Mapping[str, str]) -> dict[str, str]:
-    """Delta's extension beside the user's extensions, and its catalog."""
-    catalog = settled.get(CATALOG, DELTA_CATALOG)
-    if catalog not in (DELTA_CATALOG, UNITY_CATALOG):
-        raise ValueError(
-            f"{CATALOG} must be {DELTA_CATALOG}, because the tables are Delta tables, got {catalog}; give "
-            "that catalog another name, such as spark.sql.catalog.other"
-        )
-    extensions = [name.strip() for name in settled.get(EXTENSIONS, "").split(",") if name.strip()]
-    return {EXTENSIONS: ",".join(dict.fromkeys([*extensions, DELTA_EXTENSION])), CATALOG: catalog}
-
-
-def _brings_delta(given: Mapping[str, str]) -> bool:
-    places = (
-        given.get("spark.jars", ""),
-        given.get("spark.jars.packages", ""),
-        given.get("spark.driver.extraClassPath", ""),
-    )
-    if "DATABRICKS_RUNTIME_VERSION" in os.environ or any("delta-spark" in place for place in places):
-        return True
-    # Put there by whoever installed Spark: a second copy on the class path would load half of its classes.
-    return _ships("delta-spark_")
-
-
-def _brings_s3(given: Mapping[str, str]) -> bool:
-    """Whether Spark has Hadoop's s3a client already, or gets it from the user."""
-    places = ("spark.jars", "spark.jars.packages", "spark.driver.extraClassPath")
-    return (
-        "DATABRICKS_RUNTIME_VERSION" in os.environ
-        or any("hadoop-aws" in given.get(place, "") for place in places)
-        or _ships("hadoop-aws-")
-    )
-
-
-def _ships(jar: str) -> bool:
-    """Whether Spark's own folder has a jar whose name starts so."""
-    return any(Path(_find_spark_home(), "jars").glob(f"{jar}*.jar"))
-
-
-def _s3_jars() -> list[str]:
-    """The jars of s3a, if they were downloaded: only those who use s3:// need them."""
-    jars = [jars_folder() / name for name in S3_JARS]
-    return [str(jar) for jar in jars] if all(jar.is_file() for jar in jars) else []
-
-
-def _delta_jars() -> list[str]:
-    jars = [jars_folder() / name for name in DELTA_JARS]
-    missing = [jar.name for jar in jars if not jar.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"Delta's jars {', '.join(missing)} are not in {jars_folder()}; run: make setup "
-            "(or give your own with --packages io.delta:delta-spark_4.2_2.13:4.4.0)"
-        )
-    return [str(jar) for jar in jars]

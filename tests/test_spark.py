@@ -10,17 +10,14 @@ import pytest
 from pyspark import SparkContext
 
 from pipelines.machine import DELTA_JARS
-from pipelines.spark import (
-    _brings_delta,
-    _check_java,
-    _delta_jars,
-    _refuse_fast_listing,
-    _with_delta,
+from pipelines.session_conf import (
+    add_delta,
+    brings_delta,
     choose_python,
-    count_slots,
-    count_tasks,
-    session,
+    find_delta_jars,
+    refuse_fast_listing,
 )
+from pipelines.spark import _check_java, count_slots, count_tasks, session
 from pipelines.submit import read_given_conf
 
 CHECKOUT = Path(__file__).parent.parent
@@ -135,7 +132,7 @@ def test_the_environment_counts_where_nothing_else_is_said_and_a_flag_counts_mos
     ],
 )
 def test_delta_s_extension_stands_beside_the_user_s(extensions, expected):
-    assert _with_delta({"spark.sql.extensions": extensions})["spark.sql.extensions"] == expected
+    assert add_delta({"spark.sql.extensions": extensions})["spark.sql.extensions"] == expected
 
 
 def test_another_catalog_in_delta_s_place_is_refused_with_the_remedy():
@@ -144,9 +141,9 @@ def test_another_catalog_in_delta_s_place_is_refused_with_the_remedy():
         ValueError,
         match=r"spark_catalog must be .*\.DeltaCatalog, .*, got org.apache.iceberg.Other; give that",
     ):
-        _with_delta({name: "org.apache.iceberg.Other"})
+        add_delta({name: "org.apache.iceberg.Other"})
     assert (
-        _with_delta({name: "io.unitycatalog.spark.UCSingleCatalog"})[name]
+        add_delta({name: "io.unitycatalog.spark.UCSingleCatalog"})[name]
         == "io.unitycatalog.spark.UCSingleCatalog"
     )
 
@@ -154,8 +151,8 @@ def test_another_catalog_in_delta_s_place_is_refused_with_the_remedy():
 @pytest.mark.parametrize("value", ["true", " TRUE "])
 def test_fast_listing_on_s3_is_refused(value):
     with pytest.raises(ValueError, match=r"enableFastS3AListFrom must not be true.*Hadoop 3\.5\.0.*remove"):
-        _refuse_fast_listing({"spark.hadoop.delta.enableFastS3AListFrom": value})
-    _refuse_fast_listing({"spark.hadoop.delta.enableFastS3AListFrom": "false"})
+        refuse_fast_listing({"spark.hadoop.delta.enableFastS3AListFrom": value})
+    refuse_fast_listing({"spark.hadoop.delta.enableFastS3AListFrom": "false"})
 
 
 def test_another_thread_gets_the_running_session_as_it_is(spark):
@@ -217,10 +214,10 @@ def test_a_session_asks_for_java_before_the_jvm(java, tmp_path):
 
 
 def test_delta_brought_by_the_user_is_left_alone(monkeypatch):
-    assert _brings_delta({"spark.jars.packages": "io.delta:delta-spark_4.2_2.13:4.4.0"})
-    assert not _brings_delta({"spark.jars": "mine.jar"})
+    assert brings_delta({"spark.jars.packages": "io.delta:delta-spark_4.2_2.13:4.4.0"})
+    assert not brings_delta({"spark.jars": "mine.jar"})
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18")
-    assert _brings_delta({})
+    assert brings_delta({})
 
 
 def test_missing_jars_are_named_with_the_remedy(monkeypatch, tmp_path):
@@ -228,7 +225,7 @@ def test_missing_jars_are_named_with_the_remedy(monkeypatch, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=f"{next(iter(DELTA_JARS))}.* are not in {tmp_path}/jars; run: make setup"
     ):
-        _delta_jars()
+        find_delta_jars()
 
 
 @pytest.mark.slow
@@ -287,9 +284,9 @@ def test_executors_get_the_user_s_python_or_the_archive_s(monkeypatch, settled, 
 def test_delta_in_spark_s_own_folder_is_not_added_again(tmp_path, monkeypatch):
     (tmp_path / "jars").mkdir()
     monkeypatch.setenv("SPARK_HOME", str(tmp_path))
-    assert not _brings_delta({})
+    assert not brings_delta({})
     (tmp_path / "jars" / "delta-spark_4.2_2.13-4.4.0.jar").touch()
-    assert _brings_delta({})
+    assert brings_delta({})
 
 
 def test_slots_and_tasks_of_a_session_are_counted(spark):

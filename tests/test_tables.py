@@ -164,8 +164,8 @@ def test_digest_ignores_order_and_sees_changes(spark):
 def test_digest_separates_null_from_next_column(spark):
     def prediction(text, label):
         rows = spark.createDataFrame(
-            [("d", text, label, "p", 0.5, "m", 1, "r", 0)],
-            "doc_id string, text string, label string, "
+            [("d", "h", text, label, "p", 0.5, "m", 1, "r", 0)],
+            "doc_id string, content_hash string, text string, label string, "
             "prediction string, score double, model_name string, model_version int, run_id string, "
             "documents_version bigint",
         )

@@ -3,6 +3,7 @@
 Needs neither MLflow nor torch.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,13 @@ def open_place(place: Place) -> Iterator[Path]:
 
 def _copy(place: Place, target: Path) -> None:
     files, source = locate(place.where)
-    pafs.copy_files(
-        source, str(target), source_filesystem=files, destination_filesystem=pafs.LocalFileSystem()
-    )
-    require_digest(target, place.digest, what=place.where)
+    try:
+        for left in target.iterdir():  # by a worker that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        pafs.copy_files(
+            source, str(target), source_filesystem=files, destination_filesystem=pafs.LocalFileSystem()
+        )
+        require_digest(target, place.digest, what=place.where)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise

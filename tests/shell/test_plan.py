@@ -4,18 +4,21 @@ import json
 
 import pyarrow as pa
 import pytest
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from jobs.shell.plan import Plan, plan_tables, require_table, require_unmodified_table
 from jobs.shell.settings import Section, load
 from jobs.shell.stage import run_stage
+from pipelines.pin import transaction_name, version_of
 
 
 def write(path, made_from=None, **facts):
     """One commit that a stage wrote from `made_from`, or, without it, that somebody else wrote."""
     record = {"table": "rows", "digest": "d", "num_rows": 1, "fingerprint": made_from, "facts": facts}
     metadata = {"userMetadata": json.dumps({"distributary": record})} if made_from else {}
-    commit = CommitProperties(custom_metadata=metadata)
+    version = 1 + version_of(path)
+    named = [Transaction(transaction_name(made_from), version)] if made_from else []
+    commit = CommitProperties(custom_metadata=metadata, app_transactions=named)
     write_deltalake(path, pa.table({"a": [1]}), mode="append", commit_properties=commit)
 
 

@@ -1,0 +1,104 @@
+"""What a session of our own is given: the Python of its executors, Delta, and the jars of Delta and s3a."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyspark.find_spark_home import _find_spark_home
+
+from pipelines.machine import DELTA_JARS, S3_JARS, jars_folder
+
+EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
+CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+UNITY_CATALOG = "io.unitycatalog.spark.UCSingleCatalog"
+"""Passes Delta tables on to Delta's own catalog."""
+FAST_LISTING = "delta.enableFastS3AListFrom"
+PACKED_PYTHON = "./environment/bin/python"
+"""The Python of a pack (`make pack`) on an executor."""
+
+
+def choose_python(settled: Mapping[str, str]) -> str:
+    """The Python of the executors: spark.pyspark.python, else PYSPARK_PYTHON, else that of an archive under
+    the name `environment`, else the driver's.
+
+    Spark unpacks `--archives pack.tar.gz#environment` into the folder `environment` where executors start;
+    its documentation uses that name too. The driver's path is right on machines that have the same
+    environment at the same place. A local master has no executors and unpacks nothing.
+    """
+    chosen = settled.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON")
+    if chosen:
+        return chosen
+    archives = f"{settled.get('spark.archives', '')},{settled.get('spark.yarn.dist.archives', '')}".split(",")
+    master = settled["spark.master"]
+    is_local = master.startswith("local") and not master.startswith("local-cluster")
+    if not is_local and any(archive.strip().endswith("#environment") for archive in archives):
+        return PACKED_PYTHON
+    return sys.executable
+
+
+def refuse_fast_listing(settled: Mapping[str, str]) -> None:
+    """Raises ValueError for a setting of Delta that breaks every table on S3 with Spark's Hadoop."""
+    for name in (f"spark.hadoop.{FAST_LISTING}", FAST_LISTING):
+        if settled.get(name, "").strip().lower() == "true":
+            raise ValueError(
+                f"{name} must not be true: Delta 4.4.0 then calls a method of S3A that has another type in "
+                "Hadoop 3.5.0 (Listing.createFileStatusListingIterator), and every table on S3 fails with "
+                "NoSuchMethodError; remove the setting"
+            )
+
+
+def add_delta(settled: Mapping[str, str]) -> dict[str, str]:
+    """Delta's extension beside the user's extensions, and its catalog."""
+    catalog = settled.get(CATALOG, DELTA_CATALOG)
+    if catalog not in (DELTA_CATALOG, UNITY_CATALOG):
+        raise ValueError(
+            f"{CATALOG} must be {DELTA_CATALOG}, because the tables are Delta tables, got {catalog}; give "
+            "that catalog another name, such as spark.sql.catalog.other"
+        )
+    extensions = [name.strip() for name in settled.get(EXTENSIONS, "").split(",") if name.strip()]
+    return {EXTENSIONS: ",".join(dict.fromkeys([*extensions, DELTA_EXTENSION])), CATALOG: catalog}
+
+
+def brings_delta(given: Mapping[str, str]) -> bool:
+    places = (
+        given.get("spark.jars", ""),
+        given.get("spark.jars.packages", ""),
+        given.get("spark.driver.extraClassPath", ""),
+    )
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ or any("delta-spark" in place for place in places):
+        return True
+    # Put there by whoever installed Spark: a second copy on the class path would load half of its classes.
+    return _ships("delta-spark_")
+
+
+def brings_s3(given: Mapping[str, str]) -> bool:
+    """Whether Spark has Hadoop's s3a client already, or gets it from the user."""
+    places = ("spark.jars", "spark.jars.packages", "spark.driver.extraClassPath")
+    return (
+        "DATABRICKS_RUNTIME_VERSION" in os.environ
+        or any("hadoop-aws" in given.get(place, "") for place in places)
+        or _ships("hadoop-aws-")
+    )
+
+
+def _ships(jar: str) -> bool:
+    """Whether Spark's own folder has a jar whose name starts so."""
+    return any(Path(_find_spark_home(), "jars").glob(f"{jar}*.jar"))
+
+
+def find_s3_jars() -> list[str]:
+    """The jars of s3a, if they were downloaded: only those who use s3:// need them."""
+    jars = [jars_folder() / name for name in S3_JARS]
+    return [str(jar) for jar in jars] if all(jar.is_file() for jar in jars) else []
+
+
+def find_delta_jars() -> list[str]:
+    jars = [jars_folder() / name for name in DELTA_JARS]
+    missing = [jar.name for jar in jars if not jar.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"Delta's jars {', '.join(missing)} are not in {jars_folder()}; run: make setup "
+            "(or give your own with --packages io.delta:delta-spark_4.2_2.13:4.4.0)"
+        )
+    return [str(jar) for jar in jars]
