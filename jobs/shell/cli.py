@@ -109,7 +109,7 @@ def _add_doctor(program: "typer.Typer") -> None:
         env: Env = None,
         file: File = None,
     ) -> None:
-        """Check machine, installation and storage; print a fix per problem.
+        """Check machine, installation and storage; print fixes.
 
         With --cluster: Python, packages, Horovod, GPUs, disk, memory, clock and network address of each
         executor of the application that the configuration describes.
