@@ -2,8 +2,9 @@
 
 import pytest
 
-from pipelines.corpus.listing import list_files
-from pipelines.corpus.readers.files import read_sources
+from pipelines.corpus.build import open_corpus
+from pipelines.corpus.manifest import list_sources
+from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
 from pipelines.delta import Table
 from pipelines.pin import open_log, pin
@@ -34,7 +35,7 @@ def test_a_table_has_the_digest_of_a_local_one(reaching, root, tmp_path):
     )
     assert (far.digest, far.num_rows) == (near.digest, 3)
     assert pin(f"{root}/t") == far
-    assert open_log(f"{root}/t").columns == ("word", "length")
+    assert open_log(f"{root}/t").source.columns == ("word", "length")
     assert WORDS.overwrite(rows, f"{root}/t", fingerprint="one", facts={}).version == far.version
     assert WORDS.digest(WORDS.read(reaching, f"{root}/t")) == (near.digest, 3)
 
@@ -46,9 +47,11 @@ def test_a_source_is_read_by_executors(reaching, root):
     source = Source(
         name="raw", path=f"{root}/raw", format="jsonl", fields={"text": "text"}, splits={"train": 1.0}
     )
-    rows = read_sources(reaching, [source], [list_files(source)]).select("file", "text", "reason").collect()
+    with open_corpus(reaching, [source], list_sources([source]), Rules()) as corpus:
+        assert (corpus.facts["records"], corpus.facts["quarantined"]) == (200, 0)
+        with corpus.hold_documents(f"{root}/documents") as documents:
+            rows = documents.rows.select("file", "text").collect()
     assert len(rows) == 200
-    assert {row.reason for row in rows} == {None}
     assert sorted({row.file for row in rows}) == ["a.jsonl", "b.jsonl"]
 
 
