@@ -172,7 +172,9 @@ def require_contract(held: HeldRows, definition: Definition) -> None:
 
 
 def _first_key(held: HeldRows, definition: Definition, condition: str) -> dict[str, Any]:
-    return held.rows.where(condition).select(*definition.key).take(1)[0].asDict()
+    """The smallest key of the rows that meet the condition."""
+    smallest = F.min(F.struct(*definition.key)).alias("first")
+    return dict(held.rows.where(condition).agg(smallest).collect()[0]["first"].asDict())
 
 
 def first_repeated_key(held: HeldRows, key: Sequence[str]) -> tuple[dict[str, Any], int] | None:
