@@ -1,8 +1,8 @@
 """Capacity: what the stages cost for other amounts of text and other clusters, computed from measured
 coefficients (`coefficients.json`, with where and when).
 
-Prints the tables of docs/scale.md. Times are those of the data path: reading, encoding, packing, writing. They
-assume that storage and network deliver what the slots ask for; the column "storage MB/s" says how much.
+Prints the tables of docs/scale.md. Times are those of the data path: reading, encoding, packing, writing.
+They assume that storage and network deliver what the slots ask for; column "storage MB/s" says how much.
 """
 
 import json
