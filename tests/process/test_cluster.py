@@ -64,7 +64,8 @@ def test_cluster_gives_tables_and_weights_of_one_machine(spark, flow, cluster_fl
     )
 
 
-def test_executors_score_with_the_model_from_the_driver(cluster_flow):
+def test_executors_that_see_the_model_get_no_copy(cluster_flow):
+    """The folder of the training lies on a disk that they share with the driver."""
     folder, _ = cluster_flow
-    unpacked = list((folder / "spark" / "work").glob("app-*/*/model-*/model.safetensors"))
-    assert len(unpacked) == 2, unpacked
+    assert list((folder / "lake" / "finetune").glob("*/model/model.safetensors"))
+    assert not list((folder / "spark" / "work").glob("app-*/*/model-*"))
