@@ -138,8 +138,8 @@ class HdfsHandler(pafs.FileSystemHandler):
             raise FileNotFoundError(path)
 
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
-        """The answer of the servers. A name node that has just started is in safe mode, or knows no data node,
-        until its data nodes have reported, which the client does not wait for."""
+        """The answer of the servers. A name node that has just started is in safe mode, or knows no data
+        node, until its data nodes have reported; the client does not wait for that."""
         deadline = time.monotonic() + self._patience_seconds
         while True:
             try:
