@@ -5,6 +5,7 @@ storage.hdfs.conf_dir. Not supported by hdfs-native: encryption zones.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pipelines.stores import Stores, hdfs_retries
 _Answer = TypeVar("_Answer")
 _BUFFER_BYTES = 4 * 2**20
 _RETRY_SECONDS = 1.0
+_RESTARTING = re.compile("SafeModeException|RetriableException|All DataNodes failed")
 
 
 def open_hdfs(authority: str, stores: Stores) -> pafs.FileSystem:
@@ -117,6 +119,10 @@ class HdfsHandler(pafs.FileSystemHandler):
     def open_append_stream(self, path: str, metadata: object) -> pa.NativeFile:
         return pa.PythonFile(self._ask(lambda: self.client.append(path)), mode="w")
 
+    def read_file(self, path: str) -> bytes:
+        """The content of a file that fits into memory."""
+        return self._ask(lambda: self.client.read(path).read())
+
     def move_to_new(self, src: str, dest: str) -> None:
         """As `move`, but raises FileExistsError if there is a file at `dest`. In one step."""
         self._ask(lambda: self.client.rename(src, dest, overwrite=False))
@@ -132,15 +138,15 @@ class HdfsHandler(pafs.FileSystemHandler):
             raise FileNotFoundError(path)
 
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
-        """The answer of the name node. A name node that has just started is in safe mode until its data nodes
-        have reported, which the client does not wait for."""
+        """The answer of the servers. A name node that has just started is in safe mode, or knows no data
+        node, until its data nodes have reported; the client does not wait for that."""
         deadline = time.monotonic() + self._patience_seconds
         while True:
             try:
                 with _plain_errors():
                     return call()
             except OSError as error:
-                if "SafeModeException" not in str(error) or time.monotonic() > deadline:
+                if not _RESTARTING.search(str(error)) or time.monotonic() > deadline:
                     raise
                 time.sleep(_RETRY_SECONDS)
 

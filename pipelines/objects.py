@@ -153,4 +153,5 @@ def _retries(patience_seconds: float) -> Any:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
+    # The client adds its own data structures.
+    return " ".join(str(error).partition("Debug source")[0].split())[:500]

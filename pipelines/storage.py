@@ -147,6 +147,8 @@ class Folder:
         return sorted(name for name in found if not name.startswith(".writing-"))
 
     def read(self, name: str) -> bytes:
+        if hdfs := _hdfs_of(self._files):
+            return hdfs.read_file(f"{self._root}/{name}")
         with self._files.open_input_stream(f"{self._root}/{name}") as stream:
             return stream.read()
 
