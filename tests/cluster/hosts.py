@@ -95,9 +95,9 @@ class Host:
 
     @property
     def server_prefix(self) -> list[str]:
-        """As `prefix`, but the process keeps the machine's files and process numbers: for the servers of
+        """As `prefix`, but with the machine's name, files and process numbers: for the servers of
         tests/servers, which are signalled by number and keep their data in a folder of the machine."""
-        return ["nsenter", "--target", str(self.init), "--net", "--uts", "--"]
+        return ["nsenter", "--target", str(self.init), "--net", "--"]
 
     @contextmanager
     def joined(self) -> Iterator[None]:
