@@ -25,7 +25,7 @@ def test_flow_on_hdfs_equals_one_machine(cluster, hdfs_flow, expected):
 
 def test_both_hosts_did_the_work(cluster, s3_flow):
     for host in cluster.workers:
-        # The model travels to each executor; the driver's own folder is on another host.
-        assert list((host.behind / "work").glob("app-*/*/model-*/model.safetensors")), host.name
+        # Executors take the model from S3, once per host.
+        assert list((host.behind / "cache" / "models").glob("*/model.safetensors")), host.name
     copies = [list((host.behind / "cache" / "sequences").glob("*/")) for host in cluster.workers]
     assert all(copies), "ranks on both hosts copied the sequences that they read"
