@@ -26,7 +26,8 @@ def require_session(name: str) -> "SparkSession":
     """The session that looks up `name`. Raises RuntimeError if none runs and none can be started."""
     from pyspark.sql import SparkSession  # only names need Spark; workers have paths
 
-    running = SparkSession.getActiveSession()
+    # A session is active in the thread that started it; other threads find it as that of the process.
+    running = SparkSession.getActiveSession() or SparkSession._instantiatedSession
     if running is not None:
         return running
     if _start is None:

@@ -183,7 +183,7 @@ def test_doctor_and_config_work_from_the_command_line():
     shown = run_command([*command, "config", "--recipe", "customer_service"])
     assert "sequence_length: 64" in shown.stdout
     fault = run_command([*command, "config", "finetune.sed=1"])
-    assert fault.returncode == 1
+    assert fault.returncode == 78
     assert "unknown key finetune.sed; did you mean seed?" in fault.stderr
     assert "Traceback" not in fault.stderr
     checks = json.loads(run_command([*command, "doctor", "--json"]).stdout)
