@@ -110,6 +110,7 @@ def test_executors_with_another_python_are_named(tmp_path, program):
     keys = {
         "spark.master": "local-cluster[2,1,512]",
         "spark.executor.memory": "512m",
+        "spark.executor.instances": "2",  # both are waited for
         "spark.ui.enabled": "false",
         "spark.executorEnv.PYTHONPATH": "",
         "spark.pyspark.python": bare if program == "bare" else "/gone/python",

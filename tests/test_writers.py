@@ -127,6 +127,7 @@ def test_a_killed_driver_leaves_no_rows_behind(spark, tmp_path, moment):
     finally:
         driver.kill()
         driver.wait()
+        driver.stdout.close()
     left = [file for file in Path(table).rglob("*.parquet") if "_delta_log" not in file.parts]
     assert left, "the rows were written before the driver was killed"
     assert pin(table) is None
