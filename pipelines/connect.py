@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 MODES = (
     "on Databricks choose compute with the access mode Dedicated (formerly single user), because Standard "
-    "(formerly shared) and serverless compute run no barrier stages; elsewhere ask whoever runs the Connect "
-    "server, or train with spark-submit"
+    "(formerly shared) and serverless compute run no barrier stages; elsewhere ask the administrator of the "
+    "Connect server, or train with spark-submit"
 )
 """What to do where a session refuses barrier stages."""
 

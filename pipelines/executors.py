@@ -147,7 +147,7 @@ def find_problems(facts: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def estimate_clock_seconds(answer: dict[str, Any], began_at: float, ended_at: float) -> float:
-    """How far an executor's clock is ahead of the driver's, at least; 0 if it cannot be told apart.
+    """How far an executor's clock is ahead of the driver's, at least; 0 if too close to see.
 
     The task ran between `began_at` and `ended_at` of the driver's clock, so the difference is at least
     ended_at of the task - ended_at, and at most began_at of the task - began_at.

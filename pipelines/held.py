@@ -2,7 +2,7 @@
 
 The digest, the counts and the key hashes are those of the rows in the shards, measured by the tasks that
 wrote them. Nothing can come between: a lost executor, damaged shuffle files or a second attempt cost files
-that nobody names, and never rows other than those digested. The price is one job; text is written once and
+that no commit names, and never rows other than those digested. The price is one job; text is written once and
 read back only where a caller asks for `rows`.
 """
 

@@ -173,7 +173,9 @@ def look_deeper(
         claim.unlink()
     if storage is not None:
         try:
-            found["storage"] = [asdict(finding) for finding in pickle.loads(storage)()]  # noqa: S301  # ours
+            # Our driver wrote these bytes, and Spark brought them inside a task, which is itself a pickle.
+            check = pickle.loads(storage)  # noqa: S301
+            found["storage"] = [asdict(finding) for finding in check()]
         except Exception as error:  # of any client library
             found["storage_error"] = f"{type(error).__name__}: {error}"
     return {"executor": executor, "host": host, **found}

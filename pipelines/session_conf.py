@@ -68,7 +68,7 @@ def brings_delta(given: Mapping[str, str]) -> bool:
     )
     if "DATABRICKS_RUNTIME_VERSION" in os.environ or any("delta-spark" in place for place in places):
         return True
-    # Put there by whoever installed Spark: a second copy on the class path would load half of its classes.
+    # The installation of Spark has it. With a second copy, classes would be loaded from both.
     return _ships("delta-spark_")
 
 

@@ -2,7 +2,8 @@
 
 A task streams Arrow batches to files with names of their own, and returns one row: its files, and what was
 measured over exactly the rows in them. Only the rows of successful attempts reach the driver, so a task that
-is tried again, runs twice or dies leaves files that nobody names. No file is renamed, so object stores work.
+is tried again, runs twice or dies leaves files that no commit names. No file is renamed: object stores would
+copy it.
 
 Memory of a task: `ROW_GROUP_BYTES` of rows for each value of the partition columns, at most `MAX_OPEN` of
 them. Runs in Python workers; needs neither Spark nor delta-rs.

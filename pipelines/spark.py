@@ -65,7 +65,7 @@ def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSessio
 
     Raises FileNotFoundError if Delta is neither configured by the user nor in the jars folder, RuntimeError
     if the Java found cannot run Spark, ValueError if there is no master, if another catalog has the name of
-    Delta's, or if Spark was told to reach storage in another way than section `storage` says.
+    Delta's, or if Spark's settings reach storage in another way than section `storage`.
     """
     with _start:
         found = _find_session()
@@ -140,7 +140,7 @@ def _apply_stores(session: SparkSession) -> None:
     """Tell the session's Hadoop clients how to reach storage, keys included.
 
     Not as Spark's settings: those stand on the JVM's command line and in the event log. Raises ValueError if
-    the session was told to reach storage in another way.
+    the session's settings reach storage in another way.
     """
     global _applied
     stores = current()

@@ -163,7 +163,7 @@ def s3_for(path: str, stores: Stores | None = None) -> S3:
 
 
 def delta_options(path: str, stores: Stores | None = None) -> dict[str, str]:
-    """What delta-rs must be told for the table at `path` (`storage_options`)."""
+    """The `storage_options` of delta-rs for the table at `path`."""
     scheme, stores = split_scheme(path)[0], stores or current()
     if scheme == "hdfs":
         return hdfs_retries(stores)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 LIMIT_SECONDS = 12.0
-"""For one client. Clients are told to give up after 5 s; those that hang are left behind."""
+"""For one client. Clients give up after 5 s by their settings; one that hangs is not waited for."""
 CONTENT = b"distributary"
 LOOK = "look"
 """The first step of each client: one request that changes nothing."""
@@ -247,7 +247,7 @@ _FIXES = (
     ),
     (
         (
-            r"\b40[13]\b|Forbidden|[Ff]orbidden|AccessDenied|ACCESS_DENIED|InvalidAccessKeyId|Signature|[Cc]redential"
+            r"\b40[13]\b|[Ff]orbidden|AccessDenied|ACCESS_DENIED|InvalidAccessKeyId|Signature|[Cc]redential"
             r"|AccessControl|Permission denied"
         ),
         "correct the keys (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.s3) and what they may do",

@@ -78,6 +78,7 @@ def test_a_name_without_a_session_says_what_to_do(monkeypatch):
     from pipelines import catalog
 
     monkeypatch.setattr(SparkSession, "getActiveSession", staticmethod(lambda: None))
+    monkeypatch.setattr(SparkSession, "_instantiatedSession", None)
     monkeypatch.setattr(catalog, "_start", None)
     with pytest.raises(RuntimeError, match=r"table lake\.x .* no session runs; start one .* give the path"):
         require_session("lake.x")

@@ -149,6 +149,7 @@ def test_settings_that_contradict_each_other_are_refused(values, message):
 
 def test_a_carried_function_finds_the_settings_elsewhere(tmp_path):
     configure(Stores(s3=MINIO, patience_seconds=7))
+    # Spark sends functions to its workers as pickles; this is the same way into another process.
     (tmp_path / "carried").write_bytes(pickle.dumps(carry(delta_options)))
     code = (
         f"import pickle; f = pickle.load(open({str(tmp_path / 'carried')!r}, 'rb')); print(f('s3://lake/t'))"

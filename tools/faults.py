@@ -1,7 +1,7 @@
 """Plant faults in guarded code, one at a time, and see whether the tests notice. `make faults` runs it.
 
 Each fault of tests/faults.txt replaces a text in one file of a copy of the checkout; the tests named beside
-it must then fail. A fault that survives means a guard that nobody tests. A text that is no longer in its file
+it must then fail. A fault that survives means a guard without a test. A text that is no longer in its file
 is an error, so the list stays true; `--check` looks for the texts only and takes milliseconds.
 """
 

@@ -123,7 +123,8 @@ def _write_pom(group: str, jars: Iterable[str]) -> str:
         )
     return (
         "<project><modelVersion>4.0.0</modelVersion><groupId>distributary</groupId>"
-        f"<artifactId>{group}</artifactId><version>1</version><dependencies>{dependencies}</dependencies></project>"
+        f"<artifactId>{group}</artifactId><version>1</version>"
+        f"<dependencies>{dependencies}</dependencies></project>"
     )
 
 

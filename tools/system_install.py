@@ -56,7 +56,7 @@ def can_install() -> bool:
 def install_parts(missing: List[Part], *, log: Path) -> None:
     """Install the missing parts without asking.
 
-    Raises SetupError, with nothing installed, if a part must be fixed by hand.
+    Raises SetupError, with nothing installed, if a part must be fixed by the user.
     """
     release = read_os_release()
     commands = install_commands(missing, release)

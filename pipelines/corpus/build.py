@@ -88,7 +88,7 @@ class Corpus:
                 raise ContractError(
                     f"corpus: {self.facts['records']:,} records should give {self.facts['documents']:,} "
                     f"documents, but reading them again gave {held.num_rows:,}, or other ones: files changed "
-                    "while they were read; run the stage again when nobody writes to them"
+                    "while they were read; run the stage again when no other program writes to them"
                 )
             yield held
 

@@ -56,8 +56,8 @@ def test_storage_killed_and_started_again(cluster, s3_flow, expected):
 
 
 def test_executor_killed_in_training(cluster, s3_flow, expected):
-    run = cluster.submit_training(s3_flow, "bereft")
+    run = cluster.submit_training(s3_flow, "executor_killed")
     run.wait_for_line(IN_TRAINING)
     cluster.spark.workers[0].restart()  # its executor ends with it
     run.finish()
-    require_equal(cluster, s3_flow, "bereft", expected)
+    require_equal(cluster, s3_flow, "executor_killed", expected)

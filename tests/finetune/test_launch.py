@@ -1,7 +1,6 @@
 """Ranks in a real barrier stage. Functions are local, so that they travel to the workers by value."""
 
 import os
-import pickle
 import re
 import signal
 import time
@@ -9,7 +8,7 @@ import time
 import pytest
 
 from pipelines.finetune.launch.barrier import RankError, run_ranks
-from pipelines.finetune.launch.rendezvous import OUTCOMES, run_partition
+from pipelines.finetune.launch.rendezvous import OUTCOMES, read_outcome, run_partition
 from pipelines.finetune.launch.slots import num_slots
 from pipelines.finetune.training import Execution
 
@@ -31,14 +30,14 @@ def test_ranks_meet_and_results_come_by_rank(spark, backend):
         return world.rank, world.world_size, float(total), interface
 
     results = run_ranks(spark, work, num_ranks=2, collectives=backend)
-    assert results == [(0, 2, 3.0, "lo"), (1, 2, 3.0, "lo")]
+    assert results == [[0, 2, 3.0, "lo"], [1, 2, 3.0, "lo"]]
 
 
 def test_one_rank_needs_no_horovod(spark):
     def work(world):
         return world.rank, world.world_size, "HOROVOD_RANK" in os.environ
 
-    assert run_ranks(spark, work, num_ranks=1) == [(0, 1, False)]
+    assert run_ranks(spark, work, num_ranks=1) == [[0, 1, False]]
 
 
 def test_an_exception_reaches_the_driver_with_its_traceback(spark, tmp_path):
@@ -148,7 +147,7 @@ def test_a_rank_that_cannot_join_keeps_no_rank_waiting(spark, lost, message, wit
             sys.modules["horovod.torch"], psutil.net_if_addrs = horovod.torch, interfaces
 
     ranks = spark.range(0, 2, 1, 2).mapInArrow(run_partition(task), OUTCOMES, barrier=True).collect()
-    failures = {row["rank"]: pickle.loads(row["outcome"]) for row in ranks}
+    failures = {row["rank"]: read_outcome(row["outcome"]) for row in ranks}
     assert [failures[rank].is_echo for rank in (0, 1)] == [
         rank != without for rank in (0, 1)
     ]  # the cause is reported, not the echo

@@ -80,7 +80,7 @@ def test_texts_move_once_and_decide_nothing(
 
 
 def test_tasks_follow_from_rows_and_bytes():
-    # By hand: 512 rows or 1 MiB of text a task, whichever gives more; never fewer than 4, more than 8,192.
+    # 512 rows or 1 MiB of text a task, whichever gives more; never fewer than 4, more than 8,192.
     assert count_partitions(0, 0) == 4
     assert count_partitions(512 * 4, 10) == 4
     assert count_partitions(512 * 4 + 1, 10) == 5

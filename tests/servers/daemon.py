@@ -74,7 +74,7 @@ class Daemon:
             self._process.wait()
 
     def pause(self) -> None:
-        """Let it hang: connections are accepted by the system, and nobody answers."""
+        """Let it hang: connections are accepted by the system, and get no answer."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -82,7 +82,7 @@ class Daemon:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody uses now. An address of another network namespace is not bound here: the port is
+    """A port that is free now. An address of another network namespace is not bound here: the port is
     free on every address of this machine."""
     with socket.socket() as probe:
         try:
@@ -93,7 +93,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def fetch(url: str, *, seconds: float = 2) -> bytes | None:
-    """The body of an HTTP answer, whatever its status; None if nobody answers."""
+    """The body of an HTTP answer, whatever its status; None without an answer."""
     try:
         with urllib.request.urlopen(url, timeout=seconds) as answer:
             return answer.read()

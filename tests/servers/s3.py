@@ -38,7 +38,7 @@ class S3Server(Daemon):
             "server.ssl.enabled": "false",
             "server.tomcat.threads.max": "1",
             "server.tomcat.threads.min-spare": "1",
-            f"{mock}.httpPort": "0",  # a second port, which nobody asks
+            f"{mock}.httpPort": "0",  # a second port, which is not used
             f"{mock}.store.root": str(folder / "data"),
             f"{mock}.store.retainFilesOnExit": "true",
             f"{mock}.store.initialBuckets": ",".join(buckets),

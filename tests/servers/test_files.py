@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pyarrow.fs as pafs
 import pytest
@@ -43,9 +44,13 @@ def test_a_folder_keeps_its_promises(root):
 
 def test_of_many_creators_exactly_one_wins(root):
     folders = [Folder(root) for _ in range(4)]
+
+    def create(name: str, number: int) -> bool:
+        return folders[number % 4].create(name, f"{number}".encode())
+
     for name in ("lock-1", "lock-2", "lock-3"):
         with ThreadPoolExecutor(8) as pool:
-            created = list(pool.map(lambda n: folders[n % 4].create(name, f"{n}".encode()), range(16)))  # noqa: B023
+            created = list(pool.map(partial(create, name), range(16)))
         assert sum(created) == 1
         assert folders[0].read(name) == f"{created.index(True)}".encode()
     assert list_everything(root) == ["lock-1", "lock-2", "lock-3"]

@@ -22,7 +22,7 @@ WORDS = Table(name="words", row="one word", key=("word",), ddl="word STRING NOT 
 
 @pytest.fixture
 def reaching(spark, configured):
-    """The session of all tests, told how to reach the stores of this one."""
+    """The session of all tests, with the settings of this test's stores."""
     require_jars("s3")
     return session("servers", TEST_CONF)
 

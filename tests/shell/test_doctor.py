@@ -213,7 +213,7 @@ def test_the_mlflow_store_is_examined(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
     assert check_tracking().status == "ok"
     assert list(tmp_path.iterdir()) == []  # the doctor creates nothing
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: no server listens
     found = check_tracking()
     assert found.status == "fail"
     assert "http://127.0.0.1:9 does not answer" in found.found

@@ -9,7 +9,6 @@ times.
 """
 
 import os
-import pickle
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +21,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.connect import is_connect
 from pipelines.finetune.launch.faults import find_traceback
-from pipelines.finetune.launch.rendezvous import OUTCOMES, Failure, run_partition, run_task
+from pipelines.finetune.launch.rendezvous import OUTCOMES, Failure, read_outcome, run_partition, run_task
 from pipelines.finetune.launch.slots import WAIT_FOR_SLOTS_SECONDS, make_profile, require_slots
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.training import Backend
@@ -47,7 +46,7 @@ def run_ranks(
     wait_for_slots_seconds: float = WAIT_FOR_SLOTS_SECONDS,
     while_waiting: Callable[[], None] = lambda: None,
 ) -> list[Any]:
-    """Run `work(world)` on `num_ranks` ranks at once; their results by rank, which must be picklable.
+    """Run `work(world)` on `num_ranks` ranks at once; their results by rank, as JSON holds them.
     `while_waiting` is called about once a second. `gpus_per_rank`: what each rank requests from Spark; 0 =
     what every task of the application gets.
 
@@ -109,8 +108,7 @@ def _run_stage(
         raise
     if "error" in collected:
         raise collected["error"]
-    # These bytes come from the ranks of this launch, which run the code that this driver sent them.
-    outcomes = {row["rank"]: pickle.loads(row["outcome"]) for row in collected["rows"]}  # noqa: S301
+    outcomes = {row["rank"]: read_outcome(row["outcome"]) for row in collected["rows"]}
     return [outcomes[rank] for rank in range(num_ranks)]
 
 

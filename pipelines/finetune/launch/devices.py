@@ -3,7 +3,8 @@
 Spark's address may be an index, a UUID or a MIG device. CUDA_VISIBLE_DEVICES understands all three, `cuda:N`
 only counts what is visible: an executor with CUDA_VISIBLE_DEVICES=3 and address 3 has no cuda:3. Spark's
 discovery script takes an index from nvidia-smi, which counts along the PCI bus; CUDA counts the fastest GPU
-first unless it is told otherwise, so on a machine with different GPUs an index would mean another one.
+first unless CUDA_DEVICE_ORDER says otherwise. On a machine with different GPUs an index would mean another
+one.
 """
 
 import errno

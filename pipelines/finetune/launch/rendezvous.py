@@ -6,11 +6,10 @@ Spark.
 """
 
 import json
-import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any
 
@@ -28,8 +27,8 @@ JOINS: dict[Backend, ModuleType] = {"horovod": join_horovod, "torch": join_torch
 """How to join, by backend of the collectives. Each has find_fault, Server and join."""
 
 
-OUTCOMES = "rank INT, outcome BINARY"
-"""One row per rank; the outcome is pickled."""
+OUTCOMES = "rank INT, outcome STRING"
+"""One row per rank. The outcome is JSON: a driver that unpickled it would run what an executor sends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +43,14 @@ class Failure:
     """It says that another rank is gone: not the cause."""
 
 
+def read_outcome(outcome: str) -> "Any | Failure":
+    """The result of a rank as JSON holds it (a tuple is a list), or its Failure."""
+    kind, value = json.loads(outcome)
+    return Failure(**value) if kind == "failure" else value
+
+
 def run_partition(
-    task: Callable[[], tuple[int, Any]],
+    task: Callable[[], tuple[int, str]],
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A rank as `mapInArrow` wants it: what comes in is read and ignored, out comes one row of OUTCOMES."""
 
@@ -54,15 +59,15 @@ def run_partition(
             pass
         rank, outcome = task()
         yield pa.RecordBatch.from_pydict(
-            {"rank": pa.array([rank], pa.int32()), "outcome": pa.array([pickle.dumps(outcome)], pa.binary())}
+            {"rank": pa.array([rank], pa.int32()), "outcome": pa.array([outcome], pa.string())}
         )
 
     return run
 
 
-def run_task(work: Callable[[World], Any], *, collectives: Backend) -> tuple[int, Any]:
-    """(rank, result of `work` or Failure). Faults of storage, network and GPU are raised: Spark then runs the
-    stage again.
+def run_task(work: Callable[[World], Any], *, collectives: Backend) -> tuple[int, str]:
+    """(rank, outcome for `read_outcome`). `work` returns what JSON can hold. Faults of storage, network and
+    GPU are raised: Spark then runs the stage again.
     """
     context = BarrierTaskContext.get()
     task = context.partitionId()
@@ -83,17 +88,18 @@ def run_task(work: Callable[[World], Any], *, collectives: Backend) -> tuple[int
         try:
             _require_all_can_join([each[3] for each in gathered], task)
             with show_only(world.gpu), _joined(context, joining, worlds, task, server, port=gathered[0][2]):
-                return world.rank, work(world)
+                return world.rank, json.dumps(["result", work(world)])
         except Exception as error:
             if may_pass(error):
                 raise
-            return world.rank, Failure(
+            failure = Failure(
                 rank=world.rank,
                 host=world.host,
                 summary=f"{type(error).__name__}: {error}",
                 traceback=traceback.format_exc(),
                 is_echo=is_echo(error),
             )
+            return world.rank, json.dumps(["failure", asdict(failure)])
 
 
 def _require_all_can_join(faults: list[str | None], task: int) -> None:

@@ -1,7 +1,7 @@
 """From an alias or a number to the files of a model version, verified by their digest.
 
-`locate_model` asks the registry only: which version, which digest, and where its files lie. Whoever loads the
-model takes them from there. `resolve_model` also brings them to this machine.
+`locate_model` asks the registry only: which version, which digest, and where its files lie. Code that
+loads the model takes them from there. `resolve_model` also brings them to this machine.
 """
 
 import hashlib
