@@ -11,16 +11,13 @@ the bar is missed; 2 if something failed.
 """
 
 import gzip
-import json
 import multiprocessing
 import os
-import platform
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +30,7 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 from rich.table import Table
 
+from benchmarks.measuring import run_benchmark
 from jobs.shell.display import console
 from jobs.shell.progress import Progress, show_progress
 from pipelines.dataset.build import build_sequences
@@ -195,24 +193,12 @@ Output = Annotated[Path, typer.Option(dir_okay=False, help="JSON file with every
 
 
 def main(pairs: Pairs = 3, documents: Documents = 12_000, output: Output = RESULT) -> None:
-    before = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpus": os.cpu_count(),
-        "load_before": os.getloadavg(),
-        "python": platform.python_version(),
-        "tokenizers": tokenizers.__version__,
-        "documents": documents,
-    }
-    try:
+    def measure() -> dict[str, Any]:
         with show_progress("dataset") as work, tempfile.TemporaryDirectory() as place:
             samples = run_rounds(Path(place), documents, pairs, work)
-    except Exception as error:
-        console.print(f"failed: {type(error).__name__}: {error}", markup=False)
-        raise typer.Exit(2) from error
-    result = {**before, "load_after": os.getloadavg(), **report(samples)}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    console.print(f"written {output}", markup=False)
+        return report(samples)
+
+    run_benchmark(measure, output, tokenizers=tokenizers.__version__, documents=documents)
 
 
 main.__doc__ = __doc__

@@ -16,12 +16,10 @@ Exit status: 0, also if a bar is missed; 2 if something failed.
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +31,9 @@ import psutil
 import typer
 from rich.table import Table
 
+from benchmarks.measuring import run_benchmark
 from jobs.shell.display import console
+from jobs.shell.repeating import repeat_every
 
 FACTORS = (1, 4, 16)
 MAX_GROWTH = 1.10
@@ -116,25 +116,19 @@ def _count_rows(config: Any, stage: str) -> int:
 @contextmanager
 def watch_memory() -> Iterator[dict[str, int]]:
     """The peaks of the JVM's living objects and of the largest Python worker, while the context lasts."""
-    peaks, done = {"jvm_bytes": 0, "worker_bytes": 0}, threading.Event()
+    peaks = {"jvm_bytes": 0, "worker_bytes": 0}
 
     def look() -> None:
-        while not done.wait(0.5):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    if "java" not in process.name():
-                        peaks["worker_bytes"] = max(peaks["worker_bytes"], process.memory_info().rss)
-                except psutil.Error:
-                    continue  # it has ended
-            peaks["jvm_bytes"] = max(peaks["jvm_bytes"], _living_bytes())
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if "java" not in process.name():
+                    peaks["worker_bytes"] = max(peaks["worker_bytes"], process.memory_info().rss)
+            except psutil.Error:
+                continue  # it has ended
+        peaks["jvm_bytes"] = max(peaks["jvm_bytes"], _living_bytes())
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with repeat_every(0.5, look):
         yield peaks
-    finally:
-        done.set()
-        thread.join()
 
 
 def _living_bytes() -> int:
@@ -237,18 +231,16 @@ def main(megabytes: Megabytes = 12.0, only: Only = None) -> None:
         samples = run_stages(only / "documents", only / "root", only / "events")
         (only / "root" / "samples.json").write_text(json.dumps(samples), encoding="utf-8")
         return
-    samples, before = [], os.getloadavg()
-    try:
+
+    def measure_all() -> dict[str, Any]:
+        samples = []
         for factor in FACTORS:
             with tempfile.TemporaryDirectory(prefix="growth-") as folder:
                 console.print(f"{factor}x")
                 samples += measure(factor, megabytes, Path(folder))
-    except Exception as error:
-        console.print(f"failed: {type(error).__name__}: {error}", markup=False)
-        raise typer.Exit(2) from error
-    result = {"load_before": before, "load_after": os.getloadavg(), **report(samples, megabytes)}
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    console.print(f"written {RESULT}", markup=False)
+        return report(samples, megabytes)
+
+    run_benchmark(measure_all, RESULT)
 
 
 main.__doc__ = __doc__

@@ -13,14 +13,11 @@ is running in all of them. The difference:
 Exit status: 0, also if the bar is missed; 2 if something failed.
 """
 
-import json
 import os
-import platform
 import signal
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +28,7 @@ import torch
 import typer
 from rich.table import Table
 
+from benchmarks.measuring import run_benchmark
 from jobs.shell.display import console
 from jobs.shell.progress import Progress, show_progress
 from pipelines.finetune.launch.barrier import run_ranks
@@ -79,7 +77,7 @@ def launch_theirs() -> list[Rank]:
             start_timeout=PATIENCE_SECONDS,
         )
     finally:
-        # It takes Ctrl-C away from the driver for good.
+        # It replaces the driver's handlers, and Ctrl-C would not work afterwards.
         for each, handler in before.items():
             signal.signal(each, handler)
 
@@ -155,36 +153,21 @@ def report(samples: dict[str, list[Sample]]) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpus": os.cpu_count(),
-        "load_before": os.getloadavg(),
-        "python": platform.python_version(),
-        **{each.__name__: each.__version__ for each in (pyspark, horovod, torch)},
-    }
-
-
 Pairs = Annotated[int, typer.Option(min=1, help="Counted rounds; one takes about half a minute.")]
 Output = Annotated[Path, typer.Option(dir_okay=False, help="JSON file with every sample and the machine.")]
 
 
 def main(pairs: Pairs = 3, output: Output = RESULT) -> None:
-    before = machine()
-    try:
+    def measure_all() -> dict[str, Any]:
         with show_progress("launcher") as work:
             work.phase("starting Spark")
-            ours = partial(
-                run_ranks, session("distributary benchmark", CONF), first_collective, num_ranks=NUM_RANKS
-            )
+            spark = session("distributary benchmark", CONF)
+            ours = partial(run_ranks, spark, first_collective, num_ranks=NUM_RANKS)
             samples = compare({FRESH: ours, KEPT: ours, THEIRS: launch_theirs}, pairs, work)
-    except Exception as error:
-        console.print(f"failed: {type(error).__name__}: {error}", markup=False)
-        raise typer.Exit(2) from error
-    result = {**before, "load_after": os.getloadavg(), "num_ranks": NUM_RANKS, **report(samples)}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    console.print(f"written {output}", markup=False)
+        return report(samples)
+
+    versions = {each.__name__: each.__version__ for each in (pyspark, horovod, torch)}
+    run_benchmark(measure_all, output, num_ranks=NUM_RANKS, **versions)
 
 
 main.__doc__ = __doc__

@@ -60,15 +60,15 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 
 def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:
     from pipelines.finetune.driver import Listeners, require_room, run_training
-    from pipelines.registry.runs.training import record_run
+    from pipelines.registry.runs.training import Description, record_run
     from pipelines.registry.store import connect
 
     (training, sequences), num_ranks, show = work.inputs, config.num_ranks, work.progress
-    tracking, params = config.tracking, redact({**training.settings(), "num_ranks": num_ranks})
-    connect(tracking.uri, tracking.artifacts)
+    about = Description(redact({**training.settings(), "num_ranks": num_ranks}), config.effective, redact)
+    connect(config.tracking.uri, config.tracking.artifacts)
     if work.needs_spark:
         require_room(work.spark, training, num_ranks, wait_seconds=config.wait_for_slots_seconds)
-    with record_run(training, sequences, tracking.experiment, params, config.effective, config.folder) as run:
+    with record_run(training, sequences, config.tracking.experiment, about, config.folder) as run:
         if run.tracker is not None:  # else it had finished before
             listeners = Listeners(run.log, show.update, show.print, run.require_lease)
             run_training(work.spark, training, listeners, num_ranks=num_ranks)

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -132,33 +131,6 @@ def check_horovod() -> Check:
     return Check(name=name, status="ok", found=found, wanted=wanted)
 
 
-def check_slots() -> Check:
-    """A training with n ranks needs n free slots at the same time. For a cluster, the launch checks it."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    try:
-        from jobs.shell.settings import load
-        from pipelines.spark import DEFAULT_MASTER
-        from pipelines.submit import read_given_conf
-    except Exception as error:  # a library is missing or broken
-        found, wanted = f"unknown: {error}", "one slot per rank"
-        return Check(name="spark slots", status="warn", found=found, wanted=wanted, fix="make setup")
-    tree = load().tree
-    ranks = tree["finetune"]["num_ranks"]
-    settled = {"spark.master": DEFAULT_MASTER, **tree["spark"], **read_given_conf()}
-    master = settled.get("spark.remote") or settled["spark.master"]
-    wanted = f"one slot for each of finetune.num_ranks={ranks}"
-    local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
-    if local is None:
-        return Check(name="spark slots", status="ok", found=f"{master} decides", wanted=wanted)
-    found = f"{master}, {cores} cores here"
-    slots = cores if local[1] == "*" else min(cores, int(local[1] or 1))
-    if slots < ranks:
-        fix = f"finetune.num_ranks={slots}, or a master with {ranks} slots"
-        return Check(name="spark slots", status="warn", found=found, wanted=wanted, fix=fix)
-    return Check(name="spark slots", status="ok", found=found, wanted=wanted)
-
-
 def check_disk() -> Check:
     """Free space for tables, checkpoints and Spark's shuffle files."""
     scratch = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or "/tmp"  # noqa: S108
@@ -183,30 +155,6 @@ def check_cache() -> Check:
     return Check(name=name, status="ok", found=str(folder), wanted=wanted)
 
 
-def check_tracking() -> Check:
-    """The MLflow store answers, and its database has the schema of the installed MLflow."""
-    from jobs.shell.settings import load
-    from pipelines.paths import without_credentials
-    from pipelines.registry.paths import sqlite_path
-    from pipelines.registry.server import require_server
-
-    name, wanted = "mlflow store", "a store that answers, of this MLflow's schema"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or str(load().tree["tracking"]["uri"])
-    shown, file = without_credentials(uri), sqlite_path(uri)
-    if file is not None and not file.is_file():
-        return Check(name=name, status="ok", found=f"{shown} will be created", wanted=wanted)
-    try:
-        require_server(uri)
-    except ConnectionError as error:
-        fix = f"start the server: mlflow server --port {uri.rpartition(':')[2].strip('/')}"
-        return Check(name=name, status="fail", found=str(error), wanted=wanted, fix=fix)
-    problem = run_python(f"from pipelines.registry.store import connect; connect({uri!r})")
-    if problem:
-        upgrade = f"mlflow db upgrade {shown}" if "out-of-date" in problem else "see the error"
-        return Check(name=name, status="fail", found=problem, wanted=wanted, fix=upgrade)
-    return Check(name=name, status="ok", found=shown, wanted=wanted)
-
-
 def installed_version(package: str) -> str | None:
     """Version of an installed package; None if it is not installed."""
     try:
@@ -215,12 +163,19 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def run_python(code: str) -> str:
+def run_python(code: str, **variables: str) -> str:
     """Run `code` in a new Python: a broken library can end its process.
 
-    The last line of its error; empty if it succeeds.
+    The last line of its error; empty if it succeeds. `variables` are added to its environment: every user of
+    the machine can read the command line, but not these.
     """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, **variables},
+    )
     if answer.returncode == 0:
         return ""
     lines = answer.stderr.strip().splitlines()

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from jobs.shell.checks import (
@@ -17,11 +17,10 @@ from jobs.shell.checks import (
     check_java,
     check_packages,
     check_python,
-    check_slots,
-    check_tracking,
     run_python,
 )
 from jobs.shell.loading import show_loading
+from jobs.shell.redaction import redact
 
 if TYPE_CHECKING:
     from jobs.shell.settings import Settings
@@ -47,22 +46,15 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_imports,
     check_jars,
     check_horovod,
-    check_slots,
-    check_tracking,
     check_disk,
     check_cache,
 )
-
-
-def check_configured_storage(load: Callable[[], "Settings"]) -> Iterator[Check]:
-    """The root of the configuration, tried by each client."""
-    from jobs.shell.storage_checks import check_storage
-
-    yield from check_storage(load())
+"""They need no configuration."""
 
 
 def examine(load: Callable[[], "Settings"] | None = None) -> Iterator[Check]:
-    """Run all checks in order; `load` gives the configuration whose storage is tried, None = the default one.
+    """Run all checks in order; `load` gives the configuration whose slots, MLflow store and storage are
+    tried, None = the default one.
 
     A check that raises becomes a finding itself.
     """
@@ -72,14 +64,33 @@ def examine(load: Callable[[], "Settings"] | None = None) -> Iterator[Check]:
         except (Exception, SystemExit) as error:  # a broken library may raise anything
             yield _describe_failure(check.__name__.removeprefix("check_").replace("_", " "), error)
     try:
-        yield from check_configured_storage(load or _load_default)
+        settings = (load or _load_default)()
     except (Exception, SystemExit) as error:
-        yield _describe_failure("storage", error)
+        yield _describe_failure("configuration", error)
+        return
+    from jobs.shell.settings_checks import check_slots, check_tracking
+    from jobs.shell.storage_checks import check_storage
+
+    for name, configured in (
+        ("spark slots", lambda: [check_slots(settings)]),
+        ("mlflow store", lambda: [check_tracking(settings)]),
+        ("storage", lambda: check_storage(settings)),
+    ):
+        try:
+            yield from configured()
+        except (Exception, SystemExit) as error:
+            yield _describe_failure(name, error)
 
 
 def _describe_failure(name: str, error: BaseException) -> Check:
+    # ValueError: a key of the configuration. Other errors come from libraries that do not load.
+    fix = "correct the configuration" if isinstance(error, ValueError) else "make setup"
     found = f"the check failed: {type(error).__name__}: {error}"
-    return Check(name=name, status="fail", found=found, wanted="a result", fix="make setup")
+    return Check(name=name, status="fail", found=found, wanted="a result", fix=fix)
+
+
+def _without_secrets(check: Check) -> Check:
+    return replace(check, found=redact(check.found), fix=redact(check.fix))
 
 
 def _load_default() -> "Settings":
@@ -91,7 +102,7 @@ def _load_default() -> "Settings":
 def doctor(as_json: bool, load: Callable[[], "Settings"] | None = None) -> int:
     """Print all findings, as a table or as JSON. Exit status: 1 if a check failed, else 0."""
     with show_loading("the libraries, to see whether they do"):
-        findings = list(examine(load))
+        findings = [_without_secrets(check) for check in examine(load)]
     failed = any(check.status == "fail" for check in findings)
     if as_json:
         answer = {"ok": not failed, "checks": [asdict(check) for check in findings]}

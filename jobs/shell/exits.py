@@ -66,17 +66,20 @@ _DENIED = re.compile(
     r"ACCESS_DENIED|AccessDenied|INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|"
     r"SignatureDoesNotMatch|NO_SUCH_BUCKET|NoSuchBucket|InvalidClientTokenId|HTTP response code: 40[13]|"
     r"correct the keys|create the bucket|Spark lacks the jars|out-of-date database schema|"
-    r"status code 40[13]|PYTHON_VERSION_MISMATCH"
+    r"status code 40[13]|PYTHON_VERSION_MISMATCH|Spark needs Java|cannot run ranks"
 )
-"""What storage and MLflow say of wrong keys, a missing bucket or an old schema."""
+"""What storage, MLflow and our own checks say of wrong keys, a missing bucket, an old schema, another Java,
+or an access mode of a platform that runs no ranks."""
 _UNAVAILABLE = re.compile(
     r"Max retries exceeded|Connection (refused|reset|aborted)|timed out|[Tt]imeout|TEMPORARILY_UNAVAILABLE|"
     r"database is locked|No route to host|Name or service not known|UnknownHostException|"
     r"java\.net\.|java\.io\.IOException|ExecutorLostFailure|Lost executor|exceeded with HTTP|"
     r"status code 5\d\d|error code 50[234]|the ranks failed at every try|SparkContext was shut down|"
-    r"client error \(Connect\)|error sending request"
+    r"client error \(Connect\)|error sending request|"
+    r"another writer changed the rows meanwhile|but the champion is now|changed while it was read"
 )
-"""What libraries say of a server, an executor or a network that does not answer."""
+"""What libraries say of a server, an executor or a network that does not answer, and what we say of another
+driver that was faster."""
 _WORKER_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception))(?::|$)", re.MULTILINE)
 """The type at the beginning of the last line of a traceback."""
 
@@ -100,9 +103,10 @@ def find_exit(error: BaseException, *, configuring: bool) -> Exit:
     if isinstance(error, PreflightError):
         return error.status
     text = str(error)
-    if _DENIED.search(text):
+    message = _leave_out_frames(text)
+    if _DENIED.search(message):
         return Exit.CONFIGURATION
-    if _is_passing(error, text):
+    if _is_passing(error, message):
         return Exit.RETRY
     if configuring or isinstance(error, ImportError):
         return Exit.CONFIGURATION
@@ -111,18 +115,24 @@ def find_exit(error: BaseException, *, configuring: bool) -> Exit:
     return _judge_worker(text)
 
 
-def _is_passing(error: BaseException, text: str) -> bool:
+def _leave_out_frames(text: str) -> str:
+    """The lines that say what happened. Frames of a traceback are indented; they quote code and names of
+    classes, which may hold any word, such as `timeout=5`."""
+    return "\n".join(line for line in text.splitlines() if not line[:1].isspace())
+
+
+def _is_passing(error: BaseException, message: str) -> bool:
     """Whether the same command may succeed later, with nothing changed."""
     names = {each.__name__ for each in type(error).__mro__}
     if names & {"LeaseHeldError", "LeaseLostError", "Py4JNetworkError"}:
         return True
     if isinstance(error, OSError):
-        return error.errno not in _LASTING if error.errno is not None else _is_fault_of_store(error, text)
+        return error.errno not in _LASTING if error.errno is not None else _is_fault_of_store(error)
     # ValueError: our own text about a value, which may hold any word.
-    return not isinstance(error, (ValueError, LookupError, TypeError)) and bool(_UNAVAILABLE.search(text))
+    return not isinstance(error, (ValueError, LookupError, TypeError)) and bool(_UNAVAILABLE.search(message))
 
 
-def _is_fault_of_store(error: OSError, text: str) -> bool:
+def _is_fault_of_store(error: OSError) -> bool:
     """An error without a number: of an object store or a client, unless it is of a kind that lasts."""
     lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
     return not isinstance(error, lasting)

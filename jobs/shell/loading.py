@@ -1,4 +1,4 @@
-"""Loading of libraries: a sign of life meanwhile, and a check that all of them load.
+"""Loading of libraries: a line every few seconds meanwhile, and a check that all of them load.
 
 The first time on a machine this takes half a minute.
 """
@@ -6,12 +6,12 @@ The first time on a machine this takes half a minute.
 import importlib
 import pkgutil
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pipelines
+from jobs.shell.repeating import repeat_every
 
 QUIET_SECONDS = 4.0
 
@@ -19,17 +19,13 @@ QUIET_SECONDS = 4.0
 @contextmanager
 def show_loading(what: str) -> Iterator[None]:
     """Print every few seconds to standard error that `what` is being loaded; nothing if it loads quickly."""
-    done, start = threading.Event(), time.monotonic()
+    start = time.monotonic()
 
     def report() -> None:
-        while not done.wait(QUIET_SECONDS):
-            print(f"  loading {what} {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        print(f"  loading {what} {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
-    threading.Thread(target=report, daemon=True).start()
-    try:
+    with repeat_every(QUIET_SECONDS, report):
         yield
-    finally:
-        done.set()
 
 
 def load_everything() -> None:

@@ -178,8 +178,10 @@ def require_packages(spark: "SparkSession", packages: Sequence[str], warn: Calla
         for problem in found if not faults else ():
             warn(f"{report.host}: {problem}")
     if faults:
-        shown = "; ".join(dict.fromkeys(faults[:MAX_SHOWN]))
-        raise ImportError(f"executors cannot run the stages: {shown}")
+        different = list(dict.fromkeys(faults))
+        shown = "; ".join(different[:MAX_SHOWN])
+        more = f"; and {len(different) - MAX_SHOWN} more" if len(different) > MAX_SHOWN else ""
+        raise ImportError(f"executors cannot run the stages: {shown}{more}")
 
 
 def _is_one_machine(spark: "SparkSession") -> bool:

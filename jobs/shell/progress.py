@@ -1,6 +1,5 @@
 """Live progress of a stage: a spinner with seconds on a terminal, plain lines elsewhere."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from jobs.shell.display import console
 from jobs.shell.redaction import redact
+from jobs.shell.repeating import repeat_every
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -45,7 +45,7 @@ class Progress:
     def update(self, text: str) -> None:
         """Show how far the phase is; without a terminal, after QUIET_SECONDS without a line."""
         self._text = text
-        self._refresh()
+        self.refresh()
 
     def print(self, text: str) -> None:
         """Print a line that stays."""
@@ -58,7 +58,8 @@ class Progress:
         if self._spinner is not None:
             self._spinner.stop()
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Show the seconds that have passed; without a terminal, if it is time for a line."""
         if self._spinner is not None:
             seconds = f"{time.monotonic() - self._start:.0f} s"
             text = Text.assemble((self._stage, "bold"), f" {redact(self._text)} ", (seconds, "dim"))
@@ -90,41 +91,27 @@ def follow_tasks(
     from pipelines.spark import count_tasks
 
     progress.phase(text)
-    done, started = threading.Event(), dict[int, float]()
+    started: dict[int, float] = {}
 
     def follow() -> None:
-        while not done.wait(1.0):
-            if (found := count_tasks(spark)) is None:
-                continue
-            stage, num_done, num_tasks = found
-            seconds = time.monotonic() - started.setdefault(stage, time.monotonic())
-            speed = describe_speed(num_done, num_tasks, seconds, amount, unit)
-            if num_tasks > 1 and speed:
-                progress.update(f"{text}: {speed}")
+        if (found := count_tasks(spark)) is None:
+            return
+        stage, num_done, num_tasks = found
+        seconds = time.monotonic() - started.setdefault(stage, time.monotonic())
+        speed = describe_speed(num_done, num_tasks, seconds, amount, unit)
+        if num_tasks > 1 and speed:
+            progress.update(f"{text}: {speed}")
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    with repeat_every(1.0, follow):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @contextmanager
 def show_progress(stage: str) -> Iterator[Progress]:
     """Progress of a stage; a thread refreshes it while the stage waits for Spark or loads libraries."""
-    progress, done = Progress(stage), threading.Event()
-
-    def refresh() -> None:
-        while not done.wait(1.0):
-            progress._refresh()
-
-    thread = threading.Thread(target=refresh, daemon=True)
-    thread.start()
+    progress = Progress(stage)
     try:
-        yield progress
+        with repeat_every(1.0, progress.refresh):
+            yield progress
     finally:
-        done.set()
-        thread.join()
         progress.stop()

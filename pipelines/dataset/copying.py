@@ -2,7 +2,7 @@
 after a kill. Arrow and NumPy only.
 
 The order of training is a permutation of all rows that changes with every epoch, so every machine needs the
-whole split: 5 bytes per token, 8 per segment and 52 per row on its disk, which is checked before the first
+whole split: 5 bytes per token, 4 per segment and 48 per row on its disk, which is checked before the first
 value is read. Memory does not depend on the number of rows: the index lies in memory-mapped files, too.
 
 Two passes. The first reads the sizes of all rows (small columns) and lays out the arrays. The second reads
@@ -49,11 +49,12 @@ def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
     """
     chosen = pc.field("split") == split
     fragments = list(files.get_fragments(filter=chosen))
+    done = folder / "done"
     if not (folder / "laid_out").exists():
+        done.unlink(missing_ok=True)  # the new arrays hold no file yet
         num_rows = sum(fragment.count_rows(filter=chosen) for fragment in fragments)
         _read_sizes(fragments, chosen, split, num_rows, folder)
     arrays = FlatArrays(folder)
-    done = folder / "done"
     finished = set(done.read_text().splitlines()) if done.exists() else set()
 
     def copy_file(fragment: pads.Fragment) -> None:
@@ -66,8 +67,9 @@ def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
             arrays.flush()  # before the note: a copy that was killed then has the values of every file noted
             with done.open("a") as notes:
                 notes.write(f"{fragment.path}\n")
-    (folder / "laid_out").unlink()
+    # In this order: after a kill in between, all files are copied again. Notes without arrays would be worse.
     done.unlink(missing_ok=True)
+    (folder / "laid_out").unlink()
 
 
 def _read_sizes(

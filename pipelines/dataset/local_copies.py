@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipelines.machine import cache_folder
@@ -36,45 +36,57 @@ def copies_folder(kind: str = "sequences") -> Path:
 
 @contextmanager
 def open_copy(home: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
-    """The copy `name` in `home`, locked against pruning while the context lasts.
+    """The copy `name` in `home`, protected against pruning while the context lasts.
 
-    The first caller on a machine lets `make` fill a folder; the others wait for it. A folder that `make` did
-    not finish is never visible under `name`. It stays for the next caller, whose `make` may continue it; if
-    the disk is full, it is deleted.
+    The first caller on a machine lets `make` fill a folder; the others wait until it is complete, and then
+    use it at the same time. A folder that `make` did not finish is never visible under `name`. It stays for
+    the next caller, whose `make` may continue it; if the disk is full, it is deleted.
     """
     copy = home / name
-    with _lock(copy):
-        if not copy.is_dir():
-            _prune(home)
-            partial = home / f".making-{name}"  # the lock makes it ours
-            partial.mkdir(mode=0o700, exist_ok=True)
-            try:
-                make(partial)
-            except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    shutil.rmtree(partial, ignore_errors=True)
-                raise
-            partial.rename(copy)
-        os.utime(copy)
-        yield copy
+    while True:
+        with _lock(copy, fcntl.LOCK_SH):
+            if copy.is_dir():
+                os.utime(copy)
+                yield copy
+                return
+        with _lock(copy, fcntl.LOCK_EX):
+            if not copy.is_dir():
+                _prune(home)
+                _make_copy(copy, make)
+
+
+def _make_copy(copy: Path, make: Callable[[Path], None]) -> None:
+    partial = copy.with_name(f".making-{copy.name}")  # the lock makes it ours
+    partial.mkdir(mode=0o700, exist_ok=True)
+    os.utime(partial)  # one that is continued may be old, and others prune what is old
+    try:
+        make(partial)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.rename(copy)
+    os.utime(copy)
 
 
 @contextmanager
-def _lock(copy: Path) -> Iterator[None]:
+def _lock(copy: Path, kind: int) -> Iterator[None]:
+    """Hold the lock of a copy, shared or exclusive. Raises BlockingIOError if it is taken and `kind` says not
+    to wait."""
     with copy.with_name(f"{copy.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, kind)
         yield
 
 
 def _prune(home: Path) -> None:
-    """Delete copies that were not opened for a week, and unfinished ones as old."""
+    """Delete copies that were not opened for a week, and unfinished ones as old. Copies in use stay."""
     for copy in home.iterdir():
         if COPY_NAME.fullmatch(copy.name) and not copy.is_symlink() and _is_stale(copy):
             if copy.name.startswith("."):
                 shutil.rmtree(copy, ignore_errors=True)
                 continue
-            with _lock(copy):
-                if _is_stale(copy):  # still not opened while we waited
+            with suppress(BlockingIOError), _lock(copy, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                if _is_stale(copy):  # nobody opened it since we looked
                     shutil.rmtree(copy, ignore_errors=True)
 
 

@@ -1,5 +1,6 @@
 """Does the tracking server answer? Asked before any work, because MLflow's client tries for minutes."""
 
+import http.client
 import ssl
 import time
 import urllib.error
@@ -16,7 +17,7 @@ def require_server(tracking_uri: str) -> None:
     """Raise ConnectionError if `tracking_uri` is the address of a server that does not answer.
 
     Any answer will do, also one that asks for a password or a certificate: those are MLflow's to give. Other
-    stores (SQLite, databricks) are not asked.
+    stores (SQLite, databricks) are not asked. Raises ValueError if `tracking_uri` is no address.
     """
     if not tracking_uri.startswith(("http://", "https://")):
         return
@@ -42,5 +43,11 @@ def _ask(address: str) -> str:
         return f"status {error.code}" if error.code in GATEWAY_ERRORS else ""
     except urllib.error.URLError as error:
         return "" if isinstance(error.reason, ssl.SSLError) else str(error.reason)
+    except http.client.InvalidURL as error:
+        raise ValueError(
+            f"tracking.uri is no address of a server: {error}; write http://HOST:PORT"
+        ) from error
+    except http.client.HTTPException as error:
+        return f"what listens there does not speak HTTP: {type(error).__name__}"
     except OSError as error:
         return str(error)

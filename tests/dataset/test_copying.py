@@ -130,6 +130,31 @@ def test_killed_copy_continues_with_the_files_left(tmp_path, monkeypatch):
     assert sorted(path.name for path in home.iterdir()) == ["copy", "copy.lock"]
 
 
+@pytest.mark.parametrize(("call", "number"), [("unlink", 0), ("unlink", 1), ("unlink", 2), ("rename", 0)])
+def test_copy_killed_at_its_end_has_every_row(tmp_path, monkeypatch, call, number):
+    """A kill at each of the last calls, which remove the notes and give the copy its name."""
+    files, home = write_files(tmp_path / "files"), tmp_path / "home"
+    home.mkdir()
+    real, calls = getattr(Path, call), []
+
+    def killed(path, *args, **options):
+        calls.append(path)
+        if len(calls) > number:
+            raise KeyboardInterrupt
+        return real(path, *args, **options)
+
+    def copy(folder):
+        copying.copy_split(files, "train", folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, call, killed)
+        with pytest.raises(KeyboardInterrupt), open_copy(home, "copy", copy):
+            pass
+    assert len(calls) == number + 1
+    with open_copy(home, "copy", copy) as folder:
+        check_rows(folder, NUM_FILES * ROWS_PER_FILE)
+
+
 @pytest.mark.parametrize("ids", [[0, 1, 3], [0, 1, 1], [-1, 0, 1]])
 def test_ids_that_are_not_dense_are_refused(tmp_path, ids):
     files = write_files(tmp_path / "files", num_files=1, ids=ids)

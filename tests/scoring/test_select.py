@@ -1,5 +1,6 @@
 """Which documents are scored again, and how they are dealt to tasks."""
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from pyspark.sql import functions as F
 from pipelines.delta import ContractError
 from pipelines.scoring import select
 from pipelines.scoring.select import choose_documents, count_partitions, read_predictions
+from pipelines.tables import PREDICTIONS
 from tests.scoring.test_batch import as_documents
 
 MODEL = SimpleNamespace(name="intents", version=3, run_id="r1")
@@ -51,6 +53,35 @@ def test_only_new_or_changed_documents_are_chosen(documents, scored, monkeypatch
     for other in ({"version": 4}, {"run_id": "r2"}, {"name": "answers"}):
         model = SimpleNamespace(**{**vars(MODEL), **other})
         assert choose(documents, scored, model) == (every_id, 32, 0)
+
+
+def as_predictions(documents):
+    constants = {
+        "prediction": F.lit("lost_card"),
+        "score": F.lit(0.5),
+        "model_name": F.lit("intents"),
+        "model_version": F.lit(3),
+        "run_id": F.lit("r1"),
+        "documents_version": F.lit(1).cast("bigint"),
+        "scored_at": F.lit(datetime(2026, 11, 21, tzinfo=UTC)),
+        "latency_ms": F.lit(1.0),
+    }
+    return documents.withColumns(constants).select(*PREDICTIONS.schema.names)
+
+
+def test_changed_documents_of_a_rebuilt_table_are_added(spark, documents, tmp_path):
+    """Its versions start at 0 again, so other content has a version number that was scored before."""
+    path = str(tmp_path / "predictions")
+    PREDICTIONS.append(as_predictions(documents), path, fingerprint="a", facts={})
+    for fingerprint, expected in (("b", 2), ("c", 0)):
+        earlier = PREDICTIONS.read(spark, path)
+        with choose_documents(correct(documents), earlier, MODEL, num_partitions=2) as chosen:
+            assert chosen.num_rows == expected
+            scored = as_predictions(chosen.rows)
+            assert PREDICTIONS.append(scored, path, fingerprint=fingerprint, facts={}).num_rows == expected
+    again = PREDICTIONS.append(as_predictions(documents), path, fingerprint="another driver", facts={})
+    assert again.num_rows == 0  # documents without a label included
+    assert PREDICTIONS.read(spark, path).count() == 34
 
 
 @pytest.mark.parametrize("max_broadcast_rows", [select.MAX_BROADCAST_ROWS, 0])

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.shell.checks import check_horovod, check_jars, check_packages, check_slots, check_tracking
-from jobs.shell.doctor import CHECKS, doctor
+from jobs.shell import redaction, settings_checks
+from jobs.shell.checks import check_horovod, check_jars, check_packages, run_python
+from jobs.shell.doctor import CHECKS, doctor, examine
 from jobs.shell.settings import load
+from jobs.shell.settings_checks import check_slots, check_tracking
 from jobs.shell.storage_checks import check_storage
 from pipelines.machine import DELTA_JARS
 
@@ -157,7 +159,7 @@ def test_slots_are_those_of_the_session_master(masters, monkeypatch, submit, def
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", submit)
     monkeypatch.setattr("pipelines.spark.DEFAULT_MASTER", "local[1]")  # conf/base.yaml sets another one
     (masters / "spark-defaults.conf").write_text(defaults + "\n", encoding="ascii")
-    slots = check_slots()
+    slots = check_slots(load())
     assert (slots.status, slots.found, slots.wanted) == (
         status,
         found,
@@ -169,7 +171,8 @@ def test_slots_are_those_of_the_session_master(masters, monkeypatch, submit, def
 def test_one_core_has_too_few_slots(masters, monkeypatch):
     monkeypatch.setenv("SPARK_MASTER", "yarn")  # no session reads this variable
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
-    assert (check_slots().status, check_slots().found) == ("warn", "local[2,4], 1 cores here")
+    slots = check_slots(load())
+    assert (slots.status, slots.found) == ("warn", "local[2,4], 1 cores here")
 
 
 def test_each_client_of_the_storage_has_its_line(tmp_path):
@@ -209,12 +212,53 @@ def test_doctor_works_on_a_python_without_any_package(tmp_path, flag):
         assert found["packages"] == found["delta jars"] == found["horovod"] == "fail"
 
 
-def test_the_mlflow_store_is_examined(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
-    assert check_tracking().status == "ok"
+def check_store(uri):
+    return check_tracking(load(overrides=[f"tracking.uri={uri}"]))
+
+
+def test_the_mlflow_store_is_examined(tmp_path):
+    assert check_store(f"sqlite:///{tmp_path}/new.db").status == "ok"
     assert list(tmp_path.iterdir()) == []  # the doctor creates nothing
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: no server listens
-    found = check_tracking()
+    found = check_store("http://127.0.0.1:9")  # the discard port: no server listens
     assert found.status == "fail"
     assert "http://127.0.0.1:9 does not answer" in found.found
     assert found.fix == "start the server: mlflow server --port 9"
+
+
+def test_the_store_of_the_given_configuration_is_examined(monkeypatch, tmp_path):
+    """Not the one of MLFLOW_TRACKING_URI, which no stage would use."""
+    monkeypatch.setattr("jobs.shell.doctor.CHECKS", ())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    given = [f"tracking.uri=sqlite:///{tmp_path}/mine.db", f"root={tmp_path}", "finetune.num_ranks=999"]
+    found = {check.name: check for check in examine(lambda: load(overrides=given))}
+    assert (found["mlflow store"].status, found["mlflow store"].found) == (
+        "ok",
+        f"sqlite:///{tmp_path}/mine.db will be created",
+    )
+    assert found["spark slots"].wanted == "one slot for each of finetune.num_ranks=999"
+
+
+def test_a_wrong_configuration_is_one_finding(monkeypatch):
+    monkeypatch.setattr("jobs.shell.doctor.CHECKS", ())
+    (found,) = examine(lambda: load(recipe="custmer_service"))
+    assert (found.name, found.status, found.fix) == ("configuration", "fail", "correct the configuration")
+    assert "did you mean customer_service?" in found.found
+
+
+def test_the_password_of_a_store_is_on_no_command_line(monkeypatch, capsys):
+    """Nothing listens on the port: the check fails with an error of the database's client."""
+    commands, run = [], subprocess.run
+
+    def watch(command, **options):
+        commands.append(command)
+        return run(command, **options)
+
+    monkeypatch.setattr(redaction, "_known", set())
+    monkeypatch.setattr("jobs.shell.doctor.CHECKS", ())
+    monkeypatch.setattr("jobs.shell.checks.subprocess.run", watch)
+    uri = "postgresql://me:hunter2@127.0.0.1:9/db"
+    assert doctor(True, lambda: load(overrides=[f"tracking.uri={uri}"])) == 1
+    (command,) = [each for each in commands if settings_checks.CONNECT in each]
+    assert "hunter2" not in " ".join(command)
+    assert "hunter2" not in capsys.readouterr().out
+    assert run_python("import os; assert os.environ['GIVEN'] == 'hunter2'", GIVEN="hunter2") == ""

@@ -15,6 +15,7 @@ from py4j.protocol import Py4JNetworkError
 
 from jobs.shell.exits import Exit, Stopped, find_exit
 from pipelines.delta import ContractError
+from pipelines.finetune.launch.barrier import RankError
 from pipelines.lease import LeaseHeldError, LeaseLostError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -26,6 +27,17 @@ org.apache.spark.api.python.PythonException: Traceback (most recent call last):
 
 \tat org.apache.spark.api.python.BasePythonRunner.handlePythonException(PythonRunner.scala:581)
 """
+FROM_A_RANK = """rank 1 on node-2 failed: {summary}
+
+Traceback on that rank:
+Traceback (most recent call last):
+  File "/x/meet.py", line 7, in meet
+    barrier.wait(timeout=30)  # Connection refused, timed out
+  File "/x/meet.py", line 9, in count
+    return sums[name]
+{summary}
+"""
+SEARCHED = "org.apache.spark.SparkException: Job aborted\n\tat java.net.URLClassLoader.findClass(a.java:1)"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +68,11 @@ org.apache.spark.api.python.PythonException: Traceback (most recent call last):
         (Exception(IN_A_WORKER.format(kind="ContractError", module="pipelines.delta.")), Exit.INPUT),
         (Exception(IN_A_WORKER.format(kind="KeyError", module="")), Exit.UNEXPECTED),
         (Exception("Job aborted: ExecutorLostFailure (executor 3 exited)"), Exit.RETRY),
+        (RankError(FROM_A_RANK.format(summary="KeyError: 'loss'")), Exit.UNEXPECTED),
+        (RankError(FROM_A_RANK.format(summary="TimeoutError: no answer")), Exit.RETRY),
+        (RuntimeError("no Java on PATH; Spark needs Java 17 or 21; run: make system"), Exit.CONFIGURATION),
+        (Exception(SEARCHED), Exit.UNEXPECTED),
+        (Exception(SEARCHED.replace("\tat ", "Caused by: ")), Exit.RETRY),
         (KeyboardInterrupt(), Exit.INTERRUPTED),
         (Stopped("SIGTERM"), Exit.TERMINATED),
     ],

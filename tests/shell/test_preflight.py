@@ -65,7 +65,14 @@ def test_any_answer_of_a_server_will_do(line):
         require_server(address)
 
 
-@pytest.mark.parametrize(("reply", "why"), [(None, "timed out"), (status("503 Unavailable"), "status 503")])
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        (None, "timed out"),
+        (status("503 Unavailable"), "status 503"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
+    ],
+)
 def test_a_server_that_does_not_answer_is_named(monkeypatch, reply, why):
     monkeypatch.setattr(server, "CONNECT_SECONDS", 0.3)
     monkeypatch.setattr(server, "PAUSE_SECONDS", 0.0)
@@ -74,6 +81,11 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch, reply, why):
         pytest.raises(ConnectionError, match=rf"{address} .*{why}.*tracking\.uri"),
     ):
         require_server(address)
+
+
+def test_an_address_without_a_number_for_its_port_is_refused():
+    with pytest.raises(ValueError, match=r"tracking\.uri is no address .*'port'\); write http://HOST:PORT"):
+        require_server("http://127.0.0.1:port")
 
 
 def test_a_run_without_its_tracking_server_ends_early(tmp_path):
@@ -216,6 +228,18 @@ def test_executors_with_other_packages_are_named(monkeypatch):
     assert "node-4: distributary's modules are missing" in str(caught.value)
     assert "node-1" not in str(caught.value)
     assert warned == []
+
+
+def test_many_faulty_executors_are_counted(monkeypatch):
+    import pipelines.executors
+
+    reports = [report(f"node-{number // 2}", {"numpy": None}) for number in range(40)]
+    monkeypatch.setattr(pipelines.executors, "check_executors", lambda spark: reports)
+    with pytest.raises(ImportError) as caught:
+        require_packages(None, ["numpy"], print)
+    # Two executors a host: 20 different faults, of which 8 are shown.
+    assert [f"node-{number}: " in str(caught.value) for number in (0, 7, 8)] == [True, True, False]
+    assert str(caught.value).endswith("; and 12 more")
 
 
 def test_a_full_disk_of_an_executor_is_a_warning(monkeypatch):

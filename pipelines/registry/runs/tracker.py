@@ -7,7 +7,7 @@ them on.
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -77,14 +77,15 @@ def open_run(
     params: Mapping[str, Any],
     config: str,
     inputs: Iterable["Pin"],
+    hide: Callable[[str], str] = str,
 ) -> Iterator["Tracker"]:
     """Start or continue the run of a training, record what it is made from, and end it with the context.
 
     `folder` has the training's checkpoints and result; `params` and `config` (YAML text) must be free of
     secrets; `inputs` are the table versions that the training reads. An error in the context makes the run
-    failed and is kept in it.
+    failed and is kept in it, as `hide` returns it.
     """
-    with Tracker(experiment, fingerprint, tags={FOLDER_TAG: folder}) as tracker:
+    with Tracker(experiment, fingerprint, tags={FOLDER_TAG: folder}, hide=hide) as tracker:
         tracker.log_params(params)
         tracker.log_config(config)
         tracker.log_environment()
@@ -105,9 +106,11 @@ class Tracker:
         *,
         name: str | None = None,
         tags: Mapping[str, str] | None = None,
+        hide: Callable[[str], str] = str,
     ) -> None:
+        """`hide` removes secrets from the text of an error before the run keeps it."""
         store.require_connection()
-        self._client = MlflowClient()
+        self._client, self._hide = MlflowClient(), hide
         self._buffer: list[Metric] = []
         self._flushed_at = time.monotonic()
         earlier = find_run(experiment, fingerprint)
@@ -233,10 +236,11 @@ class Tracker:
         self._end("FINISHED")
 
     def fail(self, error: str, *, status: str = "FAILED") -> None:
-        """Keep the error (cut in a tag, whole in error.txt) and set the status.
+        """Keep the error without secrets (cut in a tag, whole in error.txt) and set the status.
 
         The next Tracker with the fingerprint continues.
         """
+        error = self._hide(error)
         self._client.set_tag(self.run_id, ERROR_TAG, error[:MAX_TAG_CHARS])
         self._client.log_text(self.run_id, error, "error.txt")
         self._end(status)
@@ -252,10 +256,8 @@ class Tracker:
             self._buffer.clear()
         elif error is not None:
             try:
-                self.fail(
-                    f"{type(error).__name__}: {error}",
-                    status="FAILED" if isinstance(error, Exception) else "KILLED",
-                )
+                status = "FAILED" if isinstance(error, Exception) else "KILLED"
+                self.fail(f"{type(error).__name__}: {error}", status=status)
             except Exception as fault:
                 # The training's own error matters more than any fault of the store.
                 logger.error(

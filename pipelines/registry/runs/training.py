@@ -1,6 +1,6 @@
 """The MLflow run of a training: its record while it runs and when it ends."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,17 @@ from pipelines.pin import Pin
 from pipelines.registry.runs.current import CurrentRun, write_current
 from pipelines.registry.runs.tracker import Tracker, find_run, open_run
 from pipelines.storage import Folder
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a run says of its training besides metrics, all of it without secrets."""
+
+    params: Mapping[str, Any]
+    config: str
+    """The whole configuration as YAML."""
+    hide: Callable[[str], str]
+    """Removes secrets from the text of an error: libraries repeat addresses and settings."""
 
 
 @dataclass
@@ -37,13 +48,12 @@ class RunRecord:
 
 @contextmanager
 def record_run(
-    training: Training, sequences: Pin, experiment: str, params: Mapping[str, Any], config: str, folder: str
+    training: Training, sequences: Pin, experiment: str, description: Description, folder: str
 ) -> Iterator[RunRecord]:
     """The run of this training, started or continued; concluded when the context ends well, else failed with
     the error.
 
-    Holds the lease of the run folder. At the end the run is the current one of `folder`. `config`: the whole
-    configuration as YAML, without secrets, like `params`.
+    Holds the lease of the run folder. At the end the run is the current one of `folder`.
     """
     with Lease(Folder(training.folder)) as lease:
         run_id = _find_finished(training, experiment)
@@ -55,9 +65,10 @@ def record_run(
                 experiment,
                 training.fingerprint,
                 folder=training.folder,
-                params=params,
-                config=config,
+                params=description.params,
+                config=description.config,
                 inputs=[sequences, Pin(**sequences.facts["documents"])],
+                hide=description.hide,
             ) as tracker:
                 record = RunRecord(tracker, lease)
                 yield record

@@ -1,0 +1,70 @@
+"""The checks of `distributary doctor` that depend on the configuration: slots for ranks, the MLflow store.
+
+They look at what the stages would use with the same options, and at nothing else: MLflow's own variable
+MLFLOW_TRACKING_URI counts only where the configuration refers to it.
+"""
+
+import os
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from jobs.shell.checks import Check, run_python
+from jobs.shell.redaction import redact
+
+if TYPE_CHECKING:
+    from jobs.shell.settings import Settings
+
+STORE_VARIABLE = "DISTRIBUTARY_CHECKED_STORE"
+CONNECT = f"""import os
+from pipelines.registry.store import connect
+connect(os.environ["{STORE_VARIABLE}"])"""
+
+
+def check_slots(settings: "Settings") -> Check:
+    """A training with n ranks needs n free slots at the same time. For a cluster, the launch checks it."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    try:
+        from pipelines.spark import DEFAULT_MASTER
+        from pipelines.submit import read_given_conf
+    except Exception as error:  # a library is missing or broken
+        found, wanted = f"unknown: {error}", "one slot per rank"
+        return Check(name="spark slots", status="warn", found=found, wanted=wanted, fix="make setup")
+    ranks = settings.tree["finetune"]["num_ranks"]
+    settled = {"spark.master": DEFAULT_MASTER, **settings.tree["spark"], **read_given_conf()}
+    master = settled.get("spark.remote") or settled["spark.master"]
+    wanted = f"one slot for each of finetune.num_ranks={ranks}"
+    local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
+    if local is None:
+        found = f"{master or 'the master of spark-submit'} decides"
+        return Check(name="spark slots", status="ok", found=found, wanted=wanted)
+    found = f"{master}, {cores} cores here"
+    slots = cores if local[1] == "*" else min(cores, int(local[1] or 1))
+    if slots < ranks:
+        fix = f"finetune.num_ranks={slots}, or a master with {ranks} slots"
+        return Check(name="spark slots", status="warn", found=found, wanted=wanted, fix=fix)
+    return Check(name="spark slots", status="ok", found=found, wanted=wanted)
+
+
+def check_tracking(settings: "Settings") -> Check:
+    """The MLflow store answers, and its database has the schema of the installed MLflow."""
+    from pipelines.registry.paths import sqlite_path
+    from pipelines.registry.server import require_server
+
+    name, wanted = "mlflow store", "a store that answers, of this MLflow's schema"
+    uri = str(settings.tree["tracking"]["uri"])
+    shown, file = redact(uri), sqlite_path(uri)
+    if file is not None and not file.is_file():
+        return Check(name=name, status="ok", found=f"{shown} will be created", wanted=wanted)
+    try:
+        require_server(uri)
+    except ConnectionError as error:
+        port = urlsplit(uri).port
+        fix = "start the server: mlflow server" + (f" --port {port}" if port else "")
+        return Check(name=name, status="fail", found=str(error), wanted=wanted, fix=fix)
+    problem = run_python(CONNECT, **{STORE_VARIABLE: uri})  # the URI of a database may hold a password
+    if problem:
+        upgrade = f"mlflow db upgrade {shown}" if "out-of-date" in problem else "see the error"
+        return Check(name=name, status="fail", found=problem, wanted=wanted, fix=upgrade)
+    return Check(name=name, status="ok", found=shown, wanted=wanted)
