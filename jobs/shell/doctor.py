@@ -101,7 +101,7 @@ def _load_default() -> "Settings":
 
 def doctor(as_json: bool, load: Callable[[], "Settings"] | None = None) -> int:
     """Print all findings, as a table or as JSON. Exit status: 1 if a check failed, else 0."""
-    with show_loading("the libraries, to see whether they do"):
+    with show_loading("all libraries as a test"):
         findings = [_without_secrets(check) for check in examine(load)]
     failed = any(check.status == "fail" for check in findings)
     if as_json:

@@ -8,10 +8,11 @@ import mlflow
 import pytest
 
 from jobs import finetune, registry
+from jobs.shell import redaction
 from jobs.shell import settings as configuration
 from pipelines.lease import Lease
 from pipelines.registry.runs import current as runs
-from pipelines.registry.runs.tracker import Tracker, read_run_status
+from pipelines.registry.runs.tracker import ERROR_TAG, Tracker, read_run_status
 from pipelines.storage import Folder
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.conftest import flow_overrides
@@ -175,3 +176,17 @@ def test_moving_the_pointer_alone_starts_no_spark(configs, monkeypatch):
     monkeypatch.setattr("pipelines.spark.start_ahead", None)
     assert finetune.main(configs.finetune).ran
     assert runs.require_current(configs.finetune.folder, read_run_status).run_id == run_id
+
+
+def test_an_error_is_kept_in_the_run_without_secrets(configs, monkeypatch):
+    """A result that cannot be read stands for errors of libraries, which repeat what they were given."""
+    monkeypatch.setattr(redaction, "_known", set())
+    redaction.remember({"password": "hunter2!"})
+    result = {**RESULT, "after": {"accuracy": "hunter2!"}}
+    Folder(training_folder(configs.finetune)).write("result.json", json.dumps(result).encode())
+    with pytest.raises(ValueError, match="hunter2!"):
+        finetune.main(configs.finetune)
+    (run,) = mlflow.search_runs(experiment_names=[configs.finetune.tracking.experiment], output_format="list")
+    assert run.info.status == "FAILED"
+    kept = [run.data.tags[ERROR_TAG], mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/error.txt")]
+    assert kept == ["ValueError: could not convert string to float: '[redacted]'"] * 2

@@ -14,7 +14,8 @@ class PackingRules:
     sequence_length: int = 128
     """Most tokens in a sequence."""
     group_bytes: int = 16 * 1024 * 1024
-    """Bytes of text packed together in one task; bounds the memory of a task."""
+    """Bytes of text that are packed together: no sequence holds documents of two groups. Memory does not
+    depend on it."""
 
     def __post_init__(self) -> None:
         if self.method not in PACKERS:
