@@ -60,6 +60,7 @@ def build_program() -> "typer.Typer":
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    _add_version(program)
     program.command("run")(run)
     for name, stage in STAGES.items():
         program.command(name)(build_command(name, stage.Config, stage.main, stage.plan))
@@ -67,6 +68,27 @@ def build_program() -> "typer.Typer":
     _add_doctor(program)
     _add_undo(program)
     return program
+
+
+def _add_version(program: "typer.Typer") -> None:
+    import typer
+
+    def print_version(wanted: bool) -> None:
+        if wanted:
+            from jobs.shell.checks import installed_version
+
+            print(f"distributary {installed_version('distributary') or '(not installed)'}")
+            raise typer.Exit
+
+    @program.callback()
+    def take_options(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", is_eager=True, callback=print_version, help="Show the version and exit."
+            ),
+        ] = False,
+    ) -> None: ...
 
 
 def _add_config(program: "typer.Typer") -> None:

@@ -42,18 +42,27 @@ EXAMPLE_KEYS = {
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Keys to change, such as finetune.num_epochs=3. conf/base.yaml explains every key.",
     ),
 ]
-Recipe = Annotated[str | None, typer.Option(help=f"What is learned: {', '.join(list_overlays('recipe'))}.")]
+Recipe = Annotated[
+    str | None, typer.Option(metavar="NAME", help=f"What is learned: {', '.join(list_overlays('recipe'))}.")
+]
 Env = Annotated[
-    str | None, typer.Option(help=f"Where it runs: {', '.join(list_overlays('env'))}. Default: this machine.")
+    str | None,
+    typer.Option(
+        metavar="NAME", help=f"Where it runs: {', '.join(list_overlays('env'))}. Default: this machine."
+    ),
 ]
 File = Annotated[
     Path | None,
     typer.Option(
-        "--config", exists=True, dir_okay=False, help="Your own YAML file, applied after recipe and env."
+        "--config",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Your own YAML file, applied after recipe and env.",
     ),
 ]
 Summary = Annotated[

@@ -84,7 +84,7 @@ def _read_overlay(kind: str, name: str) -> list[Layer]:
     shipped = list_overlays(kind)
     if name not in shipped:
         raise ValueError(
-            f"no {kind} named {name}{suggest_name(name, shipped)}; choose from: {', '.join(shipped)}"
+            f"no {kind} named {name}; choose from: {', '.join(shipped)}{suggest_name(name, shipped)}"
         )
     path = CONF / kind / f"{name}.yaml"
     keys = _read(path)

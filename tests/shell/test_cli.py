@@ -1,5 +1,6 @@
 """The console command: its help, what it loads, and a doctor that works where libraries are broken."""
 
+import configparser
 import json
 import os
 import subprocess
@@ -48,7 +49,7 @@ def list_loaded(*words: str) -> set[str]:
 
 def test_help_and_config_load_no_heavy_library():
     # One process per kind of command: they differ in what they import, not in the stage.
-    assert list_loaded("--help") == set()
+    assert list_loaded("--help") == list_loaded("--version") == set()
     assert list_loaded("finetune", "--help") == set()
     assert list_loaded("config", "--recipe", "customer_service") == set()
 
@@ -69,6 +70,14 @@ def test_help_lists_every_command(tmp_path):
     names = [line.split()[0] for line in listed if line.strip()]
     assert names == ["run", *STAGES, "config", "doctor", "undo"]
     assert not any(line.rstrip().endswith("...") for line in listed)
+
+
+def test_the_version_is_that_of_the_package(tmp_path):
+    answer = run_cli("--version", folder=tmp_path)
+    declared = configparser.ConfigParser()
+    declared.read(CHECKOUT / "setup.cfg")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout == f"distributary {declared['metadata']['version']}\n"
 
 
 def test_help_of_a_stage_shows_reads_writes_and_examples(tmp_path):
