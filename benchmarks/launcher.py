@@ -67,7 +67,7 @@ def first_collective(*_: Any) -> Rank:
 def launch_theirs() -> list[Rank]:
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # One machine: only the loopback interface is asked for, which spares it the search.
+        # One machine: with the loopback interface named, it does not search for others.
         return horovod.spark.run(
             first_collective,
             num_proc=NUM_RANKS,

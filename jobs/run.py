@@ -1,8 +1,8 @@
 """Run all five stages; skip those that are up to date.
 
 The order is corpus, dataset, finetune, registry, scoring. A stage whose output is up to date does nothing
-and says why. If the run is killed, start it again: it continues where it stopped. One run at a time works on
-a root; a second one ends with status 75.
+and says why. If the run is killed, start it again: it continues where it stopped. Only one run uses a root
+at a time; a second one ends with status 75.
 """
 
 from collections.abc import Mapping

@@ -97,7 +97,7 @@ def choose_cuda(chosen: str, *, cuda: str, sees_gpu: bool, has_compiler: bool) -
 
     auto: for the GPU if torch sees one and CUDA's compiler is there. nccl: for the GPU also on a host without
     one, such as CI or an edge node; raises SetupError that names what is missing, and never builds for the
-    CPU in silence.
+    CPU without saying so.
     """
     if chosen == "cpu" or (chosen == "auto" and not (sees_gpu and has_compiler)):
         return ""

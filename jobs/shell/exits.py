@@ -43,7 +43,7 @@ Exit status:
   1    unexpected error: a fault in the code or in a library
   2    the command line cannot be read
   65   input must be corrected, or a stage above must run first
-  75   cluster, storage or tracking server failed, or another run is at work: try again later
+  75   cluster, storage or tracking server failed, or another run is in progress: try again later
   78   the configuration or the packages of executors must be corrected
   130  interrupted (143: by SIGTERM); the next run continues"""
 """For the help of every command that runs stages."""

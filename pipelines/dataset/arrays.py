@@ -115,8 +115,8 @@ def write_arrays(folder: Path, rows: FlatRows) -> None:
 
 
 def require_consistent(rows: FlatRows) -> FlatRows:
-    """The rows themselves. Raises ValueError if one contradicts itself: a model would learn from the wrong
-    tokens in silence."""
+    """The rows themselves. Raises ValueError if one contradicts itself: otherwise a model would learn
+    from the wrong tokens, and no one would see it."""
     starts = np.cumsum(rows.segment_lengths, dtype=np.int64) - rows.segment_lengths  # (all segments,)
     row_of_segment = np.repeat(np.arange(len(rows.ids)), rows.num_segments)
     row_of_token = np.repeat(np.arange(len(rows.ids)), rows.num_tokens)

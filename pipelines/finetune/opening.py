@@ -3,8 +3,8 @@
 The first rank on a machine copies the splits to its disk, which can take half an hour and takes longer on one
 machine than on another. A rank that waited in a collective would be taken for stalled, and the training
 aborted. So ranks meet in the run folder: each writes a file when its data is open, and rank 0 writes one more
-when it sees all of them. A rank that fails says so, and the others stop. (A rank that dies is Spark's
-business: it ends the tasks of the stage.)
+when it sees all of them. A rank that fails says so, and the others stop. (If a rank dies, Spark
+ends the tasks of the stage.)
 """
 
 import time
@@ -31,8 +31,8 @@ def open_together(
 ) -> _Data:
     """The result of `open_data`, when every rank has one.
 
-    `meeting`: a folder that all ranks of this launch know and no other launch uses. `note` hears on rank 0
-    how many ranks are ready. Raises JoinError if `open_data` failed on another rank.
+    `meeting`: a folder that all ranks of this launch know and no other launch uses. `note` is told on
+    rank 0 how many ranks are ready. Raises JoinError if `open_data` failed on another rank.
     """
     if world_size == 1:
         return open_data()

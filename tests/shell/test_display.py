@@ -50,7 +50,7 @@ def test_a_stage_that_ends_at_once_prints_no_progress(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_quiet_stage_prints_a_sign_of_life(capsys, monkeypatch):
+def test_a_quiet_stage_prints_a_line_after_a_while(capsys, monkeypatch):
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     with show_progress("corpus") as shown:
         shown.update("step 3/9")

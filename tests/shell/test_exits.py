@@ -120,7 +120,7 @@ def test_a_stopped_command_cleans_up_and_says_so(tmp_path, sent, status):
         process.send_signal(sent)
         time.sleep(0.1)
         if sent == signal.SIGTERM:
-            process.send_signal(sent)  # an impatient scheduler does not cut the clean-up short
+            process.send_signal(sent)  # a second signal does not end the clean-up early
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (status, "cleaned up\n"), err
     assert "run the same command again to continue" in err
