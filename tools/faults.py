@@ -11,12 +11,13 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 CHECKOUT = Path(__file__).absolute().parent.parent
 LIST = Path("tests") / "faults.txt"
@@ -94,18 +95,34 @@ def plant(fault: Fault, copy: Path) -> bool:
     ]
     env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        ended = subprocess.run(
-            command, cwd=copy, env=env, capture_output=True, text=True, timeout=LIMIT_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return True  # a fault that makes the program hang is noticed
+        status, output = run_tests(command, copy, env)
     finally:
         file.write_text(source, encoding="utf-8")
-    if ended.returncode not in (0, 1):
-        raise RuntimeError(
-            f"{fault.name}: pytest ended with status {ended.returncode}\n{ended.stdout[-2000:]}"
-        )
-    return ended.returncode == 1
+    if status not in (0, 1, None):
+        raise RuntimeError(f"{fault.name}: pytest ended with status {status}\n{output[-2000:]}")
+    return status != 0  # also a fault that makes the program hang
+
+
+def run_tests(command: List[str], copy: Path, env: Dict[str, str]) -> Tuple[Optional[int], str]:
+    """Status and output; the status is None after LIMIT_SECONDS. All processes that the tests started are
+    ended then: Spark's JVM would otherwise go on."""
+    with subprocess.Popen(
+        command,
+        cwd=copy,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=LIMIT_SECONDS)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            return None, ""
+    return process.returncode, output
 
 
 def main(arguments: List[str]) -> int:

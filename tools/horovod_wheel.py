@@ -40,7 +40,9 @@ def choose_num_jobs() -> int:
     """Compiler processes at once: $DISTRIBUTARY_BUILD_JOBS, else the CPU cores, limited by memory."""
     chosen = os.environ.get("DISTRIBUTARY_BUILD_JOBS")
     if chosen:
-        return max(1, int(chosen))
+        if not chosen.isdecimal() or int(chosen) < 1:
+            raise SetupError(f"DISTRIBUTARY_BUILD_JOBS must be a number of at least 1, got {chosen!r}")
+        return int(chosen)
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return max(1, min(len(os.sched_getaffinity(0)), int(memory_gb / JOB_GB)))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import sysconfig
@@ -123,7 +124,7 @@ def write_pack(content: Content, target: Path) -> str:
     bytecode = compile_all(content.items)
     say(f"compiled   {len(bytecode)} modules ({time.monotonic() - started_at:.1f} s)")
     items = sorted([*content.items, *bytecode], key=lambda item: item.name)
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")  # two packs at a time have two files
     archive = Archive(part, content.folders, sum(map(num_bytes, items)))
     try:
         for item in items:

@@ -172,7 +172,9 @@ def require_packages(spark: "SparkSession", packages: Sequence[str], warn: Calla
         # Only packages, and whether our code is there at all: a zip of --py-files has no digest of its files.
         here = {"packages": expected, "code": report.facts["code"]}
         healthy = {**report.facts, "free_bytes": {}, "clock_seconds": 0.0}
-        found = find_problems(healthy, here) if report.facts["code"] else ["distributary's modules are missing"]
+        found = (
+            find_problems(healthy, here) if report.facts["code"] else ["distributary's modules are missing"]
+        )
         faults += [f"{report.host}: {problem}" for problem in found]
         found = find_problems({**report.facts, "packages": expected}, here)
         for problem in found if not faults else ():

@@ -51,7 +51,8 @@ def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
     fragments = list(files.get_fragments(filter=chosen))
     done = folder / "done"
     if not (folder / "laid_out").exists():
-        done.unlink(missing_ok=True)  # the new arrays hold no file yet
+        # Left by a copy that was killed at its end. The arrays are made again, and hold none of these files.
+        done.unlink(missing_ok=True)
         num_rows = sum(fragment.count_rows(filter=chosen) for fragment in fragments)
         _read_sizes(fragments, chosen, split, num_rows, folder)
     arrays = FlatArrays(folder)
@@ -67,9 +68,8 @@ def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
             arrays.flush()  # before the note: a copy that was killed then has the values of every file noted
             with done.open("a") as notes:
                 notes.write(f"{fragment.path}\n")
-    # In this order: after a kill in between, all files are copied again. Notes without arrays would be worse.
-    done.unlink(missing_ok=True)
     (folder / "laid_out").unlink()
+    done.unlink(missing_ok=True)
 
 
 def _read_sizes(

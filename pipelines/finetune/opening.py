@@ -46,6 +46,7 @@ def open_together(
     except JoinError:  # the others know it
         raise
     except BaseException:
+        # Not suppressed: if this write fails, too, its error makes Spark end the ranks that wait.
         meeting.write(FAILED, str(rank).encode())
         raise
     return opened

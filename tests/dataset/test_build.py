@@ -1,6 +1,8 @@
 import pyarrow as pa
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
+from pyspark.sql.classic.dataframe import DataFrame
 
 from pipelines.dataset import build, group
 from pipelines.dataset import documents as dataset_documents
@@ -316,6 +318,20 @@ def test_sequences_do_not_depend_on_the_number_of_tasks(spark, bpe, shuffle_part
             num_tasks.append(built.rows.rdd.getNumPartitions())
     assert num_tasks[:2] == [1, 3] < [num_tasks[2]]
     assert len(set(digests)) == 1
+
+
+def test_a_session_that_cannot_cache_gives_equal_sequences(spark, bpe, monkeypatch, caplog):
+    """As Databricks serverless, which refuses to persist."""
+    rules = PackingRules(method="concatenate", sequence_length=16, group_bytes=64)
+    expected, _ = collect_sequences(documents_of(spark, TEXTS * 3), bpe, rules)
+
+    def refuse(rows, level):
+        raise PySparkException("[NOT_SUPPORTED_WITH_SERVERLESS] PERSIST TABLE is not supported")
+
+    monkeypatch.setattr(DataFrame, "persist", refuse)
+    monkeypatch.setattr("pipelines.spark.is_connect", lambda session: True)
+    assert collect_sequences(documents_of(spark, TEXTS * 3), bpe, rules)[0] == expected
+    assert "this session cannot cache rows" in caplog.text
 
 
 def test_text_is_shuffled_once_and_tokens_never(spark, bpe):

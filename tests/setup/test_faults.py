@@ -1,9 +1,11 @@
 """The list of planted faults: every text is still in its file, and a fault that survives is reported."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from tools import faults as faults_module
 from tools.faults import LIST, Fault, find_lost, plant, read_faults
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -47,3 +49,34 @@ def test_a_fault_is_caught_or_survives_and_the_file_is_put_back(tmp_path):
     assert (tmp_path / "code.py").read_text() == "ANSWER = 42\n"
     with pytest.raises(RuntimeError, match="c: pytest ended with status 4"):
         plant(caught._replace(tests="test_gone.py"), tmp_path)
+
+
+HANGING = """
+import subprocess, time
+from pathlib import Path
+from code import ANSWER
+
+def test_it():
+    child = subprocess.Popen(["sleep", "600"])
+    Path("child").write_text(str(child.pid))
+    time.sleep(ANSWER)
+"""
+
+
+def has_ended(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def test_processes_of_a_hanging_test_are_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(faults_module, "LIMIT_SECONDS", 5)
+    (tmp_path / "code.py").write_text("ANSWER = 0\n")
+    (tmp_path / "test_code.py").write_text(HANGING)
+    assert plant(Fault("hang", "code.py", "0", "600", "test_code.py"), tmp_path) is True
+    pid = (tmp_path / "child").read_text()
+    deadline = time.monotonic() + 10
+    while not has_ended(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert has_ended(pid)

@@ -245,6 +245,13 @@ def test_build_uses_the_chosen_number_of_jobs(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("chosen", ["two", "0", "-1"])
+def test_a_wrong_number_of_build_jobs_is_named(monkeypatch, chosen):
+    monkeypatch.setenv("DISTRIBUTARY_BUILD_JOBS", chosen)
+    with pytest.raises(SetupError, match=f"must be a number of at least 1, got '{chosen}'"):
+        horovod_wheel.choose_num_jobs()
+
+
 def test_horovod_source_is_pinned_by_checksum():
     assert re.fullmatch(r"horovod==0\.28\.1 --hash=sha256:[0-9a-f]{64}", horovod_target.read_requirement())
 

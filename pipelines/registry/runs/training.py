@@ -99,7 +99,7 @@ def _conclude(tracker: Tracker, training: Training) -> None:
         train="train/loss",
         evaluation=f"{data.evaluation_split}/loss",
         learning_rate="train/learning_rate",
-        title="Training",
+        title=f"Training: loss on train and {data.evaluation_split}",
     )
     if result["confusion"] is not None:
         title = f"{data.final_split} after training"
