@@ -62,7 +62,8 @@ class Progress:
         """Show the seconds that have passed; without a terminal, if it is time for a line."""
         if self._spinner is not None:
             seconds = f"{time.monotonic() - self._start:.0f} s"
-            text = Text.assemble((self._stage, "bold"), f" {redact(self._text)} ", (seconds, "dim"))
+            # The text comes last: a narrow terminal cuts the end of the line.
+            text = Text.assemble((self._stage, "bold"), (f" {seconds}  ", "dim"), str(redact(self._text)))
             self._spinner.update(text)
         elif time.monotonic() - self._last_line > QUIET_SECONDS:
             self.print(self._text)
