@@ -33,6 +33,8 @@ SIGNALS = Table(
     row="what was measured of the text of one document; null = no rule asked for it",
     key=("doc_id",),
     ddl="""doc_id STRING NOT NULL COMMENT 'document measured',
+           language STRING COMMENT 'ISO 639, for Chinese with its script: zh-Hans, zh-Hant',
+           language_score DOUBLE COMMENT 'probability of the language',
            num_words DOUBLE COMMENT 'pieces between white space; ideographs by dictionary',
            mean_word_length DOUBLE COMMENT 'characters per word, marks included',
            alpha_word_fraction DOUBLE COMMENT 'words with a letter',

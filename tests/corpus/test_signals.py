@@ -132,4 +132,4 @@ def test_hash_depends_on_the_string_alone():
 
 
 def test_the_table_has_a_column_per_signal():
-    assert TABLE.schema.names == ["doc_id", *SIGNALS]
+    assert TABLE.schema.names == ["doc_id", "language", "language_score", *SIGNALS]
