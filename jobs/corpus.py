@@ -1,7 +1,7 @@
-"""Stage 1: raw files to the tables documents and quarantine.
+"""Stage 1: raw files to the tables documents, signals and quarantine.
 
 Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents (a
-record that a rule drops keeps its row, with the reason), or to quarantine if it cannot be read.
+record that a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure.
 """
 
 from contextlib import ExitStack
@@ -15,14 +15,13 @@ from jobs.shell.plan import Outcome, Plan, plan_tables
 from jobs.shell.progress import follow_tasks
 from jobs.shell.settings import Section, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
-from pipelines.corpus.rules import Rules
+from pipelines.corpus.rules import Rules, leave_out_unset
 from pipelines.corpus.source import Source, require_sources
 
 if TYPE_CHECKING:
     from pipelines.corpus.manifest import Manifest
 
 REVISION = 3  # raise it when equal files give other rows than before
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -33,6 +32,7 @@ class Config(Section):
     max_damaged_fraction: Fraction
     documents: TablePlace
     quarantine: TablePlace
+    signals: TablePlace
 
 
 def plan(config: Config) -> "Plan[Manifest]":
@@ -40,10 +40,11 @@ def plan(config: Config) -> "Plan[Manifest]":
     from pipelines.pin import fingerprint
 
     manifest = list_sources(require_sources(config.sources))
-    settings = config.model_dump(mode="json", include={"sources", "rules"})
+    settings = leave_out_unset(config.model_dump(mode="json", include={"sources", "rules"}))
     parts = [[*source.parts] for source in config.sources]  # a fingerprint ignores the order of keys
     made_from = fingerprint("corpus", REVISION, settings, parts, manifest.digest)
-    return plan_tables(made_from, [config.quarantine, config.documents], display_documents, inputs=manifest)
+    outputs = [config.quarantine, *([config.signals] if config.rules.are_measured else []), config.documents]
+    return plan_tables(made_from, outputs, display_documents, inputs=manifest)
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
@@ -53,19 +54,21 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
     from pipelines.corpus.build import open_corpus
     from pipelines.corpus.quarantine import require_few_quarantined
-    from pipelines.tables import DOCUMENTS, QUARANTINE
+    from pipelines.tables import DOCUMENTS, QUARANTINE, SIGNALS
 
-    text = f"reading {', '.join(source.name for source in config.sources)}"
+    text, made_from = f"reading {', '.join(source.name for source in config.sources)}", work.fingerprint
     with ExitStack() as stack:
         with follow_tasks(work.progress, work.spark, text, work.inputs.num_bytes // 10**6, "MB"):
-            found = open_corpus(work.spark, config.sources, work.inputs, config.rules)
-            corpus = stack.enter_context(found)
-        made_from, facts = work.fingerprint, corpus.facts
+            corpus = stack.enter_context(open_corpus(work.spark, config.sources, work.inputs, config.rules))
+        facts = corpus.facts
         work.progress.phase("writing quarantine")
         with QUARANTINE.hold(corpus.quarantine(), config.quarantine) as quarantine:
             QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
             limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
             require_few_quarantined(facts, quarantine.rows, num_files=work.inputs.num_files, **limits)
+        if config.rules.are_measured:
+            work.progress.phase("writing signals")
+            SIGNALS.overwrite(corpus.signals(), config.signals, fingerprint=made_from, facts=facts)
         with follow_tasks(work.progress, work.spark, "writing documents", facts["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))
             pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)

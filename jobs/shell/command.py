@@ -23,6 +23,7 @@ from jobs.shell.record import Record
 from jobs.shell.redaction import redact
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Check
+from jobs.shell.what_if import WhatIf, show_what_if
 
 _Config = TypeVar("_Config", bound=Section)
 
@@ -103,8 +104,27 @@ def build_command(
                     record.add_outcome(outcome, config)
                     display_outcome(outcome)
 
-    run.__doc__ = format_help(sys.modules[main.__module__].__doc__, stage)
-    return run
+    def run_or_compare(
+        overrides: Overrides = None,
+        recipe: Recipe = None,
+        env: Env = None,
+        file: File = None,
+        dry_run: DryRun = False,
+        summary: Summary = None,
+        what_if: WhatIf = None,
+    ) -> None:
+        if not what_if:
+            run(overrides, recipe, env, file, dry_run, summary)
+            return
+        with report_errors():
+            settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
+            config = settings.section(stage, model)
+            require_master(settings)
+            show_what_if(config, what_if)
+
+    command = run_or_compare if stage == "corpus" else run
+    command.__doc__ = format_help(sys.modules[main.__module__].__doc__, stage)
+    return command
 
 
 def run_command(

@@ -7,13 +7,17 @@ if TYPE_CHECKING:
 
 
 def display_documents(pin: "Pin") -> dict[str, str]:
-    """Records read, kept by split, dropped by reason, quarantined."""
+    """Records read, kept by split, dropped by reason, quarantined; edits if a source asks for cleaning."""
     facts = pin.facts
     kept, dropped = (
         ", ".join(f"{name} {count:,}" for name, count in facts[part].items()) for part in ("kept", "dropped")
     )
     records, quarantined = f"{facts['records']:,}", f"{facts['quarantined']:,}"
-    return {"rows in": records, "kept": kept, "dropped": dropped or "0", "quarantined": quarantined}
+    found = {"rows in": records, "kept": kept, "dropped": dropped or "0", "quarantined": quarantined}
+    if "edits" in facts:
+        edits = (f"{step} {count['edits']:,}" for step, count in facts["edits"].items())
+        found["cleaned"] = ", ".join(edits) or "0"
+    return found
 
 
 def display_sequences(pin: "Pin") -> dict[str, str]:

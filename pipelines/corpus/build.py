@@ -18,7 +18,8 @@ from typing import Any
 from pyspark.sql import DataFrame, Observation, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pipelines.corpus.counts import compute_checksum, count_records
+from pipelines.corpus.cleaning import Cleaning
+from pipelines.corpus.counts import compute_checksum, count_edits, count_records
 from pipelines.corpus.dedup import (
     find_first_records,
     find_survivors,
@@ -27,14 +28,17 @@ from pipelines.corpus.dedup import (
     leave_out_repeated_keys,
 )
 from pipelines.corpus.manifest import Manifest
-from pipelines.corpus.quality import label_quality
+from pipelines.corpus.measure import MEASURES
+from pipelines.corpus.quality import label_quality, label_rules
 from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated
 from pipelines.corpus.readers.slices import LABELS, Slices, choose_slice_bytes, cut_files
 from pipelines.corpus.rules import Rules
+from pipelines.corpus.signals.names import SIGNALS as SIGNAL_NAMES
 from pipelines.corpus.source import Source, check_names
 from pipelines.corpus.split import label_splits
 from pipelines.delta import ContractError
 from pipelines.held import HeldRows
+from pipelines.schema import arrow_schema
 from pipelines.spark import count_slots, persisted
 from pipelines.tables import DOCUMENTS, QUARANTINE
 
@@ -51,12 +55,15 @@ class Corpus:
     slices: Slices
     positions: DataFrame
     """Rows of POSITIONS, the split filled."""
+    documents: DataFrame
+    """Positions of the documents: good records but those that repeat a key."""
     copies: DataFrame | None
     """Positions with duplicate_of; None = there are none."""
     repeated: DataFrame | None
     """Positions with first_file and first_offset; None = there are none."""
     facts: dict[str, Any]
-    """Records, documents, quarantine by kind, kept by split, dropped by reason, and each source."""
+    """Records, documents, quarantine by kind, kept by split, dropped by reason, each source; edits by
+    step if a source asks for cleaning."""
     checksum: int
     """Xor over ids and content hashes of the documents."""
 
@@ -65,11 +72,20 @@ class Corpus:
         spark = self.positions.sparkSession
         if not self.facts["quarantined"]:
             return spark.createDataFrame([], QUARANTINE.schema)
-        broken = self.positions.where("reason IS NOT NULL")
+        broken = self.positions.where("reason IS NOT NULL").drop("failed_rule").transform(_leave_out_measures)
         if self.repeated is not None:
             labels = _select_labels(self.repeated)
             broken = broken.unionByName(read_repeated(spark, self.sources, self.slices, labels))
         return number_lines(broken, self.positions).select(*QUARANTINE.schema.names)
+
+    def signals(self) -> DataFrame:
+        """Rows of SIGNALS; a signal that no rule looks at is null."""
+        asked = {name: place for place, name in enumerate(self.rules.signals)}
+        columns = (
+            (F.col("signals")[asked[name]] if name in asked else F.lit(None).cast("double")).alias(name)
+            for name in SIGNAL_NAMES
+        )
+        return self.documents.select("doc_id", "language", "language_score", *columns)
 
     @contextmanager
     def hold_documents(self, path: str) -> Iterator[HeldRows]:
@@ -77,7 +93,8 @@ class Corpus:
 
         Raises ContractError if they are not those that were counted: files changed meanwhile.
         """
-        labels = [_select_labels(rows) for rows in (self.copies, self.repeated) if rows is not None]
+        failed = self.documents.where("failed_rule IS NOT NULL") if self.rules.are_measured else None
+        labels = [_select_labels(rows) for rows in (self.copies, self.repeated, failed) if rows is not None]
         both = reduce(DataFrame.unionByName, labels) if labels else None
         rows = read_documents(self.positions.sparkSession, self.sources, self.slices, both)
         documents = rows.transform(label_splits, self.sources).transform(label_quality, self.rules)
@@ -104,27 +121,42 @@ def open_corpus(
     check_names(sources)
     slices = cut_files(manifest, sources, choose_slice_bytes(manifest, count_slots(spark)))
     with ExitStack() as stack:
-        read = read_positions(spark, sources, slices).transform(label_splits, sources)
+        read = read_positions(spark, sources, slices, rules)
+        read = read.transform(label_splits, sources).transform(label_rules, rules)
         positions = stack.enter_context(persisted(read))
         documents, repeated = positions.where("doc_id IS NOT NULL"), None
         if any("key" in source.fields for source in sources):
             first_records, found = _count(stack, find_first_records(documents))
             if found:
-                repeated = stack.enter_context(persisted(label_repeated_keys(documents, first_records)))
+                repeated = stack.enter_context(
+                    persisted(label_repeated_keys(_leave_out_measures(documents), first_records))
+                )
                 documents = leave_out_repeated_keys(documents, first_records)
         survivors, found = _count(stack, find_survivors(documents))
-        copies = stack.enter_context(persisted(label_copies(documents, survivors))) if found else None
+        copies = (
+            stack.enter_context(persisted(label_copies(_leave_out_measures(documents), survivors)))
+            if found
+            else None
+        )
         facts, checksum = count_records(positions, documents, copies, repeated, rules)
+        if any(source.cleaning != Cleaning() for source in sources):
+            facts["edits"] = count_edits(documents)
         yield Corpus(
             sources=sources,
             rules=rules,
             slices=slices,
             positions=positions,
+            documents=documents,
             copies=copies,
             repeated=repeated,
             facts=facts,
             checksum=checksum,
         )
+
+
+def _leave_out_measures(positions: DataFrame) -> DataFrame:
+    """Without what was measured, which is kept with the positions only; failed_rule stays."""
+    return positions.drop(*arrow_schema(MEASURES).names)
 
 
 def _count(stack: ExitStack, groups: DataFrame) -> tuple[DataFrame, int]:

@@ -1,6 +1,24 @@
-"""One form for each text, so that equal texts are equal bytes, whichever program saved them."""
+"""One form for each text, so that equal texts are equal bytes, whichever program saved them.
 
+`normalise` is for every text; the steps of `Cleaning` are for sources that ask for them, and are counted.
+"""
+
+import re
 import unicodedata
+from collections import Counter
+
+from pipelines.corpus.cleaning import Cleaning
+from pipelines.corpus.pii import replace_pii
+
+_LINE_SEPARATORS = re.compile("[\\x0b\\x0c\\x1c-\\x1e\\x85\\u2028\\u2029]")
+# Control characters but tab and LF; soft hyphen, zero-width space, word joiner, byte order mark, direction
+# marks. The joiners U+200C and U+200D stay: Persian, Indic scripts and emoji need them.
+_INVISIBLE = re.compile(
+    "[\\x00-\\x08\\x0e-\\x1f\\x7f-\\x9f\\xad\\u200b\\u200e\\u200f\\u202a-\\u202e\\u2060-\\u2069\\ufeff]"
+)
+_SPACES = re.compile("[\\xa0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000]")
+_SPACES_AT_LINE_END = re.compile("[ \\t]+(?=\\n)")
+_BLANK_LINES = re.compile("\\n{3,}")
 
 
 def normalise(text: str) -> str:
@@ -14,3 +32,57 @@ def normalise(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.strip() if text.isascii() else unicodedata.normalize("NFC", text).strip()
+
+
+class Cleaner:
+    """The steps of one source. Counts what they changed until the counts are taken."""
+
+    def __init__(self, cleaning: Cleaning) -> None:
+        self._cleaning = cleaning
+        self._counts = Counter[str]()
+
+    def clean(self, text: str) -> str:
+        """The text after all steps, normalised. Cleaning a clean text changes nothing."""
+        cleaning = self._cleaning
+        if cleaning.mojibake:
+            text = self._note("mojibake", text, repair_encoding(text))
+        text = normalise(text)
+        if cleaning.control_characters:
+            text = self._note("control_characters", text, normalise(remove_control_characters(text)))
+        if cleaning.white_space:
+            text = self._note("white_space", text, normalise(tidy_white_space(text)))
+        if cleaning.pii:
+            text, found = replace_pii(text, cleaning.pii)
+            self._counts.update(found)
+        return text
+
+    def take_counts(self) -> dict[str, int]:
+        """Texts that each step changed, and placeholders by kind, since the last call."""
+        if not self._counts:
+            return {}
+        counts, self._counts = dict(self._counts), Counter()
+        return counts
+
+    def _note(self, step: str, before: str, after: str) -> str:
+        if before != after:
+            self._counts[step] += 1
+        return after
+
+
+def repair_encoding(text: str) -> str:
+    """Text that was decoded with a wrong encoding, decoded with the right one; other text as it is."""
+    if text.isascii():
+        return text
+    import ftfy  # 0.1 s to load, and most sources do not ask for it
+
+    return ftfy.fix_encoding(text)
+
+
+def remove_control_characters(text: str) -> str:
+    """Without control characters and invisible marks; other line separators become LF."""
+    return _INVISIBLE.sub("", _LINE_SEPARATORS.sub("\n", text))
+
+
+def tidy_white_space(text: str) -> str:
+    """Every space U+0020, no spaces before a line end, one blank line at most. Indentation stays."""
+    return _BLANK_LINES.sub("\n\n", _SPACES_AT_LINE_END.sub("", _SPACES.sub(" ", text)))

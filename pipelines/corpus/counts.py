@@ -60,6 +60,17 @@ def count_records(
     return facts, checksum
 
 
+def count_edits(documents: DataFrame) -> dict[str, dict[str, int]]:
+    """By cleaning step or kind of placeholder: documents changed, and edits in all of them. Needs edits."""
+    counted = (
+        documents.select(F.explode("edits").alias("step", "edits"))
+        .groupBy("step")
+        .agg(F.count("*").alias("documents"), F.sum("edits").alias("edits"))
+        .collect()
+    )
+    return {row.step: {"documents": row.documents, "edits": row.edits} for row in sorted(counted)}
+
+
 def _group(rows: DataFrame, table: str, weight: int, reason: Column | None = None) -> DataFrame:
     is_document = table == "documents"
     return rows.select(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from typing import Any
 
+from pipelines.corpus.cleaning import Cleaning
 from pipelines.corpus.readers.format import Format, Request
 from pipelines.corpus.readers.table import FORMATS
 
@@ -42,6 +43,8 @@ class Source:
     """Share of each split, by hash of the content; sum 1. A record whose split field is filled keeps that."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the format."""
+    cleaning: Cleaning = field(default_factory=Cleaning)
+    """Optional steps between a record and its document."""
     max_record_bytes: int = 16 * 2**20
     """Bytes of the longest record that is kept, without its line ending."""
 

@@ -78,14 +78,15 @@ def test_local_paths_become_absolute_when_settings_load(tmp_path, monkeypatch):
 
 
 def test_every_table_and_folder_key_is_a_path():
-    names = {"documents", "quarantine", "sequences", "tokenizers", "folder", "trainings", "predictions"}
+    names = {"documents", "quarantine", "signals", "sequences", "tokenizers", "folder", "trainings"}
+    names |= {"predictions"}
     configs = check_all(overrides=["root=somewhere"])
     found = {
         (stage, name): getattr(config, name)
         for stage, config in configs.items()
         for name in names & set(type(config).model_fields)
     }
-    assert len(found) == 12
+    assert len(found) == 13
     assert {place for place, path in found.items() if not path.startswith("/")} == set()
 
 

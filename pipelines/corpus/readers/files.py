@@ -18,6 +18,7 @@ from pyarrow import NativeFile
 from pyarrow.fs import FileSystem
 from pyspark.sql import DataFrame, SparkSession
 
+from pipelines.corpus.measure import MEASURES, Measurable, TextKeeper, attach_signals
 from pipelines.corpus.readers.format import Record, Slice
 from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.rows import (
@@ -29,6 +30,7 @@ from pipelines.corpus.readers.rows import (
     make_summary,
 )
 from pipelines.corpus.readers.slices import Scattered, Slices, scatter
+from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
 from pipelines.schema import arrow_schema
 from pipelines.storage import locate
@@ -43,15 +45,21 @@ _REMEDIES: dict[type[OSError], str] = {
 }
 _Rows = Iterator[tuple[int, tuple]]
 """(bytes, row)"""
+MEASURED = f"{POSITIONS}, {MEASURES}"
+"""A position and what was measured of its text; null for a broken record and a slice."""
 
 
-def read_positions(spark: SparkSession, sources: Sequence[Source], slices: Slices) -> DataFrame:
-    """Rows of POSITIONS: one per record, good or broken, and one per slice.
+def read_positions(
+    spark: SparkSession, sources: Sequence[Source], slices: Slices, rules: Rules | None = None
+) -> DataFrame:
+    """Rows of MEASURED: one per record, good or broken, and one per slice. Measures what the rules ask.
 
     A file that a task cannot read (gone, forbidden, store down) fails the task: a quarantine row would mark
     the file as processed, and it would never be retried. Broken content becomes rows with a reason.
     """
-    return _read(spark, slices, None, partial(_find_positions, sources=sources), POSITIONS)
+    return _read(
+        spark, slices, None, partial(_measure_positions, sources=sources, rules=rules or Rules()), MEASURED
+    )
 
 
 def read_documents(
@@ -91,11 +99,17 @@ def _run(
         yield _make_batch(rows, schema)
 
 
-def _find_positions(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
+def _measure_positions(scattered: Scattered, sources: Sequence[Source], rules: Rules) -> _Rows:
+    found = _find_positions(scattered, sources)
+    return attach_signals(found, rules.signals, with_language=bool(rules.languages))
+
+
+def _find_positions(scattered: Scattered, sources: Sequence[Source]) -> Iterator[Measurable]:
     open_source = _open_sources(sources)
     for row, part in scattered.slices():
         source, files, mapper = open_source(row["source"])
         at = (row["task"], row["slice"], source.name, row["file"])
+        keeper = TextKeeper(mapper)
         records, num_lines = read_slice(files, source, part), 0
         while True:
             try:
@@ -103,9 +117,9 @@ def _find_positions(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
             except StopIteration as end:
                 num_lines = end.value or 0
                 break
-            position = make_position(at, record, mapper)
-            yield len(position[-1] or b""), position
-        yield 0, make_summary(at, part.start, num_lines)
+            position = make_position(at, record, keeper)
+            yield keeper.add_text(len(position[-1] or b""), position)
+        yield Measurable(0, make_summary(at, part.start, num_lines))
 
 
 def _build_documents(scattered: Scattered, sources: Sequence[Source]) -> _Rows:

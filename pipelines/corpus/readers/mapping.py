@@ -6,14 +6,14 @@
   value is null.
 - parts: named texts in order, from `Source.parts` or from the turns of the dialogue in `Source.messages`.
 
-Text, label and the texts of parts are normalised. A value of another kind raises MalformedError: the record
-goes to quarantine.
+Text, label and the texts of parts are normalised; text and parts are cleaned as the source says. A value of
+another kind raises MalformedError: the record goes to quarantine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from pipelines.corpus.clean import normalise
+from pipelines.corpus.clean import Cleaner, normalise
 from pipelines.corpus.readers.format import MalformedError
 from pipelines.corpus.readers.jsonl import parse_json
 from pipelines.corpus.readers.values import check_strings, describe_kind
@@ -33,6 +33,8 @@ class Columns(NamedTuple):
     split: str | None
     parts: Parts | None
     metadata: dict[str, str] | None
+    edits: dict[str, int] | None
+    """Cleaning steps that changed the text or a part, and placeholders by kind; None = no change."""
 
 
 class Mapper:
@@ -46,16 +48,18 @@ class Mapper:
         metadata = source.metadata or {name: name for name in fixed if name != "text"}
         self._text, self._key = fields.get("text"), fields.get("key")
         self._label, self._split = fields.get("label"), fields.get("split")
+        self._cleaner = Cleaner(source.cleaning)
         self._parts, self._messages = tuple(source.parts.items()), source.messages
         self._metadata = tuple((key, name, f"metadata {key}") for key, name in metadata.items())
 
     def map_values(self, values: Mapping[str, object]) -> Columns:
         """The columns of a record. Raises MalformedError with the reason, as 'column: detail'."""
-        parts = None
+        self._cleaner.take_counts()  # those of a record that broke half-way
+        parts, clean = None, self._cleaner.clean
         if self._messages:
-            parts = _read_turns(values.get(self._messages), self._messages)
+            parts = _read_turns(values.get(self._messages), self._messages, clean)
         elif self._parts:
-            parts = _read_parts(values, self._parts)
+            parts = _read_parts(values, self._parts, clean)
         if self._text:
             text = _read_string(values, "text", self._text)
         else:
@@ -66,7 +70,8 @@ class Mapper:
         if split and split not in SPLITS:
             raise MalformedError(f"split: {split[:40]!r} is not one of {', '.join(SPLITS)}")
         metadata = self._read_metadata(values) if self._metadata else None
-        return Columns(key, normalise(text), (label and normalise(label)) or None, split, parts, metadata)
+        text, label = clean(text), (label and normalise(label)) or None
+        return Columns(key, text, label, split, parts, metadata, self._cleaner.take_counts() or None)
 
     def _read_metadata(self, values: Mapping[str, object]) -> dict[str, str] | None:
         read = ((key, _read_scalar(values, column, name)) for key, name, column in self._metadata)
@@ -102,7 +107,9 @@ def _read_scalar(values: Mapping[str, object], column: str, name: str) -> str | 
     return str(value) if value else None
 
 
-def _read_parts(values: Mapping[str, object], names: tuple[tuple[str, str], ...]) -> Parts:
+def _read_parts(
+    values: Mapping[str, object], names: tuple[tuple[str, str], ...], clean: Callable[[str], str]
+) -> Parts:
     parts: Parts = []
     for part, name in names:
         value = values.get(name)
@@ -113,11 +120,11 @@ def _read_parts(values: Mapping[str, object], names: tuple[tuple[str, str], ...]
                 raise MalformedError(
                     f"part {part}: field {name!r} is {inside}{describe_kind(text)}, not a string"
                 )
-            parts.append((part, normalise(text)))
+            parts.append((part, clean(text)))
     return parts
 
 
-def _read_turns(value: object, name: str) -> Parts:
+def _read_turns(value: object, name: str, clean: Callable[[str], str]) -> Parts:
     """The turns of a dialogue, in order, named by role as written."""
     if type(value) is str:
         try:
@@ -129,10 +136,10 @@ def _read_turns(value: object, name: str) -> Parts:
         raise MalformedError(f"messages: field {name!r} is {describe_kind(value)}, not an array of turns")
     if not value:
         raise MalformedError(f"messages: field {name!r} is an empty array")
-    return [_read_turn(turn, number) for number, turn in enumerate(value, start=1)]
+    return [_read_turn(turn, number, clean) for number, turn in enumerate(value, start=1)]
 
 
-def _read_turn(turn: object, number: int) -> tuple[str, str]:
+def _read_turn(turn: object, number: int, clean: Callable[[str], str]) -> tuple[str, str]:
     if not isinstance(turn, dict):
         raise MalformedError(f"messages: turn {number} is {describe_kind(turn)}, not an object")
     role_name, text_name = next(
@@ -144,4 +151,4 @@ def _read_turn(turn: object, number: int) -> tuple[str, str]:
         raise MalformedError(f"messages: {role_name} of turn {number} is {problem}, not a name")
     if type(text) is not str:
         raise MalformedError(f"messages: {text_name} of turn {number} is {describe_kind(text)}, not a string")
-    return role, normalise(text)
+    return role, clean(text)

@@ -1,9 +1,14 @@
 """Records -> rows: the position of a record, and its document."""
 
+from typing import TYPE_CHECKING
+
 from pipelines.corpus.ids import content_hash, doc_id
 from pipelines.corpus.readers.format import MalformedError, Record
 from pipelines.corpus.readers.mapping import Columns, Mapper
 from pipelines.corpus.readers.slices import Label
+
+if TYPE_CHECKING:
+    from pipelines.corpus.measure import TextKeeper
 
 MAX_RAW_BYTES = 64 * 2**10
 """Of a broken record, kept in quarantine."""
@@ -18,13 +23,13 @@ is counted from the start of the slice. The row of a slice has neither, but num_
 DOCUMENT_ROWS = """source STRING, file STRING, offset BIGINT, doc_id STRING, text STRING, label STRING,
                    split STRING, parts ARRAY<STRUCT<name: STRING, text: STRING>>,
                    metadata MAP<STRING, STRING>, content_hash STRING, num_chars INT, num_bytes INT,
-                   duplicate_of STRING"""
+                   duplicate_of STRING, failed_rule STRING"""
 
 Place = tuple[int, int, str, str]
 """Task, slice, source and file."""
 
 
-def make_position(at: Place, record: Record, mapper: Mapper) -> tuple:
+def make_position(at: Place, record: Record, mapper: "Mapper | TextKeeper") -> tuple:
     """The row of a record. Values that do not fit the mapping break it."""
     reason = record.reason
     if record.values is not None:
@@ -56,13 +61,13 @@ def make_document(
     columns = _map(record, mapper)
     if columns is None:
         return None
-    key, text, label_text, split, parts, metadata = columns
+    key, text, label_text, split, parts, metadata, _ = columns
     encoded = text.encode()
     return (
         *(source, file, record.offset, doc_id(source, key, file, record.offset)),
         *(encoded, label_text, split, parts, list(metadata.items()) if metadata else None),
         *(content_hash(encoded, parts), len(text), len(encoded)),
-        label and label.duplicate_of,
+        *(label.duplicate_of if label else None, label.failed_rule if label else None),
     )
 
 

@@ -1,0 +1,73 @@
+"""`distributary corpus --what-if RULE=THRESHOLD`: what other limits would keep, without reading a text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from jobs.shell.display import console
+from pipelines.stores import configure
+
+if TYPE_CHECKING:
+    from pipelines.corpus.what_if import Outcome
+
+WhatIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--what-if",
+        metavar="RULE=THRESHOLD",
+        help="Show what another limit of a rule would keep, by documents and characters; change nothing. "
+        "null switches the rule off. May be repeated.",
+    ),
+]
+"""An option of the corpus command."""
+
+
+def show_what_if(config: Any, changes: Sequence[str]) -> None:
+    """Print what the rules of `config` keep, and what they would keep with the changes.
+
+    Raises ValueError if the tables are not there or were not made together.
+    """
+    from pipelines.spark import session
+
+    rules = config.rules.change(dict(map(_parse, changes)))
+    configure(config.storage)
+    _require_tables(config)
+    from pipelines.corpus.what_if import compare_rules
+    from pipelines.tables import DOCUMENTS, SIGNALS
+
+    spark = session("distributary what-if", config.spark)
+    documents, signals = DOCUMENTS.read(spark, config.documents), SIGNALS.read(spark, config.signals)
+    display_comparison(compare_rules(documents, signals, config.rules, rules))
+
+
+def display_comparison(outcomes: "Sequence[Outcome]") -> None:
+    """A table: what is kept, what each rule drops, now and with the changes."""
+    table = Table("", "documents", "characters", "documents then", "characters then", title="what if")
+    for outcome in outcomes:
+        numbers = (outcome.num_documents, outcome.num_chars, outcome.changed_documents, outcome.changed_chars)
+        table.add_row(outcome.reason or "kept", *(f"{number:,}" for number in numbers))
+    console.print(table)
+
+
+def _parse(change: str) -> tuple[str, float | None]:
+    rule, _, value = change.partition("=")
+    try:
+        return rule, None if value == "null" else float(value)
+    except ValueError:
+        raise ValueError(
+            f"--what-if takes RULE=THRESHOLD, such as gopher_quality@paper/min_num_words=20; got {change!r}"
+        ) from None
+
+
+def _require_tables(config: Any) -> None:
+    from pipelines.pin import pin
+
+    if not config.rules.presets:
+        raise ValueError("--what-if needs rules: name some in corpus.rules.presets and run corpus")
+    documents, signals = pin(config.documents), pin(config.signals)
+    if documents is None or signals is None or documents.fingerprint != signals.fingerprint:
+        raise ValueError(
+            f"{config.signals} was not made together with {config.documents}; run: distributary corpus"
+        )

@@ -1,0 +1,26 @@
+"""Which cleaning steps a source wants. `clean.py` and `pii.py` have the steps; this imports nothing heavy."""
+
+from dataclasses import dataclass
+
+PII_KINDS = ("email", "ip", "phone", "card", "cn_id", "cn_mobile")
+"""What `pii.py` finds: e-mail and public IP addresses, telephone and payment card numbers, Chinese resident
+identity and mobile telephone numbers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cleaning:
+    """Steps between a record and its document, in this order. Unicode NFC, line ends LF and the removal of
+    outer white space are not optional."""
+
+    mojibake: bool = False
+    """Repair text that was decoded with a wrong encoding, such as cafÃ© for café (ftfy)."""
+    control_characters: bool = False
+    """Remove control characters and invisible marks; other line separators become LF."""
+    white_space: bool = False
+    """Any space becomes U+0020, spaces before a line end go, and of several blank lines one stays."""
+    pii: tuple[str, ...] = ()
+    """Kinds of personal data that a placeholder such as <EMAIL> replaces; see PII_KINDS."""
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.pii) - set(PII_KINDS)):
+            raise ValueError(f"cleaning.pii must be among {', '.join(PII_KINDS)}, got {', '.join(unknown)}")

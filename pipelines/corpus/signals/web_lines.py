@@ -1,0 +1,165 @@
+"""The line rules of C4: which lines of a web page are text, and how many sentences those hold.
+
+A line goes if it has a word of more than 1,000 characters, no punctuation mark at its end, few words, the
+word javascript, or a phrase of a cookie or privacy notice. A text goes if it has lorem ipsum or a brace in a
+line that is left. Texts are not changed here: `c4_..._line_fraction` says what would stay.
+
+Source: Raffel et al. 2020, section 2.2, and the code of TensorFlow Datasets (text/c4_utils.py). Sentences are
+counted with the tokens of `words.py`: a stop mark ends one if a token that is no punctuation follows.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.corpus.signals.batch import Batch, Pieces, divide, place_sorted
+from pipelines.corpus.signals.characters import PUNCTUATION, STOP
+from pipelines.corpus.signals.lines import Lines
+
+MAX_WORD_CHARS = 1_000
+_CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+_POLICIES = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
+_PERIOD = 0x2E
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineRules:
+    """What a line must have to stay."""
+
+    min_words: int
+    """Words, as `split_words` counts them."""
+    end_marks: str
+    """Characters of which one must end the line; "" = any end will do."""
+
+
+VARIANTS = {
+    "paper": LineRules(min_words=5, end_marks='.?!"\u201d'),
+    "datatrove": LineRules(min_words=3, end_marks=".?!\"'"),
+    "fineweb": LineRules(min_words=3, end_marks=""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LineFacts:
+    """What the variants of the rules share, by line."""
+
+    num_words: np.ndarray
+    has_long_word: np.ndarray
+    num_sentences: np.ndarray
+    end: np.ndarray
+    """Behind the last character, without white space and then without citations."""
+    has_script: np.ndarray
+    has_policy: np.ndarray
+    has_lorem: np.ndarray
+    has_brace: np.ndarray
+
+
+def describe_lines(batch: Batch, lines: Lines, words: Pieces, tokens: Pieces) -> LineFacts:
+    """Words and tokens are those of `words.py`: ideographs are cut, so a line of Chinese has words too."""
+    num_lines = len(lines.whole.start)
+
+    def count(positions: np.ndarray) -> np.ndarray:
+        return np.bincount(place_sorted(positions, lines.whole.end), minlength=num_lines)
+
+    script, policy, lorem = (
+        count(found) > 0 for found in _find_phrases(batch, (("javascript",), _POLICIES, ("lorem ipsum",)))
+    )
+    return LineFacts(
+        num_words=count(words.start),
+        has_long_word=count(words.start[words.length > MAX_WORD_CHARS]) > 0,
+        num_sentences=_count_sentences(batch, tokens, lines.whole),
+        end=_remove_citations(batch, lines.stripped),
+        has_script=script,
+        has_policy=policy,
+        has_lorem=lorem,
+        has_brace=count(np.flatnonzero(batch.codes == ord("{"))) > 0,
+    )
+
+
+def measure_variant(batch: Batch, lines: Lines, facts: LineFacts, name: str) -> dict[str, np.ndarray]:
+    """Sentences of the lines that stay, their share of the non-blank lines, and the text's own faults."""
+    rules, document = VARIANTS[name], lines.whole.document
+    stays = ~facts.has_long_word & (facts.num_words >= rules.min_words) & ~lines.is_blank
+    if rules.end_marks:
+        stays &= _end_in(batch, lines.stripped, facts.end, rules.end_marks)
+    seen = ~lines.is_blank if name == "paper" else stays  # the paper drops the page, wherever it is
+    lorem = batch.count(document[seen & facts.has_lorem])
+    # datatrove looks for a brace only in lines without javascript
+    braces = batch.count(document[(seen if name == "paper" else seen & ~facts.has_script) & facts.has_brace])
+    stays &= ~facts.has_script & ~facts.has_policy
+    num_lines = batch.count(document[~lines.is_blank])
+    return {
+        f"c4_{name}_num_sentences": batch.sum(document[stays], facts.num_sentences[stays]),
+        f"c4_{name}_line_fraction": divide(batch.count(document[stays]), num_lines),
+        f"c4_{name}_lorem_ipsum_lines": lorem,
+        f"c4_{name}_brace_lines": braces,
+    }
+
+
+def _end_in(batch: Batch, stripped: Pieces, end: np.ndarray, marks: str) -> np.ndarray:
+    """Lines that end in one of the marks, and not in three periods."""
+    last = np.maximum(end - 1, 0)
+    dots = batch.codes == _PERIOD
+    three = dots[last] & dots[np.maximum(last - 1, 0)] & dots[np.maximum(last - 2, 0)]
+    three &= end - stripped.start >= 3
+    return np.isin(batch.codes[last], list(map(ord, marks))) & ~three & (end > stripped.start)
+
+
+def _remove_citations(batch: Batch, stripped: Pieces) -> np.ndarray:
+    """Ends of the lines without citations such as [1], [edit]. White space before one stays, so a line
+    "text. [1]" ends in a space, as in both public codes."""
+    end = stripped.end.copy()
+    closing = np.flatnonzero(batch.codes[np.maximum(end - 1, 0)] == ord("]"))
+    for line in closing:
+        number, first = stripped.document[line], stripped.start[line]
+        offset = batch.starts[number]
+        text = batch.texts[number][first - offset : end[line] - offset]
+        for match in reversed(list(_CITATION.finditer(text))):
+            if match.end() != end[line] - first:
+                break
+            end[line] = first + match.start()
+    return end
+
+
+def _find_phrases(batch: Batch, groups: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """Where phrases of each group start, in lower case; ascending positions of the batch."""
+    found: list[list[int]] = [[] for _ in groups]
+    for start, text in zip(batch.starts.tolist(), batch.texts, strict=True):
+        lower = text.lower()
+        if len(lower) != len(text):  # a capital I with a dot becomes two characters
+            lower = "".join(character.lower()[0] for character in text)
+        for places, phrases in zip(found, groups, strict=True):
+            for phrase in phrases:
+                at = lower.find(phrase)
+                while at >= 0:
+                    places.append(start + at)
+                    at = lower.find(phrase, at + len(phrase))
+    return [np.array(sorted(places), np.int64) for places in found]
+
+
+def _count_sentences(batch: Batch, tokens: Pieces, lines: Pieces) -> np.ndarray:
+    """Sentences by line: 1, and 1 more for each stop mark that a token other than punctuation follows."""
+    line = place_sorted(tokens.start, lines.end)
+    classes, single = batch.classes[tokens.start], tokens.length == 1
+    is_stop = single & ((classes & STOP) != 0)
+    # Of longer tokens only runs of one mark (..., --) start and end with the same mark.
+    same = batch.codes[tokens.end - 1] == batch.codes[tokens.start]
+    is_mark = ((classes & PUNCTUATION) != 0) & same
+    others = np.flatnonzero(~is_mark)
+    # Stops before each token: 0 at the start of a line, as no sentence reaches into the next one.
+    stops = np.concatenate(([0], np.cumsum(is_stop)))
+    before = stops[others] - stops[np.searchsorted(line, line[others])]
+    is_first = np.diff(line[others], prepend=-1) != 0
+    follows = before > np.where(is_first, 0, np.concatenate(([0], before))[: len(before)])
+    num_lines = len(lines.start)
+    sentences = np.bincount(line[others][follows], minlength=num_lines)
+    return sentences + (np.bincount(line, minlength=num_lines) > 0)

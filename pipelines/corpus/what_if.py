@@ -1,0 +1,56 @@
+"""What other limits would keep: the decision again, over signals that are already there.
+
+Reads the tables documents (without text) and signals. Cost: one join by doc_id, no text, no signal computed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from pipelines.corpus.quality import find_drop_reason, find_failed_rule
+from pipelines.corpus.rules import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How many documents and characters have one outcome, under the rules as they are and as changed."""
+
+    reason: str | None
+    """Rule that drops them; None = kept."""
+    num_documents: int = 0
+    num_chars: int = 0
+    changed_documents: int = 0
+    changed_chars: int = 0
+
+
+def compare_rules(documents: DataFrame, signals: DataFrame, rules: Rules, changed: Rules) -> list[Outcome]:
+    """Documents and characters that are kept, and that each rule drops, now and with the changed rules.
+
+    What is kept comes first, then the rules by name. `documents` and `signals` are rows of the tables that
+    `rules` made. Raises ValueError if `changed` looks at a signal that was not measured.
+    """
+    if missing := sorted(set(changed.signals) - set(rules.signals)):
+        raise ValueError(
+            f"{', '.join(missing)} were not measured; add their preset to corpus.rules.presets and run corpus"
+        )
+    columns = {name: F.col(name) for name in (*rules.signals, "language", "language_score")}
+    now, then = (find_drop_reason(each, find_failed_rule(each, columns)) for each in (rules, changed))
+    sizes = documents.select("doc_id", "num_chars", "split", "duplicate_of")
+    decided = sizes.join(signals, "doc_id").select("num_chars", now.alias("now"), then.alias("then"))
+    groups = decided.groupBy("now", "then").agg(
+        F.count("*").alias("num_documents"), F.sum("num_chars").alias("num_chars")
+    )
+    return _add_up(groups.collect())
+
+
+def _add_up(groups: Iterable[Row]) -> list[Outcome]:
+    sums: dict[str | None, list[int]] = {None: [0, 0, 0, 0]}
+    for group in groups:
+        for reason, place in ((group.now, 0), (group.then, 2)):
+            found = sums.setdefault(reason, [0, 0, 0, 0])
+            found[place] += group.num_documents
+            found[place + 1] += group.num_chars
+    ordered = sorted(sums.items(), key=lambda item: (item[0] is not None, item[0] or ""))
+    return [Outcome(reason, *found) for reason, found in ordered]

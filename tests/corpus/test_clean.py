@@ -1,0 +1,143 @@
+"""Cleaning steps and personal data. Texts and numbers are made up; check digits are worked out by hand."""
+
+import time
+
+import pytest
+
+from pipelines.corpus.clean import Cleaner, remove_control_characters, repair_encoding, tidy_white_space
+from pipelines.corpus.cleaning import PII_KINDS, Cleaning
+from pipelines.corpus.pii import KINDS, has_luhn_digit, is_resident_id, replace_pii
+from pipelines.corpus.readers.mapping import Mapper
+from tests.corpus.reading import make_source
+from tests.corpus.test_build import build, source, write_records
+
+
+@pytest.mark.parametrize(
+    ("text", "repaired"),
+    [
+        ("cafÃ© crÃ¨me", "café crème"),
+        ("donâ€™t", "don’t"),
+        ("æˆ‘çš„å\x8d¡", "我的卡"),
+        ("café, 我的卡 ½ × “x”", "café, 我的卡 ½ × “x”"),
+        ("plain", "plain"),
+    ],
+)
+def test_mojibake_is_repaired_and_other_text_kept(text, repaired):
+    assert repair_encoding(text) == repaired
+
+
+def test_control_characters_go_and_joiners_stay():
+    assert remove_control_characters("a\x00b\x07\u200b\ufeff\u202ec\tx\ny") == "abc\tx\ny"
+    assert remove_control_characters("می\u200cخواهم 👩\u200d💻") == "می\u200cخواهم 👩\u200d💻"
+    assert remove_control_characters("one\u2028two\x0bthree") == "one\ntwo\nthree"
+
+
+def test_white_space_is_tidied_without_indentation():
+    assert tidy_white_space("a\xa0b\u3000c \t\n    d\n\n\n\ne") == "a b c\n    d\n\ne"
+
+
+def test_steps_are_off_by_default():
+    text = "cafÃ©\u200b\xa0b \n\n\n\nmail: a@b.org"
+    cleaner = Cleaner(Cleaning())
+    assert (cleaner.clean(text), cleaner.take_counts()) == (text, {})
+
+
+def test_each_step_is_counted_once_per_text():
+    cleaner = Cleaner(
+        Cleaning(mojibake=True, control_characters=True, white_space=True, pii=("email", "cn_mobile"))
+    )
+    text = "cafÃ©\u200b\xa0b \n\n\n\na@b.org or c.d@e.co.uk, 13812345678"
+    assert cleaner.clean(text) == "café b\n\n<EMAIL> or <EMAIL>, <CN_MOBILE>"
+    assert cleaner.take_counts() == {
+        "mojibake": 1,
+        "control_characters": 1,
+        "white_space": 1,
+        "email": 2,
+        "cn_mobile": 1,
+    }
+    assert cleaner.take_counts() == {}
+    cleaned = cleaner.clean("café b\n\n<EMAIL> or <EMAIL>, <CN_MOBILE>")
+    assert (cleaned, cleaner.take_counts()) == ("café b\n\n<EMAIL> or <EMAIL>, <CN_MOBILE>", {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "replaced"),
+    [
+        ("email", "write to j.doe+x@mail.example.com.", "write to <EMAIL>."),
+        ("email", "邮箱zhang@qq.com，谢谢", "邮箱<EMAIL>，谢谢"),
+        ("email", "a @b.com, x@y, @user, 5@6", "a @b.com, x@y, @user, 5@6"),
+        ("ip", "from 8.8.8.8:53 to [2001:4860:4860::8888]", "from <IP>:53 to [<IP>]"),
+        ("ip", "127.0.0.1 10.1.2.3 192.168.0.1 ::1 fe80::1", "127.0.0.1 10.1.2.3 192.168.0.1 ::1 fe80::1"),
+        ("ip", "256.1.1.1 1.2.3 1.2.3.4.5 at 10:30:15", "256.1.1.1 1.2.3 1.2.3.4.5 at 10:30:15"),
+        ("phone", "call +44 20 7946 0958 or (212) 555-0123.", "call <PHONE> or <PHONE>."),
+        ("phone", "in 1914-1918, 2026-11-21, 3.14159265, +5", "in 1914-1918, 2026-11-21, 3.14159265, +5"),
+        ("card", "card 4111 1111 1111 1111, 5500-0000-0000-0004", "card <CARD>, <CARD>"),
+        ("card", "4111 1111 1111 1112 and 0000000000000000", "4111 1111 1111 1112 and 0000000000000000"),
+        ("cn_id", "身份证11010519491231002X号", "身份证<CN_ID>号"),
+        ("cn_id", "110105194912310021 11010519491331002X", "110105194912310021 11010519491331002X"),
+        ("cn_mobile", "手机13812345678，+86 138 1234 5678", "手机<CN_MOBILE>，<CN_MOBILE>"),
+        ("cn_mobile", "12812345678 1381234567 138123456789", "12812345678 1381234567 138123456789"),
+    ],
+)
+def test_personal_data_is_replaced_where_it_is_real(kind, text, replaced):
+    found, counts = replace_pii(text, [kind])
+    assert found == replaced
+    assert sum(counts.values()) == replaced.count(KINDS[kind].placeholder)
+
+
+def test_every_kind_has_a_pattern():
+    assert sorted(KINDS) == sorted(PII_KINDS)
+
+
+def test_check_digits_follow_their_standards():
+    # 4539 1488 0343 646?: doubled every second digit, the sum of digits is 73 without the last one
+    assert [digit for digit in "0123456789" if has_luhn_digit(f"453914880343646{digit}")] == ["7"]
+    # Weights 7 9 10 5 8 4 2 1 6 3 7 9 10 5 8 4 2 on 11010519491231002: 167 = 2 modulo 11, which stands for X
+    assert [digit for digit in "0123456789X" if is_resident_id(f"11010519491231002{digit}")] == ["X"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 200_000, "1 " * 100_000, "1-" * 100_000, "a.b" * 60_000, ":" * 100_000, "+1 (" * 50_000]
+)
+def test_patterns_take_linear_time(text):
+    start = time.process_time()
+    replace_pii(text, PII_KINDS)
+    assert time.process_time() - start < 2  # a quadratic pattern takes minutes
+
+
+def test_unknown_kinds_are_refused():
+    with pytest.raises(ValueError, match=r"cleaning.pii must be among email, .*, got passport"):
+        Cleaning(pii=("passport",))
+
+
+def test_a_broken_record_leaves_no_counts():
+    mapped = {"format": "jsonl", "fields": {"text": "t"}, "parts": {"a": "a", "b": "b"}}
+    dialogues = make_source(**mapped, cleaning=Cleaning(pii=("email",)))
+    mapper = Mapper(dialogues)
+    with pytest.raises(ValueError, match="part b"):
+        mapper.map_values({"t": "x", "a": "a@b.org", "b": 5})
+    assert mapper.map_values({"t": "x", "a": "", "b": ""}).edits is None
+
+
+def test_edits_are_counted_by_document(spark, tmp_path):
+    write_records(
+        tmp_path,
+        {"text": "mail a@b.org and c@d.org"},
+        {"text": "mail e@f.org \n\n\n\nnow"},
+        {"text": "nothing here"},
+        {"text": 5},
+    )
+    cleaning = Cleaning(white_space=True, pii=("email", "card"))
+    with build(spark, [source(tmp_path, cleaning=cleaning)]) as (documents, quarantine, corpus):
+        assert {row.text for row in documents.collect()} == {
+            "mail <EMAIL> and <EMAIL>",
+            "mail <EMAIL>\n\nnow",
+            "nothing here",
+        }
+        assert corpus.facts["edits"] == {
+            "email": {"documents": 2, "edits": 3},
+            "white_space": {"documents": 1, "edits": 1},
+        }
+        assert quarantine.count() == 1
+    with build(spark, [source(tmp_path)]) as (_, _, corpus):
+        assert "edits" not in corpus.facts

@@ -1,0 +1,84 @@
+"""`distributary corpus --what-if`: the configuration of rules on the command line, and the printed table."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs import corpus
+from jobs.shell import settings as configuration
+from jobs.shell.cli import build_program
+from jobs.shell.what_if import show_what_if
+from pipelines.pin import pin
+from tests.conftest import TEST_CONF
+
+SHORT = "fineweb/max_short_line_fraction"
+TEXTS = [
+    "A short line.",
+    "Another short line.",
+    "This line is long enough to count as a line of a real text.",
+]
+
+
+def write_config(folder, *more):
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    source = f"{{name: s, path: {folder}/texts.jsonl, format: jsonl, fields: {{text: text}}}}"
+    spark = "{" + ", ".join(f'{key}: "{value}"' for key, value in TEST_CONF.items()) + "}"
+    overrides = ["recipe=texts", f"root={folder}/lake", f"corpus.sources=[{source}]", f"spark={spark}", *more]
+    return configuration.load(overrides=overrides).section("corpus", corpus.Config)
+
+
+@pytest.fixture(scope="module")
+def made(spark, tmp_path_factory):
+    """A corpus whose two short texts are dropped."""
+    folder = tmp_path_factory.mktemp("what_if")
+    config = write_config(folder, "corpus.rules.presets=[fineweb]", f"corpus.rules.thresholds.{SHORT}=0.5")
+    return SimpleNamespace(folder=folder, config=config, outcome=corpus.main(config))
+
+
+def test_thresholds_are_read_by_rule(made):
+    assert made.config.rules.thresholds == {SHORT: 0.5}
+    assert made.outcome.facts["dropped"] == f"{SHORT} 2"
+    assert [place.rpartition("/")[2] for place in made.outcome.outputs] == [
+        "quarantine",
+        "signals",
+        "documents",
+    ]
+
+
+def test_what_if_prints_documents_and_characters(made, capsys):
+    versions = [pin(place).version for place in made.outcome.outputs]
+    show_what_if(made.config, [f"{SHORT}=null"])
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["kept", "1", "59", "3", str(sum(map(len, TEXTS)))] in rows
+    assert [SHORT, "2", "32", "0", "0"] in rows
+    assert versions == [pin(place).version for place in made.outcome.outputs]
+
+
+def test_a_second_run_has_nothing_to_do(made):
+    assert not corpus.main(made.config).ran
+
+
+def test_a_wrong_change_names_what_is_expected(made):
+    with pytest.raises(ValueError, match=r"takes RULE=THRESHOLD, such as .*; got 'fineweb/x=many'"):
+        show_what_if(made.config, ["fineweb/x=many"])
+    with pytest.raises(ValueError, match=r"must name a rule of the presets, such as .*; got 'fineweb/x'"):
+        show_what_if(made.config, ["fineweb/x=1"])
+
+
+def test_what_if_needs_presets_and_their_tables(tmp_path):
+    with pytest.raises(ValueError, match=r"name some in corpus.rules.presets and run corpus"):
+        show_what_if(write_config(tmp_path), [f"{SHORT}=1"])
+    with pytest.raises(
+        ValueError, match=r"signals was not made together with .*documents; run: distributary"
+    ):
+        show_what_if(write_config(tmp_path, "corpus.rules.presets=[fineweb]"), [f"{SHORT}=1"])
+
+
+def test_only_corpus_takes_what_if():
+    def get_help(stage):
+        return CliRunner().invoke(build_program(), [stage, "--help"]).output
+
+    assert "--what-if" in get_help("corpus")
+    assert "--what-if" not in get_help("dataset")
