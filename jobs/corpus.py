@@ -5,17 +5,15 @@ record that a rule drops keeps its row, with the reason), or to quarantine if it
 """
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
+from jobs.shell.near_duplicates import SearchSection
 from jobs.shell.plan import Outcome, Plan, plan_tables
 from jobs.shell.progress import follow_tasks
-from jobs.shell.settings import Section, TablePlace
+from jobs.shell.settings import Fraction, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
-from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source, require_sources
 
 if TYPE_CHECKING:
@@ -23,12 +21,9 @@ if TYPE_CHECKING:
 
 REVISION = 3  # raise it when equal files give other rows than before
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
-
-class Config(Section):
+class Config(SearchSection):
     sources: list[Source]
-    rules: Rules
     max_quarantined_fraction: Fraction
     max_damaged_fraction: Fraction
     documents: TablePlace
@@ -41,9 +36,11 @@ def plan(config: Config) -> "Plan[Manifest]":
 
     manifest = list_sources(require_sources(config.sources))
     settings = config.model_dump(mode="json", include={"sources", "rules"})
+    settings |= config.name_search()
     parts = [[*source.parts] for source in config.sources]  # a fingerprint ignores the order of keys
     made_from = fingerprint("corpus", REVISION, settings, parts, manifest.digest)
-    return plan_tables(made_from, [config.quarantine, config.documents], display_documents, inputs=manifest)
+    outputs = [config.quarantine, *config.evidence, config.documents]
+    return plan_tables(made_from, outputs, display_documents, inputs=manifest)
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
@@ -52,13 +49,15 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 
 def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
     from pipelines.corpus.build import open_corpus
+    from pipelines.corpus.neardup.find import prepare_search, write_evidence
     from pipelines.corpus.quarantine import require_few_quarantined
     from pipelines.tables import DOCUMENTS, QUARANTINE
 
     text = f"reading {', '.join(source.name for source in config.sources)}"
     with ExitStack() as stack:
         with follow_tasks(work.progress, work.spark, text, work.inputs.num_bytes // 10**6, "MB"):
-            found = open_corpus(work.spark, config.sources, work.inputs, config.rules)
+            search = prepare_search(config, work.progress.phase)
+            found = open_corpus(work.spark, config.sources, work.inputs, config.rules, search)
             corpus = stack.enter_context(found)
         made_from, facts = work.fingerprint, corpus.facts
         work.progress.phase("writing quarantine")
@@ -66,6 +65,7 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
             QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
             limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
             require_few_quarantined(facts, quarantine.rows, num_files=work.inputs.num_files, **limits)
+        write_evidence(corpus.near_duplicates, search, made_from)
         with follow_tasks(work.progress, work.spark, "writing documents", facts["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))
             pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)

@@ -13,16 +13,16 @@ from pipelines.corpus.rules import Rules
 def label_quality(documents: DataFrame, rules: Rules) -> DataFrame:
     """Set drop_reason to the first rule a document fails; null = kept.
 
-    Needs num_chars, split, duplicate_of.
+    Needs num_chars, split, duplicate_of; failed_rule, if there is one, goes before being a copy.
     """
     reasons = {
         "empty": empty(F.col("num_chars")),
         "too_short": too_short(F.col("num_chars"), rules.min_chars),
         "exact_duplicate": exact_duplicate(F.col("duplicate_of"), F.col("split"), rules.drop_duplicates_from),
     }
-    return documents.withColumn(
-        "drop_reason", F.coalesce(*[F.when(fails, F.lit(name)) for name, fails in reasons.items()])
-    )
+    *first, copied = [F.when(fails, F.lit(name)) for name, fails in reasons.items()]
+    failed_rule = [F.col("failed_rule")] if "failed_rule" in documents.columns else []
+    return documents.withColumn("drop_reason", F.coalesce(*first, *failed_rule, copied))
 
 
 def empty(num_chars: Column) -> Column:

@@ -21,7 +21,6 @@ from pipelines.corpus.neardup.presets import Banding
 from pipelines.corpus.neardup.shingles import HASH_VERSION, hash_shingles
 
 _CHUNK_SHINGLES = 1024
-_BATCH_TEXTS = 1024
 _LARGEST = np.uint32(2**32 - 1)
 
 
@@ -42,14 +41,8 @@ def describe_scheme(banding: Banding, seed: int) -> str:
 
 
 def sign(texts: Iterable[str], banding: Banding, seed: int) -> Iterator[Signature]:
-    """The signature of each text, in order."""
-    waiting: list[str] = []
-    for text in texts:
-        waiting.append(text)
-        if len(waiting) == _BATCH_TEXTS:
-            yield from sign_shingles(hash_shingles(waiting, banding.ngram), banding, seed)
-            waiting = []
-    yield from sign_shingles(hash_shingles(waiting, banding.ngram), banding, seed)
+    """The signature of each text, in order. Reads texts as they are needed."""
+    return sign_shingles(hash_shingles(texts, banding.ngram), banding, seed)
 
 
 def sign_shingles(sets: Iterable[Hashes], banding: Banding, seed: int) -> Iterator[Signature]:

@@ -3,9 +3,12 @@
 Imports neither Spark nor NumPy, so that a configuration is checked in milliseconds.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
+NEAR_DUPLICATE = "near_duplicate"
+"""The drop_reason."""
 POLICIES = ("longest", "shortest", "smallest_id")
 SCOPES = ("corpus", "source", "file")
 DROP_FROM = ("train", "validation")
@@ -104,3 +107,19 @@ class NearDuplicates:
     @property
     def banding(self) -> Banding:
         return PRESETS[self.preset]
+
+
+def name_inputs(settings: NearDuplicates, drop_copies_from: Collection[str]) -> dict[str, Any]:
+    """What the documents depend on, for their fingerprint: nothing if near duplicates are not looked for, and
+    no limits that only raise an alarm.
+
+    Raises ValueError if a split would lose a near duplicate and keep exact copies of it.
+    """
+    if not settings.enabled:
+        return {}
+    if kept := sorted(set(settings.drop_from) - set(drop_copies_from)):
+        raise ValueError(
+            f"near_duplicates.drop_from has {', '.join(kept)}, which keeps its exact copies; add it to "
+            "corpus.rules.drop_duplicates_from, or remove it here"
+        )
+    return {"near_duplicates": {**asdict(settings), "max_source_loss": None, "on_alarm": None}}

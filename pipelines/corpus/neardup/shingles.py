@@ -12,7 +12,7 @@ chunk, and 16 bytes a word of a text that is longer than a chunk.
 
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -41,7 +41,7 @@ _SINGLES = (
 )
 
 
-def hash_shingles(texts: Sequence[str], ngram: int) -> Iterator[Hashes]:
+def hash_shingles(texts: Iterable[str], ngram: int) -> Iterator[Hashes]:
     """The hashes of the shingles of each text, in order and with repetitions; empty if it has fewer than
     `ngram` words."""
     weights = draw_constants(0, f"{HASH_VERSION} shingle", ngram) | np.uint64(1)
@@ -68,7 +68,7 @@ def compute_jaccard(one: Hashes, other: Hashes) -> float:
     return common / (len(one) + len(other) - common)
 
 
-def _hash_in_chunks(texts: Sequence[str]) -> Iterator[tuple[Hashes, list[int]]]:
+def _hash_in_chunks(texts: Iterable[str]) -> Iterator[tuple[Hashes, list[int]]]:
     """(hashes of the words of some texts, number of words of each). A long text is a chunk of its own."""
     waiting: list[str] = []
     size = 0

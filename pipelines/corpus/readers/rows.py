@@ -18,7 +18,7 @@ is counted from the start of the slice. The row of a slice has neither, but num_
 DOCUMENT_ROWS = """source STRING, file STRING, offset BIGINT, doc_id STRING, text STRING, label STRING,
                    split STRING, parts ARRAY<STRUCT<name: STRING, text: STRING>>,
                    metadata MAP<STRING, STRING>, content_hash STRING, num_chars INT, num_bytes INT,
-                   duplicate_of STRING"""
+                   duplicate_of STRING, failed_rule STRING"""
 
 Place = tuple[int, int, str, str]
 """Task, slice, source and file."""
@@ -62,7 +62,7 @@ def make_document(
         *(source, file, record.offset, doc_id(source, key, file, record.offset)),
         *(encoded, label_text, split, parts, list(metadata.items()) if metadata else None),
         *(content_hash(encoded, parts), len(text), len(encoded)),
-        label and label.duplicate_of,
+        *(label.duplicate_of if label else None, label.failed_rule if label else None),
     )
 
 

@@ -8,7 +8,7 @@ concerns it and nothing else, and texts never move to their labels.
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,10 +24,13 @@ _TASKS_PER_SLOT = 4
 """So that no slot waits long for the last task."""
 _FILE_BYTES = 256 * 2**10
 """What opening a file costs, as bytes that could be read meanwhile."""
-LABELS = "task INT, slice INT, offset BIGINT, duplicate_of STRING, first_file STRING, first_offset BIGINT"
-"""What is known of a record besides itself: see `dedup.py`."""
 _SLICE = "task INT, slice INT, source INT, path STRING, file STRING, start BIGINT, stop BIGINT"
-_ONLY_LABELS = "offset BIGINT, duplicate_of STRING, first_file STRING, first_offset BIGINT"
+_ONLY_LABELS = (
+    "offset BIGINT, duplicate_of STRING, first_file STRING, first_offset BIGINT, failed_rule STRING"
+)
+LABELS = f"task INT, slice INT, {_ONLY_LABELS}"
+"""What is known of a record besides itself (`dedup.py`, `quality.py`). A record may have several rows, each
+with other columns filled."""
 
 
 class Label(NamedTuple):
@@ -36,6 +39,8 @@ class Label(NamedTuple):
     first_file: str | None
     """File of the first record with the same key; None = this is the first."""
     first_offset: int | None
+    failed_rule: str | None
+    """Rule of a preset that the document fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,13 +135,19 @@ class Scattered:
                     f"{self._next['offset']:,} any more; run the stage again"
                 )
 
+    def has_labels(self) -> bool:
+        """Whether labels of the slice are left."""
+        return self._next is not None and self._next["offset"] is not None
+
     def label(self, offset: int) -> Label | None:
         """The label of the record at `offset`. Records are asked for in the order of the slice."""
         if self._next is None or self._next["offset"] != offset:
             return None
-        row = self._take()
-        assert row is not None
-        return Label(row["duplicate_of"], row["first_file"], row["first_offset"])
+        found: dict[str, Any] = {}
+        while self._next is not None and self._next["offset"] == offset:
+            row = self._take() or {}
+            found.update({name: row[name] for name in Label._fields if row[name] is not None})
+        return Label(*map(found.get, Label._fields))
 
     def _take(self) -> dict | None:
         taken, self._next = self._next, next(self._rows, None)
