@@ -19,8 +19,9 @@ def doc_id(key, source="s"):
 
 
 def window(start, num_words=100, *, length=0):
-    """Words START to START + num_words. Exclamation marks make the text longer and change no word."""
-    return " ".join(f"w{number}" for number in range(start, start + num_words)) + "!" * length
+    """Words START to START + num_words. All are equally long; `length` exclamation marks make the
+    text longer and change no word."""
+    return " ".join(f"w{number:04}" for number in range(start, start + num_words)) + "!" * length
 
 
 def shifted_jaccard(shift, num_words=100, ngram=3):

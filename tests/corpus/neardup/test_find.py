@@ -154,7 +154,7 @@ def test_short_and_dropped_texts_are_left_out(spark, tmp_path):
 
 
 def test_large_bucket_costs_pairs_in_proportion(spark, tmp_path):
-    texts = {f"k{n}": window(0, 300).replace(f"w{n} ", "x ") + "!" * (100 - n) for n in range(60)}
+    texts = {f"k{n}": window(0, 300).replace(f"w{n:04} ", "x ") + "!" * (100 - n) for n in range(60)}
     write_texts(tmp_path, texts)
     search = make_search(tmp_path / "t", max_leaders=3)
     with search_corpus(spark, [make_source(tmp_path)], search) as (_, evidence, corpus):
@@ -256,7 +256,7 @@ def test_text_that_changes_while_it_is_read_stops_the_search(spark, tmp_path, mo
 
     def change(text):
         if text.endswith("signatures"):
-            file.write_text(file.read_text().replace("w50", "v50"))
+            file.write_text(file.read_text().replace("w0050", "v0050"))
 
     with (
         pytest.raises(ContractError, match=r"2 texts have no signature in .*: files changed while"),
