@@ -74,7 +74,10 @@ class Rounds:
                 centres = stars.select("cluster").distinct()
                 return stars.union(centres.select(F.col("cluster").alias("member"), "cluster"))
             before = after
-        raise RuntimeError(f"clusters of near duplicates did not converge in {MAX_ROUNDS} rounds")
+        raise RuntimeError(
+            f"clusters of near duplicates did not converge in {MAX_ROUNDS} rounds; raise "
+            "corpus.near_duplicates.min_jaccard, so that chains of similar texts are shorter"
+        )
 
     def find_removed(self, edges: DataFrame) -> DataFrame:
         """Column vertex: those that have an edge to a survivor. See `graph.find_removed` for the rule.
@@ -92,7 +95,10 @@ class Rounds:
             removed.append(neighbours.rows)
             left = self._hold(drop_decided(left.rows, neighbours.rows))
         else:
-            raise RuntimeError(f"survivors of near duplicates were not found in {MAX_ROUNDS} rounds")
+            raise RuntimeError(
+                f"survivors of near duplicates were not found in {MAX_ROUNDS} rounds, as in long chains of "
+                "texts of falling length; set corpus.near_duplicates.survivor=smallest_id, a random order"
+            )
         found = removed[0]
         for more in removed[1:]:
             found = found.union(more)
