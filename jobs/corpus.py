@@ -5,29 +5,26 @@ record that a rule drops keeps its row, with the reason), or to quarantine. Sign
 """
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
+from jobs.shell.near_duplicates import SearchSection
 from jobs.shell.plan import Outcome, Plan, plan_tables
 from jobs.shell.progress import follow_tasks
-from jobs.shell.settings import Section, TablePlace
+from jobs.shell.settings import Fraction, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
-from pipelines.corpus.rules import Rules, leave_out_unset
+from pipelines.corpus.rules import leave_out_unset
 from pipelines.corpus.source import Source, require_sources
 
 if TYPE_CHECKING:
     from pipelines.corpus.manifest import Manifest
 
 REVISION = 3  # raise it when equal files give other rows than before
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class Config(Section):
+class Config(SearchSection):
     sources: list[Source]
-    rules: Rules
     max_quarantined_fraction: Fraction
     max_damaged_fraction: Fraction
     documents: TablePlace
@@ -41,9 +38,11 @@ def plan(config: Config) -> "Plan[Manifest]":
 
     manifest = list_sources(require_sources(config.sources))
     settings = leave_out_unset(config.model_dump(mode="json", include={"sources", "rules"}))
+    settings |= config.name_search()
     parts = [[*source.parts] for source in config.sources]  # a fingerprint ignores the order of keys
     made_from = fingerprint("corpus", REVISION, settings, parts, manifest.digest)
-    outputs = [config.quarantine, *([config.signals] if config.rules.are_measured else []), config.documents]
+    signals = [config.signals] if config.rules.are_measured else []
+    outputs = [config.quarantine, *signals, *config.evidence, config.documents]
     return plan_tables(made_from, outputs, display_documents, inputs=manifest)
 
 
@@ -53,13 +52,16 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 
 def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
     from pipelines.corpus.build import open_corpus
+    from pipelines.corpus.neardup.find import prepare_search, write_evidence
     from pipelines.corpus.quarantine import require_few_quarantined
     from pipelines.tables import DOCUMENTS, QUARANTINE, SIGNALS
 
     text, made_from = f"reading {', '.join(source.name for source in config.sources)}", work.fingerprint
     with ExitStack() as stack:
         with follow_tasks(work.progress, work.spark, text, work.inputs.num_bytes // 10**6, "MB"):
-            corpus = stack.enter_context(open_corpus(work.spark, config.sources, work.inputs, config.rules))
+            search = prepare_search(config, work.progress.phase)
+            found = open_corpus(work.spark, config.sources, work.inputs, config.rules, search)
+            corpus = stack.enter_context(found)
         facts = corpus.facts
         work.progress.phase("writing quarantine")
         with QUARANTINE.hold(corpus.quarantine(), config.quarantine) as quarantine:
@@ -69,6 +71,7 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
         if config.rules.are_measured:
             work.progress.phase("writing signals")
             SIGNALS.overwrite(corpus.signals(), config.signals, fingerprint=made_from, facts=facts)
+        write_evidence(corpus.near_duplicates, search, made_from)
         with follow_tasks(work.progress, work.spark, "writing documents", facts["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))
             pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)

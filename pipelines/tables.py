@@ -107,6 +107,48 @@ QUARANTINE = Table(
            raw    BINARY          COMMENT 'first 64 KiB of the record; Parquet: its mapped fields as JSON'""",
 )
 
+SIGNATURES = Table(
+    name="signatures",
+    row="the MinHash buckets of one text; rows are only added",
+    key=("content_hash", "scheme"),
+    checks={"shingles": "num_shingles >= 0 AND (num_shingles = 0) = (size(buckets) = 0)"},
+    ddl="""content_hash STRING NOT NULL COMMENT 'of the document: its text and its parts',
+           scheme       STRING NOT NULL COMMENT 'hash functions, n-gram, bands and seed; never mixed',
+           num_shingles INT NOT NULL COMMENT 'n-grams of words, with repetitions; 0 = text too short',
+           buckets      ARRAY<BIGINT> NOT NULL COMMENT 'one hash per band'""",
+)
+
+SIMILARITIES = Table(
+    name="similarities",
+    row="the similarity of two texts that share a bucket; rows are only added",
+    key=("first", "second", "shingles"),
+    checks={"order": "first < second", "range": "jaccard >= 0 AND jaccard <= 1"},
+    ddl="""first    STRING NOT NULL COMMENT 'the smaller content_hash',
+           second   STRING NOT NULL COMMENT 'the larger content_hash',
+           shingles STRING NOT NULL COMMENT 'version of the word hash and n-gram',
+           jaccard  DOUBLE NOT NULL COMMENT 'of the two sets of shingles'""",
+)
+
+NEAR_DUPLICATES = Table(
+    name="near_duplicates",
+    row="one text of a cluster of near duplicates",
+    key=("doc_id",),
+    checks={
+        "similarity": "(duplicate_of IS NULL) = (jaccard IS NULL)",
+        "buckets": "(duplicate_of IS NULL) = (num_buckets IS NULL)",
+        "other": "duplicate_of IS NULL OR duplicate_of != doc_id",
+        "size": "cluster_size >= 2",
+    },
+    ddl="""doc_id       STRING NOT NULL COMMENT 'document; exact copies are represented by their survivor',
+           source       STRING NOT NULL COMMENT 'name of the source in the configuration',
+           split        STRING NOT NULL COMMENT 'train, validation or test',
+           cluster_id   STRING NOT NULL COMMENT 'doc_id of the first survivor of the cluster',
+           cluster_size INT    NOT NULL COMMENT 'texts connected by chains of near duplicates',
+           duplicate_of STRING COMMENT 'doc_id of the survivor that removes it; null = it survives',
+           jaccard      DOUBLE COMMENT 'exact, against duplicate_of; null = it survives',
+           num_buckets  INT    COMMENT 'buckets shared with duplicate_of; null = it survives'""",
+)
+
 SEQUENCES = Table(
     name="sequences",
     row="one training sequence of at most sequence_length tokens",

@@ -13,11 +13,16 @@ def display_documents(pin: "Pin") -> dict[str, str]:
         ", ".join(f"{name} {count:,}" for name, count in facts[part].items()) for part in ("kept", "dropped")
     )
     records, quarantined = f"{facts['records']:,}", f"{facts['quarantined']:,}"
-    found = {"rows in": records, "kept": kept, "dropped": dropped or "0", "quarantined": quarantined}
+    shown = {"rows in": records, "kept": kept, "dropped": dropped or "0", "quarantined": quarantined}
     if "edits" in facts:
         edits = (f"{step} {count['edits']:,}" for step, count in facts["edits"].items())
-        found["cleaned"] = ", ".join(edits) or "0"
-    return found
+        shown["cleaned"] = ", ".join(edits) or "0"
+    if near := facts.get("near_duplicates"):
+        shown["near duplicates"] = (
+            f"{near['clusters']:,} clusters; {near['pairs']:,} pairs shared a bucket, {near['near_pairs']:,} "
+            "of them are near duplicates"
+        )
+    return shown
 
 
 def display_sequences(pin: "Pin") -> dict[str, str]:

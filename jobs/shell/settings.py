@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_ar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.shell.layers import merge_layers, read_layers, suggest_name
@@ -49,6 +49,8 @@ def _table_place(place: str) -> str:
 TablePlace = Annotated[str, AfterValidator(_table_place)]
 """Path or URI of a table, or its name in a Spark catalog: schema.table or catalog.schema.table."""
 
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Split = Literal["train", "validation", "test"]
 

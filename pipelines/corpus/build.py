@@ -2,9 +2,10 @@
 
 1. Read positions: ids, sizes and faults of all records (`read_positions`), kept on the executors.
 2. Find copies and repeated keys among the positions (`dedup.py`): labels of single records.
-3. Count what documents and quarantine must hold, so that a wrong mapping fails before documents are written.
-4. Read again: documents with their labels, to the writer (`read_documents`).
-5. Compare what was written with what was counted.
+3. If asked for, find near duplicates among the rest (`neardup/`).
+4. Count what documents and quarantine must hold, so that a wrong mapping fails before documents are written.
+5. Read again: documents with their labels, to the writer (`read_documents`).
+6. Compare what was written with what was counted.
 
 Cost: two passes over the files; about 60 bytes a record are shuffled, twice that if a source maps a key.
 """
@@ -19,18 +20,21 @@ from pyspark.sql import DataFrame, Observation, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines.corpus.cleaning import Cleaning
-from pipelines.corpus.counts import compute_checksum, count_edits, count_records
+from pipelines.corpus.counts import compute_checksum, count_edits, count_records, without_survivor
 from pipelines.corpus.dedup import (
     find_first_records,
     find_survivors,
     label_copies,
     label_repeated_keys,
+    leave_out_copies,
     leave_out_repeated_keys,
 )
 from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.measure import MEASURES
+from pipelines.corpus.neardup.find import Found, Search, find_near_duplicates
+from pipelines.corpus.neardup.stored import Work
 from pipelines.corpus.quality import label_quality, label_rules
-from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated
+from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated, read_texts
 from pipelines.corpus.readers.slices import LABELS, Slices, choose_slice_bytes, cut_files
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.signals.names import SIGNALS as SIGNAL_NAMES
@@ -58,7 +62,7 @@ class Corpus:
     documents: DataFrame
     """Positions of the documents: good records but those that repeat a key."""
     copies: DataFrame | None
-    """Positions with duplicate_of; None = there are none."""
+    """Positions with duplicate_of, of near duplicates also failed_rule; None = there are none."""
     repeated: DataFrame | None
     """Positions with first_file and first_offset; None = there are none."""
     facts: dict[str, Any]
@@ -66,6 +70,8 @@ class Corpus:
     step if a source asks for cleaning."""
     checksum: int
     """Xor over ids and content hashes of the documents."""
+    near_duplicates: Found | None = None
+    """None = they were not looked for."""
 
     def quarantine(self) -> DataFrame:
         """Rows of QUARANTINE."""
@@ -112,9 +118,14 @@ class Corpus:
 
 @contextmanager
 def open_corpus(
-    spark: SparkSession, sources: Sequence[Source], manifest: Manifest, rules: Rules
+    spark: SparkSession,
+    sources: Sequence[Source],
+    manifest: Manifest,
+    rules: Rules,
+    search: Search | None = None,
 ) -> Iterator[Corpus]:
-    """Read the positions of all records now, and find copies, repeated keys and counts.
+    """Read the positions of all records now, and find copies, repeated keys and counts; with a `search` also
+    near duplicates.
 
     The result depends only on the records, not on their order or on how the files are cut.
     """
@@ -132,12 +143,15 @@ def open_corpus(
                     persisted(label_repeated_keys(_leave_out_measures(documents), first_records))
                 )
                 documents = leave_out_repeated_keys(documents, first_records)
-        survivors, found = _count(stack, find_survivors(documents))
-        copies = (
-            stack.enter_context(persisted(label_copies(_leave_out_measures(documents), survivors)))
-            if found
-            else None
-        )
+        protected = search.settings.protected_sources if search else ()
+        survivors, found = _count(stack, find_survivors(documents, protected))
+        small = _leave_out_measures(documents)
+        copies = stack.enter_context(persisted(label_copies(small, survivors))) if found else None
+        near = None
+        if search is not None:
+            kept = small if copies is None else leave_out_copies(small, survivors)
+            near = stack.enter_context(_find_near_duplicates(kept, sources, slices, rules, search))
+            copies = near.removed if copies is None else copies.unionByName(near.removed, True)
         facts, checksum = count_records(positions, documents, copies, repeated, rules)
         if any(source.cleaning != Cleaning() for source in sources):
             facts["edits"] = count_edits(documents)
@@ -149,14 +163,31 @@ def open_corpus(
             documents=documents,
             copies=copies,
             repeated=repeated,
-            facts=facts,
+            facts=facts if near is None else {**facts, "near_duplicates": near.facts},
             checksum=checksum,
+            near_duplicates=near,
         )
 
 
 def _leave_out_measures(positions: DataFrame) -> DataFrame:
     """Without what was measured, which is kept with the positions only; failed_rule stays."""
     return positions.drop(*arrow_schema(MEASURES).names)
+
+
+@contextmanager
+def _find_near_duplicates(
+    documents: DataFrame, sources: Sequence[Source], slices: Slices, rules: Rules, search: Search
+) -> Iterator[Found]:
+    """Near duplicates among the documents that no other rule drops."""
+
+    def read(positions: DataFrame, work: Work, ddl: str) -> DataFrame:
+        labels = positions.select("task", "slice", "offset")
+        return read_texts(documents.sparkSession, sources, slices, labels, work, ddl)
+
+    labelled = label_quality(without_survivor(documents), rules)
+    kept = labelled.where("drop_reason IS NULL").select(*documents.columns)
+    with find_near_duplicates(kept, read, search) as found:
+        yield found
 
 
 def _count(stack: ExitStack, groups: DataFrame) -> tuple[DataFrame, int]:

@@ -8,6 +8,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
+from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.quality import label_quality
 from pipelines.corpus.quarantine import DAMAGED_FILE
 from pipelines.corpus.rules import Rules
@@ -28,14 +29,13 @@ def count_records(
 
     Raises ContractError if a good record is neither a document nor a repeated key.
     """
-    no_copy = F.lit(None).cast("string")
     counted = [
-        _group(label_quality(documents.withColumn("duplicate_of", no_copy), rules), "documents", 1),
+        _group(label_quality(without_survivor(documents), rules), "documents", 1),
         _group(positions.where("doc_id IS NOT NULL"), "good", 1, F.lit(None)),
         _group(positions, "broken", 1, F.substring_index("reason", ":", 1)).where("reason IS NOT NULL"),
     ]
     if copies is not None:  # counted as documents without a copy above: take them away and add them again
-        without = label_quality(copies.drop("duplicate_of").withColumn("duplicate_of", no_copy), rules)
+        without = label_quality(without_survivor(copies), rules)
         counted += [_group(without, "copies", -1), _group(label_quality(copies, rules), "copies", 1)]
     if repeated is not None:
         counted += [_group(repeated, "broken", 1, F.lit("duplicate key"))]
@@ -69,6 +69,14 @@ def count_edits(documents: DataFrame) -> dict[str, dict[str, int]]:
         .collect()
     )
     return {row.step: {"documents": row.documents, "edits": row.edits} for row in sorted(counted)}
+
+
+def without_survivor(documents: DataFrame) -> DataFrame:
+    """The documents as if they were copies of nothing."""
+    failed = F.col("failed_rule") if "failed_rule" in documents.columns else F.lit(None).cast("string")
+    return documents.withColumns(
+        {"duplicate_of": F.lit(None).cast("string"), "failed_rule": F.when(failed != NEAR_DUPLICATE, failed)}
+    )
 
 
 def _group(rows: DataFrame, table: str, weight: int, reason: Column | None = None) -> DataFrame:

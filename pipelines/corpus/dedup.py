@@ -7,20 +7,25 @@ times is one row per partition; a window function would sort all of them in one 
 more are joined back.
 """
 
+from collections.abc import Sequence
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}
 
 
-def find_survivors(documents: DataFrame) -> DataFrame:
+def find_survivors(documents: DataFrame, protected_sources: Sequence[str] = ()) -> DataFrame:
     """content_hash and survivor_id of each text that occurs more than once; an empty text is none.
 
     The survivor is the copy in test, else in validation, else in train; among several the one with the
     smallest doc_id. So an evaluation text stays where it is, and its copies in train are the duplicates.
-    Compares all sources. Needs doc_id, content_hash, num_chars, split.
+    A copy in a protected source goes before all others. Compares all sources. Needs doc_id, content_hash,
+    num_chars, split; with protected sources also source.
     """
     priority = F.create_map(*[F.lit(part) for item in _PRIORITY.items() for part in item])[F.col("split")]
+    if protected_sources:
+        priority = F.when(F.col("source").isin(*protected_sources), -1).otherwise(priority)
     return (
         documents.where("num_chars > 0")
         .groupBy("content_hash")
@@ -38,6 +43,12 @@ def label_copies(documents: DataFrame, survivors: DataFrame) -> DataFrame:
     `find_survivors`."""
     copies = documents.join(survivors, "content_hash").where("survivor_id != doc_id")
     return copies.withColumnRenamed("survivor_id", "duplicate_of")
+
+
+def leave_out_copies(documents: DataFrame, survivors: DataFrame) -> DataFrame:
+    """The documents that are copies of nothing."""
+    is_first = F.col("survivor_id").isNull() | (F.col("survivor_id") == F.col("doc_id"))
+    return documents.join(survivors, "content_hash", "left").where(is_first).drop("survivor_id")
 
 
 def find_first_records(documents: DataFrame) -> DataFrame:

@@ -18,6 +18,7 @@ from pyarrow import NativeFile
 from pyarrow.fs import FileSystem
 from pyspark.sql import DataFrame, SparkSession
 
+from pipelines.corpus.ids import content_hash
 from pipelines.corpus.measure import MEASURES, Measurable, TextKeeper, attach_signals
 from pipelines.corpus.readers.format import Record, Slice
 from pipelines.corpus.readers.mapping import Mapper
@@ -75,6 +76,22 @@ def read_repeated(
 ) -> DataFrame:
     """Rows of POSITIONS for the records that repeat a key, with the reason and their text as raw."""
     return _read(spark, slices, labels, partial(_find_repeated, sources=sources), POSITIONS)
+
+
+def read_texts(
+    spark: SparkSession,
+    sources: Sequence[Source],
+    slices: Slices,
+    labels: DataFrame,
+    work: Callable[[Iterator[tuple[str, str]]], Iterator[tuple[int, tuple]]],
+    ddl: str,
+) -> DataFrame:
+    """Rows of `ddl` that `work` makes of the records that have a label, and of no others.
+
+    On the executors, `work` gets content hash and normalised text of each record, one after the other, and
+    yields (bytes, row). Slices without a label are not opened.
+    """
+    return _read(spark, slices, labels, partial(_work_on_texts, sources=sources, work=work), ddl)
 
 
 def _read(
@@ -144,6 +161,30 @@ def _find_repeated(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
             if label is not None and label.first_file is not None:
                 repeated = make_repeated(at, record, mapper, label)
                 yield len(repeated[-1]), repeated
+
+
+def _work_on_texts(
+    scattered: Scattered,
+    sources: Sequence[Source],
+    work: Callable[[Iterator[tuple[str, str]]], Iterator[tuple[int, tuple]]],
+) -> _Rows:
+    def read() -> Iterator[tuple[str, str]]:
+        open_source = _open_sources(sources)
+        for row, part in scattered.slices():
+            if not scattered.has_labels():
+                continue
+            source, files, mapper = open_source(row["source"])
+            for record in read_slice(files, source, part):
+                if scattered.label(record.offset) is None:
+                    continue
+                if record.values is None:
+                    raise RuntimeError(f"{part.path} changed while it was read; run the stage again")
+                columns = mapper.map_values(record.values)
+                yield content_hash(columns.text.encode(), columns.parts), columns.text
+                if not scattered.has_labels():  # the rest of the slice is of no use
+                    break
+
+    return work(read())
 
 
 def _open_sources(sources: Sequence[Source]) -> Callable[[int], tuple[Source, FileSystem, Mapper]]:

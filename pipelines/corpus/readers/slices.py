@@ -135,6 +135,10 @@ class Scattered:
                     f"{self._next['offset']:,} any more; run the stage again"
                 )
 
+    def has_labels(self) -> bool:
+        """Whether labels of the slice are left."""
+        return self._next is not None and self._next["offset"] is not None
+
     def label(self, offset: int) -> Label | None:
         """The label of the record at `offset`. Records are asked for in the order of the slice."""
         if self._next is None or self._next["offset"] != offset:

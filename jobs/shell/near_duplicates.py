@@ -1,0 +1,26 @@
+"""The keys of stage 1 that concern near duplicates, and what they mean for its plan."""
+
+from typing import Any
+
+from jobs.shell.settings import Section, TablePlace
+from pipelines.corpus.neardup.presets import NearDuplicates, name_inputs
+from pipelines.corpus.rules import Rules
+
+
+class SearchSection(Section):
+    """A section with a search for near duplicates."""
+
+    rules: Rules
+    near_duplicates: NearDuplicates
+    duplicates: TablePlace
+    signatures: TablePlace
+    similarities: TablePlace
+
+    @property
+    def evidence(self) -> list[str]:
+        """The table of evidence, if there is a search."""
+        return [self.duplicates] if self.near_duplicates.enabled else []
+
+    def name_search(self) -> dict[str, Any]:
+        """What the documents depend on because of the search; see `name_inputs`."""
+        return name_inputs(self.near_duplicates, self.rules.drop_duplicates_from)

@@ -1,0 +1,1 @@
+"""Near-duplicate documents: MinHash, candidate pairs, exact check, clusters, survivors."""

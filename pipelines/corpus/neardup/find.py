@@ -1,0 +1,216 @@
+"""Positions of documents -> which of them are near duplicates of which survivors, with evidence.
+
+1. Sign the texts that have no signature yet (`stored.py`).
+2. Pair the members of each bucket with its first members (`candidates.py`).
+3. Compare the sets of shingles of each pair exactly; pairs at min_jaccard or above are edges (`stored.py`).
+4. Label clusters and choose survivors (`rounds.py`, `graph.py`).
+
+A document is removed only if it has an edge to its survivor: never by a chain. Clusters show the chains.
+The result is a function of the documents and the settings; neither partitions nor earlier runs change it.
+
+Cost: 24 bytes per document and band are shuffled, and the sets of candidate pairs. Texts are read again for
+new signatures and new pairs only.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from pipelines.corpus.neardup.candidates import (
+    count_crowded,
+    find_doc_id,
+    find_pairs,
+    is_removable,
+    name_pairs,
+    rank_members,
+    spread_buckets,
+)
+from pipelines.corpus.neardup.presets import NEAR_DUPLICATE, NearDuplicates
+from pipelines.corpus.neardup.rounds import DRIVER_EDGES, Rounds
+from pipelines.corpus.neardup.stored import ReadTexts, add_signatures, add_similarities
+from pipelines.spark import persisted
+from pipelines.tables import NEAR_DUPLICATES
+
+logger = logging.getLogger(__name__)
+
+
+class TablePlaces(Protocol):
+    """The part of the stage's configuration that a search needs."""
+
+    @property
+    def near_duplicates(self) -> NearDuplicates: ...
+    @property
+    def signatures(self) -> str: ...
+    @property
+    def similarities(self) -> str: ...
+    @property
+    def duplicates(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """What is looked for, and the tables it needs."""
+
+    settings: NearDuplicates
+    signatures: str
+    """Path or name of the table."""
+    similarities: str
+    """Path or name of the table."""
+    evidence: str
+    """Path or name of the table. Rows on the way to it are held in its folder."""
+    report: Callable[[str], None] = logger.info
+    """Gets a line at each step and at each round."""
+    driver_edges: int = DRIVER_EDGES
+    """Edges up to which the driver finds clusters and survivors."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """Near duplicates. Its rows live as long as the context of `find_near_duplicates`."""
+
+    removed: DataFrame
+    """The documents that are removed, with duplicate_of; failed_rule is near_duplicate."""
+    evidence: DataFrame
+    """Rows of NEAR_DUPLICATES."""
+    facts: dict[str, Any]
+
+
+@contextmanager
+def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Search) -> Iterator[Found]:
+    """Compare the documents, which must differ in content_hash.
+
+    Needs doc_id, source, file, split, num_chars, content_hash, and the positions that `read_texts` needs.
+    Raises ContractError if texts changed while they were read.
+    """
+    settings, report = search.settings, search.report
+    members = rank_members(documents, settings)
+    with ExitStack() as stack:
+        report("near duplicates: computing signatures")
+        signatures, num_signed = add_signatures(members, read_texts, settings, search.signatures)
+
+        report("near duplicates: looking for pairs")
+        buckets = stack.enter_context(persisted(spread_buckets(members, signatures, settings)))
+        found = name_pairs(find_pairs(buckets, settings.max_leaders), members)
+        pairs = stack.enter_context(persisted(found))
+        num_pairs = pairs.count()
+
+        report(f"near duplicates: comparing {num_pairs:,} pairs")
+        compared, num_compared = add_similarities(pairs, members, read_texts, settings, search.similarities)
+        edges = stack.enter_context(persisted(compared.where(F.col("jaccard") >= settings.min_jaccard)))
+
+        rounds = Rounds(stack=stack, path=search.evidence, report=report, driver_edges=search.driver_edges)
+        clusters = stack.enter_context(persisted(rounds.label_clusters(edges)))
+        removals = edges.where(is_removable(F.col("b")))
+        survivors = stack.enter_context(persisted(choose_survivors(removals, rounds.find_removed(removals))))
+        facts = {
+            "signed": num_signed,
+            "pairs": num_pairs,
+            "pairs_compared": num_compared,
+            "near_pairs": edges.count(),
+            "crowded_buckets": count_crowded(buckets, settings.max_leaders),
+            "clusters": clusters.select("cluster").distinct().count(),
+            "sources": count_losses(members, survivors),
+        }
+        yield Found(
+            removed=stack.enter_context(persisted(_select_removed(members, survivors))),
+            evidence=describe_clusters(members, clusters, survivors),
+            facts=facts,
+        )
+
+
+def choose_survivors(removals: DataFrame, removed: DataFrame) -> DataFrame:
+    """b, and of its smallest survivor a: survivor, jaccard, num_buckets. One row per removed vertex.
+
+    Every removed vertex has an edge to a survivor; if it has several, the smallest one is named.
+    """
+    is_left = removals.join(removed.withColumnRenamed("vertex", "a"), "a", "left_anti")
+    return (
+        is_left.groupBy("b")
+        .agg(F.min(F.struct("a", "jaccard", "num_buckets")).alias("best"))
+        .select("b", F.col("best.a").alias("survivor"), "best.jaccard", "best.num_buckets")
+    )
+
+
+def describe_clusters(members: DataFrame, clusters: DataFrame, survivors: DataFrame) -> DataFrame:
+    """Rows of NEAR_DUPLICATES: one per member of a cluster."""
+    sizes = clusters.groupBy("cluster").agg(F.count("*").cast("int").alias("cluster_size"))
+    rows = (
+        members.join(clusters.withColumnRenamed("member", "order"), "order")
+        .join(sizes, "cluster")
+        .join(survivors.withColumnRenamed("b", "order"), "order", "left")
+        .withColumn("cluster_id", find_doc_id(F.col("cluster")))
+        .withColumn("duplicate_of", find_doc_id(F.col("survivor")))
+    )
+    return rows.select(*NEAR_DUPLICATES.schema.names)
+
+
+def count_losses(members: DataFrame, survivors: DataFrame) -> dict[str, dict[str, int]]:
+    """Source -> documents compared, and removed as near duplicates."""
+    labelled = members.join(survivors.select(F.col("b").alias("order"), "survivor"), "order", "left")
+    counted = labelled.groupBy("source").agg(
+        F.count("*").alias("compared"), F.count("survivor").alias("removed")
+    )
+    return {
+        row["source"]: {"compared": row["compared"], "removed": row["removed"]}
+        for row in sorted(counted.collect())
+    }
+
+
+def prepare_search(places: TablePlaces, report: Callable[[str], None]) -> Search | None:
+    """The search that a configuration asks for; None = near duplicates stay."""
+    if not places.near_duplicates.enabled:
+        return None
+    return Search(
+        settings=places.near_duplicates,
+        signatures=places.signatures,
+        similarities=places.similarities,
+        evidence=places.duplicates,
+        report=report,
+    )
+
+
+def write_evidence(found: Found | None, search: Search | None, made_from: str) -> None:
+    """Write the table of evidence, then look whether a source loses too much. Without a search, do nothing.
+
+    Raises ValueError, or logs a warning, if a source loses more than max_source_loss of its documents. The
+    evidence is there by then, so that it can be looked at.
+    """
+    if found is None or search is None:
+        return
+    search.report("writing evidence of near duplicates")
+    NEAR_DUPLICATES.overwrite(found.evidence, search.evidence, fingerprint=made_from, facts=found.facts)
+    check_losses(found.facts["sources"], search.settings, search.evidence)
+
+
+def check_losses(losses: dict[str, dict[str, int]], settings: NearDuplicates, evidence: str) -> None:
+    """Raises ValueError, or logs a warning, if a source loses more than max_source_loss of its documents."""
+    lossy = [
+        f"source {name!r}: {counts['removed']:,} of {counts['compared']:,} documents"
+        for name, counts in losses.items()
+        if counts["removed"] > settings.max_source_loss * counts["compared"]
+    ]
+    if not lossy:
+        return
+    message = (
+        "corpus: near duplicates exceed corpus.near_duplicates.max_source_loss = "
+        f"{settings.max_source_loss:g} of a source ({'; '.join(lossy)}). The table {evidence} has each "
+        "removal with its survivor and exact similarity"
+    )
+    if settings.on_alarm == "warn":
+        logger.warning("%s", message)
+        return
+    raise ValueError(
+        f"{message}; documents were not written. To accept the loss, raise the fraction or set "
+        "corpus.near_duplicates.on_alarm=warn"
+    )
+
+
+def _select_removed(members: DataFrame, survivors: DataFrame) -> DataFrame:
+    named = survivors.select(F.col("b").alias("order"), find_doc_id(F.col("survivor")).alias("duplicate_of"))
+    removed = members.join(named, "order").drop("order", "vertex", "rank")
+    return removed.withColumn("failed_rule", F.lit(NEAR_DUPLICATE))

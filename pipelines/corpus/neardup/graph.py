@@ -1,0 +1,63 @@
+"""Clusters and survivors of a graph that fits into the driver's memory, in NumPy and plain Python.
+
+Vertices are strings that sort in the order of survival: of two near duplicates the smaller one stays. Edges
+are pairs (a, b) with a < b whose Jaccard similarity was checked. `rounds.py` gives the same results for
+larger graphs.
+
+Cost: a million edges take about 3 s and 400 MB.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_Places = npt.NDArray[np.int64]
+
+
+def find_components(edges: pa.Table) -> pa.Table:
+    """One row per vertex of an edge: member, cluster. The cluster of a member is the smallest vertex that it
+    is connected to. Needs a, b."""
+    vertices, firsts, seconds = _number(edges)
+    parents = list(range(len(vertices)))
+
+    def find_root(vertex: int) -> int:
+        while parents[vertex] != vertex:
+            parents[vertex] = parents[parents[vertex]]  # halves the path, so that it stays short
+            vertex = parents[vertex]
+        return vertex
+
+    for first, second in zip(firsts.tolist(), seconds.tolist(), strict=True):
+        one, other = find_root(first), find_root(second)
+        parents[max(one, other)] = min(one, other)
+    roots = np.array([find_root(vertex) for vertex in range(len(vertices))], np.int64)
+    return pa.table({"member": vertices, "cluster": vertices.take(pa.array(roots))})
+
+
+def find_removed(edges: pa.Table) -> pa.Array:
+    """The vertices that have an edge to a survivor: sorted. Needs a, b.
+
+    Greedy, in the order of survival: a vertex survives unless a smaller survivor is its neighbour. So every
+    removed vertex has an edge to a survivor, and no two survivors have one. A vertex that is connected to a
+    survivor by a chain only survives.
+    """
+    vertices, firsts, seconds = _number(edges)
+    by_first = np.argsort(firsts, kind="stable")
+    neighbours = seconds[by_first].tolist()
+    starts = np.searchsorted(firsts[by_first], np.arange(len(vertices) + 1)).tolist()
+    is_removed = np.zeros(len(vertices), bool)
+    for vertex in range(len(vertices)):
+        if not is_removed[vertex]:
+            for neighbour in neighbours[starts[vertex] : starts[vertex + 1]]:
+                is_removed[neighbour] = True
+    return vertices.filter(pa.array(is_removed))
+
+
+def _number(edges: pa.Table) -> tuple[pa.Array, _Places, _Places]:
+    """(the vertices in order, the place of each a among them, the place of each b)."""
+    found = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks], pa.string()))
+    vertices = found.take(pc.sort_indices(found))
+    firsts, seconds = (
+        np.asarray(pc.index_in(edges[end], vertices).to_numpy(), np.int64) for end in ("a", "b")
+    )
+    return vertices, firsts, seconds
