@@ -5,13 +5,17 @@ A name needs a Spark session. The one that runs is used; `provide_session` says 
 that are made before any stage starts Spark.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipelines.commit_record import read_record
 from pipelines.paths import absolute, is_table_name
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
+
+DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+"""Delta's part of Spark's own catalog: it knows where tables are, and leaves commits to Delta."""
 
 _start: "Callable[[], SparkSession] | None" = None
 
@@ -49,25 +53,47 @@ class CatalogSource:
         self.table_id, self.name, self.location = detail.id, name, detail.location
         self.configuration: Mapping[str, str] = detail.properties
         self.partition_by = tuple(detail.partitionColumns)
-        self.columns = tuple(spark.table(self._quoted).columns)
-        self.version = int(self.history(1)[0]["version"])
+        schema = spark.table(self._quoted).schema
+        self.columns, self.schema_json = tuple(schema.names), schema.json()
+        self.version = int(self._describe_history("LIMIT 1").collect()[0].version)
 
-    def history(self, limit: int) -> list[Mapping[str, Any]]:
-        return self._commits(f"LIMIT {limit}")
+    def list_commits(self) -> Iterator[Mapping[str, Any]]:
+        """Asks for 16 commits, then for more only if they are needed."""
+        oldest, limit = self.version + 1, 16
+        while True:
+            commits = _collect(self._describe_history(f"LIMIT {limit}"))
+            for commit in commits:
+                if commit["version"] < oldest:  # later ones appear while we look
+                    oldest = commit["version"]
+                    yield commit
+            if len(commits) < limit:
+                return
+            limit *= 8
 
     def find_version(self, made_from: str) -> int | None:
-        # The catalog's log has no index of transactions that SQL can ask, so Spark reads all commits.
-        carrying = [
-            commit for commit in self._commits("") if f'"{made_from}"' in (commit["userMetadata"] or "")
-        ]
-        return int(carrying[0]["version"]) if carrying else None
+        # The catalog's log has no index of transactions that SQL can ask, so Spark reads all commits. It
+        # gives those that mention the fingerprint: the facts of other commits may do so, too.
+        history = self._describe_history("")
+        for commit in _collect(history.where(history["userMetadata"].contains(made_from))):
+            if (
+                commit["version"] <= self.version
+                and (read_record(commit) or {}).get("fingerprint") == made_from
+            ):
+                return int(commit["version"])
+        return None
 
     def read_commit(self, version: int) -> Mapping[str, Any] | None:
-        return next((commit for commit in self._commits("") if commit["version"] == version), None)
+        found = _collect(self._describe_history("").where(f"version = {version}"))
+        return found[0] if found else None
 
-    def _commits(self, limit: str) -> list[Mapping[str, Any]]:
-        rows = self._spark.sql(f"DESCRIBE HISTORY {self._quoted} {limit}")
-        return [row.asDict() for row in rows.select("version", "operation", "userMetadata").collect()]
+    def _describe_history(self, limit: str) -> "DataFrame":
+        """The commits, newest first."""
+        history = self._spark.sql(f"DESCRIBE HISTORY {self._quoted} {limit}")
+        return history.select("version", "operation", "userMetadata")
+
+
+def _collect(history: "DataFrame") -> list[Mapping[str, Any]]:
+    return [row.asDict() for row in history.collect()]
 
 
 def read_catalog(name: str) -> CatalogSource | None:

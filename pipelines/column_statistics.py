@@ -1,7 +1,6 @@
 """Delta's statistics of a file, from the footer of the Parquet file: readers skip files that cannot match."""
 
 import json
-import math
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -14,7 +13,8 @@ STATISTICS_CHARS = 32
 def summarize_columns(metadata: pq.FileMetaData) -> str:
     """Delta's statistics of a file, as JSON: for columns that are no arrays, maps or structs.
 
-    A column without smallest and largest value (binary, truth values, long texts, NaN) has its nulls only.
+    A column without smallest and largest value (binary, truth values, numbers with a fraction, long texts)
+    has its nulls only.
     """
     lowest: dict[str, Any] = {}
     highest: dict[str, Any] = {}
@@ -52,9 +52,8 @@ def summarize_columns(metadata: pq.FileMetaData) -> str:
 def _bounds(found: pq.Statistics) -> tuple[Any, Any] | None:
     """Smallest and largest value of a column of a row group; None where Delta takes none."""
     low, high = found.min, found.max
-    if isinstance(low, bool) or not isinstance(low, (int, float, str, date)):
-        return None
-    if isinstance(low, float) and not (math.isfinite(low) and math.isfinite(high)):
+    # Parquet leaves NaN out of its statistics, but Spark takes it for the largest number.
+    if isinstance(low, bool) or not isinstance(low, (int, str, date)):
         return None
     if isinstance(low, str) and max(len(low), len(high)) > STATISTICS_CHARS:
         return None

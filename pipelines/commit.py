@@ -6,7 +6,6 @@ of them. delta-rs creates each version only if it does not exist, on every store
 are safe. A commit here goes on top of exactly the version that its writer has read, or fails.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
+from pipelines.commit_record import encode_record
 from pipelines.pin import FileSource, TableLog, open_log, transaction_name
 from pipelines.shards import Shard
 from pipelines.stores import delta_options
@@ -57,12 +57,14 @@ def create_table(
 
 
 def commit_shards(
-    log: TableLog, shards: Sequence[Shard], *, replace: bool, fingerprint: str, record: Mapping[str, Any]
+    log: TableLog, shards: Sequence[Shard], *, replace: bool, record: Mapping[str, Any]
 ) -> None:
     """Add the shards on top of `log`, or `replace` all rows by them, in one commit.
 
-    The commit carries `record` in its user metadata, and a transaction named by the fingerprint whose number
-    is the version of the commit, so that it is found without walking through the log.
+    The commit carries `record` in its user metadata, and two transactions: one named by the fingerprint of
+    the record, whose number is the version of the commit, so that it is found without walking through the
+    log; and the table's own, with the number of the record, so that a writer who names the table in a catalog
+    at the same time gets a conflict (see `named`).
 
     Raises ConflictError if the table has a newer version than `log`. After any other error, the commit may
     have succeeded: the answer of the store was lost.
@@ -86,12 +88,15 @@ def commit_shards(
             partition_by=list(log.source.partition_by),
             commit_properties=CommitProperties(
                 custom_metadata={
-                    "userMetadata": json.dumps({"distributary": record}, ensure_ascii=False),
+                    "userMetadata": encode_record(record),
                     "readVersion": log.version,
                     "operationMetrics": {name: str(value) for name, value in metrics.items()},
                 },
                 max_commit_retries=0,  # no silent repeat on top of rows that the caller has not seen
-                app_transactions=[Transaction(transaction_name(fingerprint), log.version + 1)],
+                app_transactions=[
+                    Transaction(transaction_name(record["fingerprint"]), log.version + 1),
+                    Transaction(record["table"], record["number"]),
+                ],
             ),
         )
     except CommitFailedError as error:

@@ -13,13 +13,14 @@ was faster, it gets a conflict, reads the log again and writes what is still mis
 were replaced. The shards are there already, so another attempt costs one commit.
 
 Where a function takes the path of a table, it also takes a name in a Spark catalog (`schema.table`). Spark
-commits to those (`named.py`), from rows that wait in a staging folder.
+commits to those (`named.py`), from rows that wait in a staging folder. On S3 that would be safe for one
+driver only: there the table is written by its path.
 """
 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -34,7 +35,7 @@ from pipelines.contract import ContractError as ContractError
 from pipelines.contract import Definition, select_columns
 from pipelines.digest import digest_rows
 from pipelines.held import HeldRows, hold_rows, require_contract
-from pipelines.named import commit_named, staging_folder
+from pipelines.named import commit_named, settle_place, staging_folder
 from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import Pin, TableLog, open_log
 from pipelines.prepare import prepare_table
@@ -89,7 +90,8 @@ class Table:
         ContractError with the count and the first offending key.
         """
         definition = self._definition
-        folder = _shard_folder(rows.sparkSession, path)
+        place = settle_place(rows.sparkSession, path, definition)
+        folder = _shard_folder(rows.sparkSession, place)
         with hold_rows(select_columns(rows, definition), folder, definition) as held:
             require_contract(held, definition)
             yield held
@@ -103,25 +105,26 @@ class Table:
         Held rows must be held for the same path. Raises ContractError if the rows break the definition,
         RuntimeError if another writer replaces the rows meanwhile, or if another program changed them last.
         """
-        log = open_log(path)
+        place = settle_place(_session_of(rows), path, self._definition)
+        log = open_log(place)
         newest = log.pin() if log else None
         if newest is not None and newest.fingerprint == fingerprint:
             logger.info("%s: version %d has the same inputs, nothing written", self.name, newest.version)
-            return newest
+            return replace(newest, path=path)
         if newest is not None and not newest.fingerprint:
             raise RuntimeError(
                 f"{self.name} at {path} was changed outside of Distributary (version {newest.version}, "
                 f"{newest.facts['operation']}), and writing would undo that; to rebuild it, delete the table"
             )
-        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, path) as held:
+        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, place) as held:
+            before = -1 if log is None else log.version
             for _ in range(WRITE_ATTEMPTS):
-                before = -1 if log is None else log.version
-                self._commit(held, path, log, replace=True, made_from=fingerprint, facts=facts)
-                log = open_log(path)
+                self._commit(held, place, log, replaces=True, made_from=fingerprint, facts=facts)
+                log = open_log(place)
+                _note_commits(held, log, after=before)
                 written = log.pin() if log else None
                 if written is not None and written.fingerprint == fingerprint:
-                    return written
-                _note_failure(held, log, fingerprint, after=before)
+                    return replace(written, path=path)
                 if written != newest:
                     break
         raise self._disturbed(path)
@@ -133,23 +136,24 @@ class Table:
         Raises ContractError if the rows break the definition, RuntimeError if other writers are faster
         WRITE_ATTEMPTS times.
         """
-        log = open_log(path)
+        place = settle_place(_session_of(rows), path, self._definition)
+        log = open_log(place)
         earlier = log.pin(made_from=fingerprint) if log else None
         if earlier is not None:
             logger.info("%s: version %d has the same inputs, nothing appended", self.name, earlier.version)
-            return earlier
+            return replace(earlier, path=path)
         with ExitStack() as stack:
-            held = stack.enter_context(self.hold(rows, path))
+            held = stack.enter_context(self.hold(rows, place))
+            before = -1 if log is None else log.version
             for _ in range(WRITE_ATTEMPTS):
-                if log is not None and (missing := self._find_missing(held, path, log)) is not None:
-                    held = stack.enter_context(self.hold(missing, path))
-                before = -1 if log is None else log.version
-                self._commit(held, path, log, replace=False, made_from=fingerprint, facts=facts)
-                log = open_log(path)
+                if log is not None and (missing := self._find_missing(held, place, log)) is not None:
+                    held = stack.enter_context(self.hold(missing, place))
+                self._commit(held, place, log, replaces=False, made_from=fingerprint, facts=facts)
+                log = open_log(place)
+                _note_commits(held, log, after=before)
                 written = log.pin(made_from=fingerprint) if log else None
                 if written is not None:
-                    return written
-                _note_failure(held, log, fingerprint, after=before)
+                    return replace(written, path=path)
         raise self._disturbed(path)
 
     def digest(self, rows: DataFrame) -> tuple[str, int]:
@@ -188,7 +192,7 @@ class Table:
         path: str,
         log: TableLog | None,
         *,
-        replace: bool,
+        replaces: bool,
         made_from: str,
         facts: Mapping[str, Any],
     ) -> None:
@@ -197,7 +201,7 @@ class Table:
         if held.path != _shard_folder(held.spark, path):
             raise ValueError(f"{self.name}: the rows are held in {held.path}, not for {path}")
         try:
-            log = prepare_table(held.spark, path, log, self._definition, keeps_rows=not replace)
+            log = prepare_table(held.spark, path, log, self._definition, keeps_rows=not replaces)
             record = {
                 "table": self.name,
                 "digest": held.digest,
@@ -205,12 +209,14 @@ class Table:
                 "fingerprint": made_from,
                 "facts": dict(facts),
                 "last_foreign": log.last_foreign(),
+                "number": log.last_number() + 1,
+                "folder": held.folder,
             }
             if is_table_name(path):
-                commit_named(log, held, replace=replace, application=self.name, record=record)
+                commit_named(log, held, replace=replaces, record=record)
                 return
             held.may_be_committed = True
-            commit_shards(log, held.shards, replace=replace, fingerprint=made_from, record=record)
+            commit_shards(log, held.shards, replace=replaces, record=record)
         except ConflictError as conflict:
             logger.warning("%s: another writer committed first (%s)", self.name, conflict)
 
@@ -221,12 +227,16 @@ class Table:
         )
 
 
-def _note_failure(held: HeldRows, log: TableLog | None, made_from: str, *, after: int) -> None:
-    """The shards may be deleted, unless the log has a commit of these inputs after version `after`: a store
-    that repeats a put whose answer was lost reports our own commit as a conflict."""
+def _note_commits(held: HeldRows, log: TableLog | None, *, after: int) -> None:
+    """The shards may be deleted unless a commit after version `after` names them. The log decides: a store
+    that repeats a put whose answer was lost reports our own commit as a conflict, and another driver may have
+    committed equal inputs with shards of its own."""
     if held.may_be_committed and log is not None:
-        found = log.source.find_version(made_from)
-        held.may_be_committed = found is not None and found > after
+        held.may_be_committed = log.names_shards(held.folder, after=after)
+
+
+def _session_of(rows: DataFrame | HeldRows) -> SparkSession:
+    return rows.spark if isinstance(rows, HeldRows) else rows.sparkSession
 
 
 def _shard_folder(spark: SparkSession, place: str) -> str:

@@ -30,7 +30,15 @@ PACKAGES = (
     "torch",
     "transformers",
     "tokenizers",
-) + (("safetensors", "peft", "huggingface-hub", "mlflow", "horovod", "cloudpickle", "psutil", "pydantic"))
+    "safetensors",
+    "peft",
+    "huggingface-hub",
+    "mlflow",
+    "horovod",
+    "cloudpickle",
+    "psutil",
+    "pydantic",
+)
 """Packages that tasks and ranks import. Their versions must be those of the driver."""
 MIN_FREE_BYTES = 5_000_000_000
 MAX_CLOCK_SECONDS = 60.0

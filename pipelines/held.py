@@ -54,8 +54,14 @@ class HeldRows:
     """Check -> rows that break it."""
     keys: KeySample
     may_be_committed: bool = False
-    """True from a commit that names the shards until it is known to have failed: they must not be deleted."""
+    """True from a commit that names the shards until it is known that no commit does: they must not be
+    deleted."""
     _rows: DataFrame | None = None
+
+    @property
+    def folder(self) -> str:
+        """Folder of the shards, relative to `path`; empty if there are none. No other write uses it."""
+        return self.shards[0].path.partition("/")[0] if self.shards else ""
 
     @property
     def rows(self) -> DataFrame:
@@ -86,7 +92,7 @@ def hold_rows(rows: DataFrame, path: str, definition: Definition) -> Iterator[He
         yield held
     finally:
         if held.shards and not held.may_be_committed:
-            _delete_shards(held)
+            _delete_folder(held.path, held.folder)
 
 
 def _write_shards(rows: DataFrame, path: str, definition: Definition) -> HeldRows:
@@ -197,10 +203,6 @@ def _combine_bits(rules: Sequence[Column]) -> Column:
     """Bit i = rule i is true."""
     bits = [F.when(rule, F.lit(1 << place)).otherwise(F.lit(0)) for place, rule in enumerate(rules)]
     return reduce(Column.bitwiseOR, bits, F.lit(0)).cast("long")
-
-
-def _delete_shards(held: HeldRows) -> None:
-    _delete_folder(held.path, held.shards[0].path.partition("/")[0])
 
 
 def _delete_folder(path: str, folder: str) -> None:

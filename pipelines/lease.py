@@ -1,9 +1,9 @@
 """One driver per training: a lease file in the training's folder, renewed by a thread.
 
-A second driver would double the metrics of the run and delete checkpoints that the first one needs. Object
-stores have no lock, only whole files: two drivers that start within one write both believe that they hold the
-lease. At the next renewal, the one whose file was overwritten finds the other's and stops. Ages are computed
-from the clocks of two machines, which must agree to a few seconds.
+A second driver would double the metrics of the run and delete checkpoints that the first one needs. The file
+is created by `Folder.create`, so of any number of drivers that start at the same moment one gets it. The
+lease of a dead driver is replaced by the one that creates a claim to it: a file that is named by the token of
+the dead driver. Ages are computed from the clocks of two machines, which must agree to a few seconds.
 
 A driver that cannot renew its lease stops after the same time after which another driver may take it: see
 `require`.
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 LEASE = "driver.json"
 RENEW_SECONDS, DEAD_SECONDS = 15.0, 60.0
 """Time between renewals; age from which a lease counts as abandoned."""
+ATTEMPTS, RETRY_SECONDS = 10, 0.2
+"""To see who was faster, when another driver takes the lease at the same moment."""
 
 
 class LeaseHeldError(RuntimeError):
@@ -42,7 +44,8 @@ class LeaseLostError(RuntimeError):
 
 
 class Lease:
-    """Held while the context lasts. Entering raises RuntimeError if another living driver holds the lease."""
+    """Held while the context lasts. Entering raises LeaseHeldError if another living driver holds the lease,
+    RuntimeError if its file cannot be read."""
 
     def __init__(
         self, folder: Folder, *, renew_seconds: float = RENEW_SECONDS, dead_seconds: float = DEAD_SECONDS
@@ -79,23 +82,59 @@ class Lease:
             )
 
     def __enter__(self) -> "Lease":
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(RETRY_SECONDS)
+            holder = self._require_readable()
+            if holder is not None and not self._is_dead(holder):
+                raise self._refusal(holder)
+            if self._take(holder):
+                self._thread.start()
+                return self
+        raise LeaseHeldError(
+            f"{self._folder.path} is being taken over by another driver; wait until it ends, or stop it",
+            is_local=False,
+            renewed_at=0.0 if holder is None else float(holder["renewed_at"]),
+        )
+
+    def _require_readable(self) -> dict[str, Any] | None:
         try:
-            holder = self._read_holder()
+            return self._read(LEASE)
         except ValueError as error:
             raise RuntimeError(
                 f"{self._path} cannot be read ({error}), so its driver is unknown; if no other driver works "
                 "in this folder, delete the file and run again"
             ) from error
-        if holder is not None and not self._is_dead(holder):
-            raise LeaseHeldError(
-                f"{self._folder.path} is in use by {_describe(holder)}; wait until it ends, or stop it: "
-                f"{self._dead_seconds:.0f} s after its last renewal, this command takes over",
-                is_local=holder["host"] == platform.node(),
-                renewed_at=float(holder["renewed_at"]),
-            )
-        self._write()
-        self._thread.start()
-        return self
+
+    def _refusal(self, holder: dict[str, Any]) -> LeaseHeldError:
+        return LeaseHeldError(
+            f"{self._folder.path} is in use by {_describe(holder)}; wait until it ends, or stop it: "
+            f"{self._dead_seconds:.0f} s after its last renewal, this command takes over",
+            is_local=holder["host"] == platform.node(),
+            renewed_at=float(holder["renewed_at"]),
+        )
+
+    def _take(self, dead: dict[str, Any] | None) -> bool:
+        """Take the lease from nobody, or from a `dead` driver; False if another driver was faster."""
+        if dead is None:
+            return self._create(LEASE)
+        claims = [_name_claim(dead)]
+        while not self._create(claims[-1]):
+            rival = self._read(claims[-1])
+            if rival is None or not self._is_dead(rival):
+                return False
+            claims.append(_name_claim(rival))  # killed while it took over: its claim can be claimed, too
+        is_mine = False
+        try:
+            # A driver that was faster has written its own lease before it deleted its claims.
+            found = self._read(LEASE)
+            is_mine = found is not None and found["token"] == dead["token"]
+            if is_mine:
+                self._write()
+            return is_mine
+        finally:
+            for claim in claims if is_mine else claims[-1:]:
+                self._folder.delete(claim)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -105,7 +144,7 @@ class Lease:
         try:
             if self._thread.is_alive():
                 raise TimeoutError(self._problem)
-            if (self._read_holder() or {}).get("token") == self._mine["token"]:
+            if (self._read(LEASE) or {}).get("token") == self._mine["token"]:
                 self._folder.delete(LEASE)
         except Exception as fault:
             # It must not replace the error that ends the context. The file expires by its age.
@@ -121,19 +160,19 @@ class Lease:
                 logger.warning("%s could not be renewed (%s); trying again", self._path, self._problem)
 
     def _renew(self) -> None:
-        holder = self._read_holder()
+        holder = self._read(LEASE)
         if holder is not None and holder["token"] != self._mine["token"]:
             self._taken_by = holder
         else:
             self._write()
 
-    def _read_holder(self) -> dict[str, Any] | None:
-        """Content of the lease file; None if there is none, which on HDFS also happens during a renewal.
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """Who wrote a lease or a claim; None if there is no such file.
 
         Raises ValueError for a file that is not a lease, for example half of one.
         """
         try:
-            content = self._folder.read(LEASE)
+            content = self._folder.read(name)
         except FileNotFoundError:
             return None
         holder = json.loads(content)
@@ -145,11 +184,24 @@ class Lease:
     def _write(self) -> None:
         # The time before the write: a write that takes long must not make the lease look younger than it is.
         now = time.time()
-        self._folder.write(LEASE, json.dumps({**self._mine, "renewed_at": now}).encode())
+        self._folder.write(LEASE, self._content(now))
         self._renewed_at = now
+
+    def _create(self, name: str) -> bool:
+        now = time.time()
+        created = self._folder.create(name, self._content(now))
+        self._renewed_at = now if created else self._renewed_at
+        return created
+
+    def _content(self, now: float) -> bytes:
+        return json.dumps({**self._mine, "renewed_at": now}).encode()
 
     def _is_dead(self, holder: dict[str, Any]) -> bool:
         return process.has_ended(holder["process"]) or _age(holder) > self._dead_seconds
+
+
+def _name_claim(dead: dict[str, Any]) -> str:
+    return f"driver-after-{dead['token']}.json"
 
 
 def _age(holder: dict[str, Any]) -> float:

@@ -79,27 +79,28 @@ class ObjectStore:
             return self._create(name, content)
 
     def _create(self, name: str, content: bytes | memoryview) -> bool:
-        """Where the client gives up a put, it cannot know whether it arrived. So the put is repeated, and an
-        object that is then found is compared with ours."""
+        """A put whose answer was lost may have arrived. The client repeats some of these itself, we the
+        others, so an object that is found is compared with ours."""
         deadline = time.monotonic() + (self._stores or current()).patience_seconds
-        first = True
         while True:
             try:
                 # In one request: parts cannot be put on a condition.
                 obstore.put(self._store, self._key(name), content, mode="create", use_multipart=False)
                 return True
             except (AlreadyExistsError, PreconditionError):
-                return not first and self._holds(name, content)
+                return self._holds(name, content)
             except (PermissionDeniedError, UnauthenticatedError):
                 raise
             except BaseError:
                 if time.monotonic() > deadline:
                     raise
-                first = False
                 time.sleep(_RETRY_SECONDS)
 
     def _holds(self, name: str, content: bytes | memoryview) -> bool:
-        return bytes(obstore.get(self._store, self._key(name)).bytes()) == bytes(content)
+        try:
+            return bytes(obstore.get(self._store, self._key(name)).bytes()) == bytes(content)
+        except FileNotFoundError:  # deleted meanwhile
+            return False
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}".strip("/")

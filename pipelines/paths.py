@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/.*)", re.DOTALL)  # at least two letters: C:/ is not a scheme
 _OPTIONS = re.compile(r"\?\w+=.*", re.DOTALL)
+# A password may hold a slash that should have been %2F. A port is not a password.
+_PASSWORD = re.compile(r"://[^/@:\s]*:(?!\d+(/|$))[^@\s]*@")
 _NAME = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){1,2}", re.ASCII)
 # Each character was tried on local tables with deltalake 1.6: empty history, a panic, or another folder.
 _NOT_IN_TABLES = re.compile(r"[#?\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
@@ -21,7 +23,7 @@ def absolute(path: str) -> str:
     A local path (file: too) becomes absolute, a URI stays as it is; a second call changes nothing.
     Raises ValueError for a password in the path, and for characters that Delta does not escape everywhere.
     """
-    if re.search(r"://[^/@]*:[^/@]*@", path):
+    if _PASSWORD.search(path):
         raise ValueError(
             f"path {without_credentials(path)!r} holds a password, which would be written into tables and "
             "runs; give it in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
@@ -54,7 +56,7 @@ def spark_path(path: str) -> str:
 
 def without_credentials(text: str) -> str:
     """The text without the user and password that a URI in it may carry."""
-    return re.sub(r"://[^/@]*@", "://***@", text)
+    return re.sub(r"://[^/@\s]*@", "://***@", _PASSWORD.sub("://***@", text))
 
 
 def split_scheme(path: str) -> tuple[str, str]:

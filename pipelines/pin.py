@@ -7,12 +7,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from typing import Any, Protocol
 
 from deltalake import DeltaTable as DeltaLog
 from deltalake.exceptions import TableNotFoundError
 
 from pipelines.catalog import read_catalog
+from pipelines.commit_record import read_record
 from pipelines.paths import is_table_name
 from pipelines.storage import Folder
 from pipelines.stores import delta_options
@@ -26,7 +29,14 @@ MAINTENANCE = (
     "ADD CONSTRAINT",
     "DROP CONSTRAINT",
     "CHANGE COLUMN",
+    "CHANGE COLUMNS",
     "UPGRADE PROTOCOL",
+    "ADD FEATURE",
+    "DROP FEATURE",
+    "CLUSTER BY",
+    "COMPUTE STATS",
+    "UPDATE TABLE METADATA",
+    "UPDATE FIELD METADATA",
     "CREATE TABLE",
 )
 """Operations that do not change the rows of a table."""
@@ -82,16 +92,19 @@ class LogSource(Protocol):
     configuration: Mapping[str, str]
     """Table properties, constraints among them."""
     columns: tuple[str, ...]
+    schema_json: str
+    """The columns with their types as Spark writes them in JSON."""
     partition_by: tuple[str, ...]
 
-    def history(self, limit: int) -> list[Mapping[str, Any]]:
-        """version, operation and userMetadata of the newest commits, newest first."""
+    def list_commits(self) -> Iterator[Mapping[str, Any]]:
+        """version, operation and userMetadata of the commits up to `version`, newest first, as far as the log
+        reaches back."""
 
     def find_version(self, made_from: str) -> int | None:
-        """The version whose commit carries this fingerprint; None if there is none."""
+        """The newest version whose commit carries this fingerprint; None if there is none."""
 
     def read_commit(self, version: int) -> Mapping[str, Any] | None:
-        """The commit, as in `history`; None if the log no longer has it."""
+        """The commit, as in `list_commits`; None if the log no longer has it."""
 
 
 class FileSource:
@@ -103,10 +116,17 @@ class FileSource:
         self.version, self.table_id, self.name = int(table.version()), str(metadata.id), metadata.name or ""
         self.configuration: Mapping[str, str] = metadata.configuration
         self.columns = tuple(column.name for column in table.schema().fields)
+        self.schema_json = table.schema().to_json()
         self.partition_by = tuple(metadata.partition_columns)
 
-    def history(self, limit: int) -> list[Mapping[str, Any]]:
-        return list(self.table.history(limit))
+    def list_commits(self) -> Iterator[Mapping[str, Any]]:
+        # DeltaTable.history begins with the newest commit that the store has and counts down from the version
+        # that was opened: if another writer commits in between, every commit gets the number of another one.
+        for version in range(self.version, -1, -1):
+            commit = self.read_commit(version)
+            if commit is None:
+                return
+            yield commit
 
     def find_version(self, made_from: str) -> int | None:
         version = self.table.transaction_version(transaction_name(made_from))
@@ -117,12 +137,15 @@ class FileSource:
             content = Folder(self.path).read(f"_delta_log/{version:020d}.json")
         except FileNotFoundError:
             return None
-        actions = (json.loads(line) for line in content.splitlines())
-        return next((action["commitInfo"] for action in actions if "commitInfo" in action), None)
+        # Only lines that may be it: a commit may add a million files.
+        actions = (json.loads(line) for line in content.splitlines() if b'"commitInfo"' in line)
+        described: dict[str, Any] = next((each["commitInfo"] for each in actions if "commitInfo" in each), {})
+        return {"operation": "unknown", **described, "version": version}
 
 
 class TableLog:
-    """The log of one table as it was when it was opened."""
+    """The log of one table as it was when it was opened. Later commits are not seen: a writer that saw them
+    would add keys that it has not compared with their rows, or replace rows that it does not know."""
 
     def __init__(self, path: str, source: LogSource) -> None:
         self.path, self.source, self.version = path, source, source.version
@@ -132,7 +155,7 @@ class TableLog:
 
         Reads the commits back to the newest of ours; with `made_from` one more, however many lie between.
         """
-        newest, record, foreign = self._find_newest()
+        newest, record, foreign = self._newest
         if made_from is None:
             if foreign is not None and foreign[0] > newest:
                 return self._foreign_pin(*foreign)
@@ -144,28 +167,39 @@ class TableLog:
         version = self.source.find_version(made_from)
         if version is None or version <= record.get("last_foreign", -1):
             return None
-        found = _record(self.source.read_commit(version) or {})
+        found = read_record(self.source.read_commit(version) or {})
         return None if found is None else self._own_pin(version, found)
+
+    def read_pin(self, version: int) -> Pin | None:
+        """The pin of the commit that made this version; None if it is not ours, or no longer in the log."""
+        record = read_record(self.source.read_commit(version) or {})
+        return None if record is None else self._own_pin(version, record)
 
     def last_foreign(self) -> int:
         """The newest version that another program wrote rows in; -1 if there is none."""
-        newest, record, foreign = self._find_newest()
+        newest, record, foreign = self._newest
         if foreign is not None and foreign[0] > newest:
             return foreign[0]
         return -1 if record is None else int(record.get("last_foreign", -1))
 
     def last_number(self) -> int:
-        """Number of our newest commit that Spark wrote; -1 if there is none."""
-        _, record, _ = self._find_newest()
+        """Number of our newest commit; -1 if there is none."""
+        _, record, _ = self._newest
         return -1 if record is None else int(record.get("number", -1))
 
-    def _find_newest(self) -> tuple[int, dict[str, Any] | None, tuple[int, str] | None]:
+    def names_shards(self, folder: str, *, after: int) -> bool:
+        """Whether a commit after version `after` added the shards of this folder."""
+        newer = takewhile(lambda commit: commit["version"] > after, self.source.list_commits())
+        return any((read_record(commit) or {}).get("folder") == folder for commit in newer)
+
+    @cached_property
+    def _newest(self) -> tuple[int, dict[str, Any] | None, tuple[int, str] | None]:
         """(version, record) of our newest commit, -1 and None if there is none; (version, operation) of the
         newest foreign one after it."""
         foreign: tuple[int, str] | None = None
         version = self.version
-        for commit in self._commits():
-            record, version = _record(commit), commit["version"]
+        for commit in self.source.list_commits():
+            record, version = read_record(commit), commit["version"]
             if record is not None:
                 return version, record, foreign
             if foreign is None and commit["operation"] not in MAINTENANCE:
@@ -190,16 +224,6 @@ class TableLog:
             fingerprint="",
             facts={"operation": operation},
         )
-
-    def _commits(self) -> Iterator[Mapping[str, Any]]:
-        """Newest first. Reads 16 commits, then more only if they are needed."""
-        given, limit = 0, 16
-        while True:
-            commits = self.source.history(limit)
-            yield from commits[given:]
-            if len(commits) < limit:
-                return
-            given, limit = len(commits), limit * 8
 
 
 def open_log(place: str, *, version: int | None = None) -> TableLog | None:
@@ -231,11 +255,3 @@ def pin(path: str, *, made_from: str | None = None) -> Pin | None:
     """
     log = open_log(path)
     return None if log is None else log.pin(made_from=made_from)
-
-
-def _record(commit: Mapping[str, Any]) -> dict[str, Any] | None:
-    try:
-        record = json.loads(commit.get("userMetadata") or "null")
-    except json.JSONDecodeError:
-        return None
-    return record["distributary"] if isinstance(record, dict) and "distributary" in record else None

@@ -1,6 +1,9 @@
 """A table that is ready for a write: it exists, and has the columns and constraints of its definition."""
 
+import json
+
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
 
 from pipelines.commit import create_table, set_properties
 from pipelines.contract import ContractError, Definition, breaks, constraint_properties
@@ -18,16 +21,12 @@ def prepare_table(
     A new table takes one commit. Safe to be killed, and safe if two writers do it at once: the second finds
     the table of the first, and gets the log without rows that it has not seen.
 
-    Raises ContractError if the table has other columns, or rows that break a new constraint although the
-    write keeps them; ConflictError if another writer committed meanwhile.
+    Raises ContractError if the table has other columns, types or partitions, or rows that break a new
+    constraint although the write keeps them; ConflictError if another writer committed meanwhile.
     """
     if log is None:
         log = _create(spark, place, definition)
-    if list(log.source.columns) != definition.schema.names:
-        raise ContractError(
-            f"{definition.name} at {place} has the columns of an earlier Distributary "
-            f"({', '.join(log.source.columns)}); delete or move the table and run the stage again"
-        )
+    _require_equal_columns(place, log, definition)
     missing = {
         name: check
         for name, check in definition.checks.items()
@@ -42,6 +41,28 @@ def prepare_table(
         _require_unbroken(spark, place, log, definition, missing)
     set_properties(log, constraint_properties(missing))
     return _reopen(place, version=log.version + 1)
+
+
+def _require_equal_columns(place: str, log: TableLog, definition: Definition) -> None:
+    """The shards have the types of the definition, so the table must have them, too."""
+    present = StructType.fromJson(json.loads(log.source.schema_json))
+    if present.names != definition.schema.names:
+        difference = f"the columns of an earlier Distributary ({', '.join(present.names)})"
+    elif others := [
+        f"{old.name} {old.dataType.simpleString()}{'' if old.nullable else ' not null'}"
+        for old, new in zip(present, definition.schema, strict=True)
+        if old.dataType.simpleString() != new.dataType.simpleString() or (new.nullable and not old.nullable)
+    ]:
+        difference = f"the types of an earlier Distributary ({', '.join(others)})"
+    elif tuple(log.source.partition_by) != definition.partition_by:
+        difference = (
+            f"the partitions of an earlier Distributary ({', '.join(log.source.partition_by) or 'none'})"
+        )
+    else:
+        return
+    raise ContractError(
+        f"{definition.name} at {place} has {difference}; delete or move the table and run the stage again"
+    )
 
 
 def _create(spark: SparkSession, place: str, definition: Definition) -> TableLog:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pyspark.find_spark_home import _find_spark_home
 
+from pipelines.catalog import DELTA_CATALOG
 from pipelines.machine import DELTA_JARS, S3_JARS, jars_folder
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
-CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+CATALOG = "spark.sql.catalog.spark_catalog"
 UNITY_CATALOG = "io.unitycatalog.spark.UCSingleCatalog"
 """Passes Delta tables on to Delta's own catalog."""
 FAST_LISTING = "delta.enableFastS3AListFrom"

@@ -135,8 +135,8 @@ def carry(function: Callable[..., _Result]) -> Callable[..., _Result]:
     """The same function for another process: there it sets this process's settings first.
 
     Every function that Spark runs on executors and that touches storage goes through here. Keys that the
-    driver has in its environment travel along, as Spark's own do. Hadoop's folder does not: executors have
-    their own.
+    driver has in its environment travel along, as Spark's own do. HADOOP_CONF_DIR of the driver does not:
+    executors have their own, unless storage.hdfs.conf_dir names a folder for all.
     """
     stores = current()
     return partial(_run_configured, replace(stores, hdfs=_configured.hdfs), function)

@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 
 from pipelines.catalog import find_location
 from pipelines.delta import ContractError, Table
-from pipelines.pin import pin, version_of
+from pipelines.pin import open_log, pin, version_of
 from pipelines.spark import session
 from tests.conftest import TEST_CONF
 
@@ -28,18 +28,20 @@ NUMBERS = Table(
 NAME = "lake.numbers"
 
 
-def start(folder):
+def hive_conf(folder):
+    """Settings of a session whose catalog is a Hive metastore in `folder`."""
     metastore = f"jdbc:derby:;databaseName={folder}/metastore;create=true"
-    conf = {
-        **TEST_CONF,
-        "spark.master": "local[2]",
-        "spark.driver.memory": "1g",
+    return {
         "spark.sql.catalogImplementation": "hive",
         "spark.sql.warehouse.dir": f"file:{folder}/warehouse",
         "spark.hadoop.javax.jdo.option.ConnectionURL": metastore,
         "spark.hadoop.datanucleus.schema.autoCreateAll": "true",
         "spark.hadoop.hive.metastore.schema.verification": "false",
     }
+
+
+def start(folder):
+    conf = {**TEST_CONF, "spark.master": "local[2]", "spark.driver.memory": "1g", **hive_conf(folder)}
     spark = session("named", conf)
     spark.sparkContext.setLogLevel("OFF")
     spark.sql("CREATE DATABASE lake")
@@ -85,6 +87,16 @@ def main(folder):
         ]
         found["at once"] = sum(each.result().num_rows for each in both)
     found["all"] = read()
+    # The facts of one commit name another write, which has not happened yet.
+    append(rows(11), NAME, fingerprint="h", facts={"follows": "i"})
+    found["mentioned"] = append(rows(12), NAME, fingerprint="i").num_rows
+    stale = open_log(NAME)
+    append(rows(13), NAME, fingerprint="j")
+    with NUMBERS.hold(rows(13), NAME) as held:  # the other writer was faster
+        NUMBERS._commit(held, NAME, stale, replaces=False, made_from="k", facts={})
+    found["after a faster writer"] = [read().count(13), pin(NAME, made_from="k")]
+    append(rows(14), find_location(NAME), fingerprint="l")
+    found["by path and by name"] = [append(rows(14, 15), NAME, fingerprint="m").num_rows, read()[-2:]]
     found["broken"] = message(lambda: append(rows(-1), NAME, fingerprint="g"), ContractError)
     detail = spark.sql(f"DESCRIBE DETAIL {NAME}").collect()[0]
     constraint = detail.properties["delta.constraints.positive"]

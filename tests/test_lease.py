@@ -4,11 +4,12 @@ import json
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipelines import process
-from pipelines.lease import DEAD_SECONDS, LEASE, Lease
+from pipelines.lease import DEAD_SECONDS, LEASE, Lease, LeaseHeldError
 from pipelines.storage import Folder
 from tests.processes import other_process, wait_until
 
@@ -27,8 +28,20 @@ def folder(tmp_path):
     return Folder(str(tmp_path / "training"))
 
 
-def write_other_lease(folder, *, age_seconds):
-    folder.write(LEASE, json.dumps({**ELSEWHERE, "renewed_at": time.time() - age_seconds}).encode())
+def write_other_lease(folder, *, age_seconds, token="other", name=LEASE):
+    content = {**ELSEWHERE, "token": token, "renewed_at": time.time() - age_seconds}
+    folder.write(name, json.dumps(content).encode())
+
+
+def wait_with_lease(folder, content, seen):
+    """Wait until `seen`. A renewal that has just looked overwrites the content: then it is written again."""
+
+    def look():
+        if folder.read(LEASE) != content:
+            folder.write(LEASE, content)
+        return seen()
+
+    wait_until(look)
 
 
 def is_lost(lease):
@@ -76,17 +89,24 @@ def test_the_lease_of_another_machine_is_free_after_a_minute(folder):
 
 def test_a_driver_that_lost_its_lease_stops(folder):
     with Lease(folder, renew_seconds=0.01) as lease:
-        write_other_lease(folder, age_seconds=0)
-        wait_until(lambda: is_lost(lease))
+        other = json.dumps({**ELSEWHERE, "renewed_at": time.time()}).encode()
+        wait_with_lease(folder, other, lambda: is_lost(lease))
         with pytest.raises(RuntimeError, match=r"taken over by process 7 on node-7.*run again"):
             lease.require()
     assert json.loads(folder.read(LEASE))["token"] == "other"
 
 
 def test_a_storage_fault_is_logged_and_retried(folder, tmp_path, caplog):
-    with Lease(folder, renew_seconds=0.01) as lease:
+    def put_a_folder_in_the_way():
         folder.delete(LEASE)
-        (tmp_path / "training" / LEASE / "in the way").mkdir(parents=True)
+        try:
+            (tmp_path / "training" / LEASE / "in the way").mkdir(parents=True)
+        except OSError:  # a renewal was faster
+            return False
+        return True
+
+    with Lease(folder, renew_seconds=0.01) as lease:
+        wait_until(put_a_folder_in_the_way)
         wait_until(lambda: "could not be renewed" in caplog.text)
         folder.delete(LEASE)
         wait_until(lambda: folder.exists(LEASE))
@@ -96,8 +116,7 @@ def test_a_storage_fault_is_logged_and_retried(folder, tmp_path, caplog):
 @pytest.mark.parametrize("content", [b'{"token": "ab', b"", b"[]", b'{"token": "other"}', b"\xff\xfe"])
 def test_a_torn_read_does_not_end_the_renewal(folder, caplog, content):
     with Lease(folder, renew_seconds=0.01) as lease:
-        folder.write(LEASE, content)
-        wait_until(lambda: caplog.text.count("could not be renewed") >= 2)
+        wait_with_lease(folder, content, lambda: caplog.text.count("could not be renewed") >= 2)
         assert folder.read(LEASE) == content  # it may be another driver's, so it is not overwritten
         lease.require()
         folder.delete(LEASE)
@@ -151,3 +170,39 @@ def test_an_unreadable_lease_is_refused_with_the_remedy(folder):
         Lease(folder),
     ):
         pass
+
+
+@pytest.mark.parametrize("before", ["nothing", "a dead driver's lease", "a takeover that was killed"])
+def test_of_drivers_at_once_one_gets_the_lease(folder, monkeypatch, before):
+    if before != "nothing":
+        write_other_lease(folder, age_seconds=DEAD_SECONDS + 1)
+    if before == "a takeover that was killed":
+        write_other_lease(folder, age_seconds=DEAD_SECONDS + 1, token="rival", name="driver-after-other.json")
+    num_drivers = 8
+    everybody, looked, read = threading.Barrier(num_drivers), threading.local(), folder.read
+
+    def read_together(name):
+        """Every driver has looked before the first of them takes the lease."""
+        try:
+            return read(name)
+        finally:
+            if not hasattr(looked, "once"):
+                looked.once = everybody.wait(30)
+
+    def start(_):
+        lease = Lease(folder)
+        try:
+            return lease.__enter__()
+        except LeaseHeldError as held:
+            return held
+
+    monkeypatch.setattr(folder, "read", read_together)
+    with ThreadPoolExecutor(num_drivers) as pool:
+        outcomes = list(pool.map(start, range(num_drivers)))
+    monkeypatch.undo()
+    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, Lease)]
+    assert sum(isinstance(outcome, LeaseHeldError) for outcome in outcomes) == num_drivers - 1
+    assert folder.names() == [LEASE]
+    winner.require()
+    winner.__exit__(None, None, None)
+    assert folder.names() == []

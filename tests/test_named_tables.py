@@ -46,6 +46,13 @@ def test_appends_to_a_named_table_add_keys_once(named):
 
 
 @pytest.mark.slow
+def test_writers_of_a_named_table_lose_and_double_nothing(named):
+    assert named["mentioned"] == 1
+    assert named["after a faster writer"] == [1, None]
+    assert named["by path and by name"] == [1, [14, 15]]
+
+
+@pytest.mark.slow
 def test_a_named_table_keeps_contract_location_and_pins(named):
     assert "1 of 1 rows break the constraint positive (number > 0)" in named["broken"]
     assert named["detail"] == ["number > 0", ["split"], 1]

@@ -66,6 +66,7 @@ def build_program() -> "typer.Typer":
         program.command(name)(build_command(name, stage.Config, stage.main, stage.plan))
     _add_config(program)
     _add_doctor(program)
+    _add_tables(program)
     _add_undo(program)
     return program
 
@@ -157,6 +158,51 @@ def _add_doctor(program: "typer.Typer") -> None:
                 as_json=as_json, recipe=recipe, env=env, file=file, overrides=overrides or ()
             )
         raise typer.Exit(status)
+
+
+def _add_tables(program: "typer.Typer") -> None:
+    import typer
+
+    from jobs.run import STAGES
+    from jobs.shell import settings as configuration
+    from jobs.shell.command import Env, File, Overrides, Recipe, report_errors
+    from jobs.shell.preflight import probe_services
+    from jobs.shell.record import Record
+
+    @program.command("tables")
+    def show_tables(
+        overrides: Overrides = None,
+        delete: Annotated[
+            bool, typer.Option("--delete", help="Delete the files that are not needed. Cannot be undone.")
+        ] = False,
+        min_age_hours: Annotated[
+            int, typer.Option(min=1, help="Keep files that a version lost, or a write left, since then.")
+        ] = 168,
+        recipe: Recipe = None,
+        env: Env = None,
+        file: File = None,
+    ) -> None:
+        """List the tables: versions, sizes, and what needs a version.
+
+        A version is needed if it is the newest one, if a run in tracking.uri was trained from it, or if a
+        later table of this configuration was made from it. Files of other versions, and files that a killed
+        write left, are not needed. Nothing is deleted without --delete.
+
+        \b
+        Examples:
+          distributary tables --recipe customer_service
+          distributary tables --recipe customer_service --delete
+        """
+        record = Record("tables", [])
+        with report_errors(record):
+            settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
+            configs = settings.sections({name: stage.Config for name, stage in STAGES.items()})
+            probe_services(settings, STAGES, configs["corpus"].storage)
+            record.configure(settings)
+            with show_loading("MLflow"):
+                from jobs.shell.tables import show
+
+            show(configs, delete=delete, min_age_hours=min_age_hours)
 
 
 def _add_undo(program: "typer.Typer") -> None:

@@ -55,7 +55,7 @@ def require_few_quarantined(
 
     The message names the most frequent reasons and their remedies. Call it after the quarantine table is
     written, so that the records can be looked up, and before the documents table: the next run then finds no
-    documents made from these files and tries again. `facts` are those of `reconcile`. A source without
+    documents made from these files and tries again. `facts` are those of `Corpus`. A source without
     records has nothing in quarantine.
     """
     faulty = {

@@ -8,10 +8,12 @@ the input, which belong to the run.
 """
 
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, ViewType
 
 if TYPE_CHECKING:
     from pipelines.pin import Pin
@@ -61,6 +63,30 @@ def read_lineage(run_id: str) -> dict[str, Any]:
         "inputs": [_read_pin(entry) for entry in datasets if _has_pin(entry)],
         "model_versions": [{"name": name, "version": version} for name, version in sorted(versions)],
     }
+
+
+def list_inputs() -> Iterator[dict[str, Any]]:
+    """The rows that every run of the store has read, as `read_lineage` gives them, with `run_id`.
+
+    Deleted runs too: they can be restored until `mlflow gc` removes them.
+    """
+    client = MlflowClient()
+    for experiment in _turn_pages(partial(client.search_experiments, view_type=ViewType.ALL)):
+        search = partial(client.search_runs, [experiment.experiment_id], run_view_type=ViewType.ALL)
+        for run in _turn_pages(search):
+            for entry in run.inputs.dataset_inputs if run.inputs else ():
+                if _has_pin(entry):
+                    yield {"run_id": run.info.run_id, **_read_pin(entry)}
+
+
+def _turn_pages(search: Callable[..., Any]) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def write_lineage(run_id: str) -> None:

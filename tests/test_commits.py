@@ -1,0 +1,135 @@
+"""Commits, logs and retention of tables, written without Spark."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from pipelines.commit import ConflictError, commit_shards, create_table
+from pipelines.contract import PROPERTIES
+from pipelines.pin import open_log, pin, transaction_name
+from pipelines.retention import delete_unpinned
+from tests.test_shards import batch, plan_for, write
+
+SPARK_SCHEMA = json.dumps(
+    {
+        "type": "struct",
+        "fields": [
+            {"name": "number", "type": "long", "nullable": True, "metadata": {}},
+            {"name": "split", "type": "string", "nullable": True, "metadata": {}},
+        ],
+    }
+)
+
+
+def create(path):
+    create_table(
+        path, SPARK_SCHEMA, name="numbers", description="", partition_by=[], properties=dict(PROPERTIES)
+    )
+
+
+def record_of(name, number=0):
+    return {
+        "table": "numbers",
+        "digest": "d",
+        "num_rows": 1,
+        "fingerprint": name,
+        "facts": {},
+        "last_foreign": -1,
+        "number": number,
+        "folder": f"w-{name}",
+    }
+
+
+def commit(path, name, *, log=None, replace=True):
+    _, shards = write(plan_for(path, folder=f"w-{name}"), batch([1]))
+    log = log or open_log(path)
+    commit_shards(log, shards, replace=replace, record=record_of(name, number=log.last_number() + 1))
+    return shards[0].path
+
+
+def test_a_commit_on_an_old_version_is_refused(tmp_path):
+    path = str(tmp_path)
+    create(path)
+    create(path)  # does nothing, as for a second writer
+    old = open_log(path)
+    commit(path, "a")
+    with pytest.raises(ConflictError, match="has version 1, not 0"):
+        commit(path, "b", log=old, replace=False)
+    assert (open_log(path).version, pin(path).fingerprint) == (1, "a")
+
+
+def test_a_log_shows_nothing_that_came_later(tmp_path):
+    path = str(tmp_path)
+    create(path)
+    commit(path, "a")
+    old = open_log(path)
+    commit(path, "b")
+    assert (old.pin().fingerprint, old.pin(made_from="b"), old.last_number()) == ("a", None, 0)
+    assert (open_log(path).pin().fingerprint, open_log(path).last_number()) == ("b", 1)
+
+
+def test_a_log_tells_whose_shards_were_added(tmp_path):
+    path = str(tmp_path)
+    create(path)
+    for name in ("a", "b", "c"):
+        commit(path, name)
+    log = open_log(path)
+    assert [log.names_shards("w-b", after=version) for version in range(-1, 4)] == [True] * 3 + [False] * 2
+    assert not log.names_shards("w-other", after=-1)
+
+
+def test_a_new_description_is_no_change_of_rows(tmp_path):
+    path = str(tmp_path)
+    create(path)
+    commit(path, "a")
+    DeltaTable(path).alter.set_table_description("numbers that someone described")
+    assert pin(path).fingerprint == "a"
+
+
+def test_retention_keeps_what_is_named_and_deletes_the_rest(tmp_path):
+    path = str(tmp_path)
+    create(path)
+    first, second, third, last = (commit(path, name) for name in "abcd")
+    _, (orphan,) = write(plan_for(path, folder="w-killed"), batch([1]))
+    for file in tmp_path.rglob("*.parquet"):
+        os.utime(file, (time.time() - 9 * 86400,) * 2)
+    _, (young,) = write(plan_for(path, folder="w-now"), batch([1]))
+    # A week has passed for the files, but not since versions lost theirs.
+    assert delete_unpinned(path, keep=[2], dry_run=True) == [orphan.path]
+    assert delete_unpinned(path, keep=[2]) == [orphan.path]
+    assert not (tmp_path / orphan.path).exists()
+    delete_unpinned(path, keep=[2], min_age_hours=0)
+    left = {
+        str(file.relative_to(path)) for file in tmp_path.rglob("*.parquet") if "_delta_log" not in str(file)
+    }
+    assert left == {second, last} - {first, third, young.path}
+    assert DeltaTable(path, version=2).to_pyarrow_table().num_rows == 1
+    assert pin(path).fingerprint == "d"
+    with pytest.raises(ValueError, match=r"keep names versions \[77\], but .* has versions 0 to"):
+        delete_unpinned(path, keep=[2, 77])
+
+
+@pytest.mark.slow
+def test_a_pin_behind_ten_thousand_commits_takes_under_a_second(tmp_path):
+    path, log = str(tmp_path), tmp_path / "_delta_log"
+    create(path)
+    number = 10_000
+    for version in range(1, number + 1):
+        name = f"f{version}"
+        note = json.dumps({"distributary": record_of(name)})
+        actions = [
+            {"commitInfo": {"timestamp": version, "operation": "WRITE", "userMetadata": note}},
+            {"txn": {"appId": transaction_name(name), "version": version}},
+        ]
+        (log / f"{version:020d}.json").write_text("\n".join(map(json.dumps, actions)))
+    DeltaTable(path, version=number - 5).create_checkpoint()
+    started = time.perf_counter()
+    assert pin(path, made_from="f3").version == 3
+    assert pin(path, made_from="never") is None
+    assert pin(path).version == number
+    assert time.perf_counter() - started < 1
+    assert Path(log, "_last_checkpoint").is_file()

@@ -1,0 +1,144 @@
+"""Overwrites and appends of one writer, and the pins that they leave."""
+
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from pipelines.delta import Table
+from pipelines.pin import pin
+from pipelines.tables import QUARANTINE
+from tests.small_tables import PARTITIONED, broken_rows, numbers
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "quarantine")
+
+
+def test_a_second_write_of_the_same_inputs_does_nothing(spark, path):
+    first = QUARANTINE.overwrite(broken_rows(spark, range(3)), path, fingerprint="a", facts={"rows in": 3})
+    again = QUARANTINE.overwrite(broken_rows(spark, range(9)), path, fingerprint="a", facts={})
+    assert again == first == pin(path)
+    assert first.facts == {"rows in": 3}
+    assert QUARANTINE.read(spark, path).count() == 3
+
+
+def test_earlier_inputs_write_their_rows_again(spark, path):
+    # The trap: Delta ignores a transaction id it has seen, and A -> B -> A would silently leave B.
+    pins = [
+        QUARANTINE.overwrite(broken_rows(spark, range(size)), path, fingerprint=name, facts={})
+        for name, size in (("a", 3), ("b", 5), ("a", 3))
+    ]
+    assert QUARANTINE.read(spark, path).count() == 3
+    assert pins[0].digest == pins[2].digest != pins[1].digest
+    assert QUARANTINE.read(spark, path, pins[1].version).count() == 5
+
+
+def test_a_repeated_append_adds_rows_once(spark, path):
+    for name, offsets in (("a", range(3)), ("b", range(3, 5)), ("a", range(3))):
+        QUARANTINE.append(broken_rows(spark, offsets), path, fingerprint=name, facts={})
+    assert QUARANTINE.read(spark, path).count() == 5
+    assert pin(path, made_from="a").num_rows == 3
+
+
+def test_an_append_adds_only_new_keys(spark, path):
+    QUARANTINE.append(broken_rows(spark, [1, 2]), path, fingerprint="a", facts={})
+    second = QUARANTINE.append(broken_rows(spark, [2, 3], reason="later"), path, fingerprint="b", facts={})
+    assert second.num_rows == 1
+    assert {row.offset: row.reason for row in QUARANTINE.read(spark, path).collect()} == {
+        1: "r",
+        2: "r",
+        3: "later",
+    }
+
+
+def test_deleted_rows_are_appended_again(spark, path):
+    QUARANTINE.append(broken_rows(spark, range(3)), path, fingerprint="a", facts={})
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE offset = 1")
+    assert pin(path, made_from="a") is None
+    assert QUARANTINE.append(broken_rows(spark, range(3)), path, fingerprint="a", facts={}).num_rows == 1
+    assert QUARANTINE.read(spark, path).count() == 3
+    assert pin(path, made_from="a").num_rows == 1
+
+
+def test_a_shortened_log_gives_a_foreign_pin(spark, path):
+    QUARANTINE.overwrite(broken_rows(spark, [1, 2]), path, fingerprint="a", facts={})
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('note' = 'later')")
+    newest = DeltaTable(path)
+    newest.create_checkpoint()
+    for version in range(newest.version()):
+        (Path(path) / "_delta_log" / f"{version:020d}.json").unlink()
+    found = pin(path)
+    assert (found.version, found.fingerprint, found.facts) == (
+        newest.version(),
+        "",
+        {"operation": "a write older than the log"},
+    )
+
+
+def test_a_pin_behind_many_commits_is_found(spark, path):
+    QUARANTINE.overwrite(broken_rows(spark, [1]), path, fingerprint="a", facts={})
+    for note in range(20):
+        spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('note' = '{note}')")
+    assert pin(path).fingerprint == pin(path, made_from="a").fingerprint == "a"
+
+
+def test_foreign_changes_differ_from_maintenance(spark, path):
+    QUARANTINE.overwrite(broken_rows(spark, [1, 2]), path, fingerprint="a", facts={})
+    spark.sql(f"OPTIMIZE delta.`{path}`")
+    assert pin(path).fingerprint == "a"
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE offset = 1")
+    changed = pin(path)
+    assert (changed.fingerprint, changed.digest, changed.facts) == ("", "", {"operation": "DELETE"})
+    with pytest.raises(
+        RuntimeError, match=r"outside of Distributary \(version 3, DELETE\).*delete the table"
+    ):
+        QUARANTINE.overwrite(broken_rows(spark, [1, 2]), path, fingerprint="b", facts={})
+
+
+def test_an_overwrite_removes_old_partitions(spark, path):
+    PARTITIONED.overwrite(numbers(spark, (1, "train"), (2, "test")), path, fingerprint="a", facts={})
+    spark.conf.set("spark.sql.sources.partitionOverwriteMode", "dynamic")
+    try:
+        PARTITIONED.overwrite(numbers(spark, (3, "train")), path, fingerprint="b", facts={})
+    finally:
+        spark.conf.unset("spark.sql.sources.partitionOverwriteMode")
+    assert [row.number for row in PARTITIONED.read(spark, path).collect()] == [3]
+
+
+def test_a_new_table_takes_two_commits(spark, path):
+    pinned = PARTITIONED.overwrite(numbers(spark, (1, "train")), path, fingerprint="a", facts={})
+    commits = DeltaTable(path).history()
+    assert [commit["operation"] for commit in commits] == ["WRITE", "CREATE TABLE"]
+    assert pinned.version == 1
+    configuration = DeltaTable(path).metadata().configuration
+    assert configuration["delta.constraints.positive"] == "number > 0"
+    assert configuration["delta.deletedFileRetentionDuration"] == "interval 365 days"
+    assert [field.nullable for field in DeltaTable(path).schema().fields] == [False, False, True]
+
+
+def test_a_new_table_takes_one_spark_job(spark, path):
+    def count_jobs():
+        spark._jsc.sc().listenerBus().waitUntilEmpty()
+        return spark._jsc.sc().statusStore().jobsList(None).size()
+
+    before = count_jobs()
+    QUARANTINE.overwrite(broken_rows(spark, range(3)), path, fingerprint="a", facts={})
+    assert count_jobs() - before == 1
+
+
+def test_digest_and_files_come_from_the_same_rows(spark, path):
+    random = broken_rows(spark, range(50)).selectExpr(
+        "source", "file", "offset", "line", "uuid() || rand() AS reason", "raw"
+    )
+    pinned = QUARANTINE.overwrite(random, path, fingerprint="a", facts={})
+    assert QUARANTINE.digest(QUARANTINE.read(spark, path)) == (pinned.digest, 50)
+
+
+def test_a_score_without_value_is_found_by_a_limit(spark, path):
+    scores = Table(name="scores", row="one score", key=("id",), ddl="id INT NOT NULL, score DOUBLE")
+    rows = spark.createDataFrame([(1, 0.5), (2, float("nan")), (3, None)], scores.schema)
+    scores.overwrite(rows, path, fingerprint="a", facts={})
+    found = [row.id for row in scores.read(spark, path).where("score > 0.7").collect()]
+    assert found == [2]  # as Spark compares; statistics that leave NaN out would hide its file
