@@ -1,6 +1,7 @@
 """Sources -> documents and quarantine, and the counts that prove that no record was lost.
 
-1. Read positions: ids, sizes and faults of all records (`read_positions`), kept on the executors.
+1. Read positions: ids, sizes and faults of all records (`read_positions`), kept on the executors. Slices of
+   gzip files get their exact places (`settle`).
 2. Find copies and repeated keys among the positions (`dedup.py`): labels of single records.
 3. Count what documents and quarantine must hold, so that a wrong mapping fails before documents are written.
 4. Read again: documents with their labels, to the writer (`read_documents`).
@@ -29,6 +30,7 @@ from pipelines.corpus.dedup import (
 from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.quality import label_quality
 from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated
+from pipelines.corpus.readers.settle import settle
 from pipelines.corpus.readers.slices import LABELS, Slices, choose_slice_bytes, cut_files
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source, check_names
@@ -104,8 +106,12 @@ def open_corpus(
     check_names(sources)
     slices = cut_files(manifest, sources, choose_slice_bytes(manifest, count_slots(spark)))
     with ExitStack() as stack:
-        read = read_positions(spark, sources, slices).transform(label_splits, sources)
-        positions = stack.enter_context(persisted(read))
+
+        def read(part: Slices) -> DataFrame:
+            return read_positions(spark, sources, part).transform(label_splits, sources)
+
+        positions = stack.enter_context(persisted(read(slices)))
+        positions, slices = stack.enter_context(settle(positions, slices, read))
         documents, repeated = positions.where("doc_id IS NOT NULL"), None
         if any("key" in source.fields for source in sources):
             first_records, found = _count(stack, find_first_records(documents))

@@ -31,12 +31,15 @@ _REMEDIES = {
     "NUL": "convert the files to UTF-8",
     "too long": "raise max_record_bytes of the source",
     "gzip": "fetch the files again",
+    "bz2": "fetch the files again",
+    "xz": "fetch the files again, or compress them with a smaller window (at most 128 MiB)",
+    "zstd": "fetch the files again, or compress them with a smaller window (at most 128 MiB)",
     "parquet": "fetch the files again, or choose the right format",
 }
 """By the kind of the reason. A test checks it against the kinds that the readers give."""
 
 
-DAMAGED_FILE = ("gzip", "parquet")
+DAMAGED_FILE = ("gzip", "bz2", "xz", "zstd", "parquet")
 """Kinds of reasons that stand for a damaged file or part of one, with any number of lost records."""
 
 

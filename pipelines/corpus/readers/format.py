@@ -34,12 +34,28 @@ class SourceFile:
 
 
 class Slice(NamedTuple):
-    """Bytes [start, stop) of a file."""
+    """Bytes [start, stop) of a file, as stored."""
 
     path: str
     start: int
     stop: int | None
     """None = to the end of the file."""
+    base: int = 0
+    """Of a slice of a gzip file: decompressed bytes before it; 0 until `settle.py` knows it."""
+
+
+class Extent(NamedTuple):
+    """What a reader found of its slice, besides records."""
+
+    num_lines: int = 0
+    """So that the lines of the next slice can be numbered; 0 if the format has no lines."""
+    num_bytes: int | None = None
+    """Of a slice of a cut gzip file: decompressed bytes, 0 if the offsets of records do not need them. None =
+    any other slice."""
+    first: int | None = None
+    """Of such a slice: byte of the file where its first member starts; None = no member starts in it."""
+    next_slice: int | None = None
+    """Byte of the file where the member behind its last one starts; None = the file ends before."""
 
 
 class Request(NamedTuple):
@@ -95,16 +111,15 @@ class NoOptions:
 class Format:
     """One input format. Its defaults are those of a file that is read in one piece."""
 
-    read: Callable[[BinaryIO, Slice, Request], Generator[Record, None, int]]
-    """Records that start in the slice, in the order of the file; returns the number of lines of the slice, so
-    that the lines of the next slice can be numbered (0 if the format has no lines). The stream is the open
-    file, as stored, at byte 0, and can seek. A slice is read twice, with the same records both times.
+    read: Callable[[BinaryIO, Slice, Request], Generator[Record, None, Extent]]
+    """Records that start in the slice, in the order of the file. The stream is the open file, as stored, at
+    byte 0, and can seek. A slice is read twice, with the same records both times.
 
     A record that cannot be read becomes a Record with a reason, and so does content that breaks off. An
     OSError of the stream passes through: it stops the stage."""
     cut: Callable[[SourceFile, int], Iterator[tuple[int, int | None]]] = keep_whole
     """Byte ranges [start, stop) that cover the file without overlap, each of about as many bytes as given.
-    Runs on the driver, opens nothing."""
+    Runs on the driver, opens nothing. If a gzip file is cut, `settle.py` moves the cuts to its members."""
     find: Callable[[str], list[SourceFile]] | None = None
     """The files of a path; None = the file, folder or glob that the path names (`listing.py`)."""
     options: type = NoOptions

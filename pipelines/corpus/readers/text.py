@@ -3,11 +3,11 @@
 from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
-from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice
+from pipelines.corpus.readers.format import Extent, Format, MalformedError, Record, Request, Slice
 from pipelines.corpus.readers.lines import BOM, Lines, decode, read_lines, too_long
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The one record of the file; none if the file breaks off, because half a document is not a document."""
     return read_lines(stream, part, lambda lines: parse(lines, request))
 
