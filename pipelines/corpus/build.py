@@ -121,6 +121,9 @@ def open_corpus(
         survivors, found = _count(stack, find_survivors(documents))
         copies = stack.enter_context(persisted(label_copies(documents, survivors))) if found else None
         facts, checksum = count_records(positions, documents, copies, repeated, rules)
+        for name, version in manifest.versions.items():
+            if name in facts["sources"]:
+                facts["sources"][name]["version"] = version
         yield Corpus(
             sources=sources,
             rules=rules,

@@ -5,8 +5,8 @@ ranges (`Format.cut`). Tasks on the executors turn ranges into records (`Format.
 by field name; `mapping.py` turns them into the columns of a document, in the same way for every format.
 
 The interface asks for bytes and values, not for lines, so that it also fits formats without lines. A Parquet
-row group belongs to the range that holds its first byte. HTML and PDF are one record per file. A WARC file is
-one range with a record per response, with the fields text, url and date. A Delta table is a `find` that
+row group belongs to the range that holds its first byte, a WARC record to the range with the first byte of
+its gzip member. HTML, Markdown and PDF are one record per file (`whole.py`). A Delta table is a `find` that
 returns the live files of a version.
 
 A new format is one file here and one line in `table.py`. This module and the files of the formats import
@@ -120,8 +120,11 @@ class Format:
     cut: Callable[[SourceFile, int], Iterator[tuple[int, int | None]]] = keep_whole
     """Byte ranges [start, stop) that cover the file without overlap, each of about as many bytes as given.
     Runs on the driver, opens nothing. If a gzip file is cut, `settle.py` moves the cuts to its members."""
-    find: Callable[[str], list[SourceFile]] | None = None
-    """The files of a path; None = the file, folder or glob that the path names (`listing.py`)."""
+    find: Callable[[str, Any], list[SourceFile]] | None = None
+    """The files of a path, for pinned options; None = the file, folder or glob that the path names
+    (`listing.py`)."""
+    pin: Callable[[str, Any], Any] | None = None
+    """The options with the version that the path holds now; None = the format has no versions."""
     options: type = NoOptions
     """Frozen dataclass of the format's own options; it checks its values and raises ValueError."""
     field_names: tuple[str, ...] | None = None

@@ -146,6 +146,15 @@ class Lines:
         else:
             self._returned = io.BytesIO(data)
 
+    def read_block(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end. Lines are not counted."""
+        data = self._returned.read(size) if self._has_returned else b""
+        if len(data) < size:
+            self._has_returned = False
+            data += self._stream.read(size - len(data))
+        self.offset += len(data)
+        return data
+
     def read_all(self, limit: int) -> bytes:
         """The first `limit` bytes of an unread stream; those of a stream that broke off go to `tail`."""
         data = self._stream.read(limit)
