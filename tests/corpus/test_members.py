@@ -42,7 +42,7 @@ def read_in_slices(data, slice_bytes, source=JSONL, path="a.jsonl.gz"):
     found = []
     for number, (start, stop) in enumerate(zip(slices.start, slices.stop, strict=True)):
         extent = read_part(data, Slice(path, start, None if stop < 0 else stop), source)[1]
-        found.append(Found(number, extent.num_bytes, extent.first, extent.next_slice))
+        found.append(Found(number, extent.num_bytes, extent.first_member, extent.next_member))
     settled, whole = place_slices(slices, found) if slices.has_cut_gzip else (slices, set())
     records, num_used, num_lines = [], 0, 0
     rows = settled.to_arrow().to_pylist()

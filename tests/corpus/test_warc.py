@@ -4,6 +4,7 @@ import gzip
 import io
 import random
 import re
+import resource
 import zlib
 
 import pytest
@@ -159,6 +160,14 @@ def test_broken_record_is_one_row_and_the_next_is_read(data, reason, compress):
         expected = "content type: none|http|warc|a gzip member holds more than one record"
     assert re.match(expected, broken.reason)
     assert broken.offset == len(compress(before))
+
+
+def test_bomb_in_a_body_needs_no_memory():
+    body = gzip.compress(bytes(2**28))
+    data = make_response(body, "Content-Type: text/html\r\nContent-Encoding: gzip")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_one(data, make_source(format="warc", max_record_bytes=10**6)).reason.startswith("too long")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
 
 
 def test_member_with_two_records_is_reported_with_its_remedy():

@@ -52,9 +52,9 @@ class Extent(NamedTuple):
     num_bytes: int | None = None
     """Of a slice of a cut gzip file: decompressed bytes, 0 if the offsets of records do not need them. None =
     any other slice."""
-    first: int | None = None
+    first_member: int | None = None
     """Of such a slice: byte of the file where its first member starts; None = no member starts in it."""
-    next_slice: int | None = None
+    next_member: int | None = None
     """Byte of the file where the member behind its last one starts; None = the file ends before."""
 
 

@@ -202,7 +202,9 @@ def _read_members(
     while members.end is None and (found.read(_BUFFER_BYTES) or found.resume()):
         pass  # pass over the rest of a member that no line of the slice needs
     num_bytes = members.num_bytes if members.end is None else members.end - part.base
-    return Extent(lines.line - 1, first=members.first, next_slice=members.next_slice, num_bytes=num_bytes)
+    return Extent(
+        lines.line - 1, first_member=members.first, next_member=members.next_slice, num_bytes=num_bytes
+    )
 
 
 def _describe_damage(lines: "Lines") -> Record:

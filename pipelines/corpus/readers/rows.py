@@ -11,8 +11,8 @@ _KEY_CHARS = 200
 _NO_EXTENT = (None,) * len(Extent._fields)
 
 POSITIONS = """task INT, slice INT, source STRING, file STRING, offset BIGINT, line BIGINT, num_lines BIGINT,
-               num_bytes BIGINT, first BIGINT, next_slice BIGINT, doc_id STRING, has_key BOOLEAN,
-               content_hash STRING, num_chars INT, split STRING, reason STRING, raw BINARY"""
+               num_bytes BIGINT, first_member BIGINT, next_member BIGINT, doc_id STRING,
+               has_key BOOLEAN, content_hash STRING, num_chars INT, split STRING, reason STRING, raw BINARY"""
 """A record without its text. Good records have doc_id, broken ones a reason and the first 64 KiB of raw; line
 is counted from the start of the slice. The row of a slice has neither, but num_lines and what else its
 `Extent` says."""

@@ -34,8 +34,8 @@ class Found(NamedTuple):
 
     slice: int
     num_bytes: int
-    first: int | None
-    next_slice: int | None
+    first_member: int | None
+    next_member: int | None
 
 
 @contextmanager
@@ -72,11 +72,11 @@ def place_slices(slices: Slices, found: list[Found]) -> tuple[Slices, set[int]]:
         numbers, chain = [], _Chain()
         for each in group:
             numbers.append(each.slice)
-            if each.first is None:
+            if each.first_member is None:
                 task[each.slice] = -1
                 continue
-            start[each.slice], base[each.slice] = each.first, chain.num_bytes
-            stop[each.slice] = -1 if each.next_slice is None else each.next_slice
+            start[each.slice], base[each.slice] = each.first_member, chain.num_bytes
+            stop[each.slice] = -1 if each.next_member is None else each.next_member
             chain.add(each)
         if not chain.is_complete:
             first, *others = numbers
@@ -96,8 +96,8 @@ class _Chain:
         self._fits = True
 
     def add(self, found: Found) -> None:
-        self._fits &= found.first == self._expected
-        self._expected = found.next_slice
+        self._fits &= found.first_member == self._expected
+        self._expected = found.next_member
         self.num_bytes += found.num_bytes
 
     @property

@@ -69,7 +69,7 @@ def _read_members(stream: BinaryIO, part: Slice, request: Request) -> Generator[
             yield from _read_member_content(start, data, num_bytes, request)
     if part.start == 0 and part.stop is None:
         return Extent()
-    return Extent(num_bytes=0, first=members.first, next_slice=members.next_slice)
+    return Extent(num_bytes=0, first_member=members.first, next_member=members.next_slice)
 
 
 def _read_member(members: Members, limit: int) -> tuple[bytes, int]:
