@@ -1,6 +1,7 @@
 """Sources -> documents and quarantine, and the counts that prove that no record was lost.
 
-1. Read positions: ids, sizes and faults of all records (`read_positions`), kept on the executors.
+1. Read positions: ids, sizes and faults of all records (`read_positions`), kept on the executors. Slices of
+   gzip files get their exact places (`settle`).
 2. Find copies and repeated keys among the positions (`dedup.py`): labels of single records.
 3. If asked for, find near duplicates among the rest (`neardup/`).
 4. Count what documents and quarantine must hold, so that a wrong mapping fails before documents are written.
@@ -35,6 +36,7 @@ from pipelines.corpus.neardup.find import Found, Search, find_near_duplicates
 from pipelines.corpus.neardup.stored import Work
 from pipelines.corpus.quality import label_quality, label_rules
 from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated, read_texts
+from pipelines.corpus.readers.settle import settle
 from pipelines.corpus.readers.slices import LABELS, Slices, choose_slice_bytes, cut_files
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.signals.names import SIGNALS as SIGNAL_NAMES
@@ -132,9 +134,13 @@ def open_corpus(
     check_names(sources)
     slices = cut_files(manifest, sources, choose_slice_bytes(manifest, count_slots(spark)))
     with ExitStack() as stack:
-        read = read_positions(spark, sources, slices, rules)
-        read = read.transform(label_splits, sources).transform(label_rules, rules)
-        positions = stack.enter_context(persisted(read))
+
+        def read(part: Slices) -> DataFrame:
+            found = read_positions(spark, sources, part, rules)
+            return found.transform(label_splits, sources).transform(label_rules, rules)
+
+        positions = stack.enter_context(persisted(read(slices)))
+        positions, slices = stack.enter_context(settle(positions, slices, read))
         documents, repeated = positions.where("doc_id IS NOT NULL"), None
         if any("key" in source.fields for source in sources):
             first_records, found = _count(stack, find_first_records(documents))
@@ -155,6 +161,9 @@ def open_corpus(
         facts, checksum = count_records(positions, documents, copies, repeated, rules)
         if any(source.cleaning != Cleaning() for source in sources):
             facts["edits"] = count_edits(documents)
+        for name, version in manifest.versions.items():
+            if name in facts["sources"]:
+                facts["sources"][name]["version"] = version
         yield Corpus(
             sources=sources,
             rules=rules,

@@ -13,12 +13,13 @@ missing behind it.
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
@@ -52,22 +53,39 @@ class Entry(NamedTuple):
         return self.path.rpartition("/")[2]
 
 
-def list_files(source: Source) -> list[SourceFile]:
-    """The files of a source, sorted by relative name.
+def pin_options(source: Source) -> Any:
+    """The options of a source, with the version of a table as it is now. Errors as in `list_files`."""
+    reader, options = source.reader, source.request.options
+    with _named(source):
+        return options if reader.pin is None else reader.pin(source.path, options)
+
+
+@contextmanager
+def _named(source: Source) -> Iterator[None]:
+    """Errors name the source."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, ValueError) as error:
+        raise type(error)(f"source {source.name!r}: {error}") from None
+
+
+def list_files(source: Source, options: Any = None) -> list[SourceFile]:
+    """The files of a source, sorted by relative name. `options`: those of the source, pinned; None = not.
 
     Raises FileNotFoundError if nothing matches (an empty source is a mistake in the path, not an empty
     corpus) or a link has no target, PermissionError for a folder that may not be listed, ValueError for a
     name that is not UTF-8.
     """
-    at = f"source {source.name!r}"
-    try:
-        found = (source.reader.find or find_files)(source.path)
-    except (FileNotFoundError, PermissionError, ValueError) as error:
-        raise type(error)(f"{at}: {error}") from None
-    if not found:
-        raise FileNotFoundError(
-            f"{at}: no file at {without_credentials(source.path)}; correct the path or bring files there"
-        )
+    find = source.reader.find
+    with _named(source):
+        if find is None:
+            found = find_files(source.path)
+        else:
+            found = find(source.path, options or source.request.options)
+        if not found:
+            raise FileNotFoundError(
+                f"no file at {without_credentials(source.path)}; correct the path or bring files there"
+            )
     return sorted(found, key=lambda file: file.relative)
 
 

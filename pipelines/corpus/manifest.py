@@ -6,13 +6,13 @@ bytes a file on the driver, mostly for the names; a Python object a file would n
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.corpus.listing import list_files
+from pipelines.corpus.listing import list_files, pin_options
 from pipelines.corpus.readers.format import SourceFile
 from pipelines.corpus.source import Source
 
@@ -38,6 +38,8 @@ class Manifest:
     """Of the names, sizes and times."""
     num_files: dict[str, int]
     """By source."""
+    versions: dict[str, int] = field(default_factory=dict)
+    """Of the sources that are tables: the version that the files belong to."""
 
     @property
     def num_bytes(self) -> int:
@@ -54,15 +56,22 @@ class Manifest:
 def list_sources(sources: Sequence[Source]) -> Manifest:
     """The files of the sources. Errors as in `list_files`."""
     total, batches, num_files = hashlib.sha256(), list[pa.RecordBatch](), dict[str, int]()
+    versions = dict[str, int]()
     for number, source in enumerate(sources):
-        found = list_files(source)
+        options = pin_options(source)
+        found = list_files(source, options)
+        if source.reader.pin is not None:
+            versions[source.name] = options.version
         num_files[source.name] = len(found)
         total.update(f"{number}\0{len(found)}\n".encode())
         for file in found:
             total.update(f"{file.relative}\0{file.size}\0{file.modified_ns}\n".encode())
         batches += _make_batches(number, found)
     return Manifest(
-        files=pa.Table.from_batches(batches, _SCHEMA), digest=total.hexdigest()[:32], num_files=num_files
+        files=pa.Table.from_batches(batches, _SCHEMA),
+        digest=total.hexdigest()[:32],
+        num_files=num_files,
+        versions=versions,
     )
 
 

@@ -31,12 +31,21 @@ _REMEDIES = {
     "NUL": "convert the files to UTF-8",
     "too long": "raise max_record_bytes of the source",
     "gzip": "fetch the files again",
+    "bz2": "fetch the files again",
+    "xz": "fetch the files again, or compress them with a smaller window (at most 128 MiB)",
+    "zstd": "fetch the files again, or compress them with a smaller window (at most 128 MiB)",
     "parquet": "fetch the files again, or choose the right format",
+    "warc": "fetch the files again; compress each record as a gzip member of its own",
+    "http": "raise max_quarantined_fraction if the crawl has many pages that are not there",
+    "content type": "raise max_quarantined_fraction if the crawl has many other files than pages",
+    "html": "choose the right format",
+    "pdf": "fetch the files again, or remove their passwords",
+    "encoding": "set options.encoding of the source, or convert the files to UTF-8",
 }
 """By the kind of the reason. A test checks it against the kinds that the readers give."""
 
 
-DAMAGED_FILE = ("gzip", "parquet")
+DAMAGED_FILE = ("gzip", "bz2", "xz", "zstd", "parquet")
 """Kinds of reasons that stand for a damaged file or part of one, with any number of lost records."""
 
 

@@ -49,7 +49,7 @@ def _read_part(data: bytes, source: Source, part: Slice) -> tuple[list[Read], in
         try:
             found.append(_map_record(next(records), source))
         except StopIteration as end:
-            return found, end.value
+            return found, end.value.num_lines
 
 
 def _map_record(record, source: Source) -> Read:

@@ -98,6 +98,22 @@ def test_each_kind_of_reason_has_its_remedy(name, data, kind):
     assert choose_remedy(kind) != choose_remedy("unheard of")
 
 
+FILES = [
+    ("warc", {}, b"nonsense", "warc"),
+    ("warc", {}, b"WARC/1.0\r\nWARC-Type: resource\r\nContent-Length: 0\r\n\r\n\r\n", "content type"),
+    ("pdf", {}, b"nonsense", "pdf"),
+    ("text", {"encoding": "gb18030"}, b"\xff", "encoding"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "data", "kind"), FILES)
+def test_reasons_of_pages_and_files_have_remedies(name, options, data, kind):
+    (record,) = read_bytes(data, make_source(format=name, options=options), path="a")
+    assert record.reason.partition(":")[0] == kind
+    for other in (kind, "http", "html", "bz2", "xz", "zstd"):
+        assert choose_remedy(other) != choose_remedy("unheard of")
+
+
 def test_kinds_of_parts_dialogues_and_gzip_have_remedies():
     jsonl = {"format": "jsonl", "max_record_bytes": 90}
     (part,) = read_bytes(b"{}", make_source(parts={"query": "q"}, **jsonl))

@@ -229,7 +229,7 @@ def test_format_can_find_its_own_files(monkeypatch):
     """As a table format does: its log names the files."""
     live = [SourceFile(path=f"/t/{name}", relative=name, size=1, modified_ns=0) for name in ("b", "a")]
     found = {"/t": live, "/empty": []}
-    monkeypatch.setitem(FORMATS, "log", Format(read=FORMATS["text"].read, find=found.__getitem__))
+    monkeypatch.setitem(FORMATS, "log", Format(read=FORMATS["text"].read, find=lambda path, _: found[path]))
     log = {"format": "log", "fields": {"text": "t"}}
     assert [file.relative for file in list_files(source("/t", **log))] == ["a", "b"]
     with pytest.raises(FileNotFoundError, match="source 's': no file at /empty; correct the path"):

@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 from pipelines.corpus.readers.csv_records import parse
 from pipelines.corpus.readers.csv_slices import read_part
-from pipelines.corpus.readers.format import Format, Record, Request, Slice
-from pipelines.corpus.readers.lines import cut_lines, read_lines
+from pipelines.corpus.readers.format import Extent, Format, Record, Request, Slice
+from pipelines.corpus.readers.lines import cut_plain, read_lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,11 +25,11 @@ class Options:
             )
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The records that start in the slice."""
     if part.start == 0 and part.stop is None:
         return read_lines(stream, part, lambda lines: parse(lines, request))
     return read_part(stream, part, request)
 
 
-FORMAT = Format(read=read, cut=cut_lines, options=Options)
+FORMAT = Format(read=read, cut=cut_plain, options=Options)

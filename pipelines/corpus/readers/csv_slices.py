@@ -17,13 +17,13 @@ from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 from pipelines.corpus.readers.csv_records import Header, parse, parse_records, read_header
-from pipelines.corpus.readers.format import Record, Request, Slice
+from pipelines.corpus.readers.format import Extent, Record, Request, Slice
 from pipelines.corpus.readers.lines import Lines, open_lines
 
 _LOOK_BACK_BYTES = 2**16
 
 
-def read_part(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
+def read_part(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The records that start in the slice, their lines counted from the first of them."""
     records = _read_from_before(stream, part, request)
     # The lines of the header belong to the first slice.
@@ -35,9 +35,9 @@ def read_part(stream: BinaryIO, part: Slice, request: Request) -> Generator[Reco
         if lines_before is None:
             lines_before = record.line - 1
         if part.stop is not None and record.offset >= part.stop:
-            return record.line - 1 - lines_before
+            return Extent(record.line - 1 - lines_before)
         yield record._replace(line=record.line - lines_before)
-    return 0  # the file ends here, so no slice asks for the number of lines
+    return Extent()  # the file ends here, so no slice asks for the number of lines
 
 
 def _read_from_before(stream: BinaryIO, part: Slice, request: Request) -> Iterator[Record]:

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.corpus.ids import content_hash
 from pipelines.corpus.measure import MEASURES, Measurable, TextKeeper, attach_signals
-from pipelines.corpus.readers.format import Record, Slice
+from pipelines.corpus.readers.format import Extent, Record, Slice
 from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.rows import (
     DOCUMENT_ROWS,
@@ -127,16 +127,16 @@ def _find_positions(scattered: Scattered, sources: Sequence[Source]) -> Iterator
         source, files, mapper = open_source(row["source"])
         at = (row["task"], row["slice"], source.name, row["file"])
         keeper = TextKeeper(mapper)
-        records, num_lines = read_slice(files, source, part), 0
+        records, extent = read_slice(files, source, part), Extent()
         while True:
             try:
                 record = next(records)
             except StopIteration as end:
-                num_lines = end.value or 0
+                extent = end.value
                 break
             position = make_position(at, record, keeper)
             yield keeper.add_text(len(position[-1] or b""), position)
-        yield Measurable(0, make_summary(at, part.start, num_lines))
+        yield Measurable(0, make_summary(at, part.start, extent))
 
 
 def _build_documents(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
@@ -198,8 +198,8 @@ def _open_sources(sources: Sequence[Source]) -> Callable[[int], tuple[Source, Fi
     return open_source
 
 
-def read_slice(files: FileSystem, source: Source, part: Slice) -> Generator[Record, None, int]:
-    """The records of a slice; returns its number of lines. Raises OSError as `_open` does."""
+def read_slice(files: FileSystem, source: Source, part: Slice) -> Generator[Record, None, Extent]:
+    """The records of a slice. Raises OSError as `_open` does."""
     with _open(files, source, part) as stream:
         return (yield from source.reader.read(stream, part, source.request))
 

@@ -5,8 +5,8 @@ ranges (`Format.cut`). Tasks on the executors turn ranges into records (`Format.
 by field name; `mapping.py` turns them into the columns of a document, in the same way for every format.
 
 The interface asks for bytes and values, not for lines, so that it also fits formats without lines. A Parquet
-row group belongs to the range that holds its first byte. HTML and PDF are one record per file. A WARC file is
-one range with a record per response, with the fields text, url and date. A Delta table is a `find` that
+row group belongs to the range that holds its first byte, a WARC record to the range with the first byte of
+its gzip member. HTML, Markdown and PDF are one record per file (`whole.py`). A Delta table is a `find` that
 returns the live files of a version.
 
 A new format is one file here and one line in `table.py`. This module and the files of the formats import
@@ -34,12 +34,28 @@ class SourceFile:
 
 
 class Slice(NamedTuple):
-    """Bytes [start, stop) of a file."""
+    """Bytes [start, stop) of a file, as stored."""
 
     path: str
     start: int
     stop: int | None
     """None = to the end of the file."""
+    base: int = 0
+    """Of a slice of a gzip file: decompressed bytes before it; 0 until `settle.py` knows it."""
+
+
+class Extent(NamedTuple):
+    """What a reader found of its slice, besides records."""
+
+    num_lines: int = 0
+    """So that the lines of the next slice can be numbered; 0 if the format has no lines."""
+    num_bytes: int | None = None
+    """Of a slice of a cut gzip file: decompressed bytes, 0 if the offsets of records do not need them. None =
+    any other slice."""
+    first_member: int | None = None
+    """Of such a slice: byte of the file where its first member starts; None = no member starts in it."""
+    next_member: int | None = None
+    """Byte of the file where the member behind its last one starts; None = the file ends before."""
 
 
 class Request(NamedTuple):
@@ -95,18 +111,20 @@ class NoOptions:
 class Format:
     """One input format. Its defaults are those of a file that is read in one piece."""
 
-    read: Callable[[BinaryIO, Slice, Request], Generator[Record, None, int]]
-    """Records that start in the slice, in the order of the file; returns the number of lines of the slice, so
-    that the lines of the next slice can be numbered (0 if the format has no lines). The stream is the open
-    file, as stored, at byte 0, and can seek. A slice is read twice, with the same records both times.
+    read: Callable[[BinaryIO, Slice, Request], Generator[Record, None, Extent]]
+    """Records that start in the slice, in the order of the file. The stream is the open file, as stored, at
+    byte 0, and can seek. A slice is read twice, with the same records both times.
 
     A record that cannot be read becomes a Record with a reason, and so does content that breaks off. An
     OSError of the stream passes through: it stops the stage."""
     cut: Callable[[SourceFile, int], Iterator[tuple[int, int | None]]] = keep_whole
     """Byte ranges [start, stop) that cover the file without overlap, each of about as many bytes as given.
-    Runs on the driver, opens nothing."""
-    find: Callable[[str], list[SourceFile]] | None = None
-    """The files of a path; None = the file, folder or glob that the path names (`listing.py`)."""
+    Runs on the driver, opens nothing. If a gzip file is cut, `settle.py` moves the cuts to its members."""
+    find: Callable[[str, Any], list[SourceFile]] | None = None
+    """The files of a path, for pinned options; None = the file, folder or glob that the path names
+    (`listing.py`)."""
+    pin: Callable[[str, Any], Any] | None = None
+    """The options with the version that the path holds now; None = the format has no versions."""
     options: type = NoOptions
     """Frozen dataclass of the format's own options; it checks its values and raises ValueError."""
     field_names: tuple[str, ...] | None = None

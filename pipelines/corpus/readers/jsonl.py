@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import orjson
 
-from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice
+from pipelines.corpus.readers.format import Extent, Format, MalformedError, Record, Request, Slice
 from pipelines.corpus.readers.lines import (
     BOM,
     Lines,
@@ -28,9 +28,9 @@ from pipelines.corpus.readers.lines import (
 from pipelines.corpus.readers.values import Number, check_strings, describe_kind
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The objects whose lines start in the slice."""
-    return read_lines(stream, part, lambda lines: parse(lines, request))
+    return read_lines(stream, part, lambda lines: parse(lines, request), resumes=True)
 
 
 def parse(lines: Lines, request: Request) -> Iterator[Record]:

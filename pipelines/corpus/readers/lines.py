@@ -1,14 +1,27 @@
 """Lines with exact positions and bounded memory: what formats with lines share.
 
-A line ends with LF. gzip files (name ends with .gz) are decompressed; positions are those of the decompressed
-bytes.
+A line ends with LF. Files whose names end as in `compression.py` are decompressed; positions are those of the
+decompressed bytes.
+
+A line belongs to the slice that holds its first byte. A slice of a gzip file cannot know whether a line
+starts with its first member, so there the first line of a slice always belongs to the slice before, as in
+Hadoop.
 """
 
 import io
 from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO, Protocol
 
-from pipelines.corpus.readers.format import MalformedError, Record, Slice, SourceFile, cut_by_size, keep_whole
+from pipelines.corpus.readers.compression import DecodedStream, is_compressed, is_gzip
+from pipelines.corpus.readers.format import (
+    Extent,
+    MalformedError,
+    Record,
+    Slice,
+    SourceFile,
+    cut_by_size,
+    keep_whole,
+)
 from pipelines.corpus.readers.gzip import GzipStream
 
 BOM = b"\xef\xbb\xbf"
@@ -21,14 +34,27 @@ class ByteStream(Protocol):
 
     @property
     def broken(self) -> str | None: ...
+    @property
+    def end(self) -> int | None:
+        """Lines that start at this byte or behind it belong to the next slice; None = all lines are ours, or
+        the next slice was not reached yet."""
+
     def readline(self, limit: int, /) -> bytes: ...
     def read(self, limit: int, /) -> bytes: ...
+    def resume(self) -> bool: ...
 
 
 class Bytes(io.BufferedReader):
     """A buffered binary stream that cannot break off."""
 
     broken: str | None = None
+
+    def __init__(self, raw: BinaryIO, buffer_bytes: int, end: int | None = None) -> None:
+        super().__init__(raw, buffer_bytes)  # type: ignore[arg-type]
+        self.end = end
+
+    def resume(self) -> bool:
+        return False
 
     def close(self) -> None:
         """Leave the file open: it belongs to the caller. BufferedReader would close it when it is freed."""
@@ -41,7 +67,7 @@ class Lines:
     exactly once. If `start` is above 0, the stream must be at byte start - 1.
     """
 
-    def __init__(self, stream: ByteStream, *, start: int = 0, stop: int | None = None) -> None:
+    def __init__(self, stream: ByteStream, *, start: int = 0) -> None:
         self.offset = start
         """Byte of the next line."""
         self.line = 1
@@ -50,16 +76,34 @@ class Lines:
         """Bytes after the last complete line of a stream that broke off."""
         self._stream = stream
         self._returned, self._has_returned = io.BytesIO(), False
-        self._stop = stop
-        if start > 0:
-            self._skip_line_of_earlier_slice()
 
-    def _skip_line_of_earlier_slice(self) -> None:
+    def skip_line_of_earlier_slice(self) -> None:
+        """Skip the line that starts before the slice. The stream must be one byte before the slice."""
         self.offset -= 1
         if self.read(1) != b"\n":
             while not self.exhausted and (piece := self.read(_SKIP_BYTES)) and piece[-1:] != b"\n":
                 pass
         self.line = 1  # whatever was skipped was counted by an earlier slice
+
+    def skip_first_line(self) -> bool:
+        """Skip the line that has already begun, and any damage in it. False = the stream or the slice ends
+        before the line does."""
+        line = self.line
+        while True:
+            while not self.exhausted and (piece := self.read(_SKIP_BYTES)):
+                if piece[-1:] == b"\n":
+                    self.line = line
+                    return True
+            if self.exhausted or not self.broken or not self._pass_damage():
+                return False
+
+    def resume(self) -> bool:
+        """Go on behind a damage, at the first line that starts there. False = nothing can be read there."""
+        return self._pass_damage() and self.skip_first_line()
+
+    def _pass_damage(self) -> bool:
+        self.offset, self.tail = self.offset + len(self.tail), b""
+        return self._stream.resume()
 
     @property
     def broken(self) -> str | None:
@@ -68,7 +112,8 @@ class Lines:
     @property
     def exhausted(self) -> bool:
         """Whether the next line belongs to the next slice."""
-        return self._stop is not None and self.offset >= self._stop
+        end = self._stream.end
+        return end is not None and self.offset >= end
 
     def read(self, limit: int) -> bytes:
         """The next line or its first `limit` bytes; empty at the end. A line cut off goes to `tail`."""
@@ -101,6 +146,15 @@ class Lines:
         else:
             self._returned = io.BytesIO(data)
 
+    def read_block(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end. Lines are not counted."""
+        data = self._returned.read(size) if self._has_returned else b""
+        if len(data) < size:
+            self._has_returned = False
+            data += self._stream.read(size - len(data))
+        self.offset += len(data)
+        return data
+
     def read_all(self, limit: int) -> bytes:
         """The first `limit` bytes of an unread stream; those of a stream that broke off go to `tail`."""
         data = self._stream.read(limit)
@@ -111,34 +165,74 @@ class Lines:
 
 
 def read_lines(
-    stream: BinaryIO, part: Slice, parse: Callable[["Lines"], Iterator[Record]]
-) -> Generator[Record, None, int]:
-    """The records that `parse` makes of the slice, and one that says where the file broke off, if it did.
+    stream: BinaryIO, part: Slice, parse: Callable[["Lines"], Iterator[Record]], *, resumes: bool = False
+) -> Generator[Record, None, Extent]:
+    """The records that `parse` makes of the slice, and one for each place where the file is damaged.
 
-    Returns the number of line feeds of the slice.
+    `resumes`: whether a record may start at any line, so that reading goes on behind a damage of a gzip file.
     """
+    if is_gzip(part.path) and (part.start or part.stop is not None):
+        return (yield from _read_members(stream, part, parse))
     lines = open_lines(stream, part)
-    yield from parse(lines)
-    if lines.broken:
-        yield Record(lines.offset, lines.line, len(lines.tail), lines.tail, None, lines.broken)
-    return lines.line - 1
+    while True:
+        yield from parse(lines)
+        if not lines.broken:
+            break
+        yield _describe_damage(lines)
+        if not (resumes and lines.resume()):
+            break
+    return Extent(lines.line - 1)
+
+
+def _read_members(
+    stream: BinaryIO, part: Slice, parse: Callable[["Lines"], Iterator[Record]]
+) -> Generator[Record, None, Extent]:
+    """The same for the members of a gzip file that start in the slice, and for the line that follows them."""
+    found = GzipStream(stream, start=part.start, stop=part.stop, base=part.base)
+    members, lines = found.members, Lines(found, start=part.base)
+    if members.first is None:
+        return Extent(num_bytes=0)
+    has_more = part.start == 0 or lines.skip_first_line()
+    while has_more:
+        yield from parse(lines)
+        if lines.exhausted or not lines.broken:
+            break
+        yield _describe_damage(lines)
+        has_more = lines.resume()
+    while members.end is None and (found.read(_BUFFER_BYTES) or found.resume()):
+        pass  # pass over the rest of a member that no line of the slice needs
+    num_bytes = members.num_bytes if members.end is None else members.end - part.base
+    return Extent(
+        lines.line - 1, first_member=members.first, next_member=members.next_slice, num_bytes=num_bytes
+    )
+
+
+def _describe_damage(lines: "Lines") -> Record:
+    return Record(lines.offset, lines.line, len(lines.tail), lines.tail, None, lines.broken)
 
 
 def open_lines(stream: BinaryIO, part: Slice) -> "Lines":
-    """The lines of a slice. A gzip file is read from its beginning, since it is not cut."""
+    """The lines of a slice. A compressed file is read from its beginning."""
     if is_gzip(part.path):
         return Lines(GzipStream(stream))
+    if is_compressed(part.path):
+        return Lines(DecodedStream(stream, part.path))
     stream.seek(max(part.start - 1, 0))
-    return Lines(Bytes(stream, _BUFFER_BYTES), start=part.start, stop=part.stop)  # type: ignore[arg-type]
-
-
-def is_gzip(path: str) -> bool:
-    return path.lower().endswith(".gz")
+    lines = Lines(Bytes(stream, _BUFFER_BYTES, part.stop), start=part.start)
+    if part.start > 0:
+        lines.skip_line_of_earlier_slice()
+    return lines
 
 
 def cut_lines(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
-    """Ranges by size; gzip files stay whole, as they cannot be entered midway."""
-    return (keep_whole if is_gzip(file.path) else cut_by_size)(file, slice_bytes)
+    """Ranges by size, for formats whose records are single lines. bz2, xz and zstd files stay whole."""
+    is_whole = is_compressed(file.path) and not is_gzip(file.path)
+    return (keep_whole if is_whole else cut_by_size)(file, slice_bytes)
+
+
+def cut_plain(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
+    """Ranges by size, for formats with a header line or longer records. Compressed files stay whole."""
+    return (keep_whole if is_compressed(file.path) else cut_by_size)(file, slice_bytes)
 
 
 def without_line_end(data: bytes) -> bytes:

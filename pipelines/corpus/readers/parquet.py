@@ -18,7 +18,15 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice, cut_by_size
+from pipelines.corpus.readers.format import (
+    Extent,
+    Format,
+    MalformedError,
+    Record,
+    Request,
+    Slice,
+    cut_by_size,
+)
 from pipelines.corpus.readers.lines import decode, too_long
 from pipelines.corpus.readers.values import Moment, Number, Scalar, check_strings
 
@@ -33,7 +41,7 @@ _Column = tuple[str, list, Callable[[Any], object]]
 """Name, one value per row, and what makes a record's value of it."""
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The rows of the row groups that start in the slice. The offset of a record is its row in the file."""
     from pyarrow.parquet import ParquetFile
 
@@ -45,7 +53,7 @@ def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, N
         watched.raise_fault()
         if part.start == 0:
             yield _quarantine(0, f"parquet: the file cannot be read: {_first_line(error)}")
-        return 0
+        return Extent()
     first_row = 0
     for group in range(file.num_row_groups):
         metadata = file.metadata.row_group(group)
@@ -55,7 +63,7 @@ def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, N
             else:
                 yield from _read_group(file, group, first_row, request, watched)
         first_row += metadata.num_rows
-    return 0
+    return Extent()
 
 
 def _read_group(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipelines.corpus.ids import content_hash, doc_id
-from pipelines.corpus.readers.format import MalformedError, Record
+from pipelines.corpus.readers.format import Extent, MalformedError, Record
 from pipelines.corpus.readers.mapping import Columns, Mapper
 from pipelines.corpus.readers.slices import Label
 
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 MAX_RAW_BYTES = 64 * 2**10
 """Of a broken record, kept in quarantine."""
 _KEY_CHARS = 200
+_NO_EXTENT = (None,) * len(Extent._fields)
 
 POSITIONS = """task INT, slice INT, source STRING, file STRING, offset BIGINT, line BIGINT, num_lines BIGINT,
-               doc_id STRING, has_key BOOLEAN, content_hash STRING, num_chars INT, split STRING,
-               reason STRING, raw BINARY"""
+               num_bytes BIGINT, first_member BIGINT, next_member BIGINT, doc_id STRING,
+               has_key BOOLEAN, content_hash STRING, num_chars INT, split STRING, reason STRING, raw BINARY"""
 """A record without its text. Good records have doc_id, broken ones a reason and the first 64 KiB of raw; line
-is counted from the start of the slice. The row of a slice has neither, but num_lines."""
+is counted from the start of the slice. The row of a slice has neither, but num_lines and what else its
+`Extent` says."""
 
 DOCUMENT_ROWS = """source STRING, file STRING, offset BIGINT, doc_id STRING, text STRING, label STRING,
                    split STRING, parts ARRAY<STRUCT<name: STRING, text: STRING>>,
@@ -41,17 +43,17 @@ def make_position(at: Place, record: Record, mapper: "Mapper | TextKeeper") -> t
             digest = content_hash(columns.text.encode(), columns.parts)
             identity = doc_id(at[2], columns.key, at[3], record.offset)
             facts = (identity, columns.key is not None, digest, len(columns.text), columns.split)
-            return (*at, record.offset, record.line, None, *facts, None, None)
+            return (*at, record.offset, record.line, *_NO_EXTENT, *facts, None, None)
     return (
-        *(*at, record.offset, record.line, None),
+        *(*at, record.offset, record.line, *_NO_EXTENT),
         *(None, None, None, None, None),
         *(reason, record.raw[:MAX_RAW_BYTES]),
     )
 
 
-def make_summary(at: Place, start: int, num_lines: int) -> tuple:
+def make_summary(at: Place, start: int, extent: Extent) -> tuple:
     """The row of a slice."""
-    return (*at, start, None, num_lines, None, None, None, None, None, None, None)
+    return (*at, start, None, *extent, None, None, None, None, None, None, None)
 
 
 def make_document(
@@ -78,7 +80,7 @@ def make_repeated(at: Place, record: Record, mapper: Mapper, label: Label) -> tu
     first = f"first in {label.first_file} at offset {label.first_offset}"
     reason = f"duplicate key: {key[:_KEY_CHARS]}; {first}"
     return (
-        *(*at, record.offset, record.line, None),
+        *(*at, record.offset, record.line, *_NO_EXTENT),
         *(None, None, None, None, None),
         *(reason, text.encode()[:MAX_RAW_BYTES]),
     )

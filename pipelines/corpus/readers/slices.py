@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.corpus.manifest import Manifest
+from pipelines.corpus.readers.compression import is_gzip
 from pipelines.corpus.readers.format import Slice
 from pipelines.corpus.source import Source
 
@@ -24,7 +25,7 @@ _TASKS_PER_SLOT = 4
 """So that no slot waits long for the last task."""
 _FILE_BYTES = 256 * 2**10
 """What opening a file costs, as bytes that could be read meanwhile."""
-_SLICE = "task INT, slice INT, source INT, path STRING, file STRING, start BIGINT, stop BIGINT"
+_SLICE = "task INT, slice INT, source INT, path STRING, file STRING, start BIGINT, stop BIGINT, base BIGINT"
 _ONLY_LABELS = (
     "offset BIGINT, duplicate_of STRING, first_file STRING, first_offset BIGINT, failed_rule STRING"
 )
@@ -45,19 +46,24 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slices:
-    """The slices of a manifest, by task. Four numbers a slice; names stay in the manifest."""
+    """The slices of a manifest, by task. Five numbers a slice; names stay in the manifest."""
 
     manifest: Manifest
     num_tasks: int
     file: array
     """Row of the manifest."""
     task: array
+    """-1 = the slice is left out, because no record starts in it."""
     start: array
     stop: array
     """-1 = to the end of the file."""
+    base: array
+    """As in `Slice`."""
+    has_cut_gzip: bool
+    """Whether a gzip file was cut by size, so that nobody knows yet where its members start."""
 
     def to_arrow(self) -> pa.Table:
-        """One row per slice (_SLICE)."""
+        """One row per slice that is not left out (_SLICE)."""
         files = self.manifest.files.take(pa.array(self.file, pa.int64()))
         stop = pa.array(self.stop, pa.int64())
         return pa.table(
@@ -69,8 +75,9 @@ class Slices:
                 "file": files["file"],
                 "start": pa.array(self.start, pa.int64()),
                 "stop": pc.if_else(pc.less(stop, 0), None, stop),
+                "base": pa.array(self.base, pa.int64()),
             }
-        )
+        ).filter(pc.field("task") >= 0)
 
 
 def choose_slice_bytes(manifest: Manifest, num_slots: int) -> int:
@@ -82,7 +89,7 @@ def choose_slice_bytes(manifest: Manifest, num_slots: int) -> int:
 def cut_files(manifest: Manifest, sources: Sequence[Source], slice_bytes: int) -> Slices:
     """Slices of about `slice_bytes`, grouped into tasks of about equal cost."""
     file, task, start, stop = array("q"), array("i"), array("q"), array("q")
-    current, filled = 0, 0
+    current, filled, has_cut_gzip = 0, 0, False
     for row, (number, listed) in enumerate(manifest.iterate()):
         for first, end in sources[number].reader.cut(listed, slice_bytes):
             cost = _FILE_BYTES + (listed.size if end is None else end) - first
@@ -90,6 +97,7 @@ def cut_files(manifest: Manifest, sources: Sequence[Source], slice_bytes: int) -
             if filled and filled + cost > slice_bytes + _FILE_BYTES:
                 current, filled = current + 1, 0
             filled += cost
+            has_cut_gzip |= first > 0 and is_gzip(listed.path)
             for column, value in (
                 (file, row),
                 (task, current),
@@ -97,7 +105,16 @@ def cut_files(manifest: Manifest, sources: Sequence[Source], slice_bytes: int) -
                 (stop, -1 if end is None else end),
             ):
                 column.append(value)
-    return Slices(manifest=manifest, num_tasks=current + 1, file=file, task=task, start=start, stop=stop)
+    return Slices(
+        manifest=manifest,
+        num_tasks=current + 1,
+        file=file,
+        task=task,
+        start=start,
+        stop=stop,
+        base=array("q", bytes(8 * len(task))),
+        has_cut_gzip=has_cut_gzip,
+    )
 
 
 def scatter(spark: SparkSession, slices: Slices, labels: DataFrame | None = None) -> DataFrame:
@@ -128,7 +145,7 @@ class Scattered:
     def slices(self) -> Iterator[tuple[dict, Slice]]:
         """(row, slice). Raises RuntimeError if a label was left over: its record was not there."""
         while (row := self._take()) is not None:
-            yield row, Slice(row["path"], row["start"], row["stop"])
+            yield row, Slice(row["path"], row["start"], row["stop"], row["base"])
             if self._next is not None and self._next["offset"] is not None:
                 raise RuntimeError(
                     f"{row['path']} changed while it was read: there is no record at "

@@ -1,13 +1,31 @@
 """Every input format, by the name that `corpus.sources` gives it."""
 
-from pipelines.corpus.readers import csv, jsonl, parquet, text, tsv
+from pipelines.corpus.readers import (
+    csv,
+    delta,
+    html,
+    jsonl,
+    markdown,
+    parquet,
+    pdf,
+    text,
+    text_lines,
+    tsv,
+    warc,
+)
 from pipelines.corpus.readers.format import Format
 
 # fmt: off
 FORMATS: dict[str, Format] = {
     "csv": csv.FORMAT,
+    "delta": delta.FORMAT,
+    "html": html.FORMAT,
     "jsonl": jsonl.FORMAT,
+    "lines": text_lines.FORMAT,
+    "markdown": markdown.FORMAT,
     "parquet": parquet.FORMAT,
+    "pdf": pdf.FORMAT,
     "text": text.FORMAT,
     "tsv": tsv.FORMAT,
+    "warc": warc.FORMAT,
 }

@@ -1,27 +1,50 @@
-"""Plain text: each file is one document, an empty file too."""
+"""Plain text: each file is one document, an empty file too. Other encodings than UTF-8 are an option."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice
-from pipelines.corpus.readers.lines import BOM, Lines, decode, read_lines, too_long
+from pipelines.corpus.readers.format import Extent, Format, MalformedError, Record, Request, Slice
+from pipelines.corpus.readers.lines import BOM, decode
+from pipelines.corpus.readers.pages import decode_bytes, find_codec
+from pipelines.corpus.readers.whole import read_whole
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
-    """The one record of the file; none if the file breaks off, because half a document is not a document."""
-    return read_lines(stream, part, lambda lines: parse(lines, request))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    encoding: str = "utf-8"
+    """detect (see `pages.decode_bytes`), or an encoding such as utf-8 or gb18030."""
+
+    def __post_init__(self) -> None:
+        known = isinstance(self.encoding, str) and (self.encoding == "detect" or find_codec(self.encoding))
+        if not known:
+            raise ValueError(
+                f"encoding must be detect or an encoding such as utf-8 or gb18030, got {self.encoding!r}"
+            )
 
 
-def parse(lines: Lines, request: Request) -> Iterator[Record]:
-    content = lines.read_all(request.max_record_bytes + 1)
-    if lines.broken:
-        return
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
+    """The one record of the file."""
+    return read_whole(
+        stream, part, request, lambda content: {"text": decode_file(content, request.options.encoding)}
+    )
+
+
+def decode_file(content: bytes, encoding: str) -> str:
+    """The text of a file. Raises MalformedError if the bytes are not in the encoding."""
+    if encoding == "detect":
+        return decode_bytes(content).text
+    name = find_codec(encoding) or encoding
+    if name == "utf-8":
+        return decode(content.removeprefix(BOM))
     try:
-        if len(content) > request.max_record_bytes:
-            raise MalformedError(too_long(request.max_record_bytes))
-        yield Record(0, 1, len(content), content, {"text": decode(content.removeprefix(BOM))}, None)
-    except MalformedError as error:
-        yield Record(0, 1, len(content), content, None, str(error))
+        text = content.decode(name).removeprefix("\ufeff")
+        return decode(text.encode())
+    except UnicodeDecodeError as error:
+        at = f"byte 0x{content[error.start]:02x} at {error.start}"
+        raise MalformedError(f"encoding: {at} of the file is not valid {encoding}") from None
+    except UnicodeEncodeError:
+        raise MalformedError(f"encoding: the file is not valid {encoding}") from None
 
 
-FORMAT = Format(read=read, field_names=("text",))
+FORMAT = Format(read=read, field_names=("text",), options=Options)

@@ -14,11 +14,11 @@ from collections.abc import Generator, Iterator
 from typing import BinaryIO, NamedTuple
 
 from pipelines.corpus.readers.csv_records import locate_names
-from pipelines.corpus.readers.format import Format, MalformedError, Record, Request, Slice
+from pipelines.corpus.readers.format import Extent, Format, MalformedError, Record, Request, Slice
 from pipelines.corpus.readers.lines import (
     BOM,
     Lines,
-    cut_lines,
+    cut_plain,
     decode,
     open_lines,
     read_lines,
@@ -45,7 +45,7 @@ class _Header(NamedTuple):
     """Why no record of the file can be read."""
 
 
-def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, int]:
+def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The records whose lines start in the slice. An unusable header quarantines itself and every record."""
     whole = part._replace(start=0, stop=None)
     header = _parse_header(next(_read_filled(open_lines(stream, whole), request), None), request)
@@ -108,4 +108,4 @@ def _quarantine(line: _Line, reason: str) -> Record:
     return Record(*line[:4], None, reason)
 
 
-FORMAT = Format(read=read, cut=cut_lines)
+FORMAT = Format(read=read, cut=cut_plain)
