@@ -1,13 +1,13 @@
 """One WARC record -> the fields of a document, by fastwarc.
 
-HTTP bodies are decoded (chunks, gzip, deflate, brotli, zstd). Crawlers often store a body decoded but keep
-the headers that say it is not, so a body that cannot be decoded as declared is taken as it is if it is text.
+HTTP bodies are decoded by `http_body.py`, since fastwarc expands a body without limit: 260 kB became 256 MiB.
 """
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pipelines.corpus.readers.format import MalformedError, Record, Request
+from pipelines.corpus.readers.http_body import decode_body
 from pipelines.corpus.readers.lines import decode, too_long
 from pipelines.corpus.readers.pages import decode_bytes, read_page
 from pipelines.corpus.readers.values import Moment
@@ -79,22 +79,21 @@ def _read_http(found: Any, data: bytes, limit: int) -> _Body:
     if not 200 <= status < 300:
         raise MalformedError(f"http: status {status}")
     content_type = str(found.http_content_type or "").lower()
-    return _Body(_decode_body(data, limit), content_type, found.http_charset)
+    is_chunked = str(headers.get("Transfer-Encoding") or "").strip().lower() == "chunked"
+    body = _join_chunks(data) if is_chunked else found.reader.read()
+    encodings = str(headers.get("Content-Encoding") or "").lower()
+    return _Body(decode_body(body, encodings, limit), content_type, found.http_charset)
 
 
-def _decode_body(data: bytes, limit: int) -> bytes:
-    """At most limit + 1 bytes of the body; more would be the output of a bomb."""
+def _join_chunks(data: bytes) -> bytes:
+    """The body of a response, its chunks joined; as it is if it has none. Crawlers often join them."""
     from fastwarc.warc import WarcRecord
 
-    problem = ""
-    for mode in ("all", "content", "transfer", "none"):
+    for mode in ("transfer", "none"):
         record = WarcRecord.from_bytes(data)
         try:
             record.parse_http(auto_decode=mode)
-            body = record.reader.read(limit + 1)
+            return record.reader.read()
         except OSError as error:
-            problem = problem or str(error)
-            continue
-        if not problem or b"\0" not in body[:1024]:
-            return body
-    raise MalformedError(f"http: the body cannot be decoded: {problem}")
+            problem = error
+    raise problem
