@@ -2,13 +2,18 @@
 
 import itertools
 import random
+from collections import Counter, defaultdict
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from pyspark.sql import functions as F
 
-from pipelines.corpus.neardup.find import write_evidence
+from pipelines.corpus.neardup.candidates import is_removable, rank_members, spread_buckets
+from pipelines.corpus.neardup.find import check_losses
+from pipelines.corpus.neardup.presets import NearDuplicates
 from pipelines.delta import ContractError
-from pipelines.tables import NEAR_DUPLICATES, SIGNATURES, SIMILARITIES
+from pipelines.tables import DOCUMENTS, NEAR_DUPLICATES, SIGNATURES, SIMILARITIES
 from tests.corpus.neardup.corpora import (
     doc_id,
     find_reasons,
@@ -36,123 +41,146 @@ def random_corpus(seed, num_texts=120):
     return texts
 
 
-def test_evidence_names_survivor_similarity_and_buckets(spark, tmp_path):
-    long, short = window(0, length=9), window(4)
-    write_texts(tmp_path, {"long": long, "short": short, "other": window(500)})
-    search = make_search(tmp_path / "tables")
-    with search_corpus(spark, [make_source(tmp_path)], search) as (_, evidence, corpus):
-        assert set(evidence) == {doc_id("long"), doc_id("short")}
-        survivor, removed = evidence[doc_id("long")], evidence[doc_id("short")]
-        assert removed.asDict() == {
-            "doc_id": doc_id("short"),
-            "source": "s",
-            "split": "train",
-            "cluster_id": doc_id("long"),
-            "cluster_size": 2,
-            "duplicate_of": doc_id("long"),
-            "jaccard": shifted_jaccard(4),
-            "num_buckets": removed.num_buckets,
-        }
-        # Each of the 20 buckets is shared with probability 0.92 ** 5 = 0.66.
-        assert 5 <= removed.num_buckets <= 20
-        assert (survivor.duplicate_of, survivor.jaccard, survivor.cluster_size) == (None, None, 2)
-        facts = corpus.facts["near_duplicates"]
-        assert facts["sources"] == {"s": {"compared": 3, "removed": 1}}
-        assert (facts["signed"], facts["pairs"], facts["clusters"]) == (3, 1, 1)
-    reasons = find_reasons(spark, [make_source(tmp_path)], search)
-    assert reasons == {
-        doc_id("long"): (None, None),
-        doc_id("short"): (NEAR, doc_id("long")),
-        doc_id("other"): (None, None),
+@pytest.fixture(scope="module")
+def medley(spark, tmp_path_factory):
+    """Groups that have nothing in common, searched once at J >= 0.8846, a value between 91/105 and 92/104.
+
+    (label of each document by source and key, evidence by doc_id, facts, search)
+    """
+    folder = tmp_path_factory.mktemp("medley")
+    write_texts(folder, {name: window(5 * n, length=9 - n) for n, name in enumerate("abcd")})
+    write_texts(folder, {"in": window(1006), "to": window(1000, length=1)})
+    write_texts(folder, {"out": window(2007), "off": window(2000, length=1)})
+    splits = {"t1": "test", "t2": "test", "v": "validation", "r": "train"}
+    for number, (name, split) in enumerate(splits.items()):
+        write_texts(folder, {name: window(3000, length=number)}, split=split)
+    write_texts(folder, {"e": "", "one": "w1 w2", "two": "w1 w2!"})
+    write_texts(folder, {"zh": "我的银行卡还没有到，怎么办？", "zh2": "我的银行卡还没有到。怎么办"})
+    write_texts(folder, {"p": window(4000), "q": window(4001), "same": window(5000)}, source="old")
+    write_texts(folder, {"long": window(4000, length=9), "copy": window(5000)}, source="new")
+    sources = [make_source(folder, name) for name in ("s", "new", "old")]
+    search = make_search(folder / "tables", min_jaccard=0.8846, protected_sources=("old",))
+    with search_corpus(spark, sources, search) as (documents, evidence, corpus):
+        rows = documents.rows.select("doc_id", "drop_reason", "duplicate_of").collect()
+        labels = {row.doc_id: (row.drop_reason, row.duplicate_of) for row in rows}
+        assert DOCUMENTS.digest(documents.rows)[0] == documents.digest
+        facts = corpus.facts
+    return SimpleNamespace(labels=labels, evidence=evidence, facts=facts, search=search)
+
+
+def test_evidence_names_survivor_similarity_and_buckets(medley):
+    survivor, removed = (medley.evidence[doc_id(key)] for key in ("to", "in"))
+    assert removed.asDict() == {
+        "doc_id": doc_id("in"),
+        "source": "s",
+        "split": "train",
+        "cluster_id": doc_id("to"),
+        "cluster_size": 2,
+        "duplicate_of": doc_id("to"),
+        "jaccard": 92 / 104,
+        "num_buckets": removed.num_buckets,
     }
+    # Each of the 20 buckets is shared with probability 0.885 ** 5 = 0.54.
+    assert 4 <= removed.num_buckets <= 20
+    assert (survivor.duplicate_of, survivor.jaccard, survivor.cluster_size) == (None, None, 2)
 
 
-def test_chain_does_not_remove_what_is_unlike_the_survivor(spark, tmp_path):
-    """a-b-c-d in steps of 5 words; a is unlike d (J = 0.73), and survives first because it is the longest."""
-    assert shifted_jaccard(10) > 0.8 > shifted_jaccard(15)
-    write_texts(tmp_path, {name: window(5 * n, length=9 - n) for n, name in enumerate("abcd")})
-    with search_corpus(spark, [make_source(tmp_path)], make_search(tmp_path / "t")) as (_, evidence, _):
-        survivors = {row.duplicate_of for row in evidence.values()}
-        found = {name: evidence[doc_id(name)].duplicate_of for name in "abcd"}
-    assert found == {"a": None, "b": doc_id("a"), "c": doc_id("a"), "d": None}
-    assert survivors == {None, doc_id("a")}
-    assert {row.cluster_id for row in evidence.values()} == {doc_id("a")}
-    assert {row.cluster_size for row in evidence.values()} == {4}
+def test_pair_at_the_threshold_is_removed_and_below_it_not(medley):
+    assert shifted_jaccard(6) == 92 / 104 >= 0.8846 > 91 / 105 == shifted_jaccard(7)
+    found = [medley.labels[doc_id(key)] for key in ("to", "in", "off", "out")]
+    assert found == [(None, None), (NEAR, doc_id("to")), (None, None), (None, None)]
+    assert doc_id("out") not in medley.evidence
 
 
-@pytest.mark.parametrize(("min_jaccard", "is_removed"), [(0.8846, True), (0.8847, False)])
-def test_pair_at_the_threshold_is_removed_and_below_it_not(spark, tmp_path, min_jaccard, is_removed):
-    assert shifted_jaccard(6) == pytest.approx(92 / 104)
-    assert 0.8846 < 92 / 104 < 0.8847
-    write_texts(tmp_path, {"a": window(0, length=1), "b": window(6)})
-    search = make_search(tmp_path / "t", min_jaccard=min_jaccard)
-    reasons = find_reasons(spark, [make_source(tmp_path)], search)
-    assert reasons[doc_id("b")] == ((NEAR, doc_id("a")) if is_removed else (None, None))
-
-
-@pytest.mark.parametrize(("survivor", "kept"), [("longest", "b"), ("shortest", "c"), ("smallest_id", None)])
-def test_policy_chooses_the_survivor(spark, tmp_path, survivor, kept):
-    write_texts(tmp_path, {"a": window(0, length=1), "b": window(0, length=2), "c": window(0)})
-    search = make_search(tmp_path / "t", survivor=survivor)
-    reasons = find_reasons(spark, [make_source(tmp_path)], search)
-    expected = min(map(doc_id, "abc")) if kept is None else doc_id(kept)
-    assert {key for key, (reason, _) in reasons.items() if reason is None} == {expected}
-    assert {target for _, target in reasons.values()} == {None, expected}
-
-
-def test_test_split_stays_whole_and_train_loses_its_near_copies(spark, tmp_path):
-    texts = {
-        name: (window(0, length=n), split)
-        for n, (name, split) in enumerate(
-            {"t1": "test", "t2": "test", "v": "validation", "r": "train"}.items()
-        )
+def test_chain_does_not_remove_what_is_unlike_the_survivor(medley):
+    """a-b-c-d in steps of 5 words: only neighbours are alike, and a survives first because it is longest."""
+    assert shifted_jaccard(5) > 0.8846 > shifted_jaccard(10)
+    chain = {name: medley.evidence[doc_id(name)] for name in "abcd"}
+    assert {name: row.duplicate_of for name, row in chain.items()} == {
+        "a": None,
+        "b": doc_id("a"),
+        "c": None,
+        "d": doc_id("c"),
     }
-    write_texts(tmp_path, texts)
-    reasons = find_reasons(spark, [make_source(tmp_path)], make_search(tmp_path / "t"))
+    assert {(row.cluster_id, row.cluster_size) for row in chain.values()} == {(doc_id("a"), 4)}
+
+
+def test_test_split_stays_whole_and_train_loses_its_near_copies(medley):
     best = doc_id("t2")  # the longer one of test, although train has a longer text
-    assert {name: reasons[doc_id(name)] for name in texts} == {
-        "t1": (None, None),
-        "t2": (None, None),
-        "v": (NEAR, best),
-        "r": (NEAR, best),
-    }
+    found = [medley.labels[doc_id(name)] for name in ("t1", "t2", "v", "r")]
+    assert found == [(None, None), (None, None), (NEAR, best), (NEAR, best)]
 
 
-def test_protected_source_loses_nothing_to_longer_texts(spark, tmp_path):
-    write_texts(tmp_path, {"p": window(0), "q": window(1), "same": window(300)}, source="old")
-    write_texts(tmp_path, {"long": window(0, length=9), "copy": window(300)}, source="new")
-    sources = [make_source(tmp_path, "old"), make_source(tmp_path, "new")]
-    free = find_reasons(spark, sources, make_search(tmp_path / "free"))
-    assert free[doc_id("p", "old")] == (NEAR, doc_id("long", "new"))
-    search = make_search(tmp_path / "t", protected_sources=("old",))
-    reasons = find_reasons(spark, sources, search)
-    assert [reasons[doc_id(key, "old")] for key in ("p", "q", "same")] == [(None, None)] * 3
+def test_protected_source_loses_nothing_to_longer_texts(medley):
+    assert [medley.labels[doc_id(key, "old")] for key in ("p", "q", "same")] == [(None, None)] * 3
     # p and q are equally long: the smaller id is named.
-    assert reasons[doc_id("long", "new")] == (NEAR, min(doc_id("p", "old"), doc_id("q", "old")))
-    assert reasons[doc_id("copy", "new")] == ("exact_duplicate", doc_id("same", "old"))
+    assert medley.labels[doc_id("long", "new")] == (NEAR, min(doc_id("p", "old"), doc_id("q", "old")))
+    # "same" and its copy: the exact rule obeys the protection too.
+    assert medley.labels[doc_id("copy", "new")] == ("exact_duplicate", doc_id("same", "old"))
 
 
-@pytest.mark.parametrize(("scope", "num_removed"), [("corpus", 3), ("source", 2), ("file", 1)])
-def test_scope_limits_what_is_compared(spark, tmp_path, scope, num_removed):
-    write_texts(tmp_path, {"a": window(0, length=1), "b": window(0, length=2)}, file="f")
-    write_texts(tmp_path, {"c": window(0, length=3)}, file="g")
-    write_texts(tmp_path, {"d": window(0, length=4)}, source="t")
-    sources = [make_source(tmp_path), make_source(tmp_path, "t")]
-    reasons = find_reasons(spark, sources, make_search(tmp_path / "tables", scope=scope))
-    assert sum(reason == NEAR for reason, _ in reasons.values()) == num_removed
+def test_short_texts_are_kept_and_chinese_is_compared_by_character(spark, medley):
+    keys = ("e", "one", "two", "zh", "zh2")
+    reasons = [medley.labels[doc_id(key)][0] for key in keys]
+    assert reasons == ["empty", None, None, None, NEAR]
+    counts = {row.num_shingles for row in SIGNATURES.read(spark, medley.search.signatures).collect()}
+    assert counts == {0, 10, 98}  # 12 characters of Chinese are 10 shingles, 100 words are 98
 
 
-def test_short_and_dropped_texts_are_left_out(spark, tmp_path):
-    texts = {"e": "", "one": "w1 w2", "two": "w1 w2!", "zh1": "我的银行卡还没有到，怎么办？"}
-    texts["zh2"] = "我的银行卡还没有到。怎么办"
-    write_texts(tmp_path, texts)
-    search = make_search(tmp_path / "t")
-    reasons = find_reasons(spark, [make_source(tmp_path)], search)
-    assert [reasons[doc_id(key)][0] for key in texts] == ["empty", None, None, None, NEAR]
-    counts = {row.num_shingles for row in SIGNATURES.read(spark, search.signatures).collect()}
-    assert counts == {0, 10}  # 12 characters of Chinese are 10 shingles
+def test_counts_before_reading_equal_the_labels(medley):
+    counted = Counter(reason for reason, _ in medley.labels.values() if reason)
+    assert medley.facts["dropped"] == dict(counted) == {"empty": 1, "exact_duplicate": 1, NEAR: 7}
+    near = medley.facts["near_duplicates"]
+    assert near["sources"] == {
+        "new": {"compared": 1, "removed": 1},
+        "old": {"compared": 3, "removed": 0},
+        "s": {"compared": 16, "removed": 6},
+    }
+    assert (near["signed"], near["clusters"]) == (20, 5)
 
 
+def number_id(name):
+    """A doc_id that sorts as the letter does."""
+    return f"{ord(name):02x}" + 30 * "0"
+
+
+MEMBERS = "doc_id STRING, source STRING, file STRING, split STRING, num_chars INT, content_hash STRING"
+
+
+@pytest.mark.parametrize(
+    ("survivor", "order"), [("longest", "pq xba dc"), ("shortest", "qp xab dc"), ("smallest_id", "pq xab cd")]
+)
+def test_survivors_are_ordered_by_protection_split_and_policy(spark, survivor, order):
+    rows = [(name, "s", "f", "train", length, name) for name, length in zip("cd", (8, 9), strict=True)]
+    rows += [(name, "s", "f", "validation", length, name) for name, length in zip("ab", (5, 6), strict=True)]
+    rows += [("p", "old", "f", "train", 3, "p"), ("q", "old", "f", "train", 2, "q")]
+    rows += [("x", "s", "f", "test", 1, "x")]
+    members = spark.createDataFrame([(number_id(row[0]), *row[1:]) for row in rows], MEMBERS)
+    settings = NearDuplicates(survivor=survivor, protected_sources=("old",))
+    ranked = rank_members(members, settings).withColumn("removable", is_removable(F.col("order")))
+    found = ranked.orderBy("order").collect()
+    assert "".join(row.content_hash for row in found) == order.replace(" ", "")
+    by_number = sorted(found, key=lambda row: (row.rank, row.vertex))
+    assert [row.doc_id for row in by_number] == [row.doc_id for row in found]
+    assert {row.content_hash for row in found if not row.removable} == {"p", "q", "x"}
+    assert [row.order[20:] for row in found] == [row.doc_id for row in found]
+
+
+@pytest.mark.parametrize(("scope", "groups"), [("corpus", "abcd"), ("source", "abc d"), ("file", "ab c d")])
+def test_scope_limits_what_shares_a_bucket(spark, scope, groups):
+    places = {"a": ("s", "f"), "b": ("s", "f"), "c": ("s", "g"), "d": ("t", "f")}
+    rows = [(number_id(name), *place, "train", 1, name) for name, place in places.items()]
+    settings = NearDuplicates(scope=scope)
+    members = rank_members(spark.createDataFrame(rows, MEMBERS), settings)
+    signed = [(name, [7, 8]) for name in places]
+    signatures = spark.createDataFrame(signed, "content_hash STRING, buckets ARRAY<BIGINT>")
+    shared = defaultdict(list)
+    for row in spread_buckets(members, signatures, settings).collect():
+        shared[row.bucket].append(chr(row.vertex >> 52))
+    assert sorted("".join(sorted(names)) for names in shared.values()) == sorted(2 * groups.split())
+
+
+@pytest.mark.slow
 def test_large_bucket_costs_pairs_in_proportion(spark, tmp_path):
     texts = {f"k{n}": window(0, 300).replace(f"w{n:04} ", "x ") + "!" * (100 - n) for n in range(60)}
     write_texts(tmp_path, texts)
@@ -175,6 +203,7 @@ def collect_results(spark, sources, search):
         return sorted(map(str, evidence.values())), documents.digest, facts
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_partitions_or_driver(spark, tmp_path):
     write_texts(tmp_path, random_corpus(1))
     sources = [make_source(tmp_path)]
@@ -193,6 +222,7 @@ def test_result_does_not_depend_on_partitions_or_driver(spark, tmp_path):
     assert len(results[0][0]) > 50
 
 
+@pytest.mark.slow
 def test_five_increments_equal_one_run(spark, tmp_path):
     texts = list(random_corpus(2, 150).items())
     random.Random(3).shuffle(texts)
@@ -217,6 +247,7 @@ def test_five_increments_equal_one_run(spark, tmp_path):
         assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_second_run_computes_nothing_again(spark, tmp_path):
     write_texts(tmp_path, random_corpus(4, 40))
     search, facts = make_search(tmp_path / "t"), []
@@ -228,6 +259,7 @@ def test_second_run_computes_nothing_again(spark, tmp_path):
     assert (facts[1]["signed"], facts[1]["pairs_compared"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_signatures_of_two_schemes_are_never_compared(spark, tmp_path):
     write_texts(tmp_path, {"a": window(0, length=1), "b": window(1)})
     first = make_search(tmp_path / "t")
@@ -242,6 +274,7 @@ def test_signatures_of_two_schemes_are_never_compared(spark, tmp_path):
     assert sorted(schemes) == sorted(2 * [schemes[0]] + 2 * [next(s for s in schemes if s != schemes[0])])
 
 
+@pytest.mark.slow
 def test_deleted_signatures_are_computed_again(spark, tmp_path):
     write_texts(tmp_path, {"a": window(0, length=1), "b": window(1)})
     search = make_search(tmp_path / "t")
@@ -265,26 +298,7 @@ def test_text_that_changes_while_it_is_read_stops_the_search(spark, tmp_path, mo
         pass
 
 
-def test_source_that_loses_too_much_raises_an_alarm(spark, tmp_path, caplog):
-    write_texts(tmp_path, {"a": window(0, length=9)}, source="t")
-    write_texts(tmp_path, {"b": window(1), "c": window(2), "d": window(500), "e": window(900)})
-    sources = [make_source(tmp_path), make_source(tmp_path, "t")]
-    for knobs, is_alarm in (({"max_source_loss": 0.5}, False), ({"max_source_loss": 0.49}, True)):
-        search = make_search(tmp_path / "tables", **knobs)
-        with search_corpus(spark, sources, search) as (_, _, corpus):
-            if is_alarm:
-                with pytest.raises(ValueError, match=r"0.49 of a source \(source 's': 2 of 4 documents\)"):
-                    write_evidence(corpus.near_duplicates, search, "m")
-            else:
-                write_evidence(corpus.near_duplicates, search, "f")
-        # The evidence is there in both cases, so that it can be looked at.
-        assert NEAR_DUPLICATES.read(spark, search.evidence).where("duplicate_of IS NOT NULL").count() == 2
-    warned = make_search(tmp_path / "tables", max_source_loss=0.49, on_alarm="warn")
-    with search_corpus(spark, sources, warned) as (_, _, corpus):
-        write_evidence(corpus.near_duplicates, warned, "w")
-    assert "source 's': 2 of 4 documents" in caplog.text
-
-
+@pytest.mark.slow
 def test_every_removal_is_exact_and_no_near_pair_is_kept(spark, tmp_path):
     """Against sets of tuples, over all pairs of a corpus."""
     texts = random_corpus(5)
@@ -301,6 +315,16 @@ def test_every_removal_is_exact_and_no_near_pair_is_kept(spark, tmp_path):
     near = [p for p in itertools.combinations(sorted(kept), 2) if 0.8 <= exact_jaccard(*map(sets.get, p)) < 1]
     assert near == []
     assert len(removed) > 30
+
+
+def test_source_that_loses_too_much_raises_an_alarm(caplog):
+    losses = {"s": {"compared": 4, "removed": 2}, "t": {"compared": 1, "removed": 0}}
+    check_losses(losses, NearDuplicates(max_source_loss=0.5), "duplicates")
+    with pytest.raises(ValueError, match=r"0.49 of a source \(source 's': 2 of 4 documents\). The table d"):
+        check_losses(losses, NearDuplicates(max_source_loss=0.49), "duplicates")
+    assert not caplog.text
+    check_losses(losses, NearDuplicates(max_source_loss=0.49, on_alarm="warn"), "duplicates")
+    assert "source 's': 2 of 4 documents" in caplog.text
 
 
 def test_job_drops_near_duplicates_and_then_has_nothing_to_do(spark, tmp_path):
