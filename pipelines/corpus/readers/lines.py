@@ -199,7 +199,7 @@ def _read_members(
             break
         yield _describe_damage(lines)
         has_more = lines.resume()
-    while members.end is None and (found.read(_BUFFER_BYTES) or found.resume()):
+    while members.end is None and (found.read(_BUFFER_BYTES) or (found.broken and found.resume())):
         pass  # pass over the rest of a member that no line of the slice needs
     num_bytes = members.num_bytes if members.end is None else members.end - part.base
     return Extent(
