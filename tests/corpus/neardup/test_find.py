@@ -148,7 +148,7 @@ MEMBERS = "doc_id STRING, source STRING, file STRING, split STRING, num_chars IN
 
 
 @pytest.mark.parametrize(
-    ("survivor", "order"), [("longest", "pq xba dc"), ("shortest", "qp xab dc"), ("smallest_id", "pq xab cd")]
+    ("survivor", "order"), [("longest", "pq xba dc"), ("shortest", "qp xab cd"), ("smallest_id", "pq xab cd")]
 )
 def test_survivors_are_ordered_by_protection_split_and_policy(spark, survivor, order):
     rows = [(name, "s", "f", "train", length, name) for name, length in zip("cd", (8, 9), strict=True)]
