@@ -14,9 +14,6 @@ from pipelines.paths import absolute, is_table_name
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
-"""Delta's part of Spark's own catalog: it knows where tables are, and leaves commits to Delta."""
-
 _start: "Callable[[], SparkSession] | None" = None
 
 

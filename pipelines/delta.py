@@ -13,14 +13,13 @@ was faster, it gets a conflict, reads the log again and writes what is still mis
 were replaced. The shards are there already, so another attempt costs one commit.
 
 Where a function takes the path of a table, it also takes a name in a Spark catalog (`schema.table`). Spark
-commits to those (`named.py`), from rows that wait in a staging folder. On S3 that would be safe for one
-driver only: there the table is written by its path.
+commits to those (`named.py`), from rows that wait in a staging folder.
 """
 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -35,7 +34,7 @@ from pipelines.contract import ContractError as ContractError
 from pipelines.contract import Definition, select_columns
 from pipelines.digest import digest_rows
 from pipelines.held import HeldRows, hold_rows, require_contract
-from pipelines.named import commit_named, settle_place, staging_folder
+from pipelines.named import commit_named, staging_folder
 from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import Pin, TableLog, open_log
 from pipelines.prepare import prepare_table
@@ -90,8 +89,7 @@ class Table:
         ContractError with the count and the first offending key.
         """
         definition = self._definition
-        place = settle_place(rows.sparkSession, path, definition)
-        folder = _shard_folder(rows.sparkSession, place)
+        folder = _shard_folder(rows.sparkSession, path)
         with hold_rows(select_columns(rows, definition), folder, definition) as held:
             require_contract(held, definition)
             yield held
@@ -105,26 +103,25 @@ class Table:
         Held rows must be held for the same path. Raises ContractError if the rows break the definition,
         RuntimeError if another writer replaces the rows meanwhile, or if another program changed them last.
         """
-        place = settle_place(_session_of(rows), path, self._definition)
-        log = open_log(place)
+        log = open_log(path)
         newest = log.pin() if log else None
         if newest is not None and newest.fingerprint == fingerprint:
             logger.info("%s: version %d has the same inputs, nothing written", self.name, newest.version)
-            return replace(newest, path=path)
+            return newest
         if newest is not None and not newest.fingerprint:
             raise RuntimeError(
                 f"{self.name} at {path} was changed outside of Distributary (version {newest.version}, "
                 f"{newest.facts['operation']}), and writing would undo that; to rebuild it, delete the table"
             )
-        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, place) as held:
+        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, path) as held:
             before = -1 if log is None else log.version
             for _ in range(WRITE_ATTEMPTS):
-                self._commit(held, place, log, replaces=True, made_from=fingerprint, facts=facts)
-                log = open_log(place)
+                self._commit(held, path, log, replaces=True, made_from=fingerprint, facts=facts)
+                log = open_log(path)
                 _note_commits(held, log, after=before)
                 written = log.pin() if log else None
                 if written is not None and written.fingerprint == fingerprint:
-                    return replace(written, path=path)
+                    return written
                 if written != newest:
                     break
         raise self._disturbed(path)
@@ -136,24 +133,23 @@ class Table:
         Raises ContractError if the rows break the definition, RuntimeError if other writers are faster
         WRITE_ATTEMPTS times.
         """
-        place = settle_place(_session_of(rows), path, self._definition)
-        log = open_log(place)
+        log = open_log(path)
         earlier = log.pin(made_from=fingerprint) if log else None
         if earlier is not None:
             logger.info("%s: version %d has the same inputs, nothing appended", self.name, earlier.version)
-            return replace(earlier, path=path)
+            return earlier
         with ExitStack() as stack:
-            held = stack.enter_context(self.hold(rows, place))
+            held = stack.enter_context(self.hold(rows, path))
             before = -1 if log is None else log.version
             for _ in range(WRITE_ATTEMPTS):
-                if log is not None and (missing := self._find_missing(held, place, log)) is not None:
-                    held = stack.enter_context(self.hold(missing, place))
-                self._commit(held, place, log, replaces=False, made_from=fingerprint, facts=facts)
-                log = open_log(place)
+                if log is not None and (missing := self._find_missing(held, path, log)) is not None:
+                    held = stack.enter_context(self.hold(missing, path))
+                self._commit(held, path, log, replaces=False, made_from=fingerprint, facts=facts)
+                log = open_log(path)
                 _note_commits(held, log, after=before)
                 written = log.pin(made_from=fingerprint) if log else None
                 if written is not None:
-                    return replace(written, path=path)
+                    return written
         raise self._disturbed(path)
 
     def digest(self, rows: DataFrame) -> tuple[str, int]:
@@ -233,10 +229,6 @@ def _note_commits(held: HeldRows, log: TableLog | None, *, after: int) -> None:
     committed equal inputs with shards of its own."""
     if held.may_be_committed and log is not None:
         held.may_be_committed = log.names_shards(held.folder, after=after)
-
-
-def _session_of(rows: DataFrame | HeldRows) -> SparkSession:
-    return rows.spark if isinstance(rows, HeldRows) else rows.sparkSession
 
 
 def _shard_folder(spark: SparkSession, place: str) -> str:

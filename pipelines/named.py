@@ -6,12 +6,10 @@ number after the last one in the log that it was prepared for. The second of two
 that is taken, and gets a conflict, or Delta skips its write. Writes to the path of the table take numbers
 too, so writers may use the name or the path.
 
-On S3, Delta's log store of Spark is safe for one driver only. So a table there is written by its path, as
-`commit` does it, unless something coordinates the commits of Spark: Unity Catalog, Databricks, or a log store
-that the user has chosen. See `settle_place`.
+On S3, Delta's log store of Spark is safe for one driver at a time only, unless the catalog coordinates the
+commits, as Unity Catalog does. Two drivers that write one table on S3 name it by its path.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,60 +20,16 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from pipelines.catalog import DELTA_CATALOG, quote_name, read_catalog
-from pipelines.commit import ConflictError, create_table
+from pipelines.catalog import quote_name
+from pipelines.commit import ConflictError
 from pipelines.commit_record import encode_record
-from pipelines.contract import Definition
 from pipelines.held import HeldRows
-from pipelines.paths import absolute, is_table_name, split_scheme
 from pipelines.pin import TableLog
-from pipelines.stores import S3_SCHEMES
 
 STAGING = "spark.distributary.staging"
 """Spark setting: folder or URI that driver and executors can write."""
 CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
 """Another writer committed first. The Python classes have no common base."""
-
-
-def settle_place(spark: SparkSession, place: str, definition: Definition) -> str:
-    """Where the table is committed to: `place`, or, for a name of a table on S3 whose commits nobody
-    coordinates, the path of the table.
-
-    A table that does not exist is created there by a conditional put and entered into the catalog, as an
-    external table: of two drivers that do it at once, the second finds the table of the first.
-    """
-    if not is_table_name(place) or _coordinates_commits(spark, place):
-        return place
-    found = read_catalog(place)
-    schema, _, table = place.rpartition(".")
-    location = found.location if found else f"{spark.catalog.getDatabase(schema).locationUri}/{table}"
-    if split_scheme(location)[0] not in S3_SCHEMES:
-        return place
-    path = absolute(str(location))
-    if found is None:
-        create_table(
-            path,
-            definition.schema.json(),
-            name=definition.name,
-            description=definition.row,
-            partition_by=definition.partition_by,
-            properties=definition.properties,
-        )
-        quoted = path.replace("'", "\\'")
-        spark.sql(f"CREATE TABLE IF NOT EXISTS {quote_name(place)} USING delta LOCATION '{quoted}'")
-    return path
-
-
-def _coordinates_commits(spark: SparkSession, name: str) -> bool:
-    """Whether drivers that commit to the table at the same time on S3 can be left to Spark."""
-    catalog = name.split(".")[0] if name.count(".") == 2 else spark.catalog.currentCatalog()
-    own = ("spark.delta.logStore.class", "spark.delta.logStore.s3a.impl", "spark.delta.logStore.s3.impl")
-    return (
-        catalog != "spark_catalog"
-        or spark.conf.get("spark.sql.catalog.spark_catalog", "") != DELTA_CATALOG
-        or "DATABRICKS_RUNTIME_VERSION" in os.environ
-        or any(spark.conf.get(setting, None) for setting in own)
-    )
 
 
 def staging_folder(spark: SparkSession) -> str:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from pyspark.find_spark_home import _find_spark_home
 
-from pipelines.catalog import DELTA_CATALOG
 from pipelines.machine import DELTA_JARS, S3_JARS, jars_folder
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
-CATALOG = "spark.sql.catalog.spark_catalog"
+CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 UNITY_CATALOG = "io.unitycatalog.spark.UCSingleCatalog"
 """Passes Delta tables on to Delta's own catalog."""
 FAST_LISTING = "delta.enableFastS3AListFrom"

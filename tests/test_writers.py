@@ -66,10 +66,10 @@ def test_lost_executors_and_damaged_shuffles_change_no_digest(tmp_path, spark_ho
     assert outcomes["damage"]["damaged"], outcomes
 
 
-def append_at_once(root, signs, num_tables, *more, **environment):
+def append_at_once(root, signs, num_tables, **environment):
     """Two drivers append to the same tables; raises AssertionError with their output if one fails."""
     signs.mkdir()
-    drivers = [start("two_drivers", root, signs, me, num_tables, *more, **environment) for me in "ab"]
+    drivers = [start("two_drivers", root, signs, me, num_tables, **environment) for me in "ab"]
     try:
         outputs = [driver.communicate(timeout=550)[0] for driver in drivers]
     finally:
@@ -97,8 +97,7 @@ def test_two_drivers_append_every_key_once(tmp_path):
     require_every_key_once(tmp_path / "lake", 5)
 
 
-@pytest.mark.parametrize("more", [[], ["named"]], ids=["path", "name"])
-def test_two_drivers_append_every_key_once_on_s3(tmp_path, monkeypatch, more):
+def test_two_drivers_append_every_key_once_on_s3(tmp_path, monkeypatch):
     require_jars("s3")
     with s3_server(tmp_path) as server:
         environment = {
@@ -111,7 +110,7 @@ def test_two_drivers_append_every_key_once_on_s3(tmp_path, monkeypatch, more):
             monkeypatch.setenv(name, value)
         root = f"s3a://{BUCKET}/twice"
         assert delta_options(root)["aws_endpoint_url"] == server.endpoint
-        append_at_once(root, tmp_path / "signs", 10, *more, **environment)
+        append_at_once(root, tmp_path / "signs", 10, **environment)
         require_every_key_once(root, 10)
 
 

@@ -1,8 +1,7 @@
 """Script: one of two Spark drivers that append to the same tables at the same time.
 
-Arguments: root of the tables, folder for signs, name of this driver (a or b), number of tables; `named` names
-the tables in a Hive metastore of each driver. Both append 20 equal keys and 40 of their own to each
-table.
+Arguments: root of the tables, folder for signs, name of this driver (a or b), number of tables. Both append
+20 equal keys and 40 of their own to each table.
 """
 
 import sys
@@ -12,18 +11,15 @@ from pathlib import Path
 from pipelines.delta import Table
 from pipelines.spark import session
 from tests.conftest import TEST_CONF
-from tests.named_tables import hive_conf
 
 NUMBERS = Table(name="numbers", row="one number", key=("number",), ddl="number BIGINT NOT NULL, by STRING")
 SHARED, OWN = range(20), {"a": range(100, 140), "b": range(200, 240)}
 
 
-def main(root: str, signs: Path, me: str, num_tables: int, folder: str) -> None:
+def main(root: str, signs: Path, me: str, num_tables: int) -> None:
     conf = {**TEST_CONF, "spark.master": "local[1]", "spark.driver.memory": "1g"}
-    spark = session(f"driver {me}", conf | (hive_conf(f"{signs}/{me}-hive") if folder == "lake." else {}))
+    spark = session(f"driver {me}", conf)
     spark.sparkContext.setLogLevel("OFF")
-    if folder == "lake.":
-        spark.sql(f"CREATE DATABASE lake LOCATION '{root}'")
     for number in range(num_tables):
         rows = spark.createDataFrame([(n, me) for n in (*SHARED, *OWN[me])], NUMBERS.schema)
         (signs / f"{me}{number}").touch()
@@ -32,11 +28,10 @@ def main(root: str, signs: Path, me: str, num_tables: int, folder: str) -> None:
         while not other.exists():
             assert time.monotonic() < deadline, f"{other.name} did not come"
             time.sleep(0.005)
-        pinned = NUMBERS.append(rows, f"{folder}table{number}", fingerprint=f"{me}{number}", facts={})
+        pinned = NUMBERS.append(rows, f"{root}/table{number}", fingerprint=f"{me}{number}", facts={})
         print(f"ADDED {number} {pinned.num_rows} {pinned.version}", flush=True)
     spark.stop()
 
 
 if __name__ == "__main__":
-    place = "lake." if sys.argv[5:] == ["named"] else f"{sys.argv[1]}/"
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), place)
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
