@@ -20,12 +20,10 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from pipelines.catalog import quote_name
@@ -174,13 +172,10 @@ class Table:
 
         Keys alone are compared. Rows are read again only if some of them must be left out.
         """
-        rows = held.rows.alias("held")
-        present = self.read(held.spark, path, log.version).select(*self.key).alias("present")
-        same = [F.col(f"held.{name}").eqNullSafe(F.col(f"present.{name}")) for name in self.key]
-        is_present = reduce(Column.__and__, same)  # in a key, null equals null
-        if rows.select(*self.key).alias("held").join(present, is_present, "left_semi").isEmpty():
+        present = self.read(held.spark, path, log.version).select(*self.key)
+        if held.rows.select(*self.key).join(present, list(self.key), "left_semi").isEmpty():
             return None
-        return rows.join(present, is_present, "left_anti")
+        return held.rows.join(present, list(self.key), "left_anti")
 
     def _commit(
         self,

@@ -175,8 +175,8 @@ SEQUENCES = Table(
 PREDICTIONS = Table(
     name="predictions",
     row="one document scored by one model version",
-    # Content and label too: a documents table that was deleted counts its versions from 0 again.
-    key=("doc_id", "content_hash", "label", "model_name", "model_version", "run_id", "documents_version"),
+    # The content too: a documents table that was deleted counts its versions from 0 again.
+    key=("doc_id", "content_hash", "model_name", "model_version", "run_id", "documents_version"),
     # Equal trainings have different run ids.
     volatile=("run_id", "scored_at", "latency_ms"),
     checks={"latency": "latency_ms >= 0"},

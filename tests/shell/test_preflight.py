@@ -84,7 +84,7 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch, reply, why):
 
 
 def test_an_address_without_a_number_for_its_port_is_refused():
-    with pytest.raises(ValueError, match=r"tracking\.uri is no address .*'port'\); write http://HOST:PORT"):
+    with pytest.raises(ValueError, match=r"tracking\.uri is no address .*'port'; write http://HOST:PORT"):
         require_server("http://127.0.0.1:port")
 
 
