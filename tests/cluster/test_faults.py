@@ -6,11 +6,13 @@ import pytest
 
 from tests.cluster.cluster import LAKE
 from tests.cluster.test_flow import require_same_rows
+from tests.conftest import write_tickets
 
 pytestmark = [pytest.mark.cluster, pytest.mark.horovod]
 
 IN_TRAINING = "step 0: test:"
 """The first line that ranks cause; about 10 s before the end of the training."""
+IN_DATASET = "corpus done:"
 CUT_SECONDS = 40
 """Longer than spark.network.timeout of the cluster: the driver gives the host up."""
 
@@ -23,7 +25,7 @@ def require_equal(cluster, s3_flow, name, expected):
     "attempt", [1, *(pytest.param(number, marks=pytest.mark.soak) for number in (2, 3, 4, 5))]
 )
 def test_host_cut_off_in_training_changes_nothing(cluster, s3_flow, expected, attempt):
-    run = cluster.submit_training(s3_flow, f"cut{attempt}")
+    run = cluster.submit_training(s3_flow, f"{LAKE}/cut{attempt}")
     run.wait_for_line(IN_TRAINING)
     host = cluster.workers[attempt % 2]
     host.cut()
@@ -36,7 +38,7 @@ def test_host_cut_off_in_training_changes_nothing(cluster, s3_flow, expected, at
 
 
 def test_tracking_server_away_for_30_seconds(cluster, s3_flow, expected):
-    run = cluster.submit_training(s3_flow, "untracked")
+    run = cluster.submit_training(s3_flow, f"{LAKE}/untracked")
     run.wait_for_line(IN_TRAINING)
     cluster.tracking.server.kill()
     time.sleep(30)
@@ -46,7 +48,7 @@ def test_tracking_server_away_for_30_seconds(cluster, s3_flow, expected):
 
 
 def test_storage_killed_and_started_again(cluster, s3_flow, expected):
-    run = cluster.submit_training(s3_flow, "unstored")
+    run = cluster.submit_training(s3_flow, f"{LAKE}/unstored")
     run.wait_for_line(IN_TRAINING)
     cluster.s3.kill()
     time.sleep(5)
@@ -56,8 +58,22 @@ def test_storage_killed_and_started_again(cluster, s3_flow, expected):
 
 
 def test_executor_killed_in_training(cluster, s3_flow, expected):
-    run = cluster.submit_training(s3_flow, "executor_killed")
+    run = cluster.submit_training(s3_flow, f"{LAKE}/executor_killed")
     run.wait_for_line(IN_TRAINING)
     cluster.spark.workers[0].restart()  # its executor ends with it
     run.finish()
     require_equal(cluster, s3_flow, "executor_killed", expected)
+
+
+def test_hdfs_away_twice_for_20_seconds(cluster, expected, tmp_path):
+    write_tickets(tmp_path)
+    root = f"{cluster.hdfs.uri}/away"
+    cluster.upload(tmp_path, f"{root}/raw")
+    run = cluster.submit(root)
+    for line in (IN_DATASET, IN_TRAINING):
+        run.wait_for_line(line)
+        cluster.hdfs.kill()
+        time.sleep(20)
+        cluster.start_server(cluster.hdfs.start)
+    run.finish()
+    require_same_rows(cluster.results(root), expected)
