@@ -197,10 +197,6 @@ class Cluster:
         words = [root, tables or root, self.tracking.uri, name or root.rpartition("/")[2]]
         return dict(json.loads(self._python("tests.cluster.results", *words).splitlines()[-1]))
 
-    def read_tables(self, root: str, *names: str) -> dict[str, object]:
-        """What tests.cluster.results finds in single tables of a run."""
-        return dict(json.loads(self._python("tests.cluster.results", root, *names).splitlines()[-1]))
-
     def _python(self, module: str, *words: str, **environment: str) -> str:
         """Output of a module of the checkout on the edge host."""
         variables = {**self.environment(), **self.bucket(), **environment}

@@ -10,12 +10,9 @@ from tests.cluster import hosts, tracking
 from tests.cluster.cluster import LAKE, Cluster
 from tests.cluster.results import read_results
 from tests.cluster.spark import CHECKOUT
-from tests.cluster.yarn import DATA_PACK, PACK
+from tests.cluster.yarn import PACK
 from tests.conftest import write_tickets
 from tests.servers.jars import require_jars
-
-MODELS = ("torch", "mlflow", "horovod", "peft", "scikit-learn", "matplotlib")
-"""What only training and scoring use."""
 
 
 @pytest.fixture(scope="session")
@@ -54,33 +51,15 @@ def hdfs_flow(cluster, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pack(cluster, tmp_path_factory):
-    """The pack for CPUs as `make pack` makes it, in HDFS: its path there. 2.4 GB, 4 minutes on two cores."""
+    """The pack for CPUs as `make pack` makes it, in HDFS: its path there. 2.4 GB; 5 minutes on two cores."""
     folder = tmp_path_factory.mktemp("pack")
-    build_pack(folder, "--cpu")
-    put_pack(cluster, folder, PACK)
-    return PACK
-
-
-@pytest.fixture(scope="session")
-def data_pack(cluster, tmp_path_factory):
-    """The small pack of a cluster that only prepares data (corpus and dataset), in HDFS: its path there."""
-    folder = tmp_path_factory.mktemp("data_pack")
-    build_pack(folder, "--cpu", *(word for package in MODELS for word in ("--without", package)))
-    put_pack(cluster, folder, DATA_PACK)
-    return DATA_PACK
-
-
-def build_pack(folder, *arguments):
-    command = [sys.executable, "-m", "tools.pack", "--output", str(folder), *arguments]
+    command = [sys.executable, "-m", "tools.pack", "--cpu", "--output", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    subprocess.run(command, cwd=CHECKOUT, env=environment, check=True, timeout=580)
-
-
-def put_pack(cluster, folder, target):
-    """Move the one archive of a folder to HDFS."""
+    subprocess.run(command, cwd=CHECKOUT, env=environment, check=True, timeout=900)
     (archive,) = folder.glob("*.tar.gz")
-    cluster.yarn.run_hdfs(cluster.edge, "-put", str(archive), target)
+    cluster.yarn.run_hdfs(cluster.edge, "-put", str(archive), PACK)
     archive.unlink()
+    return PACK
 
 
 def run_flow(cluster, root, tmp_path_factory):

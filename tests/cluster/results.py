@@ -1,7 +1,6 @@
 """What a run of the small flow left, as one line of JSON:
 
     python -m tests.cluster.results ROOT ROOT_OF_TABLES TRACKING_URI NAME
-    python -m tests.cluster.results ROOT TABLE...                           tables alone
 
 Runs on a host of the cluster, without a JVM. Rows are read by delta-rs and hashed here, so that two runs are
 compared by their rows, and not only by the digests that Distributary recorded.
@@ -19,8 +18,6 @@ from pipelines import stores
 from pipelines.pin import pin
 from pipelines.storage import Folder
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES, Table
-
-TABLES = {table.name: table for table in (DOCUMENTS, QUARANTINE, SEQUENCES, PREDICTIONS)}
 
 
 def read_table(table: Table, root: str) -> dict[str, object]:
@@ -81,8 +78,4 @@ def read_results(root: str, tables: str, uri: str, name: str) -> dict[str, objec
 
 if __name__ == "__main__":
     stores.configure(stores.Stores())  # endpoint and keys come from the environment
-    root, *words = sys.argv[1:]
-    if set(words) <= set(TABLES):
-        print(json.dumps({name: read_table(TABLES[name], root) for name in words}))
-    else:
-        print(json.dumps(read_results(root, *words)))
+    print(json.dumps(read_results(*sys.argv[1:])))

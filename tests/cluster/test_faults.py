@@ -6,13 +6,11 @@ import pytest
 
 from tests.cluster.cluster import LAKE
 from tests.cluster.test_flow import require_same_rows
-from tests.conftest import write_tickets
 
 pytestmark = [pytest.mark.cluster, pytest.mark.horovod]
 
 IN_TRAINING = "step 0: test:"
 """The first line that ranks cause; about 10 s before the end of the training."""
-IN_DATASET = "corpus done:"
 CUT_SECONDS = 40
 """Longer than spark.network.timeout of the cluster: the driver gives the host up."""
 
@@ -63,17 +61,3 @@ def test_executor_killed_in_training(cluster, s3_flow, expected):
     cluster.spark.workers[0].restart()  # its executor ends with it
     run.finish()
     require_equal(cluster, s3_flow, "executor_killed", expected)
-
-
-def test_hdfs_away_twice_for_20_seconds(cluster, expected, tmp_path):
-    write_tickets(tmp_path)
-    root = f"{cluster.hdfs.uri}/away"
-    cluster.upload(tmp_path, f"{root}/raw")
-    run = cluster.submit(root)
-    for line in (IN_DATASET, IN_TRAINING):
-        run.wait_for_line(line)
-        cluster.hdfs.kill()
-        time.sleep(20)
-        cluster.start_server(cluster.hdfs.start)
-    run.finish()
-    require_same_rows(cluster.results(root), expected)

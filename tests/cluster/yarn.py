@@ -25,7 +25,6 @@ HOME = f"/user/{USER}"
 """Her folder in HDFS, the only one that she can write."""
 PACK = "/envs/pack.tar.gz"
 """Where the pack lies in HDFS: everybody can read it, so that each node unpacks it once for all."""
-DATA_PACK = "/envs/data-pack.tar.gz"
 NODE_MEGABYTES = 7168
 """One executor (4096 after rounding) beside the driver (3072), but never two executors on one node."""
 CONTAINERS = {
