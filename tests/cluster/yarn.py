@@ -125,7 +125,7 @@ class Yarn:
             for host in self._nodes
             for file in sorted((host.behind / "yarn" / "logs" / newest).rglob("std*"))
         ]
-        return "\n".join(f"== {file}\n{file.read_text(errors='replace')[-4000:]}" for file in files)
+        return "\n".join(f"== {file}\n{file.read_text(errors='replace')[-40000:]}" for file in files)
 
     def _java(self, program: str, conf: Path, jars: Path, spark: Path) -> list[str]:
         return [*self._command(conf, jars, spark), f"org.apache.hadoop.yarn.server.{program}"]
