@@ -158,16 +158,3 @@ def test_work_survives_an_outage(root, servers, fault):
         done[3].result(60)
     assert folder.names() == ["before", "created", "written"]
     assert time.monotonic() - started < 90
-
-
-def test_a_write_survives_a_lost_data_node(configured, hdfs, tmp_path):
-    folder = Folder(f"{hdfs.uri}/{tmp_path.name}")
-    folder.write("before", b"1")
-    hdfs.data_node.kill()
-    with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(folder.write, "written", b"2")
-        time.sleep(4)
-        assert not done.done()
-        hdfs.data_node.start()
-        done.result(60)
-    assert folder.read("written") == b"2"
