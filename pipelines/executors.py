@@ -199,7 +199,10 @@ def _list_executors(context: SparkContext) -> dict[str, str]:
     """Executors that are registered now: id -> host name. Empty with a local master."""
     summaries = context._jsc.sc().statusStore().executorList(True)
     rows = [summaries.apply(number) for number in range(summaries.size())]
-    return {row.id(): row.hostPort().rpartition(":")[0] for row in rows if row.id() != "driver"}
+    # Spark also lists executors of which it has heard nothing yet but their id.
+    return {
+        row.id(): row.hostPort().rpartition(":")[0] for row in rows if row.id() != "driver" and row.hostPort()
+    }
 
 
 def _wait_for_executors(context: SparkContext, wait_seconds: float) -> dict[str, str]:

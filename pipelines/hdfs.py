@@ -21,7 +21,11 @@ from pipelines.stores import Stores, hdfs_retries
 _Answer = TypeVar("_Answer")
 _BUFFER_BYTES = 4 * 2**20
 _RETRY_SECONDS = 1.0
-_RESTARTING = re.compile("SafeModeException|RetriableException|All DataNodes failed")
+_RESTARTING = re.compile(
+    "SafeModeException|RetriableException|All DataNodes failed|could only be written to|"
+    "Failed to connect to DataNode|Timed out .* DataNode|Failed to add a datanode|No new datanode|"
+    "[Bb]lock writer|DataTransferError|Broken pipe|Connection re(fused|set)"
+)
 
 
 def open_hdfs(authority: str, stores: Stores) -> pafs.FileSystem:
@@ -122,6 +126,16 @@ class HdfsHandler(pafs.FileSystemHandler):
     def read_file(self, path: str) -> bytes:
         """The content of a file that fits into memory."""
         return self._ask(lambda: self.client.read(path).read())
+
+    def write_file(self, path: str, content: bytes | memoryview) -> None:
+        """Write a file whole; one at `path` is replaced. A data node that ends meanwhile loses the block that
+        is being written, so the file is begun again, for as long as for every other question."""
+
+        def write() -> None:
+            with self.client.create(path, WriteOptions(overwrite=True)) as stream:
+                stream.write(content)
+
+        self._ask(write)
 
     def move_to_new(self, src: str, dest: str) -> None:
         """As `move`, but raises FileExistsError if there is a file at `dest`. In one step."""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from pyspark import SparkContext
 from pyspark.find_spark_home import _find_spark_home
 
 from pipelines.machine import DELTA_JARS, S3_JARS, jars_folder
@@ -35,6 +36,27 @@ def choose_python(settled: Mapping[str, str]) -> str:
     if not is_local and any(archive.strip().endswith("#environment") for archive in archives):
         return PACKED_PYTHON
     return sys.executable
+
+
+def refuse_settings(settled: Mapping[str, str]) -> None:
+    """Raises ValueError for settings that cannot work."""
+    refuse_fast_listing(settled)
+    refuse_cluster_mode(settled)
+
+
+def refuse_cluster_mode(settled: Mapping[str, str]) -> None:
+    """Raises ValueError if a driver that runs here is to run on the cluster.
+
+    Spark itself says only that its gateway ended. On YARN and Kubernetes, spark-submit has moved the driver
+    by the time this runs; Spark's standalone master takes no Python drivers (4.2.0).
+    """
+    mode = settled.get("spark.submit.deployMode", "client")
+    if mode != "client" and "PYSPARK_GATEWAY_PORT" not in os.environ:
+        raise ValueError(
+            f"spark.submit.deployMode is {mode}, but this process is already the driver; remove the setting, "
+            "or start the job with spark-submit --deploy-mode cluster, which YARN and Kubernetes support for "
+            "Python (Spark standalone does not)"
+        )
 
 
 def refuse_fast_listing(settled: Mapping[str, str]) -> None:
@@ -83,7 +105,15 @@ def brings_s3(given: Mapping[str, str]) -> bool:
 
 
 def _ships(jar: str) -> bool:
-    """Whether Spark's own folder has a jar whose name starts so."""
+    """Whether Spark itself has a jar whose name starts so.
+
+    A JVM that started this process is asked: a driver on YARN has no folder of Spark, only the class path.
+    """
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        SparkContext._ensure_initialized()
+        assert SparkContext._jvm is not None, "_ensure_initialized connected to it"
+        places = SparkContext._jvm.java.lang.System.getProperty("java.class.path").split(os.pathsep)
+        return any(Path(place).name.startswith(jar) for place in places)
     return any(Path(_find_spark_home(), "jars").glob(f"{jar}*.jar"))
 
 

@@ -29,7 +29,7 @@ from pipelines.session_conf import (
     choose_python,
     find_delta_jars,
     find_s3_jars,
-    refuse_fast_listing,
+    refuse_settings,
 )
 from pipelines.stores import S3, Stores, current, secret_conf, spark_conf
 from pipelines.submit import conf_folder, read_given_conf
@@ -104,7 +104,7 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
         "spark.pyspark.python": python,
         "spark.pyspark.driver.python": sys.executable,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
-        "spark.sql.warehouse.dir": str(cache_folder() / "spark-warehouse"),
+        "spark.sql.warehouse.dir": (cache_folder() / "spark-warehouse").as_uri(),
         **spark_conf(current()),
         **conf,
     }
@@ -115,7 +115,7 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     both = {**wanted, **given}
     if not both["spark.master"]:
         raise ValueError(NO_MASTER)
-    refuse_fast_listing(both)
+    refuse_settings(both)
     added = add_delta(both)
     jars = [] if brings_delta(both) else find_delta_jars()
     s3_jars = [] if brings_s3(both) else find_s3_jars()

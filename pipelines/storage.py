@@ -274,8 +274,7 @@ def _put_hdfs(
 ) -> bool:
     """Write a temporary file and rename it: HDFS shows a file while it grows."""
     try:
-        with hdfs.open_output_stream(writing, None) as stream:
-            stream.write(content)
+        hdfs.write_file(writing, content)
         if replace:
             hdfs.move(writing, target)
         else:

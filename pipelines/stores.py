@@ -94,12 +94,16 @@ _configured = Stores()
 def configure(stores: Stores) -> None:
     """Use these settings in this process from now on.
 
-    The folder of Hadoop's configuration goes into the environment: delta-rs and the JVM look there.
+    The folder of Hadoop's configuration goes into the environment: delta-rs and the JVM look there. So does
+    the user of HDFS. The JVM of an executor is the one who submitted (SPARK_USER), whatever account of the
+    machine it runs under; Python beside it must be the same one. Kerberos does not use this name.
     """
     global _configured
     _configured = stores
     if stores.hdfs.conf_dir:
         os.environ["HADOOP_CONF_DIR"] = stores.hdfs.conf_dir
+    if user := os.environ.get("SPARK_USER"):
+        os.environ.setdefault("HADOOP_USER_NAME", user)
 
 
 def export_to_mlflow() -> None:

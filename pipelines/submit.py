@@ -46,6 +46,14 @@ _FLAGS = {
 }
 
 
+def is_driver_on_yarn() -> bool:
+    """Whether YARN runs this driver on the cluster (spark-submit --master yarn --deploy-mode cluster)."""
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return False
+    given = read_given_conf()
+    return given.get("spark.submit.deployMode") == "cluster" and given.get("spark.master") == "yarn"
+
+
 def conf_folder() -> Path:
     """The folder of spark-defaults.conf and spark-env.sh."""
     return Path(os.environ.get("SPARK_CONF_DIR") or Path(_find_spark_home()) / "conf")

@@ -15,6 +15,7 @@ from pipelines.session_conf import (
     brings_delta,
     choose_python,
     find_delta_jars,
+    refuse_cluster_mode,
     refuse_fast_listing,
 )
 from pipelines.spark import _check_java, count_slots, count_tasks, session
@@ -153,6 +154,17 @@ def test_fast_listing_on_s3_is_refused(value):
     with pytest.raises(ValueError, match=r"enableFastS3AListFrom must not be true.*Hadoop 3\.5\.0.*remove"):
         refuse_fast_listing({"spark.hadoop.delta.enableFastS3AListFrom": value})
     refuse_fast_listing({"spark.hadoop.delta.enableFastS3AListFrom": "false"})
+
+
+def test_a_driver_that_runs_here_refuses_cluster_mode(monkeypatch):
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+    wanted = r"deployMode is cluster, .*already the driver; remove .*spark-submit --deploy-mode cluster.*YARN"
+    with pytest.raises(ValueError, match=wanted):
+        refuse_cluster_mode({"spark.submit.deployMode": "cluster"})
+    refuse_cluster_mode({"spark.submit.deployMode": "client"})
+    refuse_cluster_mode({})
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")  # spark-submit has moved the driver to the cluster
+    refuse_cluster_mode({"spark.submit.deployMode": "cluster"})
 
 
 def test_another_thread_gets_the_running_session_as_it_is(spark):

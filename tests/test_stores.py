@@ -46,7 +46,7 @@ def configured(monkeypatch):
         "SECRET_ACCESS_KEY",
     ):
         monkeypatch.delenv(f"AWS_{name}", raising=False)
-    for name in ("HADOOP_CONF_DIR", "MLFLOW_S3_ENDPOINT_URL"):
+    for name in ("HADOOP_CONF_DIR", "HADOOP_USER_NAME", "SPARK_USER", "MLFLOW_S3_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(stores, "_configured", Stores())
 
@@ -157,6 +157,18 @@ def test_a_carried_function_finds_the_settings_elsewhere(tmp_path):
     shown = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=CHECKOUT)
     assert "'aws_endpoint_url': 'http://store:9000'" in shown
     assert "'retry_timeout': '7s'" in shown
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "ana"), ("bo", "bo")])
+def test_python_is_the_hdfs_user_who_submitted(monkeypatch, given, found):
+    monkeypatch.setenv("HADOOP_USER_NAME", given or "")
+    if given is None:
+        monkeypatch.delenv("HADOOP_USER_NAME")
+    configure(Stores())
+    assert os.environ.get("HADOOP_USER_NAME") == given  # a driver that runs here is its own user
+    monkeypatch.setenv("SPARK_USER", "ana")  # as Spark sets it for executors
+    configure(Stores())
+    assert os.environ["HADOOP_USER_NAME"] == found
 
 
 def test_a_first_look_tries_once_and_work_tries_for_a_while():

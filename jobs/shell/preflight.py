@@ -3,6 +3,7 @@
 Each fault is an error within 15 seconds, plus finetune.wait_for_slots_seconds where executors come late.
 """
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +47,22 @@ def probe_services(settings: Settings, stages: Iterable[str], stores: Stores) ->
         from pipelines.registry.server import require_server
 
         require_server(str(settings.tree["tracking"]["uri"]))
+    _start_for_yarn(settings.tree["spark"])
+
+
+def _start_for_yarn(conf: Mapping[str, str]) -> None:
+    """Start Spark at once if YARN runs this driver on the cluster.
+
+    YARN waits 100 s for it (spark.yarn.am.waitTime), and a driver that never starts it counts as failed:
+    also one that finds nothing to do.
+    """
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # else pyspark need not be imported
+        from pipelines.submit import is_driver_on_yarn
+
+        if is_driver_on_yarn():
+            from pipelines.spark import session
+
+            session("distributary", conf)
 
 
 def require_spark_master(master: str) -> None:

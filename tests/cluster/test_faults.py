@@ -23,7 +23,7 @@ def require_equal(cluster, s3_flow, name, expected):
     "attempt", [1, *(pytest.param(number, marks=pytest.mark.soak) for number in (2, 3, 4, 5))]
 )
 def test_host_cut_off_in_training_changes_nothing(cluster, s3_flow, expected, attempt):
-    run = cluster.submit_training(s3_flow, f"cut{attempt}")
+    run = cluster.submit_training(s3_flow, f"{LAKE}/cut{attempt}")
     run.wait_for_line(IN_TRAINING)
     host = cluster.workers[attempt % 2]
     host.cut()
@@ -36,7 +36,7 @@ def test_host_cut_off_in_training_changes_nothing(cluster, s3_flow, expected, at
 
 
 def test_tracking_server_away_for_30_seconds(cluster, s3_flow, expected):
-    run = cluster.submit_training(s3_flow, "untracked")
+    run = cluster.submit_training(s3_flow, f"{LAKE}/untracked")
     run.wait_for_line(IN_TRAINING)
     cluster.tracking.server.kill()
     time.sleep(30)
@@ -46,7 +46,7 @@ def test_tracking_server_away_for_30_seconds(cluster, s3_flow, expected):
 
 
 def test_storage_killed_and_started_again(cluster, s3_flow, expected):
-    run = cluster.submit_training(s3_flow, "unstored")
+    run = cluster.submit_training(s3_flow, f"{LAKE}/unstored")
     run.wait_for_line(IN_TRAINING)
     cluster.s3.kill()
     time.sleep(5)
@@ -56,7 +56,7 @@ def test_storage_killed_and_started_again(cluster, s3_flow, expected):
 
 
 def test_executor_killed_in_training(cluster, s3_flow, expected):
-    run = cluster.submit_training(s3_flow, "executor_killed")
+    run = cluster.submit_training(s3_flow, f"{LAKE}/executor_killed")
     run.wait_for_line(IN_TRAINING)
     cluster.spark.workers[0].restart()  # its executor ends with it
     run.finish()

@@ -42,7 +42,7 @@ class Hdfs:
         self._jmx = f"http://{host}:{free_port(host)}/jmx"
         for name in ("name", "data", "conf"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        _write_xml(
+        write_xml(
             self.conf / "core-site.xml", {"fs.defaultFS": self.uri, "hadoop.tmp.dir": str(folder / "tmp")}
         )
         data_ports = {
@@ -64,7 +64,7 @@ class Hdfs:
             **data_ports,
             **(settings or {}),
         }
-        _write_xml(self.conf / "hdfs-site.xml", site)
+        write_xml(self.conf / "hdfs-site.xml", site)
         self.name_node = self._daemon("name node", NAME_NODE, self._is_up)
         self.data_node = self._daemon("data node", DATA_NODE, self._is_writable)
 
@@ -125,7 +125,7 @@ def hdfs_cluster(folder: Path, **options: object) -> Iterator[Hdfs]:
         hdfs.kill()
 
 
-def _write_xml(path: Path, values: Mapping[str, str]) -> None:
+def write_xml(path: Path, values: Mapping[str, str]) -> None:
     """A Hadoop configuration file."""
     properties = "".join(
         f"<property><name>{escape(name)}</name><value>{escape(value)}</value></property>\n"

@@ -73,7 +73,7 @@ _REFUSAL = (
 
 
 @contextmanager
-def refusing() -> Iterator[str]:
+def refusing(host: str = "127.0.0.1") -> Iterator[str]:
     """The endpoint of a server that answers every request as AWS answers a key that it does not know."""
 
     class Refuse(BaseHTTPRequestHandler):
@@ -93,10 +93,10 @@ def refusing() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    server = ThreadingHTTPServer((host, 0), Refuse)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://{host}:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
