@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from jobs.shell.display import console
 from pipelines.stores import configure
@@ -31,9 +30,9 @@ def show_what_if(config: Any, changes: Sequence[str]) -> None:
     """
     from pipelines.spark import session
 
-    rules = config.rules.change(dict(map(_parse, changes)))
     configure(config.storage)
     _require_tables(config)
+    rules = config.rules.change(dict(map(_parse, changes)))
     from pipelines.corpus.what_if import compare_rules
     from pipelines.tables import DOCUMENTS, SIGNALS
 
@@ -43,12 +42,14 @@ def show_what_if(config: Any, changes: Sequence[str]) -> None:
 
 
 def display_comparison(outcomes: "Sequence[Outcome]") -> None:
-    """A table: what is kept, what each rule drops, now and with the changes."""
-    table = Table("", "documents", "characters", "documents then", "characters then", title="what if")
+    """One line for what is kept and for each rule: documents and characters now, and with the changes."""
+    width = max(len(outcome.reason or "kept") for outcome in outcomes)
+    headers = ("documents", "characters", "documents then", "characters then")
+    console.print(" " * width + "".join(f"{header:>18}" for header in headers), markup=False)
     for outcome in outcomes:
         numbers = (outcome.num_documents, outcome.num_chars, outcome.changed_documents, outcome.changed_chars)
-        table.add_row(outcome.reason or "kept", *(f"{number:,}" for number in numbers))
-    console.print(table)
+        name = (outcome.reason or "kept").ljust(width)
+        console.print(name + "".join(f"{number:>18,}" for number in numbers), markup=False)
 
 
 def _parse(change: str) -> tuple[str, float | None]:
