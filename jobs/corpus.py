@@ -29,7 +29,6 @@ class Config(SearchSection):
     max_damaged_fraction: Fraction
     documents: TablePlace
     quarantine: TablePlace
-    signals: TablePlace
 
 
 def plan(config: Config) -> "Plan[Manifest]":
@@ -41,8 +40,7 @@ def plan(config: Config) -> "Plan[Manifest]":
     settings |= config.name_search()
     parts = [[*source.parts] for source in config.sources]  # a fingerprint ignores the order of keys
     made_from = fingerprint("corpus", REVISION, settings, parts, manifest.digest)
-    signals = [config.signals] if config.rules.are_measured else []
-    outputs = [config.quarantine, *signals, *config.evidence, config.documents]
+    outputs = [config.quarantine, *config.measured, *config.evidence, config.documents]
     return plan_tables(made_from, outputs, display_documents, inputs=manifest)
 
 
@@ -61,8 +59,7 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
         with follow_tasks(work.progress, work.spark, text, work.inputs.num_bytes // 10**6, "MB"):
             search = prepare_search(config, work.progress.phase)
             found = open_corpus(work.spark, config.sources, work.inputs, config.rules, search)
-            corpus = stack.enter_context(found)
-        facts = corpus.facts
+            facts = (corpus := stack.enter_context(found)).facts
         work.progress.phase("writing quarantine")
         with QUARANTINE.hold(corpus.quarantine(), config.quarantine) as quarantine:
             QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)

@@ -1,4 +1,4 @@
-"""The keys of stage 1 that concern near duplicates, and what they mean for its plan."""
+"""The keys of stage 1 that concern rules and near duplicates, and what they mean for its plan."""
 
 from typing import Any
 
@@ -8,13 +8,19 @@ from pipelines.corpus.rules import Rules
 
 
 class SearchSection(Section):
-    """A section with a search for near duplicates."""
+    """A section with rules and a search for near duplicates."""
 
     rules: Rules
+    signals: TablePlace
     near_duplicates: NearDuplicates
     duplicates: TablePlace
     signatures: TablePlace
     similarities: TablePlace
+
+    @property
+    def measured(self) -> list[str]:
+        """The table of signals, if a rule needs them."""
+        return [self.signals] if self.rules.are_measured else []
 
     @property
     def evidence(self) -> list[str]:
