@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
+from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.quality import find_drop_reason, find_failed_rule
 from pipelines.corpus.rules import Rules
 
@@ -36,8 +37,13 @@ def compare_rules(documents: DataFrame, signals: DataFrame, rules: Rules, change
             f"{', '.join(missing)} were not measured; add their preset to corpus.rules.presets and run corpus"
         )
     columns = {name: F.col(name) for name in (*rules.signals, "language", "language_score")}
-    now, then = (find_drop_reason(each, find_failed_rule(each, columns)) for each in (rules, changed))
-    sizes = documents.select("doc_id", "num_chars", "split", "duplicate_of")
+    # A near duplicate has duplicate_of too, but it is no copy. It stays one whatever the limits are: finding
+    # other near duplicates would mean reading texts.
+    near = F.when(F.col("drop_reason") == NEAR_DUPLICATE, F.lit(NEAR_DUPLICATE))
+    now, then = (
+        find_drop_reason(each, F.coalesce(find_failed_rule(each, columns), near)) for each in (rules, changed)
+    )
+    sizes = documents.select("doc_id", "num_chars", "split", "duplicate_of", "drop_reason")
     decided = sizes.join(signals, "doc_id").select("num_chars", now.alias("now"), then.alias("then"))
     groups = decided.groupBy("now", "then").agg(
         F.count("*").alias("num_documents"), F.sum("num_chars").alias("num_chars")

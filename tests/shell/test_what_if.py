@@ -21,8 +21,8 @@ TEXTS = [
 ]
 
 
-def write_config(folder, *more):
-    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+def write_config(folder, *more, texts=TEXTS):
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     source = f"{{name: s, path: {folder}/texts.jsonl, format: jsonl, fields: {{text: text}}}}"
     spark = "{" + ", ".join(f'{key}: "{value}"' for key, value in TEST_CONF.items()) + "}"
     overrides = ["recipe=texts", f"root={folder}/lake", f"corpus.sources=[{source}]", f"spark={spark}", *more]
@@ -58,6 +58,21 @@ def test_what_if_prints_documents_and_characters(made, capsys):
 
 def test_a_second_run_has_nothing_to_do(made):
     assert not corpus.main(made.config).ran
+
+
+def test_a_near_duplicate_is_not_shown_as_a_copy(spark, tmp_path, capsys):
+    words = " ".join(f"word{number}" for number in range(200))
+    texts = [f"{words}.", f"{words}.", f"{words} again."]
+    more = ("corpus.rules.presets=[fineweb]", "corpus.near_duplicates.enabled=true")
+    config = write_config(tmp_path, *more, "corpus.near_duplicates.max_source_loss=1.0", texts=texts)
+    assert corpus.main(config).facts["dropped"] == "exact_duplicate 1, near_duplicate 1"
+    show_what_if(config, [f"{SHORT}=null"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {row[0]: (row[1], row[3]) for row in rows if len(row) == 5} == {
+        "kept": ("1", "1"),
+        "exact_duplicate": ("1", "1"),
+        "near_duplicate": ("1", "1"),
+    }
 
 
 def test_a_wrong_change_names_what_is_expected(made):
