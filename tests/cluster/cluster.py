@@ -138,9 +138,10 @@ class Cluster:
         job: str = "run",
         conf: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        master: str | None = None,
     ) -> Run:
         """A job of the small flow below `root`, submitted in client mode; its raw files lie at root/raw."""
-        words = [*self.spark.submit(), *conf_words({**self.spark.conf(), **(conf or {})})]
+        words = [*self.spark.submit(master), *conf_words({**self.spark.conf(), **(conf or {})})]
         words += [str(CHECKOUT / "jobs" / f"{job}.py"), *self.overrides(root), *overrides]
         return self.launch(root, words, environment or {})
 

@@ -82,9 +82,9 @@ class Standalone:
         for worker in self.workers:
             worker.wait_until_ready()
 
-    def submit(self) -> list[str]:
+    def submit(self, master: str | None = None) -> list[str]:
         """Words of spark-submit, up to its --conf."""
-        return [str(SPARK_HOME / "bin" / "spark-submit"), "--master", self.url]
+        return [str(SPARK_HOME / "bin" / "spark-submit"), "--master", master or self.url]
 
     @staticmethod
     def conf() -> dict[str, str]:

@@ -104,8 +104,7 @@ def test_storage_that_accepts_and_is_silent_is_named(cluster, fail):
 
 
 def test_a_master_that_is_gone_is_named(s3_flow, fail):
-    conf = {"spark.master": f"spark://{NOBODY}:7077"}
-    status, output = fail(s3_flow, "corpus.rules.min_chars=2", conf=conf)
+    status, output = fail(s3_flow, "corpus.rules.min_chars=2", master=f"spark://{NOBODY}:7077")
     assert status == 75
     assert f"no Spark master answers at spark://{NOBODY}:7077" in output
 
