@@ -259,7 +259,7 @@ def test_second_run_computes_nothing_again(spark, tmp_path):
     assert (facts[1]["signed"], facts[1]["pairs_compared"]) == (0, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_signatures_of_two_schemes_are_never_compared(spark, tmp_path):
     write_texts(tmp_path, {"a": window(0, length=1), "b": window(1)})
     first = make_search(tmp_path / "t")
@@ -274,7 +274,7 @@ def test_signatures_of_two_schemes_are_never_compared(spark, tmp_path):
     assert sorted(schemes) == sorted(2 * [schemes[0]] + 2 * [next(s for s in schemes if s != schemes[0])])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_deleted_signatures_are_computed_again(spark, tmp_path):
     write_texts(tmp_path, {"a": window(0, length=1), "b": window(1)})
     search = make_search(tmp_path / "t")
