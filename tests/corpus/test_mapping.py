@@ -123,7 +123,8 @@ def test_nested_metadata_is_quarantined():
 def test_formats_with_lines_support_structure(format_name, data):
     dialogue = make_source(format=format_name, messages="m", metadata={"url": "u"})
     records = read_bytes(data.encode(), dialogue)
-    assert records[0].columns[-2:] == ([("user", "你好")], {"url": "http://x"})
+    columns = records[0].columns
+    assert (columns.parts, columns.metadata) == ([("user", "你好")], {"url": "http://x"})
     assert kinds(records) == {3: "messages"}
     (first, second) = read_bytes(data.encode(), make_source(format=format_name, parts={"query": "q"}))
     assert (first.columns.parts, second.columns.parts) == ([("query", "a")], [("query", "b")])
@@ -132,11 +133,12 @@ def test_formats_with_lines_support_structure(format_name, data):
 def test_format_with_fixed_fields_gives_text_and_metadata(monkeypatch):
     """A format without lines that names its fields itself, as web archives and PDF do."""
     from pipelines.corpus.readers import table
-    from pipelines.corpus.readers.format import Record
+    from pipelines.corpus.readers.format import Extent, Record
 
     def read(stream, part, request):
         for number, page in enumerate(stream.read().decode().split("\f")):
             yield Record(number, None, len(page), page.encode(), {"text": page, "page": Number(number)}, None)
+        return Extent()
 
     monkeypatch.setitem(table.FORMATS, "pages", Format(read=read, field_names=("text", "page")))
     first, second = read_bytes("甲\f乙".encode(), make_source(format="pages"))
