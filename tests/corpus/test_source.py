@@ -197,7 +197,7 @@ def test_source_without_files_is_an_error(folder, missing):
     [
         ({"name": "a/b"}, "'a/b': a name consists of"),
         ({"path": ""}, "path is empty"),
-        ({"format": "xml"}, "must be one of csv, jsonl, .*text.*, got 'xml'"),
+        ({"format": "xml"}, "must be one of csv, .*jsonl, .*text.*, got 'xml'"),
         ({"format": "csv"}, "csv needs fields.text"),
         (
             {"fields": {"text": "a"}},
@@ -212,7 +212,7 @@ def test_source_without_files_is_an_error(folder, missing):
         ({"fields": {"text": "text"}, "metadata": {"url": "link"}}, "remove link or choose another format"),
         ({"format": "csv", "fields": {"label": "a"}}, "csv needs fields.text.*; or parts, or messages"),
         ({"format": "jsonl", "parts": {"a": "b"}, "messages": "c"}, "parts and messages both say"),
-        ({"options": {"delimiter": ";"}}, "text has no option delimiter; options of text: none"),
+        ({"options": {"delimiter": ";"}}, "text has no option delimiter; options of text: encoding"),
         (CSV | {"options": {"delimeter": ";"}}, "csv has no option delimeter; options of csv: delimiter"),
         (CSV | {"options": {"delimiter": '"'}}, "options.delimiter must be one character"),
         (CSV | {"options": {"delimiter": ",,"}}, "options.delimiter must be one character"),
