@@ -29,7 +29,7 @@ from tests.shell.conftest import check_all
         ("dataset.packing.sequence_length=1", "sequence_length must be at least 2 tokens, got 1"),
         (
             "corpus.sources=[{name: a, path: b, format: xml}]",
-            "corpus.sources.0.* format must be one of csv, jsonl, .*text.*, got 'xml'",
+            "corpus.sources.0.* format must be one of csv, .*jsonl, .*text.*, got 'xml'",
         ),
         ("scoring.split=", "scoring.split should be"),
         ("justakey", "an override is key=value"),

@@ -66,6 +66,7 @@ def test_a_near_duplicate_is_not_shown_as_a_copy(spark, tmp_path, capsys):
     more = ("corpus.rules.presets=[fineweb]", "corpus.near_duplicates.enabled=true")
     config = write_config(tmp_path, *more, "corpus.near_duplicates.max_source_loss=1.0", texts=texts)
     assert corpus.main(config).facts["dropped"] == "exact_duplicate 1, near_duplicate 1"
+    capsys.readouterr()  # the progress of the stage
     show_what_if(config, [f"{SHORT}=null"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert {row[0]: (row[1], row[3]) for row in rows if len(row) == 5} == {
