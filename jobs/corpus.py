@@ -1,4 +1,4 @@
-"""Stage 1: raw files to the tables documents, signals and quarantine.
+"""Stage 1: raw files to documents, signals and quarantine.
 
 Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents (a
 record that a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure.
