@@ -239,10 +239,10 @@ def _blame(error: Exception, known: dict[str, str]) -> list[ExecutorReport]:
     failed = ExecutorReport(executor=where[2], host=where[1], problems=[problem])
     others = [
         ExecutorReport(executor=name, host=host, problems=["not examined: another executor failed"])
-        for name, host in sorted(known.items())
+        for name, host in known.items()
         if name != where[2]
     ]
-    return [failed, *others]
+    return sorted([failed, *others], key=lambda report: (report.host, report.executor))
 
 
 def _public(version: str) -> str:

@@ -70,7 +70,7 @@ def test_spark_s_message_becomes_a_report_of_its_executor():
         "Lost task 0.3 in stage 0.0 (TID 3) (10.0.0.2 executor 1): java.io.IOException: Cannot run program "
         '"/gone/python": error=2, No such file or directory\n\tat java.base/java.lang.ProcessBuilder.start(X)'
     )
-    failed, other = _blame(RuntimeError(message), {"0": "10.0.0.1", "1": "10.0.0.2"})
+    other, failed = _blame(RuntimeError(message), {"1": "10.0.0.2", "0": "10.0.0.1"})  # sorted by host
     assert (failed.executor, failed.host) == ("1", "10.0.0.2")
     assert failed.problems[0].startswith(
         'its Python cannot run tasks: Cannot run program "/gone/python": error=2'
