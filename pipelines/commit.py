@@ -16,6 +16,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 
 from pipelines.commit_record import encode_record
 from pipelines.pin import FileSource, TableLog, open_log, transaction_name
+from pipelines.repeating import repeat_on_hdfs
 from pipelines.shards import Shard
 from pipelines.stores import delta_options
 
@@ -38,22 +39,26 @@ def create_table(
 
     `schema_json` is a Spark schema; comments of columns and NOT NULL are part of it.
     """
-    try:
-        DeltaTable.create(
-            path,
-            Schema.from_json(schema_json),
-            mode="error",
-            partition_by=list(partition_by),
-            name=name,
-            description=description,
-            configuration=dict(properties),
-            commit_properties=CommitProperties(max_commit_retries=0),
-            storage_options=delta_options(path),
-            raise_if_key_not_exists=False,  # constraints: delta-rs knows only the names of Delta's properties
-        )
-    except DeltaError:
-        if open_log(path) is None:
-            raise
+
+    def create() -> None:
+        try:
+            DeltaTable.create(
+                path,
+                Schema.from_json(schema_json),
+                mode="error",
+                partition_by=list(partition_by),
+                name=name,
+                description=description,
+                configuration=dict(properties),
+                commit_properties=CommitProperties(max_commit_retries=0),
+                storage_options=delta_options(path),
+                raise_if_key_not_exists=False,  # delta-rs knows no constraints, only Delta's own properties
+            )
+        except (DeltaError, OSError):
+            if open_log(path) is None:
+                raise
+
+    repeat_on_hdfs(path, create)
 
 
 def commit_shards(
@@ -66,8 +71,11 @@ def commit_shards(
     log; and the table's own, with the number of the record, so that a writer who names the table in a catalog
     at the same time gets a conflict (see `named`).
 
-    Raises ConflictError if the table has a newer version than `log`. After any other error, the commit may
-    have succeeded: the answer of the store was lost.
+    An answer of the store may be lost on the way. So after an error, the log says whether the next version
+    is this commit. While servers of HDFS restart, a commit that is not there is tried again.
+
+    Raises ConflictError if another writer made the next version. After any other error, the commit may have
+    succeeded.
     """
     table = _table_of(log)
     now = int(time.time() * 1000)
@@ -75,50 +83,71 @@ def commit_shards(
         AddAction(shard.path, shard.num_bytes, shard.partition, now, True, shard.statistics)
         for shard in shards
     ]
+    properties = _describe_commit(log, shards, record)
+
+    def commit() -> None:
+        try:
+            table.create_write_transaction(
+                actions,
+                mode="overwrite" if replace else "append",
+                schema=table.schema(),
+                partition_by=list(log.source.partition_by),
+                commit_properties=properties,
+            )
+        except (DeltaError, OSError) as error:
+            _require_committed(log, record, error)
+
+    repeat_on_hdfs(log.path, commit)
+
+
+def _describe_commit(log: TableLog, shards: Sequence[Shard], record: Mapping[str, Any]) -> CommitProperties:
     metrics = {
         "numFiles": len(shards),
         "numOutputRows": sum(shard.num_rows for shard in shards),
         "numOutputBytes": sum(shard.num_bytes for shard in shards),
     }
-    try:
-        table.create_write_transaction(
-            actions,
-            mode="overwrite" if replace else "append",
-            schema=table.schema(),
-            partition_by=list(log.source.partition_by),
-            commit_properties=CommitProperties(
-                custom_metadata={
-                    "userMetadata": encode_record(record),
-                    "readVersion": log.version,
-                    "operationMetrics": {name: str(value) for name, value in metrics.items()},
-                },
-                max_commit_retries=0,  # no silent repeat on top of rows that the caller has not seen
-                app_transactions=[
-                    Transaction(transaction_name(record["fingerprint"]), log.version + 1),
-                    Transaction(record["table"], record["number"]),
-                ],
-            ),
-        )
-    except CommitFailedError as error:
-        newest = open_log(log.path)
-        if newest is None or newest.version <= log.version:
-            raise  # no other writer: the store refused
+    return CommitProperties(
+        custom_metadata={
+            "userMetadata": encode_record(record),
+            "readVersion": log.version,
+            "operationMetrics": {name: str(value) for name, value in metrics.items()},
+        },
+        max_commit_retries=0,  # no silent repeat on top of rows that the caller has not seen
+        app_transactions=[
+            Transaction(transaction_name(record["fingerprint"]), log.version + 1),
+            Transaction(record["table"], record["number"]),
+        ],
+    )
+
+
+def _require_committed(log: TableLog, record: Mapping[str, Any], error: Exception) -> None:
+    """Return if the version after `log` is the commit with this record. Raises ConflictError if another
+    writer made it, and `error` if nobody did."""
+    newest = open_log(log.path)
+    if newest is None or newest.version <= log.version:
+        raise error  # no other writer: the store refused
+    made = newest.source.read_commit(log.version + 1) or {}
+    if made.get("userMetadata") != encode_record(record):
         raise ConflictError(f"{log.path} has version {newest.version}, not {log.version}") from error
 
 
 def set_properties(log: TableLog, properties: Mapping[str, str]) -> None:
     """Set table properties on top of `log`, constraints among them; the rows are not looked at.
 
-    Raises ConflictError if another writer committed first.
+    Raises ConflictError if the table has a newer version than `log`; on HDFS, this call may have made it.
     """
-    try:
-        _table_of(log).alter.set_table_properties(
-            dict(properties),
-            raise_if_not_exists=False,
-            commit_properties=CommitProperties(max_commit_retries=0),
-        )
-    except CommitFailedError as error:
-        raise ConflictError(f"{log.path} has a newer version than {log.version}") from error
+
+    def alter() -> None:
+        try:
+            _table_of(log).alter.set_table_properties(
+                dict(properties),
+                raise_if_not_exists=False,
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
+        except CommitFailedError as error:
+            raise ConflictError(f"{log.path} has a newer version than {log.version}") from error
+
+    repeat_on_hdfs(log.path, alter)
 
 
 def _table_of(log: TableLog) -> DeltaTable:

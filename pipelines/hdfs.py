@@ -5,8 +5,6 @@ storage.hdfs.conf_dir. Not supported by hdfs-native: encryption zones.
 """
 
 import os
-import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,18 +12,14 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from hdfs_native import Client, FileStatus, WriteOptions
+from hdfs_native import Client, FileStatus, FileWriter, WriteOptions
 
+from pipelines.hdfs_streams import PatientReader, PatientWriter
+from pipelines.repeating import repeat
 from pipelines.stores import Stores, hdfs_retries
 
 _Answer = TypeVar("_Answer")
 _BUFFER_BYTES = 4 * 2**20
-_RETRY_SECONDS = 1.0
-_RESTARTING = re.compile(
-    "SafeModeException|RetriableException|All DataNodes failed|could only be written to|"
-    "Failed to connect to DataNode|Timed out .* DataNode|Failed to add a datanode|No new datanode|"
-    "[Bb]lock writer|DataTransferError|Broken pipe|Connection re(fused|set)"
-)
 
 
 def open_hdfs(authority: str, stores: Stores) -> pafs.FileSystem:
@@ -114,11 +108,13 @@ class HdfsHandler(pafs.FileSystemHandler):
         return self.open_input_file(path)
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(self._ask(lambda: self.client.read(path)), mode="r")
+        return pa.PythonFile(PatientReader(path, lambda: self.client.read(path), self._ask), mode="r")
 
     def open_output_stream(self, path: str, metadata: object) -> pa.NativeFile:
-        created = self._ask(lambda: self.client.create(path, WriteOptions(overwrite=True)))
-        return pa.PythonFile(created, mode="w")
+        def create() -> FileWriter:
+            return self.client.create(path, WriteOptions(overwrite=True))
+
+        return pa.PythonFile(PatientWriter(path, create, self._ask), mode="w")
 
     def open_append_stream(self, path: str, metadata: object) -> pa.NativeFile:
         return pa.PythonFile(self._ask(lambda: self.client.append(path)), mode="w")
@@ -154,15 +150,12 @@ class HdfsHandler(pafs.FileSystemHandler):
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
         """The answer of the servers. A name node that has just started is in safe mode, or knows no data
         node, until its data nodes have reported; the client does not wait for that."""
-        deadline = time.monotonic() + self._patience_seconds
-        while True:
-            try:
-                with _plain_errors():
-                    return call()
-            except OSError as error:
-                if not _RESTARTING.search(str(error)) or time.monotonic() > deadline:
-                    raise
-                time.sleep(_RETRY_SECONDS)
+
+        def attempt() -> _Answer:
+            with _plain_errors():
+                return call()
+
+        return repeat(attempt, self._patience_seconds)
 
 
 def _describe(status: FileStatus, path: str | None = None) -> pafs.FileInfo:

@@ -17,6 +17,7 @@ from deltalake.exceptions import TableNotFoundError
 from pipelines.catalog import read_catalog
 from pipelines.commit_record import read_record
 from pipelines.paths import is_table_name
+from pipelines.repeating import repeat_on_hdfs
 from pipelines.storage import Folder
 from pipelines.stores import delta_options
 
@@ -129,7 +130,8 @@ class FileSource:
             yield commit
 
     def find_version(self, made_from: str) -> int | None:
-        version = self.table.transaction_version(transaction_name(made_from))
+        name = transaction_name(made_from)
+        version = repeat_on_hdfs(self.path, lambda: self.table.transaction_version(name))
         return None if version is None else int(version)
 
     def read_commit(self, version: int) -> Mapping[str, Any] | None:
@@ -232,11 +234,14 @@ def open_log(place: str, *, version: int | None = None) -> TableLog | None:
     if is_table_name(place):
         source = read_catalog(place)
         return None if source is None else TableLog(place, source)
+
+    def open_files() -> FileSource:
+        return FileSource(place, DeltaLog(place, version=version, storage_options=delta_options(place)))
+
     try:
-        log = DeltaLog(place, version=version, storage_options=delta_options(place))
+        return TableLog(place, repeat_on_hdfs(place, open_files))
     except TableNotFoundError:
         return None
-    return TableLog(place, FileSource(place, log))
 
 
 def version_of(path: str) -> int:

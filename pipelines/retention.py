@@ -14,6 +14,7 @@ from deltalake import DeltaTable
 
 from pipelines.paths import is_table_name
 from pipelines.pin import TableLog, open_log
+from pipelines.repeating import repeat_on_hdfs
 from pipelines.storage import locate
 from pipelines.stores import delta_options
 
@@ -100,7 +101,7 @@ def _require_log(path: str) -> TableLog:
 
 
 def _open_files(path: str) -> DeltaTable:
-    return DeltaTable(path, storage_options=delta_options(path))
+    return repeat_on_hdfs(path, lambda: DeltaTable(path, storage_options=delta_options(path)))
 
 
 def _list_sizes(path: str) -> dict[str, int]:

@@ -166,10 +166,10 @@ class ShardFiles:
 
     def abandon(self) -> None:
         """Delete what was written: the task failed. What cannot be deleted stays until the next VACUUM."""
-        for shard in self._open.values():
-            shard.abandon()
-        for done in self._closed:
-            with suppress(Exception):
+        with suppress(Exception):  # a store that is away is asked once, not for each file
+            for shard in self._open.values():
+                shard.abandon()
+            for done in self._closed:
                 self._files.delete_file(f"{self._root}/{done.path}")
 
     def _finish(self, values: tuple[str | None, ...]) -> None:
@@ -229,11 +229,11 @@ class _OpenShard:
         )
 
     def abandon(self) -> None:
+        """Delete the file. Raises OSError if the store does not do that."""
         for step in (self._writer.close, self._sink.close):
             with suppress(Exception):
                 step()
-        with suppress(Exception):
-            self._files.delete_file(f"{self._root}/{self._path}")
+        self._files.delete_file(f"{self._root}/{self._path}")
 
     def _write_group(self) -> None:
         if self._waiting:

@@ -8,6 +8,7 @@ below translate. `carry` takes them to the processes of executors.
 Imports no client, so that a configuration can be checked without one.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -215,10 +216,9 @@ def spark_conf(stores: Stores) -> dict[str, str]:
         "fs.s3a.retry.limit": "7" if seconds else "0",
         "fs.s3a.connection.establish.timeout": f"{CONNECT_SECONDS}s",
         "fs.s3a.connection.timeout": f"{_request_seconds(stores)}s",
-        # Once a second while the name node does not answer.
-        "ipc.client.connect.max.retries": f"{seconds:.0f}",
         "ipc.client.connect.timeout": f"{CONNECT_SECONDS * 1000}",
         "ipc.client.connect.max.retries.on.timeouts": f"{seconds // CONNECT_SECONDS:.0f}",
+        **_hadoop_hdfs_retries(seconds),
     }
     if s3.endpoint:
         conf["fs.s3a.endpoint"] = s3.endpoint
@@ -232,6 +232,22 @@ def spark_conf(stores: Stores) -> dict[str, str]:
     if s3.credentials == "keys":
         conf["fs.s3a.aws.credentials.provider"] = TEMPORARY if s3.session_token else SIMPLE
     return {f"spark.hadoop.{name}": value for name, value in conf.items()}
+
+
+def _hadoop_hdfs_retries(seconds: float) -> dict[str, str]:
+    """How Hadoop's client of HDFS tries again.
+
+    A name node: n times 3 s inside the connection, and n times the whole question; so for about
+    3 n (n + 1) seconds. Without this policy, Hadoop asks a refused name node once, whatever
+    ipc.client.connect.max.retries says. A block: before attempt k + 1, a random time between 3 k and 6 k + 3
+    seconds, so n attempts take about 2.25 n^2.
+    """
+    num_calls, num_blocks = round((seconds / 3) ** 0.5), math.ceil((seconds / 2.25) ** 0.5)
+    return {
+        "dfs.client.retry.policy.enabled": str(num_calls > 0).lower(),
+        "dfs.client.retry.policy.spec": f"3000,{max(1, num_calls)}",
+        "dfs.client.max.block.acquire.failures": f"{max(3, num_blocks)}",
+    }
 
 
 def secret_conf(stores: Stores) -> dict[str, str]:

@@ -133,3 +133,16 @@ def test_a_pin_behind_ten_thousand_commits_takes_under_a_second(tmp_path):
     assert pin(path).version == number
     assert time.perf_counter() - started < 1
     assert Path(log, "_last_checkpoint").is_file()
+
+
+def test_a_commit_whose_answer_was_lost_is_found(tmp_path):
+    path = str(tmp_path)
+    create(path)
+    log, (_, shards) = open_log(path), write(plan_for(path, folder="w-a"), batch([1]))
+    for _ in range(2):  # the second attempt meets the first one
+        commit_shards(log, shards, replace=True, record=record_of("a"))
+    assert (open_log(path).version, pin(path).fingerprint) == (1, "a")
+    assert DeltaTable(path).to_pyarrow_table().num_rows == 1
+    # Another driver with equal inputs has shards of its own.
+    with pytest.raises(ConflictError, match="has version 1, not 0"):
+        commit_shards(log, shards, replace=True, record={**record_of("a"), "folder": "w-other"})

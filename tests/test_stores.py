@@ -179,6 +179,14 @@ def test_a_first_look_tries_once_and_work_tries_for_a_while():
         delta_options("hdfs://h/t", Stores(patience_seconds=60))["dfs.client.failover.max.attempts"] == "17"
     )
     assert delta_options("hdfs://h/t", Stores(patience_seconds=0))["dfs.client.failover.max.attempts"] == "1"
+    # Hadoop: 4 times 5 pauses of 3 s for the name node; 0 + 3 + 6 + ... + 15 s and random times for a block.
+    names = ("retry.policy.enabled", "retry.policy.spec", "max.block.acquire.failures")
+    waiting, quick = (
+        [spark_conf(Stores(patience_seconds=seconds))[f"spark.hadoop.dfs.client.{name}"] for name in names]
+        for seconds in (60, 0)
+    )
+    assert waiting == ["true", "3000,4", "6"]
+    assert quick == ["false", "3000,1", "3"]
 
 
 @pytest.mark.parametrize("scheme", ["s3", "hdfs"])

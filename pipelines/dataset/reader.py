@@ -15,6 +15,7 @@ from pipelines.dataset.arrays import FORMAT, FlatRows, require_consistent, write
 from pipelines.dataset.copying import copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.rows import Rows
+from pipelines.repeating import repeat_on_hdfs
 from pipelines.stores import delta_options
 
 
@@ -61,11 +62,14 @@ def open_split(
     Raises ValueError if the table at `path` is not the pinned one, or if its sequence ids have gaps, and
     OSError if the disk has no room for the copy.
     """
-    with open_copy(
-        copies or copies_folder(),
-        copy_name(table_id, version, split),
-        lambda folder: copy_split(_open_pinned(path, table_id, version).to_pyarrow_dataset(), split, folder),
-    ) as folder:
+
+    def copy(folder: Path) -> None:
+        copy_split(_open_pinned(path, table_id, version).to_pyarrow_dataset(), split, folder)
+
+    def make(folder: Path) -> None:
+        repeat_on_hdfs(path, lambda: copy(folder))  # continues with the files that are left
+
+    with open_copy(copies or copies_folder(), copy_name(table_id, version, split), make) as folder:
         return SequenceReader(folder)
 
 

@@ -68,11 +68,12 @@ def _open(path: str, options: Options) -> "DeltaTable":
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
     from pipelines.paths import without_credentials
+    from pipelines.repeating import repeat_on_hdfs
     from pipelines.stores import delta_options
 
-    at = without_credentials(path)
+    at, more = without_credentials(path), delta_options(path)
     try:
-        return DeltaTable(path, version=options.version, storage_options=delta_options(path))
+        return repeat_on_hdfs(path, lambda: DeltaTable(path, version=options.version, storage_options=more))
     except TableNotFoundError:
         raise FileNotFoundError(f"no Delta table at {at}; correct the path") from None
     except DeltaError as error:
