@@ -1,4 +1,4 @@
-"""Open files on a store that fails at chosen moments. On a real HDFS: tests/servers/test_outages.py."""
+"""Open files on a store that fails at chosen moments, as HDFS does without its data nodes."""
 
 from functools import partial
 
