@@ -1,8 +1,6 @@
 """Stage 1: raw files to documents, signals and quarantine.
-
-Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents (a
-record that a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure.
-"""
+Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents
+(what a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure."""
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from jobs.shell.facts import display_documents
 from jobs.shell.near_duplicates import SearchSection
 from jobs.shell.plan import Outcome, Plan, plan_tables
 from jobs.shell.progress import follow_tasks
+from jobs.shell.report import write_report
 from jobs.shell.settings import Fraction, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.corpus.rules import leave_out_unset
@@ -72,6 +71,7 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
         with follow_tasks(work.progress, work.spark, "writing documents", facts["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))
             pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)
+    write_report(config, work)
     return display_documents(pin)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jobs.shell.settings import Section, TablePlace
+from jobs.shell.settings import AbsolutePath, Section, TablePlace
 from pipelines.corpus.neardup.presets import NearDuplicates, name_inputs
 from pipelines.corpus.rules import Rules
 
@@ -16,6 +16,7 @@ class SearchSection(Section):
     duplicates: TablePlace
     signatures: TablePlace
     similarities: TablePlace
+    report: AbsolutePath | None
 
     @property
     def measured(self) -> list[str]:
