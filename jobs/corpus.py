@@ -58,7 +58,7 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
         with follow_tasks(work.progress, work.spark, text, work.inputs.num_bytes // 10**6, "MB"):
             search = prepare_search(config, work.progress.phase)
             found = open_corpus(work.spark, config.sources, work.inputs, config.rules, search)
-            facts = (corpus := stack.enter_context(found)).facts
+            facts = config.note_report((corpus := stack.enter_context(found)).facts)
         work.progress.phase("writing quarantine")
         with QUARANTINE.hold(corpus.quarantine(), config.quarantine) as quarantine:
             QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)

@@ -31,3 +31,7 @@ class SearchSection(Section):
     def name_search(self) -> dict[str, Any]:
         """What the documents depend on because of the search; see `name_inputs`."""
         return name_inputs(self.near_duplicates, self.rules.drop_duplicates_from)
+
+    def note_report(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts, with the place of the report if one is written: the run of a training looks for it."""
+        return facts if self.report is None else {**facts, "report": self.report}

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
+from pipelines.corpus.presets import PRESETS
 from pipelines.corpus.rules import Rules
 
 COPY = "exact_duplicate"
 EXAMPLE_CHARS = 300
 """Characters of a text that an example shows."""
+_ALL_RULES = Rules(languages=("en",), presets=tuple(PRESETS))
 _FIRST, _LAST = ("empty", "too_short", "language"), (COPY, NEAR_DUPLICATE)
 
 
@@ -122,6 +124,12 @@ def order_reasons(rules: Rules, found: Iterable[str]) -> list[str]:
     known = [*_FIRST[:2], *(_FIRST[2:] if rules.languages else ()), *(limit.rule for limit in rules.limits)]
     others = sorted(set(found) - {*known, *_LAST})
     return [*known, *others, *_LAST]
+
+
+def order_drops(found: Iterable[str]) -> list[str]:
+    """The reasons that are found, in order, where the rules that gave them are not known."""
+    known = list(found)
+    return [each for each in order_reasons(_ALL_RULES, known) if each in known]
 
 
 def total(amounts: Iterable[Amount]) -> Amount:
