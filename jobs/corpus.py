@@ -10,7 +10,7 @@ from jobs.shell.facts import display_documents
 from jobs.shell.near_duplicates import SearchSection
 from jobs.shell.plan import Outcome, Plan, plan_tables
 from jobs.shell.progress import follow_tasks
-from jobs.shell.report import write_report
+from jobs.shell.report import add_report
 from jobs.shell.settings import Fraction, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.corpus.rules import leave_out_unset
@@ -44,7 +44,7 @@ def plan(config: Config) -> "Plan[Manifest]":
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
-    return run_stage("corpus", config, plan, write_documents, check)
+    return add_report(config, run_stage("corpus", config, plan, write_documents, check))
 
 
 def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
@@ -71,7 +71,6 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
         with follow_tasks(work.progress, work.spark, "writing documents", facts["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))
             pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)
-    write_report(config, work)
     return display_documents(pin)
 
 

@@ -1,14 +1,16 @@
 """The report of a corpus as a file: `corpus.report` after the stage, `distributary corpus --report` later."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import TypeAdapter
 
 from jobs.shell.display import console
+from jobs.shell.plan import Outcome
+from jobs.shell.progress import show_progress
 from jobs.shell.redaction import redact
 from jobs.shell.settings import Settings, TablePlace
-from jobs.shell.stage import Work
 from pipelines.paths import absolute
 from pipelines.stores import configure
 
@@ -41,17 +43,35 @@ def show_report(config: Any, settings: Settings, file: str) -> None:
     console.print(redact(f"report: {place}"), markup=False)
 
 
-def write_report(config: Any, work: Work[Any]) -> None:
-    """At the end of the stage, if `corpus.report` names a file."""
-    if config.report is not None:
-        work.progress.phase("writing the report")
-        write_page(work.spark, config, config.report, None)
+def add_report(config: Any, outcome: Outcome) -> Outcome:
+    """The outcome of the stage with the place of its report, written now unless it is there.
+
+    So a stage that was killed before its report, or got `corpus.report` later, writes it in the next run.
+    """
+    if config.report is None:
+        return outcome
+    if not _is_current(config):
+        from pipelines.spark import session
+
+        with show_progress(outcome.stage) as progress:
+            progress.phase("writing the report")
+            write_page(session(f"distributary {outcome.stage}", config.spark), config, config.report, None)
+    return replace(outcome, facts={**outcome.facts, "report": config.report})
+
+
+def _is_current(config: Any) -> bool:
+    """Whether the page is there and about the newest documents."""
+    from pipelines.corpus.report.file import read_page
+    from pipelines.pin import pin
+
+    documents = pin(config.documents)
+    return documents is not None and read_page(config.report, documents) is not None
 
 
 def write_page(spark: "SparkSession", config: Any, place: str, sequences: str | None) -> None:
+    from pipelines.corpus.report import file
     from pipelines.corpus.report.page import render
     from pipelines.corpus.report.reading import Places, read_content
-    from pipelines.storage import Folder
 
     places = Places(
         documents=config.documents,
@@ -61,5 +81,4 @@ def write_page(spark: "SparkSession", config: Any, place: str, sequences: str | 
         sequences=sequences,
     )
     page = render(read_content(spark, places, config.rules, config.tracking.experiment))
-    folder, _, name = place.rpartition("/")
-    Folder(folder).write(name, page.encode())
+    file.write_page(place, page)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from mlflow import MlflowClient, artifacts
 
+from pipelines.corpus.report.markup import describe
 from pipelines.registry.runs.corpus import log_corpus
 from pipelines.registry.runs.tracker import Tracker
 from pipelines.tables import DOCUMENTS
@@ -37,7 +38,7 @@ def list_files(tracker):
 
 
 def test_the_run_has_the_page_of_its_documents(experiment, documents, tmp_path):
-    page = f'<meta name="distributary:digest" content="{documents.digest}">网页'
+    page = describe({"version": str(documents.version), "digest": documents.digest}) + "网页"
     (tmp_path / "report.html").write_text(page)
     tracker = Tracker(experiment, "abc")
     log_corpus(tracker, documents)
@@ -45,10 +46,11 @@ def test_the_run_has_the_page_of_its_documents(experiment, documents, tmp_path):
     assert artifacts.load_text(f"runs:/{tracker.run_id}/corpus.html") == page
 
 
-@pytest.mark.parametrize("page", [None, '<meta name="distributary:digest" content="other">'])
-def test_a_page_of_other_documents_is_left_out(experiment, documents, tmp_path, page):
-    if page is not None:
-        (tmp_path / "report.html").write_text(page)
+@pytest.mark.parametrize("version", [None, 0, 1])
+def test_a_page_of_other_documents_is_left_out(experiment, documents, tmp_path, version):
+    if version is not None:
+        digest = documents.digest if version != documents.version else "other"
+        (tmp_path / "report.html").write_text(describe({"version": str(version), "digest": digest}))
     tracker = Tracker(experiment, "abc")
     log_corpus(tracker, documents)
     assert list_files(tracker) == {"pictures/corpus.png"}

@@ -146,6 +146,20 @@ def test_the_stage_writes_the_same_page_as_the_command(made, capsys):
     assert "Corpus report: 网页语料" in page
 
 
+def test_a_report_that_is_not_there_is_written_again(made):
+    page, version = made.folder / "made" / "report.html", pin(made.config.documents).version
+    written = page.read_text()
+    page.write_text(written.replace(pin(made.config.documents).digest, "of other documents"))
+    for _ in range(2):
+        outcome = corpus.main(made.config)
+        assert not outcome.ran
+        assert outcome.facts["report"] == str(page)
+        assert page.read_text() == written
+        page.unlink(missing_ok=True)
+    assert pin(made.config.documents).version == version
+    corpus.main(made.config)
+
+
 def test_attacks_in_documents_stay_text(made):
     page = render(made.content)
     assert "<script" not in page

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import html
 import re
+from collections.abc import Mapping
 
 _VOID = ("meta", "rect", "wbr")
 # Controls that HTML does not allow or that change the direction of the text after them.
@@ -52,20 +53,22 @@ def name(text: str) -> Html:
     return Html("".join(escape(piece) + ("<wbr>" if piece in "/_@" and piece else "") for piece in pieces))
 
 
-def page(title: str, style: str, body: Html, properties: dict[str, str]) -> str:
+def describe(properties: Mapping[str, str]) -> Html:
+    """Meta elements that name what the page is about."""
+    return join(*(tag("meta", name=f"distributary:{key}", content=properties[key]) for key in properties))
+
+
+def page(title: str, style: str, body: Html, properties: Mapping[str, str]) -> str:
     """A whole page. `properties` become meta elements, for programs that look for the page's tables."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    metas = join(
-        *(tag("meta", name=f"distributary:{key}", content=value) for key, value in properties.items())
-    )
     head = join(
         tag("meta", charset="utf-8"),
         Html(f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">'),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="referrer", content="no-referrer"),
         tag("meta", name="color-scheme", content="light dark"),
-        metas,
+        describe(properties),
         tag("title", title),
         Html(f"<style>{style}</style>"),
     )

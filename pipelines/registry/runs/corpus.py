@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipelines.corpus.report.content import order_drops
+from pipelines.corpus.report.file import read_page
 from pipelines.pin import Pin, open_log
-from pipelines.storage import Folder
 
 if TYPE_CHECKING:
     from pipelines.registry.runs.tracker import Tracker
@@ -25,7 +25,8 @@ def log_corpus(tracker: "Tracker", documents: Pin) -> None:
     try:
         log = open_log(documents.path)
         found = log.read_pin(documents.version) if log and log.source.table_id == documents.table_id else None
-        page = _read_page(found) if found else None
+        place = found.facts.get("report") if found else None
+        page = read_page(place, found) if found and place else None
     except OSError as error:
         logger.warning("run %s: no picture of the corpus (%s)", tracker.run_id, error)
         return
@@ -41,16 +42,3 @@ def log_corpus(tracker: "Tracker", documents: Pin) -> None:
     tracker.log_picture("corpus", draw_drops(facts["records"], dropped, title=title))
     if page is not None:
         tracker.log_text("corpus.html", page)
-
-
-def _read_page(documents: Pin) -> str | None:
-    """The page that corpus wrote; None if there is none, or it is about other documents now."""
-    place = documents.facts.get("report")
-    if place is None:
-        return None
-    folder, _, name = place.rpartition("/")
-    try:
-        page = Folder(folder).read(name).decode()
-    except FileNotFoundError:
-        return None
-    return page if f'content="{documents.digest}"' in page else None
