@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.quarantine import choose_remedy
 from pipelines.corpus.report.bars import Line, draw_legend, draw_table, format_share, stack
-from pipelines.corpus.report.content import COPY, Amount, Content, total
+from pipelines.corpus.report.content import COPY, Amount, Content, Fault, total
 from pipelines.corpus.report.markup import Html, join, name, tag
 
 MAX_LANGUAGES = 20
@@ -132,14 +132,16 @@ def draw_quarantine(content: Content) -> Html:
         return tag("p", "No record is in quarantine.", class_="soft")
     largest = max(fault.num_records for fault in content.faults)
     lines = [
-        Line(
-            join(name(fault.source), ": ", fault.kind, tag("small", choose_remedy(fault.kind))),
-            (fault.num_records, tag("span", f"{fault.file} @ {fault.offset:,}", class_="place")),
-            [stack(("lost", fault.num_records))],
-        )
+        Line(_describe_fault(fault), (fault.num_records,), [stack(("lost", fault.num_records))])
         for fault in content.faults
     ]
     intro = tag(
         "p", "Records that could not become documents. Their content is not shown here; see the table."
     )
-    return join(intro, draw_table(("source and reason", "records", "first record"), lines, (largest,)))
+    return join(intro, draw_table(("source and reason", "records"), lines, (largest,)))
+
+
+def _describe_fault(fault: Fault) -> Html:
+    remedy = tag("small", choose_remedy(fault.kind))
+    place = tag("small", f"first: {fault.file} @ {fault.offset:,}", class_="place")
+    return join(name(fault.source), ": ", fault.kind, remedy, place)

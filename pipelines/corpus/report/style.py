@@ -28,8 +28,7 @@ padding:0}
 table{border-collapse:collapse;width:100%;margin:.4rem 0 .8rem}
 th,td{padding:.38rem .55rem;text-align:right;vertical-align:top;border-bottom:1px solid var(--line);
 font-variant-numeric:tabular-nums;white-space:nowrap}
-thead th{color:var(--soft);font-weight:500;font-size:.82rem;border-bottom-width:2px;white-space:normal;
-vertical-align:bottom}
+thead th{color:var(--soft);font-weight:500;font-size:.82rem;border-bottom-width:2px;vertical-align:bottom}
 th:first-child{text-align:left;padding-left:0;width:100%;min-width:9rem;white-space:normal;font-weight:400;
 overflow-wrap:anywhere}
 td:last-child,thead th:last-child{padding-right:0}
@@ -37,7 +36,7 @@ tr.strong th,tr.strong td{font-weight:600}
 tr.strong small{font-weight:400}
 td small{display:block;color:var(--soft);font-weight:400;line-height:1.2}
 .name small{color:var(--soft);margin-left:.5em}
-.place{display:inline-block;max-width:16rem;white-space:normal;overflow-wrap:anywhere}
+.name small.place{display:block;margin:0}
 .bar{display:block;width:100%;height:9px;margin-top:.3rem}
 .bar.two{height:15px}
 .kept{fill:var(--kept);background:var(--kept)}.kept2{fill:var(--kept2);background:var(--kept2)}
@@ -57,7 +56,7 @@ overflow-y:auto;font:13.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto
 .meta{font-size:.82rem;margin:0;overflow-wrap:anywhere}
 code{font-size:.88em;overflow-wrap:anywhere}
 @media(max-width:32rem){body{padding:1rem .8rem 3rem;font-size:14px}th,td{padding:.35rem .35rem}
-th:first-child{min-width:5.5rem}.name small{display:block;margin:0}.place{max-width:7rem}
+th:first-child{min-width:5.5rem}.name small{display:block;margin:0}thead th{white-space:normal}
 .facts{grid-template-columns:1fr 1fr}.facts dd{font-size:1.15rem}}
 @media print{body{max-width:none}.example pre{max-height:none}}
 """.strip()
