@@ -20,8 +20,8 @@ from pipelines.pin import pin
 from pipelines.tables import DOCUMENTS, QUARANTINE, SEQUENCES, SIGNALS
 from tests.conftest import TEST_CONF
 
-SENTENCE = "The cat sat on the mat and looked at the big dog with care number {}."
-LONG = " ".join(f"word{number}" for number in range(200))
+SENTENCE = "The {0}th cat of the {0}th house sat on the {0}th mat and looked at the {0}th big dog."
+LONG = " ".join(f"the {number}th house is with the {number}th man" for number in range(40))
 SHORT = "fineweb/max_short_line_fraction"
 ATTACK = "<script>alert('x')</script>"
 
