@@ -25,7 +25,7 @@ DOCUMENTS = Table(
            drop_reason  STRING          COMMENT 'first rule failed; null = kept',
            split        STRING NOT NULL COMMENT 'train, validation or test; set for dropped rows too',
            file         STRING NOT NULL COMMENT 'file, relative to the root of the source',
-           offset       BIGINT NOT NULL COMMENT 'decompressed byte; Parquet, Delta: row; WARC: raw byte'""",
+           offset       BIGINT NOT NULL COMMENT 'decompressed byte; WARC: stored byte; Parquet/Delta: row'""",
 )
 
 SIGNALS = Table(
@@ -101,7 +101,7 @@ QUARANTINE = Table(
     checks={"position": "offset >= 0 AND (line IS NULL OR line >= 1)"},
     ddl="""source STRING NOT NULL COMMENT 'name of the source in the configuration',
            file   STRING NOT NULL COMMENT 'file, relative to the root of the source',
-           offset BIGINT NOT NULL COMMENT 'decompressed byte; Parquet, Delta: row; WARC: raw byte',
+           offset BIGINT NOT NULL COMMENT 'decompressed byte; WARC: stored byte; Parquet/Delta: row',
            line   BIGINT          COMMENT 'line on which the record starts, from 1; null = no lines',
            reason STRING NOT NULL COMMENT 'why it is no document, as kind: detail',
            raw    BINARY          COMMENT 'first 64 KiB of the record; Parquet: its mapped fields as JSON'""",
