@@ -40,7 +40,8 @@ class SearchSection(Section):
 
     def name_search(self) -> dict[str, Any]:
         """What the documents depend on because of the searches; see the two functions `name_inputs`."""
-        hits = decontamination.name_inputs(self.model_dump(mode="json")["decontamination"])
+        own = self.model_dump(mode="json", include={"decontamination"})["decontamination"]
+        hits = decontamination.name_inputs(own)
         return hits | name_inputs(self.near_duplicates, self.rules.drop_duplicates_from)
 
     def add_screens(self, manifest: "Manifest") -> "Manifest":

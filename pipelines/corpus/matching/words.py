@@ -46,19 +46,19 @@ def read_words(word_list: WordList) -> Words:
     """
     at = f"word list {word_list.name!r}"
     entries = _read_entries(word_list, at)
-    hashes, cuts_words = dict[int, list[np.ndarray]](), False
-    number = 0
+    lines, num_lines, cuts_words = list(entries), 0, False
+    hashes = dict[int, list[np.uint64]]()
     for units in split_units(entries.values()):
         counts = np.bincount(units.text, minlength=len(units.texts))
+        if len(empty := np.flatnonzero(counts == 0)):
+            line = lines[num_lines + int(empty[0])]
+            raise ValueError(f"{at}: line {line} has no letter and no digit; remove it")
+        num_lines += len(counts)
         ends = np.cumsum(counts)
-        runs = hash_runs(units.hash, ends - counts, ends) if counts.all() else np.empty(0, np.uint64)
-        for place, count in enumerate(counts.tolist()):
-            if not count:
-                line = list(entries)[number + place]
-                raise ValueError(f"{at}: line {line} has no letter and no digit; remove it")
-            hashes.setdefault(count, []).append(runs[place])
+        runs = hash_runs(units.hash, ends - counts, ends)
+        for run, count in zip(runs, counts.tolist(), strict=True):
+            hashes.setdefault(count, []).append(run)
         cuts_words |= bool((units.weight == CHARACTER_WEIGHT).any())
-        number += len(counts)
     digest = hashlib.sha256("\n".join(sorted(set(map(fold, entries.values())))).encode()).hexdigest()
     return Words(
         name=word_list.name,
