@@ -4,11 +4,12 @@ A match is a run of units (`units.py`) that equals the units of an entry, so cas
 not count. Words of scripts with spaces match as a whole: "grape" has no match of an entry of four letters.
 
 Chinese entries match whole words of the dictionary, one or several, or a part of one word. They never match
-across the border of a word of which a part is left over, so an entry of "death" has no match in a phrase
-whose characters only happen to stand together. Whole words alone would miss a third of true matches, because
-the dictionary has many compounds; any substring would find chance pairs (docs/decisions.md has examples).
+across the border of a word of which a part is left over: 大麻 has no match in 大|麻烦. Measured for 18 entries
+in 3.6 million characters: 461 substrings, of them 456 by this rule; the five others are chance pairs but one
+or two. Whole words alone have 415, because the dictionary has many compounds, such as 自杀者.
 
-Matches do not overlap: the first one counts, and of several at one place the longest. The words themselves
+Cost on a busy core: 60 ns a character of English, 380 of Chinese, most of it the dictionary. Matches do not
+overlap: the first one counts, and of several at one place the longest. The words themselves
 never leave this module: not as text, and in no message.
 """
 
