@@ -191,6 +191,10 @@ def test_long_texts_are_searched_to_their_end(monkeypatch, glue):
     finally:
         units._keep_powers.cache_clear()
     assert len(count_hits(found)) == len(records)
+    length = 13 if glue else 22
+    for hit in found.hits:
+        start = int(hit.record)
+        assert hit.excerpt in {glue.join(words[first : first + length]) for first in range(start, start + 10)}
     assert len(count_hits(near)) > 100
     assert far is None
 
