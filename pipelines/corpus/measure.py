@@ -94,11 +94,12 @@ class TextKeeper:
 def attach_measures(rows: Iterator[Measurable], measuring: Measuring) -> Iterator[tuple[int, tuple]]:
     """(bytes, row + the columns of MEASURES), in order; null where there is no text, or nothing was asked."""
     waiting, num_chars, in_batches = list[Measurable](), 0, measuring.in_batches
+    any_asked = in_batches or measuring.with_language
     for row in rows:
         waiting.append(row)
         num_chars += len(row.text or "")
         if not in_batches or num_chars >= _MAX_CHARS or len(waiting) >= _MAX_ROWS:
-            yield from _attach(waiting, measuring)
+            yield from _attach(waiting, measuring) if any_asked else map(_fill, waiting)
             waiting, num_chars = [], 0
     yield from _attach(waiting, measuring)
 
@@ -111,12 +112,18 @@ def _attach(waiting: Sequence[Measurable], measuring: Measuring) -> Iterator[tup
     hits = find_contamination(texts, measuring.index) if measuring.index else [None] * len(texts)
     measured = zip(signals, languages, hits, strict=True)
     for each in waiting:
-        row, edits = each.row, list(each.edits.items()) if each.edits else None
         if each.text is None:
-            yield each.num_bytes, (*row, None, None, None, edits, None, None)
+            yield _fill(each)
         else:
             of_text, language, found_hits = next(measured)
-            yield each.num_bytes, (*row, of_text, *language, edits, *(found_hits or (None, None)))
+            edits = list(each.edits.items()) if each.edits else None
+            yield each.num_bytes, (*each.row, of_text, *language, edits, *(found_hits or (None, None)))
+
+
+def _fill(each: Measurable) -> tuple[int, tuple]:
+    """A row of which nothing was measured."""
+    edits = list(each.edits.items()) if each.edits else None
+    return each.num_bytes, (*each.row, None, None, None, edits, None, None)
 
 
 def _measure(
