@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +9,7 @@ import pytest
 from jobs import corpus
 from jobs.shell import settings as configuration
 from pipelines.corpus.build import open_corpus
-from pipelines.corpus.evidence import list_contamination
 from pipelines.corpus.manifest import list_sources
-from pipelines.corpus.quality import label_contamination
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.what_if import compare_rules
 from pipelines.pin import pin
@@ -189,27 +186,8 @@ def test_report_keeps_what_it_finds(spark, made):
 
 
 def test_only_the_asked_splits_are_looked_at(spark, made):
-    hits = [("e", "q", 1, "text")]
-    ddl = (
-        "doc_id STRING, source STRING, split STRING, failed_rule STRING, "
-        "hits ARRAY<STRUCT<evaluation_set: STRING, record: STRING, num_ngrams: INT, excerpt: STRING>>, "
-        "exceeds BOOLEAN"
-    )
-    rows = [
-        ("few", "s", "validation", "language", hits, False),
-        ("none", "s", "validation", None, None, None),
-    ]
-    rows += [(split, "s", split, "language", hits, True) for split in ("train", "validation", "test")]
-    documents = spark.createDataFrame(rows, ddl)
-    settings = replace(made.config.decontamination, drop_from=("validation",))
-    labelled = label_contamination(documents, settings).collect()
-    assert {row.doc_id: row.failed_rule for row in labelled} == {
-        "few": "language",
-        "none": None,
-        "train": "language",
-        "validation": "contaminated",
-        "test": "language",
-    }
-    listed = list_contamination(documents, settings).collect()
-    assert sorted((row.doc_id, row.exceeds) for row in listed) == [("few", False), ("validation", True)]
-    assert label_contamination(documents, replace(settings, on_hit="report")) is documents
+    only = write_config(made.folder, "corpus.decontamination.drop_from=[validation]")
+    manifest = only.add_screens(list_sources(only.sources))
+    with open_corpus(spark, only.sources, manifest, Rules(word_lists=only.rules.word_lists)) as found:
+        assert found.facts["dropped"]["contaminated"] == 1
+        assert [row.split for row in found.contamination().collect()] == ["validation"]
