@@ -33,7 +33,9 @@ def test_a_recipe_gives_the_counts_of_its_readme(spark, tmp_path, recipe):
     expected = read_counts(recipe)
     assert found | {"quarantine": facts["quarantined"]} == expected
     assert facts["kept"].keys() == {"train", "validation", "test"}
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = re.sub(
+        "<wbr>", "", (tmp_path / "report.html").read_text(encoding="utf-8")
+    )  # a line may break there
     for name, count in expected.items():
         assert not count or name.split("/")[0] in page
-    assert f"Corpus report: {recipe}" in re.sub("<wbr>", "", page)
+    assert f"Corpus report: {recipe}" in page
