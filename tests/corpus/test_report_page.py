@@ -118,14 +118,8 @@ def test_order_of_rules_is_the_order_of_decision():
     rules = Rules(languages=("en",), presets=("fineweb", "c4@paper"))
     found = ["near_duplicate", "word_list", "contaminated", "language", COPY]
     ordered = order_reasons(rules, found)
-    assert ordered[:4] == ["empty", "too_short", "language", STOP_LINES]
-    assert ordered[-5:] == [
-        "c4@paper/min_c4_paper_num_sentences",
-        "contaminated",
-        "word_list",
-        COPY,
-        found[0],
-    ]
+    assert ordered[:5] == ["empty", "too_short", "contaminated", "language", STOP_LINES]
+    assert ordered[-4:] == ["c4@paper/min_c4_paper_num_sentences", "word_list", COPY, found[0]]
     assert "language" not in order_reasons(Rules(), ())
 
 
@@ -189,6 +183,14 @@ def test_a_corpus_without_documents_has_a_page():
     for expected in ("No source has a record.", "There are no documents.", "No record is in quarantine."):
         assert expected in text
     assert read(**empty).find_rows("kept") == [["kept", "0-", "0-"]]
+
+
+def test_evaluation_sets_have_a_line_each():
+    counts = {"records": 20, "too_short": 3, "records_hit": 5, "documents": 7, "exceeding": 6}
+    page = read(contamination={ATTACK: counts, "mmlu": {**counts, "too_short": 0}})
+    assert page.find_rows("mmlu") == [["mmlu", "20", "5", "76 above the limits"]]
+    assert page.find_rows(ATTACK)[0][1] == "203 too short to look for"
+    assert "corpus.decontamination names no evaluation set" in read(contamination=None).text
 
 
 def test_what_was_not_measured_is_said():

@@ -27,7 +27,7 @@ ATTACK = "<script>alert('x')</script>"
 
 
 def write_texts(folder):
-    """60 kept, 50 dropped for short lines, one attack, an empty text, copies, near copies, German, broken."""
+    """59 kept, a test question, 50 dropped for short lines, one attack, empty, copies, German, broken."""
     texts = [SENTENCE.format(number) for number in range(60)]
     texts += [f"The line {number}." for number in range(50)] + [ATTACK, ""]
     texts += [texts[0]] * 3 + [f"{LONG}.", f"{LONG} again."]
@@ -35,6 +35,7 @@ def write_texts(folder):
     urls = [f"https://user:pw@example.org/{ATTACK}?mail=a@b.c"] * len(texts)
     lines = [json.dumps({"text": text, "url": url}) for text, url in zip(texts, urls, strict=True)]
     (folder / "a.jsonl").write_text("\n".join([*lines, "{broken", "{}"]) + "\n")
+    (folder / "quiz.jsonl").write_text(json.dumps({"question": texts[7]}) + '\n{"question": "Who?"}\n')
     (folder / "b.jsonl").write_text(
         json.dumps({"text": "The 网页 here, on the mat and in the house.", "url": ""})
     )
@@ -45,6 +46,7 @@ def load(folder, *more):
         fields = "fields: {text: text}, metadata: {url: url}"
         return f"{{name: {name}, path: {folder}/{name}.jsonl, format: jsonl, {fields}}}"
 
+    quiz = f"{{name: quiz, path: {folder}/quiz.jsonl, format: jsonl, fields: {{text: question}}}}"
     spark = "{" + ", ".join(f'{key}: "{value}"' for key, value in TEST_CONF.items()) + "}"
     overrides = [
         "recipe=网页语料",
@@ -54,6 +56,7 @@ def load(folder, *more):
         "corpus.rules.presets=[fineweb]",
         "corpus.rules.languages=[en, la, zh]",
         "corpus.rules.min_language_score=0.0",
+        f"corpus.decontamination.evaluation_sets=[{quiz}]",
         "corpus.near_duplicates.enabled=true",
         "corpus.near_duplicates.max_source_loss=1.0",
         *more,
@@ -96,7 +99,15 @@ def test_counts_equal_the_rows_of_documents(made):
         rows, lambda row: (row.drop_reason is None, made.languages[row.doc_id])
     )
     assert total(content.count().values()).documents == len(rows)
-    assert {"empty", "language", SHORT, COPY, "near_duplicate", None} <= content.count().keys()
+    assert {
+        "empty",
+        "contaminated",
+        "language",
+        SHORT,
+        COPY,
+        "near_duplicate",
+        None,
+    } <= content.count().keys()
     assert len({language for _, language in content.languages}) >= 2
 
 
@@ -105,6 +116,12 @@ def test_clusters_equal_the_rows_of_documents(made):
     expected = Counter((COPY, number + 1) for number in copies.values())
     assert made.content.clusters == {**expected, ("near_duplicate", 2): 1}
     assert made.content.searched
+
+
+def test_evaluation_sets_are_counted(made):
+    (counts,) = made.content.contamination.values()
+    found = {name: counts[name] for name in ("records", "too_short", "records_hit", "documents", "exceeding")}
+    assert found == {"records": 2, "too_short": 1, "records_hit": 1, "documents": 1, "exceeding": 1}
 
 
 def test_faults_name_the_first_broken_record(made):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pipelines.corpus.decontamination import CONTAMINATED
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.presets import PRESETS
 from pipelines.corpus.rules import Rules
@@ -16,7 +17,7 @@ COPY = "exact_duplicate"
 EXAMPLE_CHARS = 300
 """Characters of a text that an example shows."""
 _ALL_RULES = Rules(languages=("en",), presets=tuple(PRESETS))
-_FIRST, _LAST = ("empty", "too_short", "language"), (COPY, NEAR_DUPLICATE)
+_SIZES, _LAST = ("empty", "too_short"), (COPY, NEAR_DUPLICATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ class Content:
     """(COPY or NEAR_DUPLICATE, texts of the cluster) -> number of clusters."""
     searched: bool
     """Whether near duplicates were looked for."""
+    contamination: Mapping[str, Mapping[str, int]] | None
+    """Evaluation set -> its counts, see `evidence.count_contamination`; None = there is no such set."""
     faults: Sequence[Fault]
     examples: Mapping[str, Sequence[Example]]
     """By drop_reason."""
@@ -119,10 +122,13 @@ class Content:
 def order_reasons(rules: Rules, found: Iterable[str]) -> list[str]:
     """Reasons in the order in which they are tried, those that dropped nothing too.
 
-    Size, language, the presets, then what `found` has besides, by name, then copies and near duplicates.
+    Size, contamination if it is found, language, presets and word lists, then what `found` has besides, by
+    name, then copies and near duplicates.
     """
-    known = [*_FIRST[:2], *(_FIRST[2:] if rules.languages else ()), *(limit.rule for limit in rules.limits)]
-    others = sorted(set(found) - {*known, *_LAST})
+    found = set(found)
+    texts = [*({CONTAMINATED} & found), *(["language"] if rules.languages else [])]
+    known = [*_SIZES, *texts, *(limit.rule for limit in rules.limits)]
+    others = sorted(found - {*known, *_LAST})
     return [*known, *others, *_LAST]
 
 

@@ -126,6 +126,26 @@ def _draw_clusters(sizes: dict[int, int]) -> Html:
     return draw_table(headers, lines, (max(clusters for clusters, _ in bins.values()),))
 
 
+def draw_evaluation_sets(content: Content) -> Html:
+    """How many records of each evaluation set the documents have; a bar is a whole set."""
+    if not content.contamination:
+        return tag(
+            "p", "They were not looked for: corpus.decontamination names no evaluation set.", class_="soft"
+        )
+    lines = []
+    for own, counts in sorted(content.contamination.items()):
+        records, hit, skipped = counts["records"], counts["records_hit"], counts["too_short"]
+        short = tag("small", f"{skipped:,} too short to look for") if skipped else ""
+        dropped = tag("small", f"{counts['exceeding']:,} above the limits")
+        numbers = (join(records, short), hit, join(counts["documents"], dropped))
+        bar = stack(("lost", hit), ("rest", records - hit - skipped), ("lost2", skipped))
+        lines.append(Line(name(own), numbers, [bar], wholes=[records]))
+    legend = draw_legend(("lost", "found in documents"), ("rest", "not found"), ("lost2", "too short"))
+    headers = ("evaluation set", "records", "found", "documents that have them")
+    intro = tag("p", "Table contamination names each document and record, with an excerpt.")
+    return join(intro, legend, draw_table(headers, lines, ()))
+
+
 def draw_quarantine(content: Content) -> Html:
     """Broken records by source and reason, with the place of the first and what to do."""
     if not content.faults:

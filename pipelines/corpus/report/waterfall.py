@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from pipelines.corpus.decontamination import CONTAMINATED
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.report.bars import Line, Part, draw_legend, draw_table, format_share
 from pipelines.corpus.report.content import COPY, Amount, Content, order_reasons, total
@@ -10,6 +11,7 @@ from pipelines.corpus.rules import Rules
 
 _EXPLAINED = {
     "empty": "no text",
+    CONTAMINATED: "it has a passage of an evaluation set",
     "language": "another language, or not sure enough",
     COPY: "the same text is kept elsewhere",
     NEAR_DUPLICATE: "almost the same text is kept elsewhere",
