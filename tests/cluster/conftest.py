@@ -44,12 +44,6 @@ def s3_flow(cluster, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def hdfs_flow(cluster, tmp_path_factory):
-    """Root of the small flow, run on the cluster with everything on HDFS."""
-    return run_flow(cluster, f"{cluster.hdfs.uri}/hdfsflow", tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
 def pack(cluster, tmp_path_factory):
     """The pack for CPUs as `make pack` makes it, in HDFS: its path there. 2.4 GB; 5 minutes on two cores."""
     folder = tmp_path_factory.mktemp("pack")

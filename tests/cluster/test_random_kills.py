@@ -1,5 +1,6 @@
 """Drivers, executors, ranks and servers are killed at random: the flow gives the undisturbed result."""
 
+import os
 import random
 from contextlib import suppress
 
@@ -13,57 +14,75 @@ from tests.conftest import write_tickets
 
 pytestmark = [pytest.mark.cluster, pytest.mark.horovod, pytest.mark.soak]
 
-NUM_KILLS = 12
-SEED = 8
+NUM_KILLS = 6
+"""On each storage."""
+SEED = int(os.environ.get("KILL_SEED", "8"))
 PAUSE_SECONDS = (5, 30)
 """Between two kills. An undisturbed flow takes about 90 s."""
 
 
-def kill_driver(cluster, run, chance):
+def kill_driver(cluster, run, chance, root):
     run.driver.kill()
 
 
-def kill_executor(cluster, run, chance):
+def kill_executor(cluster, run, chance, root):
     chance.choice(cluster.spark.workers).restart()
 
 
-def kill_rank(cluster, run, chance):
+def kill_rank(cluster, run, chance, root):
     """One Python process of an executor, which is a rank while a training runs."""
-    host = chance.choice(cluster.workers)
-    workers = [
-        each
-        for each in psutil.Process(host.init).children(recursive=True)
-        if "pyspark.daemon" in " ".join(each.cmdline())
-    ]
-    if workers:
+    wait_for(lambda: find_workers(cluster) or not run.driver.is_alive(), 60)
+    if workers := find_workers(cluster):
         chance.choice(workers).kill()
 
 
-def kill_tracking_server(cluster, run, chance):
+def find_workers(cluster):
+    """Python processes of executors on both hosts."""
+    return [
+        each
+        for host in cluster.workers
+        for each in psutil.Process(host.init).children(recursive=True)
+        if "pyspark.daemon" in " ".join(each.cmdline())
+    ]
+
+
+def kill_tracking_server(cluster, run, chance, root):
     cluster.tracking.server.restart()
 
 
-def kill_storage(cluster, run, chance):
-    cluster.s3.kill()
-    cluster.start_server(cluster.s3.start)
+def kill_storage(cluster, run, chance, root):
+    """The server that holds the flow: that of S3, or the name node of HDFS."""
+    server = cluster.hdfs.name_node if root.startswith("hdfs:") else cluster.s3
+    server.kill()
+    cluster.start_server(server.start)
 
 
 KILLS = (kill_driver, kill_executor, kill_rank, kill_tracking_server, kill_storage)
 
 
-def test_twelve_random_kills_change_nothing(cluster, expected, tmp_path):
-    chance, killed, num_flows = random.Random(SEED), [], 0
+def deal(chance):
+    """Kills in random order without end; each kind comes once before one comes again."""
+    while True:
+        yield from chance.sample(KILLS, len(KILLS))
+
+
+@pytest.mark.parametrize("storage", ["hdfs", "s3"])
+def test_random_kills_change_nothing(cluster, expected, tmp_path, storage):
+    print(f"KILL_SEED={SEED}")
+    chance, killed, num_flows = random.Random(f"{storage} {SEED}"), [], 0
+    kills = deal(chance)
     write_tickets(tmp_path)
     while len(killed) < NUM_KILLS:  # a flow may end before all kills are done: then another one begins
         num_flows += 1
-        root = f"{LAKE}/killed{num_flows}"
+        root = f"{cluster.hdfs.uri if storage == 'hdfs' else LAKE}/killed{num_flows}"
         cluster.upload(tmp_path, f"{root}/raw")
-        killed += run_and_kill(cluster, root, chance, NUM_KILLS - len(killed))
+        killed += run_and_kill(cluster, root, chance, kills, NUM_KILLS - len(killed))
         require_same_rows(cluster.results(root), expected)
-    assert len(set(killed)) >= 4, killed
+    print(f"{num_flows} flows, killed: {', '.join(killed)}")
+    assert set(killed) == {kill.__name__ for kill in KILLS}, killed
 
 
-def run_and_kill(cluster, root, chance, max_kills) -> list[str]:
+def run_and_kill(cluster, root, chance, kills, max_kills) -> list[str]:
     """Run the flow at root to its end, with kills while its driver runs. Names of the kills."""
     run, killed = cluster.submit(root), []
     while len(killed) < max_kills:
@@ -72,8 +91,8 @@ def run_and_kill(cluster, root, chance, max_kills) -> list[str]:
                 return killed
             run = cluster.submit(root)  # as a scheduler does when a driver was killed or gave up
             continue
-        kill = chance.choice(KILLS)
-        kill(cluster, run, chance)
+        kill = next(kills)
+        kill(cluster, run, chance, root)
         killed.append(kill.__name__)
     if run.driver.wait(RUN_SECONDS) != 0:
         cluster.submit(root).finish()
