@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
-from jobs.shell.near_duplicates import SearchSection
+from jobs.shell.near_duplicates import SearchSection, write_measured
 from jobs.shell.plan import Outcome, Plan, plan_tables
 from jobs.shell.progress import follow_tasks
 from jobs.shell.settings import Fraction, TablePlace
@@ -35,7 +35,7 @@ def plan(config: Config) -> "Plan[Manifest]":
     from pipelines.corpus.manifest import list_sources
     from pipelines.pin import fingerprint
 
-    manifest = list_sources(require_sources(config.sources))
+    manifest = config.add_screens(list_sources(require_sources(config.sources)))
     settings = leave_out_unset(config.model_dump(mode="json", include={"sources", "rules"}))
     settings |= config.name_search()
     parts = [[*source.parts] for source in config.sources]  # a fingerprint ignores the order of keys
@@ -52,7 +52,7 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
     from pipelines.corpus.build import open_corpus
     from pipelines.corpus.neardup.find import prepare_search, write_evidence
     from pipelines.corpus.quarantine import require_few_quarantined
-    from pipelines.tables import DOCUMENTS, QUARANTINE, SIGNALS
+    from pipelines.tables import DOCUMENTS, QUARANTINE
 
     text, made_from = f"reading {', '.join(source.name for source in config.sources)}", work.fingerprint
     with ExitStack() as stack:
@@ -65,9 +65,9 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
             QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
             limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
             require_few_quarantined(facts, quarantine.rows, num_files=work.inputs.num_files, **limits)
-        if config.rules.are_measured:
-            work.progress.phase("writing signals")
-            SIGNALS.overwrite(corpus.signals(), config.signals, fingerprint=made_from, facts=facts)
+        if config.measured or config.decontamination.enabled:
+            work.progress.phase("writing what was measured")
+            write_measured(config, corpus, made_from)
         write_evidence(corpus.near_duplicates, search, made_from)
         with follow_tasks(work.progress, work.spark, "writing documents", facts["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))
