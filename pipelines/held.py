@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructField, StructType
 
+from pipelines.connect import is_connect
 from pipelines.contract import ContractError, Definition, breaks
 from pipelines.digest import combine_hashes, hash_rows
 from pipelines.keys import (
@@ -182,18 +183,20 @@ def require_contract(held: HeldRows, definition: Definition) -> None:
 def find_suspects(held: HeldRows) -> list[int]:
     """The hashes of keys that occur more than once; if there are many, the smallest. Deletes the key files.
 
-    Compared on the driver, or, above RANGE_KEYS rows, by tasks that read one range of the key files each.
+    Compared on the driver, or, above RANGE_KEYS rows, by tasks that read one range of the key files each. The
+    client of a Spark Connect server may not reach the files, so tasks read them at any size.
     """
-    folder, keys = f"{held.folder}/keys", held.keys
+    folder, keys, is_client = f"{held.folder}/keys", held.keys, is_connect(held.spark)
     num_ranges = choose_num_ranges(held.num_rows, RANGE_KEYS)
     try:
-        if num_ranges == 1:
+        if num_ranges == 1 and not (is_client and keys.files):
             return find_repeated(held.path, keys)
-        reader = make_range_reader(held.path, pack_inline(held.path, folder, keys), num_ranges)
+        keys = keys if is_client else pack_inline(held.path, folder, keys)
+        reader = make_range_reader(held.path, keys, num_ranges)
         ranges = held.spark.range(0, num_ranges, 1, num_ranges)
         return sorted(row.hash for row in ranges.mapInArrow(carry(reader), "hash BIGINT").collect())
     finally:
-        if keys.files or num_ranges > 1:
+        if keys.files:
             _delete_folder(held.path, folder)
 
 

@@ -138,7 +138,8 @@ def find_repeated(table: str, keys: KeyHashes, number: int = 0, num_ranges: int 
     paths = [f"{root.rstrip('/')}/{name}" for name in keys.files]
     with ThreadPoolExecutor(_READERS) as pool:
         parts += pool.map(lambda path: _read_range(files, path, number, num_ranges), paths)
-    ordered = np.concatenate(parts).astype(np.uint64)
+    ordered = np.concatenate(parts, dtype=np.uint64)
+    parts.clear()
     ordered.sort()
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     return [int(each) for each in repeated[:MAX_SUSPECTS].view(np.int64)]
@@ -173,11 +174,14 @@ def _select(hashes: Hashes, number: int, num_ranges: int) -> Hashes:
 
 
 def _read_range(files: pafs.FileSystem, path: str, number: int, num_ranges: int) -> Hashes:
-    head = 4 * (NUM_BUCKETS + 1)
+    head, width = 4 * (NUM_BUCKETS + 1), NUM_BUCKETS // num_ranges
     with files.open_input_file(path) as file:
-        if num_ranges == 1:
-            return np.frombuffer(file.read()[head:], "<u8")
-        places = np.frombuffer(file.read_at(head, 0), "<u4").astype(np.int64)
-        width = NUM_BUCKETS // num_ranges
+        places = np.frombuffer(file.read_at(head, 0), "<u4")
         first, end = int(places[number * width]), int(places[(number + 1) * width])
-        return np.frombuffer(file.read_at(8 * (end - first), head + 8 * first), "<u8")
+        hashes = np.frombuffer(file.read_at(8 * (end - first), head + 8 * first), "<u8")
+    if len(hashes) != end - first:
+        raise OSError(
+            f"{path} has {len(hashes):,} of {end - first:,} hashes, so repeated keys could be missed; "
+            "look at the storage, and run the stage again"
+        )
+    return hashes

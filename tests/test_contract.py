@@ -48,7 +48,7 @@ def many_rows(spark, num_rows, *more):
 
 @pytest.mark.parametrize("range_keys", [10**6, 4_000])
 def test_one_repeated_key_among_many_tasks_is_refused(spark, path, range_keys, monkeypatch):
-    # With ranges of 4,000 keys, tasks of Spark compare them.
+    # With ranges of 4,000 keys, tasks of Spark compare them. For Spark Connect: tests/connect.
     monkeypatch.setattr("pipelines.held.RANGE_KEYS", range_keys)
     repeated = r"quarantine: 1 of 20,001 rows repeat a key .* first .*'offset': 12345"
     with pytest.raises(ContractError, match=repeated):

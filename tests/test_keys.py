@@ -71,6 +71,15 @@ def test_a_file_keeps_two_copies_of_a_key(tmp_path):
     assert find_repeated(str(tmp_path), KeyHashes(files=(name,))) == [7, 8]
 
 
+@pytest.mark.parametrize("num_ranges", [1, 2])
+def test_a_key_file_without_its_end_is_an_error(tmp_path, num_ranges):
+    keys = write_task(tmp_path, [*range(9), -1])
+    file = tmp_path / keys.files[0]
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(OSError, match=r"\.keys has \d of \d+ hashes, so repeated keys could be missed"):
+        find_in_all_ranges(tmp_path, keys, num_ranges)
+
+
 def test_only_the_first_suspects_are_named(tmp_path):
     keys = write_task(tmp_path, [*range(MAX_SUSPECTS + 5), *range(MAX_SUSPECTS + 5)], chunk=10_000)
     assert find_repeated(str(tmp_path), keys) == list(range(MAX_SUSPECTS))
