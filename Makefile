@@ -69,7 +69,10 @@ fix: setup  ## formatting and safe corrections
 bench: setup  ## measurements
 	@$(BIN)/python -m benchmarks.launcher $(ARGS)
 	@$(BIN)/python -m benchmarks.dataset $(ARGS)
+	@$(BIN)/python -m benchmarks.signals
+	@$(BIN)/python -m benchmarks.digest
 	@$(BIN)/python -m benchmarks.growth
+	@$(BIN)/python -m benchmarks.capacity
 
 wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment
 	@$(BIN)/python -m build --wheel --outdir dist . | tail -n 1

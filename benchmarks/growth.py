@@ -12,6 +12,11 @@ A start costs the same at every size, so seconds per row fall from 1x to 4x. Wha
 is the slope between two sizes: it must not grow from (1x, 4x) to (4x, 16x). Every second file has copies of
 documents of the first one, so duplicates grow with the input.
 
+At 30 MB, each slot has a task with as much text as it keeps in memory, so the bounds of memory are reached at
+1x. Below, a larger input only fills them.
+
+From the same numbers come the coefficients of docs/scale.md (`capacity`): benchmarks/coefficients.json.
+
 Exit status: 0, also if a bar is missed; 2 if something failed.
 """
 
@@ -21,29 +26,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import matplotlib.figure
-import psutil
 import typer
 from rich.table import Table
 
-from benchmarks.measuring import run_benchmark
+from benchmarks.capacity import COEFFICIENTS, Coefficients
+from benchmarks.measuring import describe_machine, run_benchmark, write_json
+from benchmarks.samples import Sample, add_shuffles, measure_table, watch_memory
 from jobs.shell.display import console
-from jobs.shell.repeating import repeat_every
 
 FACTORS = (1, 4, 16)
 MAX_GROWTH = 1.10
 RESULT = Path(__file__).parent / "results" / "growth.json"
 STAGES = ("corpus", "dataset")
+SLOTS = 2
 COLUMNS = ("seconds", "seconds_per_row", "shuffle_bytes_per_row", "jvm_bytes", "worker_bytes")
 _WORDS_PER_DOCUMENT = 600
 _COPY_FRACTION = 0.02
 _CONF = {
-    "spark.master": "local[2,4]",
+    "spark.master": f"local[{SLOTS},4]",
     "spark.driver.memory": "2g",
     "spark.sql.shuffle.partitions": "4",
     "spark.databricks.delta.snapshotPartitions": "2",
@@ -52,8 +57,6 @@ _CONF = {
     "spark.eventLog.enabled": "true",
     "spark.eventLog.compress": "false",
 }
-
-Sample = dict[str, Any]
 
 
 def write_documents(folder: Path, factor: int, megabytes: float) -> None:
@@ -101,62 +104,8 @@ def run_stages(documents: Path, root: Path, log: Path) -> list[Sample]:
         with watch_memory() as peaks:
             stage.main(config)
         samples.append({"stage": name, "started": started, "ended": time.time(), **peaks})
-        samples[-1]["rows"] = _count_rows(config, name)
+        samples[-1] |= measure_table(config.documents if stage is corpus else config.sequences, root)
     return samples
-
-
-def _count_rows(config: Any, stage: str) -> int:
-    from pipelines.pin import pin
-
-    found = pin(config.documents if stage == "corpus" else config.sequences)
-    assert found is not None, f"{stage} wrote no table"
-    return int(found.num_rows)
-
-
-@contextmanager
-def watch_memory() -> Iterator[dict[str, int]]:
-    """The peaks of the JVM's living objects and of the largest Python worker, while the context lasts."""
-    peaks = {"jvm_bytes": 0, "worker_bytes": 0}
-
-    def look() -> None:
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if "java" not in process.name():
-                    peaks["worker_bytes"] = max(peaks["worker_bytes"], process.memory_info().rss)
-            except psutil.Error:
-                continue  # it has ended
-        peaks["jvm_bytes"] = max(peaks["jvm_bytes"], _living_bytes())
-
-    with repeat_every(0.5, look):
-        yield peaks
-
-
-def _living_bytes() -> int:
-    """Bytes that were in use after the last collection of garbage, over all pools of the heap."""
-    from pyspark import SparkContext
-
-    if SparkContext._jvm is None:
-        return 0
-    pools = SparkContext._jvm.java.lang.management.ManagementFactory.getMemoryPoolMXBeans()
-    used = (pool.getCollectionUsage() for pool in pools)
-    return sum(usage.getUsed() for usage in used if usage is not None)
-
-
-def add_shuffles(samples: list[Sample], log: Path) -> None:
-    """Set shuffle_bytes: what the tasks wrote that started while the stage ran."""
-    for sample in samples:
-        sample["shuffle_bytes"] = 0
-    for file in (path for path in log.rglob("*") if path.is_file()):
-        with file.open(encoding="utf-8") as events:
-            for line in events:
-                if '"SparkListenerTaskEnd"' not in line:
-                    continue
-                event = json.loads(line)
-                launched, metrics = event["Task Info"]["Launch Time"] / 1000, event.get("Task Metrics")
-                for sample in samples:
-                    if metrics and sample["started"] <= launched <= sample["ended"]:
-                        written = metrics["Shuffle Write Metrics"]["Shuffle Bytes Written"]
-                        sample["shuffle_bytes"] += written
 
 
 def measure(factor: int, megabytes: float, folder: Path) -> list[Sample]:
@@ -172,6 +121,7 @@ def measure(factor: int, megabytes: float, folder: Path) -> list[Sample]:
     add_shuffles(samples, log)
     for sample in samples:
         sample["factor"], sample["seconds"] = factor, sample["ended"] - sample["started"]
+        sample["input_bytes"] = sum(file.stat().st_size for file in documents.iterdir())
         sample["seconds_per_row"] = sample["seconds"] / sample["rows"]
         sample["shuffle_bytes_per_row"] = sample["shuffle_bytes"] / sample["rows"]
     return samples
@@ -204,7 +154,35 @@ def report(samples: list[Sample], megabytes: float) -> dict[str, Any]:
             verdict = "met" if value <= MAX_GROWTH else "not met"
             console.print(f"{stage}: {name} grows by a factor of {value:.2f}: {verdict} ({MAX_GROWTH})")
     draw(samples, RESULT.with_suffix(".png"))
+    measured = {"machine": describe_machine(), "input_bytes": max(s["input_bytes"] for s in samples)}
+    write_json(COEFFICIENTS, {**measured, "coefficients": asdict(find_coefficients(samples))})
     return {"megabytes_1x": megabytes, "samples": samples, "growth": growth, "max_growth": MAX_GROWTH}
+
+
+def find_coefficients(samples: list[Sample]) -> Coefficients:
+    """What `capacity` computes with: rates are slopes from 4x to 16x, so the start does not count."""
+    by_stage = {stage: [s for s in samples if s["stage"] == stage] for stage in STAGES}
+    (_, middle, documents), (_, half, sequences) = (
+        sorted(by_stage[stage], key=lambda sample: sample["factor"]) for stage in STAGES
+    )
+
+    def rate(low: Sample, high: Sample) -> float:
+        return (high["input_bytes"] - low["input_bytes"]) / (high["seconds"] - low["seconds"]) / SLOTS
+
+    num_bytes = documents["input_bytes"]
+    return Coefficients(
+        document_bytes=num_bytes / documents["rows"],
+        tokens_per_byte=sequences["tokens"] / num_bytes,
+        corpus_bytes_per_second=rate(middle, documents),
+        corpus_shuffle_bytes_per_document=documents["shuffle_bytes_per_row"],
+        documents_bytes_per_text_byte=documents["table_bytes"] / num_bytes,
+        dataset_bytes_per_second=rate(half, sequences),
+        dataset_shuffle_bytes_per_text_byte=sequences["shuffle_bytes"] / num_bytes,
+        sequences_bytes_per_token=sequences["table_bytes"] / sequences["tokens"],
+        copy_bytes_per_token=sequences["copy_bytes"] / sequences["copied_tokens"],
+        worker_bytes=max(sample["worker_bytes"] for sample in samples),
+        jvm_bytes=max(sample["jvm_bytes"] for sample in samples),
+    )
 
 
 def draw(samples: list[Sample], target: Path) -> None:
@@ -220,11 +198,11 @@ def draw(samples: list[Sample], target: Path) -> None:
     figure.savefig(target, dpi=120)
 
 
-Megabytes = Annotated[float, typer.Option(min=0.1, help="Size of 1x; 16x of 12 MB takes about 10 minutes.")]
+Megabytes = Annotated[float, typer.Option(min=0.1, help="Size of 1x; 30 takes about 10 minutes.")]
 Only = Annotated[Path | None, typer.Option(hidden=True)]
 
 
-def main(megabytes: Megabytes = 12.0, only: Only = None) -> None:
+def main(megabytes: Megabytes = 30.0, only: Only = None) -> None:
     if only is not None:
         write_documents(only / "warm", 1, 1.0)
         run_stages(only / "warm", only / "warm-root", only / "events")

@@ -18,18 +18,26 @@ def run_benchmark(measure: Callable[[], dict[str, Any]], output: Path, **facts: 
 
     Ends the process with status 2 if `measure` raises.
     """
-    machine = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpus": os.cpu_count(),
-        "load_before": os.getloadavg(),
-        "python": platform.python_version(),
-    }
+    machine = describe_machine()
     try:
         result = measure()
     except Exception as error:
         console.print(f"failed: {type(error).__name__}: {error}", markup=False)
         raise typer.Exit(2) from error
-    content = {**machine, **facts, "load_after": os.getloadavg(), **result}
+    write_json(output, {**machine, **facts, "load_after": os.getloadavg(), **result})
+
+
+def describe_machine() -> dict[str, Any]:
+    """When and where something was measured."""
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpus": os.cpu_count(),
+        "load_before": os.getloadavg(),
+        "python": platform.python_version(),
+    }
+
+
+def write_json(output: Path, content: dict[str, Any]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     console.print(f"written {output}", markup=False)

@@ -22,18 +22,25 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructField, StructType
 
+from pipelines.connect import is_connect
 from pipelines.contract import ContractError, Definition, breaks
 from pipelines.digest import combine_hashes, hash_rows
-from pipelines.keys import KeySample, merge_samples
+from pipelines.keys import (
+    MAX_SUSPECTS,
+    RANGE_KEYS,
+    KeyHashes,
+    choose_num_ranges,
+    find_repeated,
+    make_range_reader,
+    merge_keys,
+    pack_inline,
+)
 from pipelines.paths import spark_path
 from pipelines.shards import FAULTS, HASH, KEY, RESULT, Shard, ShardPlan, make_shard_writer
 from pipelines.storage import Folder
 from pipelines.stores import carry
 
 logger = logging.getLogger(__name__)
-
-FEW_ROWS = 1_000_000
-"""Keys of tables up to this size are all compared. Of larger ones a sample is: see `keys`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,7 +59,7 @@ class HeldRows:
     """Required column -> rows where it is null."""
     num_violations: dict[str, int]
     """Check -> rows that break it."""
-    keys: KeySample
+    keys: KeyHashes
     may_be_committed: bool = False
     """True from a commit that names the shards until it is known that no commit does: they must not be
     deleted."""
@@ -140,9 +147,8 @@ def _add_up(results: Sequence[Row], rows: DataFrame, path: str, definition: Defi
         num_rows=num_rows,
         num_nulls={name: faulty[name] for name in definition.required},
         num_violations={name: faulty[name] for name in definition.checks},
-        keys=merge_samples(
-            KeySample(hashes=bytes(result["keys"]), limit=int(result.key_limit), repeated=result.repeated)
-            for result in results
+        keys=merge_keys(
+            KeyHashes(inline=bytes(result["keys"]), files=tuple(result.key_files)) for result in results
         ),
     )
 
@@ -164,11 +170,8 @@ def require_contract(held: HeldRows, definition: Definition) -> None:
                 f"{definition.name}: {count:,} of {held.num_rows:,} rows break the constraint {name} "
                 f"({check}); first at {_first_key(held, definition, breaks(check))}"
             )
-    # Two equal hashes: look for the key. Otherwise the keys of a small table are compared, unless the sample
-    # holds them all.
-    if not held.keys.repeated and (held.keys.complete or held.num_rows > FEW_ROWS):
-        return
-    repeated = first_repeated_key(held, definition.key)
+    suspects = find_suspects(held)
+    repeated = first_repeated_key(held, definition.key, suspects) if suspects else None
     if repeated is not None:
         first_key, extra = repeated
         raise ContractError(
@@ -177,16 +180,41 @@ def require_contract(held: HeldRows, definition: Definition) -> None:
         )
 
 
+def find_suspects(held: HeldRows) -> list[int]:
+    """The hashes of keys that occur more than once; if there are many, the smallest. Deletes the key files.
+
+    Compared on the driver, or, above RANGE_KEYS rows, by tasks that read one range of the key files each. The
+    client of a Spark Connect server may not reach the files, so tasks read them at any size.
+    """
+    folder, keys, is_client = f"{held.folder}/keys", held.keys, is_connect(held.spark)
+    num_ranges = choose_num_ranges(held.num_rows, RANGE_KEYS)
+    try:
+        if num_ranges == 1 and not (is_client and keys.files):
+            return find_repeated(held.path, keys)
+        keys = keys if is_client else pack_inline(held.path, folder, keys)
+        reader = make_range_reader(held.path, keys, num_ranges)
+        ranges = held.spark.range(0, num_ranges, 1, num_ranges)
+        return sorted(row.hash for row in ranges.mapInArrow(carry(reader), "hash BIGINT").collect())
+    finally:
+        if keys.files:
+            _delete_folder(held.path, folder)
+
+
 def _first_key(held: HeldRows, definition: Definition, condition: str) -> dict[str, Any]:
     """The smallest key of the rows that meet the condition."""
     smallest = F.min(F.struct(*definition.key)).alias("first")
     return dict(held.rows.where(condition).agg(smallest).collect()[0]["first"].asDict())
 
 
-def first_repeated_key(held: HeldRows, key: Sequence[str]) -> tuple[dict[str, Any], int] | None:
+def first_repeated_key(
+    held: HeldRows, key: Sequence[str], suspects: Sequence[int]
+) -> tuple[dict[str, Any], int] | None:
     """(the smallest key that occurs more than once, rows beyond the first of their key), or None if all keys
-    differ. Shuffles the keys: for rows that are known, or suspected, to repeat one."""
-    repeated = held.rows.groupBy(*key).count().where("count > 1")
+    differ. `suspects` are the hashes that occur more than once; if they are many, all keys are shuffled."""
+    rows = held.rows
+    if len(suspects) < MAX_SUSPECTS:
+        rows = rows.where(F.xxhash64(*key).isin(list(suspects)))
+    repeated = rows.groupBy(*key).count().where("count > 1")
     totals = repeated.agg(F.min(F.struct(*key)).alias("first"), F.sum(F.col("count") - 1).alias("extra"))
     found = totals.collect()[0]
     # Different keys with one hash: one table in 150 of 500 million rows.

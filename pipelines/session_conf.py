@@ -14,6 +14,11 @@ EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSe
 CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 UNITY_CATALOG = "io.unitycatalog.spark.UCSingleCatalog"
 """Passes Delta tables on to Delta's own catalog."""
+TASK_MEMORY = {
+    # Rows go to Python by 10,000, which are 40 MB of ordinary documents, unless they have more bytes.
+    "spark.sql.execution.arrow.maxBytesPerBatch": "8m"
+}
+"""Bounds of what a task keeps in memory, so that it does not grow with the table."""
 FAST_LISTING = "delta.enableFastS3AListFrom"
 PACKED_PYTHON = "./environment/bin/python"
 """The Python of a pack (`make pack`) on an executor."""

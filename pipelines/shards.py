@@ -5,8 +5,8 @@ measured over exactly the rows in them. Only the rows of successful attempts rea
 is tried again, runs twice or dies leaves files that no commit names. No file is renamed: object stores would
 copy it.
 
-Memory of a task: `ROW_GROUP_BYTES` of rows for each value of the partition columns, at most `MAX_OPEN` of
-them. Runs in Python workers; needs neither Spark nor delta-rs.
+Memory of a task: about twice `ROW_GROUP_BYTES` and one batch, however many rows and open shards it has. Runs
+in Python workers; needs neither Spark nor delta-rs.
 """
 
 import json
@@ -22,22 +22,21 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.column_statistics import summarize_columns
-from pipelines.keys import KeySampler
+from pipelines.keys import FOLDERLESS, KeyHashes, KeyWriter
 from pipelines.storage import locate
 
 HASH, FAULTS, KEY = "__hash", "__faults", "__key"
 """Columns after those of the table: hash of the row, one bit for each rule it breaks, hash of its key."""
 SHARD_BYTES = 256 * 2**20
 """A shard is closed when it has grown to this size."""
-ROW_GROUP_BYTES = 64 * 2**20
-"""Rows, uncompressed, that are collected before they are written. A reader needs this much memory at once."""
+ROW_GROUP_BYTES = 16 * 2**20
+"""Rows, uncompressed, that a task collects before it writes some: in all its open shards together. A reader
+needs this much memory at once."""
 MAX_OPEN = 64
 """Shards that a task keeps open. For more values of the partition columns, the oldest is closed."""
-FOLDERLESS = ("s3", "gcs", "abfs")
-"""Stores without folders, by Arrow's name: creating one would leave an empty object."""
 
 RESULT = "shards STRING, num_rows BIGINT, xor BIGINT, sum STRING, faults ARRAY<BIGINT>, keys BINARY, \
-key_limit STRING, repeated BOOLEAN"
+key_files ARRAY<STRING>"
 """What a task returns, as a row of Spark; `TaskTotals.to_batch` makes it."""
 
 
@@ -71,6 +70,11 @@ class ShardPlan:
     shard_bytes: int = SHARD_BYTES
     row_group_bytes: int = ROW_GROUP_BYTES
 
+    @property
+    def key_folder(self) -> str:
+        """Folder of the key files, relative to the table."""
+        return f"{self.folder}/keys"
+
 
 def make_shard_writer(plan: ShardPlan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function for `mapInArrow`: batches of the table's columns, HASH, FAULTS and KEY to one row of RESULT,
@@ -78,17 +82,20 @@ def make_shard_writer(plan: ShardPlan) -> Callable[[Iterator[pa.RecordBatch]], I
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         totals, files = TaskTotals(num_rules=plan.num_rules), ShardFiles(plan)
+        keys = KeyWriter(table=plan.table, folder=plan.key_folder)
         try:
             for batch in batches:
                 if batch.num_rows:
                     totals.add(batch)
+                    keys.add(batch.column(KEY).to_numpy())
                     files.add(batch.select(plan.schema.names))
-            shards = files.close()
+            shards, hashes = files.close(), keys.close()
         except BaseException:
             files.abandon()
+            keys.abandon()
             raise
         if totals.num_rows:
-            yield totals.to_batch(shards)
+            yield totals.to_batch(shards, hashes)
 
     return write
 
@@ -103,7 +110,6 @@ class TaskTotals:
     sum: int = 0
     faults: list[int] = field(default_factory=list)
     """Rows that break each rule."""
-    keys: KeySampler = field(default_factory=KeySampler)
 
     def add(self, batch: pa.RecordBatch) -> None:
         hashes = batch.column(HASH).to_numpy()
@@ -117,11 +123,9 @@ class TaskTotals:
             self.faults = [
                 count + int(np.count_nonzero(bits >> bit & 1)) for bit, count in enumerate(self.faults)
             ]
-        self.keys.add(batch.column(KEY).to_numpy())
 
-    def to_batch(self, shards: list[Shard]) -> pa.RecordBatch:
+    def to_batch(self, shards: list[Shard], keys: KeyHashes) -> pa.RecordBatch:
         """One row of RESULT."""
-        keys = self.keys.sample()
         described = [{name: getattr(shard, name) for name in Shard.__slots__} for shard in shards]
         return pa.RecordBatch.from_pydict(
             {
@@ -130,9 +134,8 @@ class TaskTotals:
                 "xor": pa.array([self.xor], pa.int64()),
                 "sum": pa.array([str(self.sum)], pa.string()),
                 "faults": pa.array([self.faults], pa.list_(pa.int64())),
-                "keys": pa.array([keys.hashes], pa.binary()),
-                "key_limit": pa.array([str(keys.limit)], pa.string()),
-                "repeated": pa.array([keys.repeated], pa.bool_()),
+                "keys": pa.array([keys.inline], pa.binary()),
+                "key_files": pa.array([list(keys.files)], pa.list_(pa.string())),
             }
         )
 
@@ -153,6 +156,8 @@ class ShardFiles:
             # The one that was used last stands last. It stays in the table while it works: see `abandon`.
             self._open[values] = shard = self._open.pop(values, None) or self._start(values)
             shard.add(part)
+            if sum(each.waiting_bytes for each in self._open.values()) >= self._plan.row_group_bytes:
+                max(self._open.values(), key=lambda each: each.waiting_bytes).write_group()
             if shard.num_bytes >= self._plan.shard_bytes:
                 self._finish(values)
             elif len(self._open) > MAX_OPEN:
@@ -196,7 +201,7 @@ class _OpenShard:
         self._files, self._root, self._path, self._plan = files, root, path, plan
         self._partition = partition
         self._waiting: list[pa.RecordBatch] = []
-        self._waiting_bytes = self._num_rows = 0
+        self.waiting_bytes = self._num_rows = 0
         self._metadata: list[pq.FileMetaData] = []
         self._sink = files.open_output_stream(f"{root}/{path}")
         self._writer = pq.ParquetWriter(
@@ -210,13 +215,11 @@ class _OpenShard:
 
     def add(self, rows: pa.RecordBatch) -> None:
         self._waiting.append(rows)
-        self._waiting_bytes += rows.nbytes
+        self.waiting_bytes += rows.nbytes
         self._num_rows += rows.num_rows
-        if self._waiting_bytes >= self._plan.row_group_bytes:
-            self._write_group()
 
     def close(self) -> Shard:
-        self._write_group()
+        self.write_group()
         self._writer.close()
         num_bytes = self.num_bytes
         self._sink.close()
@@ -235,11 +238,12 @@ class _OpenShard:
                 step()
         self._files.delete_file(f"{self._root}/{self._path}")
 
-    def _write_group(self) -> None:
+    def write_group(self) -> None:
+        """Write the rows that wait, if there are any, as one row group."""
         if self._waiting:
             rows = pa.Table.from_batches(self._waiting).cast(self._plan.schema)
             self._writer.write_table(rows, row_group_size=rows.num_rows)
-            self._waiting, self._waiting_bytes = [], 0
+            self._waiting, self.waiting_bytes = [], 0
 
 
 def _split_by(

@@ -23,6 +23,7 @@ from pyspark.storagelevel import StorageLevel
 from pipelines.connect import is_connect, ship_code
 from pipelines.machine import SUPPORTED_JAVA, cache_folder, feature_version, find_java, find_other_java_home
 from pipelines.session_conf import (
+    TASK_MEMORY,
     add_delta,
     brings_delta,
     brings_s3,
@@ -105,6 +106,7 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
         "spark.pyspark.driver.python": sys.executable,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
         "spark.sql.warehouse.dir": (cache_folder() / "spark-warehouse").as_uri(),
+        **TASK_MEMORY,
         **spark_conf(current()),
         **conf,
     }
@@ -230,10 +232,10 @@ def count_tasks(spark: SparkSession) -> tuple[int, int, int] | None:
 
 @contextmanager
 def persisted(rows: DataFrame) -> Iterator[DataFrame]:
-    """The rows, cached for as long as the context lasts. Spark computes lost ones again: see
+    """The rows, cached on the disks of executors while the context lasts. Spark computes lost ones again: see
     `held.hold_rows` for rows that are digested.
-
-    Sessions of Spark Connect that cannot cache (Databricks serverless) compute them at each use.
+    Not in memory: executors of one size serve tables of any size. Sessions of Spark Connect that cannot
+    cache (Databricks serverless) compute the rows at each use.
     """
     cached = _persist(rows)
     try:
@@ -245,7 +247,7 @@ def persisted(rows: DataFrame) -> Iterator[DataFrame]:
 
 def _persist(rows: DataFrame) -> bool:
     try:
-        rows.persist(StorageLevel.MEMORY_AND_DISK)
+        rows.persist(StorageLevel.DISK_ONLY)
     except PySparkException as refused:
         if not is_connect(rows.sparkSession):
             raise

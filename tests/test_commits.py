@@ -5,11 +5,13 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from deltalake import DeltaTable
 
 from pipelines.commit import ConflictError, commit_shards, create_table
 from pipelines.contract import PROPERTIES
+from pipelines.keys import write_key_file
 from pipelines.pin import open_log, pin, transaction_name
 from pipelines.retention import delete_unpinned
 from tests.test_shards import batch, plan_for, write
@@ -95,13 +97,16 @@ def test_retention_keeps_what_is_named_and_deletes_the_rest(tmp_path):
     create(path)
     first, second, third, last = (commit(path, name) for name in "abcd")
     _, (orphan,) = write(plan_for(path, folder="w-killed"), batch([1]))
-    for file in tmp_path.rglob("*.parquet"):
+    keys = write_key_file(path, "w-killed/keys", np.array([1, 2], np.uint64))
+    for file in (*tmp_path.rglob("*.parquet"), tmp_path / keys):
         os.utime(file, (time.time() - 9 * 86400,) * 2)
     _, (young,) = write(plan_for(path, folder="w-now"), batch([1]))
     # A week has passed for the files, but not since versions lost theirs.
-    assert delete_unpinned(path, keep=[2], dry_run=True) == [orphan.path]
-    assert delete_unpinned(path, keep=[2]) == [orphan.path]
+    killed = sorted([orphan.path, keys])
+    assert sorted(delete_unpinned(path, keep=[2], dry_run=True)) == killed
+    assert sorted(delete_unpinned(path, keep=[2])) == killed
     assert not (tmp_path / orphan.path).exists()
+    assert not (tmp_path / keys).exists()
     delete_unpinned(path, keep=[2], min_age_hours=0)
     left = {
         str(file.relative_to(path)) for file in tmp_path.rglob("*.parquet") if "_delta_log" not in str(file)

@@ -1,4 +1,4 @@
-"""Shards, key samples and statistics: without Spark."""
+"""Shards and statistics: without Spark."""
 
 import json
 from datetime import UTC, datetime
@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.column_statistics import summarize_columns
-from pipelines.keys import KeySampler, merge_samples
 from pipelines.shards import FAULTS, HASH, KEY, Shard, ShardFiles, ShardPlan, make_shard_writer
 
 SCHEMA = pa.schema([("number", pa.int64()), ("split", pa.string())])
@@ -74,6 +73,21 @@ def test_shards_end_at_their_size(tmp_path):
     assert len({shard.path for shard in shards}) == 3
 
 
+def test_rows_that_wait_are_bounded_over_all_open_shards(tmp_path):
+    names = [f"part {n}" for n in range(10)]
+    rows = batch([*range(50)], names * 5).select(SCHEMA.names)
+    limit = 3 * rows.nbytes
+    files = ShardFiles(plan_for(tmp_path, partition_by=("split",), row_group_bytes=limit))
+    most = 0
+    for _ in range(40):
+        files.add(rows)
+        most = max(most, sum(shard.waiting_bytes for shard in files._open.values()))
+    assert limit / 2 < most < limit
+    shards = files.close()
+    assert {shard.partition["split"]: shard.num_rows for shard in shards} == dict.fromkeys(names, 200)
+    assert sum(pq.ParquetFile(tmp_path / shard.path).num_row_groups for shard in shards) > 2 * len(names)
+
+
 def test_a_task_without_rows_writes_nothing(tmp_path):
     assert list(make_shard_writer(plan_for(tmp_path))(iter([batch([])]))) == []
     assert list(tmp_path.iterdir()) == []
@@ -98,42 +112,6 @@ def test_many_partition_values_keep_few_files_open(tmp_path, monkeypatch):
         files.add(batch([1], name).select(SCHEMA.names))
         assert len(files._open) <= 2
     assert sorted(shard.partition["split"] for shard in files.close()) == ["a", "a", "b", "c"]
-
-
-def sample(*hashes, size=4, chunk=100):
-    sampler = KeySampler(size=size, chunk=chunk)
-    for some in hashes:
-        sampler.add(np.array(some, np.int64))
-    return sampler.sample()
-
-
-def test_small_tasks_are_compared_completely():
-    merged = merge_samples([sample([1, 2]), sample([3, -4])])
-    assert (merged.complete, merged.repeated) == (True, False)
-    assert merge_samples([sample([1, 2]), sample([-7, 2])]).repeated
-    assert merge_samples([sample([1], [1])]).repeated
-    assert merge_samples([]).complete
-
-
-def test_a_sample_holds_every_copy_below_its_limit():
-    # Brute force: of the union, all hashes up to the smallest limit, with their copies.
-    draw = np.random.default_rng(5)
-    for _ in range(50):
-        tasks = [draw.integers(0, 40, draw.integers(0, 12)) for _ in range(4)]
-        merged = merge_samples([sample(task[:5], task[5:], chunk=3) for task in tasks])
-        everything = np.sort(np.concatenate(tasks))
-        expected = everything[everything <= merged.limit]
-        assert np.frombuffer(merged.hashes, "<u8").tolist() == expected.tolist()
-        doubled = len(np.unique(expected)) < len(expected)
-        assert merged.repeated >= doubled
-
-
-def test_a_repeated_task_is_seen_in_the_sample():
-    rows = np.random.default_rng(1).integers(-(2**63), 2**63 - 1, 100_000)
-    once = [sample(part, size=64, chunk=10_000) for part in np.split(rows, 10)]
-    merged = merge_samples(once)
-    assert (merged.repeated, merged.complete) == (False, False)
-    assert merge_samples([*once, once[3]]).repeated
 
 
 def summary(table):

@@ -31,8 +31,8 @@ from pipelines.tables import SEQUENCES
 
 DOCUMENT_BYTES = 512
 """Bytes that a document takes in a task besides its text, roughly."""
-TASK_BYTES = 128 * 1024 * 1024
-"""Most text of a task, about: a table of 1 TB gets 8,000 files per split, not 65,000."""
+TASK_BYTES = 32 * 1024 * 1024
+"""Most text of a task, about: it is sorted in memory. A table of 1 TB gets 31,000 files per split."""
 COUNTS = ("sequences", "tokens", "cut_tokens", "targets")
 """What is counted of each group, and of each split."""
 

@@ -12,9 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+from pipelines.contract import ContractError
 from pipelines.finetune.launch.barrier import RankError, run_ranks
 from pipelines.finetune.launch.slots import require_slots
 from pipelines.spark import count_slots, session
+from pipelines.tables import QUARANTINE
 
 
 def main(remote: str, folder: Path) -> dict:
@@ -99,9 +101,35 @@ def stop_the_ranks(spark, folder):
         return [ranks, time.monotonic() - started]
 
 
+def repeat_a_key(spark, folder):
+    # 9,001 rows in tasks of 4,500: more than a task sends to the driver.
+    rows = (
+        spark.range(0, 9_000, 1, 2)
+        .union(spark.range(77, 78))
+        .selectExpr(
+            "'s' AS source", "'f' AS file", "id AS offset", "1L AS line", "'r' AS reason", "X'' AS raw"
+        )
+    )
+    with QUARANTINE.hold(rows.where("offset != 77"), str(folder / "quarantine")) as held:
+        num_rows, files = held.num_rows, list(folder.rglob("*.keys"))
+    try:
+        with QUARANTINE.hold(rows, str(folder / "quarantine")):
+            return None
+    except ContractError as error:
+        return [num_rows, len(files), str(error)]
+
+
 LOOKS = {
     look.__name__: look
-    for look in (meet, raise_in_one_rank, kill_one_rank, fail_at_every_try, ask_for_too_many, stop_the_ranks)
+    for look in (
+        meet,
+        raise_in_one_rank,
+        kill_one_rank,
+        fail_at_every_try,
+        ask_for_too_many,
+        stop_the_ranks,
+        repeat_a_key,
+    )
 }
 
 if __name__ == "__main__":

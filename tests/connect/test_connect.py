@@ -97,6 +97,13 @@ def test_the_client_can_stop_working_ranks(seen):
     assert seconds < 110  # the ranks would have slept for 120 s
 
 
+def test_tasks_of_the_server_compare_the_keys(seen):
+    num_rows, num_files, message = seen["repeat_a_key"]
+    assert (num_rows, num_files) == (8_999, 0)
+    assert message.startswith("quarantine: 1 of 9,001 rows repeat a key")
+    assert "'offset': 77}" in message
+
+
 @pytest.fixture(scope="module")
 def connected_flow(server, tmp_path_factory):
     """The five stages over Spark Connect, and what the client printed."""

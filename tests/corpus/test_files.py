@@ -139,6 +139,13 @@ def test_tasks_are_many_enough_for_all_slots():
     assert slices.choose_slice_bytes(make_manifest(("a", 10**14)), 64) == 128 * 2**20
 
 
+def test_small_input_gives_each_slot_one_task():
+    for num_bytes, num_tasks in ((12 * 10**6, 2), (30 * 10**6, 2), (100 * 10**6, 6)):
+        manifest = make_manifest(("a", num_bytes))
+        size = slices.choose_slice_bytes(manifest, 2)
+        assert slices.cut_files(manifest, [jsonl("x")], size).num_tasks == num_tasks
+
+
 def test_manifest_needs_few_bytes_a_file(tmp_path):
     listed = [(f"documents/2026-11-21/part-{n:09}.txt", 5_000) for n in range(100_000)]
     manifest = make_manifest(*listed)

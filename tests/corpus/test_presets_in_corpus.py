@@ -90,8 +90,8 @@ def test_signals_do_not_depend_on_partitions(spark, tmp_path, monkeypatch):
         write_records(tmp_path, *({**record, "file": f"f{number}"} for record in records))
     digests, partitions = set(), set()
     for size in (2**11, 2**30):
-        monkeypatch.setattr(slices, "_MIN_SLICE_BYTES", size)
-        monkeypatch.setattr(slices, "_MAX_SLICE_BYTES", size)
+        monkeypatch.setattr(slices, "MIN_SLICE_BYTES", size)
+        monkeypatch.setattr(slices, "MAX_SLICE_BYTES", size)
         monkeypatch.setattr(slices, "_FILE_BYTES", 1)
         with build(spark, [source(tmp_path, mapped=["text", "key"])], RULES) as (documents, _, corpus):
             partitions.add(corpus.slices.num_tasks)

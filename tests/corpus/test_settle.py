@@ -43,8 +43,9 @@ def test_cut_gzip_files_give_the_documents_of_whole_files(spark, tmp_path, monke
     )
     *whole, num_whole = read_corpus(spark, source, tmp_path / "whole")
     monkeypatch.setattr(slices, "_FILE_BYTES", 1)
-    monkeypatch.setattr(slices, "_MIN_SLICE_BYTES", 700)
-    monkeypatch.setattr(slices, "_TASKS_PER_SLOT", 1_000)
+    monkeypatch.setattr(slices, "MIN_SLICE_BYTES", 700)
+    monkeypatch.setattr(slices, "FULL_SLICE_BYTES", 700)
+    monkeypatch.setattr(slices, "TASKS_PER_SLOT", 1_000)
     *cut, num_cut = read_corpus(spark, source, tmp_path / "cut")
     assert cut == whole
     assert num_whole == 4

@@ -6,6 +6,8 @@ with all others. So a bucket costs at most max_leaders pairs per member, a bucke
 completely, and the member that is to survive is always among the leaders.
 """
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -47,6 +49,11 @@ def rank_members(documents: DataFrame, settings: NearDuplicates) -> DataFrame:
 def is_removable(order: Column) -> Column:
     """Whether the document at this place of the order may be removed at all."""
     return F.substring(order, 1, _ORDER_DIGITS).cast("bigint") >= F.lit(_REMOVABLE)
+
+
+def keep_removable(edges: pa.Table) -> pa.Table:
+    """The edges whose b may be removed at all, as `is_removable` has it."""
+    return edges.filter(pc.greater_equal(edges["b"], f"{_REMOVABLE:0{_ORDER_DIGITS}d}"))
 
 
 def find_doc_id(order: Column) -> Column:

@@ -26,12 +26,14 @@ from pipelines.corpus.neardup.candidates import (
     find_doc_id,
     find_pairs,
     is_removable,
+    keep_removable,
     name_pairs,
     rank_members,
     spread_buckets,
 )
+from pipelines.corpus.neardup.graph import choose_best, find_components, find_removed
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE, NearDuplicates
-from pipelines.corpus.neardup.rounds import DRIVER_EDGES, Rounds
+from pipelines.corpus.neardup.rounds import DRIVER_EDGES, Rounds, create_rows
 from pipelines.corpus.neardup.stored import ReadTexts, add_signatures, add_similarities
 from pipelines.spark import persisted
 from pipelines.tables import NEAR_DUPLICATES
@@ -102,16 +104,22 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
         report(f"near duplicates: comparing {num_pairs:,} pairs")
         compared, num_compared = add_similarities(pairs, members, read_texts, settings, search.similarities)
         edges = stack.enter_context(persisted(compared.where(F.col("jaccard") >= settings.min_jaccard)))
-
-        rounds = Rounds(stack=stack, path=search.evidence, report=report, driver_edges=search.driver_edges)
-        clusters = stack.enter_context(persisted(rounds.label_clusters(edges)))
-        removals = edges.where(is_removable(F.col("b")))
-        survivors = stack.enter_context(persisted(choose_survivors(removals, rounds.find_removed(removals))))
+        num_edges = edges.count()
+        if num_edges <= search.driver_edges:
+            clusters, survivors = _decide_on_driver(edges)
+        else:
+            rounds = Rounds(
+                stack=stack, path=search.evidence, report=report, driver_edges=search.driver_edges
+            )
+            clusters = stack.enter_context(persisted(rounds.label_clusters(edges)))
+            removals = edges.where(is_removable(F.col("b")))
+            removed = rounds.find_removed(removals)
+            survivors = stack.enter_context(persisted(choose_survivors(removals, removed)))
         facts = {
             "signed": num_signed,
             "pairs": num_pairs,
             "pairs_compared": num_compared,
-            "near_pairs": edges.count(),
+            "near_pairs": num_edges,
             "crowded_buckets": count_crowded(buckets, settings.max_leaders),
             "clusters": clusters.select("cluster").distinct().count(),
             "sources": count_losses(members, survivors),
@@ -121,6 +129,18 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
             evidence=describe_clusters(members, clusters, survivors),
             facts=facts,
         )
+
+
+def _decide_on_driver(edges: DataFrame) -> tuple[DataFrame, DataFrame]:
+    """(member and cluster, rows of `choose_survivors`) of edges that fit into the driver, without a Spark job
+    but the one that fetches them."""
+    known = edges.select("a", "b", "jaccard", "num_buckets").toArrow()
+    removals = keep_removable(known)
+    survivors = choose_best(removals, find_removed(removals))
+    return (
+        create_rows(edges, find_components(known), "member STRING, cluster STRING"),
+        create_rows(edges, survivors, "b STRING, survivor STRING, jaccard DOUBLE, num_buckets INT"),
+    )
 
 
 def choose_survivors(removals: DataFrame, removed: DataFrame) -> DataFrame:

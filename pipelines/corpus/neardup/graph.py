@@ -53,6 +53,19 @@ def find_removed(edges: pa.Table) -> pa.Array:
     return vertices.filter(pa.array(is_removed))
 
 
+def choose_best(edges: pa.Table, removed: pa.Array) -> pa.Table:
+    """b, and of its smallest survivor a: survivor, jaccard, num_buckets. One row per removed vertex.
+
+    As `find.choose_survivors`. Needs a, b, jaccard, num_buckets.
+    """
+    left = edges.filter(pc.invert(pc.is_in(edges["a"], value_set=removed)))
+    columns = ("b", "a", "jaccard", "num_buckets")
+    ordered = left.select(columns).sort_by([(name, "ascending") for name in columns])
+    ends = np.asarray(ordered["b"].to_numpy(zero_copy_only=False))
+    is_first = np.append(True, ends[1:] != ends[:-1])[: len(ends)]
+    return ordered.filter(pa.array(is_first)).rename_columns(["b", "survivor", "jaccard", "num_buckets"])
+
+
 def _number(edges: pa.Table) -> tuple[pa.Array, _Places, _Places]:
     """(the vertices in order, the place of each a among them, the place of each b)."""
     found = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks], pa.string()))

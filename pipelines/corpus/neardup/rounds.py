@@ -66,7 +66,7 @@ class Rounds:
         before = self._hold(edges)
         for number in range(1, MAX_ROUNDS + 1):
             if before.num_rows <= self.driver_edges:
-                return _create(edges, find_components(_collect(before)), "member STRING, cluster STRING")
+                return create_rows(edges, find_components(_collect(before)), "member STRING, cluster STRING")
             self._tell("clusters", number, before.num_rows)
             after = self._hold(before.rows.transform(make_large_stars).transform(make_small_stars))
             if after.digest == before.digest:
@@ -88,7 +88,7 @@ class Rounds:
         for number in range(1, MAX_ROUNDS + 1):
             if left.num_rows <= self.driver_edges:
                 rest = pa.table({"vertex": find_removed(_collect(left))})
-                removed.append(_create(edges, rest, "vertex STRING"))
+                removed.append(create_rows(edges, rest, "vertex STRING"))
                 break
             self._tell("survivors", number, left.num_rows)
             neighbours = self.stack.enter_context(VERTICES.hold(remove_neighbours(left.rows), self.path))
@@ -147,7 +147,8 @@ def _collect(edges: HeldRows) -> pa.Table:
     return edges.rows.toArrow()
 
 
-def _create(like: DataFrame, rows: pa.Table, ddl: str) -> DataFrame:
+def create_rows(like: DataFrame, rows: pa.Table, ddl: str) -> DataFrame:
+    """Rows from the driver's memory, in the session of `like`."""
     spark = like.sparkSession
     if not rows.num_rows:
         return spark.createDataFrame([], ddl)

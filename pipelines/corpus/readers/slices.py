@@ -20,8 +20,12 @@ from pipelines.corpus.readers.compression import is_gzip
 from pipelines.corpus.readers.format import Slice
 from pipelines.corpus.source import Source
 
-_MIN_SLICE_BYTES, _MAX_SLICE_BYTES = 4 * 2**20, 128 * 2**20
-_TASKS_PER_SLOT = 4
+MIN_SLICE_BYTES, MAX_SLICE_BYTES = 4 * 2**20, 128 * 2**20
+"""Smallest and largest task, about."""
+FULL_SLICE_BYTES = 16 * 2**20
+"""A slot gets several tasks only if each is at least this large: starting a task takes a while. The memory of
+a task hardly grows above this size (`shards.ROW_GROUP_BYTES`)."""
+TASKS_PER_SLOT = 4
 """So that no slot waits long for the last task."""
 _FILE_BYTES = 256 * 2**10
 """What opening a file costs, as bytes that could be read meanwhile."""
@@ -83,7 +87,8 @@ class Slices:
 def choose_slice_bytes(manifest: Manifest, num_slots: int) -> int:
     """Bytes of a task: small enough to keep all slots busy, large enough that starting it costs little."""
     cost = manifest.num_bytes + manifest.files.num_rows * _FILE_BYTES
-    return min(max(cost // (_TASKS_PER_SLOT * num_slots), _MIN_SLICE_BYTES), _MAX_SLICE_BYTES)
+    full = min(max(cost // num_slots, MIN_SLICE_BYTES), FULL_SLICE_BYTES)
+    return min(max(cost // (TASKS_PER_SLOT * num_slots), full), MAX_SLICE_BYTES)
 
 
 def cut_files(manifest: Manifest, sources: Sequence[Source], slice_bytes: int) -> Slices:

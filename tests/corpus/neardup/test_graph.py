@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.corpus.neardup import rounds
-from pipelines.corpus.neardup.graph import find_components, find_removed
+from pipelines.corpus.neardup.candidates import _REMOVABLE, keep_removable
+from pipelines.corpus.neardup.graph import choose_best, find_components, find_removed
 from pipelines.corpus.neardup.rounds import Rounds
 
 
@@ -69,9 +70,30 @@ def test_driver_finds_clusters_and_survivors_of_a_twin(name):
     assert find_removed(to_arrow(GRAPHS[name])).to_pylist() == sorted(removed)
 
 
+@pytest.mark.parametrize("name", GRAPHS)
+def test_driver_names_the_smallest_survivor_of_each(name):
+    edges, removed = GRAPHS[name], set(find_slowly(GRAPHS[name])[1])
+    table = to_arrow(edges).append_column("jaccard", pa.array([0.9] * len(edges)))
+    table = table.append_column("num_buckets", pa.array(range(len(edges)), pa.int32()))
+    shuffled = table.take(random.Random(3).sample(range(len(edges)), len(edges)))
+    found = {row["b"]: row for row in choose_best(shuffled, find_removed(table)).to_pylist()}
+    expected = {b: min(a for a, other in edges if other == b and a not in removed) for b in removed}
+    assert {b: row["survivor"] for b, row in found.items()} == expected
+    assert all(edges[row["num_buckets"]] == (row["survivor"], b) for b, row in found.items())
+
+
+def test_driver_keeps_edges_to_removable_vertices():
+    orders = [f"{rank:020d}{'f' * 32}" for rank in (0, _REMOVABLE - 1, _REMOVABLE, _REMOVABLE + 1)]
+    edges = pa.table({"a": [orders[0]] * 4, "b": orders})
+    assert keep_removable(edges)["b"].to_pylist() == orders[2:]
+
+
 def test_driver_takes_a_graph_without_edges():
     empty = pa.table({"a": pa.array([], pa.string()), "b": pa.array([], pa.string())})
     assert find_components(empty).num_rows == len(find_removed(empty)) == 0
+    empty = empty.append_column("jaccard", pa.array([], pa.float64()))
+    empty = empty.append_column("num_buckets", pa.array([], pa.int32()))
+    assert choose_best(keep_removable(empty), find_removed(empty)).num_rows == 0
 
 
 def test_a_chain_alone_removes_nothing():

@@ -1,0 +1,83 @@
+"""What is measured of a stage: memory while it runs, shuffled bytes from Spark's event log, table sizes."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jobs.shell.repeating import repeat_every
+
+Sample = dict[str, Any]
+
+
+def measure_table(path: str, root: Path) -> dict[str, int]:
+    """Rows and bytes of a table that a stage has written; of sequences also tokens, and bytes of the arrays
+    that each training host gets."""
+    from pipelines.dataset.reader import open_split
+    from pipelines.pin import pin
+
+    found = pin(path)
+    assert found is not None, f"no table at {path}"
+    measured = {"rows": int(found.num_rows), "table_bytes": count_bytes(Path(path))}
+    if found.table != "sequences":
+        return measured
+    copies = root / "copies"
+    copies.mkdir()
+    reader = open_split(path, table_id=found.table_id, version=found.version, split="train", copies=copies)
+    measured |= {"copied_tokens": int(reader.lengths.sum()), "copy_bytes": count_bytes(copies)}
+    shutil.rmtree(copies)
+    return {**measured, "tokens": sum(counts["tokens"] for counts in found.facts["splits"].values())}
+
+
+def count_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@contextmanager
+def watch_memory() -> Iterator[dict[str, int]]:
+    """The peaks of the JVM's living objects and of the largest Python worker, while the context lasts."""
+    peaks = {"jvm_bytes": 0, "worker_bytes": 0}
+
+    def look() -> None:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if "java" not in process.name():
+                    peaks["worker_bytes"] = max(peaks["worker_bytes"], process.memory_info().rss)
+            except psutil.Error:
+                continue  # it has ended
+        peaks["jvm_bytes"] = max(peaks["jvm_bytes"], _living_bytes())
+
+    with repeat_every(0.5, look):
+        yield peaks
+
+
+def _living_bytes() -> int:
+    """Bytes that were in use after the last collection of garbage, over all pools of the heap."""
+    from pyspark import SparkContext
+
+    if SparkContext._jvm is None:
+        return 0
+    pools = SparkContext._jvm.java.lang.management.ManagementFactory.getMemoryPoolMXBeans()
+    used = (pool.getCollectionUsage() for pool in pools)
+    return sum(usage.getUsed() for usage in used if usage is not None)
+
+
+def add_shuffles(samples: list[Sample], log: Path) -> None:
+    """Set shuffle_bytes: what the tasks wrote that started while the stage ran."""
+    for sample in samples:
+        sample["shuffle_bytes"] = 0
+    for file in (path for path in log.rglob("*") if path.is_file()):
+        with file.open(encoding="utf-8") as events:
+            for line in events:
+                if '"SparkListenerTaskEnd"' not in line:
+                    continue
+                event = json.loads(line)
+                launched, metrics = event["Task Info"]["Launch Time"] / 1000, event.get("Task Metrics")
+                for sample in samples:
+                    if metrics and sample["started"] <= launched <= sample["ended"]:
+                        written = metrics["Shuffle Write Metrics"]["Shuffle Bytes Written"]
+                        sample["shuffle_bytes"] += written
