@@ -92,13 +92,14 @@ def cost_corpus(num_bytes: float, slots: int, known: Coefficients) -> Cost:
     documents, tasks = num_bytes / known.document_bytes, count_slices(num_bytes, slots)
     seconds = num_bytes / known.corpus_bytes_per_second / min(slots, tasks)
     written, shards = known.documents_bytes_per_text_byte * num_bytes, count_shards(num_bytes, tasks, known)
-    key_reads = tasks * choose_num_ranges(int(documents), RANGE_KEYS)
+    key_reads = 2 * tasks * choose_num_ranges(int(documents), RANGE_KEYS)
     return Cost(
         seconds=seconds,
         num_tasks=tasks,
         shuffle_bytes=known.corpus_shuffle_bytes_per_document * documents,
         written_bytes=written,
-        # Two readings, each with an opening per slice; shards; key files written, read and deleted.
+        # Two readings, each with an opening per slice; shards; key files written, read (two requests for a
+        # range) and deleted.
         requests=2 * (tasks + num_bytes / READ_BYTES) + shards + 2 * tasks + key_reads,
         driver_bytes=DRIVER_BYTES_PER_FILE * num_bytes / FILE_BYTES
         + DRIVER_BYTES_PER_SHARD * shards
