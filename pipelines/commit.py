@@ -7,7 +7,7 @@ are safe. A commit here goes on top of exactly the version that its writer has r
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from deltalake import DeltaTable, Schema
@@ -57,9 +57,15 @@ def create_table(
 
 
 def commit_shards(
-    log: TableLog, shards: Sequence[Shard], *, replace: bool, record: Mapping[str, Any]
+    log: TableLog,
+    shards: Sequence[Shard],
+    *,
+    replace: bool,
+    record: Mapping[str, Any],
+    removed: Collection[str] = (),
 ) -> None:
-    """Add the shards on top of `log`, or `replace` all rows by them, in one commit.
+    """Add the shards on top of `log` and take out those `removed` (paths in the log), or `replace` all rows
+    by the shards, in one commit.
 
     The commit carries `record` in its user metadata, and two transactions: one named by the fingerprint of
     the record, whose number is the version of the commit, so that it is found without walking through the
@@ -75,9 +81,11 @@ def commit_shards(
         AddAction(shard.path, shard.num_bytes, shard.partition, now, True, shard.statistics)
         for shard in shards
     ]
+    actions += [RemoveAction(path, True, now) for path in sorted(removed)]
     metrics = {
         "numFiles": len(shards),
         "numOutputRows": sum(shard.num_rows for shard in shards),
+        "numRemovedFiles": len(removed),
         "numOutputBytes": sum(shard.num_bytes for shard in shards),
     }
     try:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,6 +24,7 @@ from jobs.shell.record import Record
 from jobs.shell.redaction import redact
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Check
+from jobs.shell.stream import Stream, follow
 from jobs.shell.what_if import WhatIf, show_what_if
 
 _Config = TypeVar("_Config", bound=Section)
@@ -85,6 +87,7 @@ def build_command(
         file: File = None,
         dry_run: DryRun = False,
         summary: Summary = None,
+        stream: bool = False,
     ) -> None:
         record = Record(stage, [stage], summary)
         with report_errors(record), ExitStack() as stack:
@@ -99,10 +102,17 @@ def build_command(
                         planned = plan(config)
                     record.add_plan(stage, planned)
                     display_plan(stage, planned)
-                else:
-                    outcome = main(config, Preflight({stage: config}, None, stack))
+                    return
+                check = Preflight({stage: config}, None, stack)
+
+                def note(outcome: Outcome) -> None:
                     record.add_outcome(outcome, config)
                     display_outcome(outcome)
+
+                if stream:
+                    seconds = float(settings.tree[stage]["stream_interval_seconds"])
+                    follow(partial(main, config, check), seconds, note)
+                note(main(config, check))
 
     def run_or_compare(
         overrides: Overrides = None,
@@ -112,9 +122,10 @@ def build_command(
         dry_run: DryRun = False,
         summary: Summary = None,
         what_if: WhatIf = None,
+        stream: Stream = False,
     ) -> None:
         if not what_if:
-            run(overrides, recipe, env, file, dry_run, summary)
+            run(overrides, recipe, env, file, dry_run, summary, stream)
             return
         with report_errors():
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
