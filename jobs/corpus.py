@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
 from jobs.shell.intake import IntakeSection, plan_files
+from jobs.shell.near_duplicates import write_measured
 from jobs.shell.plan import Outcome, Plan
 from jobs.shell.progress import follow_tasks
 from jobs.shell.settings import Fraction
@@ -50,23 +51,22 @@ def write_tables(config: Config, work: "Work[Intake]", intake: "Intake") -> dict
     from pipelines.corpus.neardup.find import prepare_search, write_evidence
     from pipelines.corpus.quarantine import require_few_quarantined
     from pipelines.corpus.write import open_intake, write_ledger
-    from pipelines.tables import DOCUMENTS, QUARANTINE, SIGNALS
+    from pipelines.tables import DOCUMENTS, QUARANTINE
 
     text, spark = f"reading {', '.join(source.name for source in config.sources)}", work.spark
     with ExitStack() as stack:
         with follow_tasks(work.progress, spark, text, intake.num_bytes // 10**6, "MB"):
             search = prepare_search(config, work.progress.phase)
-            found = open_intake(spark, config.sources, intake, config.rules, search)
+            found = open_intake(spark, config.sources, intake, config.rules, search, config.contamination)
             facts = (corpus := stack.enter_context(found)).facts
         work.progress.phase("writing quarantine")
-        with QUARANTINE.hold(corpus.quarantine(), config.quarantine) as quarantine:
-            intake.write(QUARANTINE, quarantine, config.quarantine, facts)
-            limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
-            require_few_quarantined(facts, quarantine.rows, num_files=intake.whole.num_files, **limits)
-        if config.rules.are_measured:
-            work.progress.phase("writing signals")
-            with SIGNALS.hold(corpus.signals(), config.signals) as signals:
-                intake.write(SIGNALS, signals, config.signals, facts)
+        broken = intake.write(QUARANTINE, corpus.quarantine(), config.quarantine, facts)
+        rows = QUARANTINE.read(spark, config.quarantine, broken.version)
+        limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
+        require_few_quarantined(facts, rows, num_files=intake.whole.num_files, **limits)
+        if config.measured or config.decontamination.enabled:
+            work.progress.phase("writing what was measured")
+            write_measured(config, corpus, intake)
         write_evidence(corpus.near_duplicates, search, intake.fingerprint)
         write_ledger(spark, intake, config.sources, config.ledger, facts)
         with follow_tasks(work.progress, spark, "writing documents", corpus.read["documents"], "documents"):

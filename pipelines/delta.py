@@ -127,7 +127,7 @@ class Table:
 
     def extend(
         self,
-        rows: HeldRows,
+        rows: DataFrame | HeldRows,
         path: str,
         *,
         base: str,
@@ -141,8 +141,8 @@ class Table:
         Digest and number of rows of the commit are those of the whole table, as if an `overwrite` had written
         it. No key of the rows may be in the table: keys are not compared. If the newest commit is another
         one than `base` (a run was killed, and the next one has other inputs), all rows are written again:
-        those of `base` and the new ones. Raises LookupError if no commit that records totals carries `base`,
-        RuntimeError if another writer changes the rows meanwhile.
+        those of `base` and the new ones. Raises ContractError as `overwrite` does, LookupError if no commit
+        that records totals carries `base`, RuntimeError if another writer changes the rows meanwhile.
         """
         log = open_log(path)
         earlier = log.pin(made_from=base) if log else None
@@ -155,17 +155,23 @@ class Table:
         if newest != earlier:
             if replaced is not None:
                 raise self._disturbed(path)
-            both = self.read(rows.spark, path, earlier.version).unionByName(rows.rows)
+            new = rows.rows if isinstance(rows, HeldRows) else rows
+            both = self.read(new.sparkSession, path, earlier.version).unionByName(new)
             return self.overwrite(both, path, fingerprint=fingerprint, facts=facts)
-        if replaced is not None and not set(replaced.shards) <= set(log.list_shards()):
-            raise self._disturbed(path)  # another program has written the same rows to other files
-        change = extend_totals(Totals.decode(recorded), rows.totals, replaced)
-        self._commit(rows, path, log, change, made_from=fingerprint, facts=facts)
-        before, log = log.version, open_log(path)
-        _note_commits(rows, log, after=before)
-        written = log.pin() if log else None
-        if written is not None and written.fingerprint == fingerprint:
-            return written
+        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, path) as held:
+            change = extend_totals(Totals.decode(recorded), held.totals, replaced)
+            before = log.version
+            for _ in range(WRITE_ATTEMPTS):
+                if change.removed and not set(change.removed) <= set(log.list_shards()):
+                    break  # another program has written the same rows to other files
+                self._commit(held, path, log, change, made_from=fingerprint, facts=facts)
+                log = open_log(path)
+                _note_commits(held, log, after=before)
+                written = log.pin() if log else None
+                if written is not None and written.fingerprint == fingerprint:
+                    return written
+                if log is None or written != earlier:
+                    break
         raise self._disturbed(path)
 
     def append(self, rows: DataFrame, path: str, *, fingerprint: str, facts: Mapping[str, Any]) -> Pin:

@@ -44,6 +44,7 @@ MIN_FREE_BYTES = 5_000_000_000
 MAX_CLOCK_SECONDS = 60.0
 """S3 refuses requests that are 15 minutes off, Kerberos 5; leases are stale after minutes."""
 HOLD_SECONDS = 0.7
+NOT_EXAMINED = "not examined: another executor failed"
 WAIT_SECONDS = 10.0
 
 
@@ -238,7 +239,7 @@ def _blame(error: Exception, known: dict[str, str]) -> list[ExecutorReport]:
     problem = f"its Python cannot run tasks: {reason}; remedy: {remedy}"
     failed = ExecutorReport(executor=where[2], host=where[1], problems=[problem])
     others = [
-        ExecutorReport(executor=name, host=host, problems=["not examined: another executor failed"])
+        ExecutorReport(executor=name, host=host, problems=[NOT_EXAMINED])
         for name, host in known.items()
         if name != where[2]
     ]

@@ -25,7 +25,7 @@ DOCUMENTS = Table(
            drop_reason  STRING          COMMENT 'first rule failed; null = kept',
            split        STRING NOT NULL COMMENT 'train, validation or test; set for dropped rows too',
            file         STRING NOT NULL COMMENT 'file, relative to the root of the source',
-           offset       BIGINT NOT NULL COMMENT 'byte of the decompressed file; Parquet, Delta: row; WARC: byte of the stored file'""",
+           offset       BIGINT NOT NULL COMMENT 'decompressed byte; WARC: stored byte; Parquet/Delta: row'""",
 )
 
 SIGNALS = Table(
@@ -101,7 +101,7 @@ QUARANTINE = Table(
     checks={"position": "offset >= 0 AND (line IS NULL OR line >= 1)"},
     ddl="""source STRING NOT NULL COMMENT 'name of the source in the configuration',
            file   STRING NOT NULL COMMENT 'file, relative to the root of the source',
-           offset BIGINT NOT NULL COMMENT 'byte of the decompressed file; Parquet, Delta: row; WARC: byte of the stored file',
+           offset BIGINT NOT NULL COMMENT 'decompressed byte; WARC: stored byte; Parquet/Delta: row',
            line   BIGINT          COMMENT 'line on which the record starts, from 1; null = no lines',
            reason STRING NOT NULL COMMENT 'why it is no document, as kind: detail',
            raw    BINARY          COMMENT 'first 64 KiB of the record; Parquet: its mapped fields as JSON'""",
@@ -161,6 +161,32 @@ NEAR_DUPLICATES = Table(
            duplicate_of STRING COMMENT 'doc_id of the survivor that removes it; null = it survives',
            jaccard      DOUBLE COMMENT 'exact, against duplicate_of; null = it survives',
            num_buckets  INT    COMMENT 'buckets shared with duplicate_of; null = it survives'""",
+)
+
+CONTAMINATION = Table(
+    name="contamination",
+    row="what one document has of one record of an evaluation set",
+    key=("doc_id", "evaluation_set", "record"),
+    checks={"ngrams": "num_ngrams >= 1"},
+    ddl="""doc_id         STRING NOT NULL COMMENT 'document; also one that another rule drops',
+           source         STRING NOT NULL COMMENT 'name of the source in the configuration',
+           split          STRING NOT NULL COMMENT 'train or validation',
+           evaluation_set STRING NOT NULL COMMENT 'name in the configuration',
+           record         STRING NOT NULL COMMENT 'key, else FILE:OFFSET; the first of its set with the hits',
+           num_ngrams     INT    NOT NULL COMMENT 'hits; of a record shorter than an n-gram: occurrences',
+           excerpt        STRING NOT NULL COMMENT 'the first hit, NFKC without case, at most 200 characters',
+           exceeds        BOOLEAN NOT NULL COMMENT 'whether the document has more hits than it may'""",
+)
+
+WORD_MATCHES = Table(
+    name="word_matches",
+    row="one document with a match of one word list; the words themselves are nowhere",
+    key=("doc_id", "word_list"),
+    checks={"matches": "num_matches >= 1", "range": "fraction > 0 AND fraction <= 1"},
+    ddl="""doc_id      STRING NOT NULL COMMENT 'document; also one that another rule drops',
+           word_list   STRING NOT NULL COMMENT 'name in the configuration',
+           num_matches INT    NOT NULL COMMENT 'matches that do not overlap',
+           fraction    DOUBLE NOT NULL COMMENT 'words in matches, of all; a Chinese character is one'""",
 )
 
 SEQUENCES = Table(

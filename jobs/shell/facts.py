@@ -22,6 +22,13 @@ def display_documents(pin: "Pin") -> dict[str, str]:
             f"{near['clusters']:,} clusters; {near['pairs']:,} pairs shared a bucket, {near['near_pairs']:,} "
             "of them are near duplicates"
         )
+    if "contamination" in facts:
+        hits = (
+            f"{name} {of_set['documents']:,} documents with {of_set['records_hit']:,} of "
+            f"{of_set['records']:,} records"
+            for name, of_set in facts["contamination"].items()
+        )
+        shown["contaminated"] = "; ".join(hits)
     return shown
 
 

@@ -44,7 +44,7 @@ def plan_files(config: IntakeSection, revision: int, outputs: Sequence[str]) -> 
     def identify(files: str) -> str:
         return fingerprint("corpus", revision, settings, parts, files)
 
-    manifest = list_sources(require_sources(config.sources))
+    manifest = config.add_screens(list_sources(require_sources(config.sources)))
     intake = plan_intake(manifest, config.sources, config, identify)
     planned = plan_tables(intake.fingerprint, outputs, display_documents, inputs=intake)
     return replace(planned, why=intake.why) if intake.why and not planned.up_to_date else planned

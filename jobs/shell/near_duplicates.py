@@ -1,17 +1,27 @@
-"""The keys of stage 1 that concern rules and near duplicates, and what they mean for its plan."""
+"""The keys of stage 1 that concern rules, contamination and near duplicates, and its plan."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.shell.settings import Section, TablePlace
+from pipelines.corpus import decontamination
+from pipelines.corpus.decontamination import Decontamination
 from pipelines.corpus.neardup.presets import NearDuplicates, name_inputs
 from pipelines.corpus.rules import Rules
 
+if TYPE_CHECKING:
+    from pipelines.corpus.build import Corpus
+    from pipelines.corpus.intake import Intake
+    from pipelines.corpus.manifest import Manifest
+
 
 class SearchSection(Section):
-    """A section with rules and a search for near duplicates."""
+    """A section with rules, evaluation sets and a search for near duplicates."""
 
     rules: Rules
     signals: TablePlace
+    word_matches: TablePlace
+    decontamination: Decontamination
+    contamination: TablePlace
     near_duplicates: NearDuplicates
     duplicates: TablePlace
     signatures: TablePlace
@@ -19,14 +29,38 @@ class SearchSection(Section):
 
     @property
     def measured(self) -> list[str]:
-        """The table of signals, if a rule needs them."""
-        return [self.signals] if self.rules.are_measured else []
+        """The tables of what the rules look at, if there are such rules."""
+        signals = [self.signals] if self.rules.are_measured else []
+        return [*signals, *([self.word_matches] if self.rules.word_lists else [])]
 
     @property
     def evidence(self) -> list[str]:
-        """The table of evidence, if there is a search."""
-        return [self.duplicates] if self.near_duplicates.enabled else []
+        """The tables of evidence, of what is looked for."""
+        hits = [self.contamination] if self.decontamination.enabled else []
+        return [*hits, *([self.duplicates] if self.near_duplicates.enabled else [])]
 
     def name_search(self) -> dict[str, Any]:
-        """What the documents depend on because of the search; see `name_inputs`."""
-        return name_inputs(self.near_duplicates, self.rules.drop_duplicates_from)
+        """What the documents depend on because of the searches; see the two functions `name_inputs`."""
+        own = self.model_dump(mode="json", include={"decontamination"})["decontamination"]
+        hits = decontamination.name_inputs(own)
+        return hits | name_inputs(self.near_duplicates, self.rules.drop_duplicates_from)
+
+    def add_screens(self, manifest: "Manifest") -> "Manifest":
+        """The manifest with the word lists and evaluation sets; see `screens.add_screens`."""
+        from pipelines.corpus.screens import add_screens
+
+        return add_screens(manifest, self.rules.word_lists, self.decontamination)
+
+
+def write_measured(config: SearchSection, corpus: "Corpus", intake: "Intake") -> None:
+    """Write the tables of what the rules look at, and of what the texts have of evaluation sets; those that
+    the configuration asks for."""
+    from pipelines.tables import CONTAMINATION, SIGNALS, WORD_MATCHES
+
+    facts = corpus.facts
+    if config.rules.are_measured:
+        intake.write(SIGNALS, corpus.signals(), config.signals, facts)
+    if config.rules.word_lists:
+        intake.write(WORD_MATCHES, corpus.word_matches(), config.word_matches, facts)
+    if config.decontamination.enabled:
+        intake.write(CONTAMINATION, corpus.contamination(), config.contamination, facts)

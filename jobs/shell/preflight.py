@@ -177,14 +177,15 @@ def require_packages(spark: "SparkSession", packages: Sequence[str], warn: Calla
 
     Other findings, such as a full disk, are given to `warn`.
     """
-    from pipelines.executors import check_executors, find_problems
+    from pipelines.executors import NOT_EXAMINED, check_executors, find_problems
     from pipelines.probe import read_versions
 
     expected = read_versions(packages)
     faults = []
     for report in check_executors(spark):
         if not report.facts:
-            faults += [f"{report.host}: {problem}" for problem in report.problems]
+            problems = [problem for problem in report.problems if problem != NOT_EXAMINED]
+            faults += [f"{report.host}: {problem}" for problem in problems]
             continue
         # Only packages, and whether our code is there at all: a zip of --py-files has no digest of its files.
         here = {"packages": expected, "code": report.facts["code"]}

@@ -34,11 +34,12 @@ def show_what_if(config: Any, changes: Sequence[str]) -> None:
     _require_tables(config)
     rules = config.rules.change(dict(map(_parse, changes)))
     from pipelines.corpus.what_if import compare_rules
-    from pipelines.tables import DOCUMENTS, SIGNALS
+    from pipelines.tables import DOCUMENTS, SIGNALS, WORD_MATCHES
 
     spark = session("distributary what-if", config.spark)
     documents, signals = DOCUMENTS.read(spark, config.documents), SIGNALS.read(spark, config.signals)
-    display_comparison(compare_rules(documents, signals, config.rules, rules))
+    matches = WORD_MATCHES.read(spark, config.word_matches) if config.rules.word_lists else None
+    display_comparison(compare_rules(documents, signals, config.rules, rules, matches))
 
 
 def display_comparison(outcomes: "Sequence[Outcome]") -> None:
@@ -67,8 +68,10 @@ def _require_tables(config: Any) -> None:
 
     if not config.rules.presets:
         raise ValueError("--what-if needs rules: name some in corpus.rules.presets and run corpus")
-    documents, signals = pin(config.documents), pin(config.signals)
-    if documents is None or signals is None or documents.fingerprint != signals.fingerprint:
-        raise ValueError(
-            f"{config.signals} was not made together with {config.documents}; run: distributary corpus"
-        )
+    documents = pin(config.documents)
+    for place in config.measured:
+        measured = pin(place)
+        if documents is None or measured is None or documents.fingerprint != measured.fingerprint:
+            raise ValueError(
+                f"{place} was not made together with {config.documents}; run: distributary corpus"
+            )

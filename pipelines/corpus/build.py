@@ -1,7 +1,7 @@
 """Sources -> documents and quarantine, and the counts that prove that no record was lost.
 
-1. Read positions: ids, sizes and faults of all records (`read_positions`), kept on the executors. Slices of
-   gzip files get their exact places (`settle`).
+1. Read positions: ids, sizes and faults of all records (`read_positions`), and what is measured of their
+   texts, kept on the executors. Slices of gzip files get their exact places (`settle`).
 2. Find copies and repeated keys among the positions (`dedup.py`): labels of single records.
 3. If asked for, find near duplicates among the rest (`neardup/`).
 4. Count what documents and quarantine must hold, so that a wrong mapping fails before documents are written.
@@ -13,7 +13,7 @@ Cost: two passes over the files; about 60 bytes a record are shuffled, twice tha
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -31,6 +31,7 @@ from pipelines.corpus.dedup import (
     leave_out_copies,
     leave_out_repeated_keys,
 )
+from pipelines.corpus.evidence import count_contamination, list_contamination, list_word_matches
 from pipelines.corpus.increment import (
     Earlier,
     Relabelled,
@@ -43,14 +44,15 @@ from pipelines.corpus.increment import (
     select_keys,
 )
 from pipelines.corpus.manifest import Manifest
-from pipelines.corpus.measure import MEASURES
+from pipelines.corpus.measure import MEASURES, prepare_measuring
 from pipelines.corpus.neardup.find import Found, Search, find_near_duplicates
 from pipelines.corpus.neardup.stored import Work
-from pipelines.corpus.quality import label_quality, label_rules
+from pipelines.corpus.quality import label_contamination, label_quality, label_rules
 from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated, read_texts
 from pipelines.corpus.readers.settle import settle
 from pipelines.corpus.readers.slices import LABELS, Slices, choose_slice_bytes, cut_files
 from pipelines.corpus.rules import Rules
+from pipelines.corpus.screens import Screens
 from pipelines.corpus.signals.names import SIGNALS as SIGNAL_NAMES
 from pipelines.corpus.source import Source, check_names
 from pipelines.corpus.split import label_splits
@@ -81,7 +83,7 @@ class Corpus:
     """Positions with first_file and first_offset; None = there are none."""
     facts: dict[str, Any]
     """Records, documents, quarantine by kind, kept by split, dropped by reason, each source; edits by
-    step if a source asks for cleaning."""
+    step if a source asks for cleaning; contamination by evaluation set if there is one."""
     checksum: int
     """Xor over ids and content hashes of the documents."""
     read: dict[str, Any]
@@ -90,6 +92,8 @@ class Corpus:
     """Earlier documents whose labels the new ones change."""
     near_duplicates: Found | None = None
     """None = they were not looked for."""
+    screens: Screens = field(default_factory=Screens)
+    """What the texts were compared with."""
 
     @property
     def replaced(self) -> Replaced | None:
@@ -116,6 +120,14 @@ class Corpus:
         )
         return self.documents.select("doc_id", "language", "language_score", *columns)
 
+    def contamination(self) -> DataFrame:
+        """Rows of CONTAMINATION."""
+        return list_contamination(self.documents, self.screens.decontamination)
+
+    def word_matches(self) -> DataFrame:
+        """Rows of WORD_MATCHES. Needs a word list in the rules."""
+        return list_word_matches(self.documents, self.rules.word_lists, self.rules.signals)
+
     @contextmanager
     def hold_documents(self, path: str) -> Iterator[HeldRows]:
         """Rows of DOCUMENTS for the table at `path`, computed by reading the files again, and earlier rows
@@ -123,7 +135,8 @@ class Corpus:
 
         Raises ContractError if they are not those that were counted: files changed meanwhile.
         """
-        failed = self.documents.where("failed_rule IS NOT NULL") if self.rules.are_measured else None
+        may_fail = self.rules.read_texts or self.screens.decontamination.drops
+        failed = self.documents.where("failed_rule IS NOT NULL") if may_fail else None
         labels = [_select_labels(rows) for rows in (self.copies, self.repeated, failed) if rows is not None]
         both = reduce(DataFrame.unionByName, labels) if labels else None
         rows = read_documents(self.positions.sparkSession, self.sources, self.slices, both)
@@ -159,12 +172,14 @@ def open_corpus(
     The result depends only on the records, not on their order or on how the files are cut.
     """
     check_names(sources)
+    measuring, screens = prepare_measuring(rules, manifest), manifest.screens or Screens()
     slices = cut_files(manifest, sources, choose_slice_bytes(manifest, count_slots(spark)))
     with ExitStack() as stack:
 
         def read(part: Slices) -> DataFrame:
-            found = read_positions(spark, sources, part, rules)
-            return found.transform(label_splits, sources).transform(label_rules, rules)
+            found = read_positions(spark, sources, part, measuring).transform(label_splits, sources)
+            labelled = found.transform(label_rules, rules)
+            return labelled.transform(label_contamination, screens.decontamination)
 
         positions = stack.enter_context(persisted(read(slices)))
         positions, slices = stack.enter_context(settle(positions, slices, read))
@@ -196,10 +211,14 @@ def open_corpus(
         facts, checksum = count_records(positions, documents, copies, repeated, rules)
         if any(source.cleaning != Cleaning() for source in sources):
             facts["edits"] = count_edits(documents)
-        for name, version in manifest.versions.items():
-            if name in facts["sources"]:
-                facts["sources"][name]["version"] = version
+        if measuring.index is not None:
+            hits = list_contamination(documents, screens.decontamination)
+            hits = hits if earlier is None else earlier.add_hits(hits)
+            facts["contamination"] = count_contamination(hits, measuring.index)
         total = facts if earlier is None else add_facts(earlier.pin.facts, facts, changed)
+        for name, version in manifest.versions.items():
+            if name in total["sources"]:
+                total["sources"][name]["version"] = version
         yield Corpus(
             sources=sources,
             rules=rules,
@@ -213,6 +232,7 @@ def open_corpus(
             read=facts,
             relabelled=relabelled,
             near_duplicates=near,
+            screens=screens,
         )
 
 

@@ -13,6 +13,7 @@ together with the other rows of their shards.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,15 +28,13 @@ from pipelines.corpus.rules import Rules
 from pipelines.delta import ContractError
 from pipelines.digest import aggregate_totals, collect_totals
 from pipelines.paths import spark_path
-from pipelines.pin import Pin, TableLog, open_log
-from pipelines.tables import DOCUMENTS
+from pipelines.pin import Pin, TableLog, open_log, pin
+from pipelines.tables import CONTAMINATION, DOCUMENTS
 
 _COLUMNS = (
     *("doc_id", "source", "file", "offset", "content_hash", "num_chars"),
     *("split", "duplicate_of", "drop_reason"),
 )
-_LATEST = ("version", "near_duplicates")
-"""Facts that are those of the last run, not a sum."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +46,12 @@ class Earlier:
     log: TableLog
     """Of the version that is read: the newest, because a maintenance that came after the pin has moved the
     same rows to other files."""
+    hits: DataFrame | None = None
+    """Rows of CONTAMINATION of the documents; None = there are no evaluation sets."""
+
+    def add_hits(self, hits: DataFrame) -> DataFrame:
+        """Rows of CONTAMINATION of the new documents, and those of the earlier ones."""
+        return hits if self.hits is None else self.hits.unionByName(hits)
 
     def read_rows(self) -> DataFrame:
         """The columns that decisions need, and shard, the name of the file of the row."""
@@ -58,15 +63,21 @@ class Earlier:
         return self.read_rows().join(values, values.columns[0], "left_semi")
 
 
-def open_earlier(spark: SparkSession, pinned: Pin) -> Earlier:
-    """The documents that were pinned. Raises RuntimeError if the table has other rows now."""
+def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> Earlier:
+    """The documents that were pinned, and what the table `contamination` has of them (empty = there is no
+    such table). Raises RuntimeError if the documents are other ones now."""
     log = open_log(pinned.path)
     if log is None or log.pin() != pinned:
         raise RuntimeError(
             f"documents at {pinned.path}: another writer changed the rows meanwhile; run the stage again "
             "when it is done"
         )
-    return Earlier(spark=spark, pin=pinned, log=log)
+    hits = None
+    if contamination:
+        found = pin(contamination, made_from=pinned.fingerprint)
+        assert found is not None, "plan_intake has found it"
+        hits = CONTAMINATION.read(spark, contamination, found.version)
+    return Earlier(spark=spark, pin=pinned, log=log, hits=hits)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,7 +192,8 @@ def add_facts(
     before: Mapping[str, Any], found: Mapping[str, Any], changed: DataFrame | None
 ) -> dict[str, Any]:
     """The facts of a full run: those of the earlier one, of the new files, and of the rows that changed."""
-    facts = _add(before, found)
+    # Contamination is counted over all documents: several may have the same record of a set.
+    facts = _add({name: fact for name, fact in before.items() if name != "contamination"}, found)
     if changed is not None:
         moves = changed.groupBy("split", "old_drop_reason", "new_drop_reason").count().collect()
         for move in moves:
@@ -199,12 +211,10 @@ def _count(facts: dict[str, Any], split: str, reason: str | None, number: int) -
 
 def _add(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """Sums of the numbers that both have under the same names, at any depth."""
-    both = dict(before)
+    both = deepcopy(dict(before))
     for name, value in found.items():
-        if isinstance(value, Mapping) and name not in _LATEST:
+        if isinstance(value, Mapping):
             both[name] = _add(before.get(name, {}), value)
-        elif isinstance(value, int) and name not in _LATEST:
-            both[name] = before.get(name, 0) + value
         else:
-            both[name] = value
+            both[name] = before.get(name, 0) + value
     return both

@@ -14,11 +14,14 @@ from pipelines.arrow_rows import read_arrow
 from pipelines.corpus.ledger import ENTRIES, Changes, compare_files, restore_manifest
 from pipelines.corpus.manifest import Manifest, make_manifest
 from pipelines.corpus.neardup.presets import NearDuplicates
+from pipelines.corpus.screens import apply_screens
 from pipelines.corpus.source import ChangedFiles, Source
 from pipelines.paths import is_table_name
 from pipelines.pin import Pin, open_log, pin
 
 if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
     from pipelines.change import Replaced
     from pipelines.delta import Table
     from pipelines.held import HeldRows
@@ -35,6 +38,8 @@ class IntakePlaces(Protocol):
     def quarantine(self) -> str: ...
     @property
     def measured(self) -> list[str]: ...
+    @property
+    def evidence(self) -> list[str]: ...
     @property
     def near_duplicates(self) -> NearDuplicates: ...
     @property
@@ -70,7 +75,7 @@ class Intake:
     def write(
         self,
         table: "Table",
-        rows: "HeldRows",
+        rows: "DataFrame | HeldRows",
         path: str,
         facts: Mapping[str, Any],
         replaced: "Replaced | None" = None,
@@ -111,9 +116,10 @@ def plan_intake(
     if earlier is None or not earlier.fingerprint or earlier.fingerprint == full.fingerprint:
         return full
     entries = _read_entries(places.ledger, earlier.fingerprint)
-    before = None if entries is None else restore_manifest(entries, sources)
-    if before is None:
+    files = None if entries is None else restore_manifest(entries, sources)
+    if files is None:
         return full
+    before = apply_screens(files, manifest.screens)
     changes = compare_files(before, manifest, sources)
     if identify(before.digest) != earlier.fingerprint:
         if places.changed_files == "keep" and not changes.keep_documents:
@@ -149,15 +155,19 @@ def _add_files(
     identify: Callable[[str], str],
 ) -> Intake:
     """The new files on top of the documents of the files of before."""
-    versions = full.whole.versions
-    whole = make_manifest(pa.concat_tables([before.files, changes.new]), sources, versions)
+    now = full.whole
+
+    def make(files: pa.Table) -> Manifest:
+        return apply_screens(make_manifest(files, sources, now.versions), now.screens)
+
+    whole = make(pa.concat_tables([before.files, changes.new]))
     number = changes.new.num_rows
     kept = "" if changes.keep_documents else f"; {changes.describe()}: their documents are kept"
     files = f"{number:,} new {'file' if number == 1 else 'files'}"
     return Intake(
         fingerprint=identify(whole.digest),
         whole=whole,
-        part=make_manifest(changes.new, sources, versions),
+        part=make(changes.new),
         earlier=earlier,
         why=f"{files} since documents version {earlier.version}{kept}",
         fallback=full if changes.keep_documents else None,
@@ -168,7 +178,7 @@ def _find_obstacle(places: IntakePlaces, earlier: Pin) -> str:
     """Why rows cannot be added to the tables, whatever the files are; empty if they can."""
     if places.near_duplicates.enabled:
         return "all files are read, because near duplicates are looked for among all documents"
-    tables = [places.quarantine, *places.measured, places.documents]
+    tables = [places.quarantine, *places.measured, *places.evidence, places.documents]
     if named := [place for place in tables if is_table_name(place)]:
         return f"all files are read, because {named[0]} belongs to a catalog, and only paths are extended"
     for place in tables:

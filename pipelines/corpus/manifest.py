@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +16,9 @@ import pyarrow.compute as pc
 from pipelines.corpus.listing import list_files, pin_options
 from pipelines.corpus.readers.format import SourceFile
 from pipelines.corpus.source import Source
+
+if TYPE_CHECKING:
+    from pipelines.corpus.screens import Screens
 
 _SCHEMA = pa.schema(
     [
@@ -35,11 +39,13 @@ class Manifest:
     files: pa.Table
     """Columns: source (its number), path, file (name below the root of the source), size, modified_ns."""
     digest: str
-    """Of the names, sizes and times."""
+    """Of the names, sizes and times; with screens, of what these are, too."""
     num_files: dict[str, int]
     """By source."""
     versions: dict[str, int] = field(default_factory=dict)
     """Of the sources that are tables: the version that the files belong to."""
+    screens: "Screens | None" = None
+    """What the texts are compared with; None = nothing."""
 
     @property
     def num_bytes(self) -> int:

@@ -1,20 +1,66 @@
-"""Signals of the texts that a task reads, computed in batches beside their positions.
+"""What is measured of the texts that a task reads, computed in batches beside their positions: signals, words
+of lists, languages and n-grams of evaluation sets.
 
 Texts are measured in the first reading, where they are in memory anyway; only the numbers travel. So a rule
 that a document fails is known before documents are written, and no text is measured twice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipelines.corpus.language import identify_language
+from pipelines.corpus.manifest import Manifest
+from pipelines.corpus.matching.contamination import find_contamination
+from pipelines.corpus.matching.evaluation import Index
+from pipelines.corpus.matching.words import Words, count_words
 from pipelines.corpus.readers.mapping import Columns, Mapper
+from pipelines.corpus.rules import Rules
 from pipelines.corpus.signals.table import compute_signals
 
-MEASURES = "signals ARRAY<DOUBLE>, language STRING, language_score DOUBLE, edits MAP<STRING, INT>"
-"""The signals that were asked for, in their order, the language, and what cleaning changed."""
+MEASURES = """signals ARRAY<DOUBLE>, language STRING, language_score DOUBLE, edits MAP<STRING, INT>,
+              hits ARRAY<STRUCT<evaluation_set: STRING, record: STRING, num_ngrams: INT, excerpt: STRING>>,
+              exceeds BOOLEAN"""
+"""The signals that were asked for, in their order; the language; what cleaning changed; what the text has of
+evaluation sets, and whether that is more than a kept document may have."""
 _MAX_CHARS, _MAX_ROWS = 2**20, 4_096
 """Texts that wait to be measured together; a batch ends with the text that reaches a limit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measuring:
+    """What is measured of a text. It travels to every task."""
+
+    signals: tuple[str, ...] = ()
+    """Of presets."""
+    words: tuple[Words, ...] = ()
+    index: Index | None = None
+    """Of evaluation sets; None = there are none."""
+    with_language: bool = False
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether many texts at once cost less."""
+        return bool(self.signals or self.words or self.index)
+
+
+def prepare_measuring(rules: Rules, manifest: Manifest) -> Measuring:
+    """What the rules and the screens of the manifest ask. Reads the evaluation sets.
+
+    Raises ValueError if the words of the rules were not read, and errors as in `read_records`.
+    """
+    screens = manifest.screens
+    words = screens.words if screens else ()
+    if [each.name for each in rules.word_lists] != [each.name for each in words]:
+        raise ValueError(
+            "the word lists of the rules were not read; give the manifest to screens.add_screens"
+        )
+    return Measuring(
+        signals=rules.preset_signals,
+        words=words,
+        index=screens.open_index() if screens else None,
+        with_language=rules.need_languages,
+    )
 
 
 class Measurable(NamedTuple):
@@ -45,27 +91,49 @@ class TextKeeper:
         return Measurable(num_bytes, row, *((columns.text, columns.edits) if columns else ()))
 
 
-def attach_signals(
-    rows: Iterator[Measurable], asked: Sequence[str], *, with_language: bool
-) -> Iterator[tuple[int, tuple]]:
+def attach_measures(rows: Iterator[Measurable], measuring: Measuring) -> Iterator[tuple[int, tuple]]:
     """(bytes, row + the columns of MEASURES), in order; null where there is no text, or nothing was asked."""
-    waiting, num_chars = list[Measurable](), 0
+    waiting, num_chars, in_batches = list[Measurable](), 0, measuring.in_batches
+    any_asked = in_batches or measuring.with_language
     for row in rows:
         waiting.append(row)
         num_chars += len(row.text or "")
-        if not asked or num_chars >= _MAX_CHARS or len(waiting) >= _MAX_ROWS:
-            yield from _attach(waiting, asked, with_language)
+        if not in_batches or num_chars >= _MAX_CHARS or len(waiting) >= _MAX_ROWS:
+            yield from _attach(waiting, measuring) if any_asked else map(_fill, waiting)
             waiting, num_chars = [], 0
-    yield from _attach(waiting, asked, with_language)
+    yield from _attach(waiting, measuring)
 
 
-def _attach(
-    waiting: Sequence[Measurable], asked: Sequence[str], with_language: bool
-) -> Iterator[tuple[int, tuple]]:
-    texts = [each.text for each in waiting if each.text is not None] if asked else []
-    measured = iter(compute_signals(texts, asked).tolist() if texts else ())
+def _attach(waiting: Sequence[Measurable], measuring: Measuring) -> Iterator[tuple[int, tuple]]:
+    texts = [each.text for each in waiting if each.text is not None]
+    found = [identify_language(text) if measuring.with_language and text else None for text in texts]
+    languages = [(each or (None, None)) for each in found]
+    signals = _measure(texts, [language for language, _ in languages], measuring)
+    hits = find_contamination(texts, measuring.index) if measuring.index else [None] * len(texts)
+    measured = zip(signals, languages, hits, strict=True)
     for each in waiting:
-        signals = next(measured) if asked and each.text is not None else None
-        language = identify_language(each.text) if with_language and each.text else None
-        edits = list(each.edits.items()) if each.edits else None
-        yield each.num_bytes, (*each.row, signals, *(language or (None, None)), edits)
+        if each.text is None:
+            yield _fill(each)
+        else:
+            of_text, language, found_hits = next(measured)
+            edits = list(each.edits.items()) if each.edits else None
+            yield each.num_bytes, (*each.row, of_text, *language, edits, *(found_hits or (None, None)))
+
+
+def _fill(each: Measurable) -> tuple[int, tuple]:
+    """A row of which nothing was measured."""
+    edits = list(each.edits.items()) if each.edits else None
+    return each.num_bytes, (*each.row, None, None, None, edits, None, None)
+
+
+def _measure(
+    texts: Sequence[str], languages: Sequence[str | None], measuring: Measuring
+) -> Sequence[list[float | None] | None]:
+    """The signals of presets and of word lists, by text; None = nothing was asked."""
+    if not texts or not (measuring.signals or measuring.words):
+        return [None] * len(texts)
+    signals = compute_signals(texts, measuring.signals).tolist() if measuring.signals else [[] for _ in texts]
+    if measuring.words:
+        counted = count_words(texts, languages, measuring.words)
+        signals = [[*one, *other] for one, other in zip(signals, counted, strict=True)]
+    return signals

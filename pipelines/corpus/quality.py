@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.corpus.decontamination import CONTAMINATED, Decontamination
 from pipelines.corpus.rules import Rules
 
 
@@ -21,7 +22,8 @@ def label_quality(documents: DataFrame, rules: Rules) -> DataFrame:
 
 
 def find_drop_reason(rules: Rules, failed_rule: Column) -> Column:
-    """The first rule that a row fails: its size, then a rule of a preset, then being a copy; null = kept.
+    """The first rule that a row fails: its size, then failed_rule (contamination, language, a preset, a word
+    list), then being a copy; null = kept.
 
     A text too short to measure says so instead of failing some preset. Copies come last: they share all
     signals with the document that they copy, so it is dropped with them.
@@ -36,8 +38,8 @@ def find_drop_reason(rules: Rules, failed_rule: Column) -> Column:
 
 
 def find_failed_rule(rules: Rules, signals: Mapping[str, Column]) -> Column:
-    """`language`, or the name of the first rule of the presets that the signals break; null = none, also
-    where a signal is null (no text). `signals` has language and language_score, too."""
+    """`language`, or the name of the first rule of the presets and word lists that the signals break; null =
+    none, also where a signal is null (no text). `signals` has language and language_score, too."""
     failed = [
         F.when(
             signals[limit.signal] < limit.threshold
@@ -54,13 +56,26 @@ def find_failed_rule(rules: Rules, signals: Mapping[str, Column]) -> Column:
 
 
 def label_rules(positions: DataFrame, rules: Rules) -> DataFrame:
-    """Set failed_rule to the first rule of the presets that a position fails; null = none.
+    """Set failed_rule to the first rule of the presets and word lists that a position fails; null = none.
 
     Needs signals, the array of `rules.signals`, language and language_score.
     """
     signals = {name: F.col("signals")[place] for place, name in enumerate(rules.signals)}
     signals |= {name: F.col(name) for name in ("language", "language_score")}
     return positions.withColumn("failed_rule", find_failed_rule(rules, signals))
+
+
+def label_contamination(positions: DataFrame, settings: Decontamination) -> DataFrame:
+    """Set failed_rule to contaminated where a position has more of the evaluation sets than it may.
+
+    It goes before the rules that the position fails: then every contaminated document says so, and stays
+    dropped whatever the other limits are. Needs exceeds, split and failed_rule.
+    """
+    if not settings.drops:
+        return positions
+    is_dropped = F.col("exceeds") & F.col("split").isin(*settings.drop_from)
+    reason = F.when(is_dropped, F.lit(CONTAMINATED)).otherwise(F.col("failed_rule"))
+    return positions.withColumn("failed_rule", reason)
 
 
 def empty(num_chars: Column) -> Column:

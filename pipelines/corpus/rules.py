@@ -1,15 +1,14 @@
 """Limits of a document that is kept. `quality.py` makes labels of them; this module imports no Spark."""
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.corpus.presets import Limit, choose_limits
 from pipelines.corpus.source import SPLITS
+from pipelines.corpus.word_list import PREFIX, WordList, check_languages, check_thresholds, choose_word_limits
 
-_OPTIONAL = ("languages", "presets", "thresholds")
+_OPTIONAL = ("languages", "presets", "thresholds", "word_lists")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +27,8 @@ class Rules:
     """Published rules by name, see `presets.py`; the first that a document fails is its reason."""
     thresholds: dict[str, float | None] = field(default_factory=dict)
     """Rule of a preset, PRESET/min_SIGNAL or PRESET/max_SIGNAL -> another limit; None = the rule is off."""
+    word_lists: tuple[WordList, ...] = ()
+    """Words that are counted, and how many a kept document may have. Their limits come after the presets."""
 
     def __post_init__(self) -> None:
         if self.min_chars < 0:
@@ -36,29 +37,48 @@ class Rules:
             raise ValueError(
                 f"drop_duplicates_from must be among {', '.join(SPLITS)}, got {', '.join(unknown)}"
             )
-        for rule, threshold in self.thresholds.items():
-            if threshold is not None and not math.isfinite(threshold):
-                raise ValueError(f"thresholds.{rule} must be a finite number or null, got {threshold}")
-        choose_limits(self.presets, self.thresholds)
-        if wrong := [name for name in self.languages if not re.fullmatch(r"[a-z]{2,3}(-Han[st])?", name)]:
-            raise ValueError(f"languages are ISO 639 codes, such as en or zh-Hans; got {', '.join(wrong)}")
+        check_thresholds(self.thresholds)
+        self._choose_limits()
+        check_languages("languages", self.languages)
         if not 0 <= self.min_language_score <= 1:
             raise ValueError(f"min_language_score must be between 0 and 1, got {self.min_language_score}")
 
     @property
     def are_measured(self) -> bool:
-        """Whether a rule looks at a signal or at the language, so that table `signals` is written."""
+        """Whether a rule looks at a published signal or the language, so that table `signals` is written."""
         return bool(self.presets or self.languages)
 
     @property
+    def need_languages(self) -> bool:
+        """Whether the language of each text is looked for."""
+        return bool(self.languages) or any(each.languages for each in self.word_lists)
+
+    @property
+    def read_texts(self) -> bool:
+        """Whether a rule looks at more than the size of a text."""
+        return self.are_measured or bool(self.word_lists)
+
+    @property
     def limits(self) -> tuple[Limit, ...]:
-        """The rules of the presets with their limits, in order."""
-        return choose_limits(self.presets, self.thresholds)
+        """The rules of the presets, then of the word lists, with their limits, in order."""
+        return self._choose_limits()
+
+    @property
+    def preset_signals(self) -> tuple[str, ...]:
+        """Signals that the presets look at, those of rules that are switched off too."""
+        return tuple(dict.fromkeys(limit.signal for limit in choose_limits(self.presets, {})))
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """Signals that the presets look at, those of rules that are switched off too."""
-        return tuple(dict.fromkeys(limit.signal for limit in choose_limits(self.presets, {})))
+        """Signals of the presets, then two of each word list."""
+        return (*self.preset_signals, *(name for each in self.word_lists for name in each.signals))
+
+    def _choose_limits(self) -> tuple[Limit, ...]:
+        changed: tuple[dict[str, float | None], dict[str, float | None]] = ({}, {})
+        for rule, threshold in self.thresholds.items():
+            changed[rule.startswith(PREFIX)][rule] = threshold
+        of_presets, of_words = changed
+        return (*choose_limits(self.presets, of_presets), *choose_word_limits(self.word_lists, of_words))
 
     def change(self, thresholds: dict[str, float | None]) -> "Rules":
         """These rules with other thresholds for some."""
@@ -66,10 +86,12 @@ class Rules:
 
 
 def leave_out_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a corpus for its fingerprint, without presets, thresholds and cleaning where none is set,
-    so that corpora made before there were such keys stay up to date. `settings` has `rules` and `sources`
-    as plain values."""
+    """Settings of a corpus for its fingerprint, without presets, thresholds, word lists and cleaning where
+    none is set, so that corpora made before there were such keys stay up to date; and without the places of
+    word lists, whose content counts. `settings` has `rules` and `sources` as plain values."""
     rules = {name: value for name, value in settings["rules"].items() if value or name not in _OPTIONAL}
+    if "word_lists" in rules:
+        rules["word_lists"] = [{**each, "path": None} for each in rules["word_lists"]]
     if "languages" not in rules:
         rules.pop("min_language_score", None)
     sources = [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
+from pipelines.corpus.decontamination import CONTAMINATED
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.quality import find_drop_reason, find_failed_rule
 from pipelines.corpus.rules import Rules
@@ -26,22 +27,34 @@ class Outcome:
     changed_chars: int = 0
 
 
-def compare_rules(documents: DataFrame, signals: DataFrame, rules: Rules, changed: Rules) -> list[Outcome]:
+def compare_rules(
+    documents: DataFrame,
+    signals: DataFrame,
+    rules: Rules,
+    changed: Rules,
+    word_matches: DataFrame | None = None,
+) -> list[Outcome]:
     """Documents and characters that are kept, and that each rule drops, now and with the changed rules.
 
-    What is kept comes first, then the rules by name. `documents` and `signals` are rows of the tables that
-    `rules` made. Raises ValueError if `changed` looks at a signal that was not measured.
+    What is kept comes first, then the rules by name. `documents`, `signals` and, if the rules have word
+    lists, `word_matches` are rows of the tables that `rules` made. Raises ValueError if `changed` looks at a
+    signal that was not measured.
     """
     if missing := sorted(set(changed.signals) - set(rules.signals)):
         raise ValueError(
             f"{', '.join(missing)} were not measured; add their preset to corpus.rules.presets and run corpus"
         )
-    columns = {name: F.col(name) for name in (*rules.signals, "language", "language_score")}
+    if word_matches is not None:
+        signals = signals.join(_spread_matches(word_matches, rules), "doc_id", "left")
+    columns = {name: F.col(f"`{name}`") for name in (*rules.signals, "language", "language_score")}
     # A near duplicate has duplicate_of too, but it is no copy. It stays one whatever the limits are: finding
     # other near duplicates would mean reading texts.
     near = F.when(F.col("drop_reason") == NEAR_DUPLICATE, F.lit(NEAR_DUPLICATE))
+    # Contamination does not depend on these limits, and goes before them (`label_contamination`).
+    contaminated = F.when(F.col("drop_reason") == CONTAMINATED, F.lit(CONTAMINATED))
     now, then = (
-        find_drop_reason(each, F.coalesce(find_failed_rule(each, columns), near)) for each in (rules, changed)
+        find_drop_reason(each, F.coalesce(contaminated, find_failed_rule(each, columns), near))
+        for each in (rules, changed)
     )
     sizes = documents.select("doc_id", "num_chars", "split", "duplicate_of", "drop_reason")
     decided = sizes.join(signals, "doc_id").select("num_chars", now.alias("now"), then.alias("then"))
@@ -49,6 +62,16 @@ def compare_rules(documents: DataFrame, signals: DataFrame, rules: Rules, change
         F.count("*").alias("num_documents"), F.sum("num_chars").alias("num_chars")
     )
     return _add_up(groups.collect())
+
+
+def _spread_matches(word_matches: DataFrame, rules: Rules) -> DataFrame:
+    """doc_id and the signals of each word list; null = no match, which breaks no limit."""
+    columns = []
+    for each in rules.word_lists:
+        for name, column in zip(each.signals, ("num_matches", "fraction"), strict=True):
+            found = F.when(F.col("word_list") == each.name, F.col(column).cast("double"))
+            columns.append(F.max(found).alias(name))
+    return word_matches.groupBy("doc_id").agg(*columns)
 
 
 def _add_up(groups: Iterable[Row]) -> list[Outcome]:

@@ -21,13 +21,23 @@ from pipelines.tables import LEDGER
 
 @contextmanager
 def open_intake(
-    spark: SparkSession, sources: Sequence[Source], intake: Intake, rules: Rules, search: Search | None = None
+    spark: SparkSession,
+    sources: Sequence[Source],
+    intake: Intake,
+    rules: Rules,
+    search: Search | None,
+    contamination: str,
 ) -> Iterator[Corpus]:
     """The corpus of the files to read, with the earlier documents if there are any; as `open_corpus`.
+    `contamination` is the table of that name; it is read if there are evaluation sets.
 
     Raises FullRunNeededError if the new files cannot be added to the earlier documents.
     """
-    earlier = None if intake.earlier is None else open_earlier(spark, intake.earlier)
+    earlier = None
+    if intake.earlier is not None:
+        screens = intake.part.screens
+        has_sets = screens is not None and screens.evaluation is not None
+        earlier = open_earlier(spark, intake.earlier, contamination if has_sets else "")
     with open_corpus(spark, sources, intake.part, rules, search, earlier) as corpus:
         yield corpus
 
@@ -42,5 +52,4 @@ def write_ledger(
     rows = spark.createDataFrame(entries.append_column("ingested_at", now))
     kinds = {column.name: column.dataType for column in LEDGER.schema}
     typed = rows.select(*(F.col(name).cast(kind) for name, kind in kinds.items()))
-    with LEDGER.hold(typed, path) as held:
-        intake.write(LEDGER, held, path, facts)
+    intake.write(LEDGER, typed, path, facts)

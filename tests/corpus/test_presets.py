@@ -225,6 +225,7 @@ def test_rules_without_presets_keep_their_fingerprint():
     before = {"rules": rules, "sources": [{"name": "s", "options": {}}]}
     off = {"mojibake": False, "control_characters": False, "white_space": False, "pii": []}
     unset = {"languages": [], "min_language_score": 0.65, "presets": [], "thresholds": {}}
+    unset |= {"word_lists": []}
     source = {"name": "s", "options": {}, "cleaning": off}
     assert leave_out_unset({"rules": {**rules, **unset}, "sources": [source]}) == before
     changes = [({"presets": ["fineweb"]}, {}), ({"languages": ["en"]}, {}), ({}, {"pii": ["ip"]})]

@@ -230,6 +230,22 @@ def test_executors_with_other_packages_are_named(monkeypatch):
     assert warned == []
 
 
+def test_executors_that_were_not_examined_have_no_fault(monkeypatch):
+    import pipelines.executors
+    from pipelines.executors import ExecutorReport, _blame
+
+    message = "Lost task 0.3 in stage 0.0 (TID 3) (node-9 executor 9): OSError: no Python"
+    reports = _blame(RuntimeError(message), {str(number): f"node-{number}" for number in range(10)})
+    assert [type(report) for report in reports] == [ExecutorReport] * 10
+    monkeypatch.setattr(pipelines.executors, "check_executors", lambda spark: reports)
+    with pytest.raises(
+        ImportError, match="stages: node-9: its Python cannot run tasks: OSError: no Python; r"
+    ) as caught:
+        require_packages(None, ["numpy"], print)
+    assert "node-1" not in str(caught.value)
+    assert " more" not in str(caught.value)
+
+
 def test_many_faulty_executors_are_counted(monkeypatch):
     import pipelines.executors
 

@@ -19,7 +19,7 @@ from pyarrow.fs import FileSystem
 from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.corpus.ids import content_hash
-from pipelines.corpus.measure import MEASURES, Measurable, TextKeeper, attach_signals
+from pipelines.corpus.measure import MEASURES, Measurable, Measuring, TextKeeper, attach_measures
 from pipelines.corpus.readers.format import Extent, Record, Slice
 from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.rows import (
@@ -31,7 +31,6 @@ from pipelines.corpus.readers.rows import (
     make_summary,
 )
 from pipelines.corpus.readers.slices import Scattered, Slices, scatter
-from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
 from pipelines.schema import arrow_schema
 from pipelines.storage import locate
@@ -51,16 +50,15 @@ MEASURED = f"{POSITIONS}, {MEASURES}"
 
 
 def read_positions(
-    spark: SparkSession, sources: Sequence[Source], slices: Slices, rules: Rules | None = None
+    spark: SparkSession, sources: Sequence[Source], slices: Slices, measuring: Measuring | None = None
 ) -> DataFrame:
-    """Rows of MEASURED: one per record, good or broken, and one per slice. Measures what the rules ask.
+    """Rows of MEASURED: one per record, good or broken, and one per slice. Measures what is asked.
 
     A file that a task cannot read (gone, forbidden, store down) fails the task: a quarantine row would mark
     the file as processed, and it would never be retried. Broken content becomes rows with a reason.
     """
-    return _read(
-        spark, slices, None, partial(_measure_positions, sources=sources, rules=rules or Rules()), MEASURED
-    )
+    work = partial(_measure_positions, sources=sources, measuring=measuring or Measuring())
+    return _read(spark, slices, None, work, MEASURED)
 
 
 def read_documents(
@@ -116,9 +114,8 @@ def _run(
         yield _make_batch(rows, schema)
 
 
-def _measure_positions(scattered: Scattered, sources: Sequence[Source], rules: Rules) -> _Rows:
-    found = _find_positions(scattered, sources)
-    return attach_signals(found, rules.signals, with_language=bool(rules.languages))
+def _measure_positions(scattered: Scattered, sources: Sequence[Source], measuring: Measuring) -> _Rows:
+    return attach_measures(_find_positions(scattered, sources), measuring)
 
 
 def _find_positions(scattered: Scattered, sources: Sequence[Source]) -> Iterator[Measurable]:

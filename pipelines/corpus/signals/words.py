@@ -35,7 +35,7 @@ def split_words(batch: Batch) -> Pieces:
     starts = solid.copy()
     starts[1:] &= ~solid[:-1]
     if batch.is_class(HAN).any():
-        starts[1:] |= _cut_ideographs(batch)[1:] & batch.is_class(WORD)[1:]
+        starts[1:] |= cut_ideographs(batch)[1:] & batch.is_class(WORD)[1:]
     return _make_pieces(batch, starts, solid)
 
 
@@ -50,7 +50,7 @@ def split_tokens(batch: Batch) -> Pieces:
     starts[1:] &= ~(repeated[1:] & (batch.codes[1:] == batch.codes[:-1]))
     starts[clitics] = True
     if batch.is_class(HAN).any():
-        starts[1:] |= _cut_ideographs(batch)[1:] & together[1:] & together[:-1]
+        starts[1:] |= cut_ideographs(batch)[1:] & together[1:] & together[:-1]
     starts[_find_attached_periods(batch, starts, solid)] = False
     return _make_pieces(batch, starts, solid)
 
@@ -119,7 +119,7 @@ def _hash_abbreviations() -> np.ndarray:
     return np.array([hash_word(word) for word in _ABBREVIATIONS.split()])
 
 
-def _cut_ideographs(batch: Batch) -> np.ndarray:
+def cut_ideographs(batch: Batch) -> np.ndarray:
     """Where a word starts at an ideograph or behind one (bool by character)."""
     import rjieba  # the dictionary takes 0.2 s to load, and most corpora need none
 

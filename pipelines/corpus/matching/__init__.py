@@ -1,0 +1,1 @@
+"""Texts compared with what others wrote: evaluation sets, and lists of words."""
