@@ -1,6 +1,6 @@
 """What a commit does to a table besides adding rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.digest import Totals
 
@@ -9,9 +9,9 @@ from pipelines.digest import Totals
 class Replaced:
     """Shards that a write takes out of a table, because it brings their rows again, changed."""
 
-    shards: tuple[str, ...]
+    shards: tuple[str, ...] = ()
     """Paths as the log of the table has them."""
-    totals: Totals
+    totals: Totals = field(default_factory=Totals)
     """Of their rows."""
 
 

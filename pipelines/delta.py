@@ -141,8 +141,9 @@ class Table:
         Digest and number of rows of the commit are those of the whole table, as if an `overwrite` had written
         it. No key of the rows may be in the table: keys are not compared. If the newest commit is another
         one than `base` (a run was killed, and the next one has other inputs), all rows are written again:
-        those of `base` and the new ones. Raises ContractError as `overwrite` does, LookupError if no commit
-        that records totals carries `base`, RuntimeError if another writer changes the rows meanwhile.
+        those of `base` and the new ones; not so with `replaced`, also an empty one, which says that the rows
+        depend on those of `base`. Raises ContractError as `overwrite` does, LookupError if no commit that
+        records totals carries `base`, RuntimeError if another writer changes the rows meanwhile.
         """
         log = open_log(path)
         earlier = log.pin(made_from=base) if log else None

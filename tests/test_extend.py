@@ -63,6 +63,8 @@ def test_rows_that_moved_to_other_files_are_not_doubled(spark, path):
 def test_rows_of_a_run_that_was_given_up_go(spark, path):
     write(spark, path, range(2))
     extend(spark, path, [5], made_from="given up")
+    with pytest.raises(RuntimeError, match="another writer changed the rows meanwhile"):
+        extend(spark, path, [7], replaced=Replaced())  # rows that depend on those that were there
     found = extend(spark, path, [7])
     assert read(spark, path) == ([(0, "r"), (1, "r"), (7, "r")], (found.digest, 3))
 

@@ -96,9 +96,9 @@ class Corpus:
     """What the texts were compared with."""
 
     @property
-    def replaced(self) -> Replaced | None:
-        """What the documents replace, once they have been held; None = nothing."""
-        return None if self.relabelled is None else self.relabelled.replaced
+    def replaced(self) -> Replaced:
+        """What the documents replace, once they have been held; empty = nothing."""
+        return Replaced() if self.relabelled is None else self.relabelled.replaced
 
     def quarantine(self) -> DataFrame:
         """Rows of QUARANTINE."""

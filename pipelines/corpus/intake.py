@@ -117,23 +117,34 @@ def plan_intake(
         return full
     entries = _read_entries(places.ledger, earlier.fingerprint)
     files = None if entries is None else restore_manifest(entries, sources)
+    keeps = places.changed_files == "keep"
     if files is None:
+        if keeps:
+            raise _refuse(f"no ledger of the sources goes with documents version {earlier.version}", "")
         return full
     before = apply_screens(files, manifest.screens)
     changes = compare_files(before, manifest, sources)
     if identify(before.digest) != earlier.fingerprint:
-        if places.changed_files == "keep" and not changes.keep_documents:
-            raise ValueError(
-                f"corpus: the settings changed, so all files must be read again, but {changes.describe()} "
-                "since the documents were made, and corpus.changed_files=keep says to keep them; set the "
-                "settings back, or set corpus.changed_files=rebuild"
-            )
+        if keeps and not changes.keep_documents:
+            raise _refuse("the settings changed", changes.describe())
         return full
-    if not changes.keep_documents and places.changed_files != "keep":
+    if not changes.keep_documents and not keeps:
         return _replace_files(full, changes, earlier, places.changed_files)
     if obstacle := _find_obstacle(places, earlier):
-        return replace(full, why=obstacle)
+        if changes.keep_documents:
+            return replace(full, why=f"all files are read, because {obstacle}")
+        if changes.new.num_rows:
+            raise _refuse(obstacle, changes.describe())
     return _add_files(full, before, changes, earlier, sources, identify)
+
+
+def _refuse(reason: str, changes: str) -> ValueError:
+    """A full run is needed, and would take documents away that shall be kept."""
+    which = f", but {changes} since documents were made" if changes else ""
+    return ValueError(
+        f"corpus: {reason}, so all files must be read again{which}, and corpus.changed_files=keep says to "
+        "keep the documents of such files; undo that, or set corpus.changed_files=rebuild"
+    )
 
 
 def _replace_files(full: Intake, changes: Changes, earlier: Pin, choice: ChangedFiles) -> Intake:
@@ -175,17 +186,17 @@ def _add_files(
 
 
 def _find_obstacle(places: IntakePlaces, earlier: Pin) -> str:
-    """Why rows cannot be added to the tables, whatever the files are; empty if they can."""
+    """Why no rows can be added to the tables, whatever the files are; empty if they can."""
     if places.near_duplicates.enabled:
-        return "all files are read, because near duplicates are looked for among all documents"
+        return "near duplicates are looked for among all documents"
     tables = [places.quarantine, *places.measured, *places.evidence, places.documents]
     if named := [place for place in tables if is_table_name(place)]:
-        return f"all files are read, because {named[0]} belongs to a catalog, and only paths are extended"
+        return f"{named[0]} belongs to a catalog, and only paths are extended"
     for place in tables:
         log = open_log(place)
         found = log.pin(made_from=earlier.fingerprint) if log else None
         if log is None or found is None or log.read_totals(found.version) is None:
-            return f"all files are read, because {place} has no version of the same run as the documents"
+            return f"{place} has no version of the same run as the documents"
     return ""
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from jobs import corpus
 from jobs.shell.settings import load
 from pipelines.pin import pin
-from pipelines.tables import DOCUMENTS, LEDGER, QUARANTINE, SIGNALS
+from pipelines.tables import CONTAMINATION, DOCUMENTS, LEDGER, QUARANTINE, SIGNALS, WORD_MATCHES
 from tests.conftest import TEST_CONF
 
-TABLES = {"documents": DOCUMENTS, "quarantine": QUARANTINE, "ledger": LEDGER, "signals": SIGNALS}
+ALWAYS = {"documents": DOCUMENTS, "quarantine": QUARANTINE, "ledger": LEDGER}
+MEASURED = {"signals": SIGNALS, "word_matches": WORD_MATCHES, "contamination": CONTAMINATION}
 SPARK = "spark={" + ", ".join(f'{key}: "{value}"' for key, value in TEST_CONF.items()) + "}"
 
 
@@ -42,8 +43,22 @@ def write_file(folder: Path, source: str, file: str, *records: dict | bytes) -> 
 
 
 def make_text(number: int) -> str:
-    """Words that differ; every seventh text repeats one, which breaks rules."""
-    return " ".join(f"{number}w{0 if number % 7 == 0 else place}" for place in range(30))
+    """Words that differ; every seventh text repeats one, which breaks rules, every fifth is rude."""
+    words = [f"{number}w{0 if number % 7 == 0 else place}" for place in range(30)]
+    return " ".join([*words, *(["fool"] if number % 5 == 1 else [])])
+
+
+def list_screens(folder: Path) -> list[str]:
+    """Rules of all kinds, with a word list and an evaluation set that has two of the texts."""
+    (folder / "rude.txt").write_text("fool\n")
+    records = (json.dumps({"text": make_text(number)}) + "\n" for number in (3, 4))
+    (folder / "questions.jsonl").write_text("".join(records))
+    questions = f"{{name: exam, path: {folder}/questions.jsonl, format: jsonl, fields: {{text: text}}}}"
+    return [
+        "corpus.rules.presets=[gopher_repetition@paper]",
+        f"corpus.rules.word_lists=[{{name: rude, path: {folder}/rude.txt, max_matches: 0}}]",
+        f"corpus.decontamination.evaluation_sets=[{questions}]",
+    ]
 
 
 def write_batch(folder: Path, number: int, draw: random.Random) -> None:
@@ -63,9 +78,8 @@ def write_batch(folder: Path, number: int, draw: random.Random) -> None:
 def describe_tables(spark, config) -> dict[str, tuple]:
     """By table: digest and number of rows of the pin, and of the rows that are there; facts of documents."""
     found: dict[str, tuple] = {}
-    names = ["documents", "quarantine", "ledger", *(["signals"] if config.rules.are_measured else [])]
-    for name in names:
-        path, table = getattr(config, name), TABLES[name]
+    for name, table in (ALWAYS | (MEASURED if config.rules.word_lists else {})).items():
+        path = getattr(config, name)
         pinned = pin(path)
         assert pinned is not None, name
         found[name] = (pinned.digest, pinned.num_rows, table.digest(table.read(spark, path)))

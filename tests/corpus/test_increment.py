@@ -9,9 +9,14 @@ import pytest
 from jobs import corpus
 from pipelines.pin import pin, version_of
 from pipelines.tables import DOCUMENTS
-from tests.corpus.increments import describe_tables, make_config, make_text, write_batch, write_file
-
-PRESET = "corpus.rules.presets=[gopher_repetition@paper]"
+from tests.corpus.increments import (
+    describe_tables,
+    list_screens,
+    make_config,
+    make_text,
+    write_batch,
+    write_file,
+)
 
 
 def run(config):
@@ -35,7 +40,8 @@ def read_labels(spark, config):
 
 @pytest.mark.slow
 def test_each_increment_equals_a_full_run(spark, tmp_path):
-    draw, changed, config = random.Random(5), Counter(), make_config(tmp_path, "lake", PRESET)
+    draw, changed, screens = random.Random(5), Counter(), list_screens(tmp_path)
+    config = make_config(tmp_path, "lake", *screens)
     write_batch(tmp_path, 0, draw)
     assert run(config) == "quarantine: no table yet"
     for number in (1, 2):
@@ -48,12 +54,14 @@ def test_each_increment_equals_a_full_run(spark, tmp_path):
         changed.update(after[doc_id] != label for doc_id, label in before.items())
         assert not corpus.main(config).ran
     grown = describe_tables(spark, config)
-    assert grown == describe_full_run(spark, tmp_path, PRESET)
+    assert grown == describe_full_run(spark, tmp_path, *screens)
     # The interesting cases occurred: earlier rows changed, rules dropped texts, and keys repeated.
     facts = grown["facts"][0]
     assert changed[True] > 5 < changed[False]
     assert facts["dropped"]["exact_duplicate"] > 10
     assert any(reason.startswith("gopher") for reason in facts["dropped"])
+    assert facts["dropped"]["contaminated"] > facts["contamination"]["exam"]["records_hit"] == 2
+    assert grown["word_matches"][1] >= facts["dropped"]["word_list/rude/max_matches"] > 5
     assert facts["quarantine"]["duplicate key"] > 5
 
 
@@ -81,23 +89,26 @@ def undo_commits(spark, config, names):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_undone", "with_more"), [(1, False), (1, True), (2, True)])
-def test_a_run_after_a_kill_adds_rows_once(spark, tmp_path, num_undone, with_more):
+def test_runs_after_kills_add_rows_once(spark, tmp_path):
     config, split = make_config(tmp_path), {"split": "train"}
     for source, key in (("a", "k1"), ("b", None)):
         write_file(tmp_path, source, "1", {"text": make_text(1), "key": key, **split}, b"broken")
     run(config)
-    write_file(tmp_path, "a", "2", {"text": make_text(1), "key": "k2", **split}, b"broken too")
-    run(config)
     # In the order of their commits: quarantine, ledger, documents.
-    undo_commits(spark, config, ["documents", "ledger", "quarantine"][:num_undone])
-    if with_more:
-        write_file(tmp_path, "a", "3", {"text": make_text(2), "key": "k3", **split}, b"also broken")
-    assert "new file" in run(config)
+    for number, (num_undone, with_more) in enumerate([(1, False), (1, True), (2, True)], 2):
+        write_file(tmp_path, "a", f"{number}", {"text": make_text(1), "key": f"{number}", **split}, b"no")
+        run(config)
+        undo_commits(spark, config, ["documents", "ledger"][:num_undone])
+        if with_more:
+            write_file(tmp_path, "a", f"{number}+", {"text": "more", "key": f"{number}+", **split}, b"no")
+        assert f"{1 + with_more} new file" in run(config)
     found = describe_tables(spark, config)
     assert found == describe_full_run(spark, tmp_path)
-    assert found["documents"][1] == 3 + with_more
-    assert found["quarantine"][1] == 3 + with_more
+    assert found["documents"][1] == found["quarantine"][1] == 2 + 3 + 2
+
+
+def read_texts(spark, config):
+    return sorted(row.text for row in DOCUMENTS.read(spark, config.documents).collect())
 
 
 @pytest.mark.slow
@@ -109,10 +120,16 @@ def test_kept_documents_outlive_their_files(spark, tmp_path):
     run(keep)
     first.unlink()
     assert not corpus.main(keep).ran
-    write_file(tmp_path, "a", "3", {"text": "three", "key": "3", **split})
+    third = write_file(tmp_path, "a", "3", {"text": "three", "key": "3", **split})
     assert run(keep).endswith("1 file disappeared (a: 1): their documents are kept")
-    assert {row.text for row in DOCUMENTS.read(spark, keep.documents).collect()} == {"one", "two", "three"}
+    assert read_texts(spark, keep) == ["one", "three", "two", "two"]
+    # The run was killed, and its file is gone: the other tables go back to the documents that are there.
+    undo_commits(spark, keep, ["documents"])
+    third.unlink()
+    run(keep)
+    assert describe_tables(spark, keep)["quarantine"][1] == 0
+    assert (read_texts(spark, keep), corpus.main(keep).ran) == (["one", "two", "two"], False)
     with pytest.raises(ValueError, match=r"1 file disappeared \(a: 1\)"):
         corpus.main(make_config(tmp_path))
     run(make_config(tmp_path, changed_files="rebuild"))
-    assert {row.text for row in DOCUMENTS.read(spark, keep.documents).collect()} == {"two", "three"}
+    assert read_texts(spark, keep) == ["two", "two"]

@@ -56,7 +56,13 @@ def write_tables(folder, manifest, *, made_from=None, totals=TOTALS):
 
 def make_places(folder, **changed):
     tables = {name: f"{folder}/{name}" for name in ("documents", "quarantine", "ledger")}
-    knobs = {"measured": [], "changed_files": "report", "near_duplicates": NearDuplicates(), **changed}
+    knobs = {
+        "measured": [],
+        "evidence": [],
+        "changed_files": "report",
+        "near_duplicates": NearDuplicates(),
+        **changed,
+    }
     return SimpleNamespace(**{**tables, **knobs})
 
 
@@ -189,6 +195,8 @@ def test_a_missing_ledger_reads_all_files(ingested):
     make_file(ingested, "s/new")
     commit(f"{ingested}/documents", "another run", pa.table({"a": [1]}))
     assert plan(ingested).earlier is None
+    with pytest.raises(ValueError, match=r"no ledger .* version 1, .*=keep says .*=rebuild"):
+        plan(ingested, changed_files="keep")  # it cannot be said which documents would go
 
 
 @pytest.mark.parametrize("totals", [None, TOTALS])
@@ -204,7 +212,11 @@ def test_tables_that_cannot_be_extended_are_written_again(ingested, totals):
 def test_tables_of_a_catalog_and_near_duplicates_read_all_files(ingested):
     make_file(ingested, "s/new")
     assert "lake.quarantine belongs to a catalog" in plan(ingested, quarantine="lake.quarantine").why
-    assert "near duplicates" in plan(ingested, near_duplicates=NearDuplicates(enabled=True)).why
+    near = NearDuplicates(enabled=True)
+    assert "near duplicates" in plan(ingested, near_duplicates=near, changed_files="keep").why
+    (ingested / "raw" / "s" / "é").unlink()  # its documents shall stay, so they cannot be written again
+    with pytest.raises(ValueError, match=r"near duplicates .* 1 file disappeared \(s: é\).*=keep says"):
+        plan(ingested, near_duplicates=near, changed_files="keep")
 
 
 def test_totals_add_up_and_come_back():
