@@ -1,9 +1,7 @@
 """Stage 1: raw files to documents, signals and quarantine.
-
-Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents (a
-record that a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure.
-Files that came since the last run are added: only they are read, and the tables are those of a full run.
-"""
+Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents
+(what a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure.
+Files that came since the last run are added: only they are read; the tables are those of a full run."""
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -14,6 +12,7 @@ from jobs.shell.intake import IntakeSection, plan_files
 from jobs.shell.near_duplicates import write_measured
 from jobs.shell.plan import Outcome, Plan
 from jobs.shell.progress import follow_tasks
+from jobs.shell.report import add_report
 from jobs.shell.settings import Fraction
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 
@@ -34,7 +33,7 @@ def plan(config: Config) -> "Plan[Intake]":
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
-    return run_stage("corpus", config, plan, write_documents, check)
+    return add_report(config, run_stage("corpus", config, plan, write_documents, check))
 
 
 def write_documents(config: Config, work: "Work[Intake]") -> dict[str, str]:
@@ -58,7 +57,7 @@ def write_tables(config: Config, work: "Work[Intake]", intake: "Intake") -> dict
         with follow_tasks(work.progress, spark, text, intake.num_bytes // 10**6, "MB"):
             search = prepare_search(config, work.progress.phase)
             found = open_intake(spark, config.sources, intake, config.rules, search, config.contamination)
-            facts = (corpus := stack.enter_context(found)).facts
+            facts = config.note_report((corpus := stack.enter_context(found)).facts)
         work.progress.phase("writing quarantine")
         broken = intake.write(QUARANTINE, corpus.quarantine(), config.quarantine, facts)
         rows = QUARANTINE.read(spark, config.quarantine, broken.version)
@@ -66,7 +65,7 @@ def write_tables(config: Config, work: "Work[Intake]", intake: "Intake") -> dict
         require_few_quarantined(facts, rows, num_files=intake.whole.num_files, **limits)
         if config.measured or config.decontamination.enabled:
             work.progress.phase("writing what was measured")
-            write_measured(config, corpus, intake)
+            write_measured(config, corpus, intake, facts)
         write_evidence(corpus.near_duplicates, search, intake.fingerprint)
         write_ledger(spark, intake, config.sources, config.ledger, facts)
         with follow_tasks(work.progress, spark, "writing documents", corpus.read["documents"], "documents"):

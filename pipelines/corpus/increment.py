@@ -35,6 +35,9 @@ _COLUMNS = (
     *("doc_id", "source", "file", "offset", "content_hash", "num_chars"),
     *("split", "duplicate_of", "drop_reason"),
 )
+_LATEST = ("contamination", "report")
+"""Facts that are no sums. Several documents may have the same record of an evaluation set, so contamination
+is counted over all documents; a report is written by each run for itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,8 +195,7 @@ def add_facts(
     before: Mapping[str, Any], found: Mapping[str, Any], changed: DataFrame | None
 ) -> dict[str, Any]:
     """The facts of a full run: those of the earlier one, of the new files, and of the rows that changed."""
-    # Contamination is counted over all documents: several may have the same record of a set.
-    facts = _add({name: fact for name, fact in before.items() if name != "contamination"}, found)
+    facts = _add({name: fact for name, fact in before.items() if name not in _LATEST}, found)
     if changed is not None:
         moves = changed.groupBy("split", "old_drop_reason", "new_drop_reason").count().collect()
         for move in moves:
