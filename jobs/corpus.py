@@ -1,76 +1,76 @@
 """Stage 1: raw files to documents, signals and quarantine.
 Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents
-(what a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure."""
+(what a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure.
+Files that came since the last run are added: only they are read; the tables are those of a full run."""
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
-from jobs.shell.near_duplicates import SearchSection, write_measured
-from jobs.shell.plan import Outcome, Plan, plan_tables
+from jobs.shell.intake import IntakeSection, plan_files
+from jobs.shell.near_duplicates import write_measured
+from jobs.shell.plan import Outcome, Plan
 from jobs.shell.progress import follow_tasks
 from jobs.shell.report import add_report
-from jobs.shell.settings import Fraction, TablePlace
+from jobs.shell.settings import Fraction
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
-from pipelines.corpus.rules import leave_out_unset
-from pipelines.corpus.source import Source, require_sources
 
 if TYPE_CHECKING:
-    from pipelines.corpus.manifest import Manifest
+    from pipelines.corpus.intake import Intake
 
 REVISION = 4  # raise it when equal files give other rows than before
 
 
-class Config(SearchSection):
-    sources: list[Source]
+class Config(IntakeSection):
     max_quarantined_fraction: Fraction
     max_damaged_fraction: Fraction
-    documents: TablePlace
-    quarantine: TablePlace
 
 
-def plan(config: Config) -> "Plan[Manifest]":
-    from pipelines.corpus.manifest import list_sources
-    from pipelines.pin import fingerprint
-
-    manifest = config.add_screens(list_sources(require_sources(config.sources)))
-    settings = leave_out_unset(config.model_dump(mode="json", include={"sources", "rules"}))
-    settings |= config.name_search()
-    parts = [[*source.parts] for source in config.sources]  # a fingerprint ignores the order of keys
-    made_from = fingerprint("corpus", REVISION, settings, parts, manifest.digest)
+def plan(config: Config) -> "Plan[Intake]":
     outputs = [config.quarantine, *config.measured, *config.evidence, config.documents]
-    return plan_tables(made_from, outputs, display_documents, inputs=manifest)
+    return plan_files(config, REVISION, outputs)
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
     return add_report(config, run_stage("corpus", config, plan, write_documents, check))
 
 
-def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
-    from pipelines.corpus.build import open_corpus
+def write_documents(config: Config, work: "Work[Intake]") -> dict[str, str]:
+    from pipelines.corpus.intake import FullRunNeededError
+
+    try:
+        return write_tables(config, work, work.inputs)
+    except FullRunNeededError as reason:
+        work.progress.print(f"all files are read: {reason}")
+        return write_tables(config, work, work.inputs.replan(reason))
+
+
+def write_tables(config: Config, work: "Work[Intake]", intake: "Intake") -> dict[str, str]:
     from pipelines.corpus.neardup.find import prepare_search, write_evidence
     from pipelines.corpus.quarantine import require_few_quarantined
+    from pipelines.corpus.write import open_intake, write_ledger
     from pipelines.tables import DOCUMENTS, QUARANTINE
 
-    text, made_from = f"reading {', '.join(source.name for source in config.sources)}", work.fingerprint
+    text, spark = f"reading {', '.join(source.name for source in config.sources)}", work.spark
     with ExitStack() as stack:
-        with follow_tasks(work.progress, work.spark, text, work.inputs.num_bytes // 10**6, "MB"):
+        with follow_tasks(work.progress, spark, text, intake.num_bytes // 10**6, "MB"):
             search = prepare_search(config, work.progress.phase)
-            found = open_corpus(work.spark, config.sources, work.inputs, config.rules, search)
+            found = open_intake(spark, config.sources, intake, config.rules, search, config.contamination)
             facts = config.note_report((corpus := stack.enter_context(found)).facts)
         work.progress.phase("writing quarantine")
-        with QUARANTINE.hold(corpus.quarantine(), config.quarantine) as quarantine:
-            QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
-            limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
-            require_few_quarantined(facts, quarantine.rows, num_files=work.inputs.num_files, **limits)
+        broken = intake.write(QUARANTINE, corpus.quarantine(), config.quarantine, facts)
+        rows = QUARANTINE.read(spark, config.quarantine, broken.version)
+        limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
+        require_few_quarantined(facts, rows, num_files=intake.whole.num_files, **limits)
         if config.measured or config.decontamination.enabled:
             work.progress.phase("writing what was measured")
-            write_measured(config, corpus, made_from, facts)
-        write_evidence(corpus.near_duplicates, search, made_from)
-        with follow_tasks(work.progress, work.spark, "writing documents", facts["documents"], "documents"):
+            write_measured(config, corpus, intake, facts)
+        write_evidence(corpus.near_duplicates, search, intake.fingerprint)
+        write_ledger(spark, intake, config.sources, config.ledger, facts)
+        with follow_tasks(work.progress, spark, "writing documents", corpus.read["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))
-            pin = DOCUMENTS.overwrite(documents, config.documents, fingerprint=made_from, facts=facts)
+            pin = intake.write(DOCUMENTS, documents, config.documents, facts, corpus.replaced)
     return display_documents(pin)
 
 

@@ -7,7 +7,7 @@ are safe. A commit here goes on top of exactly the version that its writer has r
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from deltalake import DeltaTable, Schema
@@ -62,9 +62,15 @@ def create_table(
 
 
 def commit_shards(
-    log: TableLog, shards: Sequence[Shard], *, replace: bool, record: Mapping[str, Any]
+    log: TableLog,
+    shards: Sequence[Shard],
+    *,
+    replace: bool,
+    record: Mapping[str, Any],
+    removed: Collection[str] = (),
 ) -> None:
-    """Add the shards on top of `log`, or `replace` all rows by them, in one commit.
+    """Add the shards on top of `log` and take out those `removed` (paths in the log), or `replace` all rows
+    by the shards, in one commit.
 
     The commit carries `record` in its user metadata, and two transactions: one named by the fingerprint of
     the record, whose number is the version of the commit, so that it is found without walking through the
@@ -83,7 +89,8 @@ def commit_shards(
         AddAction(shard.path, shard.num_bytes, shard.partition, now, True, shard.statistics)
         for shard in shards
     ]
-    properties = _describe_commit(log, shards, record)
+    actions += [RemoveAction(path, True, now) for path in sorted(removed)]
+    properties = _describe_commit(log, shards, len(removed), record)
 
     def commit() -> None:
         try:
@@ -100,10 +107,13 @@ def commit_shards(
     repeat_on_hdfs(log.path, commit)
 
 
-def _describe_commit(log: TableLog, shards: Sequence[Shard], record: Mapping[str, Any]) -> CommitProperties:
+def _describe_commit(
+    log: TableLog, shards: Sequence[Shard], num_removed: int, record: Mapping[str, Any]
+) -> CommitProperties:
     metrics = {
         "numFiles": len(shards),
         "numOutputRows": sum(shard.num_rows for shard in shards),
+        "numRemovedFiles": num_removed,
         "numOutputBytes": sum(shard.num_bytes for shard in shards),
     }
     return CommitProperties(

@@ -27,10 +27,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from pipelines.catalog import quote_name
+from pipelines.change import Change, Replaced, extend_totals
 from pipelines.commit import ConflictError, commit_shards
 from pipelines.contract import ContractError as ContractError
 from pipelines.contract import Definition, select_columns
-from pipelines.digest import digest_rows
+from pipelines.digest import Totals, digest_rows
 from pipelines.held import HeldRows, hold_rows, require_contract
 from pipelines.named import commit_named, staging_folder
 from pipelines.paths import is_table_name, spark_path
@@ -114,13 +115,63 @@ class Table:
         with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, path) as held:
             before = -1 if log is None else log.version
             for _ in range(WRITE_ATTEMPTS):
-                self._commit(held, path, log, replaces=True, made_from=fingerprint, facts=facts)
+                self._commit(held, path, log, Change(replaces=True), made_from=fingerprint, facts=facts)
                 log = open_log(path)
                 _note_commits(held, log, after=before)
                 written = log.pin() if log else None
                 if written is not None and written.fingerprint == fingerprint:
                     return written
                 if written != newest:
+                    break
+        raise self._disturbed(path)
+
+    def extend(
+        self,
+        rows: DataFrame | HeldRows,
+        path: str,
+        *,
+        base: str,
+        fingerprint: str,
+        facts: Mapping[str, Any],
+        replaced: Replaced | None = None,
+    ) -> Pin:
+        """Add the rows to those of the commit that carries the fingerprint `base`, and take out the shards
+        `replaced`, in one commit; does nothing if the newest commit carries `fingerprint`.
+
+        Digest and number of rows of the commit are those of the whole table, as if an `overwrite` had written
+        it. No key of the rows may be in the table: keys are not compared. If the newest commit is another
+        one than `base` (a run was killed, and the next one has other inputs), all rows are written again:
+        those of `base` and the new ones; not so with `replaced`, also an empty one, which says that the rows
+        depend on those of `base`. Raises ContractError as `overwrite` does, LookupError if no commit that
+        records totals carries `base`, RuntimeError if another writer changes the rows meanwhile.
+        """
+        log = open_log(path)
+        earlier = log.pin(made_from=base) if log else None
+        recorded = log.read_totals(earlier.version) if log and earlier else None
+        if log is None or earlier is None or recorded is None:
+            raise LookupError(f"{self.name} at {path} has no version that can be extended; delete the table")
+        newest = log.pin()
+        if newest is not None and newest.fingerprint == fingerprint:
+            return newest
+        if newest != earlier:
+            if replaced is not None:
+                raise self._disturbed(path)
+            new = rows.rows if isinstance(rows, HeldRows) else rows
+            both = self.read(new.sparkSession, path, earlier.version).unionByName(new)
+            return self.overwrite(both, path, fingerprint=fingerprint, facts=facts)
+        with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, path) as held:
+            change = extend_totals(Totals.decode(recorded), held.totals, replaced)
+            before = log.version
+            for _ in range(WRITE_ATTEMPTS):
+                if change.removed and not set(change.removed) <= set(log.list_shards()):
+                    break  # another program has written the same rows to other files
+                self._commit(held, path, log, change, made_from=fingerprint, facts=facts)
+                log = open_log(path)
+                _note_commits(held, log, after=before)
+                written = log.pin() if log else None
+                if written is not None and written.fingerprint == fingerprint:
+                    return written
+                if log is None or written != earlier:
                     break
         raise self._disturbed(path)
 
@@ -142,7 +193,7 @@ class Table:
             for _ in range(WRITE_ATTEMPTS):
                 if log is not None and (missing := self._find_missing(held, path, log)) is not None:
                     held = stack.enter_context(self.hold(missing, path))
-                self._commit(held, path, log, replaces=False, made_from=fingerprint, facts=facts)
+                self._commit(held, path, log, Change(), made_from=fingerprint, facts=facts)
                 log = open_log(path)
                 _note_commits(held, log, after=before)
                 written = log.pin(made_from=fingerprint) if log else None
@@ -182,8 +233,8 @@ class Table:
         held: HeldRows,
         path: str,
         log: TableLog | None,
+        change: Change,
         *,
-        replaces: bool,
         made_from: str,
         facts: Mapping[str, Any],
     ) -> None:
@@ -192,11 +243,13 @@ class Table:
         if held.path != _shard_folder(held.spark, path):
             raise ValueError(f"{self.name}: the rows are held in {held.path}, not for {path}")
         try:
-            log = prepare_table(held.spark, path, log, self._definition, keeps_rows=not replaces)
+            log = prepare_table(held.spark, path, log, self._definition, keeps_rows=not change.replaces)
+            totals = change.totals or held.totals
             record = {
                 "table": self.name,
-                "digest": held.digest,
-                "num_rows": held.num_rows,
+                "digest": totals.digest,
+                "num_rows": totals.num_rows,
+                "totals": totals.encode(),
                 "fingerprint": made_from,
                 "facts": dict(facts),
                 "last_foreign": log.last_foreign(),
@@ -204,10 +257,10 @@ class Table:
                 "folder": held.folder,
             }
             if is_table_name(path):
-                commit_named(log, held, replace=replaces, record=record)
+                commit_named(log, held, replace=change.replaces, record=record)
                 return
             held.may_be_committed = True
-            commit_shards(log, held.shards, replace=replaces, record=record)
+            commit_shards(log, held.shards, replace=change.replaces, record=record, removed=change.removed)
         except ConflictError as conflict:
             logger.warning("%s: another writer committed first (%s)", self.name, conflict)
 

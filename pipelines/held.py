@@ -24,7 +24,7 @@ from pyspark.sql.types import StructField, StructType
 
 from pipelines.connect import is_connect
 from pipelines.contract import ContractError, Definition, breaks
-from pipelines.digest import combine_hashes, hash_rows
+from pipelines.digest import Totals, hash_rows
 from pipelines.keys import (
     MAX_SUSPECTS,
     RANGE_KEYS,
@@ -52,9 +52,7 @@ class HeldRows:
     path: str
     """Folder that the paths of the shards are relative to."""
     shards: tuple[Shard, ...]
-    digest: str
-    """32 hex digits."""
-    num_rows: int
+    totals: Totals
     num_nulls: dict[str, int]
     """Required column -> rows where it is null."""
     num_violations: dict[str, int]
@@ -64,6 +62,15 @@ class HeldRows:
     """True from a commit that names the shards until it is known that no commit does: they must not be
     deleted."""
     _rows: DataFrame | None = None
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits."""
+        return self.totals.digest
+
+    @property
+    def num_rows(self) -> int:
+        return self.totals.num_rows
 
     @property
     def folder(self) -> str:
@@ -127,9 +134,11 @@ def _write_shards(rows: DataFrame, path: str, definition: Definition) -> HeldRow
 
 
 def _add_up(results: Sequence[Row], rows: DataFrame, path: str, definition: Definition) -> HeldRows:
-    num_rows = sum(result.num_rows for result in results)
-    xor = reduce(int.__xor__, (result.xor for result in results)) if results else None
-    total = sum(int(result["sum"]) for result in results) if results else None
+    totals = reduce(
+        Totals.add,
+        (Totals(num_rows=each.num_rows, xor=each.xor, sum=int(each["sum"])) for each in results),
+        Totals(),
+    )
     names = [*definition.required, *definition.checks]
     faults = [sum(counts) for counts in zip(*(result.faults for result in results), strict=True)]
     faulty = dict(zip(names, faults or [0] * len(names), strict=True))
@@ -143,8 +152,7 @@ def _add_up(results: Sequence[Row], rows: DataFrame, path: str, definition: Defi
         schema=rows.schema,
         path=path,
         shards=tuple(shards),
-        digest=combine_hashes(num_rows, xor, total),
-        num_rows=num_rows,
+        totals=totals,
         num_nulls={name: faulty[name] for name in definition.required},
         num_violations={name: faulty[name] for name in definition.checks},
         keys=merge_keys(

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any, Protocol
 
+import pyarrow as pa
 from deltalake import DeltaTable as DeltaLog
 from deltalake.exceptions import TableNotFoundError
 
@@ -53,9 +54,11 @@ class Pin:
     """Delta's own id: a table that was deleted and created again has another one."""
     version: int
     digest: str
-    """Digest of the rows this commit wrote, 32 hex digits; empty = last changed outside of Distributary."""
+    """Digest of the rows this commit wrote, 32 hex digits, or of all rows if it extended a table; empty =
+    last changed outside of Distributary."""
     num_rows: int
-    """Rows this commit wrote; -1 = last changed outside of Distributary."""
+    """Rows this commit wrote, or all rows if it extended a table; -1 = last changed outside of
+    Distributary."""
     fingerprint: str
     """What the rows were made from; empty = last changed outside of Distributary."""
     facts: dict[str, Any]
@@ -176,6 +179,18 @@ class TableLog:
         """The pin of the commit that made this version; None if it is not ours, or no longer in the log."""
         record = read_record(self.source.read_commit(version) or {})
         return None if record is None else self._own_pin(version, record)
+
+    def read_totals(self, version: int) -> dict[str, Any] | None:
+        """What the digest of our commit of this version was made of, as `digest.Totals` encodes it; None if
+        the commit is of an earlier Distributary, which did not record it."""
+        return (read_record(self.source.read_commit(version) or {}) or {}).get("totals")
+
+    def list_shards(self) -> dict[str, int]:
+        """Path, as the log has it, and number of rows of each file of this version; only for a table that is
+        named by a path."""
+        assert isinstance(self.source, FileSource), f"{self.path} is written by its catalog"
+        files = pa.table(self.source.table.get_add_actions(flatten=True))
+        return dict(zip(files["path"].to_pylist(), files["num_records"].to_pylist(), strict=True))
 
     def last_foreign(self) -> int:
         """The newest version that another program wrote rows in; -1 if there is none."""

@@ -107,6 +107,20 @@ QUARANTINE = Table(
            raw    BINARY          COMMENT 'first 64 KiB of the record; Parquet: its mapped fields as JSON'""",
 )
 
+LEDGER = Table(
+    name="ledger",
+    row="one file that the documents were made from",
+    key=("source", "file"),
+    # A file is the same whether it came with the others or alone.
+    volatile=("ingested_at",),
+    checks={"size": "size >= 0"},
+    ddl="""source      STRING NOT NULL COMMENT 'name of the source in the configuration',
+           file        STRING NOT NULL COMMENT 'file, relative to the root of the source',
+           size        BIGINT NOT NULL COMMENT 'bytes as stored',
+           modified_ns BIGINT NOT NULL COMMENT 'nanoseconds since 1970; 0 = the store keeps no time',
+           ingested_at TIMESTAMP NOT NULL COMMENT 'when the run that read the file wrote this row'""",
+)
+
 SIGNATURES = Table(
     name="signatures",
     row="the MinHash buckets of one text; rows are only added",

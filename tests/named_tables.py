@@ -12,6 +12,7 @@ from pathlib import Path
 from deltalake import DeltaTable
 
 from pipelines.catalog import find_location
+from pipelines.change import Change
 from pipelines.delta import ContractError, Table
 from pipelines.pin import open_log, pin, version_of
 from pipelines.spark import session
@@ -93,7 +94,7 @@ def main(folder):
     stale = open_log(NAME)
     append(rows(13), NAME, fingerprint="j")
     with NUMBERS.hold(rows(13), NAME) as held:  # the other writer was faster
-        NUMBERS._commit(held, NAME, stale, replaces=False, made_from="k", facts={})
+        NUMBERS._commit(held, NAME, stale, Change(), made_from="k", facts={})
     found["after a faster writer"] = [read().count(13), pin(NAME, made_from="k")]
     append(rows(14), find_location(NAME), fingerprint="l")
     found["by path and by name"] = [append(rows(14, 15), NAME, fingerprint="m").num_rows, read()[-2:]]

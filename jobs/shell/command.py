@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -24,6 +25,7 @@ from jobs.shell.redaction import redact
 from jobs.shell.report import ReportFile, show_report
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Check
+from jobs.shell.stream import Stream, follow
 from jobs.shell.what_if import WhatIf, show_what_if
 
 _Config = TypeVar("_Config", bound=Section)
@@ -86,6 +88,7 @@ def build_command(
         file: File = None,
         dry_run: DryRun = False,
         summary: Summary = None,
+        stream: bool = False,
     ) -> None:
         record = Record(stage, [stage], summary)
         with report_errors(record), ExitStack() as stack:
@@ -100,10 +103,17 @@ def build_command(
                         planned = plan(config)
                     record.add_plan(stage, planned)
                     display_plan(stage, planned)
-                else:
-                    outcome = main(config, Preflight({stage: config}, None, stack))
+                    return
+                check = Preflight({stage: config}, None, stack)
+
+                def note(outcome: Outcome) -> None:
                     record.add_outcome(outcome, config)
                     display_outcome(outcome)
+
+                if stream:
+                    seconds = float(settings.tree[stage]["stream_interval_seconds"])
+                    follow(partial(main, config, check), seconds, note)
+                note(main(config, check))
 
     def run_or_compare(
         overrides: Overrides = None,
@@ -114,9 +124,10 @@ def build_command(
         summary: Summary = None,
         what_if: WhatIf = None,
         report: ReportFile = None,
+        stream: Stream = False,
     ) -> None:
         if not what_if and not report:
-            run(overrides, recipe, env, file, dry_run, summary)
+            run(overrides, recipe, env, file, dry_run, summary, stream)
             return
         with report_errors():
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())

@@ -1,5 +1,6 @@
 """The keys of stage 1 that concern rules, contamination and near duplicates, and its plan."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.shell.settings import AbsolutePath, Section, TablePlace
@@ -10,6 +11,7 @@ from pipelines.corpus.rules import Rules
 
 if TYPE_CHECKING:
     from pipelines.corpus.build import Corpus
+    from pipelines.corpus.intake import Intake
     from pipelines.corpus.manifest import Manifest
 
 
@@ -56,16 +58,16 @@ class SearchSection(Section):
         return facts if self.report is None else {**facts, "report": self.report}
 
 
-def write_measured(config: SearchSection, corpus: "Corpus", made_from: str, facts: dict[str, Any]) -> None:
+def write_measured(
+    config: SearchSection, corpus: "Corpus", intake: "Intake", facts: Mapping[str, Any]
+) -> None:
     """Write the tables of what the rules look at, and of what the texts have of evaluation sets; those that
     the configuration asks for."""
     from pipelines.tables import CONTAMINATION, SIGNALS, WORD_MATCHES
 
     if config.rules.are_measured:
-        SIGNALS.overwrite(corpus.signals(), config.signals, fingerprint=made_from, facts=facts)
+        intake.write(SIGNALS, corpus.signals(), config.signals, facts)
     if config.rules.word_lists:
-        WORD_MATCHES.overwrite(corpus.word_matches(), config.word_matches, fingerprint=made_from, facts=facts)
+        intake.write(WORD_MATCHES, corpus.word_matches(), config.word_matches, facts)
     if config.decontamination.enabled:
-        CONTAMINATION.overwrite(
-            corpus.contamination(), config.contamination, fingerprint=made_from, facts=facts
-        )
+        intake.write(CONTAMINATION, corpus.contamination(), config.contamination, facts)

@@ -20,6 +20,7 @@ from typing import Any
 from pyspark.sql import DataFrame, Observation, SparkSession, Window
 from pyspark.sql import functions as F
 
+from pipelines.change import Replaced
 from pipelines.corpus.cleaning import Cleaning
 from pipelines.corpus.counts import compute_checksum, count_edits, count_records, without_survivor
 from pipelines.corpus.dedup import (
@@ -31,6 +32,17 @@ from pipelines.corpus.dedup import (
     leave_out_repeated_keys,
 )
 from pipelines.corpus.evidence import count_contamination, list_contamination, list_word_matches
+from pipelines.corpus.increment import (
+    Earlier,
+    Relabelled,
+    add_facts,
+    add_rows,
+    find_relabelled,
+    label_again,
+    require_later_records,
+    select_contents,
+    select_keys,
+)
 from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.measure import MEASURES, prepare_measuring
 from pipelines.corpus.neardup.find import Found, Search, find_near_duplicates
@@ -74,15 +86,24 @@ class Corpus:
     step if a source asks for cleaning; contamination by evaluation set if there is one."""
     checksum: int
     """Xor over ids and content hashes of the documents."""
+    read: dict[str, Any]
+    """The facts of the files that were read, without those of earlier documents."""
+    relabelled: Relabelled | None = None
+    """Earlier documents whose labels the new ones change."""
     near_duplicates: Found | None = None
     """None = they were not looked for."""
     screens: Screens = field(default_factory=Screens)
     """What the texts were compared with."""
 
+    @property
+    def replaced(self) -> Replaced:
+        """What the documents replace, once they have been held; empty = nothing."""
+        return Replaced() if self.relabelled is None else self.relabelled.replaced
+
     def quarantine(self) -> DataFrame:
         """Rows of QUARANTINE."""
         spark = self.positions.sparkSession
-        if not self.facts["quarantined"]:
+        if not self.read["quarantined"]:
             return spark.createDataFrame([], QUARANTINE.schema)
         broken = self.positions.where("reason IS NOT NULL").drop("failed_rule").transform(_leave_out_measures)
         if self.repeated is not None:
@@ -109,7 +130,8 @@ class Corpus:
 
     @contextmanager
     def hold_documents(self, path: str) -> Iterator[HeldRows]:
-        """Rows of DOCUMENTS for the table at `path`, computed by reading the files again.
+        """Rows of DOCUMENTS for the table at `path`, computed by reading the files again, and earlier rows
+        whose labels change.
 
         Raises ContractError if they are not those that were counted: files changed meanwhile.
         """
@@ -121,10 +143,14 @@ class Corpus:
         documents = rows.transform(label_splits, self.sources).transform(label_quality, self.rules)
         measured = Observation()
         counted = documents.observe(measured, compute_checksum().alias("checksum"))
-        with DOCUMENTS.hold(counted.select(*DOCUMENTS.schema.names), path) as held:
-            if held.num_rows != self.facts["documents"] or (measured.get["checksum"] or 0) != self.checksum:
+        counted, expected = counted.select(*DOCUMENTS.schema.names), self.read["documents"]
+        if self.relabelled is not None:
+            counted = counted.unionByName(self.relabelled.read_changed())
+            expected += self.relabelled.num_rows
+        with DOCUMENTS.hold(counted, path) as held:
+            if held.num_rows != expected or (measured.get["checksum"] or 0) != self.checksum:
                 raise ContractError(
-                    f"corpus: {self.facts['records']:,} records should give {self.facts['documents']:,} "
+                    f"corpus: {self.read['records']:,} records should give {expected:,} "
                     f"documents, but reading them again gave {held.num_rows:,}, or other ones: files changed "
                     "while they were read; run the stage again when no other program writes to them"
                 )
@@ -138,9 +164,10 @@ def open_corpus(
     manifest: Manifest,
     rules: Rules,
     search: Search | None = None,
+    earlier: Earlier | None = None,
 ) -> Iterator[Corpus]:
     """Read the positions of all records now, and find copies, repeated keys and counts; with a `search` also
-    near duplicates.
+    near duplicates. With `earlier` documents, the manifest has only files that they were not made from.
 
     The result depends only on the records, not on their order or on how the files are cut.
     """
@@ -158,14 +185,18 @@ def open_corpus(
         positions, slices = stack.enter_context(settle(positions, slices, read))
         documents, repeated = positions.where("doc_id IS NOT NULL"), None
         if any("key" in source.fields for source in sources):
-            first_records, found = _count(stack, find_first_records(documents))
+            same_keys = _find_earlier(stack, earlier, select_keys(documents))
+            first_records, found = _count(stack, find_first_records(add_rows(documents, same_keys)))
+            if found and same_keys is not None:
+                require_later_records(same_keys, first_records)
             if found:
                 repeated = stack.enter_context(
                     persisted(label_repeated_keys(_leave_out_measures(documents), first_records))
                 )
                 documents = leave_out_repeated_keys(documents, first_records)
         protected = search.settings.protected_sources if search else ()
-        survivors, found = _count(stack, find_survivors(documents, protected))
+        others = _find_earlier(stack, earlier, select_contents(documents))
+        survivors, found = _count(stack, find_survivors(add_rows(documents, others), protected))
         small = _leave_out_measures(documents)
         copies = stack.enter_context(persisted(label_copies(small, survivors))) if found else None
         near = None
@@ -173,15 +204,21 @@ def open_corpus(
             kept = small if copies is None else leave_out_copies(small, survivors)
             near = stack.enter_context(_find_near_duplicates(kept, sources, slices, rules, search))
             copies = near.removed if copies is None else copies.unionByName(near.removed, True)
+        relabelled, changed = None, None
+        if earlier is not None and others is not None:
+            changed = stack.enter_context(persisted(label_again(others, survivors, rules)))
+            relabelled = find_relabelled(earlier, changed)
         facts, checksum = count_records(positions, documents, copies, repeated, rules)
         if any(source.cleaning != Cleaning() for source in sources):
             facts["edits"] = count_edits(documents)
         if measuring.index is not None:
             hits = list_contamination(documents, screens.decontamination)
+            hits = hits if earlier is None else earlier.add_hits(hits)
             facts["contamination"] = count_contamination(hits, measuring.index)
+        total = facts if earlier is None else add_facts(earlier.pin.facts, facts, changed)
         for name, version in manifest.versions.items():
-            if name in facts["sources"]:
-                facts["sources"][name]["version"] = version
+            if name in total["sources"]:
+                total["sources"][name]["version"] = version
         yield Corpus(
             sources=sources,
             rules=rules,
@@ -190,8 +227,10 @@ def open_corpus(
             documents=documents,
             copies=copies,
             repeated=repeated,
-            facts=facts if near is None else {**facts, "near_duplicates": near.facts},
+            facts=total if near is None else {**total, "near_duplicates": near.facts},
             checksum=checksum,
+            read=facts,
+            relabelled=relabelled,
             near_duplicates=near,
             screens=screens,
         )
@@ -223,6 +262,14 @@ def _count(stack: ExitStack, groups: DataFrame) -> tuple[DataFrame, int]:
     held = stack.enter_context(persisted(groups))
     num_rows = held.count()
     return (F.broadcast(held) if num_rows <= _BROADCAST_ROWS else held), num_rows
+
+
+def _find_earlier(stack: ExitStack, earlier: Earlier | None, values: DataFrame) -> DataFrame | None:
+    """The earlier documents that have one of the values; None if there are no earlier documents."""
+    if earlier is None:
+        return None
+    found, _ = _count(stack, values)
+    return stack.enter_context(persisted(earlier.find_rows(found)))
 
 
 def number_lines(rows: DataFrame, positions: DataFrame) -> DataFrame:

@@ -35,6 +35,10 @@ _NUM_LISTERS = 16
 """Folders listed at once: an object store needs 10 to 100 ms for each, and there may be thousands."""
 
 
+class NoFilesError(FileNotFoundError):
+    """A source names no file; a stream waits for the first one."""
+
+
 class Entry(NamedTuple):
     """One name in a folder."""
 
@@ -72,9 +76,9 @@ def _named(source: Source) -> Iterator[None]:
 def list_files(source: Source, options: Any = None) -> list[SourceFile]:
     """The files of a source, sorted by relative name. `options`: those of the source, pinned; None = not.
 
-    Raises FileNotFoundError if nothing matches (an empty source is a mistake in the path, not an empty
-    corpus) or a link has no target, PermissionError for a folder that may not be listed, ValueError for a
-    name that is not UTF-8.
+    Raises NoFilesError if nothing matches (an empty source is a mistake in the path, not an empty corpus),
+    FileNotFoundError if a link has no target, PermissionError for a folder that may not be listed, ValueError
+    for a name that is not UTF-8.
     """
     find = source.reader.find
     with _named(source):
@@ -83,7 +87,7 @@ def list_files(source: Source, options: Any = None) -> list[SourceFile]:
         else:
             found = find(source.path, options or source.request.options)
         if not found:
-            raise FileNotFoundError(
+            raise NoFilesError(
                 f"no file at {without_credentials(source.path)}; correct the path or bring files there"
             )
     return sorted(found, key=lambda file: file.relative)

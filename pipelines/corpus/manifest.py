@@ -5,7 +5,7 @@ bytes a file on the driver, mostly for the names; a Python object a file would n
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -61,23 +61,30 @@ class Manifest:
 
 def list_sources(sources: Sequence[Source]) -> Manifest:
     """The files of the sources. Errors as in `list_files`."""
-    total, batches, num_files = hashlib.sha256(), list[pa.RecordBatch](), dict[str, int]()
-    versions = dict[str, int]()
+    batches, versions = list[pa.RecordBatch](), dict[str, int]()
     for number, source in enumerate(sources):
         options = pin_options(source)
-        found = list_files(source, options)
         if source.reader.pin is not None:
             versions[source.name] = options.version
-        num_files[source.name] = len(found)
-        total.update(f"{number}\0{len(found)}\n".encode())
-        for file in found:
-            total.update(f"{file.relative}\0{file.size}\0{file.modified_ns}\n".encode())
-        batches += _make_batches(number, found)
+        batches += _make_batches(number, list_files(source, options))
+    return make_manifest(pa.Table.from_batches(batches, _SCHEMA), sources, versions)
+
+
+def make_manifest(
+    files: pa.Table, sources: Sequence[Source], versions: Mapping[str, int] | None = None
+) -> Manifest:
+    """The manifest of these files, whatever their order: columns as in `Manifest.files`."""
+    ordered = files.cast(_SCHEMA).sort_by([("source", "ascending"), ("file", "ascending")])
+    total, num_files = hashlib.sha256(), dict[str, int]()
+    for number, source in enumerate(sources):
+        own = ordered.filter(pc.equal(ordered["source"], number))
+        num_files[source.name] = own.num_rows
+        total.update(f"{number}\0{own.num_rows}\n".encode())
+        for batch in own.select(["file", "size", "modified_ns"]).to_batches(max_chunksize=_BATCH_ROWS):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                total.update("{}\0{}\0{}\n".format(*row).encode())
     return Manifest(
-        files=pa.Table.from_batches(batches, _SCHEMA),
-        digest=total.hexdigest()[:32],
-        num_files=num_files,
-        versions=versions,
+        files=ordered, digest=total.hexdigest()[:32], num_files=num_files, versions=dict(versions or {})
     )
 
 

@@ -54,7 +54,15 @@ def add_screens(
         words = tuple(map(read_words, word_lists))
     evaluation = _list_sets(decontamination) if decontamination.enabled else None
     screens = Screens(words=words, decontamination=decontamination, evaluation=evaluation)
-    digests = [manifest.digest, *(each.digest for each in words), evaluation.digest if evaluation else ""]
+    return apply_screens(manifest, screens)
+
+
+def apply_screens(manifest: Manifest, screens: Screens | None) -> Manifest:
+    """The manifest of files alone with what their texts are compared with, as `add_screens` gives it."""
+    if screens is None:
+        return manifest
+    evaluation = screens.evaluation.digest if screens.evaluation else ""
+    digests = [manifest.digest, *(each.digest for each in screens.words), evaluation]
     digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
     return replace(manifest, screens=screens, digest=digest)
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.corpus.cleaning import Cleaning
 from pipelines.corpus.readers.format import Format, Request
@@ -17,6 +17,8 @@ from pipelines.corpus.readers.table import FORMATS
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("text", "label", "key", "split")
+ChangedFiles = Literal["report", "rebuild", "keep"]
+"""What to do about files that changed or disappeared since their documents were made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,50 @@
+"""The keys of stage 1 that concern its files, and the plan that compares the files with the ledger."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from jobs.shell.facts import display_documents
+from jobs.shell.near_duplicates import SearchSection
+from jobs.shell.plan import Plan, plan_tables
+from jobs.shell.settings import AbsolutePath, TablePlace
+from pipelines.corpus.rules import leave_out_unset
+from pipelines.corpus.source import ChangedFiles, Source, require_sources
+
+if TYPE_CHECKING:
+    from pipelines.corpus.intake import Intake
+
+
+class IntakeSection(SearchSection):
+    """A section with sources and the tables that are made from them."""
+
+    sources: list[Source]
+    changed_files: ChangedFiles
+    stream_interval_seconds: Annotated[float, Field(ge=0)]
+    documents: TablePlace
+    quarantine: TablePlace
+    ledger: AbsolutePath
+
+
+def plan_files(config: IntakeSection, revision: int, outputs: Sequence[str]) -> "Plan[Intake]":
+    """The plan of the stage: files are listed and compared with those of the documents that are there.
+
+    Raises ValueError if files changed or disappeared and `config.changed_files` does not say what to do.
+    """
+    from pipelines.corpus.intake import plan_intake
+    from pipelines.corpus.manifest import list_sources
+    from pipelines.pin import fingerprint
+
+    settings = leave_out_unset(config.model_dump(mode="json", include={"sources", "rules"}))
+    settings |= config.name_search()
+    parts = [[*source.parts] for source in config.sources]  # a fingerprint ignores the order of keys
+
+    def identify(files: str) -> str:
+        return fingerprint("corpus", revision, settings, parts, files)
+
+    manifest = config.add_screens(list_sources(require_sources(config.sources)))
+    intake = plan_intake(manifest, config.sources, config, identify)
+    planned = plan_tables(intake.fingerprint, outputs, display_documents, inputs=intake)
+    return replace(planned, why=intake.why) if intake.why and not planned.up_to_date else planned

@@ -1,0 +1,222 @@
+"""New files on top of earlier documents: which earlier rows change, and the tables as a full run makes them.
+
+What a full run decides about a document depends on other documents in two ways only.
+
+1. Equal contents: the survivor is the copy in test, else validation, else train, then the one with the
+   smallest doc_id (`dedup.find_survivors`). A new file can bring a better copy, so earlier rows change: their
+   duplicate_of, and perhaps their drop_reason. Only earlier rows with a content hash of the new files can.
+2. Equal keys in a source: the record with the smallest (file, offset) stays. If a new record comes before an
+   earlier one, a document would have to move to quarantine: then a full run is made.
+
+Earlier rows are read without their texts, about 150 bytes a document. Rows that change are written again
+together with the other rows of their shards.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructField, StructType
+
+from pipelines.change import Replaced
+from pipelines.corpus.intake import FullRunNeededError
+from pipelines.corpus.quality import label_quality
+from pipelines.corpus.rules import Rules
+from pipelines.delta import ContractError
+from pipelines.digest import aggregate_totals, collect_totals
+from pipelines.paths import spark_path
+from pipelines.pin import Pin, TableLog, open_log, pin
+from pipelines.tables import CONTAMINATION, DOCUMENTS
+
+_COLUMNS = (
+    *("doc_id", "source", "file", "offset", "content_hash", "num_chars"),
+    *("split", "duplicate_of", "drop_reason"),
+)
+_LATEST = ("contamination", "report")
+"""Facts that are no sums. Several documents may have the same record of an evaluation set, so contamination
+is counted over all documents; a report is written by each run for itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Earlier:
+    """The documents that are there."""
+
+    spark: SparkSession
+    pin: Pin
+    log: TableLog
+    """Of the version that is read: the newest, because a maintenance that came after the pin has moved the
+    same rows to other files."""
+    hits: DataFrame | None = None
+    """Rows of CONTAMINATION of the documents; None = there are no evaluation sets."""
+
+    def add_hits(self, hits: DataFrame) -> DataFrame:
+        """Rows of CONTAMINATION of the new documents, and those of the earlier ones."""
+        return hits if self.hits is None else self.hits.unionByName(hits)
+
+    def read_rows(self) -> DataFrame:
+        """The columns that decisions need, and shard, the name of the file of the row."""
+        rows = DOCUMENTS.read(self.spark, self.pin.path, self.log.version)
+        return rows.select(*_COLUMNS, F.col("_metadata.file_name").alias("shard"))
+
+    def find_rows(self, values: DataFrame) -> DataFrame:
+        """The rows that have one of the values, of the one column that `values` has."""
+        return self.read_rows().join(values, values.columns[0], "left_semi")
+
+
+def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> Earlier:
+    """The documents that were pinned, and what the table `contamination` has of them (empty = there is no
+    such table). Raises RuntimeError if the documents are other ones now."""
+    log = open_log(pinned.path)
+    if log is None or log.pin() != pinned:
+        raise RuntimeError(
+            f"documents at {pinned.path}: another writer changed the rows meanwhile; run the stage again "
+            "when it is done"
+        )
+    hits = None
+    if contamination:
+        found = pin(contamination, made_from=pinned.fingerprint)
+        assert found is not None, "plan_intake has found it"
+        hits = CONTAMINATION.read(spark, contamination, found.version)
+    return Earlier(spark=spark, pin=pinned, log=log, hits=hits)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relabelled:
+    """Earlier rows whose label is another one now."""
+
+    earlier: Earlier
+    labels: DataFrame
+    """doc_id, new_duplicate_of, new_drop_reason."""
+    shards: tuple[str, ...]
+    """Paths of the files that hold the rows, as the log has them."""
+    num_rows: int
+    """Of these files."""
+    measured: Observation = field(default_factory=Observation)
+    """Gets the totals of the rows as they were."""
+
+    def read_changed(self) -> DataFrame:
+        """All rows of the shards, with the labels that they have now. To be computed once."""
+        spark, path = self.earlier.spark, self.earlier.pin.path
+        columns = StructType([StructField(c.name, c.dataType) for c in DOCUMENTS.schema])
+        files = [spark_path(f"{path.rstrip('/')}/{shard}") for shard in self.shards]
+        # Spark takes a path with these characters for a pattern.
+        escaped = ["".join(f"\\{c}" if c in "{}*" else c for c in file) for file in files]
+        rows = spark.read.schema(columns).parquet(*escaped)
+        totals = aggregate_totals(rows.schema, DOCUMENTS.schema.names)
+        labelled = rows.observe(self.measured, *totals).join(self.labels, "doc_id", "left")
+        is_changed = F.col("is_changed").isNotNull()
+        return labelled.withColumns(
+            {
+                name: F.when(is_changed, F.col(f"new_{name}")).otherwise(F.col(name))
+                for name in ("duplicate_of", "drop_reason")
+            }
+        ).select(*DOCUMENTS.schema.names)
+
+    @property
+    def replaced(self) -> Replaced:
+        """What the rows replace, once they have been written. Raises ContractError if rows were missed."""
+        totals = collect_totals(self.measured.get)
+        if totals.num_rows != self.num_rows:
+            raise ContractError(
+                f"documents: {len(self.shards):,} shards of {self.earlier.pin.path} have {self.num_rows:,} "
+                f"rows by the log, but {totals.num_rows:,} were read; run the stage again"
+            )
+        return Replaced(shards=self.shards, totals=totals)
+
+
+def select_contents(documents: DataFrame) -> DataFrame:
+    """The contents whose earlier copies matter; empty texts are copies of nothing."""
+    return documents.where("num_chars > 0").select("content_hash").distinct()
+
+
+def select_keys(documents: DataFrame) -> DataFrame:
+    """The ids that are made of keys: an earlier document with such an id has the same key."""
+    return documents.where("has_key").select("doc_id").distinct()
+
+
+def add_rows(documents: DataFrame, earlier: DataFrame | None) -> DataFrame:
+    """The documents and earlier rows that are compared with them; what these do not have is null, has_key is
+    true."""
+    if earlier is None:
+        return documents
+    return documents.unionByName(earlier.withColumn("has_key", F.lit(True)), allowMissingColumns=True)
+
+
+def require_later_records(same_keys: DataFrame, first_records: DataFrame) -> None:
+    """Raises FullRunNeededError if an earlier document repeats the key of a new record that comes first."""
+    is_later = F.col("first") != F.struct("file", "offset")
+    moved = same_keys.join(first_records, "doc_id").where(is_later).select("source", "file", "first").head()
+    if moved is not None:
+        raise FullRunNeededError(
+            f"source {moved.source!r}: new file {moved['first'].file} has a key of {moved.file}, and the "
+            "first of both by name stays"
+        )
+
+
+def label_again(copies: DataFrame, survivors: DataFrame, rules: Rules) -> DataFrame:
+    """The earlier rows whose duplicate_of or drop_reason is another one now, with both as new_duplicate_of
+    and new_drop_reason. Needs the columns of `Earlier.read_rows`."""
+    # Every other reason comes before being a copy, so it stays whatever the survivor is.
+    reason, is_copy = F.col("drop_reason"), F.col("drop_reason") == "exact_duplicate"
+    kept = {"old_duplicate_of": F.col("duplicate_of"), "old_drop_reason": reason}
+    survivor = F.when(F.col("survivor_id") != F.col("doc_id"), F.col("survivor_id"))
+    now = {"duplicate_of": survivor, "failed_rule": F.when(is_copy, None).otherwise(reason)}
+    labelled = copies.join(survivors, "content_hash", "left").withColumns({**kept, **now})
+    labelled = label_quality(labelled, rules).withColumnsRenamed(
+        {"duplicate_of": "new_duplicate_of", "drop_reason": "new_drop_reason"}
+    )
+    differs = [
+        ~F.col(f"new_{name}").eqNullSafe(F.col(f"old_{name}")) for name in ("duplicate_of", "drop_reason")
+    ]
+    return labelled.where(differs[0] | differs[1])
+
+
+def find_relabelled(earlier: Earlier, changed: DataFrame) -> Relabelled | None:
+    """The rows that `label_again` gave, with the shards that hold them; None if there are none."""
+    names = {row.shard for row in changed.select("shard").distinct().collect()}
+    if not names:
+        return None
+    files = earlier.log.list_shards()
+    shards = {path: num_rows for path, num_rows in files.items() if path.rpartition("/")[2] in names}
+    return Relabelled(
+        earlier=earlier,
+        labels=changed.select(
+            "doc_id", "new_duplicate_of", "new_drop_reason", F.lit(True).alias("is_changed")
+        ),
+        shards=tuple(sorted(shards)),
+        num_rows=sum(shards.values()),
+    )
+
+
+def add_facts(
+    before: Mapping[str, Any], found: Mapping[str, Any], changed: DataFrame | None
+) -> dict[str, Any]:
+    """The facts of a full run: those of the earlier one, of the new files, and of the rows that changed."""
+    facts = _add({name: fact for name, fact in before.items() if name not in _LATEST}, found)
+    if changed is not None:
+        moves = changed.groupBy("split", "old_drop_reason", "new_drop_reason").count().collect()
+        for move in moves:
+            _count(facts, move["split"], move.old_drop_reason, -move["count"])
+            _count(facts, move["split"], move.new_drop_reason, move["count"])
+    for part in ("kept", "dropped"):
+        facts[part] = {name: count for name, count in sorted(facts[part].items()) if count}
+    return facts
+
+
+def _count(facts: dict[str, Any], split: str, reason: str | None, number: int) -> None:
+    part, name = ("kept", split) if reason is None else ("dropped", reason)
+    facts[part][name] = facts[part].get(name, 0) + number
+
+
+def _add(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums of the numbers that both have under the same names, at any depth."""
+    both = deepcopy(dict(before))
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            both[name] = _add(before.get(name, {}), value)
+        else:
+            both[name] = before.get(name, 0) + value
+    return both

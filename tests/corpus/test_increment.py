@@ -1,0 +1,135 @@
+"""Increments of a corpus: after each batch, the tables are those of a full run over all files."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from jobs import corpus
+from pipelines.pin import pin, version_of
+from pipelines.tables import DOCUMENTS
+from tests.corpus.increments import (
+    describe_tables,
+    list_screens,
+    make_config,
+    make_text,
+    write_batch,
+    write_file,
+)
+
+
+def run(config):
+    """The reason that the stage gives for its work."""
+    outcome = corpus.main(config)
+    assert outcome.ran
+    return outcome.why
+
+
+def describe_full_run(spark, folder, *overrides):
+    """The tables of a full run over the files that there are now."""
+    config = make_config(folder, f"full{len(list(folder.glob('full*')))}", *overrides)
+    run(config)
+    return describe_tables(spark, config)
+
+
+def read_labels(spark, config):
+    rows = DOCUMENTS.read(spark, config.documents).select("doc_id", "duplicate_of", "drop_reason").collect()
+    return {row.doc_id: (row.duplicate_of, row.drop_reason) for row in rows}
+
+
+@pytest.mark.slow
+def test_each_increment_equals_a_full_run(spark, tmp_path):
+    draw, changed, screens = random.Random(5), Counter(), list_screens(tmp_path)
+    config = make_config(tmp_path, "lake", *screens)
+    write_batch(tmp_path, 0, draw)
+    assert run(config) == "quarantine: no table yet"
+    for number in (1, 2):
+        before, version = read_labels(spark, config), pin(config.documents).version
+        if number == 2:  # a maintenance by another program moves the rows to other files
+            spark.sql(f"OPTIMIZE delta.`{config.documents}`")
+        write_batch(tmp_path, number, draw)
+        assert run(config) == f"2 new files since documents version {version}"
+        after = read_labels(spark, config)
+        changed.update(after[doc_id] != label for doc_id, label in before.items())
+        assert not corpus.main(config).ran
+    grown = describe_tables(spark, config)
+    assert grown == describe_full_run(spark, tmp_path, *screens)
+    # The interesting cases occurred: earlier rows changed, rules dropped texts, and keys repeated.
+    facts = grown["facts"][0]
+    assert changed[True] > 5 < changed[False]
+    assert facts["dropped"]["exact_duplicate"] > 10
+    assert any(reason.startswith("gopher") for reason in facts["dropped"])
+    assert facts["dropped"]["contaminated"] > facts["contamination"]["exam"]["records_hit"] == 2
+    assert grown["word_matches"][1] >= facts["dropped"]["word_list/rude/max_matches"] > 5
+    assert facts["quarantine"]["duplicate key"] > 5
+
+
+@pytest.mark.slow
+def test_a_key_in_an_earlier_name_leads_to_a_full_run(spark, tmp_path):
+    config = make_config(tmp_path)
+    write_file(tmp_path, "a", "2", {"text": "later", "key": "k", "split": "train"})
+    write_file(tmp_path, "b", "1", {"text": "other", "split": "train"})
+    run(config)
+    write_file(tmp_path, "a", "1", {"text": "sooner", "key": "k", "split": "train"})
+    run(config)
+    assert [row.text for row in DOCUMENTS.read(spark, config.documents).where("source = 'a'").collect()] == [
+        "sooner"
+    ]
+    assert describe_tables(spark, config) == describe_full_run(spark, tmp_path)
+
+
+def undo_commits(spark, config, names):
+    """Take the newest commit of tables away, as if the driver had been killed before it. The files of the
+    rows stay, as they do then."""
+    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # it remembers the commits
+    for name in names:
+        path = getattr(config, name)
+        (Path(path) / "_delta_log" / f"{version_of(path):020d}.json").unlink()
+
+
+@pytest.mark.slow
+def test_runs_after_kills_add_rows_once(spark, tmp_path):
+    config, split = make_config(tmp_path), {"split": "train"}
+    for source, key in (("a", "k1"), ("b", None)):
+        write_file(tmp_path, source, "1", {"text": make_text(1), "key": key, **split}, b"broken")
+    run(config)
+    # In the order of their commits: quarantine, ledger, documents.
+    for number, (num_undone, with_more) in enumerate([(2, False), (1, True)], 2):
+        write_file(tmp_path, "a", f"{number}", {"text": make_text(1), "key": f"{number}", **split}, b"no")
+        run(config)
+        undo_commits(spark, config, ["documents", "ledger"][:num_undone])
+        if with_more:
+            write_file(tmp_path, "a", f"{number}+", {"text": "more", "key": f"{number}+", **split}, b"no")
+        assert f"{1 + with_more} new file" in run(config)
+    found = describe_tables(spark, config)
+    assert found == describe_full_run(spark, tmp_path)
+    assert found["documents"][1] == found["quarantine"][1] == 2 + 2 + 1
+
+
+def read_texts(spark, config):
+    return sorted(row.text for row in DOCUMENTS.read(spark, config.documents).collect())
+
+
+@pytest.mark.slow
+def test_kept_documents_outlive_their_files(spark, tmp_path):
+    keep, split = make_config(tmp_path, changed_files="keep"), {"split": "train"}
+    first = write_file(tmp_path, "a", "1", {"text": "one", "key": "1", **split})
+    write_file(tmp_path, "a", "2", {"text": "two", "key": "2", **split})
+    write_file(tmp_path, "b", "1", {"text": "two", **split})
+    run(keep)
+    first.unlink()
+    assert not corpus.main(keep).ran
+    third = write_file(tmp_path, "a", "3", {"text": "three", "key": "3", **split})
+    assert run(keep).endswith("1 file disappeared (a: 1): their documents are kept")
+    assert read_texts(spark, keep) == ["one", "three", "two", "two"]
+    # The run was killed, and its file is gone: the other tables go back to the documents that are there.
+    undo_commits(spark, keep, ["documents"])
+    third.unlink()
+    run(keep)
+    assert describe_tables(spark, keep)["quarantine"][1] == 0
+    assert (read_texts(spark, keep), corpus.main(keep).ran) == (["one", "two", "two"], False)
+    with pytest.raises(ValueError, match=r"1 file disappeared \(a: 1\)"):
+        corpus.main(make_config(tmp_path))
+    run(make_config(tmp_path, changed_files="rebuild"))
+    assert read_texts(spark, keep) == ["two", "two"]
