@@ -31,7 +31,7 @@ class IntakeSection(SearchSection):
 def plan_files(config: IntakeSection, revision: int, outputs: Sequence[str]) -> "Plan[Intake]":
     """The plan of the stage: files are listed and compared with those of the documents that are there.
 
-    Raises ValueError if files changed or disappeared and `config.changed_files` does not say what to do.
+    Raises ValueError if files changed or disappeared and `config.changed_files` forbids what this takes.
     """
     from pipelines.corpus.intake import plan_intake
     from pipelines.corpus.manifest import list_sources

@@ -109,7 +109,7 @@ def plan_intake(
     with this digest, by the present settings.
 
     Raises ValueError, which names the files, if files changed or disappeared since their documents were made
-    and `places.changed_files` does not say what to do.
+    and `places.changed_files` is stop, or is keep and only a full run is possible.
     """
     full = Intake(fingerprint=identify(manifest.digest), whole=manifest, part=manifest)
     earlier = pin(places.documents)

@@ -17,7 +17,7 @@ from pipelines.corpus.readers.table import FORMATS
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("text", "label", "key", "split")
-ChangedFiles = Literal["report", "rebuild", "keep"]
+ChangedFiles = Literal["rebuild", "keep", "stop"]
 """What to do about files that changed or disappeared since their documents were made."""
 
 

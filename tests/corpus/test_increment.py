@@ -130,6 +130,6 @@ def test_kept_documents_outlive_their_files(spark, tmp_path):
     assert describe_tables(spark, keep)["quarantine"][1] == 0
     assert (read_texts(spark, keep), corpus.main(keep).ran) == (["one", "two", "two"], False)
     with pytest.raises(ValueError, match=r"1 file disappeared \(a: 1\)"):
-        corpus.main(make_config(tmp_path))
-    run(make_config(tmp_path, changed_files="rebuild"))
+        corpus.main(make_config(tmp_path, changed_files="stop"))
+    run(make_config(tmp_path))
     assert read_texts(spark, keep) == ["two", "two"]

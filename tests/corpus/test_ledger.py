@@ -59,7 +59,7 @@ def make_places(folder, **changed):
     knobs = {
         "measured": [],
         "evidence": [],
-        "changed_files": "report",
+        "changed_files": "stop",
         "near_duplicates": NearDuplicates(),
         **changed,
     }
@@ -148,7 +148,7 @@ def test_a_reason_for_a_full_run_reads_all_files(ingested):
     assert list_files(full.part) == list_files(intake.whole)
 
 
-def test_changed_files_are_reported_with_the_choice(ingested):
+def test_changed_files_stop_the_stage_with_the_choice(ingested):
     make_file(ingested, "s/b", "22")
     make_file(ingested, "s/new")
     with pytest.raises(
