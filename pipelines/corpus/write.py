@@ -35,6 +35,8 @@ def open_intake(
     """
     earlier = None
     if intake.earlier is not None:
+        if intake.obstacle:
+            raise FullRunNeededError(intake.obstacle)
         if search is not None:
             raise FullRunNeededError("near duplicates are looked for among all documents")
         screens = intake.part.screens
