@@ -1,4 +1,4 @@
-"""The JVM that this process has started: which Java it needs, jars that it gets later, and whether it is gone."""
+"""The JVM that this process has started: which Java it needs, jars it gets later, and whether it is gone."""
 
 import os
 
