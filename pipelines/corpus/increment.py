@@ -1,12 +1,15 @@
 """New files on top of earlier documents: which earlier rows change, and the tables as a full run makes them.
 
-What a full run decides about a document depends on other documents in two ways only.
+What a full run decides about a document depends on other documents in three ways only.
 
 1. Equal contents: the survivor is the copy in test, else validation, else train, then the one with the
    smallest doc_id (`dedup.find_survivors`). A new file can bring a better copy, so earlier rows change: their
    duplicate_of, and perhaps their drop_reason. Only earlier rows with a content hash of the new files can.
 2. Equal keys in a source: the record with the smallest (file, offset) stays. If a new record comes before an
    earlier one, a document would have to move to quarantine: then a full run is made.
+3. Near duplicates: the search gets the earlier documents too. It has their signatures and similarities, and
+   reads texts of the table `documents` only where it has not. A new text can remove an earlier one, and keep
+   one by removing the text that had removed it.
 
 Earlier rows are read without their texts, about 150 bytes a document. Rows that change are written again
 together with the other rows of their shards.
@@ -23,7 +26,10 @@ from pyspark.sql.types import StructField, StructType
 
 from pipelines.change import Replaced
 from pipelines.corpus.intake import FullRunNeededError
+from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
+from pipelines.corpus.neardup.stored import Work
 from pipelines.corpus.quality import label_quality
+from pipelines.corpus.readers.files import work_on_documents
 from pipelines.corpus.rules import Rules
 from pipelines.delta import ContractError
 from pipelines.digest import aggregate_totals, collect_totals
@@ -35,9 +41,11 @@ _COLUMNS = (
     *("doc_id", "source", "file", "offset", "content_hash", "num_chars"),
     *("split", "duplicate_of", "drop_reason"),
 )
-_LATEST = ("contamination", "report")
+_LATEST = ("contamination", "near_duplicates", "report")
 """Facts that are no sums. Several documents may have the same record of an evaluation set, so contamination
-is counted over all documents; a report is written by each run for itself."""
+is counted over all documents, as near duplicates are; a report is written by each run for itself."""
+_BROADCAST_ROWS = 1_000_000
+"""Ids that every executor gets: 100 MB. With more, a join shuffles the texts of the documents."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +72,30 @@ class Earlier:
     def find_rows(self, values: DataFrame) -> DataFrame:
         """The rows that have one of the values, of the one column that `values` has."""
         return self.read_rows().join(values, values.columns[0], "left_semi")
+
+    def find_members(self) -> DataFrame:
+        """The rows among which near duplicates were looked for: those that no other rule drops, and that are
+        copies of nothing."""
+        is_kept = F.col("drop_reason").isNull() & F.col("duplicate_of").isNull()
+        found = self.read_rows().where(is_kept | (F.col("drop_reason") == NEAR_DUPLICATE))
+        return found.drop("duplicate_of", "drop_reason")  # the search decides on them
+
+    def find_removed(self, removed: DataFrame) -> DataFrame:
+        """The rows that were near duplicates, or are now: `removed` has their doc_id."""
+        rows = self.read_rows()
+        before = rows.where(F.col("drop_reason") == NEAR_DUPLICATE)
+        return before.union(rows.join(removed, "doc_id", "left_semi").select(before.columns)).distinct()
+
+    def work_on_texts(self, positions: DataFrame, work: Work, ddl: str) -> DataFrame | None:
+        """Rows of `ddl` that `work` makes of the texts of these rows; see `readers.files.read_texts`. None if
+        there are none."""
+        wanted = positions.select("doc_id").distinct()
+        number = wanted.count()
+        if not number:
+            return None
+        texts = DOCUMENTS.read(self.spark, self.pin.path, self.log.version)
+        ids = F.broadcast(wanted) if number <= _BROADCAST_ROWS else wanted
+        return work_on_documents(texts.join(ids, "doc_id", "left_semi"), work, ddl)
 
 
 def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> Earlier:
@@ -156,15 +188,25 @@ def require_later_records(same_keys: DataFrame, first_records: DataFrame) -> Non
         )
 
 
-def label_again(copies: DataFrame, survivors: DataFrame, rules: Rules) -> DataFrame:
+def label_again(
+    copies: DataFrame, survivors: DataFrame, rules: Rules, removed: DataFrame | None = None
+) -> DataFrame:
     """The earlier rows whose duplicate_of or drop_reason is another one now, with both as new_duplicate_of
-    and new_drop_reason. Needs the columns of `Earlier.read_rows`."""
+    and new_drop_reason. Needs the columns of `Earlier.read_rows`.
+
+    removed: doc_id and near_survivor_id of the near duplicates among them; None = they are not looked for.
+    """
     # Every other reason comes before being a copy, so it stays whatever the survivor is.
-    reason, is_copy = F.col("drop_reason"), F.col("drop_reason") == "exact_duplicate"
+    reason, is_copy = F.col("drop_reason"), F.col("drop_reason").isin("exact_duplicate", NEAR_DUPLICATE)
     kept = {"old_duplicate_of": F.col("duplicate_of"), "old_drop_reason": reason}
     survivor = F.when(F.col("survivor_id") != F.col("doc_id"), F.col("survivor_id"))
-    now = {"duplicate_of": survivor, "failed_rule": F.when(is_copy, None).otherwise(reason)}
-    labelled = copies.join(survivors, "content_hash", "left").withColumns({**kept, **now})
+    labelled = copies.join(survivors, "content_hash", "left")
+    near = F.lit(None).cast("string")
+    if removed is not None:
+        labelled, near = labelled.join(removed, "doc_id", "left"), F.col("near_survivor_id")
+    failed = F.when(near.isNotNull(), F.lit(NEAR_DUPLICATE)).when(~is_copy, reason)
+    now = {"duplicate_of": F.coalesce(survivor, near), "failed_rule": failed}
+    labelled = labelled.withColumns({**kept, **now})
     labelled = label_quality(labelled, rules).withColumnsRenamed(
         {"duplicate_of": "new_duplicate_of", "drop_reason": "new_drop_reason"}
     )

@@ -7,7 +7,15 @@ from pathlib import Path
 from jobs import corpus
 from jobs.shell.settings import load
 from pipelines.pin import pin
-from pipelines.tables import CONTAMINATION, DOCUMENTS, LEDGER, QUARANTINE, SIGNALS, WORD_MATCHES
+from pipelines.tables import (
+    CONTAMINATION,
+    DOCUMENTS,
+    LEDGER,
+    NEAR_DUPLICATES,
+    QUARANTINE,
+    SIGNALS,
+    WORD_MATCHES,
+)
 from tests.conftest import TEST_CONF
 
 ALWAYS = {"documents": DOCUMENTS, "quarantine": QUARANTINE, "ledger": LEDGER}
@@ -78,11 +86,37 @@ def write_batch(folder: Path, number: int, draw: random.Random) -> None:
 def describe_tables(spark, config) -> dict[str, tuple]:
     """By table: digest and number of rows of the pin, and of the rows that are there; facts of documents."""
     found: dict[str, tuple] = {}
-    for name, table in (ALWAYS | (MEASURED if config.rules.word_lists else {})).items():
+    measured = MEASURED if config.rules.word_lists else {}
+    near = {"duplicates": NEAR_DUPLICATES} if config.near_duplicates.enabled else {}
+    for name, table in (ALWAYS | measured | near).items():
         path = getattr(config, name)
         pinned = pin(path)
         assert pinned is not None, name
         found[name] = (pinned.digest, pinned.num_rows, table.digest(table.read(spark, path)))
         assert found[name][:2] == found[name][2], f"{name}: the record differs from the rows"
-    found["facts"] = (pin(config.documents).facts,)
+    facts = pin(config.documents).facts
+    for work in ("signed", "pairs_compared"):  # what this run computed, and earlier ones did not
+        facts.get("near_duplicates", {}).pop(work, None)
+    found["facts"] = (facts,)
     return found
+
+
+def make_variant(number: int, variant: int) -> str:
+    """Texts of one number are near duplicates of each other: they differ in one word of 60. Those of a number
+    and the next share half of their words, in the order of both."""
+    return " ".join([*(f"{number + place // 30}w{place % 30}" for place in range(60)), f"v{variant}"])
+
+
+def write_variants(folder: Path, number: int, draw: random.Random) -> None:
+    """A file of texts that are near or exact copies of texts of the same and of other batches."""
+    records = [
+        {
+            "text": make_variant(draw.randrange(8), draw.randrange(5)),
+            "split": draw.choice(["train", "train", "validation", "test"]),
+        }
+        for _ in range(14)
+    ]
+    write_file(folder, "b", f"{number:03}.jsonl", *records, {"text": "short", "split": "train"})
+    write_file(
+        folder, "a", f"{number:03}.jsonl", {"text": make_text(number), "key": f"{number}", "split": "train"}
+    )

@@ -16,6 +16,7 @@ from tests.corpus.increments import (
     make_text,
     write_batch,
     write_file,
+    write_variants,
 )
 
 
@@ -63,6 +64,29 @@ def test_each_increment_equals_a_full_run(spark, tmp_path):
     assert facts["dropped"]["contaminated"] > facts["contamination"]["exam"]["records_hit"] == 2
     assert grown["word_matches"][1] >= facts["dropped"]["word_list/rude/max_matches"] > 5
     assert facts["quarantine"]["duplicate key"] > 5
+
+
+@pytest.mark.slow
+def test_near_duplicates_of_each_increment_equal_a_full_run(spark, tmp_path):
+    draw, moves = random.Random(3), Counter()
+    search = ["corpus.near_duplicates.enabled=true", "corpus.near_duplicates.max_source_loss=1.0"]
+    config = make_config(tmp_path, "lake", *search)
+    write_variants(tmp_path, 0, draw)
+    run(config)
+    for number in (1, 2):
+        before = read_labels(spark, config)
+        write_variants(tmp_path, number, draw)
+        if number == 2:  # signatures of earlier texts are computed from the table documents
+            spark.sql(f"DELETE FROM delta.`{config.signatures}`")
+        assert run(config).startswith("2 new files since documents version")
+        after = read_labels(spark, config)
+        moves.update((label[1], after[doc_id][1]) for doc_id, label in before.items())
+        assert not corpus.main(config).ran
+    assert describe_tables(spark, config) == describe_full_run(spark, tmp_path, *search)
+    # Earlier survivors were removed by new texts that are nearly, or exactly, the same.
+    assert moves[None, "near_duplicate"] > 1
+    assert moves[None, None] > 5
+    assert {"near_duplicate", "exact_duplicate"} == {new for _, new in moves if new}
 
 
 @pytest.mark.slow
