@@ -1,10 +1,15 @@
 """Rows of a small table, read on the driver with Arrow: a plan reads them before there is a JVM."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.pin import open_log
 from pipelines.storage import locate
+
+_READERS = 16
+"""Shards that are read at once: a table that grows often has many small ones."""
 
 
 def read_arrow(path: str, version: int, schema: pa.Schema) -> pa.Table:
@@ -17,8 +22,11 @@ def read_arrow(path: str, version: int, schema: pa.Schema) -> pa.Table:
     if log is None:
         raise FileNotFoundError(f"no table at {path}")
     files, root = locate(path)
-    shards = [
-        pq.read_table(f"{root.rstrip('/')}/{shard}", columns=schema.names, filesystem=files).cast(schema)
-        for shard in log.list_shards()
-    ]
+
+    def read(shard: str) -> pa.Table:
+        place = f"{root.rstrip('/')}/{shard}"
+        return pq.read_table(place, columns=schema.names, filesystem=files).cast(schema)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        shards = list(pool.map(read, log.list_shards()))
     return pa.concat_tables(shards) if shards else schema.empty_table()

@@ -26,6 +26,11 @@ class ContractError(ValueError):
     """Rows that break the definition of their table; nothing was written."""
 
 
+class ChangedMeanwhileError(ContractError):
+    """Rows that are not those that were counted, because what they are made from changed. The next run reads
+    it as it is then."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Definition:
     """A table as the modules below `delta` see it."""

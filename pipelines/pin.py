@@ -180,6 +180,11 @@ class TableLog:
         record = read_record(self.source.read_commit(version) or {})
         return None if record is None else self._own_pin(version, record)
 
+    def find_newest_version(self, found: Pin) -> int:
+        """The newest version with the rows of our commit `found`. A maintenance after it moves them to other
+        files, and those of before may be deleted."""
+        return self.version if self.pin() == found else found.version
+
     def read_totals(self, version: int) -> dict[str, Any] | None:
         """What the digest of our commit of this version was made of, as `digest.Totals` encodes it; None if
         the commit is of an earlier Distributary, which did not record it."""

@@ -14,14 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession, is_remote
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
 from pipelines.connect import is_connect, ship_code
-from pipelines.machine import SUPPORTED_JAVA, cache_folder, feature_version, find_java, find_other_java_home
+from pipelines.jvm import add_to_jvm, check_java
+from pipelines.machine import cache_folder
 from pipelines.session_conf import (
     TASK_MEMORY,
     add_delta,
@@ -33,7 +34,7 @@ from pipelines.session_conf import (
     refuse_settings,
 )
 from pipelines.stores import S3, Stores, current, secret_conf, spark_conf
-from pipelines.submit import conf_folder, read_given_conf
+from pipelines.submit import read_given_conf
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def start_ahead(app_name: str, conf: Mapping[str, str] | None = None) -> None:
 
 
 def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
-    _check_java()
+    check_java()
     given = read_given_conf()
     python = choose_python({"spark.master": DEFAULT_MASTER, **conf, **given})
     wanted = {
@@ -130,7 +131,7 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     not_given = {name: value for name, value in wanted.items() if name not in given}
     chosen = SparkConf(loadDefaults=False).setAll([*{**not_given, **added}.items()])
     os.environ["PYSPARK_PYTHON"] = python  # pyspark reads the variable, and the setting only in spark-submit
-    _add_to_jvm(jars, chosen)
+    add_to_jvm(jars, chosen)
     started = SparkSession.builder.config(conf=chosen).getOrCreate()
     # If only the JVM's end stopped it, a cluster would see failed executors instead of a finished
     # application.
@@ -268,33 +269,3 @@ def _find_session() -> SparkSession | None:
         return cast("SparkSession | None", ConnectSession._get_default_session())
     started = SparkSession._instantiatedSession
     return started if started is not None and started._sc._jsc is not None else None
-
-
-def _check_java() -> None:
-    """Raises RuntimeError if a JVM must be started and Java is too old. A Java newer than those tested is
-    allowed."""
-    starts = SparkContext._gateway is None and not {
-        "PYSPARK_GATEWAY_PORT",
-        "DATABRICKS_RUNTIME_VERSION",
-    } & set(os.environ)
-    if not starts or (conf_folder() / "spark-env.sh").is_file():  # it may choose another Java
-        return
-    java = find_java()
-    if java.problem and feature_version(java.version) < min(SUPPORTED_JAVA):
-        home, wanted = find_other_java_home(), " or ".join(map(str, SUPPORTED_JAVA))
-        remedy = f"export JAVA_HOME={home}" if home else "make system"
-        raise RuntimeError(f"{java.problem}; Spark needs Java {wanted}; run: {remedy}")
-
-
-def _add_to_jvm(jars: list[str], conf: SparkConf) -> None:
-    """Start the JVM if there is none, and add the jars to its class loader.
-
-    Executors get the jars by `spark.jars`. The driver does not: spark-submit may have started the JVM
-    already, or the user's --jars replaces our `spark.jars`.
-    """
-    SparkContext._ensure_initialized(conf=conf)
-    jvm = SparkContext._jvm
-    assert jvm is not None, "_ensure_initialized started it"
-    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
-    for jar in jars:
-        loader.addURL(jvm.java.io.File(jar).toURI().toURL())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark import SparkContext
 
+from pipelines.jvm import check_java
 from pipelines.machine import DELTA_JARS
 from pipelines.session_conf import (
     add_delta,
@@ -18,7 +19,7 @@ from pipelines.session_conf import (
     refuse_cluster_mode,
     refuse_fast_listing,
 )
-from pipelines.spark import _check_java, count_slots, count_tasks, session
+from pipelines.spark import count_slots, count_tasks, session
 from pipelines.submit import read_given_conf
 
 CHECKOUT = Path(__file__).parent.parent
@@ -199,17 +200,17 @@ def test_a_java_too_old_for_spark_is_named_with_the_remedy(java, tmp_path, monke
         RuntimeError,
         match=rf"JAVA_HOME names {tmp_path}/bin/java is Java 11.0.2; Spark needs Java 17 or 21; ",
     ):
-        _check_java()
+        check_java()
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
-    _check_java()
+    check_java()
 
 
 def test_a_java_newer_than_tested_and_one_that_spark_env_chooses_may_try(java, tmp_path):
     java("25.0.3")
-    _check_java()
+    check_java()
     java("11.0.2")
     (tmp_path / "spark-env.sh").write_text("JAVA_HOME=/opt/java17\n")
-    _check_java()
+    check_java()
 
 
 def test_a_session_asks_for_java_before_the_jvm(java, tmp_path):

@@ -124,7 +124,7 @@ def _leave_out_frames(text: str) -> str:
 def _is_passing(error: BaseException, message: str) -> bool:
     """Whether the same command may succeed later, with nothing changed."""
     names = {each.__name__ for each in type(error).__mro__}
-    if names & {"LeaseHeldError", "LeaseLostError", "Py4JNetworkError"}:
+    if names & {"LeaseHeldError", "LeaseLostError", "Py4JNetworkError", "ChangedMeanwhileError"}:
         return True
     if isinstance(error, OSError):
         return error.errno not in _LASTING if error.errno is not None else _is_fault_of_store(error)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from jobs.shell.facts import display_documents
 from jobs.shell.near_duplicates import SearchSection
-from jobs.shell.plan import Plan, plan_tables
+from jobs.shell.plan import Plan, plan_tables, require_own_rows
 from jobs.shell.settings import AbsolutePath, TablePlace
 from pipelines.corpus.rules import leave_out_unset
 from pipelines.corpus.source import ChangedFiles, Source, require_sources
@@ -34,8 +34,9 @@ def plan_files(config: IntakeSection, revision: int, outputs: Sequence[str]) -> 
     Raises ValueError if files changed or disappeared and `config.changed_files` forbids what this takes.
     """
     from pipelines.corpus.intake import plan_intake
+    from pipelines.corpus.listing import list_files
     from pipelines.corpus.manifest import list_sources
-    from pipelines.pin import fingerprint
+    from pipelines.pin import fingerprint, pin
 
     settings = leave_out_unset(config.model_dump(mode="json", include={"sources", "rules"}))
     settings |= config.name_search()
@@ -44,7 +45,13 @@ def plan_files(config: IntakeSection, revision: int, outputs: Sequence[str]) -> 
     def identify(files: str) -> str:
         return fingerprint("corpus", revision, settings, parts, files)
 
-    manifest = config.add_screens(list_sources(require_sources(config.sources)))
+    keeps = config.changed_files == "keep"
+    manifest = config.add_screens(list_sources(require_sources(config.sources), may_be_empty=keeps))
     intake = plan_intake(manifest, config.sources, config, identify)
+    for source in config.sources:
+        if not intake.whole.num_files[source.name]:
+            list_files(source)  # raises: neither the folder nor the ledger has a file of it
     planned = plan_tables(intake.fingerprint, outputs, display_documents, inputs=intake)
+    if not planned.up_to_date:
+        require_own_rows(config.ledger, pin(config.ledger))
     return replace(planned, why=intake.why) if intake.why and not planned.up_to_date else planned

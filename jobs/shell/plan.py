@@ -69,11 +69,7 @@ def plan_tables(
 
     pins = [pin(path, made_from=made_from) if appended else pin(path) for path in outputs]
     for path, found in zip(outputs, pins, strict=True):
-        if found is not None and not found.fingerprint:
-            raise ValueError(
-                f"{path} was changed outside of Distributary ({_describe_change(found)}); running this stage "
-                "would undo that. To rebuild it, delete the table; to keep it, run only the stages below"
-            )
+        require_own_rows(path, found)
     for path, found in zip(outputs, pins, strict=True):
         if found is None or found.fingerprint != made_from:
             why = f"{_name_of(path)}: {_explain_outdated(found or pin(path), appended=appended)}"
@@ -93,6 +89,15 @@ def plan_tables(
         facts=display_facts(last),
         outputs=tuple(outputs),
     )
+
+
+def require_own_rows(path: str, found: "Pin | None") -> None:
+    """Raises ValueError if the newest rows of a table, which a stage writes, are of another program."""
+    if found is not None and not found.fingerprint:
+        raise ValueError(
+            f"{path} was changed outside of Distributary ({_describe_change(found)}); running this stage "
+            "would undo that. To rebuild it, delete the table; to keep it, run only the stages below"
+        )
 
 
 def require_table(path: str, table: str, stage: str) -> "Pin":

@@ -34,11 +34,13 @@ def show_report(config: Any, settings: Settings, file: str) -> None:
 
     Raises ValueError if the tables are not there or were not made together.
     """
+    from pipelines.corpus.report.file import require_file
     from pipelines.spark import session
 
     configure(config.storage)
     sequences = TypeAdapter(TablePlace).validate_python(settings.tree["dataset"]["sequences"])
     place = absolute(file)
+    require_file(place)
     write_page(session("distributary report", config.spark), config, place, sequences)
     console.print(redact(f"report: {place}"), markup=False)
 
@@ -61,9 +63,10 @@ def add_report(config: Any, outcome: Outcome) -> Outcome:
 
 def _is_current(config: Any) -> bool:
     """Whether the page is there and about the newest documents."""
-    from pipelines.corpus.report.file import read_page
+    from pipelines.corpus.report.file import read_page, require_file
     from pipelines.pin import pin
 
+    require_file(config.report)
     documents = pin(config.documents)
     return documents is not None and read_page(config.report, documents) is not None
 

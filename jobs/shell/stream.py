@@ -4,6 +4,7 @@ Each round is a usual run: it compares the folder with the ledger and adds what 
 stream has no state of its own, can be killed at any moment, and a usual run goes on where it stopped.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Annotated
@@ -59,4 +60,14 @@ def follow(
 def _may_pass(error: Exception) -> bool:
     from pipelines.corpus.listing import NoFilesError
 
-    return isinstance(error, NoFilesError) or find_exit(error, configuring=False) == Exit.RETRY
+    if isinstance(error, NoFilesError):
+        return True
+    return find_exit(error, configuring=False) == Exit.RETRY and not _has_lost_jvm()
+
+
+def _has_lost_jvm() -> bool:
+    if "pyspark" not in sys.modules:  # no round has started Spark yet
+        return False
+    from pipelines.jvm import has_lost_jvm
+
+    return has_lost_jvm()

@@ -21,6 +21,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines.change import Replaced
+from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.cleaning import Cleaning
 from pipelines.corpus.counts import compute_checksum, count_edits, count_records
 from pipelines.corpus.dedup import (
@@ -33,6 +34,7 @@ from pipelines.corpus.dedup import (
 )
 from pipelines.corpus.evidence import count_contamination, list_contamination, list_word_matches
 from pipelines.corpus.increment import (
+    BROADCAST_ROWS,
     Earlier,
     Relabelled,
     add_facts,
@@ -56,14 +58,10 @@ from pipelines.corpus.screens import Screens
 from pipelines.corpus.signals.names import SIGNALS as SIGNAL_NAMES
 from pipelines.corpus.source import Source, check_names
 from pipelines.corpus.split import label_splits
-from pipelines.delta import ContractError
 from pipelines.held import HeldRows
 from pipelines.schema import arrow_schema
 from pipelines.spark import count_slots, persisted
 from pipelines.tables import DOCUMENTS, QUARANTINE
-
-_BROADCAST_ROWS = 1_000_000
-"""Rows of a hash and an id that every executor gets: 100 MB. More are joined by a shuffle of positions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +131,7 @@ class Corpus:
         """Rows of DOCUMENTS for the table at `path`, computed by reading the files again, and earlier rows
         whose labels change.
 
-        Raises ContractError if they are not those that were counted: files changed meanwhile.
+        Raises ChangedMeanwhileError if they are not those that were counted.
         """
         may_fail = self.rules.read_texts or self.screens.decontamination.drops
         failed = self.documents.where("failed_rule IS NOT NULL") if may_fail else None
@@ -149,7 +147,7 @@ class Corpus:
             expected += self.relabelled.num_rows
         with DOCUMENTS.hold(counted, path) as held:
             if held.num_rows != expected or (measured.get["checksum"] or 0) != self.checksum:
-                raise ContractError(
+                raise ChangedMeanwhileError(
                     f"corpus: {self.read['records']:,} records should give {expected:,} "
                     f"documents, but reading them again gave {held.num_rows:,}, or other ones: files changed "
                     "while they were read; run the stage again when no other program writes to them"
@@ -252,7 +250,7 @@ def _count(stack: ExitStack, groups: DataFrame) -> tuple[DataFrame, int]:
     """The rows, ready to be joined, and their number. The number is not known to Spark's planner."""
     held = stack.enter_context(persisted(groups))
     num_rows = held.count()
-    return (F.broadcast(held) if num_rows <= _BROADCAST_ROWS else held), num_rows
+    return (F.broadcast(held) if num_rows <= BROADCAST_ROWS else held), num_rows
 
 
 def _find_earlier(stack: ExitStack, earlier: Earlier | None, values: DataFrame) -> DataFrame | None:

@@ -25,27 +25,27 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
 from pipelines.change import Replaced
+from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.intake import FullRunNeededError
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.neardup.stored import Work
 from pipelines.corpus.quality import label_quality
 from pipelines.corpus.readers.files import work_on_documents
 from pipelines.corpus.rules import Rules
-from pipelines.delta import ContractError
 from pipelines.digest import aggregate_totals, collect_totals
 from pipelines.paths import spark_path
-from pipelines.pin import Pin, TableLog, open_log, pin
+from pipelines.pin import Pin, TableLog, open_log
 from pipelines.tables import CONTAMINATION, DOCUMENTS
 
 _COLUMNS = (
     *("doc_id", "source", "file", "offset", "content_hash", "num_chars"),
     *("split", "duplicate_of", "drop_reason"),
 )
+BROADCAST_ROWS = 1_000_000
+"""Rows of a hash and an id that every executor gets: 100 MB. More are joined by a shuffle."""
 _LATEST = ("contamination", "near_duplicates", "report")
 """Facts that are no sums. Several documents may have the same record of an evaluation set, so contamination
 is counted over all documents, as near duplicates are; a report is written by each run for itself."""
-_BROADCAST_ROWS = 1_000_000
-"""Ids that every executor gets: 100 MB. With more, a join shuffles the texts of the documents."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +94,7 @@ class Earlier:
         if not number:
             return None
         texts = DOCUMENTS.read(self.spark, self.pin.path, self.log.version)
-        ids = F.broadcast(wanted) if number <= _BROADCAST_ROWS else wanted
+        ids = F.broadcast(wanted) if number <= BROADCAST_ROWS else wanted
         return work_on_documents(texts.join(ids, "doc_id", "left_semi"), work, ddl)
 
 
@@ -109,9 +109,11 @@ def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> E
         )
     hits = None
     if contamination:
-        found = pin(contamination, made_from=pinned.fingerprint)
-        assert found is not None, "plan_intake has found it"
-        hits = CONTAMINATION.read(spark, contamination, found.version)
+        of_hits = open_log(contamination)
+        found = of_hits.pin(made_from=pinned.fingerprint) if of_hits else None
+        assert of_hits, "plan_intake has found it"
+        assert found, "plan_intake has found it"
+        hits = CONTAMINATION.read(spark, contamination, of_hits.find_newest_version(found))
     return Earlier(spark=spark, pin=pinned, log=log, hits=hits)
 
 
@@ -149,10 +151,11 @@ class Relabelled:
 
     @property
     def replaced(self) -> Replaced:
-        """What the rows replace, once they have been written. Raises ContractError if rows were missed."""
+        """What the rows replace, once they have been written. Raises ChangedMeanwhileError if rows were
+        missed."""
         totals = collect_totals(self.measured.get)
         if totals.num_rows != self.num_rows:
-            raise ContractError(
+            raise ChangedMeanwhileError(
                 f"documents: {len(self.shards):,} shards of {self.earlier.pin.path} have {self.num_rows:,} "
                 f"rows by the log, but {totals.num_rows:,} were read; run the stage again"
             )
@@ -221,15 +224,13 @@ def find_relabelled(earlier: Earlier, changed: DataFrame) -> Relabelled | None:
     names = {row.shard for row in changed.select("shard").distinct().collect()}
     if not names:
         return None
+    labels = changed.select("doc_id", "new_duplicate_of", "new_drop_reason", F.lit(True).alias("is_changed"))
+    if changed.count() <= BROADCAST_ROWS:  # or else the join would sort the texts
+        labels = F.broadcast(labels)
     files = earlier.log.list_shards()
     shards = {path: num_rows for path, num_rows in files.items() if path.rpartition("/")[2] in names}
     return Relabelled(
-        earlier=earlier,
-        labels=changed.select(
-            "doc_id", "new_duplicate_of", "new_drop_reason", F.lit(True).alias("is_changed")
-        ),
-        shards=tuple(sorted(shards)),
-        num_rows=sum(shards.values()),
+        earlier=earlier, labels=labels, shards=tuple(sorted(shards)), num_rows=sum(shards.values())
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.arrow_rows import read_arrow
 from pipelines.corpus.ledger import ENTRIES, Changes, compare_files, restore_manifest
@@ -61,6 +62,8 @@ class Intake:
     """The documents that the new ones are added to; None = the tables are written from nothing."""
     why: str = ""
     """Why these files; empty if it is plain."""
+    obstacle: str = ""
+    """Why no rows can be added; matters only if a table must be written."""
     fallback: "Intake | None" = None
     """If there are earlier documents: the full run instead; None = there can be none, because files that
     were kept have changed or are gone."""
@@ -117,10 +120,15 @@ def plan_intake(
     keeps = places.changed_files == "keep"
     if files is None:
         if keeps:
-            raise _refuse(f"no ledger of the sources goes with documents version {earlier.version}", "")
+            reason = f"no ledger goes with documents version {earlier.version}"
+            raise _refuse(
+                reason if entries is None else "a source of before has another name, or is gone", ""
+            )
         return full
     before = apply_screens(files, manifest.screens)
     changes = compare_files(before, manifest, sources)
+    if keeps and (table := _find_rewritten(changes, sources)):
+        raise _refuse(f"source {table} is a table that wrote earlier rows to new files", changes.describe())
     if identify(before.digest) != earlier.fingerprint:
         if keeps and not changes.keep_documents:
             raise _refuse("the settings changed", changes.describe())
@@ -132,7 +140,13 @@ def plan_intake(
             return replace(full, why=f"all files are read, because {obstacle}")
         if changes.new.num_rows:
             raise _refuse(obstacle, changes.describe())
-    return _add_files(full, before, changes, earlier, sources, identify)
+    return replace(_add_files(full, before, changes, earlier, sources, identify), obstacle=obstacle)
+
+
+def _find_rewritten(changes: Changes, sources: Sequence[Source]) -> str:
+    """A source that is a table with files both gone and new: OPTIMIZE and UPDATE write rows again."""
+    gone, new = (set(pc.unique(part["source"]).to_pylist()) for part in (changes.deleted, changes.new))
+    return next((sources[n].name for n in sorted(gone & new) if sources[n].reader.pin is not None), "")
 
 
 def _refuse(reason: str, changes: str) -> ValueError:
@@ -197,5 +211,8 @@ def _find_obstacle(places: IntakePlaces, earlier: Pin) -> str:
 
 def _read_entries(ledger: str, made_from: str) -> pa.Table | None:
     """The files (ENTRIES) that the documents with this fingerprint were made from; None if no ledger says."""
-    found = pin(ledger, made_from=made_from)
-    return None if found is None else read_arrow(ledger, found.version, ENTRIES)
+    log = open_log(ledger)
+    found = log.pin(made_from=made_from) if log else None
+    if log is None or found is None:
+        return None
+    return read_arrow(ledger, log.find_newest_version(found), ENTRIES)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.corpus.listing import list_files, pin_options
+from pipelines.corpus.listing import NoFilesError, list_files, pin_options
 from pipelines.corpus.readers.format import SourceFile
 from pipelines.corpus.source import Source
 
@@ -59,14 +59,18 @@ class Manifest:
                 yield source, SourceFile(path=path, relative=file, size=size, modified_ns=modified_ns)
 
 
-def list_sources(sources: Sequence[Source]) -> Manifest:
-    """The files of the sources. Errors as in `list_files`."""
+def list_sources(sources: Sequence[Source], *, may_be_empty: bool = False) -> Manifest:
+    """The files of the sources. Errors as in `list_files`; `may_be_empty`: a source may have no file now."""
     batches, versions = list[pa.RecordBatch](), dict[str, int]()
     for number, source in enumerate(sources):
         options = pin_options(source)
         if source.reader.pin is not None:
             versions[source.name] = options.version
-        batches += _make_batches(number, list_files(source, options))
+        try:
+            batches += _make_batches(number, list_files(source, options))
+        except NoFilesError:
+            if not may_be_empty:
+                raise
     return make_manifest(pa.Table.from_batches(batches, _SCHEMA), sources, versions)
 
 

@@ -44,6 +44,7 @@ def compare_rules(
         raise ValueError(
             f"{', '.join(missing)} were not measured; add their preset to corpus.rules.presets and run corpus"
         )
+    _require_measured(signals, changed)
     if word_matches is not None:
         signals = signals.join(_spread_matches(word_matches, rules), "doc_id", "left")
     columns = {name: F.col(f"`{name}`") for name in (*rules.signals, "language", "language_score")}
@@ -62,6 +63,14 @@ def compare_rules(
         F.count("*").alias("num_documents"), F.sum("num_chars").alias("num_chars")
     )
     return _add_up(groups.collect())
+
+
+def _require_measured(signals: DataFrame, rules: Rules) -> None:
+    """Raises ValueError if the rules look at a signal that no row has: the rows were made by other rules."""
+    names = rules.preset_signals
+    counts = signals.agg(F.count("*"), *(F.count(F.col(f"`{name}`")) for name in names)).collect()[0]
+    if counts[0] and (missing := [name for name, found in zip(names, counts[1:], strict=True) if not found]):
+        raise ValueError(f"{', '.join(missing)} were not measured; run: distributary corpus")
 
 
 def _spread_matches(word_matches: DataFrame, rules: Rules) -> DataFrame:

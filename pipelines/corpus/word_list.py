@@ -64,7 +64,7 @@ def choose_word_limits(
 
     Raises ValueError for two lists of one name, and for a rule that no list has.
     """
-    names = [each.name for each in word_lists]
+    names = [each.name.lower() for each in word_lists]  # columns of Spark ignore case
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"names of word_lists must be unique, repeated: {', '.join(repeated)}")
     known = {rule: value for each in word_lists for rule, value in each.thresholds.items()}
@@ -76,7 +76,9 @@ def choose_word_limits(
     limits = []
     for rule, threshold in {**known, **thresholds}.items():
         if threshold is not None:
-            limits.append(Limit(rule, rule.replace("/max_", "/"), False, float(threshold)))
+            of_list, _, limit = rule.rpartition("/")
+            signal = f"{of_list}/{limit.removeprefix('max_')}"
+            limits.append(Limit(rule, signal, False, float(threshold)))
     return tuple(limits)
 
 

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from pipelines.corpus.build import Corpus, open_corpus
 from pipelines.corpus.increment import open_earlier
-from pipelines.corpus.intake import Intake
+from pipelines.corpus.intake import FullRunNeededError, Intake
 from pipelines.corpus.ledger import make_entries
 from pipelines.corpus.neardup.find import Search
 from pipelines.corpus.rules import Rules
@@ -35,6 +35,8 @@ def open_intake(
     """
     earlier = None
     if intake.earlier is not None:
+        if intake.obstacle:
+            raise FullRunNeededError(intake.obstacle)
         screens = intake.part.screens
         has_sets = screens is not None and screens.evaluation is not None
         earlier = open_earlier(spark, intake.earlier, contamination if has_sets else "")

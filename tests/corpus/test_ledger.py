@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-from deltalake import CommitProperties, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from pipelines.corpus.intake import FullRunNeededError, plan_intake
 from pipelines.corpus.ledger import compare_files, make_entries, restore_manifest
@@ -190,6 +191,55 @@ def test_a_missing_ledger_reads_all_files(ingested):
     assert plan(ingested).earlier is None
     with pytest.raises(ValueError, match=r"no ledger .* version 1, .*=keep says .*=rebuild"):
         plan(ingested, changed_files="keep")  # it cannot be said which documents would go
+
+
+def test_a_maintained_ledger_is_read_in_its_newest_version(ingested):
+    for row in range(3):  # three shards, then one
+        entries = make_entries(list_sources(make_sources(ingested)), NAMES)
+        write_deltalake(f"{ingested}/small", entries.slice(row, 1), mode="append")
+    made_from = identify(list_sources(make_sources(ingested)).digest)
+    small = DeltaTable(f"{ingested}/small")
+    commit(f"{ingested}/small", made_from, small.to_pyarrow_table())
+    small.update_incremental()
+    small.optimize.z_order(["file"])
+    small.vacuum(0, dry_run=False, enforce_retention_duration=False)
+    make_file(ingested, "s/new")
+    assert list_files(plan(ingested, ledger=f"{ingested}/small").part) == [(0, "new")]
+
+
+def test_a_table_that_was_compacted_cannot_keep_documents(tmp_path):
+    for text in ("one", "two"):
+        write_deltalake(f"{tmp_path}/raw", pa.table({"text": [text]}), mode="append")
+    sources = [Source(name="s", path=f"{tmp_path}/raw", format="delta", fields={"text": "text"})]
+    write_tables(tmp_path, list_sources(sources))
+    DeltaTable(f"{tmp_path}/raw").optimize.compact()
+    places = make_places(tmp_path, changed_files="keep")
+    with pytest.raises(ValueError, match=r"source s is a table that wrote earlier rows.*2 files disappeared"):
+        plan_intake(list_sources(sources), sources, places, identify)
+    places = make_places(tmp_path, changed_files="rebuild")
+    assert plan_intake(list_sources(sources), sources, places, identify).earlier is None
+
+
+def test_a_source_may_lose_all_its_files_if_documents_are_kept(ingested):
+    (ingested / "raw" / "t" / "a").unlink()
+    make_file(ingested, "s/new")
+    sources = make_sources(ingested)
+    with pytest.raises(FileNotFoundError, match="source 't'"):
+        list_sources(sources)
+    manifest = list_sources(sources, may_be_empty=True)
+    intake = plan_intake(manifest, sources, make_places(ingested, changed_files="keep"), identify)
+    assert (list_files(intake.part), intake.whole.num_files) == ([(0, "new")], {"s": 3, "t": 1})
+
+
+def test_a_table_that_is_gone_is_an_obstacle_without_new_files_too(ingested):
+    (ingested / "raw" / "t" / "a").unlink()
+    shutil.rmtree(ingested / "quarantine")
+    sources = make_sources(ingested)
+    manifest = list_sources(sources, may_be_empty=True)
+    intake = plan_intake(manifest, sources, make_places(ingested, changed_files="keep"), identify)
+    assert "quarantine has no version of the same run" in intake.obstacle
+    with pytest.raises(ValueError, match=r"quarantine has no version .*changed_files=rebuild"):
+        intake.replan(FullRunNeededError(intake.obstacle))
 
 
 @pytest.mark.parametrize("totals", [None, TOTALS])

@@ -299,6 +299,7 @@ def test_large_numbers_have_a_short_form():
     [
         ("https://a.org/p/q?mail=x@y.z#part", "https://a.org/p/q"),
         ("http://user:secret@a.org/p", "http://a.org/p"),
+        ("http://[::1]:80/reset/jane@x.org/a%40b", "http://[::1]/reset/.../..."),
         ("javascript:alert(1)", None),
         ("http://[bad", None),
         (None, None),

@@ -162,6 +162,6 @@ def test_cluster_takes_a_master_from_any_launcher(cluster, monkeypatch, given):
 def test_a_session_without_a_master_is_refused(cluster, monkeypatch):
     from pipelines.spark import session
 
-    monkeypatch.setattr("pipelines.spark._check_java", lambda: None)
+    monkeypatch.setattr("pipelines.spark.check_java", lambda: None)
     with pytest.raises(ValueError, match=r"spark.master is empty.*spark-submit --master URL"):
         session("test", {"spark.master": ""})

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from py4j.protocol import Py4JNetworkError
 
 from jobs.shell.exits import Exit, Stopped, find_exit
+from pipelines.contract import ChangedMeanwhileError
 from pipelines.delta import ContractError
 from pipelines.finetune.launch.barrier import RankError
 from pipelines.lease import LeaseHeldError, LeaseLostError
@@ -60,6 +61,7 @@ SEARCHED = "org.apache.spark.SparkException: Job aborted\n\tat java.net.URLClass
         (ImportError("node-2: torch is missing"), Exit.CONFIGURATION),
         (LeaseHeldError("in use by process 7", is_local=True, renewed_at=0.0), Exit.RETRY),
         (LeaseLostError("taken over"), Exit.RETRY),
+        (ChangedMeanwhileError("files changed while they were read"), Exit.RETRY),
         (Py4JNetworkError("Answer from Java side is empty"), Exit.RETRY),
         (MlflowException("API request to http://h:5000 failed: Max retries exceeded with url"), Exit.RETRY),
         (MlflowException("Detected out-of-date database schema (found version a)"), Exit.CONFIGURATION),

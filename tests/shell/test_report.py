@@ -12,8 +12,10 @@ from jobs import corpus
 from jobs.shell import settings as configuration
 from jobs.shell.cli import build_program
 from jobs.shell.report import show_report
+from pipelines.corpus.report import file
 from pipelines.corpus.report.content import COPY, Amount, total
 from pipelines.corpus.report.counting import NUM_EXAMPLES, choose_examples
+from pipelines.corpus.report.file import require_file, split_place
 from pipelines.corpus.report.page import render
 from pipelines.corpus.report.reading import Places, read_content
 from pipelines.pin import pin
@@ -212,6 +214,30 @@ def test_a_report_needs_tables_made_together(made, spark, tmp_path):
     places = replace(find_places(made.config), quarantine=other)
     with pytest.raises(ValueError, match=r"quarantine was not made together with .*documents; run: distrib"):
         read_content(spark, places, config.rules, "t")
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("{}", r" is a folder; give the name of a file, such as .*/report.html"),
+        ("{}/", r"a report is one file, such as FOLDER/report.html; got "),
+        ("s3://b/r.html?region=x", r"one file, such as FOLDER/report.html; got s3://b/r.html"),
+    ],
+)
+def test_a_report_is_a_file(tmp_path, place, message):
+    with pytest.raises(ValueError, match=message):
+        require_file(place.format(tmp_path))
+
+
+def test_a_page_may_lie_in_the_root(monkeypatch):
+    opened = []
+    monkeypatch.setattr(file, "Folder", lambda path: opened.append(path))
+    assert [split_place(place)[1] for place in ("/a.html", "dbfs:/b.html", "/c/d.html")] == [
+        "a.html",
+        "b.html",
+        "d.html",
+    ]
+    assert opened == ["/", "dbfs:/", "/c"]
 
 
 def test_only_corpus_takes_report():

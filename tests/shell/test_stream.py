@@ -1,9 +1,14 @@
 """The loop of a stream. Rounds are plain functions; `tests/process/test_stream.py` has the real stage."""
 
+import subprocess
+from types import SimpleNamespace
+
 import pytest
+from pyspark import SparkContext
 
 from jobs.shell.plan import Outcome
 from jobs.shell.stream import follow
+from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.listing import NoFilesError
 
 
@@ -52,6 +57,19 @@ def test_errors_that_may_pass_are_tried_again(capsys):
     assert printed.count("no file at x") == 1  # a folder that stays empty fills no log
     assert "tries again every 60 s" in printed
     assert "reset" in printed
+
+
+def test_a_stream_ends_with_its_jvm(monkeypatch):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setattr(SparkContext, "_gateway", SimpleNamespace(proc=ended))
+    with pytest.raises(ConnectionRefusedError):
+        play(made("first"), ConnectionRefusedError(111, "Connection refused"))
+
+
+def test_files_that_changed_during_a_round_are_read_in_the_next():
+    noted, _ = play(made("first"), ChangedMeanwhileError("files changed"), made("second"))
+    assert [outcome.why for outcome in noted] == ["first", "second"]
 
 
 def test_other_errors_end_the_stream():

@@ -13,11 +13,13 @@ _REMEDY = "repair or remove it, because what is not read is not found"
 
 
 def read_records(settings: Decontamination, manifest: Manifest) -> Iterator[tuple[int, str, str]]:
-    """(place of the set, name, text) of each record of the sets, in the order of the manifest.
+    """(place of the set, name, text) of each record of the sets, in the order of the manifest. The name is
+    the key, with the position behind it if the set has had this key; without a key, the position.
 
     Raises ValueError if a record cannot be read, OSError if a file cannot.
     """
     sources = settings.evaluation_sets
+    seen = set[tuple[int, str]]()
     opened = [(locate(source.path)[0], Mapper(source)) for source in sources]
     for place, file in manifest.iterate():
         source, (files, mapper) = sources[place], opened[place]
@@ -29,7 +31,12 @@ def read_records(settings: Decontamination, manifest: Manifest) -> Iterator[tupl
                 except MalformedError as error:
                     problem = str(error)
                 else:
-                    yield place, columns.key or f"{file.relative}:{record.offset}", columns.text
+                    at = f"{file.relative}:{record.offset}"
+                    name = columns.key or at
+                    if (place, name) in seen:  # a key that is unique in its file only
+                        name = f"{name} ({at})"
+                    seen.add((place, name))
+                    yield place, name, columns.text
                     continue
             raise ValueError(
                 f"evaluation set {source.name!r}: the record at {record.offset:,} of {file.relative} cannot "

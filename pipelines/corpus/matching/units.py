@@ -1,8 +1,9 @@
 """Texts -> their words as hashes, with places and weights, in NumPy; and the hashes of runs of words.
 
-A word is a run of letters, digits, marks and '_'; a character of a script without spaces (Han, kana, Thai,
-Lao, Khmer, Burmese) is a unit of its own, as in near-duplicate search. Punctuation and white space only
-separate. Texts are folded before: NFKC and without case, so "ＡＩ", "AI" and "ai" are equal.
+A word is a run of letters, digits and marks, and of '_' between them; a character of a script without spaces
+(Han, kana, Thai, Lao, Khmer, Burmese) is a unit of its own, as in near-duplicate search. Punctuation and
+white space only separate. Texts are folded before: NFKC, without case and without characters that cannot be
+seen, so "ＡＩ", "AI" and "ai" are equal.
 
 A word weighs 5 and a character of its own 3: a dictionary cuts Chinese into words of 1.7 to 1.8 characters
 (measured on CMRC 2018, TiDB's documentation and a classical novel). So a limit in words means about the same
@@ -13,6 +14,8 @@ Cost: about 15 passes over 4 to 8 bytes a character. Memory: 200 bytes a charact
 characters, and 40 bytes a unit of the longest text.
 """
 
+import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ from pipelines.corpus.signals.characters import HAN
 from pipelines.corpus.signals.words import cut_ideographs
 
 WORD_WEIGHT, CHARACTER_WEIGHT = 5, 3
+_UNDERSCORES = re.compile("_+")
 _SEPARATOR, _WORD, _SINGLE = 0, 1, 2
 """As `classify` has them."""
 _CHUNK_CHARS = 2**18
@@ -58,8 +62,34 @@ class Units:
 
 
 def fold(text: str) -> str:
-    """The form in which texts are compared: NFKC, without case."""
-    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    """The form in which texts are compared: NFKC, without case, without characters that cannot be seen (soft
+    hyphens, joiners, marks of direction, variation selectors). Accents that stand alone separate words, and
+    so does '_', unless it is inside one."""
+    if text.isascii():
+        text = text.lower()
+    else:
+        unseen, accents = _find_odd_characters()
+        text = unicodedata.normalize("NFKC", accents.sub(" ", unseen.sub("", text))).casefold()
+    return _UNDERSCORES.sub(_keep_inside_words, text) if "_" in text else text
+
+
+@cache
+def _find_odd_characters() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """(characters that cannot be seen, accents that stand alone). NFKC makes of such an accent a space and a
+    combining mark, which would be part of a word."""
+    characters = [chr(code) for code in range(0x80, sys.maxunicode + 1)]
+    unseen = "".join(c for c in characters if unicodedata.category(c) == "Cf")
+    accents = "".join(c for c in characters if unicodedata.decomposition(c).startswith("<compat> 0020 "))
+    selectors = "\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"
+    return re.compile(f"[{unseen}{selectors}]"), re.compile(f"[{accents}]")
+
+
+def _keep_inside_words(underscores: re.Match[str]) -> str:
+    """The underscores, if characters of a word stand on both sides, else a space."""
+    text, kinds = underscores.string, classify()
+    start, end = underscores.span()
+    before, after = text[max(0, start - 1) : start], text[end : end + 1]
+    return underscores[0] if all(c and kinds[ord(c)] == _WORD for c in (before, after)) else " "
 
 
 def split_units(texts: Iterable[str], *, with_words: bool = False) -> Iterator[Units]:

@@ -4,6 +4,7 @@
 whatever machine counts them: there is no time of day in it but that of the commits.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -143,8 +144,8 @@ def total(amounts: Iterable[Amount]) -> Amount:
 
 
 def show_url(url: str | None) -> str | None:
-    """Scheme, host and path of an address. Queries and user names hold personal data, and metadata is not
-    searched for it. None for what is no web address."""
+    """Scheme, host and path of an address, without mail addresses in it. Queries, user names and mail
+    addresses are personal data, and metadata is not searched for it. None for what is no web address."""
     try:
         parts = urlsplit(url or "")
         host = parts.hostname
@@ -152,4 +153,5 @@ def show_url(url: str | None) -> str | None:
         return None
     if parts.scheme not in ("http", "https") or not host:
         return None
-    return f"{parts.scheme}://{host}{parts.path}"
+    path = re.sub(r"[^/]*(?:@|%40)[^/]*", "...", parts.path)
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{path}"

@@ -56,8 +56,9 @@ def _draw_head(content: Content) -> Html:
     num_kept, kept_chars = (kept.documents, kept.chars) if kept else (0, 0)
     records = everything.documents + content.quarantined
     quarantined = format_share(content.quarantined, records)
+    num_sources = f"{len(content.sources):,} source{'' if len(content.sources) == 1 else 's'}"
     facts = [
-        ("records read", records, f"{len(content.sources):,} sources"),
+        ("records read", records, num_sources),
         ("in quarantine", content.quarantined, quarantined),
         ("documents kept", num_kept, f"{format_share(num_kept, everything.documents)} of all documents"),
         ("characters kept", kept_chars, f"{format_share(kept_chars, everything.chars)} of all characters"),

@@ -61,7 +61,8 @@ def read_content(spark: SparkSession, places: Places, rules: Rules, title: str) 
     for (_, reason), amount in outcomes.items():
         if reason is not None:
             dropped[reason] = dropped.get(reason, 0) + amount.documents
-    is_measured = "signals" in others and bool(rules.languages)
+    # The tables may be older than the rules of the present configuration.
+    is_measured = bool(rules.languages) and any(language for _, language in languages)
     return Content(
         title=title,
         tables=[_describe(each) for each in (documents, *found.values()) if each is not None],

@@ -16,6 +16,7 @@ from tests.corpus.matching.twin import find_hits, find_owners
 ENGLISH = [f"w{number:02}" for number in range(60)]
 CHINESE = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜"
 MIXED = [*ENGLISH[:8], *CHINESE[:14]]
+ODD = ["_", "__", "a", "b_", "_a", "a\u200db", "c\u00b4", "天", "_地_", "c", "d\ufe0f", "e_f", "g", "h"]
 QUESTION = " ".join(ENGLISH[:13])
 ZH_QUESTION = CHINESE[:22]
 
@@ -41,7 +42,8 @@ def draw_text(draw, alphabet, glue, length):
 
 
 @pytest.mark.parametrize(
-    ("alphabet", "glue"), [(ENGLISH, " "), (list(CHINESE), ""), (MIXED, " "), (["a", "b"], " "), (["天"], "")]
+    ("alphabet", "glue"),
+    [(ENGLISH, " "), (list(CHINESE), ""), (MIXED, " "), (["a", "b"], " "), (["天"], ""), (ODD, " ")],
 )
 @pytest.mark.parametrize("ngram", [5, 13])
 def test_hits_equal_those_of_the_twin(alphabet, glue, ngram):
@@ -83,6 +85,10 @@ def test_hits_equal_those_of_the_twin(alphabet, glue, ngram):
         (" ".join(ENGLISH[1:14]), 0),
         (QUESTION.upper().replace(" ", ", "), 1),
         (QUESTION.replace("w", "ｗ"), 1),
+        (QUESTION.replace("w0", "\u200bw\u00ad0"), 1),
+        (QUESTION.replace(" w05", "\u00b4w05\ufe0f"), 1),
+        (QUESTION.replace(" w05", " ____ _w05_"), 1),
+        (QUESTION.replace(" w05", "_w05"), 0),
         (QUESTION.replace("w06", "w6"), 0),
         (f"{QUESTION} and {QUESTION}", 2),
         ("", 0),

@@ -50,6 +50,14 @@ def test_records_of_all_formats_have_names(tmp_path):
     assert read(parts, table) == [(0, "p:0", "five\n\n5"), (0, "p:1", "six\n\n6"), (1, "7", "seven")]
 
 
+def test_records_with_one_key_have_names_of_their_own(tmp_path):
+    write_lines(tmp_path, {"t": "one", "k": "1"}, {"t": "two", "k": "1"})
+    write_lines(tmp_path, {"t": "three", "k": "1"}, name="f")
+    fields = {"text": "t", "key": "k"}
+    found = read(make_set(tmp_path, fields=fields), make_set(tmp_path, "f", fields=fields))
+    assert [name for _, name, _ in found] == ["1", "1 (a.jsonl:23)", "1"]
+
+
 def test_a_record_that_cannot_be_read_stops_the_stage(tmp_path):
     write_lines(tmp_path, {"t": "one"}, b"{no JSON", {"t": "three"})
     message = r"evaluation set 'e': the record at 13 of a.jsonl cannot be read \(invalid JSON.*\); repair"

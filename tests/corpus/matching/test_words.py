@@ -27,6 +27,7 @@ def count(folder, entries, *texts):
 def test_english_words_match_as_a_whole(tmp_path):
     texts = ["An ass.", "assess a class", "ASS, Ass and ａｓｓ", "ass-backwards", "ass_et", "asses", ""]
     assert count(tmp_path, ["ass"], *texts) == [1, 0, 3, 1, 0, 0, 0]
+    assert count(tmp_path, ["ass"], "_ass_ or __ass", "as\u00ads", "a\u200bss\ufe0f", "1_ass") == [2, 1, 1, 0]
 
 
 def test_phrases_match_across_marks_and_lines(tmp_path):
@@ -147,7 +148,13 @@ def test_rules_name_the_limits_of_lists():
     with pytest.raises(ValueError, match="there is no word_list/c/max_matches"):
         rules.change({"word_list/c/max_matches": 1})
     with pytest.raises(ValueError, match="names of word_lists must be unique, repeated: a"):
-        Rules(word_lists=(lists[0], lists[0]))
+        Rules(word_lists=(lists[0], WordList(name="A", path="p", max_matches=2)))
+
+
+def test_a_list_may_have_the_name_of_a_limit():
+    lists = [WordList(name=name, path="p", max_matches=2) for name in ("max_swear", "swear")]
+    limits = Rules(word_lists=tuple(lists)).limits
+    assert [limit.signal for limit in limits] == [each.signals[0] for each in lists]
 
 
 def test_languages_are_looked_for_if_a_list_asks():

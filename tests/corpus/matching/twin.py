@@ -8,8 +8,13 @@ CHARACTER = "[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
 UNIT = re.compile(f"{CHARACTER}|(?:(?!{CHARACTER})\\w)+")
 
 
+UNSEEN = re.compile("[\u00ad\u034f\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
+
+
 def find_words(text):
-    return UNIT.findall(unicodedata.normalize("NFKC", text).casefold())
+    seen = UNSEEN.sub("", text).replace("\u00b4", " ").replace("\u00a8", " ")
+    words = UNIT.findall(unicodedata.normalize("NFKC", seen).casefold())
+    return [word.strip("_") for word in words if word.strip("_")]
 
 
 def weigh(words):
