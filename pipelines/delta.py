@@ -31,7 +31,7 @@ from pipelines.commit import ConflictError, commit_shards
 from pipelines.contract import ContractError as ContractError
 from pipelines.contract import Definition, select_columns
 from pipelines.digest import digest_rows
-from pipelines.held import HeldRows, hold_rows, require_contract
+from pipelines.held import HeldRows, hold_rows, read_shards, require_contract
 from pipelines.named import commit_named, staging_folder
 from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import Pin, TableLog, open_log
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 WRITE_ATTEMPTS = 20
 """Against other writers: each time, one of them succeeds."""
+MOST_FILES = 200
+"""Files up to which a table is read without Spark's reader of Delta logs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,20 @@ class Table:
         reader = spark.read.format("delta")
         reader = reader if version is None else reader.option("versionAsOf", version)
         return reader.table(quote_name(path)) if is_table_name(path) else reader.load(spark_path(path))
+
+    def read_newest(self, spark: SparkSession, path: str) -> DataFrame:
+        """The rows of the newest version; none if there is no table.
+
+        A small table is read by its files: Spark would run several jobs to open the log again after each
+        commit.
+        """
+        log = open_log(path)
+        if log is None:
+            return spark.createDataFrame([], self.schema)
+        files = log.list_shards(MOST_FILES)
+        if files is None:
+            return self.read(spark, path, log.version)
+        return read_shards(spark, self.schema, path, files)
 
     @contextmanager
     def hold(self, rows: DataFrame, path: str) -> Iterator[HeldRows]:
