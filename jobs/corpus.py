@@ -1,8 +1,6 @@
 """Stage 1: raw files to documents, signals and quarantine.
-
-Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents (a
-record that a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure.
-"""
+Reads the files of corpus.sources, from a recipe or your own file. Writes one row per record: to documents
+(what a rule drops keeps its row, with the reason), or to quarantine. Signals are what presets measure."""
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from jobs.shell.facts import display_documents
 from jobs.shell.near_duplicates import SearchSection, write_measured
 from jobs.shell.plan import Outcome, Plan, plan_tables
 from jobs.shell.progress import follow_tasks
+from jobs.shell.report import add_report
 from jobs.shell.settings import Fraction, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.corpus.rules import leave_out_unset
@@ -45,7 +44,7 @@ def plan(config: Config) -> "Plan[Manifest]":
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
-    return run_stage("corpus", config, plan, write_documents, check)
+    return add_report(config, run_stage("corpus", config, plan, write_documents, check))
 
 
 def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
@@ -59,7 +58,7 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
         with follow_tasks(work.progress, work.spark, text, work.inputs.num_bytes // 10**6, "MB"):
             search = prepare_search(config, work.progress.phase)
             found = open_corpus(work.spark, config.sources, work.inputs, config.rules, search)
-            facts = (corpus := stack.enter_context(found)).facts
+            facts = config.note_report((corpus := stack.enter_context(found)).facts)
         work.progress.phase("writing quarantine")
         with QUARANTINE.hold(corpus.quarantine(), config.quarantine) as quarantine:
             QUARANTINE.overwrite(quarantine, config.quarantine, fingerprint=made_from, facts=facts)
@@ -67,7 +66,7 @@ def write_documents(config: Config, work: "Work[Manifest]") -> dict[str, str]:
             require_few_quarantined(facts, quarantine.rows, num_files=work.inputs.num_files, **limits)
         if config.measured or config.decontamination.enabled:
             work.progress.phase("writing what was measured")
-            write_measured(config, corpus, made_from)
+            write_measured(config, corpus, made_from, facts)
         write_evidence(corpus.near_duplicates, search, made_from)
         with follow_tasks(work.progress, work.spark, "writing documents", facts["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))

@@ -1,4 +1,4 @@
-"""Charts of a run: loss curve and confusion matrix. Arrays in, matplotlib figures out.
+"""Charts of a run: loss curve, confusion matrix, what became of records. Arrays in, matplotlib figures out.
 
 Figures are drawn without pyplot: no global state, no display, and no leak when a driver draws thousands.
 Importing this module loads matplotlib, so import it only where a chart is drawn.
@@ -81,6 +81,31 @@ def draw_loss_curve(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
         axes.margins(x=0.01)
+    return figure
+
+
+def draw_drops(records: int, dropped: Mapping[str, int], *, title: str) -> Figure:
+    """A waterfall: records, how many each reason takes away, in the order of `dropped`, and what is left."""
+    names = ["records read", *dropped, "kept"]
+    figure = Figure(figsize=(9, 1.1 + 0.3 * len(names)), dpi=130, layout="constrained")
+    axes, left = figure.subplots(), records
+    axes.barh(0, records, color=GREY, alpha=0.5)
+    for row, count in enumerate(dropped.values(), start=1):
+        left -= count
+        axes.barh(row, left, color=GREY, alpha=0.2)
+        axes.barh(row, count, left=left, color=ORANGE)
+    axes.barh(len(names) - 1, left, color=BLUE)
+    for row, count in enumerate([records, *dropped.values(), left]):
+        share = f"  ({count / records:.1%})" if records else ""
+        axes.annotate(
+            f"{count:,}{share}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8
+        )
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="documents", title=title, xlim=(0, max(1, records)))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -46,10 +46,12 @@ def many_rows(spark, num_rows, *more):
     return rows.union(broken_rows(spark, more)) if more else rows
 
 
-@pytest.mark.parametrize("range_keys", [10**6, 4_000])
-def test_one_repeated_key_among_many_tasks_is_refused(spark, path, range_keys, monkeypatch):
-    # With ranges of 4,000 keys, tasks of Spark compare them. For Spark Connect: tests/connect.
-    monkeypatch.setattr("pipelines.held.RANGE_KEYS", range_keys)
+@pytest.mark.parametrize("place", ["driver", "tasks", "tasks of a server"])
+def test_one_repeated_key_among_many_tasks_is_refused(spark, path, place, monkeypatch):
+    monkeypatch.setattr("pipelines.held.RANGE_KEYS", 4_000 if place == "tasks" else 10**6)
+    if place == "tasks of a server":  # a client that cannot read their files; a real one is in tests/connect
+        monkeypatch.setattr("pipelines.held.is_connect", lambda session: True)
+        monkeypatch.delattr("pipelines.held.find_repeated")
     repeated = r"quarantine: 1 of 20,001 rows repeat a key .* first .*'offset': 12345"
     with pytest.raises(ContractError, match=repeated):
         QUARANTINE.overwrite(many_rows(spark, 20_000, 12_345), path, fingerprint="a", facts={})

@@ -21,6 +21,7 @@ from jobs.shell.preflight import Preflight, probe_services
 from jobs.shell.progress import show_progress
 from jobs.shell.record import Record
 from jobs.shell.redaction import redact
+from jobs.shell.report import ReportFile, show_report
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Check
 from jobs.shell.what_if import WhatIf, show_what_if
@@ -112,15 +113,19 @@ def build_command(
         dry_run: DryRun = False,
         summary: Summary = None,
         what_if: WhatIf = None,
+        report: ReportFile = None,
     ) -> None:
-        if not what_if:
+        if not what_if and not report:
             run(overrides, recipe, env, file, dry_run, summary)
             return
         with report_errors():
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
             config = settings.section(stage, model)
             require_master(settings)
-            show_what_if(config, what_if)
+            if what_if:
+                show_what_if(config, what_if)
+            if report:
+                show_report(config, settings, report)
 
     command = run_or_compare if stage == "corpus" else run
     command.__doc__ = format_help(sys.modules[main.__module__].__doc__, stage)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from jobs.shell.settings import Section, TablePlace
+from jobs.shell.settings import AbsolutePath, Section, TablePlace
 from pipelines.corpus import decontamination
 from pipelines.corpus.decontamination import Decontamination
 from pipelines.corpus.neardup.presets import NearDuplicates, name_inputs
@@ -25,6 +25,7 @@ class SearchSection(Section):
     duplicates: TablePlace
     signatures: TablePlace
     similarities: TablePlace
+    report: AbsolutePath | None
 
     @property
     def measured(self) -> list[str]:
@@ -50,13 +51,16 @@ class SearchSection(Section):
 
         return add_screens(manifest, self.rules.word_lists, self.decontamination)
 
+    def note_report(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts, with the place of the report if one is written: the run of a training looks for it."""
+        return facts if self.report is None else {**facts, "report": self.report}
 
-def write_measured(config: SearchSection, corpus: "Corpus", made_from: str) -> None:
+
+def write_measured(config: SearchSection, corpus: "Corpus", made_from: str, facts: dict[str, Any]) -> None:
     """Write the tables of what the rules look at, and of what the texts have of evaluation sets; those that
     the configuration asks for."""
     from pipelines.tables import CONTAMINATION, SIGNALS, WORD_MATCHES
 
-    facts = corpus.facts
     if config.rules.are_measured:
         SIGNALS.overwrite(corpus.signals(), config.signals, fingerprint=made_from, facts=facts)
     if config.rules.word_lists:

@@ -11,6 +11,7 @@ from pipelines.finetune.results import display_result, read_result, read_sample
 from pipelines.finetune.training import Training
 from pipelines.lease import Lease
 from pipelines.pin import Pin
+from pipelines.registry.runs.corpus import log_corpus
 from pipelines.registry.runs.current import CurrentRun, write_current
 from pipelines.registry.runs.tracker import Tracker, find_run, open_run
 from pipelines.storage import Folder
@@ -56,7 +57,7 @@ def record_run(
     Holds the lease of the run folder. At the end the run is the current one of `folder`.
     """
     with Lease(Folder(training.folder)) as lease:
-        run_id = _find_finished(training, experiment)
+        run_id, documents = _find_finished(training, experiment), Pin(**sequences.facts["documents"])
         if run_id is not None:
             record = RunRecord(None, lease)
             yield record
@@ -67,13 +68,13 @@ def record_run(
                 folder=training.folder,
                 params=description.params,
                 config=description.config,
-                inputs=[sequences, Pin(**sequences.facts["documents"])],
+                inputs=[sequences, documents],
                 hide=description.hide,
             ) as tracker:
                 record = RunRecord(tracker, lease)
                 yield record
                 lease.require()
-                _conclude(tracker, training)
+                _conclude(tracker, training, documents)
                 run_id = tracker.run_id
         lease.require()
         write_current(folder, CurrentRun(run_id, training.fingerprint, training.folder))
@@ -88,7 +89,7 @@ def _find_finished(training: Training, experiment: str) -> str | None:
     return str(run.info.run_id)
 
 
-def _conclude(tracker: Tracker, training: Training) -> None:
+def _conclude(tracker: Tracker, training: Training, documents: Pin) -> None:
     """Add pictures, sample text and final metrics of a finished training; its events must have been
     logged.
     """
@@ -107,4 +108,5 @@ def _conclude(tracker: Tracker, training: Training) -> None:
     sample = read_sample(training.folder)
     if sample is not None:
         tracker.log_text("sample.txt", sample)
+    log_corpus(tracker, documents)
     tracker.finish({f"final/{name}": value for name, value in result["after"].items()})

@@ -1,0 +1,61 @@
+"""Contents of reports made by hand, for tests of the page."""
+
+from pipelines.corpus.report.content import COPY, Amount, Content, Example, Fault, TableVersion
+from pipelines.corpus.rules import Rules
+
+SHORT_LINES, STOP_LINES = "fineweb/max_short_line_fraction", "fineweb/min_stop_line_fraction"
+RULES = Rules(min_chars=20, languages=("en",), presets=("fineweb",))
+
+
+def make_example(text="Menu | Home | Contact", **values):
+    own = {
+        "doc_id": "ab" * 16,
+        "source": "web",
+        "file": "a.warc.gz",
+        "offset": 4711,
+        "num_chars": len(text),
+        "text": text,
+    }
+    return Example(**{**own, **values})
+
+
+def make_content(**values):
+    """10 of 16 documents kept, in two sources; every number has one place on the page."""
+    table = TableVersion(
+        name="documents", version=3, digest="cd" * 16, num_rows=16, written="2026-01-02 03:04 UTC"
+    )
+    own = {
+        "title": "web",
+        "tables": [table],
+        "rules": RULES,
+        "outcomes": {
+            ("web", None): Amount(9, 9_000),
+            ("news", None): Amount(1, 5_000),
+            ("web", "language"): Amount(3, 1_500),
+            ("web", SHORT_LINES): Amount(2, 300),
+            ("news", COPY): Amount(1, 5_000),
+        },
+        "lengths": {
+            (True, 10): Amount(9, 9_000),
+            (True, 13): Amount(1, 5_000),
+            (False, 8): Amount(2, 300),
+            (False, 9): Amount(3, 1_500),
+            (False, 13): Amount(1, 5_000),
+        },
+        "languages": {
+            (True, "en"): Amount(10, 14_000),
+            (False, "en"): Amount(3, 5_300),
+            (False, "zh-Hans"): Amount(3, 1_500),
+        },
+        "clusters": {(COPY, 2): 1},
+        "searched": False,
+        "contamination": None,
+        "faults": [Fault(source="web", kind="http", num_records=4, file="a.warc.gz", offset=99)],
+        "examples": {
+            "language": [make_example("今天天气很好。", url="https://example.org/zh")],
+            SHORT_LINES: [make_example()],
+            COPY: [make_example("Again. " * 60, num_chars=9_000, duplicate_of="ef" * 16)],
+        },
+        "tokens": None,
+    }
+    return Content(**{**own, **values})
