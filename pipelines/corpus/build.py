@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame, Observation, SparkSession, Window
+from pyspark.sql import DataFrame, Observation, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines.change import Replaced
@@ -39,6 +39,7 @@ from pipelines.corpus.increment import (
     Relabelled,
     add_facts,
     add_rows,
+    count_moves,
     find_relabelled,
     label_again,
     require_later_records,
@@ -204,7 +205,7 @@ def open_corpus(
             near = stack.enter_context(search_members(kept, sources, slices, rules, search, earlier))
             removed = near.removed.where("task IS NOT NULL")
             copies = removed if copies is None else copies.unionByName(removed, True)
-        relabelled, changed = None, None
+        relabelled, moves = None, list[Row]()
         if earlier is not None and others is not None:
             if near is not None:
                 removed = near.removed.where("task IS NULL").select(
@@ -212,7 +213,8 @@ def open_corpus(
                 )
                 others = others.union(earlier.find_removed(removed).select(others.columns)).distinct()
             changed = stack.enter_context(persisted(label_again(others, survivors, rules, removed)))
-            relabelled = find_relabelled(earlier, changed)
+            moves = count_moves(changed)
+            relabelled = find_relabelled(earlier, changed, moves)
         facts, checksum = count_records(positions, documents, copies, repeated, rules)
         if any(source.cleaning != Cleaning() for source in sources):
             facts["edits"] = count_edits(documents)
@@ -220,7 +222,7 @@ def open_corpus(
             hits = list_contamination(documents, screens.decontamination)
             hits = hits if earlier is None else earlier.add_hits(hits)
             facts["contamination"] = count_contamination(hits, measuring.index)
-        total = facts if earlier is None else add_facts(earlier.pin.facts, facts, changed)
+        total = facts if earlier is None else add_facts(earlier.pin.facts, facts, moves)
         for name, version in manifest.versions.items():
             if name in total["sources"]:
                 total["sources"][name]["version"] = version

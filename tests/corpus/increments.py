@@ -69,15 +69,24 @@ def list_screens(folder: Path) -> list[str]:
     ]
 
 
+def make_variant(number: int, variant: int) -> str:
+    """Texts of one number are near duplicates of each other: they differ in one word of 60. Those of a number
+    and the next share half of their words, in the order of both."""
+    return " ".join([*(f"{number + place // 30}w{place % 30}" for place in range(60)), f"v{variant}"])
+
+
 def write_batch(folder: Path, number: int, draw: random.Random) -> None:
     """Two files whose texts also occur in other batches, with splits of their own, broken records and, in
-    source a, keys that earlier files have."""
+    source a, keys that earlier files have. Source b also has near duplicates of texts of all batches."""
     for source in ("a", "b"):
+        texts = [make_text(draw.randrange(25)) for _ in range(12)]
+        if source == "b":
+            texts += [make_variant(100 + draw.randrange(8), draw.randrange(5)) for _ in range(14)]
         records: list[dict | bytes] = []
-        for row in range(12):
+        for row, text in enumerate(texts):
             split = draw.choice(["train", "train", "validation", "test"])
             key = f"{number}-{row}" if row % 5 else f"shared {row}"
-            records.append({"text": make_text(draw.randrange(25)), "split": split, "key": key})
+            records.append({"text": text, "split": split, "key": key})
         records += [b"broken", {"text": "", "key": f"{number} empty", "split": "train"}]
         # Names grow, so that the first record with a key is in an earlier batch.
         write_file(folder, source, f"{number:03}.jsonl", *records)
@@ -99,24 +108,3 @@ def describe_tables(spark, config) -> dict[str, tuple]:
         facts.get("near_duplicates", {}).pop(work, None)
     found["facts"] = (facts,)
     return found
-
-
-def make_variant(number: int, variant: int) -> str:
-    """Texts of one number are near duplicates of each other: they differ in one word of 60. Those of a number
-    and the next share half of their words, in the order of both."""
-    return " ".join([*(f"{number + place // 30}w{place % 30}" for place in range(60)), f"v{variant}"])
-
-
-def write_variants(folder: Path, number: int, draw: random.Random) -> None:
-    """A file of texts that are near or exact copies of texts of the same and of other batches."""
-    records = [
-        {
-            "text": make_variant(draw.randrange(8), draw.randrange(5)),
-            "split": draw.choice(["train", "train", "validation", "test"]),
-        }
-        for _ in range(14)
-    ]
-    write_file(folder, "b", f"{number:03}.jsonl", *records, {"text": "short", "split": "train"})
-    write_file(
-        folder, "a", f"{number:03}.jsonl", {"text": make_text(number), "key": f"{number}", "split": "train"}
-    )
