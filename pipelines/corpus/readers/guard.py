@@ -91,7 +91,8 @@ class _Guard:
     def __init__(self) -> None:
         command = [sys.executable, "-P", "-m", "pipelines.corpus.readers.guard_process"]
         places = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-        environment = {**os.environ, "PYTHONPATH": places}
+        # Arrow's own allocators reserve more addresses than they use, and the limit counts addresses.
+        environment = {**os.environ, "PYTHONPATH": places, "ARROW_DEFAULT_MEMORY_POOL": "system"}
         limits = [str(MAX_MEMORY_BYTES), str(MAX_SECONDS)]
         self.pid = os.getpid()
         self._process = subprocess.Popen(

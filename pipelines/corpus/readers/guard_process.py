@@ -16,6 +16,7 @@ from typing import BinaryIO
 from pipelines.corpus.readers.format import MalformedError
 from pipelines.corpus.readers.guard import DONE, FAULT, LAST, LENGTH, MALFORMED, OUT_OF_MEMORY, pack, unpack
 from pipelines.corpus.readers.pages import read_page
+from pipelines.corpus.readers.parquet_footer import describe_footer
 from pipelines.corpus.readers.pdf import read_pdf
 
 _KEPT_BYTES = 2**28
@@ -31,7 +32,15 @@ def _extract_pdf(data: bytes, max_chars: str | None) -> Sequence[str | None]:
     return text, title, str(num_pages)
 
 
-EXTRACTORS: dict[str, Callable[..., Sequence[str | None]]] = {"html": _extract_html, "pdf": _extract_pdf}
+def _describe_parquet(data: bytes, size: str | None, *names: str | None) -> Sequence[str | None]:
+    return [describe_footer(data, int(size or 0), tuple(name for name in names if name))]
+
+
+EXTRACTORS: dict[str, Callable[..., Sequence[str | None]]] = {
+    "html": _extract_html,
+    "parquet": _describe_parquet,
+    "pdf": _extract_pdf,
+}
 
 
 def answer(kind: str, data: bytes, arguments: Sequence[str | None]) -> tuple[int, Sequence[str | None]]:

@@ -12,6 +12,8 @@ from pipelines.corpus.readers.format import MalformedError
 from pipelines.corpus.readers.lines import too_long
 
 _WINDOW_BYTES = 2**27
+_MAX_ENCODINGS = 5
+"""Servers use one. Each costs as much as the longest record."""
 _Decode = Callable[[bytes, int], tuple[bytes, bool]]
 """(body, limit) to at most limit + 1 bytes, and whether the body was complete."""
 
@@ -21,7 +23,10 @@ def decode_body(body: bytes, encodings: str, limit: int) -> bytes:
 
     Raises MalformedError if it is longer than the limit, breaks off, or has an unknown encoding.
     """
-    for name in reversed([name.strip() for name in encodings.split(",")]):
+    names = [name.strip() for name in encodings.split(",")]
+    if len(names) > _MAX_ENCODINGS:
+        raise MalformedError(f"http: {len(names):,} encodings around each other; at most {_MAX_ENCODINGS}")
+    for name in reversed(names):
         if name in ("", "identity"):
             continue
         if name not in _DECODERS:
