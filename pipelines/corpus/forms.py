@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 MAX_MARKS = 1_000
 """Marks in a row that are sorted."""
-_HALF_WIDTH_MARKS = "\uff9e\uff9f"
-"""They become marks in NFKC."""
+_BECOME_MARKS = "\u0f73\u0f75\u0f81\uff9e\uff9f"
+"""No marks themselves, but their normal forms are: Tibetan vowels, Japanese marks of half width."""
 
 
 def to_form(form: Literal["NFC", "NFKC"], text: str) -> str:
@@ -51,7 +51,7 @@ def _find_marks() -> "np.ndarray":
 
 
 def _is_mark(character: str) -> bool:
-    return unicodedata.combining(character) > 0 or character in _HALF_WIDTH_MARKS
+    return unicodedata.combining(character) > 0 or character in _BECOME_MARKS
 
 
 def _split_runs(text: str) -> Iterator[tuple[bool, str]]:

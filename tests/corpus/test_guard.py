@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zlib
 
 import pytest
 
@@ -31,12 +32,10 @@ def read_small_page():
     return extract_page(b"<p>small</p>", None, main_content=True).text
 
 
-def make_endless_pdf():
-    """A page whose content draws a line of text again and again: 3 kB that expand to 60 MB of commands."""
-    import zlib
-
+def make_endless_pdf(num_lines=250_000):
+    """A page whose content draws a line of text again and again: a few kB that expand to MB of commands."""
     line = b"BT /F1 12 Tf 72 720 Td (" + b"word " * 40 + b") Tj ET\n"
-    content = zlib.compress(line * 250_000, 9)
+    content = zlib.compress(line * num_lines, 9)
     plain = make_pdf(["PLACE"])
     begin, end = plain.index(b"<< /Length "), plain.index(b"\nendstream")
     stream = b"<< /Filter /FlateDecode /Length %d >>\nstream\n" % len(content) + content
