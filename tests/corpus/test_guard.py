@@ -17,8 +17,8 @@ from pipelines.corpus.readers.pages import read_page
 from tests.corpus.documents import PAGE, make_pdf
 from tests.corpus.reading import make_source, read_bytes, texts
 
-# Each paragraph opens all bold elements again that were open before: 2,000 x 40,000 elements of 200 kB.
-FORMATTING = b"<p>" + b"".join(b"<b id=%d>" % n for n in range(2_000)) + b"</p>" + b"<p>x</p>" * 40_000
+# Each paragraph opens all bold elements again that were open before: 2,000 x 5,000 elements of 60 kB.
+FORMATTING = b"<p>" + b"".join(b"<b id=%d>" % n for n in range(2_000)) + b"</p>" + b"<p>x</p>" * 5_000
 
 
 @pytest.fixture(autouse=True)

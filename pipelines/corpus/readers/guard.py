@@ -30,7 +30,7 @@ from pipelines.corpus.readers.format import MalformedError
 
 MAX_SECONDS = 30.0
 """CPU seconds of a record. Of 16 MiB, HTML needs 5 to 15, and a PDF of 5,000 pages 15."""
-MAX_MEMORY_BYTES = 2**30
+MAX_MEMORY_BYTES = 2**29
 """Beyond what the process needs itself."""
 DONE, MALFORMED, OUT_OF_MEMORY, FAULT = range(4)
 """First byte of an answer. FAULT = the process cannot work, for example without its library."""
