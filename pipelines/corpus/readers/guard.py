@@ -124,8 +124,10 @@ class _Guard:
     def _write(self, data: bytes, deadline: float) -> None:
         rest = memoryview(data)
         while rest:
-            _wait(self._writable, deadline)
-            rest = rest[os.write(self._in, rest[:_PIPE_BYTES]) :]
+            try:
+                rest = rest[os.write(self._in, rest) :]
+            except BlockingIOError:
+                _wait(self._writable, deadline)
 
     def _read(self, size: int, deadline: float) -> bytearray:
         """At least `size` bytes; more if they are there, because nothing follows an answer."""

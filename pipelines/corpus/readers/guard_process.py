@@ -106,7 +106,7 @@ def _limit_memory(max_memory_bytes: int) -> None:
 
 
 def main() -> None:
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    requests, answers = os.fdopen(os.dup(0), "rb", 2**20), os.fdopen(os.dup(1), "wb", 2**20)
     # A library that prints must not write into the answers.
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
