@@ -31,7 +31,7 @@ from pipelines.corpus.readers.format import MalformedError
 MAX_SECONDS = 30.0
 """CPU seconds of a record. Of 16 MiB, HTML needs 5 to 15, and a PDF of 5,000 pages 15."""
 MAX_MEMORY_BYTES = 2**29
-"""Beyond what the process needs itself."""
+"""Beyond what the process needs itself, and eight bytes for each byte of the record."""
 DONE, MALFORMED, OUT_OF_MEMORY, FAULT = range(4)
 """First byte of an answer. FAULT = the process cannot work, for example without its library."""
 LAST = 4
@@ -92,7 +92,8 @@ class _Guard:
         command = [sys.executable, "-P", "-m", "pipelines.corpus.readers.guard_process"]
         places = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         # Arrow's own allocators reserve more addresses than they use, and the limit counts addresses.
-        environment = {**os.environ, "PYTHONPATH": places, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+        memory = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
+        environment = {**os.environ, "PYTHONPATH": places, **memory}
         limits = [str(MAX_MEMORY_BYTES), str(MAX_SECONDS)]
         self.pid = os.getpid()
         self._process = subprocess.Popen(

@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,8 @@ from pipelines.corpus.readers.pdf import read_pdf
 
 _KEPT_BYTES = 2**28
 """Memory that the process may hold between two records; with more it asks to be replaced."""
+_FACTOR = 8
+"""Bytes for each byte of a record, besides the limit: for its copies, and for footers of many columns."""
 
 
 def _extract_html(data: bytes, charset: str | None, main_content: str | None) -> Sequence[str | None]:
@@ -41,6 +44,7 @@ EXTRACTORS: dict[str, Callable[..., Sequence[str | None]]] = {
     "parquet": _describe_parquet,
     "pdf": _extract_pdf,
 }
+_LIBRARIES = {"html": "resiliparse.extract.html2text", "parquet": "pyarrow.parquet", "pdf": "pypdfium2"}
 
 
 def answer(kind: str, data: bytes, arguments: Sequence[str | None]) -> tuple[int, Sequence[str | None]]:
@@ -63,23 +67,42 @@ def serve(requests: BinaryIO, answers: BinaryIO, max_memory_bytes: int, max_seco
     # A record that takes longer ends the process, also in the middle of a library.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _limit_memory(max_memory_bytes)
+    begin, libraries = _memory(0), dict[str, int]()
     while head := requests.read(LENGTH.size):
+        kind, data, *arguments = unpack(requests.read(*LENGTH.unpack(head)))
+        name, data = (kind or b"").decode(), data or b""
+        if name not in libraries:
+            libraries[name] = _load(name)
+        # Not what other libraries take: the limit is never above that of a new process.
+        _limit_memory(begin + libraries[name] + max_memory_bytes + _FACTOR * len(data))
         signal.setitimer(signal.ITIMER_PROF, max_seconds)
-        status, written = _answer_bytes(requests.read(*LENGTH.unpack(head)))
+        status, written = _answer_bytes(name, data, arguments)
         if status == MALFORMED and _peak() > max_memory_bytes // 2:
             status = OUT_OF_MEMORY  # which libraries do not always call so
         status += LAST if _peak() > _KEPT_BYTES and _memory(1) > _KEPT_BYTES else 0
         answers.write(bytes([status]) + pack(written))
         answers.flush()
         signal.setitimer(signal.ITIMER_PROF, 0)
+        _limit_memory(resource.RLIM_INFINITY)
+        del data
 
 
-def _answer_bytes(request: bytes) -> tuple[int, list[bytes | None]]:
+def _load(kind: str) -> int:
+    """Load the library of an extractor. Returns the address space that it takes."""
+    before = _memory(0)
     try:
-        kind, data, *arguments = unpack(request)
+        import_module(_LIBRARIES[kind])
+    except ImportError:
+        return 0  # the extractor says so
+    return _memory(0) - before
+
+
+def _answer_bytes(
+    kind: str, data: bytes, arguments: Sequence[bytes | None]
+) -> tuple[int, list[bytes | None]]:
+    try:
         given = [None if each is None else each.decode() for each in arguments]
-        status, values = answer((kind or b"").decode(), data or b"", given)
+        status, values = answer(kind, data, given)
         return status, [None if value is None else value.encode("utf-8", "surrogatepass") for value in values]
     except MemoryError:
         return OUT_OF_MEMORY, []
@@ -98,11 +121,11 @@ def _memory(column: int) -> int:
         return 0
 
 
-def _limit_memory(max_memory_bytes: int) -> None:
-    limit = _memory(0) + max_memory_bytes
+def _limit_memory(num_bytes: int) -> None:
+    """Limit the address space, within what the system allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limits = [each for each in (num_bytes, hard) if each != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits, default=resource.RLIM_INFINITY), hard))
 
 
 def main() -> None:
