@@ -50,7 +50,15 @@ def _inflate(body: bytes, limit: int, bits: int) -> tuple[bytes, bool]:
 
 
 def _decode_gzip(body: bytes, limit: int) -> tuple[bytes, bool]:
-    return _inflate(body, limit, 16 + zlib.MAX_WBITS)
+    """All members (RFC 1952): some servers send one for each piece of a page."""
+    output = bytearray()
+    while len(output) <= limit:
+        stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        output += stream.decompress(body, limit + 1 - len(output))
+        body = stream.unused_data
+        if not stream.eof or not body.startswith(b"\x1f\x8b"):
+            return bytes(output), stream.eof
+    return bytes(output), True
 
 
 def _decode_deflate(body: bytes, limit: int) -> tuple[bytes, bool]:
@@ -76,8 +84,15 @@ def _decode_brotli(body: bytes, limit: int) -> tuple[bytes, bool]:
 def _decode_zstd(body: bytes, limit: int) -> tuple[bytes, bool]:
     from zstandard import ZstdDecompressor
 
-    with ZstdDecompressor(max_window_size=_WINDOW_BYTES).stream_reader(body) as stream:
-        return stream.read(limit + 1), True
+    decompressor = ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+    with decompressor.stream_reader(body) as stream:
+        output = stream.read(limit + 1)
+    if len(output) > limit:
+        return output, True
+    # A reader does not tell the end of the frame from the end of the body.
+    frame = decompressor.decompressobj()
+    frame.decompress(body)
+    return output, frame.eof
 
 
 _DECODERS: dict[str, _Decode] = {
