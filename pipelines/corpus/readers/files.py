@@ -29,6 +29,7 @@ from pipelines.corpus.readers.rows import (
     make_position,
     make_repeated,
     make_summary,
+    measure_document,
 )
 from pipelines.corpus.readers.slices import Scattered, Slices, scatter
 from pipelines.corpus.source import Source
@@ -159,7 +160,7 @@ def _build_documents(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
             if label is None or label.first_file is None:
                 document = make_document(source.name, row["file"], record, mapper, label)
                 if document is not None:
-                    yield len(record.raw), document
+                    yield measure_document(record, document), document
 
 
 def _find_repeated(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
