@@ -95,27 +95,38 @@ def parse_quickly(content: bytes, names: tuple[str, ...]) -> dict[str, object] |
     orjson refuses halves of surrogate pairs, NaN and bytes that are not UTF-8, so only NUL, numbers and depth
     are left to check.
     """
-    if b"\\u0000" in content:
-        return None
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
     if type(value) is not dict:
         return None
-    # Brackets bound the depth, and counting them is quicker than walking through the value.
-    if content.count(b"[") + content.count(b"{") > _SAFE_DEPTH and not _is_shallow(value):
+    if _has_brackets_inside(content) and _may_be_deep(content) and not _is_shallow(value):
         return None
     for name in names:
         given = value.get(name)
-        if type(given) is str or given is None or given is True or given is False:
-            continue
+        if type(given) is str:
+            if "\0" in given:
+                return None
         # orjson reads -0 as 0, and numbers above 64 bits as floats: only other integers keep their spelling.
-        if type(given) is int and given != 0:
+        elif type(given) is int and given != 0:
             value[name] = Number(given)
-        elif not (isinstance(given, (list, dict)) and _has_no_number(given)):
+        elif isinstance(given, (list, dict)):
+            if b"\\u0000" in content or not _has_no_number(given):
+                return None
+        elif given is not None and given is not True and given is not False:
             return None
     return value
+
+
+def _has_brackets_inside(content: bytes) -> bool:
+    """Whether an object can hold arrays or objects. Looks for one byte, which is quicker than to count it."""
+    return content.find(b"[") >= 0 or content.find(b"{", content.find(b"{") + 1) >= 0
+
+
+def _may_be_deep(content: bytes) -> bool:
+    """Brackets bound the depth, and counting them is quicker than walking through the value."""
+    return content.count(b"[") + content.count(b"{") > _SAFE_DEPTH
 
 
 def _is_shallow(value: object) -> bool:
