@@ -43,53 +43,81 @@ _Column = tuple[str, list, Callable[[Any], object]]
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The rows of the row groups that start in the slice. The offset of a record is its row in the file."""
+
+    def make(batch: "pa.RecordBatch", row: int) -> Iterator[Record]:
+        columns = [_read_column(name, batch.column(name)) for name in request.names]
+        for index in range(batch.num_rows):
+            yield _make_record(row + index, columns, index, request.max_record_bytes)
+
+    return (yield from read_groups(stream, part, request.names, make))
+
+
+def read_groups(
+    stream: BinaryIO,
+    part: Slice,
+    names: tuple[str, ...],
+    make: "Callable[[pa.RecordBatch, int], Iterator[Record]]",
+    find_offset: Callable[[Any, int], int] = lambda group, row: row,
+) -> Generator[Record, None, Extent]:
+    """The records that `make` makes of the columns `names`, a batch at a time, with the number of its first
+    row. `find_offset` gives the offset of a row that cannot be read, from the metadata of its row group
+    (None = the file has none) and its number."""
     from pyarrow.parquet import ParquetFile
 
     watched = _WatchedStream(stream)
     try:
-        file = ParquetFile(watched, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-        problem = _find_missing(request.names, file.schema_arrow.names)
+        file = ParquetFile(
+            watched, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
+        )
+        problem = _find_missing(names, file.schema_arrow.names)
     except _damage_errors() as error:
         watched.raise_fault()
         if part.start == 0:
-            yield _quarantine(0, f"parquet: the file cannot be read: {_first_line(error)}")
+            yield _quarantine(find_offset(None, 0), f"parquet: the file cannot be read: {_first_line(error)}")
         return Extent()
     first_row = 0
     for group in range(file.num_row_groups):
         metadata = file.metadata.row_group(group)
         if part.start <= _first_byte(metadata) and (part.stop is None or _first_byte(metadata) < part.stop):
             if problem:
-                yield from (_quarantine(first_row + row, problem) for row in range(metadata.num_rows))
+                yield from (
+                    _quarantine(find_offset(None, first_row + row), problem)
+                    for row in range(metadata.num_rows)
+                )
             else:
-                yield from _read_group(file, group, first_row, request, watched)
+                find = partial(find_offset, metadata)
+                yield from _read_group(file, group, first_row, names, make, find, watched)
         first_row += metadata.num_rows
     return Extent()
 
 
 def _read_group(
-    file: "ParquetFile", group: int, first_row: int, request: Request, watched: "_WatchedStream"
+    file: "ParquetFile",
+    group: int,
+    first_row: int,
+    names: tuple[str, ...],
+    make: "Callable[[pa.RecordBatch, int], Iterator[Record]]",
+    find_offset: Callable[[int], int],
+    watched: "_WatchedStream",
 ) -> Iterator[Record]:
     metadata = file.metadata.row_group(group)
     # Rows of 16 MiB exist: a fixed number of rows would not bound the memory.
     row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1) + 1
     num_rows = min(max(_BATCH_BYTES // row_bytes, 1), _BATCH_ROWS)
     row, end = first_row, first_row + metadata.num_rows
-    batches = file.iter_batches(batch_size=num_rows, row_groups=[group], columns=list(request.names))
+    batches = file.iter_batches(batch_size=num_rows, row_groups=[group], columns=list(names))
     while row < end:
         try:
             batch = next(batches)
         except StopIteration:
-            yield _quarantine(row, f"parquet: row group {group} ends before row {end:,}")
+            yield _quarantine(find_offset(row), f"parquet: row group {group} ends before row {end:,}")
             return
         except _damage_errors() as error:
             watched.raise_fault()
-            yield _quarantine(
-                row, f"parquet: rows {row:,} to {end - 1:,} cannot be read: {_first_line(error)}"
-            )
+            why = f"parquet: rows {row:,} to {end - 1:,} cannot be read: {_first_line(error)}"
+            yield _quarantine(find_offset(row), why)
             return
-        columns = [_read_column(name, batch.column(name)) for name in request.names]
-        for index in range(batch.num_rows):
-            yield _make_record(row + index, columns, index, request.max_record_bytes)
+        yield from make(batch, row)
         row += batch.num_rows
 
 
