@@ -91,8 +91,8 @@ def test_one_driver_makes_the_claim_of_a_number(tmp_path):
     newest = two.read_newest()
     assert newest == make_claim((0, 0, 5))
     assert not two.is_done(newest)
-    one.finish(newest)
-    one.finish(newest)
+    one.finish(newest, [Range(0, 1, 2)])
+    two.finish(newest, [])
     assert two.is_done(newest)
 
 

@@ -5,6 +5,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import pyspark
@@ -38,6 +39,9 @@ class Broker(Daemon):
             "node.id": "1",
             "listeners": f"PLAINTEXT://{plain},SASL_PLAINTEXT://{secured},CONTROLLER://{control}",
             "advertised.listeners": f"PLAINTEXT://{plain},SASL_PLAINTEXT://{secured}",
+            "listener.security.protocol.map": (
+                "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT"
+            ),
             "controller.listener.names": "CONTROLLER",
             "controller.quorum.voters": f"1@{control}",
             "sasl.enabled.mechanisms": "PLAIN",
@@ -83,7 +87,7 @@ class Broker(Daemon):
         except KafkaException:
             return False
 
-    @property
+    @cached_property  # a client that is freed takes its open requests with it
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 

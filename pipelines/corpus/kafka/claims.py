@@ -8,8 +8,9 @@ that a killed driver left is finished by the next one, with the same offsets.
 import json
 import re
 import uuid
+from collections.abc import Iterable
 
-from pipelines.corpus.kafka.ranges import Claim, decode_claim
+from pipelines.corpus.kafka.ranges import Claim, Range, decode_claim
 from pipelines.storage import Folder
 
 CLAIMS = "_claims"
@@ -46,9 +47,10 @@ class Claims:
         """Whether all its records are landed."""
         return self._folder.exists(_name(claim.number, "done"))
 
-    def finish(self, claim: Claim) -> None:
-        """All its records are landed."""
-        self._folder.create(_name(claim.number, "done"), b"")
+    def finish(self, claim: Claim, skipped: Iterable[Range]) -> None:
+        """All its records are landed, but those that Kafka had deleted meanwhile."""
+        content = {"skipped": [list(each) for each in skipped]}
+        self._folder.create(_name(claim.number, "done"), json.dumps(content).encode())
 
 
 def _name(number: int, suffix: str) -> str:

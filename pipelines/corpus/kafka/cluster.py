@@ -36,7 +36,7 @@ class Kafka:
 
     servers: str | None = None
     """HOST:PORT of some brokers, joined by commas."""
-    properties: dict[str, str] = field(default_factory=dict, repr=False)
+    properties: dict[str, str | int | bool] = field(default_factory=dict, repr=False)
     """Properties of librdkafka: security.protocol, sasl.mechanism and so on."""
     lost_offsets: LostOffsets = "stop"
     """stop = an error; skip = go on at the oldest offset that is there, and say so."""
@@ -73,6 +73,7 @@ def describe_topic(kafka: Kafka, name: str) -> Topic | None:
         failed = error.args[0]
         if failed.code() == client.KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
+        admin.poll(0)  # hands over the errors of connections
         raise explain_failure(kafka, failed, seen) from None
 
 

@@ -47,7 +47,7 @@ class Message(NamedTuple):
 class Segment(NamedTuple):
     """The content of a file."""
 
-    content: bytes
+    content: memoryview
     stop: int
     """Offset behind the last one that it covers."""
     num_records: int
@@ -97,7 +97,7 @@ def fill_segment(messages: Iterator[Message], stop: int, *, file_bytes: int = FI
         if rows:
             writer.write_table(_make_table(rows))
         writer.add_key_value_metadata({_LAST: str(stop - 1).encode()})
-    return Segment(sink.getvalue().to_pybytes(), stop, num_records + len(rows))
+    return Segment(memoryview(sink.getvalue()).cast("B"), stop, num_records + len(rows))
 
 
 def _make_table(rows: list[Message]) -> "pa.Table":

@@ -73,15 +73,15 @@ def _land_topic(
         now = describe_topic(kafka, topic)
         if now is None:
             raise NoFilesError(
-                f"no topic {topic!r} at {kafka.servers}; create it, or correct options.topic of the source"
+                f"no topic {topic!r} at {kafka.servers}; create it, correct options.topic of the source, or "
+                "set its options.land: false to keep what was landed"
             )
         newest = claims.read_newest()
         if newest is None:
             _require_no_records(folder)
         elif not claims.is_done(newest):
             _check_same(topic, newest, now)
-            _land_claim(newest, topic, folder, kafka, start_spark, note)
-            claims.finish(newest)
+            claims.finish(newest, _land_claim(newest, topic, folder, kafka, start_spark, note))
             continue
         claim = _plan(topic, newest, now, kafka)
         if claim is None:
@@ -90,8 +90,7 @@ def _land_topic(
             continue  # another driver was faster: finish what it claimed
         for each in claim.skipped:
             note(_describe_skipped(topic, each))
-        _land_claim(claim, topic, folder, kafka, start_spark, note)
-        claims.finish(claim)
+        claims.finish(claim, _land_claim(claim, topic, folder, kafka, start_spark, note))
         return
 
 
@@ -126,20 +125,21 @@ def _land_claim(
     kafka: Kafka,
     start_spark: "Callable[[], SparkSession]",
     note: Callable[[str], None],
-) -> None:
-    """Create the files of the claim that are missing."""
+) -> list[Range]:
+    """Create the files of the claim that are missing. Returns the offsets that Kafka had deleted."""
     ranges = list(_find_missing(claim, folder))
     num_offsets = sum(each.stop - each.first for each in ranges)
     if not num_offsets:
-        return
+        return []
     note(f"topic {topic}: landing {num_offsets:,} offsets of {len({r.partition for r in ranges})} partitions")
     if num_offsets <= DRIVER_OFFSETS:
         landed: Iterable[Landed] = [land_ranges(kafka, topic, folder.path, ranges)]
     else:
         landed = _land_on_executors(start_spark(), kafka, topic, folder.path, ranges)
-    for each in landed:
-        for skipped in each.skipped:
-            note(_describe_skipped(topic, skipped))
+    skipped = [lost for each in landed for lost in each.skipped]
+    for lost in skipped:
+        note(_describe_skipped(topic, lost))
+    return skipped
 
 
 def _find_missing(claim: Claim, folder: Folder) -> Iterator[Range]:
@@ -161,22 +161,22 @@ def _land_on_executors(
         schema=arrow_schema(_RANGES),
     )
     rows = spark.createDataFrame(table).repartitionById(len(ranges), "task")
-    land = partial(_land_batches, kafka=kafka, topic=topic, path=path)
+    land = partial(_land_batches, kafka=kafka, topic=topic, path=path, schema=arrow_schema(_LANDED))
     for row in rows.mapInArrow(carry(land), _LANDED).collect():  # a row for each 50,000 offsets
         skipped = () if row.partition is None else (Range(row.partition, row.first, row.stop),)
         yield Landed(row.num_records, skipped)
 
 
 def _land_batches(
-    batches: Iterable[pa.RecordBatch], kafka: Kafka, topic: str, path: str
+    batches: Iterable[pa.RecordBatch], kafka: Kafka, topic: str, path: str, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         ranges = [Range(row["partition"], row["first"], row["stop"]) for row in batch.to_pylist()]
         landed = land_ranges(kafka, topic, path, ranges)
         rows = [(landed.num_records, None, None, None), *((0, *each) for each in landed.skipped)]
-        columns = zip(*rows, strict=True)
-        arrays = [pa.array(c, kind.type) for c, kind in zip(columns, arrow_schema(_LANDED), strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(_LANDED))
+        columns = zip(zip(*rows, strict=True), schema, strict=True)
+        arrays = [pa.array(column, kind.type) for column, kind in columns]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _describe_skipped(topic: str, lost: Range) -> str:
