@@ -6,6 +6,7 @@ is started, and an executor needs no jars.
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -50,31 +51,46 @@ class Kafka:
 
 
 def describe_topic(kafka: Kafka, name: str) -> Topic | None:
-    """The topic as it is now; None if the cluster has none of this name.
+    """The topic as it is now; None if the cluster has none of this name. Asks again while partitions move.
 
     Raises ConnectionError if no broker answers in time, PermissionError if they refuse.
     """
-    client = _import_client()
+    client, deadline = _import_client(), time.monotonic() + LOOK_SECONDS
+    kind = client.KafkaError
+    moving = (
+        *(kind.NOT_LEADER_FOR_PARTITION, kind.LEADER_NOT_AVAILABLE, kind.OFFSET_NOT_AVAILABLE),
+        kind.UNKNOWN_TOPIC_OR_PART,  # of a partition that was just made
+    )
     seen: list[KafkaError] = []
-    latest, oldest = client.admin.OffsetSpec.latest(), client.admin.OffsetSpec.earliest()
     admin = client.admin.AdminClient(_configure(kafka, seen), logger=logger)
-    described = admin.describe_topics(client.TopicCollection([name]), request_timeout=LOOK_SECONDS)[name]
+    while True:
+        try:
+            return _ask(client, admin, name)
+        except client.KafkaException as error:
+            failed = error.args[0]
+            if failed.code() not in moving or time.monotonic() > deadline:
+                admin.poll(0)  # hands over the errors of connections
+                raise explain_failure(kafka, failed, seen) from None
+        time.sleep(0.3)
+
+
+def _ask(client: Any, admin: Any, name: str) -> Topic | None:
+    asked = admin.describe_topics(client.TopicCollection([name]), request_timeout=LOOK_SECONDS)
     try:
-        topic = described.result(LOOK_SECONDS + 5)
-        places = [client.TopicPartition(name, each.id) for each in topic.partitions]
-        first = admin.list_offsets(dict.fromkeys(places, oldest), request_timeout=LOOK_SECONDS)
-        stop = admin.list_offsets(
-            dict.fromkeys(places, latest),
-            isolation_level=client.IsolationLevel.READ_COMMITTED,
-            request_timeout=LOOK_SECONDS,
-        )
-        return Topic(str(topic.topic_id), _collect(first), _collect(stop))
+        topic = asked[name].result(LOOK_SECONDS + 5)
     except client.KafkaException as error:
-        failed = error.args[0]
-        if failed.code() == client.KafkaError.UNKNOWN_TOPIC_OR_PART:
+        if error.args[0].code() == client.KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
-        admin.poll(0)  # hands over the errors of connections
-        raise explain_failure(kafka, failed, seen) from None
+        raise
+    places = [client.TopicPartition(name, each.id) for each in topic.partitions]
+    spec = client.admin.OffsetSpec
+    first = admin.list_offsets(dict.fromkeys(places, spec.earliest()), request_timeout=LOOK_SECONDS)
+    stop = admin.list_offsets(
+        dict.fromkeys(places, spec.latest()),
+        isolation_level=client.IsolationLevel.READ_COMMITTED,
+        request_timeout=LOOK_SECONDS,
+    )
+    return Topic(str(topic.topic_id), _collect(first), _collect(stop))
 
 
 def _collect(found: Mapping[Any, "Future[Any]"]) -> dict[int, int]:
