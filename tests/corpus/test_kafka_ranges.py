@@ -193,6 +193,13 @@ def test_properties_that_would_lose_records_are_refused():
     assert "hush" not in shown
 
 
+@pytest.mark.parametrize("properties", [{"sasl.pasword": "x"}, {"security.protocol": "TLS"}])
+def test_wrong_properties_are_named(properties):
+    expected = rf"corpus\.kafka\.properties: .*{next(iter(properties))}.*correct them"
+    with pytest.raises(ValueError, match=expected):
+        describe_topic(Kafka(servers="127.0.0.1:1", properties=properties), "chats")
+
+
 def test_missing_client_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "confluent_kafka", None)
     with pytest.raises(ImportError, match=r'confluent-kafka.*pip install "distributary\[kafka\]"'):

@@ -7,7 +7,7 @@ is started, and an executor needs no jars.
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ def describe_topic(kafka: Kafka, name: str) -> Topic | None:
         kind.UNKNOWN_TOPIC_OR_PART,  # of a partition that was just made
     )
     seen: list[KafkaError] = []
-    admin = client.admin.AdminClient(_configure(kafka, seen), logger=logger)
+    admin = _create(client.admin.AdminClient, _configure(kafka, seen))
     while True:
         try:
             return _ask(client, admin, name)
@@ -112,8 +112,16 @@ def open_consumer(kafka: Kafka, seen: "list[KafkaError]") -> "Consumer":
         "check.crcs": True,
         "allow.auto.create.topics": False,
     }
-    consumer: Consumer = _import_client().Consumer(own, logger=logger)
+    consumer: Consumer = _create(_import_client().Consumer, own)
     return consumer
+
+
+def _create(kind: Callable[..., Any], properties: Mapping[str, Any]) -> Any:
+    """Raises ValueError for properties that the client does not know."""
+    try:
+        return kind(properties, logger=logger)
+    except _import_client().KafkaException as error:
+        raise ValueError(f"corpus.kafka.properties: {error.args[0].str()}; correct them") from None
 
 
 def explain_failure(kafka: Kafka, failed: "KafkaError", seen: "list[KafkaError]") -> OSError:
