@@ -1,7 +1,7 @@
-"""The brokers, as the only module that imports confluent-kafka: what a topic has, and consumers of it.
+"""The brokers: what a topic has now, consumers of it, and what their errors mean.
 
-confluent-kafka is Python's binding of librdkafka. It brings no JVM, so a plan asks for offsets before Spark
-is started, and an executor needs no jars.
+This module and `consume.py` are the home of confluent-kafka, Python's binding of librdkafka. It brings no
+JVM, so a plan asks for offsets before Spark is started, and an executor needs no jars.
 """
 
 import logging
