@@ -40,6 +40,7 @@ _REMEDIES = {
     "http": "raise max_quarantined_fraction if the crawl has many pages that are not there",
     "content type": "raise max_quarantined_fraction if the crawl has many other files than pages",
     "html": "choose the right format",
+    "tombstone": "raise max_quarantined_fraction if the topic has many deletions",
     "pdf": "fetch the files again, or remove their passwords",
     "encoding": "set options.encoding of the source, or convert the files to UTF-8",
 }
