@@ -80,7 +80,7 @@ def require_few_quarantined(
     found = _find_reasons(quarantine, list(faulty))
     described = [
         f"source {name!r}: {counts['quarantined']:,} of {counts['records']:,} records, {counts['damaged']:,} "
-        f"of {num_files[name]:,} files damaged; {found[name]}"
+        f"damaged of {num_files[name]:,} files; {found[name]}"
         for name, counts in faulty.items()
     ]
     raise ValueError(
