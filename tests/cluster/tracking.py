@@ -54,6 +54,7 @@ class TrackingServer:
                 "PYTHONPATH": str(packages_folder()),
                 "MLFLOW_S3_ENDPOINT_URL": s3,
                 "MLFLOW_DISABLE_TELEMETRY": "true",
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five processes that nothing here needs
                 "AWS_ACCESS_KEY_ID": "tracking",
                 "AWS_SECRET_ACCESS_KEY": "tracking",
                 "AWS_DEFAULT_REGION": "us-east-1",
