@@ -32,7 +32,7 @@ from pipelines.commit import ConflictError, commit_shards
 from pipelines.contract import ContractError as ContractError
 from pipelines.contract import Definition, select_columns
 from pipelines.digest import Totals, digest_rows
-from pipelines.held import HeldRows, hold_rows, require_contract
+from pipelines.held import HeldRows, hold_rows, read_shards, require_contract
 from pipelines.named import commit_named, staging_folder
 from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import Pin, TableLog, open_log
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 WRITE_ATTEMPTS = 20
 """Against other writers: each time, one of them succeeds."""
+MOST_FILES = 200
+"""Files up to which a table is read without Spark's reader of Delta logs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,20 @@ class Table:
         reader = spark.read.format("delta")
         reader = reader if version is None else reader.option("versionAsOf", version)
         return reader.table(quote_name(path)) if is_table_name(path) else reader.load(spark_path(path))
+
+    def read_newest(self, spark: SparkSession, path: str, log: TableLog | None = None) -> DataFrame:
+        """The rows of the newest version, or of the one that `log` was opened at; none if there is no table.
+
+        A table of few files is read by their names: Spark would run several jobs to open the log again after
+        each commit.
+        """
+        log = log or open_log(path)
+        if log is None:
+            return spark.createDataFrame([], self.schema)
+        files = log.list_plain_shards(MOST_FILES)
+        if files is None:
+            return self.read(spark, path, log.version)
+        return read_shards(spark, self.schema, path, files)
 
     @contextmanager
     def hold(self, rows: DataFrame, path: str) -> Iterator[HeldRows]:
@@ -223,7 +239,7 @@ class Table:
 
         Keys alone are compared. Rows are read again only if some of them must be left out.
         """
-        present = self.read(held.spark, path, log.version).select(*self.key)
+        present = self.read_newest(held.spark, path, log).select(*self.key)
         if held.rows.select(*self.key).join(present, list(self.key), "left_semi").isEmpty():
             return None
         return held.rows.join(present, list(self.key), "left_anti")

@@ -85,13 +85,18 @@ class HeldRows:
         return self._rows
 
     def _read(self) -> DataFrame:
-        columns = StructType([StructField(c.name, c.dataType) for c in self.schema])
-        if not self.shards:
-            return self.spark.createDataFrame([], columns)
-        files = [spark_path(f"{self.path.rstrip('/')}/{shard.path}") for shard in self.shards]
-        # Spark takes a path with these characters for a pattern.
-        escaped = ["".join(f"\\{c}" if c in "{}*" else c for c in file) for file in files]
-        return self.spark.read.schema(columns).parquet(*escaped)
+        return read_shards(self.spark, self.schema, self.path, [shard.path for shard in self.shards])
+
+
+def read_shards(spark: SparkSession, schema: StructType, path: str, shards: Sequence[str]) -> DataFrame:
+    """The rows of shards below the folder `path`. Every column may be null."""
+    columns = StructType([StructField(c.name, c.dataType) for c in schema])
+    if not shards:
+        return spark.createDataFrame([], columns)
+    files = [spark_path(f"{path.rstrip('/')}/{shard}") for shard in shards]
+    # Spark takes a path with these characters for a pattern.
+    escaped = ["".join(f"\\{c}" if c in "{}*" else c for c in file) for file in files]
+    return spark.read.schema(columns).parquet(*escaped)
 
 
 @contextmanager

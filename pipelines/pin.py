@@ -5,6 +5,7 @@ The log of a table named by a path is read without a JVM; that of a table named 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,8 @@ MAINTENANCE = (
     "CREATE TABLE",
 )
 """Operations that do not change the rows of a table."""
+_PLAIN_PATH = re.compile(r"\w[\w./-]*")
+"""Relative paths that Delta and Spark write alike."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,6 +211,16 @@ class TableLog:
         """Number of our newest commit; -1 if there is none."""
         _, record, _ = self._newest
         return -1 if record is None else int(record.get("number", -1))
+
+    def list_plain_shards(self, most: int) -> list[str] | None:
+        """The files of the rows, relative to the table; None if Delta's own reader must read them: more than
+        `most`, partitions, a newer protocol, or names that our writer does not give."""
+        if not isinstance(self.source, FileSource) or self.source.partition_by:
+            return None
+        if self.source.table.protocol().min_reader_version > 1:
+            return None
+        files = list(self.list_shards())
+        return files if len(files) <= most and all(map(_PLAIN_PATH.fullmatch, files)) else None
 
     def names_shards(self, folder: str, *, after: int) -> bool:
         """Whether a commit after version `after` added the shards of this folder."""

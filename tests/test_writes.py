@@ -6,7 +6,7 @@ import pytest
 from deltalake import DeltaTable
 
 from pipelines.delta import Table
-from pipelines.pin import pin
+from pipelines.pin import open_log, pin
 from pipelines.tables import QUARANTINE
 from tests.small_tables import PARTITIONED, broken_rows, numbers
 
@@ -142,3 +142,39 @@ def test_a_score_without_value_is_found_by_a_limit(spark, path):
     scores.overwrite(rows, path, fingerprint="a", facts={})
     found = [row.id for row in scores.read(spark, path).where("score > 0.7").collect()]
     assert found == [2]  # as Spark compares; statistics that leave NaN out would hide its file
+
+
+def read_offsets(rows):
+    return sorted(row.offset for row in rows.select("offset").collect())
+
+
+def test_newest_rows_are_read_by_their_files(spark, path, monkeypatch):
+    assert read_offsets(QUARANTINE.read_newest(spark, path)) == []
+    for name, offsets in (("a", [1, 2, 3]), ("b", [3, 4])):
+        QUARANTINE.append(broken_rows(spark, offsets), path, fingerprint=name, facts={})
+    assert len(open_log(path).list_plain_shards(10)) >= 2
+    found = QUARANTINE.read_newest(spark, path)
+    assert (read_offsets(found), found.columns) == ([1, 2, 3, 4], QUARANTINE.schema.names)
+    assert all(file.endswith(".parquet") for file in found.inputFiles())
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE offset = 2")
+    assert read_offsets(QUARANTINE.read_newest(spark, path)) == [1, 3, 4]
+    assert open_log(path).list_plain_shards(0) is None
+    monkeypatch.setattr("pipelines.delta.MOST_FILES", 0)
+    assert read_offsets(QUARANTINE.read_newest(spark, path)) == [1, 3, 4]
+
+
+def test_rows_that_deletion_vectors_hide_stay_hidden(spark, path):
+    QUARANTINE.append(broken_rows(spark, range(10)), path, fingerprint="a", facts={})
+    spark.sql(
+        f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true', "
+        "'delta.minReaderVersion' = '3', 'delta.minWriterVersion' = '7')"
+    )
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE offset = 4")
+    assert open_log(path).list_plain_shards(10) is None
+    assert read_offsets(QUARANTINE.read_newest(spark, path)) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+def test_partitioned_tables_are_not_read_by_their_files(spark, path):
+    PARTITIONED.overwrite(numbers(spark, (1, "train")), path, fingerprint="a", facts={})
+    assert open_log(path).list_plain_shards(10) is None
+    assert [row.split for row in PARTITIONED.read_newest(spark, path).collect()] == ["train"]

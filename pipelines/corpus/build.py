@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame, Observation, SparkSession, Window
+from pyspark.sql import DataFrame, Observation, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines.change import Replaced
 from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.cleaning import Cleaning
-from pipelines.corpus.counts import compute_checksum, count_edits, count_records, without_survivor
+from pipelines.corpus.counts import compute_checksum, count_edits, count_records
 from pipelines.corpus.dedup import (
     find_first_records,
     find_survivors,
@@ -39,6 +39,7 @@ from pipelines.corpus.increment import (
     Relabelled,
     add_facts,
     add_rows,
+    count_moves,
     find_relabelled,
     label_again,
     require_later_records,
@@ -47,10 +48,10 @@ from pipelines.corpus.increment import (
 )
 from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.measure import MEASURES, prepare_measuring
-from pipelines.corpus.neardup.find import Found, Search, find_near_duplicates
-from pipelines.corpus.neardup.stored import Work
+from pipelines.corpus.members import search_members
+from pipelines.corpus.neardup.find import Found, Search
 from pipelines.corpus.quality import label_contamination, label_quality, label_rules
-from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated, read_texts
+from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated
 from pipelines.corpus.readers.settle import settle
 from pipelines.corpus.readers.slices import LABELS, Slices, choose_slice_bytes, cut_files
 from pipelines.corpus.rules import Rules
@@ -197,15 +198,23 @@ def open_corpus(
         survivors, found = _count(stack, find_survivors(add_rows(documents, others), protected))
         small = _leave_out_measures(documents)
         copies = stack.enter_context(persisted(label_copies(small, survivors))) if found else None
-        near = None
+        near, removed = None, None
         if search is not None:
-            kept = small if copies is None else leave_out_copies(small, survivors)
-            near = stack.enter_context(_find_near_duplicates(kept, sources, slices, rules, search))
-            copies = near.removed if copies is None else copies.unionByName(near.removed, True)
-        relabelled, changed = None, None
+            members = add_rows(small, None if earlier is None else earlier.find_members())
+            kept = leave_out_copies(members, survivors) if found else members
+            near = stack.enter_context(search_members(kept, sources, slices, rules, search, earlier))
+            removed = near.removed.where("task IS NOT NULL")
+            copies = removed if copies is None else copies.unionByName(removed, True)
+        relabelled, moves = None, list[Row]()
         if earlier is not None and others is not None:
-            changed = stack.enter_context(persisted(label_again(others, survivors, rules)))
-            relabelled = find_relabelled(earlier, changed)
+            if near is not None:
+                removed = near.removed.where("task IS NULL").select(
+                    "doc_id", F.col("duplicate_of").alias("near_survivor_id")
+                )
+                others = others.union(earlier.find_removed(removed).select(others.columns)).distinct()
+            changed = stack.enter_context(persisted(label_again(others, survivors, rules, removed)))
+            moves = count_moves(changed)
+            relabelled = find_relabelled(earlier, changed, moves)
         facts, checksum = count_records(positions, documents, copies, repeated, rules)
         if any(source.cleaning != Cleaning() for source in sources):
             facts["edits"] = count_edits(documents)
@@ -213,7 +222,7 @@ def open_corpus(
             hits = list_contamination(documents, screens.decontamination)
             hits = hits if earlier is None else earlier.add_hits(hits)
             facts["contamination"] = count_contamination(hits, measuring.index)
-        total = facts if earlier is None else add_facts(earlier.pin.facts, facts, changed)
+        total = facts if earlier is None else add_facts(earlier.pin.facts, facts, moves)
         for name, version in manifest.versions.items():
             if name in total["sources"]:
                 total["sources"][name]["version"] = version
@@ -237,22 +246,6 @@ def open_corpus(
 def _leave_out_measures(positions: DataFrame) -> DataFrame:
     """Without what was measured, which is kept with the positions only; failed_rule stays."""
     return positions.drop(*arrow_schema(MEASURES).names)
-
-
-@contextmanager
-def _find_near_duplicates(
-    documents: DataFrame, sources: Sequence[Source], slices: Slices, rules: Rules, search: Search
-) -> Iterator[Found]:
-    """Near duplicates among the documents that no other rule drops."""
-
-    def read(positions: DataFrame, work: Work, ddl: str) -> DataFrame:
-        labels = positions.select("task", "slice", "offset")
-        return read_texts(documents.sparkSession, sources, slices, labels, work, ddl)
-
-    labelled = label_quality(without_survivor(documents), rules)
-    kept = labelled.where("drop_reason IS NULL").select(*documents.columns)
-    with find_near_duplicates(kept, read, search) as found:
-        yield found
 
 
 def _count(stack: ExitStack, groups: DataFrame) -> tuple[DataFrame, int]:

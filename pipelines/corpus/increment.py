@@ -1,33 +1,38 @@
 """New files on top of earlier documents: which earlier rows change, and the tables as a full run makes them.
 
-What a full run decides about a document depends on other documents in two ways only.
+What a full run decides about a document depends on other documents in three ways only.
 
 1. Equal contents: the survivor is the copy in test, else validation, else train, then the one with the
    smallest doc_id (`dedup.find_survivors`). A new file can bring a better copy, so earlier rows change: their
    duplicate_of, and perhaps their drop_reason. Only earlier rows with a content hash of the new files can.
 2. Equal keys in a source: the record with the smallest (file, offset) stays. If a new record comes before an
    earlier one, a document would have to move to quarantine: then a full run is made.
+3. Near duplicates: the search gets the earlier documents too. It has their signatures and similarities, and
+   reads texts of the table `documents` only where it has not. A new text can remove an earlier one, and keep
+   one by removing the text that had removed it.
 
 Earlier rows are read without their texts, about 150 bytes a document. Rows that change are written again
 together with the other rows of their shards.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, Observation, Row, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructField, StructType
 
 from pipelines.change import Replaced
 from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.intake import FullRunNeededError
+from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
+from pipelines.corpus.neardup.stored import Work
 from pipelines.corpus.quality import label_quality
+from pipelines.corpus.readers.files import work_on_documents
 from pipelines.corpus.rules import Rules
 from pipelines.digest import aggregate_totals, collect_totals
-from pipelines.paths import spark_path
+from pipelines.held import read_shards
 from pipelines.pin import Pin, TableLog, open_log
 from pipelines.tables import CONTAMINATION, DOCUMENTS
 
@@ -37,20 +42,21 @@ _COLUMNS = (
 )
 BROADCAST_ROWS = 1_000_000
 """Rows of a hash and an id that every executor gets: 100 MB. More are joined by a shuffle."""
-_LATEST = ("contamination", "report")
+_LATEST = ("contamination", "near_duplicates", "report")
 """Facts that are no sums. Several documents may have the same record of an evaluation set, so contamination
-is counted over all documents; a report is written by each run for itself."""
+is counted over all documents, as near duplicates are; a report is written by each run for itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Earlier:
     """The documents that are there."""
 
-    spark: SparkSession
     pin: Pin
     log: TableLog
     """Of the version that is read: the newest, because a maintenance that came after the pin has moved the
     same rows to other files."""
+    documents: DataFrame
+    """All columns of the rows."""
     hits: DataFrame | None = None
     """Rows of CONTAMINATION of the documents; None = there are no evaluation sets."""
 
@@ -60,12 +66,34 @@ class Earlier:
 
     def read_rows(self) -> DataFrame:
         """The columns that decisions need, and shard, the name of the file of the row."""
-        rows = DOCUMENTS.read(self.spark, self.pin.path, self.log.version)
-        return rows.select(*_COLUMNS, F.col("_metadata.file_name").alias("shard"))
+        return self.documents.select(*_COLUMNS, F.col("_metadata.file_name").alias("shard"))
 
     def find_rows(self, values: DataFrame) -> DataFrame:
         """The rows that have one of the values, of the one column that `values` has."""
         return self.read_rows().join(values, values.columns[0], "left_semi")
+
+    def find_members(self) -> DataFrame:
+        """The rows among which near duplicates were looked for: those that no other rule drops, and that are
+        copies of nothing."""
+        is_kept = F.col("drop_reason").isNull() & F.col("duplicate_of").isNull()
+        found = self.read_rows().where(is_kept | (F.col("drop_reason") == NEAR_DUPLICATE))
+        return found.drop("duplicate_of", "drop_reason")  # the search decides on them
+
+    def find_removed(self, removed: DataFrame) -> DataFrame:
+        """The rows that were near duplicates, or are now: `removed` has their doc_id."""
+        is_removed = removed.select("doc_id", F.lit(True).alias("is_removed"))
+        rows = self.read_rows().join(is_removed, "doc_id", "left")
+        return rows.where(F.col("is_removed") | (F.col("drop_reason") == NEAR_DUPLICATE)).drop("is_removed")
+
+    def work_on_texts(self, positions: DataFrame, work: Work, ddl: str) -> DataFrame | None:
+        """Rows of `ddl` that `work` makes of the texts of these rows; see `readers.files.read_texts`. None if
+        there are none."""
+        wanted = positions.select("doc_id").distinct()
+        number = wanted.count()
+        if not number:
+            return None
+        ids = F.broadcast(wanted) if number <= BROADCAST_ROWS else wanted
+        return work_on_documents(self.documents.join(ids, "doc_id", "left_semi"), work, ddl)
 
 
 def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> Earlier:
@@ -83,8 +111,10 @@ def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> E
         found = of_hits.pin(made_from=pinned.fingerprint) if of_hits else None
         assert of_hits, "plan_intake has found it"
         assert found, "plan_intake has found it"
-        hits = CONTAMINATION.read(spark, contamination, of_hits.find_newest_version(found))
-    return Earlier(spark=spark, pin=pinned, log=log, hits=hits)
+        of_rows = open_log(contamination, version=of_hits.find_newest_version(found))
+        hits = CONTAMINATION.read_newest(spark, contamination, of_rows)
+    documents = DOCUMENTS.read_newest(spark, pinned.path, log)
+    return Earlier(pin=pinned, log=log, documents=documents, hits=hits)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,12 +133,8 @@ class Relabelled:
 
     def read_changed(self) -> DataFrame:
         """All rows of the shards, with the labels that they have now. To be computed once."""
-        spark, path = self.earlier.spark, self.earlier.pin.path
-        columns = StructType([StructField(c.name, c.dataType) for c in DOCUMENTS.schema])
-        files = [spark_path(f"{path.rstrip('/')}/{shard}") for shard in self.shards]
-        # Spark takes a path with these characters for a pattern.
-        escaped = ["".join(f"\\{c}" if c in "{}*" else c for c in file) for file in files]
-        rows = spark.read.schema(columns).parquet(*escaped)
+        spark, path = self.earlier.documents.sparkSession, self.earlier.pin.path
+        rows = read_shards(spark, DOCUMENTS.schema, path, self.shards)
         totals = aggregate_totals(rows.schema, DOCUMENTS.schema.names)
         labelled = rows.observe(self.measured, *totals).join(self.labels, "doc_id", "left")
         is_changed = F.col("is_changed").isNotNull()
@@ -161,15 +187,25 @@ def require_later_records(same_keys: DataFrame, first_records: DataFrame) -> Non
         )
 
 
-def label_again(copies: DataFrame, survivors: DataFrame, rules: Rules) -> DataFrame:
+def label_again(
+    copies: DataFrame, survivors: DataFrame, rules: Rules, removed: DataFrame | None = None
+) -> DataFrame:
     """The earlier rows whose duplicate_of or drop_reason is another one now, with both as new_duplicate_of
-    and new_drop_reason. Needs the columns of `Earlier.read_rows`."""
+    and new_drop_reason. Needs the columns of `Earlier.read_rows`.
+
+    removed: doc_id and near_survivor_id of the near duplicates among them; None = they are not looked for.
+    """
     # Every other reason comes before being a copy, so it stays whatever the survivor is.
-    reason, is_copy = F.col("drop_reason"), F.col("drop_reason") == "exact_duplicate"
+    reason, is_copy = F.col("drop_reason"), F.col("drop_reason").isin("exact_duplicate", NEAR_DUPLICATE)
     kept = {"old_duplicate_of": F.col("duplicate_of"), "old_drop_reason": reason}
     survivor = F.when(F.col("survivor_id") != F.col("doc_id"), F.col("survivor_id"))
-    now = {"duplicate_of": survivor, "failed_rule": F.when(is_copy, None).otherwise(reason)}
-    labelled = copies.join(survivors, "content_hash", "left").withColumns({**kept, **now})
+    labelled = copies.join(survivors, "content_hash", "left")
+    near = F.lit(None).cast("string")
+    if removed is not None:
+        labelled, near = labelled.join(removed, "doc_id", "left"), F.col("near_survivor_id")
+    failed = F.when(near.isNotNull(), F.lit(NEAR_DUPLICATE)).when(~is_copy, reason)
+    now = {"duplicate_of": F.coalesce(survivor, near), "failed_rule": failed}
+    labelled = labelled.withColumns({**kept, **now})
     labelled = label_quality(labelled, rules).withColumnsRenamed(
         {"duplicate_of": "new_duplicate_of", "drop_reason": "new_drop_reason"}
     )
@@ -179,13 +215,18 @@ def label_again(copies: DataFrame, survivors: DataFrame, rules: Rules) -> DataFr
     return labelled.where(differs[0] | differs[1])
 
 
-def find_relabelled(earlier: Earlier, changed: DataFrame) -> Relabelled | None:
+def count_moves(changed: DataFrame) -> list[Row]:
+    """How many rows of `label_again` there are by shard, split, old_drop_reason and new_drop_reason."""
+    return changed.groupBy("shard", "split", "old_drop_reason", "new_drop_reason").count().collect()
+
+
+def find_relabelled(earlier: Earlier, changed: DataFrame, moves: Sequence[Row]) -> Relabelled | None:
     """The rows that `label_again` gave, with the shards that hold them; None if there are none."""
-    names = {row.shard for row in changed.select("shard").distinct().collect()}
+    names = {move.shard for move in moves}
     if not names:
         return None
     labels = changed.select("doc_id", "new_duplicate_of", "new_drop_reason", F.lit(True).alias("is_changed"))
-    if changed.count() <= BROADCAST_ROWS:  # or else the join would sort the texts
+    if sum(move["count"] for move in moves) <= BROADCAST_ROWS:  # or else the join would sort the texts
         labels = F.broadcast(labels)
     files = earlier.log.list_shards()
     shards = {path: num_rows for path, num_rows in files.items() if path.rpartition("/")[2] in names}
@@ -194,16 +235,13 @@ def find_relabelled(earlier: Earlier, changed: DataFrame) -> Relabelled | None:
     )
 
 
-def add_facts(
-    before: Mapping[str, Any], found: Mapping[str, Any], changed: DataFrame | None
-) -> dict[str, Any]:
-    """The facts of a full run: those of the earlier one, of the new files, and of the rows that changed."""
+def add_facts(before: Mapping[str, Any], found: Mapping[str, Any], moves: Sequence[Row]) -> dict[str, Any]:
+    """The facts of a full run: those of the earlier one, of the new files, and of the rows that changed
+    (`count_moves`)."""
     facts = _add({name: fact for name, fact in before.items() if name not in _LATEST}, found)
-    if changed is not None:
-        moves = changed.groupBy("split", "old_drop_reason", "new_drop_reason").count().collect()
-        for move in moves:
-            _count(facts, move["split"], move.old_drop_reason, -move["count"])
-            _count(facts, move["split"], move.new_drop_reason, move["count"])
+    for move in moves:
+        _count(facts, move["split"], move.old_drop_reason, -move["count"])
+        _count(facts, move["split"], move.new_drop_reason, move["count"])
     for part in ("kept", "dropped"):
         facts[part] = {name: count for name, count in sorted(facts[part].items()) if count}
     return facts

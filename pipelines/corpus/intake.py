@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from pipelines.arrow_rows import read_arrow
 from pipelines.corpus.ledger import ENTRIES, Changes, compare_files, restore_manifest
 from pipelines.corpus.manifest import Manifest, make_manifest
-from pipelines.corpus.neardup.presets import NearDuplicates
 from pipelines.corpus.screens import apply_screens
 from pipelines.corpus.source import ChangedFiles, Source
 from pipelines.paths import is_table_name
@@ -41,8 +40,6 @@ class IntakePlaces(Protocol):
     def measured(self) -> list[str]: ...
     @property
     def evidence(self) -> list[str]: ...
-    @property
-    def near_duplicates(self) -> NearDuplicates: ...
     @property
     def changed_files(self) -> ChangedFiles: ...
 
@@ -201,8 +198,6 @@ def _add_files(
 
 def _find_obstacle(places: IntakePlaces, earlier: Pin) -> str:
     """Why no rows can be added to the tables, whatever the files are; empty if they can."""
-    if places.near_duplicates.enabled:
-        return "near duplicates are looked for among all documents"
     tables = [places.quarantine, *places.measured, *places.evidence, places.documents]
     if named := [place for place in tables if is_table_name(place)]:
         return f"{named[0]} belongs to a catalog, and only paths are extended"

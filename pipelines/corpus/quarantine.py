@@ -30,6 +30,7 @@ _REMEDIES = {
     "invalid UTF-8": "convert the files to UTF-8",
     "NUL": "convert the files to UTF-8",
     "too long": "raise max_record_bytes of the source",
+    "too many values": "store arrays of numbers, such as tokens, in Parquet",
     "gzip": "fetch the files again",
     "bz2": "fetch the files again",
     "xz": "fetch the files again, or compress them with a smaller window (at most 128 MiB)",

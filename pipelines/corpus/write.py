@@ -37,8 +37,6 @@ def open_intake(
     if intake.earlier is not None:
         if intake.obstacle:
             raise FullRunNeededError(intake.obstacle)
-        if search is not None:
-            raise FullRunNeededError("near duplicates are looked for among all documents")
         screens = intake.part.screens
         has_sets = screens is not None and screens.evaluation is not None
         earlier = open_earlier(spark, intake.earlier, contamination if has_sets else "")

@@ -21,6 +21,7 @@ from pipelines.schema import arrow_schema
 from pipelines.scoring.pull import Place, open_place
 from pipelines.stores import carry
 from pipelines.tables import PREDICTIONS
+from pipelines.torch_workers import torch_workers
 
 if TYPE_CHECKING:
     from pipelines.scoring.predict import Precision, Predictor
@@ -61,7 +62,8 @@ def score_documents(
     1e-5), and a class only where two classes tie within that noise.
     """
     load = partial(_load_predictor, place, num_threads, precision)
-    scored = documents.select(*GIVEN).mapInArrow(carry(_make_scorer(load, batch_size, generate)), SCORED)
+    with torch_workers(documents.sparkSession):
+        scored = documents.select(*GIVEN).mapInArrow(carry(_make_scorer(load, batch_size, generate)), SCORED)
     constants = {
         "model_name": F.lit(model.name),
         "model_version": F.lit(model.version),

@@ -7,7 +7,15 @@ from pathlib import Path
 from jobs import corpus
 from jobs.shell.settings import load
 from pipelines.pin import pin
-from pipelines.tables import CONTAMINATION, DOCUMENTS, LEDGER, QUARANTINE, SIGNALS, WORD_MATCHES
+from pipelines.tables import (
+    CONTAMINATION,
+    DOCUMENTS,
+    LEDGER,
+    NEAR_DUPLICATES,
+    QUARANTINE,
+    SIGNALS,
+    WORD_MATCHES,
+)
 from tests.conftest import TEST_CONF
 
 ALWAYS = {"documents": DOCUMENTS, "quarantine": QUARANTINE, "ledger": LEDGER}
@@ -61,15 +69,24 @@ def list_screens(folder: Path) -> list[str]:
     ]
 
 
+def make_variant(number: int, variant: int) -> str:
+    """Texts of one number are near duplicates of each other: they differ in one word of 60. Those of a number
+    and the next share half of their words, in the order of both."""
+    return " ".join([*(f"{number + place // 30}w{place % 30}" for place in range(60)), f"v{variant}"])
+
+
 def write_batch(folder: Path, number: int, draw: random.Random) -> None:
     """Two files whose texts also occur in other batches, with splits of their own, broken records and, in
-    source a, keys that earlier files have."""
+    source a, keys that earlier files have. Source b also has near duplicates of texts of all batches."""
     for source in ("a", "b"):
+        texts = [make_text(draw.randrange(25)) for _ in range(12)]
+        if source == "b":
+            texts += [make_variant(100 + draw.randrange(8), draw.randrange(5)) for _ in range(14)]
         records: list[dict | bytes] = []
-        for row in range(12):
+        for row, text in enumerate(texts):
             split = draw.choice(["train", "train", "validation", "test"])
             key = f"{number}-{row}" if row % 5 else f"shared {row}"
-            records.append({"text": make_text(draw.randrange(25)), "split": split, "key": key})
+            records.append({"text": text, "split": split, "key": key})
         records += [b"broken", {"text": "", "key": f"{number} empty", "split": "train"}]
         # Names grow, so that the first record with a key is in an earlier batch.
         write_file(folder, source, f"{number:03}.jsonl", *records)
@@ -78,11 +95,16 @@ def write_batch(folder: Path, number: int, draw: random.Random) -> None:
 def describe_tables(spark, config) -> dict[str, tuple]:
     """By table: digest and number of rows of the pin, and of the rows that are there; facts of documents."""
     found: dict[str, tuple] = {}
-    for name, table in (ALWAYS | (MEASURED if config.rules.word_lists else {})).items():
+    measured = MEASURED if config.rules.word_lists else {}
+    near = {"duplicates": NEAR_DUPLICATES} if config.near_duplicates.enabled else {}
+    for name, table in (ALWAYS | measured | near).items():
         path = getattr(config, name)
         pinned = pin(path)
         assert pinned is not None, name
         found[name] = (pinned.digest, pinned.num_rows, table.digest(table.read(spark, path)))
         assert found[name][:2] == found[name][2], f"{name}: the record differs from the rows"
-    found["facts"] = (pin(config.documents).facts,)
+    facts = pin(config.documents).facts
+    for work in ("signed", "pairs_compared"):  # what this run computed, and earlier ones did not
+        facts.get("near_duplicates", {}).pop(work, None)
+    found["facts"] = (facts,)
     return found

@@ -12,7 +12,6 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from pipelines.corpus.intake import FullRunNeededError, plan_intake
 from pipelines.corpus.ledger import compare_files, make_entries, restore_manifest
 from pipelines.corpus.manifest import list_sources
-from pipelines.corpus.neardup.presets import NearDuplicates
 from pipelines.corpus.source import Source
 from pipelines.digest import Totals
 from pipelines.pin import transaction_name, version_of
@@ -57,13 +56,7 @@ def write_tables(folder, manifest, *, made_from=None, totals=TOTALS):
 
 def make_places(folder, **changed):
     tables = {name: f"{folder}/{name}" for name in ("documents", "quarantine", "ledger")}
-    knobs = {
-        "measured": [],
-        "evidence": [],
-        "changed_files": "stop",
-        "near_duplicates": NearDuplicates(),
-        **changed,
-    }
+    knobs = {"measured": [], "evidence": [], "changed_files": "stop", **changed}
     return SimpleNamespace(**{**tables, **knobs})
 
 
@@ -259,14 +252,13 @@ def test_tables_that_cannot_be_extended_are_written_again(ingested, totals):
     assert ("quarantine has no version of the same run" in intake.why) == (totals is None)
 
 
-def test_tables_of_a_catalog_and_near_duplicates_read_all_files(ingested):
+def test_tables_of_a_catalog_read_all_files(ingested):
     make_file(ingested, "s/new")
-    assert "lake.quarantine belongs to a catalog" in plan(ingested, quarantine="lake.quarantine").why
-    near = NearDuplicates(enabled=True)
-    assert "near duplicates" in plan(ingested, near_duplicates=near, changed_files="keep").why
+    named = {"quarantine": "lake.quarantine", "changed_files": "keep"}
+    assert "lake.quarantine belongs to a catalog" in plan(ingested, **named).why
     (ingested / "raw" / "s" / "é").unlink()  # its documents shall stay, so they cannot be written again
-    with pytest.raises(ValueError, match=r"near duplicates .* 1 file disappeared \(s: é\).*=keep says"):
-        plan(ingested, near_duplicates=near, changed_files="keep")
+    with pytest.raises(ValueError, match=r"to a catalog.* 1 file disappeared \(s: é\).*=keep says"):
+        plan(ingested, **named)
 
 
 def test_totals_add_up_and_come_back():

@@ -12,12 +12,41 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from pipelines.corpus.neardup.presets import NearDuplicates
+from pipelines.delta import Table
 
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}
 _RANK_BITS = 40
 _REMOVABLE = 2 << (_RANK_BITS + 2)
 """Ranks from here on may be removed."""
 _ORDER_DIGITS = 20
+MEMBERS = Table(
+    name="near_duplicate_members",
+    row="one document that is compared with the others",
+    key=("doc_id",),
+    ddl="""doc_id       STRING NOT NULL COMMENT 'as in documents',
+           source       STRING NOT NULL COMMENT 'as in documents',
+           file         STRING COMMENT 'as in documents',
+           split        STRING NOT NULL COMMENT 'as in documents',
+           num_chars    INT NOT NULL COMMENT 'as in documents',
+           content_hash STRING NOT NULL COMMENT 'as in documents',
+           task         INT COMMENT 'which reads its file; null = the document is in the table documents',
+           slice        INT COMMENT 'of its file',
+           offset       BIGINT COMMENT 'of its record',
+           vertex       BIGINT NOT NULL COMMENT 'see rank_members',
+           rank         BIGINT NOT NULL COMMENT 'see rank_members',
+           `order`      STRING NOT NULL COMMENT 'see rank_members'""",
+)
+PAIRS = Table(
+    name="near_duplicate_pairs",
+    row="two documents that share a bucket",
+    key=("a", "b"),
+    checks={"in_order": "a < b"},
+    ddl="""a           STRING NOT NULL COMMENT 'order of the document that survives rather',
+           b           STRING NOT NULL COMMENT 'order of the other one',
+           first       STRING NOT NULL COMMENT 'the smaller content_hash',
+           second      STRING NOT NULL COMMENT 'the larger one',
+           num_buckets INT NOT NULL COMMENT 'that hold both and have one as leader'""",
+)
 
 
 def rank_members(documents: DataFrame, settings: NearDuplicates) -> DataFrame:
@@ -94,10 +123,7 @@ def count_crowded(buckets: DataFrame, max_leaders: int) -> int:
 
 
 def name_pairs(pairs: DataFrame, members: DataFrame) -> DataFrame:
-    """Pairs of vertices -> pairs of documents.
-
-    a and b by order (a survives rather), first and second: their content hashes, sorted. num_buckets is kept.
-    """
+    """Pairs of vertices -> rows of PAIRS."""
     named = members.select("vertex", F.struct("order", "content_hash").alias("member"))
     ones, others = (named.toDF(end, f"member_{end}") for end in ("a", "b"))
     one, other = F.col("member_a"), F.col("member_b")

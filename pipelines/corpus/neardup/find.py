@@ -22,6 +22,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.corpus.neardup.candidates import (
+    MEMBERS,
+    PAIRS,
     count_crowded,
     find_doc_id,
     find_pairs,
@@ -90,23 +92,27 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
     Raises ContractError if texts changed while they were read.
     """
     settings, report = search.settings, search.report
-    members = rank_members(documents, settings)
     with ExitStack() as stack:
         report("near duplicates: computing signatures")
+        ranked = rank_members(documents, settings).select(*MEMBERS.schema.names)
+        # Members and pairs are held, not only cached: the plan of a query has the plan of all rows that it
+        # reads from a cache, once for each use and each state, and writing such plans takes longer than jobs.
+        members = stack.enter_context(MEMBERS.hold(ranked, search.evidence)).rows
         signatures, num_signed = add_signatures(members, read_texts, settings, search.signatures)
 
         report("near duplicates: looking for pairs")
         buckets = stack.enter_context(persisted(spread_buckets(members, signatures, settings)))
         found = name_pairs(find_pairs(buckets, settings.max_leaders), members)
-        pairs = stack.enter_context(persisted(found))
-        num_pairs = pairs.count()
+        pairs = stack.enter_context(PAIRS.hold(found, search.evidence))
 
-        report(f"near duplicates: comparing {num_pairs:,} pairs")
-        compared, num_compared = add_similarities(pairs, members, read_texts, settings, search.similarities)
+        report(f"near duplicates: comparing {pairs.num_rows:,} pairs")
+        compared, num_compared = add_similarities(
+            pairs.rows, members, read_texts, settings, search.similarities
+        )
         edges = stack.enter_context(persisted(compared.where(F.col("jaccard") >= settings.min_jaccard)))
         num_edges = edges.count()
         if num_edges <= search.driver_edges:
-            clusters, survivors = _decide_on_driver(edges)
+            clusters, survivors, num_clusters = _decide_on_driver(edges)
         else:
             rounds = Rounds(
                 stack=stack, path=search.evidence, report=report, driver_edges=search.driver_edges
@@ -115,13 +121,14 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
             removals = edges.where(is_removable(F.col("b")))
             removed = rounds.find_removed(removals)
             survivors = stack.enter_context(persisted(choose_survivors(removals, removed)))
+            num_clusters = clusters.select("cluster").distinct().count()
         facts = {
             "signed": num_signed,
-            "pairs": num_pairs,
+            "pairs": pairs.num_rows,
             "pairs_compared": num_compared,
             "near_pairs": num_edges,
             "crowded_buckets": count_crowded(buckets, settings.max_leaders),
-            "clusters": clusters.select("cluster").distinct().count(),
+            "clusters": num_clusters,
             "sources": count_losses(members, survivors),
         }
         yield Found(
@@ -131,15 +138,16 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
         )
 
 
-def _decide_on_driver(edges: DataFrame) -> tuple[DataFrame, DataFrame]:
-    """(member and cluster, rows of `choose_survivors`) of edges that fit into the driver, without a Spark job
-    but the one that fetches them."""
+def _decide_on_driver(edges: DataFrame) -> tuple[DataFrame, DataFrame, int]:
+    """(member and cluster, rows of `choose_survivors`, number of clusters) of edges that fit into the driver,
+    without a Spark job but the one that fetches them."""
     known = edges.select("a", "b", "jaccard", "num_buckets").toArrow()
-    removals = keep_removable(known)
+    removals, clusters = keep_removable(known), find_components(known)
     survivors = choose_best(removals, find_removed(removals))
     return (
-        create_rows(edges, find_components(known), "member STRING, cluster STRING"),
+        create_rows(edges, clusters, "member STRING, cluster STRING"),
         create_rows(edges, survivors, "b STRING, survivor STRING, jaccard DOUBLE, num_buckets INT"),
+        len(clusters["cluster"].unique()),
     )
 
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.corpus.neardup.minhash import describe_scheme, sign
 from pipelines.corpus.neardup.presets import Banding, NearDuplicates
 from pipelines.corpus.neardup.shingles import HASH_VERSION, hash_shingles
-from pipelines.delta import ContractError, Table
-from pipelines.pin import fingerprint, open_log, version_of
+from pipelines.delta import ContractError
+from pipelines.pin import fingerprint, version_of
+from pipelines.spark import persisted
 from pipelines.tables import SIGNATURES, SIMILARITIES
 
 Texts = Iterator[tuple[str, str]]
@@ -40,17 +41,18 @@ def add_signatures(
     """
     spark, scheme = members.sparkSession, describe_scheme(settings.banding, settings.seed)
     is_comparable = F.col("scheme") == scheme
-    known = _read(SIGNATURES, spark, path).where(is_comparable)
-    missing = members.join(known, "content_hash", "left_anti")
-    num_missing, mark = _describe(missing, F.xxhash64("content_hash"))
-    if num_missing:
-        work = partial(_sign_texts, banding=settings.banding, seed=settings.seed)
-        signed = read_texts(missing, work, _SIGNED).withColumn("scheme", F.lit(scheme))
-        inputs = fingerprint("signatures", scheme, num_missing, mark, version_of(path))
-        SIGNATURES.append(signed, path, fingerprint=inputs, facts={"scheme": scheme, "texts": num_missing})
-        known = SIGNATURES.read(spark, path).where(is_comparable)
-        if num_left := members.join(known, "content_hash", "left_anti").count():
-            raise ContractError(f"corpus: {num_left:,} texts have no signature in {path}: {_CHANGED}")
+    known = SIGNATURES.read_newest(spark, path).where(is_comparable)
+    with persisted(members.join(known, "content_hash", "left_anti")) as missing:
+        num_missing, mark = _describe(missing, F.xxhash64("content_hash"))
+        if num_missing:
+            work = partial(_sign_texts, banding=settings.banding, seed=settings.seed)
+            signed = read_texts(missing, work, _SIGNED).withColumn("scheme", F.lit(scheme))
+            inputs = fingerprint("signatures", scheme, num_missing, mark, version_of(path))
+            facts = {"scheme": scheme, "texts": num_missing}
+            SIGNATURES.append(signed, path, fingerprint=inputs, facts=facts)
+            known = SIGNATURES.read_newest(spark, path).where(is_comparable)
+            if num_left := missing.join(known, "content_hash", "left_anti").count():
+                raise ContractError(f"corpus: {num_left:,} texts have no signature in {path}: {_CHANGED}")
     return known, num_missing
 
 
@@ -64,19 +66,19 @@ def add_similarities(
     """
     spark, version = pairs.sparkSession, f"{HASH_VERSION}/{settings.banding.ngram}gram"
     both, is_comparable = ["first", "second"], F.col("shingles") == version
-    known = _read(SIMILARITIES, spark, path).where(is_comparable).select(*both, "jaccard")
-    missing = pairs.select(*both).distinct().join(known, both, "left_anti")
-    num_missing, mark = _describe(missing, F.xxhash64(*both))
-    if num_missing:
-        ends = missing.select("first").union(missing.select("second")).toDF("content_hash").distinct()
-        work = partial(_collect_sets, ngram=settings.banding.ngram)
-        sets = read_texts(members.join(ends, "content_hash", "left_semi"), work, _SETS)
-        compared = compare_sets(missing, sets).withColumn("shingles", F.lit(version))
-        inputs = fingerprint("similarities", version, num_missing, mark, version_of(path))
-        SIMILARITIES.append(compared, path, fingerprint=inputs, facts={"pairs": num_missing})
-        known = SIMILARITIES.read(spark, path).where(is_comparable).select(*both, "jaccard")
-        if num_left := missing.join(known, both, "left_anti").count():
-            raise ContractError(f"corpus: {num_left:,} pairs were not compared in {path}: {_CHANGED}")
+    known = SIMILARITIES.read_newest(spark, path).where(is_comparable).select(*both, "jaccard")
+    with persisted(pairs.select(*both).distinct().join(known, both, "left_anti")) as missing:
+        num_missing, mark = _describe(missing, F.xxhash64(*both))
+        if num_missing:
+            ends = missing.select("first").union(missing.select("second")).toDF("content_hash").distinct()
+            work = partial(_collect_sets, ngram=settings.banding.ngram)
+            sets = read_texts(members.join(ends, "content_hash", "left_semi"), work, _SETS)
+            compared = compare_sets(missing, sets).withColumn("shingles", F.lit(version))
+            inputs = fingerprint("similarities", version, num_missing, mark, version_of(path))
+            SIMILARITIES.append(compared, path, fingerprint=inputs, facts={"pairs": num_missing})
+            known = SIMILARITIES.read_newest(spark, path).where(is_comparable).select(*both, "jaccard")
+            if num_left := missing.join(known, both, "left_anti").count():
+                raise ContractError(f"corpus: {num_left:,} pairs were not compared in {path}: {_CHANGED}")
     return pairs.join(known, both), num_missing
 
 
@@ -111,10 +113,6 @@ def _collect_sets(texts: Texts, ngram: int) -> Iterator[tuple[int, tuple]]:
         (shingles,) = hash_shingles([text], ngram)
         distinct = np.unique(shingles).view(np.int64)
         yield distinct.nbytes, (content_hash, distinct)
-
-
-def _read(table: Table, spark: SparkSession, path: str) -> DataFrame:
-    return spark.createDataFrame([], table.schema) if open_log(path) is None else table.read(spark, path)
 
 
 def _describe(rows: DataFrame, row_hash: Column) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from pipelines.corpus.readers.rows import (
     make_position,
     make_repeated,
     make_summary,
+    measure_document,
 )
 from pipelines.corpus.readers.slices import Scattered, Slices, scatter
 from pipelines.corpus.source import Source
@@ -92,18 +93,32 @@ def read_texts(
     return _read(spark, slices, labels, partial(_work_on_texts, sources=sources, work=work), ddl)
 
 
+def work_on_documents(documents: DataFrame, work: Callable[..., _Rows], ddl: str) -> DataFrame:
+    """The same of texts that are in a table: needs content_hash and text."""
+    run = partial(_run, work=partial(_work_on_rows, work=work), schema=arrow_schema(ddl))
+    return documents.select("content_hash", "text").mapInArrow(carry(run), ddl)
+
+
 def _read(
     spark: SparkSession, slices: Slices, labels: DataFrame | None, work: Callable[..., _Rows], ddl: str
 ) -> DataFrame:
-    run = partial(_run, work=work, schema=arrow_schema(ddl))
+    run = partial(_run, work=partial(_work_on_slices, work=work), schema=arrow_schema(ddl))
     return scatter(spark, slices, labels).mapInArrow(carry(run), ddl)
 
 
+def _work_on_slices(batches: Iterable[pa.RecordBatch], work: Callable[[Scattered], _Rows]) -> _Rows:
+    return work(Scattered(batches))
+
+
+def _work_on_rows(batches: Iterable[pa.RecordBatch], work: Callable[..., _Rows]) -> _Rows:
+    return work((row["content_hash"], row["text"]) for batch in batches for row in batch.to_pylist())
+
+
 def _run(
-    batches: Iterable[pa.RecordBatch], work: Callable[[Scattered], _Rows], schema: pa.Schema
+    batches: Iterable[pa.RecordBatch], work: Callable[[Iterable[pa.RecordBatch]], _Rows], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     rows, num_bytes = list[tuple](), 0
-    for size, row in work(Scattered(batches)):
+    for size, row in work(batches):
         rows.append(row)
         num_bytes += size
         # bounded by bytes too: 10,000 rows of 16 MiB would be 160 GB
@@ -145,7 +160,7 @@ def _build_documents(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
             if label is None or label.first_file is None:
                 document = make_document(source.name, row["file"], record, mapper, label)
                 if document is not None:
-                    yield len(record.raw), document
+                    yield measure_document(record, document), document
 
 
 def _find_repeated(scattered: Scattered, sources: Sequence[Source]) -> _Rows:

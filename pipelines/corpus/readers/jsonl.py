@@ -10,6 +10,7 @@ by json, which also gives the reason if the line is broken. A test compares the 
 """
 
 import json
+import re
 from collections.abc import Generator, Iterable, Iterator
 from typing import BinaryIO
 
@@ -56,6 +57,8 @@ def parse(lines: Lines, request: Request) -> Iterator[Record]:
 
 def parse_json(text: str) -> object:
     """The value of a JSON text, numbers as `Number`. Raises MalformedError."""
+    if len(text) > _MAX_VALUES:
+        refuse_many_values(text.encode("utf-8", "surrogatepass"))
     try:
         return _DECODER.decode(text)
     except RecursionError:
@@ -65,8 +68,25 @@ def parse_json(text: str) -> object:
 
 
 def _parse_object(content: bytes, names: tuple[str, ...]) -> dict[str, object]:
+    if len(content) > _MAX_VALUES:
+        refuse_many_values(content)
     quick = parse_quickly(content, names)
     return parse_carefully(content, names) if quick is None else quick
+
+
+def refuse_many_values(content: bytes) -> None:
+    """Raises MalformedError if a JSON text has more than _MAX_VALUES values: 16 MiB of [[],[],[], ... would
+    take a GiB."""
+    found = _count_marks(content)
+    if found > _MAX_VALUES:
+        found -= sum(_count_marks(string[0]) for string in _STRING.finditer(content))
+    if found > _MAX_VALUES:
+        raise MalformedError(f"too many values: more than {_MAX_VALUES:,} in one record")
+
+
+def _count_marks(content: bytes) -> int:
+    """At most one value stands in front of each of these, or behind it."""
+    return content.count(b",") + content.count(b"[") + content.count(b"{")
 
 
 def parse_quickly(content: bytes, names: tuple[str, ...]) -> dict[str, object] | None:
@@ -151,6 +171,8 @@ def _refuse(constant: str) -> None:
 
 
 _NESTED = (list, dict)
+_MAX_VALUES = 10**6
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SAFE_DEPTH = 500
 """json gives up at about 1,000 levels, minus the frames of its callers."""
 _DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse)

@@ -26,6 +26,7 @@ from pipelines.finetune.launch.slots import WAIT_FOR_SLOTS_SECONDS, make_profile
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.training import Backend
 from pipelines.stores import carry
+from pipelines.torch_workers import torch_workers
 
 MAX_LAUNCHES = 3
 """Launches when ranks lost each other and none knows why (a network fault)."""
@@ -88,7 +89,8 @@ def _run_stage(
             _tag_jobs(spark, tag, f"{num_ranks} ranks")
             tasks = spark.range(0, num_ranks, 1, num_ranks)
             profile = make_profile(spark, gpus_per_rank)
-            ranks = tasks.mapInArrow(run_partition(task), OUTCOMES, barrier=True, profile=profile)
+            with torch_workers(spark):
+                ranks = tasks.mapInArrow(run_partition(task), OUTCOMES, barrier=True, profile=profile)
             # The shuffle makes the barrier stage a shuffle-map stage: Spark runs those again after a rank
             # died.
             collected["rows"] = ranks.repartition(1).collect()

@@ -1,0 +1,33 @@
+"""Python workers of tasks that use torch, apart from the workers of other tasks.
+
+Spark keeps an idle Python worker for a minute, and gives a task the one that has waited longest. To import
+torch takes a core some seconds. After a training, its workers have done that, but scoring would get those of
+the stages before. Spark shares workers among functions with equal environment variables only, so a variable
+keeps the two kinds apart.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark.sql import SparkSession
+
+from pipelines.connect import is_connect
+
+VARIABLE = "DISTRIBUTARY_WORKERS"
+
+
+@contextmanager
+def torch_workers(spark: SparkSession) -> Iterator[None]:
+    """Functions for Spark that are made inside the context run in workers that such functions share.
+
+    Over Spark Connect, the server makes the functions, and all share their workers.
+    """
+    if is_connect(spark):
+        yield
+        return
+    variables = spark.sparkContext.environment
+    variables[VARIABLE] = "torch"
+    try:
+        yield
+    finally:
+        variables.pop(VARIABLE, None)
