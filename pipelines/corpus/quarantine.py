@@ -40,6 +40,7 @@ _REMEDIES = {
     "http": "raise max_quarantined_fraction if the crawl has many pages that are not there",
     "content type": "raise max_quarantined_fraction if the crawl has many other files than pages",
     "html": "choose the right format",
+    "tombstone": "raise max_quarantined_fraction if the topic has many deletions",
     "pdf": "fetch the files again, or remove their passwords",
     "encoding": "set options.encoding of the source, or convert the files to UTF-8",
 }
@@ -59,7 +60,7 @@ def require_few_quarantined(
     num_files: Mapping[str, int],
 ) -> None:
     """Raises ValueError if more than max_quarantined_fraction of the records of one source is in quarantine,
-    or more damaged parts of files than max_damaged_fraction of its files (`num_files` by source).
+    or more than max_damaged_fraction of its files are damaged (`num_files` by source).
 
     One row stands for a damaged part, whatever number of records it held, so records alone do not show it.
 
@@ -79,7 +80,7 @@ def require_few_quarantined(
     found = _find_reasons(quarantine, list(faulty))
     described = [
         f"source {name!r}: {counts['quarantined']:,} of {counts['records']:,} records, {counts['damaged']:,} "
-        f"damaged parts of {num_files[name]:,} files; {found[name]}"
+        f"damaged of {num_files[name]:,} files; {found[name]}"
         for name, counts in faulty.items()
     ]
     raise ValueError(

@@ -50,7 +50,7 @@ def parse(lines: Lines, request: Request) -> Iterator[Record]:
         if content.isspace() or not content:
             continue
         try:
-            yield Record(offset, line, num_bytes, data, _parse_object(content, request.names), None)
+            yield Record(offset, line, num_bytes, data, parse_object(content, request.names), None)
         except MalformedError as error:
             yield Record(offset, line, num_bytes, data, None, str(error))
 
@@ -67,7 +67,8 @@ def parse_json(text: str) -> object:
         raise MalformedError(f"invalid JSON: {error}") from None
 
 
-def _parse_object(content: bytes, names: tuple[str, ...]) -> dict[str, object]:
+def parse_object(content: bytes, names: tuple[str, ...]) -> dict[str, object]:
+    """The object of a JSON text; strings in the fields `names` are text. Raises MalformedError."""
     if len(content) > _MAX_VALUES:
         refuse_many_values(content)
     quick = parse_quickly(content, names)

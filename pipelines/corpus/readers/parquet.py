@@ -45,28 +45,49 @@ _Column = tuple[str, list, Callable[[Any], object]]
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The rows of the row groups that start in the slice. The offset of a record is its row in the file."""
+
+    def make(batch: "pa.RecordBatch", row: int) -> Iterator[Record]:
+        columns = [_read_column(name, batch.column(name)) for name in request.names]
+        for index in range(batch.num_rows):
+            yield _make_record(row + index, columns, index, request.max_record_bytes)
+
+    return (yield from read_groups(stream, part, request.names, make))
+
+
+def read_groups(
+    stream: BinaryIO,
+    part: Slice,
+    names: tuple[str, ...],
+    make: "Callable[[pa.RecordBatch, int], Iterator[Record]]",
+    find_offset: Callable[[Any, int], int] = lambda group, row: row,
+) -> Generator[Record, None, Extent]:
+    """The records that `make` makes of the columns `names`, a batch at a time, with the number of its first
+    row. `find_offset` gives the offset of a row that cannot be read, from the metadata of its row group
+    (None = the file has none) and its number."""
     from pyarrow.parquet import ParquetFile
 
     watched = _WatchedStream(stream)
     try:
-        footer = read_footer(stream, request.names)
-        problem = _find_missing(request.names, footer.names)
-        file = ParquetFile(watched, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        footer = read_footer(stream, names)
     except MalformedError as error:
         if part.start == 0:
-            yield _quarantine(0, str(error))
+            yield _quarantine(find_offset(None, 0), str(error))
         return Extent()
+    problem = _find_missing(names, footer.names)
+    file = ParquetFile(watched, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
     first_row = 0
     for number, group in enumerate(footer.groups):
         if part.start <= group.first_byte and (part.stop is None or group.first_byte < part.stop):
+            find = partial(find_offset, None if problem else file.metadata.row_group(number))
             if problem:
-                yield from (_quarantine(first_row + row, problem) for row in range(group.num_rows))
+                yield from (_quarantine(find(first_row + row), problem) for row in range(group.num_rows))
             elif group.problem:
-                yield _quarantine(first_row, group.problem)
+                yield _quarantine(find(first_row), group.problem)
             else:
                 most_rows = _choose_batch_rows(group, stream)
-                batches = file.iter_batches(most_rows, row_groups=[number], columns=list(request.names))
-                yield from _read_group(batches, number, group.num_rows, first_row, request, watched)
+                batches = file.iter_batches(most_rows, row_groups=[number], columns=list(names))
+                rows = range(first_row, first_row + group.num_rows)
+                yield from _read_group(batches, number, rows, make, find, watched)
         first_row += group.num_rows
     return Extent()
 
@@ -88,27 +109,24 @@ def _share(dictionary_bytes: int) -> int:
 def _read_group(
     batches: Iterator["pa.RecordBatch"],
     group: int,
-    num_rows: int,
-    first_row: int,
-    request: Request,
+    rows: range,
+    make: "Callable[[pa.RecordBatch, int], Iterator[Record]]",
+    find_offset: Callable[[int], int],
     watched: "_WatchedStream",
 ) -> Iterator[Record]:
-    row, end = first_row, first_row + num_rows
-    while row < end:
+    row = rows.start
+    while row < rows.stop:
         try:
             batch = next(batches)
         except StopIteration:
-            yield _quarantine(row, f"parquet: row group {group} ends before row {end:,}")
+            yield _quarantine(find_offset(row), f"parquet: row group {group} ends before row {rows.stop:,}")
             return
         except _damage_errors() as error:
             watched.raise_fault()
-            yield _quarantine(
-                row, f"parquet: rows {row:,} to {end - 1:,} cannot be read: {_first_line(error)}"
-            )
+            why = f"parquet: rows {row:,} to {rows.stop - 1:,} cannot be read: {_first_line(error)}"
+            yield _quarantine(find_offset(row), why)
             return
-        columns = [_read_column(name, batch.column(name)) for name in request.names]
-        for index in range(min(batch.num_rows, end - row)):
-            yield _make_record(row + index, columns, index, request.max_record_bytes)
+        yield from make(batch.slice(0, rows.stop - row), row)
         row += batch.num_rows
 
 
