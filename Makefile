@@ -70,6 +70,7 @@ bench: setup  ## measurements
 	@$(BIN)/python -m benchmarks.launcher $(ARGS)
 	@$(BIN)/python -m benchmarks.dataset $(ARGS)
 	@$(BIN)/python -m benchmarks.signals
+	@$(BIN)/python -m benchmarks.neardup
 	@$(BIN)/python -m benchmarks.digest
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.capacity

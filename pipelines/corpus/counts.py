@@ -14,7 +14,7 @@ from pipelines.corpus.quarantine import DAMAGED_FILE
 from pipelines.corpus.rules import Rules
 from pipelines.delta import ContractError
 
-_TABLES = {"documents": ("documents", "copies"), "good": ("good",), "broken": ("broken",)}
+_TABLES = {"documents": ("documents", "copies"), "records": ("records",), "repeated": ("repeated",)}
 """Which rows of the query are counted together."""
 
 
@@ -31,14 +31,18 @@ def count_records(
     """
     counted = [
         _group(label_quality(without_survivor(documents), rules), "documents", 1),
-        _group(positions.where("doc_id IS NOT NULL"), "good", 1, F.lit(None)),
-        _group(positions, "broken", 1, F.substring_index("reason", ":", 1)).where("reason IS NOT NULL"),
+        _group(
+            positions.where("doc_id IS NOT NULL OR reason IS NOT NULL"),
+            "records",
+            1,
+            F.substring_index("reason", ":", 1),
+        ),
     ]
     if copies is not None:  # counted as documents without a copy above: take them away and add them again
         without = label_quality(without_survivor(copies), rules)
         counted += [_group(without, "copies", -1), _group(label_quality(copies, rules), "copies", 1)]
     if repeated is not None:
-        counted += [_group(repeated, "broken", 1, F.lit("duplicate key"))]
+        counted += [_group(repeated, "repeated", 1, F.lit("duplicate key"))]
     rows = (
         reduce(DataFrame.unionAll, counted)
         .groupBy("table", "source", "split", "reason")
@@ -51,11 +55,11 @@ def count_records(
     )
     found = {name: [row for row in rows if row.table in tables] for name, tables in _TABLES.items()}
     checksum = reduce(xor, (row.hash for row in rows if row.table == "documents"), 0)
-    facts = _describe(found["documents"], found["broken"])
-    num_good, num_repeated = (
-        sum(row["count"] for row in found["good"]),
-        facts["quarantine"].get("duplicate key", 0),
+    good, broken = (
+        [row for row in found["records"] if (row.reason is None) == is_good] for is_good in (True, False)
     )
+    facts = _describe(found["documents"], [*broken, *found["repeated"]])
+    num_good, num_repeated = (sum(row["count"] for row in rows) for rows in (good, found["repeated"]))
     if num_good != facts["documents"] + num_repeated:
         raise ContractError(
             f"corpus: {num_good:,} good records became {facts['documents']:,} documents and {num_repeated:,} "

@@ -7,15 +7,15 @@ Compiling takes 2 s in each process, so the first texts of a process are left to
 not win that time back.
 """
 
-import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-HAS_NUMBA = importlib.util.find_spec("numba") is not None
-"""False = NumPy computes all."""
+logger = logging.getLogger(__name__)
+
 PATIENCE_CHARS = 8 * 2**20
 """Characters that NumPy hashes before the loops are compiled: about half a second."""
 _seen_chars = 0
@@ -42,11 +42,14 @@ def find_kernels() -> Kernels | None:
 
 @cache
 def compile_kernels() -> Kernels | None:
-    """The loops, each compiled at its first call; None without Numba."""
-    if not HAS_NUMBA:
+    """The loops, each compiled at its first call; None without a Numba that works with this NumPy."""
+    try:
+        from numba import njit
+    except ModuleNotFoundError:
         return None
-    from numba import njit
-
+    except ImportError as error:
+        logger.warning("signatures are computed by NumPy, more slowly: Numba cannot be loaded (%s)", error)
+        return None
     return Kernels(njit(nogil=True)(hash_words), njit(nogil=True)(smallest_values))
 
 

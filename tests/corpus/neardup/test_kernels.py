@@ -24,7 +24,7 @@ MANY = [
 @pytest.fixture(params=["compiled", "python"])
 def loops(request, monkeypatch):
     """The loops do the work from the first text on."""
-    if request.param == "compiled" and not kernels.HAS_NUMBA:
+    if request.param == "compiled" and kernels.compile_kernels() is None:
         pytest.skip("Numba is missing: pip install distributary[fast]")
     monkeypatch.setattr(kernels, "_seen_chars", kernels.PATIENCE_CHARS + 1)
     if request.param == "python":
@@ -62,6 +62,15 @@ def test_first_texts_are_left_to_numpy(monkeypatch):
     assert kernels.find_kernels() is None
     kernels.count_chars(10)
     assert kernels.find_kernels() == "compiled"
+
+
+def test_numba_that_does_not_load_leaves_the_work_to_numpy(monkeypatch, tmp_path, caplog):
+    # Numba refuses a NumPy that is newer than itself.
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.3 or less')")
+    monkeypatch.delitem(sys.modules, "numba", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert kernels.compile_kernels.__wrapped__() is None
+    assert "Numba needs NumPy 2.3 or less" in caplog.text
 
 
 def test_lower_case_depends_on_the_neighbours_of_one_letter_only():

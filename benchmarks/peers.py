@@ -1,0 +1,48 @@
+"""Programs that run in the environments of peers; each prints its result as one line of JSON."""
+
+DAFT = """
+import json, os, sys, time
+import daft
+texts, workers = json.load(open(sys.argv[1])), int(sys.argv[2])
+rows = daft.from_pydict({"text": texts}).into_partitions(workers).collect()
+
+def sign():
+    before, start = os.times(), time.perf_counter()
+    signed = rows.select(rows["text"].minhash(num_hashes=112, ngram_size=5, seed=1)).collect()
+    after = os.times()
+    assert len(signed) == len(texts)
+    return {"clock": time.perf_counter() - start, "cpu": sum(after[:2]) - sum(before[:2])}
+
+sign()
+print(json.dumps(sign()))
+"""
+"""Arguments: texts as JSON, processors. The first of two passes is not counted."""
+
+DATATROVE = """
+import glob, gzip, json, sys, time
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.dedup import (
+    MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature)
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.writers import JsonlWriter
+
+def run(tasks, *steps):
+    LocalPipelineExecutor(
+        pipeline=list(steps), tasks=tasks, workers=min(workers, tasks), start_method="fork",
+        logging_dir=f"{work}/logs/{type(steps[-1]).__name__}").run()
+
+if __name__ == "__main__":
+    source, work, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
+    start = time.perf_counter()
+    run(2, JsonlReader(source), MinhashDedupSignature(f"{work}/signatures", config))
+    run(14, MinhashDedupBuckets(f"{work}/signatures", f"{work}/buckets", config=config))
+    run(1, MinhashDedupCluster(f"{work}/buckets", f"{work}/remove", config=config))
+    run(2, JsonlReader(source), MinhashDedupFilter(f"{work}/remove"), JsonlWriter(f"{work}/kept"))
+    clock = time.perf_counter() - start
+    read = sum(1 for file in glob.glob(f"{source}/*") for _ in open(file))
+    kept = sum(1 for file in glob.glob(f"{work}/kept/*") for _ in gzip.open(file))
+    print(json.dumps({"clock": clock, "removed": read - kept}))
+"""
+"""Arguments: folder of JSON Lines, folder to work in, processes. All options are datatrove's own but fork,
+with which its processes start sooner."""
