@@ -28,7 +28,7 @@ help:  ## show this text
 	@printf '  make bench     measure Distributary beside its peers, as ratios\n'
 	@printf '  make wheel     build the package for the executors of a cluster\n'
 	@printf '  make pack      pack Python, packages and jars for spark-submit --archives; ARGS=--cpu leaves out CUDA\n'
-	@printf '  make jars      download what s3a:// needs with the Spark of .venv (690 MB); GROUPS="s3 servers" also the servers of slow tests\n'
+	@printf '  make jars      download what s3a:// needs with the Spark of .venv (690 MB); GROUPS="s3 servers kafka" also the servers of slow tests\n'
 	@printf '  make system    check for Java, compiler, CMake and Python, and install what is missing (root)\n'
 	@printf '  make setup     create .venv with pinned packages, Horovod and Delta jars: 5 minutes, once;\n'
 	@printf '                 GPU=nccl builds Horovod for GPUs also on a host without one (needs nvcc)\n'

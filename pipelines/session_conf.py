@@ -1,6 +1,7 @@
 """What a session of our own is given: the Python of its executors, Delta, and the jars of Delta and s3a."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,10 @@ TASK_MEMORY = {
     "spark.sql.execution.arrow.maxBytesPerBatch": "8m"
 }
 """Bounds of what a task keeps in memory, so that it does not grow with the table."""
+JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+JAVA_VARIABLES = ("SPARK_SUBMIT_OPTS", "JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")
+FEW_SLOTS = 8
+"""With more, one thread that collects garbage would hold up the tasks."""
 FAST_LISTING = "delta.enableFastS3AListFrom"
 PACKED_PYTHON = "./environment/bin/python"
 """The Python of a pack (`make pack`) on an executor."""
@@ -41,6 +46,20 @@ def choose_python(settled: Mapping[str, str]) -> str:
     if not is_local and any(archive.strip().endswith("#environment") for archive in archives):
         return PACKED_PYTHON
     return sys.executable
+
+
+def choose_java_options(master: str) -> str:
+    """Options for the JVM of a local master of few slots, which is driver and executor at once; empty for
+    other masters, and if the environment has options of the user.
+
+    The second compiler and threads that collect garbage beside the tasks pay off after an hour, not after a
+    minute: Python and Arrow do most of the work on rows. docs/decisions.md has the figures.
+    """
+    local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\d+)?\])?", master.replace(" ", ""))
+    if local is None or any(os.environ.get(name) for name in JAVA_VARIABLES):
+        return ""
+    slots = os.cpu_count() or 1 if local[1] == "*" else int(local[1] or 1)
+    return "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" if slots <= FEW_SLOTS else ""
 
 
 def refuse_settings(settled: Mapping[str, str]) -> None:

@@ -24,10 +24,12 @@ from pipelines.connect import is_connect, ship_code
 from pipelines.jvm import add_to_jvm, check_java
 from pipelines.machine import cache_folder
 from pipelines.session_conf import (
+    JAVA_OPTIONS,
     TASK_MEMORY,
     add_delta,
     brings_delta,
     brings_s3,
+    choose_java_options,
     choose_python,
     find_delta_jars,
     find_s3_jars,
@@ -99,13 +101,14 @@ def start_ahead(app_name: str, conf: Mapping[str, str] | None = None) -> None:
 def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     check_java()
     given = read_given_conf()
-    python = choose_python({"spark.master": DEFAULT_MASTER, **conf, **given})
+    before = {"spark.master": DEFAULT_MASTER, **conf, **given}
+    python, java = choose_python(before), choose_java_options(before["spark.master"])
     wanted = {
         "spark.app.name": app_name,
         "spark.master": DEFAULT_MASTER,
         "spark.pyspark.python": python,
         "spark.pyspark.driver.python": sys.executable,
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()}",
+        JAVA_OPTIONS: f"-Dlog4j2.configurationFile={LOG_CONF.as_uri()} {java}".rstrip(),
         "spark.sql.warehouse.dir": (cache_folder() / "spark-warehouse").as_uri(),
         **TASK_MEMORY,
         **spark_conf(current()),

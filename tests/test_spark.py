@@ -12,8 +12,10 @@ from pyspark import SparkContext
 from pipelines.jvm import check_java
 from pipelines.machine import DELTA_JARS
 from pipelines.session_conf import (
+    JAVA_VARIABLES,
     add_delta,
     brings_delta,
+    choose_java_options,
     choose_python,
     find_delta_jars,
     refuse_cluster_mode,
@@ -292,6 +294,25 @@ def test_executors_get_the_user_s_python_or_the_archive_s(monkeypatch, settled, 
     if variable:
         monkeypatch.setenv("PYSPARK_PYTHON", variable)
     assert choose_python({"spark.master": "yarn", **settled}) == python
+
+
+@pytest.mark.parametrize(
+    ("master", "is_short"),
+    [
+        ("local", True),
+        ("local[2,4]", True),
+        ("local[8]", True),
+        ("local[9]", False),
+        ("local-cluster[2,1,1024]", False),
+        ("yarn", False),
+    ],
+)
+def test_a_small_local_jvm_compiles_once(monkeypatch, master, is_short):
+    for name in JAVA_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert choose_java_options(master) == ("-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" if is_short else "")
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "-XX:+UseG1GC")  # two collectors would be an error of Java
+    assert choose_java_options(master) == ""
 
 
 def test_delta_in_spark_s_own_folder_is_not_added_again(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def main() -> int:
         missing = find_missing_programs()
         if missing:
             install_parts(missing, log=log)
-        for group in ("s3", "servers"):
+        for group in ("s3", "servers", "kafka"):
             fetch_jars(CHECKOUT, group, log=log)
         install_packages(log=log)
     except SetupError as error:

@@ -23,12 +23,21 @@ from tools.progress import SetupError, run_command
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PUBLISHERS = {
+    "HdrHistogram": "org.hdrhistogram",
     "analyticsaccelerator-s3": "software.amazon.s3.analyticsaccelerator",
+    "argparse4j": "net.sourceforge.argparse4j",
     "bc": "org.bouncycastle",
     "bundle": "software.amazon.awssdk",
+    "commons-validator": "commons-validator",
     "delta-": "io.delta",
     "hadoop-": "org.apache.hadoop",
+    "jopt-simple": "net.sf.jopt-simple",
+    "kafka": "org.apache.kafka",
+    "metrics-core": "com.yammer.metrics",
+    "pcollections": "org.pcollections",
+    "re2j": "com.google.re2j",
     "s3mock": "com.adobe.testing",
+    "scala-logging": "com.typesafe.scala-logging",
 }
 """First letters of a jar -> the Maven group that publishes it."""
 

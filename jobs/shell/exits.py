@@ -66,6 +66,7 @@ _DENIED = re.compile(
     r"ACCESS_DENIED|AccessDenied|INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|"
     r"SignatureDoesNotMatch|NO_SUCH_BUCKET|NoSuchBucket|InvalidClientTokenId|HTTP response code: 40[13]|"
     r"correct the keys|create the bucket|Spark lacks the jars|out-of-date database schema|"
+    r"correct corpus\.kafka\.properties|"
     r"status code 40[13]|PYTHON_VERSION_MISMATCH|Spark needs Java|cannot run ranks"
 )
 """What storage, MLflow and our own checks say of wrong keys, a missing bucket, an old schema, another Java,

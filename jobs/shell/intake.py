@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -10,10 +10,14 @@ from jobs.shell.facts import display_documents
 from jobs.shell.near_duplicates import SearchSection
 from jobs.shell.plan import Plan, plan_tables, require_own_rows
 from jobs.shell.settings import AbsolutePath, TablePlace
+from jobs.shell.stage import Check, Work
+from pipelines.corpus.kafka.cluster import Kafka
 from pipelines.corpus.rules import leave_out_unset
 from pipelines.corpus.source import ChangedFiles, Source, require_sources
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from pipelines.corpus.intake import Intake
 
 
@@ -21,6 +25,7 @@ class IntakeSection(SearchSection):
     """A section with sources and the tables that are made from them."""
 
     sources: list[Source]
+    kafka: Kafka
     changed_files: ChangedFiles
     stream_interval_seconds: Annotated[float, Field(ge=0)]
     documents: TablePlace
@@ -55,3 +60,17 @@ def plan_files(config: IntakeSection, revision: int, outputs: Sequence[str]) -> 
     if not planned.up_to_date:
         require_own_rows(config.ledger, pin(config.ledger))
     return replace(planned, why=intake.why) if intake.why and not planned.up_to_date else planned
+
+
+def land_topics(config: IntakeSection, work: Work[Any], check: Check) -> None:
+    """Bring new records of Kafka to the folders of their sources, so that the plan finds them."""
+    if not any(source.format == "kafka" for source in config.sources):
+        return
+    from pipelines.corpus.kafka.land import land_topics as land
+
+    def start_spark() -> "SparkSession":
+        check(work)
+        return work.spark
+
+    work.progress.phase("looking for records in Kafka")
+    land(config.sources, config.kafka, start_spark, work.progress.print)

@@ -17,6 +17,7 @@ MIN_CHARS = 4
 KEY = re.compile(
     r"""
     (?i: passw(or)?d | passphrase | secret([._-]?key)? | credential | (access|account|api|private)[._-]?key )
+  | (?i: [.]key[.]pem $ )
   | (?i: (^|[_.-]) (auth|pwd|pass) $ )
   # but not pad_token, token_id and other keys of a tokenizer
   | (?i: (^ | (?<!pad|bos|eos|unk|cls|sep)(?<!mask)[_.-]) token (?= $|[_.-]) (?! _(id|index|type)) )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from jobs.shell.plan import Outcome, Plan
+from jobs.shell.plan import NO_INPUTS, Outcome, Plan
 from jobs.shell.progress import Progress, show_progress
 from jobs.shell.settings import Section
 from pipelines.stores import configure
@@ -20,13 +20,13 @@ _Inputs = TypeVar("_Inputs")
 class Work(Generic[_Inputs]):
     """What a stage gets when it has to write its output."""
 
-    fingerprint: str
-    """What the output is made from."""
-    inputs: _Inputs
-    """The versions that the fingerprint names; newer ones that appear meanwhile change nothing."""
     progress: Progress
     stage: str
     conf: Mapping[str, str]
+    fingerprint: str = ""
+    """What the output is made from."""
+    inputs: _Inputs = NO_INPUTS
+    """The versions that the fingerprint names; newer ones that appear meanwhile change nothing."""
     needs_spark: bool = True
     """False: only a file or a record must be written. Spark is not started."""
 
@@ -40,6 +40,12 @@ class Work(Generic[_Inputs]):
 
 Check = Callable[[Work[Any]], None]
 """Raises an error if a stage must not start."""
+Prepare = Callable[[_Config, Work[Any], Check], None]
+"""Brings what the plan of a stage shall see. Its work has no inputs yet; the check comes before Spark."""
+
+
+def prepare_nothing(config: Section, work: Work[Any], check: Check) -> None:
+    """For stages whose inputs are there."""
 
 
 def check_nothing(work: Work[Any]) -> None:
@@ -52,13 +58,16 @@ def run_stage(
     plan: Callable[[_Config], Plan[_Inputs]],
     write: Callable[[_Config, Work[_Inputs]], dict[str, str]],
     check: Check = check_nothing,
+    prepare: Prepare[_Config] = prepare_nothing,
 ) -> Outcome:
     """Write the output of a stage if it is not up to date; `write` returns the facts for a person.
 
-    `check` is called first, while Spark starts: what must hold before a long work begins.
+    `prepare` comes before the plan. `check` is called while Spark starts: what must hold before a long work
+    begins.
     """
     configure(config.storage)
     with show_progress(stage) as progress:
+        prepare(config, Work(stage=stage, conf=config.spark, progress=progress), check)
         planned = plan(config)
         facts = planned.facts
         if not planned.up_to_date:

@@ -4,10 +4,10 @@
 """
 
 import re
-import unicodedata
 from collections import Counter
 
 from pipelines.corpus.cleaning import Cleaning
+from pipelines.corpus.forms import to_form
 from pipelines.corpus.pii import replace_pii
 
 _LINE_SEPARATORS = re.compile("[\\x0b\\x0c\\x1c-\\x1e\\x85\\u2028\\u2029]")
@@ -17,7 +17,8 @@ _INVISIBLE = re.compile(
     "[\\x00-\\x08\\x0e-\\x1f\\x7f-\\x9f\\xad\\u200b\\u200e\\u200f\\u202a-\\u202e\\u2060-\\u2069\\ufeff]"
 )
 _SPACES = re.compile("[\\xa0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000]")
-_SPACES_AT_LINE_END = re.compile("[ \\t]+(?=\\n)")
+# From the start of a run of spaces only: from each space on, a long run takes the square of its length.
+_SPACES_AT_LINE_END = re.compile("(?<![ \\t])[ \\t]++(?=\\n)")
 _BLANK_LINES = re.compile("\\n{3,}")
 
 
@@ -31,7 +32,7 @@ def normalise(text: str) -> str:
     """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text.strip() if text.isascii() else unicodedata.normalize("NFC", text).strip()
+    return text.strip() if text.isascii() else to_form("NFC", text).strip()
 
 
 class Cleaner:

@@ -87,9 +87,7 @@ def list_files(source: Source, options: Any = None) -> list[SourceFile]:
         else:
             found = find(source.path, options or source.request.options)
         if not found:
-            raise NoFilesError(
-                f"no file at {without_credentials(source.path)}; correct the path or bring files there"
-            )
+            raise NoFilesError(f"no file at {without_credentials(source.path)}; {source.reader.when_empty}")
     return sorted(found, key=lambda file: file.relative)
 
 

@@ -94,12 +94,14 @@ class TextKeeper:
 def attach_measures(rows: Iterator[Measurable], measuring: Measuring) -> Iterator[tuple[int, tuple]]:
     """(bytes, row + the columns of MEASURES), in order; null where there is no text, or nothing was asked."""
     waiting, num_chars, in_batches = list[Measurable](), 0, measuring.in_batches
-    any_asked = in_batches or measuring.with_language
+    if not in_batches and not measuring.with_language:
+        yield from map(_fill, rows)
+        return
     for row in rows:
         waiting.append(row)
         num_chars += len(row.text or "")
         if not in_batches or num_chars >= _MAX_CHARS or len(waiting) >= _MAX_ROWS:
-            yield from _attach(waiting, measuring) if any_asked else map(_fill, waiting)
+            yield from _attach(waiting, measuring)
             waiting, num_chars = [], 0
     yield from _attach(waiting, measuring)
 

@@ -30,6 +30,7 @@ _REMEDIES = {
     "invalid UTF-8": "convert the files to UTF-8",
     "NUL": "convert the files to UTF-8",
     "too long": "raise max_record_bytes of the source",
+    "too many values": "store arrays of numbers, such as tokens, in Parquet",
     "gzip": "fetch the files again",
     "bz2": "fetch the files again",
     "xz": "fetch the files again, or compress them with a smaller window (at most 128 MiB)",
@@ -39,6 +40,7 @@ _REMEDIES = {
     "http": "raise max_quarantined_fraction if the crawl has many pages that are not there",
     "content type": "raise max_quarantined_fraction if the crawl has many other files than pages",
     "html": "choose the right format",
+    "tombstone": "raise max_quarantined_fraction if the topic has many deletions",
     "pdf": "fetch the files again, or remove their passwords",
     "encoding": "set options.encoding of the source, or convert the files to UTF-8",
 }

@@ -155,6 +155,15 @@ def test_depth_of_nesting_has_one_limit(depth, is_read):
     assert parse_quickly(b'{"body": "' + b"[" * depth + b'"}', ("body",)) == {"body": "[" * depth}
 
 
+@pytest.mark.parametrize(("left", "right"), [(b"[", b"]"), (b'{"a":', b"}"), (b'{"a":[', b"]}")])
+def test_deep_nesting_of_any_kind_is_left_to_json(left, right):
+    # orjson reads 1,024 levels, json fewer: what is between would depend on the parser.
+    num_repeats = 1_000 // (left.count(b"[") + left.count(b"{"))
+    inside = left * num_repeats + b"1" + right * num_repeats
+    assert parse_quickly(b'{"body": "a", "other": ' + inside + b"}", ("body",)) is None
+    assert parse_quickly(b'{"other": ' + left * 3 + b"1" + right * 3 + b"}", ("body",)) is not None
+
+
 def test_integers_keep_their_spelling_with_orjson():
     assert parse_quickly(b'{"a": 7, "b": -12}', ("a", "b")) == {"a": Number("7"), "b": Number("-12")}
     for spelling in (b"0", b"-0", b"1.0", b"18446744073709551616"):

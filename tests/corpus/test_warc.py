@@ -182,13 +182,19 @@ def test_bomb_in_a_body_needs_no_memory(encoding):
     assert read.columns.text == "a is the text."
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
+@pytest.mark.parametrize("encoding", BOMBS)
 def test_body_that_breaks_off_is_reported(encoding):
     body = BOMBS[encoding](random.Random(1).randbytes(5_000))[:-900]
     record = read_one(make_response(body, f"Content-Type: text/html\r\nContent-Encoding: {encoding}"))
     assert record.reason == f"http: the body ends before the end mark of its encoding {encoding}"
     unknown = read_one(make_response(body, "Content-Type: text/html\r\nContent-Encoding: lzw"))
     assert unknown.reason == "http: Content-Encoding 'lzw' is not known"
+
+
+def test_body_of_two_gzip_members_is_read_whole():
+    body = gzip.compress(HTML[:20]) + gzip.compress(HTML[20:])
+    record = read_one(make_response(body, "Content-Type: text/html\r\nContent-Encoding: gzip"))
+    assert record.columns.text == "a is the text."
 
 
 def test_member_with_two_records_is_reported_with_its_remedy():

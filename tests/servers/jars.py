@@ -13,7 +13,7 @@ def require_jars(group: str) -> list[Path]:
     jars = [jars_folder() / name for name in JAR_GROUPS[group]]
     missing = [jar.name for jar in jars if not jar.is_file()]
     if missing:
-        pytest.skip(f'{", ".join(missing)} not in {jars_folder()}; run: make jars GROUPS="s3 servers"')
+        pytest.skip(f'{", ".join(missing)} not in {jars_folder()}; run: make jars GROUPS="s3 servers kafka"')
     return jars
 
 

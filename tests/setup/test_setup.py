@@ -262,6 +262,7 @@ def test_horovod_source_is_pinned_by_checksum():
         ("delta-spark_4.2_2.13-4.4.0.jar", ("io.delta", "delta-spark_4.2_2.13", "4.4.0", "")),
         ("s3mock-4.9.1-exec.jar", ("com.adobe.testing", "s3mock", "4.9.1", "exec")),
         ("bcprov-jdk18on-1.78.1.jar", ("org.bouncycastle", "bcprov-jdk18on", "1.78.1", "")),
+        ("kafka_2.13-4.1.1.jar", ("org.apache.kafka", "kafka_2.13", "4.1.1", "")),
     ],
 )
 def test_jar_coordinates_come_from_the_file_name(jar, coordinates):
@@ -285,7 +286,7 @@ def test_the_jars_of_s3a_have_the_version_of_spark_s_hadoop():
 
 def test_an_unknown_group_of_jars_lists_the_known_ones(capsys):
     assert jars.main(["s4"]) == 2
-    assert "groups: delta, s3, servers" in capsys.readouterr().err
+    assert "groups: delta, s3, servers, kafka" in capsys.readouterr().err
 
 
 def test_failed_command_shows_log_tail_and_remedy(tmp_path):

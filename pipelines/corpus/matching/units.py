@@ -23,6 +23,7 @@ from functools import cache
 
 import numpy as np
 
+from pipelines.corpus.forms import to_form
 from pipelines.corpus.neardup.shingles import classify
 from pipelines.corpus.signals.batch import Batch, Pieces, scramble
 from pipelines.corpus.signals.characters import HAN
@@ -69,7 +70,7 @@ def fold(text: str) -> str:
         text = text.lower()
     else:
         unseen, accents = _find_odd_characters()
-        text = unicodedata.normalize("NFKC", accents.sub(" ", unseen.sub("", text))).casefold()
+        text = to_form("NFKC", accents.sub(" ", unseen.sub("", text))).casefold()
     return _UNDERSCORES.sub(_keep_inside_words, text) if "_" in text else text
 
 

@@ -4,7 +4,8 @@ K permutations of 32-bit values: a * h + b modulo 2**32 with odd a, where h is t
 shingle. The smallest value depends on the upper bits, so the weak low bits of a multiplication do no harm. A
 bucket is a 64-bit hash of the band's number and its values. Only buckets are kept: 8 bytes per band.
 
-Cost: 0.5 ns per shingle and permutation. Memory: K * 4 kB, whatever the length of a text is.
+Cost: 0.5 to 1.5 ns per shingle and permutation in NumPy, 0.1 ns compiled (`kernels.py`). Memory: K * 4 kB,
+whatever the length of a text is.
 
 Source: Broder 1997 (MinHash); Leskovec, Rajaraman and Ullman 2014, section 3.4 (bands).
 """
@@ -12,15 +13,19 @@ Source: Broder 1997 (MinHash); Leskovec, Rajaraman and Ullman 2014, section 3.4 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.corpus.neardup.kernels import find_kernels
 from pipelines.corpus.neardup.mixing import Hashes, draw_constants, finalise
 from pipelines.corpus.neardup.presets import Banding
 from pipelines.corpus.neardup.shingles import HASH_VERSION, hash_shingles
 
 _CHUNK_SHINGLES = 1024
+_BATCH_TEXTS = 64
+"""Texts whose buckets are computed together."""
 _LARGEST = np.uint32(2**32 - 1)
 
 
@@ -47,13 +52,11 @@ def sign(texts: Iterable[str], banding: Banding, seed: int) -> Iterator[Signatur
 
 def sign_shingles(sets: Iterable[Hashes], banding: Banding, seed: int) -> Iterator[Signature]:
     """The signature of each array of hashes of shingles."""
-    smallest = _Smallest(banding.num_hashes, seed)
-    for shingles in sets:
-        if len(shingles):
-            values = smallest.compute(shingles)
-            yield Signature(len(shingles), find_buckets(values[np.newaxis], banding)[0])
-        else:
-            yield Signature(0, None)
+    smallest, left = _Smallest(banding.num_hashes, seed), iter(sets)
+    while some := [(len(each), smallest.compute(each)) for each in islice(left, _BATCH_TEXTS)]:
+        buckets = find_buckets(np.array([values for _, values in some]), banding)
+        for (num_shingles, _), found in zip(some, buckets, strict=True):
+            yield Signature(num_shingles, found if num_shingles else None)
 
 
 def find_buckets(values_TK: npt.NDArray[np.uint32], banding: Banding) -> npt.NDArray[np.int64]:
@@ -80,10 +83,13 @@ class _Smallest:
         self._buffer = np.empty(num_hashes * _CHUNK_SHINGLES, np.uint32)
 
     def compute(self, shingles: Hashes) -> npt.NDArray[np.uint32]:
-        """(num_hashes,) of one text."""
-        upper = (shingles >> np.uint64(32)).astype(np.uint32)
+        """(num_hashes,) of one text; the largest number without shingles."""
         num_hashes = len(self._factors)
         smallest = np.full(num_hashes, _LARGEST)
+        if (kernels := find_kernels()) is not None:
+            kernels.smallest_values(shingles, self._factors[:, 0], self._offsets[:, 0], smallest)
+            return smallest
+        upper = (shingles >> np.uint64(32)).astype(np.uint32)
         for start in range(0, len(upper), _CHUNK_SHINGLES):
             some = upper[start : start + _CHUNK_SHINGLES]
             values_KS = self._buffer[: num_hashes * len(some)].reshape(num_hashes, len(some))

@@ -18,6 +18,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.corpus.neardup.kernels import Kernels, count_chars, find_kernels
 from pipelines.corpus.neardup.mixing import Hashes, draw_constants, finalise
 
 CHUNK_CHARS = 2**15
@@ -25,6 +26,9 @@ CHUNK_CHARS = 2**15
 HASH_VERSION = f"words1-unicode{unicodedata.unidata_version}"
 """Hashes of different versions are never compared. Letters and lower case are those of Python's Unicode."""
 
+_LOWERED_IN_CONTEXT = ("\u0130", "\u03a3")
+"""A capital I with a dot, whose lower case is two characters, and a capital sigma, which is another letter at
+the end of a word. A test looks for more."""
 _SEPARATOR, _WORD, _SINGLE = 0, 1, 2
 _SINGLES = (
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -73,7 +77,7 @@ def _hash_in_chunks(texts: Iterable[str]) -> Iterator[tuple[Hashes, list[int]]]:
     waiting: list[str] = []
     size = 0
     for text in texts:
-        lowered = text.lower()
+        lowered = text if _is_lowered_by_code(text) and find_kernels() is not None else text.lower()
         if waiting and size + len(lowered) > CHUNK_CHARS:
             yield _hash_words(waiting)
             waiting, size = [], 0
@@ -106,6 +110,15 @@ def _cut(text: str) -> Iterator[str]:
 
 def _hash_words(texts: Sequence[str]) -> tuple[Hashes, list[int]]:
     codes = _encode("\n".join(texts))
+    count_chars(len(codes))
+    kernels = find_kernels()
+    words, firsts = _sum_words(codes) if kernels is None else _sum_compiled(codes, kernels)
+    stops = np.cumsum([len(text) + 1 for text in texts])
+    return finalise(words), np.diff(np.searchsorted(firsts, stops), prepend=0).tolist()
+
+
+def _sum_words(codes: npt.NDArray[np.uint32]) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """(sum of code * p**i over the characters i of each word, the place where each word begins)."""
     kinds = classify()[codes]
     is_word, is_single = kinds == _WORD, kinds == _SINGLE
     is_first, is_last = is_word.copy(), is_word.copy()
@@ -116,14 +129,36 @@ def _hash_words(texts: Sequence[str]) -> tuple[Hashes, list[int]]:
     powers, inverses = _powers(2 * CHUNK_CHARS)
     sums = np.zeros(len(codes) + 1, np.uint64)
     np.cumsum(codes * powers[: len(codes)], out=sums[1:])
-    words = finalise((sums[lasts + 1] - sums[firsts]) * inverses[firsts])
+    return (sums[lasts + 1] - sums[firsts]) * inverses[firsts], firsts
 
-    stops = np.cumsum([len(text) + 1 for text in texts])
-    return words, np.diff(np.searchsorted(firsts, stops), prepend=0).tolist()
+
+def _sum_compiled(codes: npt.NDArray[np.uint32], kernels: Kernels) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """The same by the compiled loop."""
+    words, firsts = np.empty(len(codes), np.uint64), np.empty(len(codes), np.int64)
+    base = _powers(2 * CHUNK_CHARS)[0][1]
+    num_words = kernels.hash_words(codes, classify(), _lower_codes(), base, words, firsts)
+    return words[:num_words], firsts[:num_words]
 
 
 def _encode(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _is_lowered_by_code(text: str) -> bool:
+    """Whether the lower case of each character depends on nothing else, and is one character."""
+    return not text.isascii() and not any(special in text for special in _LOWERED_IN_CONTEXT)
+
+
+@cache
+def _lower_codes() -> npt.NDArray[np.uint32]:
+    """Of each code point: that of its lower case; itself if that is more than one character. 4.4 MB."""
+    lowers = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    for code in range(sys.maxunicode + 1):
+        lower = chr(code).lower()
+        if len(lower) == 1:
+            lowers[code] = ord(lower)
+    lowers.flags.writeable = False
+    return lowers
 
 
 @cache

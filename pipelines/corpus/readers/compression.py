@@ -2,7 +2,8 @@
 
 As for gzip (`gzip.py`), streams may follow each other in one file, everything before a damage is returned,
 and memory does not depend on how much a file expands. Only gzip files are cut and resumed behind a damage.
-Limits: xz and zstd files that need more than 128 MiB for their window are refused, as by their own tools.
+Limits: files that expand more than gzip can are read no further than the first GiB; xz and zstd files that
+need more than 128 MiB for their window are refused, as by their own tools.
 """
 
 import bz2
@@ -14,6 +15,9 @@ from typing import Any, BinaryIO, Protocol
 from pipelines.corpus.readers.gzip import INPUT_BYTES, OUTPUT_BYTES
 
 _WINDOW_BYTES = 2**27
+_MAX_EXPANSION, _FREE_BYTES = 1_100, 2**30
+"""gzip cannot expand more than 1,032 times. The others can a million times, and 10 MB would be read for days:
+a file that expands more than this, beyond the first GiB, is read no further."""
 _MIN_ZSTD_BYTES, _MAX_ZSTD_BYTES = 2**4, 2**10
 """zstandard cannot limit its output: 4 bytes give at most 128 KiB, so 1 KiB gives at most 32 MiB. Where a
 file expands so much, it is given less."""
@@ -113,7 +117,7 @@ class _Decoded(io.RawIOBase):
         self._compressed, self._kind, self._make = compressed, kind, make
         self._decoder: Decoder | None = make()  # an empty file is a failed upload
         self._input = b""
-        self._consumed = 0
+        self._consumed = self._given = 0
 
     def readable(self) -> bool:
         return True
@@ -149,6 +153,12 @@ class _Decoded(io.RawIOBase):
             at = self._consumed - len(given)
             self.broken = f"{self._kind}: {str(error) or 'damaged'}, near byte {at:,} of the file"
             return b""
+        self._given += len(output)
+        if self._given > max(_FREE_BYTES, _MAX_EXPANSION * self._consumed):
+            self.broken = (
+                f"{self._kind}: the file expands to more than {_MAX_EXPANSION:,} times its size, near byte "
+                f"{self._consumed:,} of the file"
+            )
         if decoder.eof:
             self._input, self._decoder = decoder.unused_data, None
         return output

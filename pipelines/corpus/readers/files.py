@@ -29,6 +29,7 @@ from pipelines.corpus.readers.rows import (
     make_position,
     make_repeated,
     make_summary,
+    measure_document,
 )
 from pipelines.corpus.readers.slices import Scattered, Slices, scatter
 from pipelines.corpus.source import Source
@@ -136,7 +137,7 @@ def _find_positions(scattered: Scattered, sources: Sequence[Source]) -> Iterator
     open_source = _open_sources(sources)
     for row, part in scattered.slices():
         source, files, mapper = open_source(row["source"])
-        at = (row["task"], row["slice"], source.name, row["file"])
+        at = (row["task"], row["slice"], source.name, name_file(source, row["file"]))
         keeper = TextKeeper(mapper)
         records, extent = read_slice(files, source, part), Extent()
         while True:
@@ -154,19 +155,20 @@ def _build_documents(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
     open_source = _open_sources(sources)
     for row, part in scattered.slices():
         source, files, mapper = open_source(row["source"])
+        file = name_file(source, row["file"])
         for record in read_slice(files, source, part):
             label = scattered.label(record.offset)
             if label is None or label.first_file is None:
-                document = make_document(source.name, row["file"], record, mapper, label)
+                document = make_document(source.name, file, record, mapper, label)
                 if document is not None:
-                    yield len(record.raw), document
+                    yield measure_document(record, document), document
 
 
 def _find_repeated(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
     open_source = _open_sources(sources)
     for row, part in scattered.slices():
         source, files, mapper = open_source(row["source"])
-        at = (row["task"], row["slice"], source.name, row["file"])
+        at = (row["task"], row["slice"], source.name, name_file(source, row["file"]))
         for record in read_slice(files, source, part):
             label = scattered.label(record.offset)
             if label is not None and label.first_file is not None:
@@ -207,6 +209,11 @@ def _open_sources(sources: Sequence[Source]) -> Callable[[int], tuple[Source, Fi
         return source, locate(source.path)[0], Mapper(source)
 
     return open_source
+
+
+def name_file(source: Source, file: str) -> str:
+    """The name of a file in documents and their ids."""
+    return file if source.reader.name_file is None else source.reader.name_file(file)
 
 
 def read_slice(files: FileSystem, source: Source, part: Slice) -> Generator[Record, None, Extent]:

@@ -7,7 +7,7 @@ by field name; `mapping.py` turns them into the columns of a document, in the sa
 The interface asks for bytes and values, not for lines, so that it also fits formats without lines. A Parquet
 row group belongs to the range that holds its first byte, a WARC record to the range with the first byte of
 its gzip member. HTML, Markdown and PDF are one record per file (`whole.py`). A Delta table is a `find` that
-returns the live files of a version.
+returns the live files of a version, a Kafka topic one that returns the files in which its records were kept.
 
 A new format is one file here and one line in `table.py`. This module and the files of the formats import
 only the standard library and orjson at the top, because `distributary config` checks sources without Arrow
@@ -15,7 +15,7 @@ and Spark.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 
@@ -129,3 +129,10 @@ class Format:
     """Frozen dataclass of the format's own options; it checks its values and raises ValueError."""
     field_names: tuple[str, ...] | None = None
     """Fields of every record: 'text', and others that become metadata. None = the source must map them."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Key in the metadata -> field, of a source that maps no metadata."""
+    name_file: Callable[[str], str] | None = None
+    """The name of a file in documents and their ids; None = its own. Files that get the same name have
+    records with different offsets."""
+    when_empty: str = "correct the path or bring files there"
+    """What to do if a source names no file."""

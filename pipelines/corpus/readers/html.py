@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipelines.corpus.readers.format import Extent, Format, Record, Request, Slice
-from pipelines.corpus.readers.pages import Page, read_page
+from pipelines.corpus.readers.guard import extract
+from pipelines.corpus.readers.pages import Page
 from pipelines.corpus.readers.whole import read_whole
 
 
@@ -23,9 +24,15 @@ def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, N
     """The one record of the file."""
 
     def convert(content: bytes) -> dict[str, object]:
-        return read_page(content, None, main_content=request.options.main_content)._asdict()
+        return extract_page(content, None, main_content=request.options.main_content)._asdict()
 
     return read_whole(stream, part, request, convert)
+
+
+def extract_page(data: bytes, charset: str | None, *, main_content: bool) -> Page:
+    """`pages.read_page` in the guard process. `charset`: what the server declared. Raises MalformedError."""
+    text, title, encoding = extract("html", data, charset, "main" if main_content else None)
+    return Page(text or "", title, encoding)
 
 
 FORMAT = Format(read=read, field_names=Page._fields, options=Options)

@@ -12,6 +12,8 @@ from pipelines.corpus.readers.format import MalformedError
 from pipelines.corpus.readers.lines import too_long
 
 _WINDOW_BYTES = 2**27
+_MAX_ENCODINGS = 5
+"""Servers use one. Each costs as much as the longest record."""
 _Decode = Callable[[bytes, int], tuple[bytes, bool]]
 """(body, limit) to at most limit + 1 bytes, and whether the body was complete."""
 
@@ -21,7 +23,10 @@ def decode_body(body: bytes, encodings: str, limit: int) -> bytes:
 
     Raises MalformedError if it is longer than the limit, breaks off, or has an unknown encoding.
     """
-    for name in reversed([name.strip() for name in encodings.split(",")]):
+    names = [name.strip() for name in encodings.split(",")]
+    if len(names) > _MAX_ENCODINGS:
+        raise MalformedError(f"http: {len(names):,} encodings around each other; at most {_MAX_ENCODINGS}")
+    for name in reversed(names):
         if name in ("", "identity"):
             continue
         if name not in _DECODERS:
@@ -45,7 +50,15 @@ def _inflate(body: bytes, limit: int, bits: int) -> tuple[bytes, bool]:
 
 
 def _decode_gzip(body: bytes, limit: int) -> tuple[bytes, bool]:
-    return _inflate(body, limit, 16 + zlib.MAX_WBITS)
+    """All members (RFC 1952): some servers send one for each piece of a page."""
+    output = bytearray()
+    while len(output) <= limit:
+        stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        output += stream.decompress(body, limit + 1 - len(output))
+        body = stream.unused_data
+        if not stream.eof or not body.startswith(b"\x1f\x8b"):
+            return bytes(output), stream.eof
+    return bytes(output), True
 
 
 def _decode_deflate(body: bytes, limit: int) -> tuple[bytes, bool]:
@@ -71,8 +84,15 @@ def _decode_brotli(body: bytes, limit: int) -> tuple[bytes, bool]:
 def _decode_zstd(body: bytes, limit: int) -> tuple[bytes, bool]:
     from zstandard import ZstdDecompressor
 
-    with ZstdDecompressor(max_window_size=_WINDOW_BYTES).stream_reader(body) as stream:
-        return stream.read(limit + 1), True
+    decompressor = ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+    with decompressor.stream_reader(body) as stream:
+        output = stream.read(limit + 1)
+    if len(output) > limit:
+        return output, True
+    # A reader does not tell the end of the frame from the end of the body.
+    frame = decompressor.decompressobj()
+    frame.decompress(body)
+    return output, frame.eof
 
 
 _DECODERS: dict[str, _Decode] = {

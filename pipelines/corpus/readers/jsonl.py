@@ -10,6 +10,7 @@ by json, which also gives the reason if the line is broken. A test compares the 
 """
 
 import json
+import re
 from collections.abc import Generator, Iterable, Iterator
 from typing import BinaryIO
 
@@ -49,13 +50,15 @@ def parse(lines: Lines, request: Request) -> Iterator[Record]:
         if content.isspace() or not content:
             continue
         try:
-            yield Record(offset, line, num_bytes, data, _parse_object(content, request.names), None)
+            yield Record(offset, line, num_bytes, data, parse_object(content, request.names), None)
         except MalformedError as error:
             yield Record(offset, line, num_bytes, data, None, str(error))
 
 
 def parse_json(text: str) -> object:
     """The value of a JSON text, numbers as `Number`. Raises MalformedError."""
+    if len(text) > _MAX_VALUES:
+        refuse_many_values(text.encode("utf-8", "surrogatepass"))
     try:
         return _DECODER.decode(text)
     except RecursionError:
@@ -64,9 +67,27 @@ def parse_json(text: str) -> object:
         raise MalformedError(f"invalid JSON: {error}") from None
 
 
-def _parse_object(content: bytes, names: tuple[str, ...]) -> dict[str, object]:
+def parse_object(content: bytes, names: tuple[str, ...]) -> dict[str, object]:
+    """The object of a JSON text; strings in the fields `names` are text. Raises MalformedError."""
+    if len(content) > _MAX_VALUES:
+        refuse_many_values(content)
     quick = parse_quickly(content, names)
     return parse_carefully(content, names) if quick is None else quick
+
+
+def refuse_many_values(content: bytes) -> None:
+    """Raises MalformedError if a JSON text has more than _MAX_VALUES values: 16 MiB of [[],[],[], ... would
+    take a GiB."""
+    found = _count_marks(content)
+    if found > _MAX_VALUES:
+        found -= sum(_count_marks(string[0]) for string in _STRING.finditer(content))
+    if found > _MAX_VALUES:
+        raise MalformedError(f"too many values: more than {_MAX_VALUES:,} in one record")
+
+
+def _count_marks(content: bytes) -> int:
+    """At most one value stands in front of each of these, or behind it."""
+    return content.count(b",") + content.count(b"[") + content.count(b"{")
 
 
 def parse_quickly(content: bytes, names: tuple[str, ...]) -> dict[str, object] | None:
@@ -75,27 +96,38 @@ def parse_quickly(content: bytes, names: tuple[str, ...]) -> dict[str, object] |
     orjson refuses halves of surrogate pairs, NaN and bytes that are not UTF-8, so only NUL, numbers and depth
     are left to check.
     """
-    if b"\\u0000" in content:
-        return None
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
     if type(value) is not dict:
         return None
-    # Brackets bound the depth, and counting them is quicker than walking through the value.
-    if content.count(b"[") + content.count(b"{") > _SAFE_DEPTH and not _is_shallow(value):
+    if _has_brackets_inside(content) and _may_be_deep(content) and not _is_shallow(value):
         return None
     for name in names:
         given = value.get(name)
-        if type(given) is str or given is None or given is True or given is False:
-            continue
+        if type(given) is str:
+            if "\0" in given:
+                return None
         # orjson reads -0 as 0, and numbers above 64 bits as floats: only other integers keep their spelling.
-        if type(given) is int and given != 0:
+        elif type(given) is int and given != 0:
             value[name] = Number(given)
-        elif not (isinstance(given, (list, dict)) and _has_no_number(given)):
+        elif isinstance(given, (list, dict)):
+            if b"\\u0000" in content or not _has_no_number(given):
+                return None
+        elif given is not None and given is not True and given is not False:
             return None
     return value
+
+
+def _has_brackets_inside(content: bytes) -> bool:
+    """Whether an object can hold arrays or objects. Looks for one byte, which is quicker than to count it."""
+    return content.find(b"[") >= 0 or content.find(b"{", content.find(b"{") + 1) >= 0
+
+
+def _may_be_deep(content: bytes) -> bool:
+    """Brackets bound the depth, and counting them is quicker than walking through the value."""
+    return content.count(b"[") + content.count(b"{") > _SAFE_DEPTH
 
 
 def _is_shallow(value: object) -> bool:
@@ -140,6 +172,8 @@ def _refuse(constant: str) -> None:
 
 
 _NESTED = (list, dict)
+_MAX_VALUES = 10**6
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SAFE_DEPTH = 500
 """json gives up at about 1,000 levels, minus the frames of its callers."""
 _DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse)

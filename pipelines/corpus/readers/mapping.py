@@ -45,7 +45,8 @@ class Mapper:
         # metadata.
         fixed = source.reader.field_names or ()
         fields = source.fields or ({"text": "text"} if fixed else {})
-        metadata = source.metadata or {name: name for name in fixed if name != "text"}
+        given = {name: name for name in fixed if name != "text"}
+        metadata = source.metadata or {**given, **source.reader.metadata}
         self._text, self._key = fields.get("text"), fields.get("key")
         self._label, self._split = fields.get("label"), fields.get("split")
         self._cleaner = Cleaner(source.cleaning)

@@ -13,8 +13,9 @@ from pipelines.corpus.readers.text import Options, decode_file
 from pipelines.corpus.readers.whole import read_whole
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-_TITLE = re.compile(r"^title:[ \t]*(.+?)[ \t]*$", re.MULTILINE)
-_HEADING = re.compile(r"^# +(.+?)[ #]*$", re.MULTILINE)
+# The rest of the line is trimmed by strip: a pattern that does it takes the square of a line's length.
+_TITLE = re.compile(r"^title:(.+)$", re.MULTILINE)
+_HEADING = re.compile(r"^# +(.+)$", re.MULTILINE)
 
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
@@ -32,8 +33,10 @@ def split_front_matter(content: str) -> dict[str, object]:
     front = _FRONT_MATTER.match(content)
     text = content[front.end() :] if front else content
     named = _TITLE.search(front[1]) if front else None
-    heading = _HEADING.search(text)
-    title = named[1].strip("\"'") if named else heading[1] if heading else None
+    title = named[1].strip(" \t").strip("\"'") if named else None
+    if title is None:
+        headings = (found[1].rstrip(" #") for found in _HEADING.finditer(text))
+        title = next(filter(None, headings), None)
     return {"text": text, "title": title}
 
 

@@ -18,6 +18,8 @@ from pipelines.corpus.readers.format import MalformedError
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "cp1252"}
 """Encodings whose name is used for a larger one; WHATWG decodes them so."""
+_REFUSED = {"idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
+"""No encodings of pages: they can write halves of surrogate pairs, or take the square of the length."""
 _MAX_REPLACED_FRACTION = 0.01
 _MAX_DEPTH = 500
 _NESTING_TAG = re.compile(
@@ -130,4 +132,5 @@ def find_codec(name: str) -> str | None:
     except (LookupError, ValueError):
         return None
     # base64 and rot13 are codecs too
-    return _SUPERSETS.get(found.name, found.name) if found._is_text_encoding else None
+    is_known = found._is_text_encoding and found.name not in _REFUSED
+    return _SUPERSETS.get(found.name, found.name) if is_known else None

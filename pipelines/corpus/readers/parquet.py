@@ -28,14 +28,16 @@ from pipelines.corpus.readers.format import (
     cut_by_size,
 )
 from pipelines.corpus.readers.lines import decode, too_long
+from pipelines.corpus.readers.parquet_footer import RowGroup, measure_dictionary, read_footer
 from pipelines.corpus.readers.values import Moment, Number, Scalar, check_strings
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
 
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 1_000
+_REPEATED_BYTES = 64 * 2**20
+"""Of a batch whose rows all repeat the longest value that the dictionary can hold."""
 _BUFFER_BYTES = 2**20
 _Column = tuple[str, list, Callable[[Any], object]]
 """Name, one value per row, and what makes a record's value of it."""
@@ -43,53 +45,88 @@ _Column = tuple[str, list, Callable[[Any], object]]
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The rows of the row groups that start in the slice. The offset of a record is its row in the file."""
+
+    def make(batch: "pa.RecordBatch", row: int) -> Iterator[Record]:
+        columns = [_read_column(name, batch.column(name)) for name in request.names]
+        for index in range(batch.num_rows):
+            yield _make_record(row + index, columns, index, request.max_record_bytes)
+
+    return (yield from read_groups(stream, part, request.names, make))
+
+
+def read_groups(
+    stream: BinaryIO,
+    part: Slice,
+    names: tuple[str, ...],
+    make: "Callable[[pa.RecordBatch, int], Iterator[Record]]",
+    find_offset: Callable[[Any, int], int] = lambda group, row: row,
+) -> Generator[Record, None, Extent]:
+    """The records that `make` makes of the columns `names`, a batch at a time, with the number of its first
+    row. `find_offset` gives the offset of a row that cannot be read, from the metadata of its row group
+    (None = the file has none) and its number."""
     from pyarrow.parquet import ParquetFile
 
     watched = _WatchedStream(stream)
     try:
-        file = ParquetFile(watched, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-        problem = _find_missing(request.names, file.schema_arrow.names)
-    except _damage_errors() as error:
-        watched.raise_fault()
+        footer = read_footer(stream, names)
+    except MalformedError as error:
         if part.start == 0:
-            yield _quarantine(0, f"parquet: the file cannot be read: {_first_line(error)}")
+            yield _quarantine(find_offset(None, 0), str(error))
         return Extent()
+    problem = _find_missing(names, footer.names)
+    file = ParquetFile(watched, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
     first_row = 0
-    for group in range(file.num_row_groups):
-        metadata = file.metadata.row_group(group)
-        if part.start <= _first_byte(metadata) and (part.stop is None or _first_byte(metadata) < part.stop):
+    for number, group in enumerate(footer.groups):
+        if part.start <= group.first_byte and (part.stop is None or group.first_byte < part.stop):
+            find = partial(find_offset, None if problem else file.metadata.row_group(number))
             if problem:
-                yield from (_quarantine(first_row + row, problem) for row in range(metadata.num_rows))
+                yield from (_quarantine(find(first_row + row), problem) for row in range(group.num_rows))
+            elif group.problem:
+                yield _quarantine(find(first_row), group.problem)
             else:
-                yield from _read_group(file, group, first_row, request, watched)
-        first_row += metadata.num_rows
+                most_rows = _choose_batch_rows(group, stream)
+                batches = file.iter_batches(most_rows, row_groups=[number], columns=list(names))
+                rows = range(first_row, first_row + group.num_rows)
+                yield from _read_group(batches, number, rows, make, find, watched)
+        first_row += group.num_rows
     return Extent()
 
 
+def _choose_batch_rows(group: RowGroup, stream: BinaryIO) -> int:
+    """Rows that are decoded at once, so that memory is bounded: rows of 16 MiB exist, and a row may repeat a
+    value of the dictionary, which counts only once in the size of the row group."""
+    row_bytes = group.num_bytes // max(group.num_rows, 1) + 1
+    if group.num_bytes * _BATCH_ROWS > _REPEATED_BYTES:
+        row_bytes = max(row_bytes, *(_share(measure_dictionary(stream, at)) for at in group.dictionaries), 0)
+    return min(max(_BATCH_BYTES // row_bytes, 1), _BATCH_ROWS)
+
+
+def _share(dictionary_bytes: int) -> int:
+    """Bytes of a row, so that rows that repeat the whole dictionary need _REPEATED_BYTES."""
+    return dictionary_bytes * _BATCH_BYTES // _REPEATED_BYTES
+
+
 def _read_group(
-    file: "ParquetFile", group: int, first_row: int, request: Request, watched: "_WatchedStream"
+    batches: Iterator["pa.RecordBatch"],
+    group: int,
+    rows: range,
+    make: "Callable[[pa.RecordBatch, int], Iterator[Record]]",
+    find_offset: Callable[[int], int],
+    watched: "_WatchedStream",
 ) -> Iterator[Record]:
-    metadata = file.metadata.row_group(group)
-    # Rows of 16 MiB exist: a fixed number of rows would not bound the memory.
-    row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1) + 1
-    num_rows = min(max(_BATCH_BYTES // row_bytes, 1), _BATCH_ROWS)
-    row, end = first_row, first_row + metadata.num_rows
-    batches = file.iter_batches(batch_size=num_rows, row_groups=[group], columns=list(request.names))
-    while row < end:
+    row = rows.start
+    while row < rows.stop:
         try:
             batch = next(batches)
         except StopIteration:
-            yield _quarantine(row, f"parquet: row group {group} ends before row {end:,}")
+            yield _quarantine(find_offset(row), f"parquet: row group {group} ends before row {rows.stop:,}")
             return
         except _damage_errors() as error:
             watched.raise_fault()
-            yield _quarantine(
-                row, f"parquet: rows {row:,} to {end - 1:,} cannot be read: {_first_line(error)}"
-            )
+            why = f"parquet: rows {row:,} to {rows.stop - 1:,} cannot be read: {_first_line(error)}"
+            yield _quarantine(find_offset(row), why)
             return
-        columns = [_read_column(name, batch.column(name)) for name in request.names]
-        for index in range(batch.num_rows):
-            yield _make_record(row + index, columns, index, request.max_record_bytes)
+        yield from make(batch.slice(0, rows.stop - row), row)
         row += batch.num_rows
 
 
@@ -171,13 +208,6 @@ def _find_missing(wanted: tuple[str, ...], names: list[str]) -> str | None:
             known = ", ".join(names)[:200]
             return f"schema: {name!r} appears {names.count(name)} times in {known!r}; correct the mapping"
     return None
-
-
-def _first_byte(row_group: Any) -> int:
-    """Where a row group starts. Files may leave `file_offset` at 0, so it is taken from the pages."""
-    columns = [row_group.column(index) for index in range(row_group.num_columns)]
-    starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
-    return max(min(starts, default=0), 0)
 
 
 def _quarantine(row: int, reason: str) -> Record:

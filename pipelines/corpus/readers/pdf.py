@@ -7,26 +7,34 @@ drops. Encrypted files go to quarantine.
 
 from collections.abc import Generator
 from contextlib import closing
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pipelines.corpus.readers.format import Extent, Format, MalformedError, Record, Request, Slice
+from pipelines.corpus.readers.guard import extract
 from pipelines.corpus.readers.lines import too_long
 from pipelines.corpus.readers.values import Number
 from pipelines.corpus.readers.whole import read_whole
+
+
+class Pdf(NamedTuple):
+    text: str
+    title: str
+    num_pages: int
 
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The one record of the file."""
 
     def convert(content: bytes) -> dict[str, object]:
-        return read_pdf(content, request.max_record_bytes)
+        text, title, num_pages = extract("pdf", content, str(request.max_record_bytes))
+        return {"text": text, "title": title, "pages": Number(num_pages)}
 
     return read_whole(stream, part, request, convert)
 
 
-def read_pdf(content: bytes, max_record_bytes: int) -> dict[str, object]:
+def read_pdf(content: bytes, max_record_bytes: int) -> Pdf:
     """Text, title and number of pages. Raises MalformedError if the file is no PDF, a page is damaged, or the
-    text is longer than the limit."""
+    text is longer than the limit. Runs in the guard process."""
     from pypdfium2 import PdfDocument, PdfiumError
 
     try:
@@ -44,7 +52,7 @@ def read_pdf(content: bytes, max_record_bytes: int) -> dict[str, object]:
             raise
         raise MalformedError(f"pdf: {error}") from None
     text_of_pages = "\n\n".join(page.strip() for page in pages)
-    return {"text": _clean(text_of_pages), "title": _clean(title), "pages": Number(len(pages))}
+    return Pdf(_clean(text_of_pages), _clean(title), len(pages))
 
 
 def _clean(text: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MAX_RAW_BYTES = 64 * 2**10
 """Of a broken record, kept in quarantine."""
 _KEY_CHARS = 200
+_REASON_CHARS = 1_000
 _NO_EXTENT = (None,) * len(Extent._fields)
 
 POSITIONS = """task INT, slice INT, source STRING, file STRING, offset BIGINT, line BIGINT, num_lines BIGINT,
@@ -47,8 +48,13 @@ def make_position(at: Place, record: Record, mapper: "Mapper | TextKeeper") -> t
     return (
         *(*at, record.offset, record.line, *_NO_EXTENT),
         *(None, None, None, None, None),
-        *(reason, record.raw[:MAX_RAW_BYTES]),
+        *(_shorten(reason or ""), record.raw[:MAX_RAW_BYTES]),
     )
+
+
+def _shorten(reason: str) -> str:
+    """The reason as text of bounded length, whatever it quotes of the file."""
+    return reason[:_REASON_CHARS].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def make_summary(at: Place, start: int, extent: Extent) -> tuple:
@@ -71,6 +77,12 @@ def make_document(
         *(content_hash(encoded, parts), len(text), len(encoded)),
         *(label.duplicate_of if label else None, label.failed_rule if label else None),
     )
+
+
+def measure_document(record: Record, document: tuple) -> int:
+    """Bytes of a record and its document, about: a text may be a thousand times as long as its record."""
+    metadata = document[8] or ()
+    return len(record.raw) + len(document[4]) + sum(len(value) for _, value in metadata)
 
 
 def make_repeated(at: Place, record: Record, mapper: Mapper, label: Label) -> tuple:

@@ -11,14 +11,17 @@ from pipelines.corpus.readers.format import MalformedError
 class Scalar(str):
     """A value that is not a string in the file, as text: an id of 20 digits must not change on the way."""
 
+    __slots__ = ()
     kind = "a scalar"
 
 
 class Number(Scalar):
+    __slots__ = ()
     kind = "a number"
 
 
 class Moment(Scalar):
+    __slots__ = ()
     kind = "a date or time"
 
 
@@ -34,18 +37,22 @@ def describe_kind(value: object) -> str:
 
 def check_strings(value: object, name: str) -> None:
     """Raises MalformedError if a string in the value of field `name` is not text, at any depth."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            check_strings(key, name)
-            check_strings(inner, name)
-    elif isinstance(value, list):
-        for inner in value:
-            check_strings(inner, name)
-    elif isinstance(value, str):
-        if "\0" in value:
-            raise MalformedError(f"NUL: field {name!r} contains the character U+0000")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            problem = f"U+{ord(value[error.start]):04X} in field {name!r}"
-            raise MalformedError(f"lone surrogate: {problem}") from None
+    waiting = [value]  # not by recursion: a value may be nested as deeply as Python's stack
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            waiting += [part for pair in each.items() for part in pair]
+        elif isinstance(each, list):
+            waiting += each
+        elif isinstance(each, str):
+            _check_string(each, name)
+
+
+def _check_string(value: str, name: str) -> None:
+    if "\0" in value:
+        raise MalformedError(f"NUL: field {name!r} contains the character U+0000")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        problem = f"U+{ord(value[error.start]):04X} in field {name!r}"
+        raise MalformedError(f"lone surrogate: {problem}") from None

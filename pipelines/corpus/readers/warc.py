@@ -38,6 +38,7 @@ from pipelines.corpus.readers.warc_records import FIELD_NAMES, read_record
 
 _MAX_HEADER_BYTES = 64 * 2**10
 _SKIP_BYTES = 2**20
+_PEEK_BYTES, _MAX_VERSION_BYTES = 2**16, 2**7
 _VERSION = re.compile(rb"WARC/\d+\.\d+\s*\n")
 _LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _NEXT_RECORD = re.compile(rb"\nWARC/\d+\.\d+\s*\n")
@@ -118,6 +119,7 @@ def _read_header(data: bytes) -> _Header:
 
 
 def _read_lines(lines: Lines, request: Request) -> Iterator[Record]:
+    is_wrong = False
     while True:
         start, line = lines.offset, lines.read(_MAX_HEADER_BYTES)
         if not line:
@@ -127,8 +129,12 @@ def _read_lines(lines: Lines, request: Request) -> Iterator[Record]:
         data = line
         try:
             data += _read_header_lines(lines) if _VERSION.match(line) else b""
-            content = _read_content(lines, _read_header(data).content_length, request)
+            content_length = _read_header(data).content_length
+            if is_wrong and content_length <= request.max_record_bytes:
+                _refuse_record_inside(lines, content_length)
+            content, is_wrong = _read_content(lines, content_length, request), False
         except MalformedError as error:
+            is_wrong = True
             _skip_to_record(lines)
             yield Record(start, None, lines.offset - start, data, None, str(error))
             continue
@@ -170,6 +176,24 @@ def _read_content(lines: Lines, num_bytes: int, request: Request) -> bytes:
     if len(content) < num_bytes:
         raise MalformedError(f"warc: the record ends after {len(content):,} of {num_bytes:,} bytes")
     raise MalformedError(f"warc: no blank line follows the record; Content-Length is {num_bytes:,}")
+
+
+def _refuse_record_inside(lines: Lines, num_bytes: int) -> None:
+    """Raises MalformedError if another record starts within the next bytes, and leaves them to be read.
+
+    Behind a record with a wrong length the next one may be wrong too. If each of a thousand small records
+    says that it has 16 MiB, reading and giving back all of them takes hours, so here few bytes are read.
+    """
+    read = b""
+    while len(read) < num_bytes and (piece := lines.read_block(min(_PEEK_BYTES, num_bytes - len(read)))):
+        begin = max(len(read) - _MAX_VERSION_BYTES, 0)
+        read += piece
+        if found := _NEXT_RECORD.search(read, begin):
+            lines.give_back(read[found.start() + 1 :])
+            raise MalformedError(f"warc: the record ends after {found.start() + 1:,} of {num_bytes:,} bytes")
+        if len(read) > _PEEK_BYTES * 16:
+            break
+    lines.give_back(read)
 
 
 def _skip_to_record(lines: Lines) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pipelines.corpus.readers.format import MalformedError, Record, Request
+from pipelines.corpus.readers.html import extract_page
 from pipelines.corpus.readers.http_body import decode_body
 from pipelines.corpus.readers.lines import decode, too_long
-from pipelines.corpus.readers.pages import decode_bytes, read_page
+from pipelines.corpus.readers.pages import decode_bytes
 from pipelines.corpus.readers.values import Moment
 
 FIELD_NAMES = ("text", "url", "timestamp", "title", "content_type", "encoding")
@@ -55,7 +56,7 @@ def _read_fields(found: Any, data: bytes, kind: str, request: Request) -> dict[s
     if kind == "conversion":
         return fields | {"text": decode(body.data)}
     if body.content_type in _HTML or (not body.content_type and b"<html" in body.data[:1024].lower()):
-        page = read_page(body.data, body.charset, main_content=request.options.main_content)
+        page = extract_page(body.data, body.charset, main_content=request.options.main_content)
         return fields | page._asdict()
     if body.content_type.startswith("text/"):
         return fields | decode_bytes(body.data, body.charset)._asdict()
