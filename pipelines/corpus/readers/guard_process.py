@@ -79,7 +79,7 @@ def serve(requests: BinaryIO, answers: BinaryIO, max_memory_bytes: int, max_seco
         status, written = _answer_bytes(name, data, arguments)
         if status == MALFORMED and _peak() > max_memory_bytes // 2:
             status = OUT_OF_MEMORY  # which libraries do not always call so
-        status += LAST if _peak() > _KEPT_BYTES and _memory(1) > _KEPT_BYTES else 0
+        status += LAST if _memory(1) > _KEPT_BYTES else 0
         answers.write(bytes([status]) + pack(written))
         answers.flush()
         signal.setitimer(signal.ITIMER_PROF, 0)
