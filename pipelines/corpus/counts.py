@@ -42,7 +42,11 @@ def count_records(
     rows = (
         reduce(DataFrame.unionAll, counted)
         .groupBy("table", "source", "split", "reason")
-        .agg(F.sum("weight").alias("count"), F.bit_xor("hash").alias("hash"))
+        .agg(
+            F.sum("weight").alias("count"),
+            F.bit_xor("hash").alias("hash"),
+            F.count_distinct("broken_file").alias("num_files"),
+        )
         .collect()
     )
     found = {name: [row for row in rows if row.table in tables] for name, tables in _TABLES.items()}
@@ -88,6 +92,7 @@ def _group(rows: DataFrame, table: str, weight: int, reason: Column | None = Non
         (F.col("drop_reason") if reason is None else reason.cast("string")).alias("reason"),
         F.lit(weight).alias("weight"),
         (_hash() if is_document else F.lit(0).cast("bigint")).alias("hash"),
+        (F.col("file") if table == "broken" else F.lit(None).cast("string")).alias("broken_file"),
     )
 
 
@@ -95,7 +100,8 @@ def _describe(documents: Sequence[Row], broken: Sequence[Row]) -> dict[str, Any]
     kept = _sum_by("split", [row for row in documents if row.reason is None])
     dropped = _sum_by("reason", [row for row in documents if row.reason is not None])
     quarantined, lost = _sum_by("reason", broken), _sum_by("source", broken)
-    damaged = _sum_by("source", [row for row in broken if row.reason in DAMAGED_FILE])
+    # Files, not their parts: each row group of one shifted Parquet file is a row of quarantine.
+    damaged = _sum_by("source", [row for row in broken if row.reason in DAMAGED_FILE], "num_files")
     read = _sum_by("source", [*documents, *broken])
     num_documents, num_quarantined = sum(row["count"] for row in documents), sum(quarantined.values())
     return {
@@ -112,11 +118,11 @@ def _describe(documents: Sequence[Row], broken: Sequence[Row]) -> dict[str, Any]
     }
 
 
-def _sum_by(name: str, groups: Sequence[Row]) -> dict[str, int]:
+def _sum_by(name: str, groups: Sequence[Row], counted: str = "count") -> dict[str, int]:
     """Counts of the groups by the value of one of their columns, sorted; without those that are 0."""
     sums: dict[str, int] = {}
     for row in groups:
-        sums[row[name]] = sums.get(row[name], 0) + row["count"]
+        sums[row[name]] = sums.get(row[name], 0) + row[counted]
     return {value: count for value, count in sorted(sums.items()) if count}
 
 

@@ -60,7 +60,7 @@ def require_few_quarantined(
     num_files: Mapping[str, int],
 ) -> None:
     """Raises ValueError if more than max_quarantined_fraction of the records of one source is in quarantine,
-    or more damaged parts of files than max_damaged_fraction of its files (`num_files` by source).
+    or more than max_damaged_fraction of its files are damaged (`num_files` by source).
 
     One row stands for a damaged part, whatever number of records it held, so records alone do not show it.
 
@@ -80,7 +80,7 @@ def require_few_quarantined(
     found = _find_reasons(quarantine, list(faulty))
     described = [
         f"source {name!r}: {counts['quarantined']:,} of {counts['records']:,} records, {counts['damaged']:,} "
-        f"damaged parts of {num_files[name]:,} files; {found[name]}"
+        f"damaged of {num_files[name]:,} files; {found[name]}"
         for name, counts in faulty.items()
     ]
     raise ValueError(

@@ -11,12 +11,14 @@ import lzma
 import random
 import resource
 import zipfile
+from collections import Counter
 
 import pytest
 import zstandard
 
 from pipelines.corpus.build import open_corpus
 from pipelines.corpus.manifest import list_sources
+from pipelines.corpus.quarantine import DAMAGED_FILE
 from pipelines.corpus.readers.format import Slice
 from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.rows import make_document, make_position
@@ -183,13 +185,16 @@ def test_documents_are_what_each_file_gives_alone(spark, tmp_path):
     num_files = 40
     sources = write_damaged_files(tmp_path / "raw", num_files, random.Random(num_files))
     expected_good = expected_broken = 0
+    damaged = Counter()
     for source in sources:
         for path in sorted((tmp_path / "raw" / source.name).iterdir()):
             good, broken = read_rows(path.read_bytes(), source, path.name)
             expected_good, expected_broken = expected_good + len(good), expected_broken + len(broken)
+            damaged[source.name] += any(reason.split(":")[0] in DAMAGED_FILE for _, reason in broken)
     with open_corpus(spark, sources, list_sources(sources), Rules()) as corpus:
         with corpus.hold_documents(str(tmp_path / "documents")) as held:
             assert held.num_rows == corpus.facts["documents"] == expected_good
         assert corpus.quarantine().count() == corpus.facts["quarantined"] == expected_broken
         assert corpus.facts["records"] == expected_good + expected_broken
+        assert {name: each["damaged"] for name, each in corpus.facts["sources"].items()} == damaged
     assert expected_broken > num_files / 4

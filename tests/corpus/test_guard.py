@@ -65,6 +65,16 @@ def test_one_process_reads_all_records():
     assert guard._current is first
 
 
+def test_memory_of_the_worker_is_not_that_of_the_guard():
+    held = bytes(guard.MAX_MEMORY_BYTES)  # zeros take no memory until they are copied
+    copied = bytearray(held)
+    assert (
+        read_bytes(b"no pdf", make_source(format="pdf"))[0].reason
+        == "pdf: Failed to load document (PDFium: Data format error)."
+    )
+    assert len(copied) == len(held)
+
+
 def test_page_that_needs_too_much_memory_is_one_record(monkeypatch):
     monkeypatch.setattr(guard, "MAX_MEMORY_BYTES", 2**28)
     with pytest.raises(MalformedError, match=r"^html: needs more than 256 MiB of memory$"):
