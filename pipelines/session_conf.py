@@ -10,6 +10,7 @@ from pyspark import SparkContext
 from pyspark.find_spark_home import _find_spark_home
 
 from pipelines.machine import DELTA_JARS, S3_JARS, jars_folder
+from pipelines.submit import conf_folder
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
 CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
@@ -48,15 +49,16 @@ def choose_python(settled: Mapping[str, str]) -> str:
     return sys.executable
 
 
-def choose_java_options(master: str) -> str:
+def choose_java_options(settled: Mapping[str, str]) -> str:
     """Options for the JVM of a local master of few slots, which is driver and executor at once; empty for
-    other masters, and if the environment has options of the user.
+    other masters, and if the user has options of Java anywhere: two collectors are an error of Java.
 
     The second compiler and threads that collect garbage beside the tasks pay off after an hour, not after a
     minute: Python and Arrow do most of the work on rows. docs/decisions.md has the figures.
     """
-    local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\d+)?\])?", master.replace(" ", ""))
-    if local is None or any(os.environ.get(name) for name in JAVA_VARIABLES):
+    local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\d+)?\])?", settled["spark.master"].replace(" ", ""))
+    is_given = "spark.driver.defaultJavaOptions" in settled or (conf_folder() / "java-opts").exists()
+    if local is None or is_given or any(os.environ.get(name) for name in JAVA_VARIABLES):
         return ""
     slots = os.cpu_count() or 1 if local[1] == "*" else int(local[1] or 1)
     return "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" if slots <= FEW_SLOTS else ""

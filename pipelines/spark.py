@@ -102,7 +102,7 @@ def _start_session(app_name: str, conf: Mapping[str, str]) -> SparkSession:
     check_java()
     given = read_given_conf()
     before = {"spark.master": DEFAULT_MASTER, **conf, **given}
-    python, java = choose_python(before), choose_java_options(before["spark.master"])
+    python, java = choose_python(before), choose_java_options(before)
     wanted = {
         "spark.app.name": app_name,
         "spark.master": DEFAULT_MASTER,

@@ -310,9 +310,11 @@ def test_executors_get_the_user_s_python_or_the_archive_s(monkeypatch, settled, 
 def test_a_small_local_jvm_compiles_once(monkeypatch, master, is_short):
     for name in JAVA_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert choose_java_options(master) == ("-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" if is_short else "")
+    settled = {"spark.master": master}
+    assert choose_java_options(settled) == ("-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" if is_short else "")
+    assert choose_java_options({**settled, "spark.driver.defaultJavaOptions": "-XX:+UseG1GC"}) == ""
     monkeypatch.setenv("JDK_JAVA_OPTIONS", "-XX:+UseG1GC")  # two collectors would be an error of Java
-    assert choose_java_options(master) == ""
+    assert choose_java_options(settled) == ""
 
 
 def test_delta_in_spark_s_own_folder_is_not_added_again(tmp_path, monkeypatch):

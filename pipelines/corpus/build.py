@@ -215,7 +215,8 @@ def open_corpus(
             changed = stack.enter_context(persisted(label_again(others, survivors, rules, removed)))
             moves = count_moves(changed)
             relabelled = find_relabelled(earlier, changed, moves)
-        facts, checksum = count_records(positions, documents, copies, repeated, rules)
+        shared_names = [source.name for source in sources if source.reader.name_file]
+        facts, checksum = count_records(positions, documents, copies, repeated, rules, shared_names)
         if any(source.cleaning != Cleaning() for source in sources):
             facts["edits"] = count_edits(documents)
         if measuring.index is not None:

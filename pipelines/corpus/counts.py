@@ -1,6 +1,6 @@
 """What documents and quarantine must hold, counted on positions before a document is written."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
 from operator import xor
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
+from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.quality import label_quality
 from pipelines.corpus.quarantine import DAMAGED_FILE
 from pipelines.corpus.rules import Rules
-from pipelines.delta import ContractError
 
 _TABLES = {"documents": ("documents", "copies"), "records": ("records",), "repeated": ("repeated",)}
 """Which rows of the query are counted together."""
@@ -24,10 +24,12 @@ def count_records(
     copies: DataFrame | None,
     repeated: DataFrame | None,
     rules: Rules,
+    shared_names: Collection[str] = (),
 ) -> tuple[dict[str, Any], int]:
     """The facts, as `Corpus.facts` has them, and the checksum of the documents. One query over positions.
+    `shared_names` are sources several of whose files have one name (`Format.name_file`).
 
-    Raises ContractError if a good record is neither a document nor a repeated key.
+    Raises ChangedMeanwhileError if a good record is neither a document nor a repeated key.
     """
     counted = [
         _group(label_quality(without_survivor(documents), rules), "documents", 1),
@@ -49,7 +51,12 @@ def count_records(
         .agg(
             F.sum("weight").alias("count"),
             F.bit_xor("hash").alias("hash"),
-            F.count_distinct("broken_file").alias("num_files"),
+            # A file with several damaged parts is one, if its name tells it from others.
+            F.count_distinct(
+                F.when(F.col("source").isin(*shared_names), F.struct("file", "offset")).otherwise(
+                    F.struct("file", F.lit(0).cast("bigint"))
+                )
+            ).alias("num_files"),
         )
         .collect()
     )
@@ -61,7 +68,7 @@ def count_records(
     facts = _describe(found["documents"], [*broken, *found["repeated"]])
     num_good, num_repeated = (sum(row["count"] for row in rows) for rows in (good, found["repeated"]))
     if num_good != facts["documents"] + num_repeated:
-        raise ContractError(
+        raise ChangedMeanwhileError(
             f"corpus: {num_good:,} good records became {facts['documents']:,} documents and {num_repeated:,} "
             "repeated keys; the difference must be 0: did the files change while they were read?"
         )
@@ -96,7 +103,10 @@ def _group(rows: DataFrame, table: str, weight: int, reason: Column | None = Non
         (F.col("drop_reason") if reason is None else reason.cast("string")).alias("reason"),
         F.lit(weight).alias("weight"),
         (_hash() if is_document else F.lit(0).cast("bigint")).alias("hash"),
-        (F.col("file") if table == "broken" else F.lit(None).cast("string")).alias("broken_file"),
+        *(
+            (F.col(name) if table == "records" else F.lit(None).cast(kind)).alias(name)
+            for name, kind in (("file", "string"), ("offset", "bigint"))
+        ),
     )
 
 

@@ -113,7 +113,12 @@ def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> E
         assert found, "plan_intake has found it"
         of_rows = open_log(contamination, version=of_hits.find_newest_version(found))
         hits = CONTAMINATION.read_newest(spark, contamination, of_rows)
-    documents = DOCUMENTS.read_newest(spark, pinned.path, log)
+    # Without a file there is no _metadata; Delta has it also then.
+    documents = (
+        DOCUMENTS.read_newest(spark, pinned.path, log)
+        if log.list_shards()
+        else DOCUMENTS.read(spark, pinned.path, log.version)
+    )
     return Earlier(pin=pinned, log=log, documents=documents, hits=hits)
 
 

@@ -98,4 +98,7 @@ def leave_out_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
         {name: value for name, value in source.items() if name != "cleaning" or any(value.values())}
         for source in settings["sources"]
     ]
+    for source in sources:
+        if source["format"] == "kafka":  # whether Kafka is asked changes no document that is there
+            source["options"] = {name: value for name, value in source["options"].items() if name != "land"}
     return {**settings, "rules": rules, "sources": sources}

@@ -21,6 +21,8 @@ from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, QUARANTINE
+from tests.corpus.landed import make_message, write_file
+from tests.corpus.landed import make_source as make_topic_source
 
 ZH = "我的银行卡还没有到，怎么办？"
 
@@ -315,3 +317,13 @@ def test_chinese_text_survives_byte_for_byte(spark, tmp_path):
     with build(spark, [source]) as (documents, _, _):
         (row,) = documents.collect()
     assert (row.text.encode(), row.file, row.content_hash) == (text.encode(), "文.txt", sha(text))
+
+
+def test_damaged_files_of_a_topic_are_counted_one_by_one(spark, tmp_path):
+    """They have one name in documents: that of the partition."""
+    files = [write_file(tmp_path, 0, [make_message(first)], first + 1) for first in range(3)]
+    for damaged in files[:2]:
+        damaged.write_bytes(damaged.read_bytes()[:-9])
+    with build(spark, [make_topic_source(tmp_path, options={"land": False})]) as (_, quarantined, corpus):
+        assert corpus.facts["sources"]["s"] == {"records": 3, "quarantined": 2, "damaged": 2}
+        assert [(row.file, row.offset) for row in quarantined.collect()] == [("chats/0", 0), ("chats/0", 1)]

@@ -18,6 +18,7 @@ from pipelines.corpus.forms import MAX_MARKS, _find_marks, to_form
 from pipelines.corpus.matching.units import fold
 from pipelines.corpus.readers import compression, guard, lines, parquet, parquet_footer
 from pipelines.corpus.readers.format import MalformedError, Slice
+from pipelines.corpus.readers.http_body import decode_body
 from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.markdown import split_front_matter
 from pipelines.corpus.readers.parquet_footer import describe_footer, measure_dictionary
@@ -265,3 +266,14 @@ def test_body_bomb_of_zlib_needs_no_memory():
     records, peak = read_peak(make_source(format="warc", max_record_bytes=2**20), data, path="a.warc")
     assert records[0].reason.startswith("too long")
     assert peak < 2**24
+
+
+def test_many_small_members_of_a_body_take_no_time():
+    """With copies of the rest for each member it would be hours."""
+    assert decode_body(gzip.compress(b"") * 400_000 + gzip.compress(b"end"), "gzip", 10) == b"end"
+
+
+def test_quotes_in_a_string_without_end_take_no_time():
+    line = b"[" + b"," * 1_000_001 + b'"' + b'\\"' * 1_000_000
+    (record,) = read_bytes(line, make_source(format="jsonl", fields={"text": "text"}))
+    assert record.reason.startswith("too many values")

@@ -75,9 +75,12 @@ def test_each_increment_equals_a_full_run(spark, tmp_path):
 @pytest.mark.slow
 def test_a_key_in_an_earlier_name_leads_to_a_full_run(spark, tmp_path):
     config = make_config(tmp_path)
+    for source in ("a", "b"):  # the first delivery has no records
+        write_file(tmp_path, source, "0")
+    run(config)
     write_file(tmp_path, "a", "2", {"text": "later", "key": "k", "split": "train"})
     write_file(tmp_path, "b", "1", {"text": "other", "split": "train"})
-    run(config)
+    assert "2 new files" in run(config)
     write_file(tmp_path, "a", "1", {"text": "sooner", "key": "k", "split": "train"})
     run(config)
     assert [row.text for row in DOCUMENTS.read(spark, config.documents).where("source = 'a'").collect()] == [

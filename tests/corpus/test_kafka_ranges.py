@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from pipelines.corpus.kafka import files
+from pipelines.corpus.kafka import files, land
 from pipelines.corpus.kafka.claims import Claims
 from pipelines.corpus.kafka.cluster import Kafka, describe_topic
-from pipelines.corpus.kafka.files import create_files, find_rest, read_stop
+from pipelines.corpus.kafka.files import create_files, find_rest, list_firsts, read_stop
 from pipelines.corpus.kafka.ranges import Claim, Range, Topic, decode_claim, plan_claim
 from pipelines.storage import Folder
 from tests.corpus.landed import list_texts, make_message, make_source
@@ -140,7 +140,7 @@ def _write_until_killed(folder, part, there, draw):
             yield message
 
     try:
-        rest = find_rest(folder, part, set((folder / "0").names()))
+        rest = find_rest(folder, part, list_firsts(folder, 0))
         create_files(folder, rest, read, file_bytes=draw.choice([1, 2_000, 10**6]))
     except InterruptedError:
         pass
@@ -169,7 +169,7 @@ def test_a_range_without_records_has_a_file(tmp_path):
     folder = Folder(str(tmp_path))
     assert create_files(folder, Range(0, 5, 9), lambda rest: iter(())) == 0
     assert (folder / "0").names() == ["00000000000000000005.parquet"]
-    assert find_rest(folder, Range(0, 0, 12), set((folder / "0").names())) == Range(0, 9, 12)
+    assert find_rest(folder, Range(0, 0, 12), list_firsts(folder, 0)) == Range(0, 9, 12)
 
 
 def test_a_file_without_its_last_offset_is_named(tmp_path):
@@ -204,3 +204,12 @@ def test_missing_client_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "confluent_kafka", None)
     with pytest.raises(ImportError, match=r'confluent-kafka.*pip install "distributary\[kafka\]"'):
         describe_topic(Kafka(servers="a:1"), "chats")
+
+
+def test_files_that_the_driver_does_not_see_leave_the_claim_open(tmp_path):
+    """Each executor wrote to a disk of its own."""
+    claim, folder = make_claim((0, 0, 9), (1, 4, 4)), Folder(str(tmp_path))
+    with pytest.raises(ValueError, match=r"/0/0{20}\.parquet was written by a task and is not there"):
+        land.require_files(claim, folder)
+    create_files(folder, Range(0, 0, 9), lambda part: iter([make_message(part.first)]))
+    land.require_files(claim, folder)

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from pydantic import TypeAdapter
 
+from jobs import corpus
 from jobs.shell import settings as configuration
 from pipelines.corpus.ids import doc_id
 from pipelines.corpus.listing import NoFilesError, list_files
@@ -12,6 +14,7 @@ from pipelines.corpus.readers import kafka
 from pipelines.corpus.readers.files import name_file
 from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.rows import make_position
+from pipelines.corpus.rules import leave_out_unset
 from tests.corpus.landed import make_message, make_source, read_source, write_file
 from tests.corpus.reading import read_bytes, read_in_slices
 
@@ -137,7 +140,7 @@ def test_only_complete_files_of_the_topic_are_listed(tmp_path):
     (file,) = list_files(source)
     assert file.relative == f"chats/0/{1:020}.parquet"
     assert name_file(source, file.relative) == "chats/0"
-    with pytest.raises(NoFilesError, match="the topic has no records yet"):
+    with pytest.raises(NoFilesError, match="nothing was landed there yet"):
         list_files(make_source(tmp_path, topic="none"))
 
 
@@ -152,6 +155,41 @@ def test_topic_must_be_a_name_of_kafka(tmp_path, topic):
 def test_text_must_be_mapped(tmp_path):
     with pytest.raises(ValueError, match=r"kafka needs fields\.text"):
         make_source(tmp_path, fields={})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"body": "hi", "kafka.key": "\\ud800", "kafka.offset": 7}',
+        b'{"body": "hi", "kafka.key": "a\\u0000b", "other": "\\ud800"}',
+        b'{"body": "hi", "kafka.headers": {"a": 1}}',
+    ],
+)
+def test_a_value_cannot_stand_for_key_or_headers(tmp_path, value):
+    record = read_one(tmp_path, make_message(8, value, key=b"k"), fields={"text": "body"})
+    assert record.columns.text == "hi"
+    assert record.columns.metadata == {"key": "k", "timestamp": "1970-01-01T00:00:00.000Z"}
+
+
+def test_time_after_the_year_9999_is_left_out(tmp_path):
+    record = read_one(tmp_path, make_message(8, timestamp_ms=1_700_000_000_000_000))
+    assert record.columns.metadata is None
+
+
+def test_properties_with_dots_reach_the_client():
+    properties = "{security.protocol: SASL_SSL, sasl.password: hushhush}"
+    settings = configuration.load(overrides=[f"corpus.kafka.properties={properties}"])
+    section = settings.section("corpus", corpus.Config)
+    assert section.kafka.properties["security.protocol"] == "SASL_SSL"
+    assert "hushhush" not in repr(section)
+
+
+def test_whether_kafka_is_asked_changes_no_fingerprint(tmp_path):
+    def settle(land):
+        source = make_source(tmp_path, options={"land": land})
+        return leave_out_unset({"rules": {}, "sources": [TypeAdapter(type(source)).dump_python(source)]})
+
+    assert settle(True) == settle(False)
 
 
 def test_secrets_of_kafka_are_not_printed():

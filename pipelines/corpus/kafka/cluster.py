@@ -103,8 +103,7 @@ def open_consumer(kafka: Kafka, seen: "list[KafkaError]") -> "Consumer":
     own = {
         "group.id": "distributary",  # the client wants one; no offset is ever committed in it
         "fetch.wait.max.ms": 100,
-        "fetch.message.max.bytes": 4
-        * 2**20,  # 44,000 records of 2 kB a second; with the client's 1 MiB 12,000
+        "fetch.message.max.bytes": 2**22,  # with the client's 1 MiB a quarter of the records a second
         "queued.max.messages.kbytes": 16 * 2**10,
         **_configure(kafka, seen),
         "isolation.level": "read_committed",
@@ -143,7 +142,7 @@ def explain_failure(kafka: Kafka, failed: "KafkaError", seen: "list[KafkaError]"
     if worst is not None:
         return PermissionError(
             f"Kafka at {kafka.servers} refuses: {worst.str()}; correct corpus.kafka.properties, or let this "
-            "user describe and read the topic"
+            "user describe and read the topic, and read the group distributary (or that of group.id)"
         )
     last = f"; {seen[-1].str()}" if seen else ""
     return ConnectionError(
@@ -170,6 +169,6 @@ def _import_client() -> Any:
     except ImportError as error:
         raise ImportError(
             f"sources of format kafka need the package confluent-kafka ({error}); install it on the driver "
-            'and the executors: pip install "distributary[kafka]"'
+            'and the executors: pip install "distributary[kafka]"; in a pack: make pack ARGS="--extra kafka"'
         ) from None
     return confluent_kafka

@@ -20,7 +20,8 @@ from pipelines.stores import current
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError
 
-_POLL_SECONDS, _POLL_RECORDS = 1.0, 500
+_POLL_SECONDS, _POLL_RECORDS = 1.0, 32
+"""Records are handed over by 32, because they may have a megabyte each and more."""
 
 
 class Landed(NamedTuple):

@@ -10,7 +10,9 @@ Offsets that a file covers may have no record: compaction removed it, its transa
 mark of a transaction.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.corpus.kafka.ranges import Range
@@ -25,6 +27,7 @@ GROUP_BYTES = 8 * 2**20
 """Of a row group, uncompressed."""
 GROUP_ROWS = 10_000
 _LAST = b"last"
+_NAME = re.compile(r"\d{20}\.parquet")
 
 
 class Message(NamedTuple):
@@ -142,8 +145,15 @@ def read_stop(folder: Folder, partition: int, first: int) -> int:
         ) from None
 
 
-def find_rest(folder: Folder, part: Range, names: set[str]) -> Range:
-    """What of a range is in no file yet; `names` are those of the files of the partition."""
-    firsts = (int(name.partition(".")[0]) for name in names if name.endswith(".parquet"))
-    inside = [first for first in firsts if part.first <= first < part.stop]
-    return part._replace(first=read_stop(folder, part.partition, max(inside))) if inside else part
+def list_firsts(folder: Folder, partition: int) -> list[int]:
+    """The first offsets of the files of a partition, in order."""
+    names = (folder / str(partition)).names()
+    return sorted(int(name.partition(".")[0]) for name in names if _NAME.fullmatch(name))
+
+
+def find_rest(folder: Folder, part: Range, firsts: Sequence[int]) -> Range:
+    """What of a range is in no file yet; `firsts` as `list_firsts` gives them."""
+    behind = bisect_left(firsts, part.stop)
+    if not behind or firsts[behind - 1] < part.first:
+        return part
+    return part._replace(first=read_stop(folder, part.partition, firsts[behind - 1]))

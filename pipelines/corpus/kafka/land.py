@@ -21,7 +21,7 @@ from pyarrow.fs import FileType
 from pipelines.corpus.kafka.claims import Claims
 from pipelines.corpus.kafka.cluster import Kafka, describe_topic
 from pipelines.corpus.kafka.consume import Landed, land_ranges
-from pipelines.corpus.kafka.files import find_rest
+from pipelines.corpus.kafka.files import find_rest, list_firsts, name_file
 from pipelines.corpus.kafka.ranges import RANGE_OFFSETS, Claim, Range, Topic, plan_claim
 from pipelines.corpus.listing import NoFilesError
 from pipelines.corpus.source import Source
@@ -70,13 +70,13 @@ def _land_topic(
     topic, folder = source.request.options.topic, Folder(source.path) / source.request.options.topic
     claims = Claims(folder)
     while True:
+        newest = claims.read_newest()  # before the look: a claim of another driver may be newer than that
         now = describe_topic(kafka, topic)
         if now is None:
             raise NoFilesError(
                 f"no topic {topic!r} at {kafka.servers}; create it, correct options.topic of the source, or "
                 "set its options.land: false to keep what was landed"
             )
-        newest = claims.read_newest()
         if newest is None:
             _require_no_records(folder)
         elif not claims.is_done(newest):
@@ -139,15 +139,28 @@ def _land_claim(
     skipped = [lost for each in landed for lost in each.skipped]
     for lost in skipped:
         note(_describe_skipped(topic, lost))
+    require_files(claim, folder)
     return skipped
 
 
-def _find_missing(claim: Claim, folder: Folder) -> Iterator[Range]:
-    names: dict[int, set[str]] = {}
+def require_files(claim: Claim, folder: Folder) -> None:
+    """Raises ValueError if tasks created files that the driver does not see."""
+    firsts = {each.partition: set(list_firsts(folder, each.partition)) for each in claim.ranges}
     for part in claim.cut():
-        if part.partition not in names:
-            names[part.partition] = set((folder / str(part.partition)).names())
-        rest = find_rest(folder, part, names[part.partition])
+        if part.first not in firsts[part.partition]:
+            raise ValueError(
+                f"{without_credentials(folder.path)}/{name_file(part.partition, part.first)} "
+                "was written by a task and is not there for the driver; the path of the source must be on "
+                "storage that all machines see. The next run lands what is missing"
+            )
+
+
+def _find_missing(claim: Claim, folder: Folder) -> Iterator[Range]:
+    firsts: dict[int, list[int]] = {}
+    for part in claim.cut():
+        if part.partition not in firsts:
+            firsts[part.partition] = list_firsts(folder, part.partition)
+        rest = find_rest(folder, part, firsts[part.partition])
         if rest.first < rest.stop:
             yield rest
 

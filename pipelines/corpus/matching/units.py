@@ -31,6 +31,8 @@ from pipelines.corpus.signals.words import cut_ideographs
 
 WORD_WEIGHT, CHARACTER_WEIGHT = 5, 3
 _UNDERSCORES = re.compile("_+")
+_SIGNS = ("Sk", "Po", "Pc", "Lm", "So", "Sm")
+"""Categories of characters that may be accents."""
 _SEPARATOR, _WORD, _SINGLE = 0, 1, 2
 """As `classify` has them."""
 _CHUNK_CHARS = 2**18
@@ -78,9 +80,12 @@ def fold(text: str) -> str:
 def _find_odd_characters() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """(characters that cannot be seen, accents that stand alone). NFKC makes of such an accent a space and a
     combining mark, which would be part of a word."""
-    characters = [chr(code) for code in range(0x80, sys.maxunicode + 1)]
-    unseen = "".join(c for c in characters if unicodedata.category(c) == "Cf")
-    accents = "".join(c for c in characters if unicodedata.decomposition(c).startswith("<compat> 0020 "))
+    by_category: dict[str, list[str]] = {}
+    for character in map(chr, range(0x80, sys.maxunicode + 1)):
+        by_category.setdefault(unicodedata.category(character), []).append(character)
+    unseen = "".join(by_category["Cf"])
+    signs = (character for name in _SIGNS for character in by_category[name])
+    accents = "".join(c for c in signs if unicodedata.decomposition(c).startswith("<compat> 0020 "))
     selectors = "\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"
     return re.compile(f"[{unseen}{selectors}]"), re.compile(f"[{accents}]")
 

@@ -47,7 +47,7 @@ def compile_kernels() -> Kernels | None:
         from numba import njit
     except ModuleNotFoundError:
         return None
-    except ImportError as error:
+    except Exception as error:  # Numba checks versions in its own ways
         logger.warning("signatures are computed by NumPy, more slowly: Numba cannot be loaded (%s)", error)
         return None
     return Kernels(njit(nogil=True)(hash_words), njit(nogil=True)(smallest_values))

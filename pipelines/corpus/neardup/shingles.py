@@ -137,7 +137,8 @@ def _sum_compiled(codes: npt.NDArray[np.uint32], kernels: Kernels) -> tuple[Hash
     words, firsts = np.empty(len(codes), np.uint64), np.empty(len(codes), np.int64)
     base = _powers(2 * CHUNK_CHARS)[0][1]
     num_words = kernels.hash_words(codes, classify(), _lower_codes(), base, words, firsts)
-    return words[:num_words], firsts[:num_words]
+    # Copies, because the buffers have room for a word a character.
+    return words[:num_words].copy(), firsts[:num_words].copy()
 
 
 def _encode(text: str) -> npt.NDArray[np.uint32]:

@@ -12,10 +12,10 @@ import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.neardup.minhash import describe_scheme, sign
 from pipelines.corpus.neardup.presets import Banding, NearDuplicates
 from pipelines.corpus.neardup.shingles import HASH_VERSION, hash_shingles
-from pipelines.delta import ContractError
 from pipelines.pin import fingerprint, version_of
 from pipelines.spark import persisted
 from pipelines.tables import SIGNATURES, SIMILARITIES
@@ -37,7 +37,8 @@ def add_signatures(
 ) -> tuple[DataFrame, int]:
     """(rows of SIGNATURES of the scheme, for the members and others; how many were computed now).
 
-    Needs the positions of the members, and content_hash. Raises ContractError if a text gave no signature.
+    Needs the positions of the members, and content_hash. Raises ChangedMeanwhileError if a text gave no
+    signature.
     """
     spark, scheme = members.sparkSession, describe_scheme(settings.banding, settings.seed)
     is_comparable = F.col("scheme") == scheme
@@ -52,7 +53,9 @@ def add_signatures(
             SIGNATURES.append(signed, path, fingerprint=inputs, facts=facts)
             known = SIGNATURES.read_newest(spark, path).where(is_comparable)
             if num_left := missing.join(known, "content_hash", "left_anti").count():
-                raise ContractError(f"corpus: {num_left:,} texts have no signature in {path}: {_CHANGED}")
+                raise ChangedMeanwhileError(
+                    f"corpus: {num_left:,} texts have no signature in {path}: {_CHANGED}"
+                )
     return known, num_missing
 
 
@@ -62,7 +65,7 @@ def add_similarities(
     """(the pairs with jaccard, how many were compared now).
 
     Of the pairs, needs first and second (content hashes); of the members, positions and content_hash. Raises
-    ContractError if a pair could not be compared.
+    ChangedMeanwhileError if a pair could not be compared.
     """
     spark, version = pairs.sparkSession, f"{HASH_VERSION}/{settings.banding.ngram}gram"
     both, is_comparable = ["first", "second"], F.col("shingles") == version
@@ -78,7 +81,9 @@ def add_similarities(
             SIMILARITIES.append(compared, path, fingerprint=inputs, facts={"pairs": num_missing})
             known = SIMILARITIES.read_newest(spark, path).where(is_comparable).select(*both, "jaccard")
             if num_left := missing.join(known, both, "left_anti").count():
-                raise ContractError(f"corpus: {num_left:,} pairs were not compared in {path}: {_CHANGED}")
+                raise ChangedMeanwhileError(
+                    f"corpus: {num_left:,} pairs were not compared in {path}: {_CHANGED}"
+                )
     return pairs.join(known, both), num_missing
 
 

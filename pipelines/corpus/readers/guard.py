@@ -80,8 +80,9 @@ def _raise(kind: str, code: int | None) -> list[str | None]:
     if -code in _CRASHES:
         raise MalformedError(f"{kind}: the library crashed ({signal.Signals(-code).name})")
     raise RuntimeError(
-        f"the process that extracts text ({kind}) was ended with status {code} by the machine; -9 is "
-        "a lack of memory: give executors more (spark.executor.memoryOverhead) or fewer cores"
+        f"the process that reads {kind} for this worker ended with status {code}. If it is -9, the machine "
+        "lacked memory: give executors more (spark.executor.memoryOverhead) or fewer cores. Any other status "
+        "is a fault: its last words are in the executor's stderr"
     )
 
 

@@ -127,7 +127,10 @@ def _memory(column: int) -> int:
 
 
 def _limit_memory(num_bytes: int) -> None:
-    """Limit the address space, within what the system allows."""
+    """Limit the address space, within what the system allows. Without /proc (macOS) nobody knows what is in
+    use, so there is no limit."""
+    if not _memory(0):
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limits = [each for each in (num_bytes, hard) if each != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_AS, (min(limits, default=resource.RLIM_INFINITY), hard))

@@ -12,6 +12,7 @@ from pipelines.corpus.readers.format import MalformedError
 from pipelines.corpus.readers.lines import too_long
 
 _WINDOW_BYTES = 2**27
+_SMALL_MEMBER_BYTES = 512
 _MAX_ENCODINGS = 5
 """Servers use one. Each costs as much as the longest record."""
 _Decode = Callable[[bytes, int], tuple[bytes, bool]]
@@ -51,12 +52,17 @@ def _inflate(body: bytes, limit: int, bits: int) -> tuple[bytes, bool]:
 
 def _decode_gzip(body: bytes, limit: int) -> tuple[bytes, bool]:
     """All members (RFC 1952): some servers send one for each piece of a page."""
-    output = bytearray()
+    output, at = bytearray(), 0
     while len(output) <= limit:
-        stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        output += stream.decompress(body, limit + 1 - len(output))
-        body = stream.unused_data
-        if not stream.eof or not body.startswith(b"\x1f\x8b"):
+        stream, size = zlib.decompressobj(16 + zlib.MAX_WBITS), _SMALL_MEMBER_BYTES
+        # By pieces, because what is behind a member is copied: with all of the body, many small members would
+        # take the square of their number.
+        while not stream.eof and at < len(body) and len(output) <= limit:
+            piece = body[at : at + size]
+            output += stream.decompress(piece, limit + 1 - len(output))
+            at += len(piece) - len(stream.unused_data) - len(stream.unconsumed_tail)
+            size *= 4
+        if not stream.eof or not body.startswith(b"\x1f\x8b", at):
             return bytes(output), stream.eof
     return bytes(output), True
 

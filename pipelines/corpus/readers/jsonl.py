@@ -173,7 +173,8 @@ def _refuse(constant: str) -> None:
 
 _NESTED = (list, dict)
 _MAX_VALUES = 10**6
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string without an end reaches to the end of the text: each quote in it would begin another scan."""
 _SAFE_DEPTH = 500
 """json gives up at about 1,000 levels, minus the frames of its callers."""
 _DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse)

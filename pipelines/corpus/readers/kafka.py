@@ -111,12 +111,12 @@ class _Maker:
             found: dict[str, object] | None = None
             try:
                 found = {
+                    **self._read_value(value),
                     f"{OWN}offset": Number(offset),
                     f"{OWN}partition": self._partition,
                     f"{OWN}timestamp": timestamp,
                     f"{OWN}key": None if key is None else _describe_bytes(key),
                     f"{OWN}headers": _describe_headers(headers),
-                    **self._read_value(value),
                 }
             except MalformedError as error:
                 reason = str(error)
@@ -127,16 +127,19 @@ class _Maker:
             raise MalformedError("tombstone: the value is null")
         if len(value) > self._max_bytes:
             raise MalformedError(too_long(self._max_bytes))
-        found = parse_object(value, self._names) if self._names else {}
+        given = parse_object(value, self._names) if self._names else {}
+        # Of the mapped fields alone it is known that they are text, and none has a name of our own.
+        found = {name: given[name] for name in self._names if name in given}
         return {**found, f"{OWN}value": decode(value)} if self._wants_text else found
 
 
 def _read_times(column: "pa.Array") -> list[Moment | None]:
     import pyarrow as pa
 
-    # Arrow keeps UTC; without the zone it prints that, and needs no time zone database.
+    # Arrow keeps UTC; without the zone it prints that, and needs no time zone database. It prints times after
+    # the year 9999 as "<value out of range: ...>".
     texts = column.cast(pa.timestamp("ms")).cast(pa.string()).to_pylist()
-    return [text and Moment(text.replace(" ", "T") + "Z") for text in texts]
+    return [Moment(text.replace(" ", "T") + "Z") if text and text[0] != "<" else None for text in texts]
 
 
 def _describe_bytes(data: bytes) -> str:
@@ -170,5 +173,6 @@ FORMAT = Format(
     options=Options,
     name_file=name_partition,
     metadata=METADATA,
-    when_empty="the topic has no records yet, or none that a closed transaction has written",
+    when_empty="nothing was landed there yet: a run without --dry-run and with options.land: true asks Kafka "
+    "(for corpus.sources, not for evaluation sets); or the topic has no records that were committed",
 )

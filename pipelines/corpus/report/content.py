@@ -4,7 +4,6 @@
 whatever machine counts them: there is no time of day in it but that of the commits.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -153,5 +152,5 @@ def show_url(url: str | None) -> str | None:
         return None
     if parts.scheme not in ("http", "https") or not host:
         return None
-    path = re.sub(r"[^/]*(?:@|%40)[^/]*", "...", parts.path)
+    path = "/".join("..." if "@" in part or "%40" in part else part for part in parts.path.split("/"))
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{path}"
