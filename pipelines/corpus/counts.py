@@ -31,6 +31,9 @@ def count_records(
 
     Raises ChangedMeanwhileError if a good record is neither a document nor a repeated key.
     """
+    # A file with several damaged parts is one, if its name tells it from others.
+    own_part = F.when(F.col("source").isin(*shared_names), F.col("offset").cast("string"))
+    positions = positions.withColumn("broken_file", F.concat_ws("\n", "file", own_part))
     counted = [
         _group(label_quality(without_survivor(documents), rules), "documents", 1),
         _group(
@@ -51,12 +54,7 @@ def count_records(
         .agg(
             F.sum("weight").alias("count"),
             F.bit_xor("hash").alias("hash"),
-            # A file with several damaged parts is one, if its name tells it from others.
-            F.count_distinct(
-                F.when(F.col("source").isin(*shared_names), F.struct("file", "offset")).otherwise(
-                    F.struct("file", F.lit(0).cast("bigint"))
-                )
-            ).alias("num_files"),
+            F.count_distinct("broken_file").alias("num_files"),
         )
         .collect()
     )
@@ -103,10 +101,7 @@ def _group(rows: DataFrame, table: str, weight: int, reason: Column | None = Non
         (F.col("drop_reason") if reason is None else reason.cast("string")).alias("reason"),
         F.lit(weight).alias("weight"),
         (_hash() if is_document else F.lit(0).cast("bigint")).alias("hash"),
-        *(
-            (F.col(name) if table == "records" else F.lit(None).cast(kind)).alias(name)
-            for name, kind in (("file", "string"), ("offset", "bigint"))
-        ),
+        (F.col("broken_file") if table == "records" else F.lit(None).cast("string")).alias("broken_file"),
     )
 
 
