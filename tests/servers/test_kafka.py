@@ -61,7 +61,7 @@ def values_of(*names):
 def test_each_round_lands_what_is_new_once(broker, topic, tmp_path):
     source = make_source(tmp_path, topic)
     assert land_now(source, broker.servers) == []
-    with pytest.raises(NoFilesError, match="the topic has no records yet"):
+    with pytest.raises(NoFilesError, match="nothing was landed there yet"):
         list_files(source)
     broker.send(topic, *values_of(0, 1, 2))
     broker.send(topic, *values_of("a"), partition=1)
