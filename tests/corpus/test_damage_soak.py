@@ -24,7 +24,7 @@ from tests.corpus.increments import SPARK
 from tests.corpus.test_damage import FORMATS, MAX_RECORD_BYTES, make_source, read_rows
 
 MAPPED = ("csv", "jsonl", "parquet", "tsv")
-MAX_WORKER_MB, MAX_GUARD_MB = 500, 700
+MAX_WORKER_MB, MAX_GUARD_MB = 600, 700
 
 
 class Found(NamedTuple):
