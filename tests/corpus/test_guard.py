@@ -123,7 +123,7 @@ def test_crash_in_a_new_process_is_the_record(monkeypatch, has_read):
 def test_process_ended_by_the_machine_fails_the_task(monkeypatch):
     read_small_page()
     end_process(monkeypatch, signal.SIGKILL, 2)
-    with pytest.raises(RuntimeError, match="status -9 by the machine; -9 is a lack of memory"):
+    with pytest.raises(RuntimeError, match=r"status -9\. If it is -9, the machine lacked memory"):
         read_small_page()
 
 
