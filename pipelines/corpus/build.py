@@ -29,7 +29,6 @@ from pipelines.corpus.dedup import (
     find_survivors,
     label_copies,
     label_repeated_keys,
-    leave_out_copies,
     leave_out_repeated_keys,
 )
 from pipelines.corpus.evidence import count_contamination, list_contamination, list_word_matches
@@ -48,7 +47,7 @@ from pipelines.corpus.increment import (
 )
 from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.measure import MEASURES, prepare_measuring
-from pipelines.corpus.members import search_members
+from pipelines.corpus.members import Choice, search_members
 from pipelines.corpus.neardup.find import Found, Search
 from pipelines.corpus.quality import label_contamination, label_quality, label_rules
 from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated
@@ -200,9 +199,10 @@ def open_corpus(
         copies = stack.enter_context(persisted(label_copies(small, survivors))) if found else None
         near, removed = None, None
         if search is not None:
-            members = add_rows(small, None if earlier is None else earlier.find_members())
-            kept = leave_out_copies(members, survivors) if found else members
-            near = stack.enter_context(search_members(kept, sources, slices, rules, search, earlier))
+            choice = Choice(rules=rules, survivors=survivors if found else None)
+            near = stack.enter_context(
+                search_members(small, sources, slices, choice, search, earlier, others)
+            )
             removed = near.removed.where("task IS NOT NULL")
             copies = removed if copies is None else copies.unionByName(removed, True)
         relabelled, moves = None, list[Row]()
@@ -211,7 +211,8 @@ def open_corpus(
                 removed = near.removed.where("task IS NULL").select(
                     "doc_id", F.col("duplicate_of").alias("near_survivor_id")
                 )
-                others = others.union(earlier.find_removed(removed).select(others.columns)).distinct()
+                again = near.revisited if near.revisited is not None else earlier.find_removed(removed)
+                others = others.union(again.select(others.columns)).distinct()
             changed = stack.enter_context(persisted(label_again(others, survivors, rules, removed)))
             moves = count_moves(changed)
             relabelled = find_relabelled(earlier, changed, moves)

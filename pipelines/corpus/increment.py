@@ -73,11 +73,8 @@ class Earlier:
         return self.read_rows().join(values, values.columns[0], "left_semi")
 
     def find_members(self) -> DataFrame:
-        """The rows among which near duplicates were looked for: those that no other rule drops, and that are
-        copies of nothing."""
-        is_kept = F.col("drop_reason").isNull() & F.col("duplicate_of").isNull()
-        found = self.read_rows().where(is_kept | (F.col("drop_reason") == NEAR_DUPLICATE))
-        return found.drop("duplicate_of", "drop_reason")  # the search decides on them
+        """The rows among which near duplicates were looked for."""
+        return select_members(self.read_rows())
 
     def find_removed(self, removed: DataFrame) -> DataFrame:
         """The rows that were near duplicates, or are now: `removed` has their doc_id."""
@@ -156,6 +153,13 @@ class Relabelled:
                 f"rows by the log, but {totals.num_rows:,} were read; run the stage again"
             )
         return Replaced(shards=self.shards, totals=totals)
+
+
+def select_members(rows: DataFrame) -> DataFrame:
+    """The rows that were members of a search for near duplicates: those that no other rule drops, and that
+    are copies of nothing. Needs the columns of `Earlier.read_rows`."""
+    is_kept = F.col("drop_reason").isNull() & F.col("duplicate_of").isNull()
+    return rows.where(is_kept | (F.col("drop_reason") == NEAR_DUPLICATE))
 
 
 def select_contents(documents: DataFrame) -> DataFrame:
