@@ -110,7 +110,10 @@ def search_changed(arrived: DataFrame, before: Before, read_texts: ReadTexts, se
         removed=tables.create(outcome.removed, _REMOVED_DDL),
         evidence=_join_evidence(outcome, tables),
         facts={"signed": num_signed, "pairs_compared": num_compared, **outcome.facts},
-        record={SIGNED_BY: describe_signed(log, settings), LOOKED_AT: found.members.num_rows},
+        record={
+            SIGNED_BY: describe_signed(log, settings),
+            LOOKED_AT: pc.sum(found.members["now"]).as_py() or 0,
+        },
         revisited=tables.create(outcome.revisited, _REVISITED_DDL),
     )
 
