@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.corpus.few import bring_rows, send_rows
 from pipelines.corpus.neardup.affected import (
     CLUSTERED,
     ROWS,
@@ -107,14 +108,14 @@ def search_changed(arrived: DataFrame, before: Before, read_texts: ReadTexts, se
     jaccards, num_compared = _compare(asked, found.members, read_texts, search, tables)
     outcome = decide(found, asked, jaccards, settings.min_jaccard, before.record)
     return Found(
-        removed=tables.create(outcome.removed, _REMOVED_DDL),
+        removed=send_rows(tables.spark, outcome.removed, _REMOVED_DDL),
         evidence=_join_evidence(outcome, tables),
         facts={"signed": num_signed, "pairs_compared": num_compared, **outcome.facts},
         record={
             SIGNED_BY: describe_signed(log, settings),
             LOOKED_AT: pc.sum(found.members["now"]).as_py() or 0,
         },
-        revisited=tables.create(outcome.revisited, _REVISITED_DDL),
+        revisited=send_rows(tables.spark, outcome.revisited, _REVISITED_DDL),
     )
 
 
@@ -135,14 +136,10 @@ class _Tables:
 
     def fetch(self, rows: DataFrame, schema: pa.Schema) -> pa.Table:
         """The rows, on the driver. Raises SearchAllError if they are too many."""
-        found = rows.select(*schema.names).limit(self.most + 1).toArrow()
-        if found.num_rows > self.most:
+        found = bring_rows(rows.select(*schema.names), self.most)
+        if found is None:
             raise SearchAllError(f"more than {self.most:,} members may change")
         return found.cast(schema)
-
-    def create(self, rows: pa.Table, ddl: str) -> DataFrame:
-        """Rows from the driver's memory."""
-        return self.spark.createDataFrame(rows) if rows.num_rows else self.spark.createDataFrame([], ddl)
 
     def match(self, rows: DataFrame, values: pa.Table) -> DataFrame:
         """The rows that have one of the values. Raises SearchAllError if they are too many to travel."""
@@ -177,7 +174,7 @@ class _Tables:
     def find_clusters(self, doc_ids: pa.Array) -> pa.Table:
         if not len(doc_ids):
             return CLUSTERED.empty_table()
-        touched = self.match(self.evidence, pa.table({"doc_id": doc_ids})).select("cluster_id").distinct()
+        touched = self.match(self.evidence, pa.table({"doc_id": doc_ids})).select("cluster_id")
         return self.fetch(self.evidence.join(F.broadcast(touched), "cluster_id", "left_semi"), CLUSTERED)
 
 
