@@ -90,7 +90,9 @@ def add_similarities(
     with persisted(pairs.select(*both).distinct().join(known, both, "left_anti")) as missing:
         num_missing, mark = _describe(missing, F.xxhash64(*both))
         if num_missing:
-            write_similarities(missing, (num_missing, mark), members, read_texts, settings, path)
+            ends = missing.select("first").union(missing.select("second")).toDF("content_hash").distinct()
+            positions = members.join(ends, "content_hash", "left_semi")
+            write_similarities(missing, (num_missing, mark), positions, read_texts, settings, path)
             known = read_similarities(spark, path, settings)
             require_complete(missing.join(known, both, "left_anti").count(), "pairs", path)
     return pairs.join(known, both), num_missing
@@ -105,17 +107,16 @@ def read_similarities(spark: SparkSession, path: str, settings: NearDuplicates) 
 def write_similarities(
     missing: DataFrame,
     described: tuple[int, object],
-    members: DataFrame,
+    positions: DataFrame,
     read_texts: ReadTexts,
     settings: NearDuplicates,
     path: str,
 ) -> None:
-    """Compare these pairs of contents and add their similarities to the table. `described` as in
-    `write_signatures`."""
+    """Compare these pairs of contents and add their similarities to the table. `positions` are those of one
+    member of each content; `described` as in `write_signatures`."""
     version = _name_shingles(settings)
-    ends = missing.select("first").union(missing.select("second")).toDF("content_hash").distinct()
     work = partial(_collect_sets, ngram=settings.banding.ngram)
-    sets = read_texts(members.join(ends, "content_hash", "left_semi"), work, _SETS)
+    sets = read_texts(positions, work, _SETS)
     compared = compare_sets(missing, sets).withColumn("shingles", F.lit(version))
     inputs = fingerprint("similarities", version, *described, version_of(path))
     SIMILARITIES.append(compared, path, fingerprint=inputs, facts={"pairs": described[0]})
