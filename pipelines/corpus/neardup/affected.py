@@ -129,34 +129,15 @@ def find_affected(
 
     Raises SearchAllError if a member of before is missing in a table, and as `tables` does.
     """
-    contents = _flat(pc.unique(changed["content_hash"]))
-    first = _list_buckets(signatures)
-    near = tables.find_sharing(first)
-    more = _subtract(near["content_hash"], contents)
-    members = [changed, tables.find_members(more)]
-    signed = [signatures, near.filter(pc.is_in(near["content_hash"], value_set=more))]
-    was = pa.concat_tables(members)
-    was = _flat(was.filter(was["was"])["doc_id"])
-    clusters = tables.find_clusters(was)
-    if len(linked := _subtract(clusters["doc_id"], was)):
-        found = tables.find_named(linked)
-        if found.num_rows != len(linked):
-            raise SearchAllError("the evidence of before names documents that are no members")
-        members.append(found)
-        signed.append(tables.find_signatures(_flat(found["content_hash"])))
-    affected = _flat(pa.concat_tables(members)["content_hash"])
-
-    known = pa.concat_tables(signed)
-    buckets = _list_buckets(known)
-    others = tables.find_sharing(_subtract(buckets, first))
-    others = others.filter(
-        pc.invert(pc.is_in(others["content_hash"], value_set=_flat(known["content_hash"])))
-    )
-    known = pa.concat_tables([known, others])
+    members, known, clusters = _reach(changed, signatures, tables)
+    affected, buckets = _flat(members["content_hash"]), _list_buckets(known)
+    others = tables.find_sharing(_subtract(buckets, _list_buckets(signatures)))
+    is_known = pc.is_in(others["content_hash"], value_set=_flat(known["content_hash"]))
+    known = pa.concat_tables([known, others.filter(pc.invert(is_known))])
     # A bucket of no more contents than leaders has all of its pairs, whoever its other members are.
     crowding = _find_crowding(known, buckets, settings.max_leaders)
-    members.append(tables.find_members(_subtract(crowding, affected)))
-    every = pa.concat_tables(members).sort_by("order")
+    leaders = tables.find_members(_subtract(crowding, affected))
+    every = pa.concat_tables([members, leaders]).sort_by("order")
     is_affected = _mask(pc.is_in(every["content_hash"], value_set=affected))
     owners, keys = _spread(every, known, buckets, settings.scope)
     pairs, num_crowded = [], []
@@ -168,12 +149,30 @@ def find_affected(
     return Affected(
         members=every,
         is_affected=is_affected,
-        contents=contents,
+        contents=_flat(pc.unique(changed["content_hash"])),
         before=pairs[0],
         now=pairs[1],
         clusters=clusters,
         num_crowded=num_crowded[1] - num_crowded[0],
     )
+
+
+def _reach(changed: pa.Table, signatures: pa.Table, tables: Lookups) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """(the affected members, signatures of their contents and perhaps of others, their clusters of before)"""
+    near = tables.find_sharing(_list_buckets(signatures))
+    more = _subtract(near["content_hash"], _flat(changed["content_hash"]))
+    members = [changed, tables.find_members(more)]
+    signed = [signatures, near.filter(pc.is_in(near["content_hash"], value_set=more))]
+    were = pa.concat_tables(members)
+    were = _flat(were.filter(were["was"])["doc_id"])
+    clusters = tables.find_clusters(were)
+    if len(linked := _subtract(clusters["doc_id"], were)):
+        found = tables.find_named(linked)
+        if found.num_rows != len(linked):
+            raise SearchAllError("the evidence of before names documents that are no members")
+        members.append(found)
+        signed.append(tables.find_signatures(_flat(found["content_hash"])))
+    return pa.concat_tables(members), pa.concat_tables(signed), clusters
 
 
 @dataclass(frozen=True, slots=True)
