@@ -102,7 +102,7 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
     """Compare the documents, which must differ in content_hash.
 
     Needs doc_id, source, file, split, num_chars, content_hash, and the positions that `read_texts` needs.
-    Raises ContractError if texts changed while they were read.
+    Raises ChangedMeanwhileError if texts changed while they were read.
     """
     settings, report = search.settings, search.report
     with ExitStack() as stack:

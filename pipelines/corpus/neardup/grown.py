@@ -86,8 +86,8 @@ def search_changed(arrived: DataFrame, before: Before, read_texts: ReadTexts, se
     """The near duplicates of the corpus with new files. `arrived` are the members now that have a content of
     the new files: new documents, and earlier ones that are still the first of their copies.
 
-    Raises SearchAllError if it takes a search among all members, ContractError if texts changed while they
-    were read.
+    Raises SearchAllError if it takes a search among all members, ChangedMeanwhileError if texts changed while
+    they were read.
     """
     settings = search.settings
     search.report("near duplicates: computing signatures of new texts")

@@ -13,10 +13,10 @@ import numpy as np
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.neardup.minhash import describe_scheme, sign
 from pipelines.corpus.neardup.presets import Banding, NearDuplicates
 from pipelines.corpus.neardup.shingles import HASH_VERSION, hash_shingles
-from pipelines.delta import ContractError
 from pipelines.pin import TableLog, fingerprint, open_log, version_of
 from pipelines.spark import persisted
 from pipelines.tables import SIGNATURES, SIMILARITIES
@@ -39,7 +39,8 @@ def add_signatures(
     """(rows of SIGNATURES of the scheme, for the members and others; how many were computed now; the log of
     the table at the version of the rows, None if there is no table).
 
-    Needs the positions of the members, and content_hash. Raises ContractError if a text gave no signature.
+    Needs the positions of the members, and content_hash. Raises ChangedMeanwhileError if a text gave no
+    signature.
     """
     spark, log = members.sparkSession, open_log(path)
     known = read_signatures(spark, path, log, settings)
@@ -83,7 +84,7 @@ def add_similarities(
     """(the pairs with jaccard, how many were compared now).
 
     Of the pairs, needs first and second (content hashes); of the members, positions and content_hash. Raises
-    ContractError if a pair could not be compared.
+    ChangedMeanwhileError if a pair could not be compared.
     """
     spark, both = pairs.sparkSession, ["first", "second"]
     known = read_similarities(spark, path, settings)
@@ -123,10 +124,10 @@ def write_similarities(
 
 
 def require_complete(num_left: int, what: Literal["signatures", "pairs"], path: str) -> None:
-    """Raises ContractError if there are texts or pairs that were written and are not in the table."""
+    """Raises ChangedMeanwhileError if there are texts or pairs that were written and are not in the table."""
     if num_left:
         left = {"signatures": "texts have no signature in", "pairs": "pairs were not compared in"}[what]
-        raise ContractError(f"corpus: {num_left:,} {left} {path}: {_CHANGED}")
+        raise ChangedMeanwhileError(f"corpus: {num_left:,} {left} {path}: {_CHANGED}")
 
 
 def describe_signed(log: TableLog | None, settings: NearDuplicates) -> dict[str, Any]:
