@@ -24,6 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from pipelines.catalog import quote_name
@@ -45,6 +46,7 @@ WRITE_ATTEMPTS = 20
 """Against other writers: each time, one of them succeeds."""
 MOST_FILES = 200
 """Files up to which a table is read without Spark's reader of Delta logs."""
+MOST_KEYS = 100_000  # new keys that travel to those of a table; more are shuffled with them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,14 +237,12 @@ class Table:
         )
 
     def _find_missing(self, held: HeldRows, path: str, log: TableLog) -> DataFrame | None:
-        """The rows whose key is not in the table at the version of `log`; None if that is all of them.
-
-        Keys alone are compared. Rows are read again only if some of them must be left out.
-        """
-        present = self.read_newest(held.spark, path, log).select(*self.key)
-        if held.rows.select(*self.key).join(present, list(self.key), "left_semi").isEmpty():
-            return None
-        return held.rows.join(present, list(self.key), "left_anti")
+        """The rows whose key is not in the table at the version of `log`; None if that is all of them. Keys
+        alone are compared; rows are read again only if some of them must be left out."""
+        keys, table = held.rows.select(*self.key), self.read_newest(held.spark, path, log)
+        keys = F.broadcast(keys) if held.num_rows <= MOST_KEYS else keys
+        present = table.select(*self.key).join(keys, [*self.key], "left_semi")
+        return held.rows.join(present, list(self.key), "left_anti") if present.count() else None
 
     def _commit(
         self,

@@ -29,10 +29,10 @@ from pipelines.corpus.dedup import (
     find_survivors,
     label_copies,
     label_repeated_keys,
-    leave_out_copies,
     leave_out_repeated_keys,
 )
 from pipelines.corpus.evidence import count_contamination, list_contamination, list_word_matches
+from pipelines.corpus.few import settle_rows
 from pipelines.corpus.increment import (
     BROADCAST_ROWS,
     Earlier,
@@ -48,7 +48,7 @@ from pipelines.corpus.increment import (
 )
 from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.measure import MEASURES, prepare_measuring
-from pipelines.corpus.members import search_members
+from pipelines.corpus.members import Choice, search_members
 from pipelines.corpus.neardup.find import Found, Search
 from pipelines.corpus.quality import label_contamination, label_quality, label_rules
 from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated
@@ -185,7 +185,7 @@ def open_corpus(
         documents, repeated = positions.where("doc_id IS NOT NULL"), None
         if any("key" in source.fields for source in sources):
             same_keys = _find_earlier(stack, earlier, select_keys(documents))
-            first_records, found = _count(stack, find_first_records(add_rows(documents, same_keys)))
+            first_records, found = _count(stack, earlier, find_first_records(add_rows(documents, same_keys)))
             if found and same_keys is not None:
                 require_later_records(same_keys, first_records)
             if found:
@@ -195,14 +195,15 @@ def open_corpus(
                 documents = leave_out_repeated_keys(documents, first_records)
         protected = search.settings.protected_sources if search else ()
         others = _find_earlier(stack, earlier, select_contents(documents))
-        survivors, found = _count(stack, find_survivors(add_rows(documents, others), protected))
+        survivors, found = _count(stack, earlier, find_survivors(add_rows(documents, others), protected))
         small = _leave_out_measures(documents)
         copies = stack.enter_context(persisted(label_copies(small, survivors))) if found else None
         near, removed = None, None
         if search is not None:
-            members = add_rows(small, None if earlier is None else earlier.find_members())
-            kept = leave_out_copies(members, survivors) if found else members
-            near = stack.enter_context(search_members(kept, sources, slices, rules, search, earlier))
+            choice = Choice(rules=rules, survivors=survivors if found else None)
+            near = stack.enter_context(
+                search_members(small, sources, slices, choice, search, earlier, others)
+            )
             removed = near.removed.where("task IS NOT NULL")
             copies = removed if copies is None else copies.unionByName(removed, True)
         relabelled, moves = None, list[Row]()
@@ -211,7 +212,8 @@ def open_corpus(
                 removed = near.removed.where("task IS NULL").select(
                     "doc_id", F.col("duplicate_of").alias("near_survivor_id")
                 )
-                others = others.union(earlier.find_removed(removed).select(others.columns)).distinct()
+                again = near.revisited if near.revisited is not None else earlier.find_removed(removed)
+                others = others.union(again.select(others.columns)).distinct()
             changed = stack.enter_context(persisted(label_again(others, survivors, rules, removed)))
             moves = count_moves(changed)
             relabelled = find_relabelled(earlier, changed, moves)
@@ -249,8 +251,10 @@ def _leave_out_measures(positions: DataFrame) -> DataFrame:
     return positions.drop(*arrow_schema(MEASURES).names)
 
 
-def _count(stack: ExitStack, groups: DataFrame) -> tuple[DataFrame, int]:
+def _count(stack: ExitStack, earlier: Earlier | None, groups: DataFrame) -> tuple[DataFrame, int]:
     """The rows, ready to be joined, and their number. The number is not known to Spark's planner."""
+    if earlier is not None and (few := settle_rows(groups)):
+        return F.broadcast(few[0]), few[1]
     held = stack.enter_context(persisted(groups))
     num_rows = held.count()
     return (F.broadcast(held) if num_rows <= BROADCAST_ROWS else held), num_rows
@@ -260,8 +264,10 @@ def _find_earlier(stack: ExitStack, earlier: Earlier | None, values: DataFrame) 
     """The earlier documents that have one of the values; None if there are no earlier documents."""
     if earlier is None:
         return None
-    found, _ = _count(stack, values)
-    return stack.enter_context(persisted(earlier.find_rows(found)))
+    found, _ = _count(stack, earlier, values)
+    rows = earlier.find_rows(found)
+    few = settle_rows(rows)
+    return few[0] if few else stack.enter_context(persisted(rows))
 
 
 def number_lines(rows: DataFrame, positions: DataFrame) -> DataFrame:

@@ -7,9 +7,10 @@ What a full run decides about a document depends on other documents in three way
    duplicate_of, and perhaps their drop_reason. Only earlier rows with a content hash of the new files can.
 2. Equal keys in a source: the record with the smallest (file, offset) stays. If a new record comes before an
    earlier one, a document would have to move to quarantine: then a full run is made.
-3. Near duplicates: the search gets the earlier documents too. It has their signatures and similarities, and
-   reads texts of the table `documents` only where it has not. A new text can remove an earlier one, and keep
-   one by removing the text that had removed it.
+3. Near duplicates: a new text can remove an earlier one, and keep one by removing the text that had removed
+   it. The search looks at the members that this can reach (`neardup/affected.py`), or at all of them where
+   that cannot be told. It has signatures and similarities of earlier texts, and reads texts of the table
+   `documents` only where it has not.
 
 Earlier rows are read without their texts, about 150 bytes a document. Rows that change are written again
 together with the other rows of their shards.
@@ -25,6 +26,7 @@ from pyspark.sql import functions as F
 
 from pipelines.change import Replaced
 from pipelines.contract import ChangedMeanwhileError
+from pipelines.corpus.few import settle_rows
 from pipelines.corpus.intake import FullRunNeededError
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.neardup.stored import Work
@@ -73,11 +75,8 @@ class Earlier:
         return self.read_rows().join(values, values.columns[0], "left_semi")
 
     def find_members(self) -> DataFrame:
-        """The rows among which near duplicates were looked for: those that no other rule drops, and that are
-        copies of nothing."""
-        is_kept = F.col("drop_reason").isNull() & F.col("duplicate_of").isNull()
-        found = self.read_rows().where(is_kept | (F.col("drop_reason") == NEAR_DUPLICATE))
-        return found.drop("duplicate_of", "drop_reason")  # the search decides on them
+        """The rows among which near duplicates were looked for."""
+        return select_members(self.read_rows())
 
     def find_removed(self, removed: DataFrame) -> DataFrame:
         """The rows that were near duplicates, or are now: `removed` has their doc_id."""
@@ -89,10 +88,10 @@ class Earlier:
         """Rows of `ddl` that `work` makes of the texts of these rows; see `readers.files.read_texts`. None if
         there are none."""
         wanted = positions.select("doc_id").distinct()
-        number = wanted.count()
+        ids, number = settle_rows(wanted) or (wanted, wanted.count())
         if not number:
             return None
-        ids = F.broadcast(wanted) if number <= BROADCAST_ROWS else wanted
+        ids = F.broadcast(ids) if number <= BROADCAST_ROWS else ids
         return work_on_documents(self.documents.join(ids, "doc_id", "left_semi"), work, ddl)
 
 
@@ -161,6 +160,13 @@ class Relabelled:
                 f"rows by the log, but {totals.num_rows:,} were read; run the stage again"
             )
         return Replaced(shards=self.shards, totals=totals)
+
+
+def select_members(rows: DataFrame) -> DataFrame:
+    """The rows that were members of a search for near duplicates: those that no other rule drops, and that
+    are copies of nothing. Needs the columns of `Earlier.read_rows`."""
+    is_kept = F.col("drop_reason").isNull() & F.col("duplicate_of").isNull()
+    return rows.where(is_kept | (F.col("drop_reason") == NEAR_DUPLICATE))
 
 
 def select_contents(documents: DataFrame) -> DataFrame:

@@ -2,18 +2,39 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
 
 from pipelines.corpus.counts import without_survivor
-from pipelines.corpus.increment import Earlier
+from pipelines.corpus.dedup import leave_out_copies
+from pipelines.corpus.increment import Earlier, add_rows, select_members
+from pipelines.corpus.neardup.affected import SearchAllError
 from pipelines.corpus.neardup.find import Found, Search, find_near_duplicates
-from pipelines.corpus.neardup.stored import Work
+from pipelines.corpus.neardup.grown import open_before, search_changed
+from pipelines.corpus.neardup.stored import ReadTexts, Work
 from pipelines.corpus.quality import label_quality
 from pipelines.corpus.readers.files import read_texts
 from pipelines.corpus.readers.slices import Slices
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
+
+_NOT_COMPARED = ("shard", "duplicate_of", "drop_reason")
+"""Columns of earlier rows that say what was decided; the search decides again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """Which documents are members: those that no other rule drops, and that are copies of nothing."""
+
+    rules: Rules
+    survivors: DataFrame | None
+    """Of copies; None = there are none."""
+
+    def choose(self, documents: DataFrame) -> DataFrame:
+        kept = documents if self.survivors is None else leave_out_copies(documents, self.survivors)
+        labelled = label_quality(without_survivor(kept), self.rules)
+        return labelled.where("drop_reason IS NULL").select(*kept.columns)
 
 
 @contextmanager
@@ -21,11 +42,16 @@ def search_members(
     documents: DataFrame,
     sources: Sequence[Source],
     slices: Slices,
-    rules: Rules,
+    choice: Choice,
     search: Search,
     earlier: Earlier | None,
+    others: DataFrame | None,
 ) -> Iterator[Found]:
-    """Near duplicates among the documents that no other rule drops. Rows of earlier ones have no task."""
+    """Near duplicates among the members. Rows of earlier ones have no task. `others` are the earlier rows
+    that have a content of the documents.
+
+    With earlier documents, only what the new ones can change is looked at, where that is possible.
+    """
 
     def read(positions: DataFrame, work: Work, ddl: str) -> DataFrame:
         labels = positions.where("task IS NOT NULL").select("task", "slice", "offset")
@@ -35,7 +61,26 @@ def search_members(
         known = earlier.work_on_texts(positions.where("task IS NULL"), work, ddl)
         return rows if known is None else rows.unionByName(known)
 
-    labelled = label_quality(without_survivor(documents), rules)
-    kept = labelled.where("drop_reason IS NULL").select(*documents.columns)
-    with find_near_duplicates(kept, read, search) as found:
+    changed = None
+    if earlier is not None and others is not None and search.driver_buckets:
+        changed = _search_changed(documents, choice, search, earlier, others, read)
+    if changed is not None:
+        yield changed
+        return
+    before = None if earlier is None else earlier.find_members().drop(*_NOT_COMPARED)
+    with find_near_duplicates(choice.choose(add_rows(documents, before)), read, search) as found:
         yield found
+
+
+def _search_changed(
+    documents: DataFrame, choice: Choice, search: Search, earlier: Earlier, others: DataFrame, read: ReadTexts
+) -> Found | None:
+    """The result of a search among what the documents can change; None if it takes all members."""
+    known = select_members(others)
+    try:
+        before = open_before(earlier.find_members(), known, search, earlier.pin.fingerprint)
+        arrived = choice.choose(add_rows(documents, known.drop(*_NOT_COMPARED)))
+        return search_changed(arrived, before, read, search)
+    except SearchAllError as reason:
+        search.report(f"near duplicates: looking among all documents, because {reason}")
+        return None

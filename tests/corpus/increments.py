@@ -77,7 +77,8 @@ def make_variant(number: int, variant: int) -> str:
 
 def write_batch(folder: Path, number: int, draw: random.Random) -> None:
     """Two files whose texts also occur in other batches, with splits of their own, broken records and, in
-    source a, keys that earlier files have. Source b also has near duplicates of texts of all batches."""
+    source a, keys that earlier files have. Source b also has near duplicates of texts of all batches, and
+    some that no other batch has."""
     for source in ("a", "b"):
         texts = [make_text(draw.randrange(25)) for _ in range(12)]
         if source == "b":
@@ -87,6 +88,8 @@ def write_batch(folder: Path, number: int, draw: random.Random) -> None:
             split = draw.choice(["train", "train", "validation", "test"])
             key = f"{number}-{row}" if row % 5 else f"shared {row}"
             records.append({"text": text, "split": split, "key": key})
+        if source == "b":
+            records += [{"text": make_variant(200 + 5 * number, each), "split": "train"} for each in range(3)]
         records += [b"broken", {"text": "", "key": f"{number} empty", "split": "train"}]
         # Names grow, so that the first record with a key is in an earlier batch.
         write_file(folder, source, f"{number:03}.jsonl", *records)

@@ -18,7 +18,7 @@ _PRIORITY = {"test": 0, "validation": 1, "train": 2}
 _RANK_BITS = 40
 _REMOVABLE = 2 << (_RANK_BITS + 2)
 """Ranks from here on may be removed."""
-_ORDER_DIGITS = 20
+ORDER_DIGITS = 20
 MEMBERS = Table(
     name="near_duplicate_members",
     row="one document that is compared with the others",
@@ -72,21 +72,21 @@ def rank_members(documents: DataFrame, settings: NearDuplicates) -> DataFrame:
             "rank": group * F.lit(1 << _RANK_BITS) + by_policy,
         }
     )
-    return ranked.withColumn("order", F.format_string(f"%0{_ORDER_DIGITS}d%s", "rank", "doc_id"))
+    return ranked.withColumn("order", F.format_string(f"%0{ORDER_DIGITS}d%s", "rank", "doc_id"))
 
 
 def is_removable(order: Column) -> Column:
     """Whether the document at this place of the order may be removed at all."""
-    return F.substring(order, 1, _ORDER_DIGITS).cast("bigint") >= F.lit(_REMOVABLE)
+    return F.substring(order, 1, ORDER_DIGITS).cast("bigint") >= F.lit(_REMOVABLE)
 
 
 def keep_removable(edges: pa.Table) -> pa.Table:
     """The edges whose b may be removed at all, as `is_removable` has it."""
-    return edges.filter(pc.greater_equal(edges["b"], f"{_REMOVABLE:0{_ORDER_DIGITS}d}"))
+    return edges.filter(pc.greater_equal(edges["b"], f"{_REMOVABLE:0{ORDER_DIGITS}d}"))
 
 
 def find_doc_id(order: Column) -> Column:
-    return F.substring(order, _ORDER_DIGITS + 1, 64)
+    return F.substring(order, ORDER_DIGITS + 1, 64)
 
 
 def spread_buckets(members: DataFrame, signatures: DataFrame, settings: NearDuplicates) -> DataFrame:

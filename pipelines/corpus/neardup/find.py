@@ -36,11 +36,17 @@ from pipelines.corpus.neardup.candidates import (
 from pipelines.corpus.neardup.graph import choose_best, find_components, find_removed
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE, NearDuplicates
 from pipelines.corpus.neardup.rounds import DRIVER_EDGES, Rounds, create_rows
-from pipelines.corpus.neardup.stored import ReadTexts, add_signatures, add_similarities
+from pipelines.corpus.neardup.stored import ReadTexts, add_signatures, add_similarities, describe_signed
 from pipelines.spark import persisted
 from pipelines.tables import NEAR_DUPLICATES
 
 logger = logging.getLogger(__name__)
+
+SIGNED_BY, LOOKED_AT = "signatures", "looked_at"
+"""Names in `Found.record`: `stored.describe_signed`; the members whose buckets were compared."""
+DRIVER_BUCKETS = 2_000_000
+"""Rows of 8 bytes that the driver takes, with their members, in a search of what new files change: about 300
+MB in the JVM, and as much in Python."""
 
 
 class TablePlaces(Protocol):
@@ -71,6 +77,8 @@ class Search:
     """Gets a line at each step and at each round."""
     driver_edges: int = DRIVER_EDGES
     """Edges up to which the driver finds clusters and survivors."""
+    driver_buckets: int = DRIVER_BUCKETS
+    """Buckets of members up to which an increment looks only at what new files can change; 0 = never."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +90,11 @@ class Found:
     evidence: DataFrame
     """Rows of NEAR_DUPLICATES."""
     facts: dict[str, Any]
+    record: dict[str, Any]
+    """What the commit of the evidence says besides: for the next run, and how much was looked at."""
+    revisited: DataFrame | None = None
+    """Rows of documents of before whose labels may be other ones now, besides those with a content of new
+    files; None = all that were removed or are now."""
 
 
 @contextmanager
@@ -89,7 +102,7 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
     """Compare the documents, which must differ in content_hash.
 
     Needs doc_id, source, file, split, num_chars, content_hash, and the positions that `read_texts` needs.
-    Raises ContractError if texts changed while they were read.
+    Raises ChangedMeanwhileError if texts changed while they were read.
     """
     settings, report = search.settings, search.report
     with ExitStack() as stack:
@@ -97,8 +110,9 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
         ranked = rank_members(documents, settings).select(*MEMBERS.schema.names)
         # Members and pairs are held, not only cached: the plan of a query has the plan of all rows that it
         # reads from a cache, once for each use and each state, and writing such plans takes longer than jobs.
-        members = stack.enter_context(MEMBERS.hold(ranked, search.evidence)).rows
-        signatures, num_signed = add_signatures(members, read_texts, settings, search.signatures)
+        held = stack.enter_context(MEMBERS.hold(ranked, search.evidence))
+        members = held.rows
+        signatures, num_signed, log = add_signatures(members, read_texts, settings, search.signatures)
 
         report("near duplicates: looking for pairs")
         buckets = stack.enter_context(persisted(spread_buckets(members, signatures, settings)))
@@ -135,6 +149,7 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
             removed=stack.enter_context(persisted(_select_removed(members, survivors))),
             evidence=describe_clusters(members, clusters, survivors),
             facts=facts,
+            record={SIGNED_BY: describe_signed(log, settings), LOOKED_AT: held.num_rows},
         )
 
 
@@ -211,7 +226,8 @@ def write_evidence(found: Found | None, search: Search | None, made_from: str) -
     if found is None or search is None:
         return
     search.report("writing evidence of near duplicates")
-    NEAR_DUPLICATES.overwrite(found.evidence, search.evidence, fingerprint=made_from, facts=found.facts)
+    facts = {**found.facts, **found.record}
+    NEAR_DUPLICATES.overwrite(found.evidence, search.evidence, fingerprint=made_from, facts=facts)
     check_losses(found.facts["sources"], search.settings, search.evidence)
 
 

@@ -5,18 +5,19 @@ becomes wrong. A new batch reads the texts that the tables lack, and no others.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any, Literal
 
 import numpy as np
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.neardup.minhash import describe_scheme, sign
 from pipelines.corpus.neardup.presets import Banding, NearDuplicates
 from pipelines.corpus.neardup.shingles import HASH_VERSION, hash_shingles
-from pipelines.pin import fingerprint, version_of
+from pipelines.pin import TableLog, fingerprint, open_log, version_of
 from pipelines.spark import persisted
 from pipelines.tables import SIGNATURES, SIMILARITIES
 
@@ -34,29 +35,47 @@ _CHANGED = "files changed while they were read, or a row of the table was delete
 
 def add_signatures(
     members: DataFrame, read_texts: ReadTexts, settings: NearDuplicates, path: str
-) -> tuple[DataFrame, int]:
-    """(rows of SIGNATURES of the scheme, for the members and others; how many were computed now).
+) -> tuple[DataFrame, int, TableLog | None]:
+    """(rows of SIGNATURES of the scheme, for the members and others; how many were computed now; the log of
+    the table at the version of the rows, None if there is no table).
 
     Needs the positions of the members, and content_hash. Raises ChangedMeanwhileError if a text gave no
     signature.
     """
-    spark, scheme = members.sparkSession, describe_scheme(settings.banding, settings.seed)
-    is_comparable = F.col("scheme") == scheme
-    known = SIGNATURES.read_newest(spark, path).where(is_comparable)
+    spark, log = members.sparkSession, open_log(path)
+    known = read_signatures(spark, path, log, settings)
     with persisted(members.join(known, "content_hash", "left_anti")) as missing:
         num_missing, mark = _describe(missing, F.xxhash64("content_hash"))
         if num_missing:
-            work = partial(_sign_texts, banding=settings.banding, seed=settings.seed)
-            signed = read_texts(missing, work, _SIGNED).withColumn("scheme", F.lit(scheme))
-            inputs = fingerprint("signatures", scheme, num_missing, mark, version_of(path))
-            facts = {"scheme": scheme, "texts": num_missing}
-            SIGNATURES.append(signed, path, fingerprint=inputs, facts=facts)
-            known = SIGNATURES.read_newest(spark, path).where(is_comparable)
-            if num_left := missing.join(known, "content_hash", "left_anti").count():
-                raise ChangedMeanwhileError(
-                    f"corpus: {num_left:,} texts have no signature in {path}: {_CHANGED}"
-                )
-    return known, num_missing
+            write_signatures(missing, (num_missing, mark), read_texts, settings, path)
+            log = open_log(path)
+            known = read_signatures(spark, path, log, settings)
+            require_complete(missing.join(known, "content_hash", "left_anti").count(), "signatures", path)
+    return known, num_missing, log
+
+
+def read_signatures(
+    spark: SparkSession, path: str, log: TableLog | None, settings: NearDuplicates
+) -> DataFrame:
+    """The rows of SIGNATURES of the scheme, at the version of `log`."""
+    scheme = describe_scheme(settings.banding, settings.seed)
+    return SIGNATURES.read_newest(spark, path, log).where(F.col("scheme") == scheme)
+
+
+def write_signatures(
+    missing: DataFrame,
+    described: tuple[int, object],
+    read_texts: ReadTexts,
+    settings: NearDuplicates,
+    path: str,
+) -> None:
+    """Compute the signatures of these members and add them to the table. `described`: their number, and a
+    value that depends on all of them."""
+    scheme = describe_scheme(settings.banding, settings.seed)
+    work = partial(_sign_texts, banding=settings.banding, seed=settings.seed)
+    signed = read_texts(missing, work, _SIGNED).withColumn("scheme", F.lit(scheme))
+    inputs = fingerprint("signatures", scheme, *described, version_of(path))
+    SIGNATURES.append(signed, path, fingerprint=inputs, facts={"scheme": scheme, "texts": described[0]})
 
 
 def add_similarities(
@@ -67,24 +86,63 @@ def add_similarities(
     Of the pairs, needs first and second (content hashes); of the members, positions and content_hash. Raises
     ChangedMeanwhileError if a pair could not be compared.
     """
-    spark, version = pairs.sparkSession, f"{HASH_VERSION}/{settings.banding.ngram}gram"
-    both, is_comparable = ["first", "second"], F.col("shingles") == version
-    known = SIMILARITIES.read_newest(spark, path).where(is_comparable).select(*both, "jaccard")
+    spark, both = pairs.sparkSession, ["first", "second"]
+    known = read_similarities(spark, path, settings)
     with persisted(pairs.select(*both).distinct().join(known, both, "left_anti")) as missing:
         num_missing, mark = _describe(missing, F.xxhash64(*both))
         if num_missing:
             ends = missing.select("first").union(missing.select("second")).toDF("content_hash").distinct()
-            work = partial(_collect_sets, ngram=settings.banding.ngram)
-            sets = read_texts(members.join(ends, "content_hash", "left_semi"), work, _SETS)
-            compared = compare_sets(missing, sets).withColumn("shingles", F.lit(version))
-            inputs = fingerprint("similarities", version, num_missing, mark, version_of(path))
-            SIMILARITIES.append(compared, path, fingerprint=inputs, facts={"pairs": num_missing})
-            known = SIMILARITIES.read_newest(spark, path).where(is_comparable).select(*both, "jaccard")
-            if num_left := missing.join(known, both, "left_anti").count():
-                raise ChangedMeanwhileError(
-                    f"corpus: {num_left:,} pairs were not compared in {path}: {_CHANGED}"
-                )
+            positions = members.join(ends, "content_hash", "left_semi")
+            write_similarities(missing, (num_missing, mark), positions, read_texts, settings, path)
+            known = read_similarities(spark, path, settings)
+            require_complete(missing.join(known, both, "left_anti").count(), "pairs", path)
     return pairs.join(known, both), num_missing
+
+
+def read_similarities(spark: SparkSession, path: str, settings: NearDuplicates) -> DataFrame:
+    """first, second and jaccard of the rows of SIMILARITIES that have these shingles."""
+    known = SIMILARITIES.read_newest(spark, path).where(F.col("shingles") == _name_shingles(settings))
+    return known.select("first", "second", "jaccard")
+
+
+def write_similarities(
+    missing: DataFrame,
+    described: tuple[int, object],
+    positions: DataFrame,
+    read_texts: ReadTexts,
+    settings: NearDuplicates,
+    path: str,
+) -> None:
+    """Compare these pairs of contents and add their similarities to the table. `positions` are those of one
+    member of each content; `described` as in `write_signatures`."""
+    version = _name_shingles(settings)
+    work = partial(_collect_sets, ngram=settings.banding.ngram)
+    sets = read_texts(positions, work, _SETS)
+    compared = compare_sets(missing, sets).withColumn("shingles", F.lit(version))
+    inputs = fingerprint("similarities", version, *described, version_of(path))
+    SIMILARITIES.append(compared, path, fingerprint=inputs, facts={"pairs": described[0]})
+
+
+def require_complete(num_left: int, what: Literal["signatures", "pairs"], path: str) -> None:
+    """Raises ChangedMeanwhileError if there are texts or pairs that were written and are not in the table."""
+    if num_left:
+        left = {"signatures": "texts have no signature in", "pairs": "pairs were not compared in"}[what]
+        raise ChangedMeanwhileError(f"corpus: {num_left:,} {left} {path}: {_CHANGED}")
+
+
+def describe_signed(log: TableLog | None, settings: NearDuplicates) -> dict[str, Any]:
+    """What a later run must know to see whether the signatures that are there now are still there."""
+    scheme = describe_scheme(settings.banding, settings.seed)
+    return {} if log is None else {"scheme": scheme, "table_id": log.source.table_id, "version": log.version}
+
+
+def are_signed(log: TableLog, before: Mapping[str, Any], settings: NearDuplicates) -> bool:
+    """Whether the table has all signatures that it had as `before` was made by `describe_signed`: nobody but
+    us has changed its rows since."""
+    now = describe_signed(log, settings)
+    if any(before.get(name) != now[name] for name in ("scheme", "table_id")):
+        return False
+    return log.last_foreign() <= before["version"] <= log.version
 
 
 def compare_sets(pairs: DataFrame, sets: DataFrame) -> DataFrame:
@@ -118,6 +176,10 @@ def _collect_sets(texts: Texts, ngram: int) -> Iterator[tuple[int, tuple]]:
         (shingles,) = hash_shingles([text], ngram)
         distinct = np.unique(shingles).view(np.int64)
         yield distinct.nbytes, (content_hash, distinct)
+
+
+def _name_shingles(settings: NearDuplicates) -> str:
+    return f"{HASH_VERSION}/{settings.banding.ngram}gram"
 
 
 def _describe(rows: DataFrame, row_hash: Column) -> tuple[int, int]:
