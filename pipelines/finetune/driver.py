@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pipelines.finetune.events import EventReader
 from pipelines.finetune.launch.barrier import run_ranks
 from pipelines.finetune.launch.slots import require_slots
+from pipelines.finetune.launch.world import World
 from pipelines.finetune.results import read_result
 from pipelines.finetune.training import Training
-from pipelines.finetune.worker import train_rank
 from pipelines.storage import Folder
 
 if TYPE_CHECKING:
@@ -60,13 +60,20 @@ def run_training(spark: "SparkSession", training: Training, listeners: Listeners
         listeners.show_progress(f"launching {num_ranks} ranks")
         run_ranks(
             spark,
-            partial(train_rank, training),
+            partial(train_on_rank, training),
             num_ranks=num_ranks,
             collectives=training.execution.collectives,
             gpus_per_rank=training.execution.gpus_per_rank,
             while_waiting=watcher.look,
         )
     watcher.drain()
+
+
+def train_on_rank(training: Training, world: World) -> dict[str, Any]:
+    """`pipelines.finetune.worker.train_rank`, which the rank imports: a driver needs no torch."""
+    from pipelines.finetune.worker import train_rank
+
+    return train_rank(training, world)
 
 
 class Watcher:

@@ -13,8 +13,6 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from pipelines.scoring.predict import Predictor
-
 
 class TextModel(PythonModel):
     """In: column `text`, or a plain list of texts. Out: columns `prediction` and `score`, one row per text in
@@ -22,6 +20,9 @@ class TextModel(PythonModel):
     """
 
     def load_context(self, context: PythonModelContext) -> None:
+        # Not above: MLflow runs this script when a model is registered too, and a driver needs no torch.
+        from pipelines.scoring.predict import Predictor
+
         self.predictor = Predictor.load(context.artifacts["model"])
 
     # This type hint and no other. Without one MLflow warns at every load; from list[str] it would derive the

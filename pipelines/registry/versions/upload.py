@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -86,7 +87,8 @@ def upload_model(
         Model.log(
             artifact_path=None,
             name="model",
-            flavor=mlflow.pyfunc,
+            flavor=_PlainFlavor,
+            validate_serving_input=False,
             run_id=run_id,
             model_id=created.model_id,
             python_model=str(code),
@@ -97,6 +99,18 @@ def upload_model(
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
         )
     return str(created.model_id)
+
+
+class _PlainFlavor:
+    """MLflow's pyfunc flavor without a trial prediction.
+
+    The trial would load torch in the driver, and only warn if it fails. The gate measures the same weights
+    with the same `Predictor` before a version can become the champion.
+    """
+
+    @staticmethod
+    def save_model(*, validate_serving_input: bool, **arguments: Any) -> None:
+        mlflow.pyfunc.save_model(**arguments)
 
 
 def _is_abandoned(upload: LoggedModel) -> bool:
