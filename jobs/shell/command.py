@@ -81,14 +81,15 @@ def build_command(
 ) -> Callable[..., None]:
     """The command line of one job; the docstring of the job's module is its help."""
 
-    def run(
-        overrides: Overrides = None,
-        recipe: Recipe = None,
-        env: Env = None,
-        file: File = None,
-        dry_run: DryRun = False,
-        summary: Summary = None,
-        stream: bool = False,
+    def start(
+        overrides: Overrides,
+        recipe: Recipe,
+        env: Env,
+        file: File,
+        dry_run: DryRun,
+        summary: Summary,
+        *,
+        stream: bool,
     ) -> None:
         record = Record(stage, [stage], summary)
         with report_errors(record), ExitStack() as stack:
@@ -115,6 +116,16 @@ def build_command(
                     follow(partial(main, config, check), seconds, note)
                 note(main(config, check))
 
+    def run(
+        overrides: Overrides = None,
+        recipe: Recipe = None,
+        env: Env = None,
+        file: File = None,
+        dry_run: DryRun = False,
+        summary: Summary = None,
+    ) -> None:
+        start(overrides, recipe, env, file, dry_run, summary, stream=False)
+
     def run_or_compare(
         overrides: Overrides = None,
         recipe: Recipe = None,
@@ -127,7 +138,7 @@ def build_command(
         stream: Stream = False,
     ) -> None:
         if not what_if and not report:
-            run(overrides, recipe, env, file, dry_run, summary, stream)
+            start(overrides, recipe, env, file, dry_run, summary, stream=stream)
             return
         with report_errors():
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())

@@ -61,26 +61,28 @@ def search_members(
         known = earlier.work_on_texts(positions.where("task IS NULL"), work, ddl)
         return rows if known is None else rows.unionByName(known)
 
-    changed = None
+    changed, num_signed = None, 0
     if earlier is not None and others is not None and search.driver_buckets:
-        changed = _search_changed(documents, choice, search, earlier, others, read)
+        try:
+            changed = _search_changed(documents, choice, search, earlier, others, read)
+        except SearchAllError as reason:
+            search.report(f"near duplicates: looking among all documents, because {reason}")
+            num_signed = reason.num_signed
     if changed is not None:
         yield changed
         return
     before = None if earlier is None else earlier.find_members().drop(*_NOT_COMPARED)
     with find_near_duplicates(choice.choose(add_rows(documents, before)), read, search) as found:
+        found.facts["signed"] += num_signed
         yield found
 
 
 def _search_changed(
     documents: DataFrame, choice: Choice, search: Search, earlier: Earlier, others: DataFrame, read: ReadTexts
-) -> Found | None:
-    """The result of a search among what the documents can change; None if it takes all members."""
+) -> Found:
+    """The result of a search among what the documents can change. Raises SearchAllError if it takes all
+    members."""
     known = select_members(others)
-    try:
-        before = open_before(earlier.find_members(), known, search, earlier.pin.fingerprint)
-        arrived = choice.choose(add_rows(documents, known.drop(*_NOT_COMPARED)))
-        return search_changed(arrived, before, read, search)
-    except SearchAllError as reason:
-        search.report(f"near duplicates: looking among all documents, because {reason}")
-        return None
+    before = open_before(earlier.find_members(), known, search, earlier.pin.fingerprint)
+    arrived = choice.choose(add_rows(documents, known.drop(*_NOT_COMPARED)))
+    return search_changed(arrived, before, read, search)

@@ -21,6 +21,8 @@ _EDGE, _END = r"(?<![0-9A-Za-z])", r"(?![0-9A-Za-z])"
 class Kind(NamedTuple):
     """One kind of personal data."""
 
+    hint: re.Pattern[str]
+    """A part of what the pattern finds, which is found some times faster: most texts have none."""
     pattern: re.Pattern[str]
     is_real: Callable[[str], bool]
     placeholder: str
@@ -61,6 +63,7 @@ _BYTE = r"[0-9]{1,3}"
 _GROUP = r"[0-9A-Fa-f]{0,4}"
 KINDS = {
     "email": Kind(
+        re.compile("@"),
         re.compile(
             r"(?<![0-9A-Za-z._%+-])[0-9A-Za-z][0-9A-Za-z._%+-]{0,63}@"
             r"(?:[0-9A-Za-z-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![0-9A-Za-z-])"
@@ -69,6 +72,7 @@ KINDS = {
         "<EMAIL>",
     ),
     "ip": Kind(
+        re.compile(r"[0-9]\.[0-9]|:[0-9A-Fa-f]{0,4}:"),
         re.compile(
             rf"(?<![0-9A-Za-z.:])(?:{_BYTE}\.{_BYTE}\.{_BYTE}\.{_BYTE}(?!\.?[0-9A-Za-z])"
             rf"|(?:{_GROUP}:){{2,7}}{_GROUP}(?![0-9A-Za-z:]))"
@@ -76,9 +80,20 @@ KINDS = {
         is_public_address,
         "<IP>",
     ),
-    "cn_id": Kind(re.compile(rf"{_EDGE}[1-9][0-9]{{16}}[0-9Xx]{_END}"), is_resident_id, "<CN_ID>"),
-    "card": Kind(re.compile(rf"{_EDGE}[2-6](?:[ -]?[0-9]){{12,18}}{_END}"), has_luhn_digit, "<CARD>"),
+    "cn_id": Kind(
+        re.compile(r"[1-9][0-9]{16}"),
+        re.compile(rf"{_EDGE}[1-9][0-9]{{16}}[0-9Xx]{_END}"),
+        is_resident_id,
+        "<CN_ID>",
+    ),
+    "card": Kind(
+        re.compile(r"[2-6](?:[ -]?[0-9]){12}"),
+        re.compile(rf"{_EDGE}[2-6](?:[ -]?[0-9]){{12,18}}{_END}"),
+        has_luhn_digit,
+        "<CARD>",
+    ),
     "cn_mobile": Kind(
+        re.compile(r"1[3-9][0-9](?:[ -]?[0-9]{4}){2}"),
         re.compile(
             rf"(?:(?<![0-9A-Za-z+])|\+86[ -]?|{_EDGE}0086[ -]?)1[3-9][0-9](?:[ -]?[0-9]{{4}}){{2}}{_END}"
         ),
@@ -86,6 +101,7 @@ KINDS = {
         "<CN_MOBILE>",
     ),
     "phone": Kind(
+        re.compile(r"\+[1-9]|[2-9][0-9]{2}[ .-][0-9]{4}"),
         re.compile(
             r"(?<![0-9A-Za-z+])\+[1-9][0-9]{0,2}(?:[ .-]?(?:\([0-9]{1,4}\)|[0-9]{1,4})){2,5}" + _END + "|"
             r"(?<![0-9A-Za-z.-])(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}"
@@ -102,7 +118,7 @@ def replace_pii(text: str, kinds: Iterable[str]) -> tuple[str, dict[str, int]]:
     """The text with placeholders, and how many of each kind were replaced (only kinds that were found)."""
     asked, counts = set(kinds), {}
     for name, kind in KINDS.items():
-        if name in asked:
+        if name in asked and kind.hint.search(text):
             text, count = _replace(text, kind)
             if count:
                 counts[name] = count

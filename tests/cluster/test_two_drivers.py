@@ -4,7 +4,7 @@ import pytest
 
 from tests.cluster.cluster import LAKE
 
-pytestmark = [pytest.mark.cluster, pytest.mark.soak]
+pytestmark = pytest.mark.cluster
 
 ONE_SLOT = {"spark.cores.max": "2", "spark.executor.cores": "1"}
 """Both applications run at once: each takes one slot of each host."""

@@ -1,7 +1,10 @@
 """Cleaning steps and personal data. Texts and numbers are made up; check digits are worked out by hand."""
 
+import random
 import time
+from collections import Counter
 
+import ftfy
 import pytest
 
 from pipelines.corpus.clean import Cleaner, remove_control_characters, repair_encoding, tidy_white_space
@@ -24,6 +27,21 @@ from tests.corpus.test_build import build, source, write_records
 )
 def test_mojibake_is_repaired_and_other_text_kept(text, repaired):
     assert repair_encoding(text) == repaired
+
+
+def test_long_texts_are_repaired_as_ftfy_does():
+    draw, words = random.Random(3), ["café", "– “x” ", "œuvre", "Москва", "我的卡", "naïve", "à ", "ØÙ", "°C"]
+    num_repaired = 0
+    for _ in range(2_000):
+        parts = []
+        for _ in range(draw.randint(1, 4)):
+            word, codec = draw.choice(words), draw.choice(("latin-1", "cp1252", "cp1251", "utf-8"))
+            parts += [word.encode().decode(codec, "replace") if draw.random() < 0.3 else word]
+            parts += ["".join(draw.choices("ab .\n", k=draw.choice((0, 1, 7, 8, 9, 15, 16, 17, 40))))]
+        text = "".join(parts)
+        num_repaired += ftfy.fix_encoding(text) != text
+        assert repair_encoding(text) == ftfy.fix_encoding(text)
+    assert num_repaired > 200
 
 
 def test_control_characters_go_and_joiners_stay():
@@ -141,3 +159,15 @@ def test_edits_are_counted_by_document(spark, tmp_path):
         assert quarantine.count() == 1
     with build(spark, [source(tmp_path)]) as (_, _, corpus):
         assert "edits" not in corpus.facts
+
+
+def test_no_text_with_personal_data_lacks_the_hint():
+    draw, found = random.Random(4), Counter()
+    pieces = ["1", "38", "213", "2", "4567", "55", "aa", "aa@a", *".:- +a@()"]
+    for number in range(40_000):
+        text = "".join(draw.choices(pieces, k=12) if number % 4 else draw.choices("123456789", k=18))
+        for name, kind in KINDS.items():
+            if match := kind.pattern.search(text):
+                assert kind.hint.search(match[0]), (name, text)
+                found[name] += 1
+    assert min(found[name] for name in KINDS) > 5, found

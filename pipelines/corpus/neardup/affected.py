@@ -52,6 +52,9 @@ MOST_PAIRS = 10_000_000
 class SearchAllError(Exception):
     """What a change affects cannot be told, or is too much for the driver: search among all members."""
 
+    num_signed = 0
+    """Signatures that were computed before this was known."""
+
 
 class Lookups(Protocol):
     """What is asked of the tables of before. Raises SearchAllError if an answer is too large."""

@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 SIGNED_BY, LOOKED_AT = "signatures", "looked_at"
 """Names in `Found.record`: `stored.describe_signed`; the members whose buckets were compared."""
 DRIVER_BUCKETS = 2_000_000
-"""Rows of 8 bytes that the driver takes, with their members, in a search of what new files change: about 300
-MB in the JVM, and as much in Python."""
+"""Buckets of the members that the driver takes in a search of what new files change. Members, buckets and the
+pairs that may change (DRIVER_EDGES) take up to 1 GB in Python and 0.5 GB in the JVM."""
 
 
 class TablePlaces(Protocol):

@@ -44,7 +44,7 @@ from pipelines.pin import TableLog, fingerprint, open_log
 from pipelines.tables import NEAR_DUPLICATES
 
 MOST_MEMBERS = 500_000
-"""Rows of one answer that the driver takes: about 200 MB."""
+"""Rows of all answers together that the driver takes: about 200 MB."""
 _POSITION = ["doc_id", "content_hash", "task", "slice", "offset"]
 _FROM_DOCUMENTS = ("shard", "duplicate_of", "drop_reason")
 _REMOVED_DDL = """doc_id STRING, source STRING, file STRING, split STRING, num_chars INT, content_hash STRING,
@@ -99,10 +99,14 @@ def search_changed(arrived: DataFrame, before: Before, read_texts: ReadTexts, se
     signatures, num_signed, log = _sign(changed, before, read_texts, search, tables)
 
     search.report("near duplicates: looking for what the new texts change")
-    found = find_affected(changed, signatures, tables, settings)
-    asked = ask_pairs(found)
-    if max(len(found.now), asked.contents.num_rows) > search.driver_edges:
-        raise SearchAllError(f"more than {search.driver_edges:,} pairs may change")
+    try:
+        found = find_affected(changed, signatures, tables, settings)
+        _require_few(max(len(found.before), len(found.now)), search)
+        asked = ask_pairs(found)
+        _require_few(asked.contents.num_rows, search)
+    except SearchAllError as reason:
+        reason.num_signed = num_signed
+        raise
 
     search.report(f"near duplicates: comparing {asked.contents.num_rows:,} pairs")
     jaccards, num_compared = _compare(asked, found.members, read_texts, search, tables)
@@ -128,17 +132,18 @@ class _Tables:
         self.evidence = NEAR_DUPLICATES.read_newest(self.spark, before.evidence.path, before.evidence)
         self.open_signatures(before.signatures)
         bands = search.settings.banding.num_bands
-        self.most = min(MOST_MEMBERS, search.driver_buckets // bands)
+        self.left = min(MOST_MEMBERS, search.driver_buckets // bands)
         self.most_values = search.driver_buckets
 
     def open_signatures(self, log: TableLog) -> None:
         self.signed = read_signatures(self.spark, self.search.signatures, log, self.search.settings)
 
     def fetch(self, rows: DataFrame, schema: pa.Schema) -> pa.Table:
-        """The rows, on the driver. Raises SearchAllError if they are too many."""
-        found = bring_rows(rows.select(*schema.names), self.most)
+        """The rows, on the driver. Raises SearchAllError if they are too many, with those fetched before."""
+        found = bring_rows(rows.select(*schema.names), self.left)
         if found is None:
-            raise SearchAllError(f"more than {self.most:,} members may change")
+            raise SearchAllError("more members may change than the driver takes")
+        self.left -= found.num_rows
         return found.cast(schema)
 
     def match(self, rows: DataFrame, values: pa.Table) -> DataFrame:
@@ -189,7 +194,9 @@ def _select_rows(documents: DataFrame, search: Search, *, now: bool) -> DataFram
 
 
 def _require_signed(log: TableLog | None, record: Mapping[str, Any], search: Search) -> TableLog:
-    if log is None or not are_signed(log, record.get(SIGNED_BY, {}), search.settings):
+    if not (signed_by := record.get(SIGNED_BY)):
+        raise SearchAllError(f"the evidence in {search.evidence} does not say which signatures it had")
+    if log is None or not are_signed(log, signed_by, search.settings):
         raise SearchAllError(
             f"{search.signatures} may not have all signatures of earlier texts: another program changed it, "
             "or the hash functions are new"
@@ -204,7 +211,7 @@ def _sign(
     log, path = before.signatures, search.signatures
     contents = pc.unique(changed["content_hash"])
     found = tables.find_signatures(contents)
-    is_known = pc.is_in(changed["content_hash"], value_set=found["content_hash"].combine_chunks())
+    is_known = pc.is_in(changed["content_hash"], value_set=_hashes(found))
     missing = changed.filter(pc.and_(changed["now"], pc.invert(is_known)))
     if missing.num_rows:
         described = missing.num_rows, _mark(missing["content_hash"])
@@ -213,7 +220,10 @@ def _sign(
         log = _require_signed(open_log(path), before.record, search)
         tables.open_signatures(log)
         found = tables.find_signatures(contents)
-    require_complete(len(contents) - found.num_rows, "signatures", path)
+    left = changed.filter(pc.invert(pc.is_in(changed["content_hash"], value_set=_hashes(found))))
+    require_complete(len(pc.unique(left.filter(left["now"])["content_hash"])), "signatures", path)
+    if left.num_rows:
+        raise SearchAllError(f"{search.signatures} lacks {left.num_rows:,} signatures of earlier texts")
     return found, missing.num_rows, log
 
 
@@ -260,6 +270,15 @@ def _join_evidence(outcome: Outcome, tables: _Tables) -> DataFrame:
     if outcome.evidence.num_rows:
         rows = rows.unionByName(tables.spark.createDataFrame(outcome.evidence).select(*names))
     return rows
+
+
+def _require_few(num_pairs: int, search: Search) -> None:
+    if num_pairs > search.driver_edges:
+        raise SearchAllError(f"more than {search.driver_edges:,} pairs may change")
+
+
+def _hashes(rows: pa.Table) -> pa.Array:
+    return rows["content_hash"].combine_chunks()
 
 
 def _join(pairs: pa.Table) -> pa.Array:

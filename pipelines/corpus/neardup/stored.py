@@ -40,15 +40,18 @@ def add_signatures(
     the table at the version of the rows, None if there is no table).
 
     Needs the positions of the members, and content_hash. Raises ChangedMeanwhileError if a text gave no
-    signature.
+    signature, or another program changed the table meanwhile: what is recorded as complete must be so.
     """
     spark, log = members.sparkSession, open_log(path)
+    opened = -1 if log is None else log.version
     known = read_signatures(spark, path, log, settings)
     with persisted(members.join(known, "content_hash", "left_anti")) as missing:
         num_missing, mark = _describe(missing, F.xxhash64("content_hash"))
         if num_missing:
             write_signatures(missing, (num_missing, mark), read_texts, settings, path)
             log = open_log(path)
+            if log is not None and log.last_foreign() > opened:
+                raise ChangedMeanwhileError(f"corpus: another program changed {path}; run the stage again")
             known = read_signatures(spark, path, log, settings)
             require_complete(missing.join(known, "content_hash", "left_anti").count(), "signatures", path)
     return known, num_missing, log
