@@ -77,10 +77,10 @@ def repair_encoding(text: str) -> str:
     """Text that was decoded with a wrong encoding, decoded with the right one; other text as it is."""
     if text.isascii():
         return text
-    import ftfy  # 0.1 s to load, and most sources do not ask for it
+    from ftfy import badness, fix_encoding  # 0.1 s to load, and most sources do not ask for it
 
     # ftfy asks this too before it changes anything, but of the whole text: 16 times as slow for English.
-    return ftfy.fix_encoding(text) if ftfy.is_bad(_ASCII.sub(r"\1\n\2", text)) else text
+    return fix_encoding(text) if badness.is_bad(_ASCII.sub(r"\1\n\2", text)) else text
 
 
 def remove_control_characters(text: str) -> str:
