@@ -60,7 +60,7 @@ def remove_lines(text: str, variant: str) -> tuple[str, dict[str, int]]:
         line = found[0].strip()
         if not line:
             continue
-        bare, num_citations = CITATION.subn("", line)
+        bare, num_citations = CITATION.subn("", line) if "[" in line else (line, 0)
         if not _stays(line, bare, rules):
             counts[LINES] += 1
             continue
@@ -74,8 +74,8 @@ def _stays(line: str, bare: str, rules: LineRules) -> bool:
     """Whether a line stays. `line` has no outer white space, `bare` no citations."""
     counted = line if rules.counts_citations else bare
     is_text = (
-        not _LONG_WORD.search(line)
-        and (not rules.end_marks or _has_end(bare, rules.end_marks))
+        (not rules.end_marks or _has_end(bare, rules.end_marks))
+        and (len(line) <= MAX_WORD_CHARS or not _LONG_WORD.search(line))
         and _has_words(counted, rules.min_words)
     )
     if not is_text and not rules.reads_all_lines:
