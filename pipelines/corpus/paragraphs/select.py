@@ -15,9 +15,23 @@ that a billion documents have costs as many rows as there are tasks.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-Place = tuple[int, ...]
-"""Where a text is: numbers that are compared from left to right, such as split, file and offset. The smallest
-is the first."""
+_SPLIT_BITS, _SLICE_BITS, _RECORD_BITS = 2, 29, 32
+"""63 in all: a place is a BIGINT."""
+
+
+def pack_place(split: int, part: int, record: int) -> int:
+    """Where a text is, as one number: places are ordered by split, then slice, then record in its slice.
+
+    If slices are numbered by file and start, this is the order of (split, file, offset), however files are
+    cut. Raises ValueError for a number that is too large.
+    """
+    fields = (("split", split, _SPLIT_BITS), ("slice", part, _SLICE_BITS), ("record", record, _RECORD_BITS))
+    place = 0
+    for name, number, bits in fields:
+        if not 0 <= number < 1 << bits:
+            raise ValueError(f"paragraphs: the {name} of a text must be below {1 << bits:,}, got {number:,}")
+        place = place << bits | number
+    return place
 
 
 class Sighting(NamedTuple):
@@ -25,7 +39,8 @@ class Sighting(NamedTuple):
 
     paragraph: bytes
     """Its hash, as in `pieces.py`."""
-    place: Place
+    place: int
+    """As `pack_place` gives it; the smallest is the first."""
     content: bytes
     """Hash of the text, so that equal texts count once."""
 
@@ -35,13 +50,13 @@ class Sightings:
 
     def __init__(self, max_documents: int) -> None:
         self._limit = max_documents + 1
-        self._seen: dict[bytes, list[tuple[Place, bytes]]] = {}
+        self._seen: dict[bytes, list[tuple[int, bytes]]] = {}
 
     def __len__(self) -> int:
         """Different paragraphs; take the sightings when there are too many for the memory."""
         return len(self._seen)
 
-    def add(self, paragraphs: Iterable[bytes | None], place: Place, content: bytes) -> None:
+    def add(self, paragraphs: Iterable[bytes | None], place: int, content: bytes) -> None:
         """Note the paragraphs of a text; None is not compared."""
         for paragraph in paragraphs:
             if paragraph is not None:
@@ -54,7 +69,7 @@ class Sightings:
             for place, content in texts:
                 yield Sighting(paragraph, place, content)
 
-    def _note(self, texts: list[tuple[Place, bytes]], place: Place, content: bytes) -> None:
+    def _note(self, texts: list[tuple[int, bytes]], place: int, content: bytes) -> None:
         for number, (known, other) in enumerate(texts):
             if other == content:
                 texts[number] = (min(known, place), content)
@@ -67,7 +82,7 @@ class Sightings:
 def find_copied(sightings: Iterable[Sighting], max_documents: int) -> dict[bytes, bytes]:
     """Paragraph -> content of the first text that has it, for each paragraph that more than `max_documents`
     different texts have. Two texts with the same place: the smaller content is first."""
-    texts: dict[bytes, dict[bytes, Place]] = {}
+    texts: dict[bytes, dict[bytes, int]] = {}
     for paragraph, place, content in sightings:
         places = texts.setdefault(paragraph, {})
         places[content] = min(place, places.get(content, place))

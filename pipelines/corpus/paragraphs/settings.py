@@ -18,7 +18,7 @@ class Paragraphs:
     """
 
     unit: Literal["line", "paragraph"] = "line"
-    """line: what a line break ends; CCNet and Dolma call this a paragraph, and it is the unit of Chinese web
+    """line: what a line break ends; Dolma calls this a paragraph, and it is the unit of Chinese web
     text. paragraph: a run of lines without a blank one."""
     min_bytes: int = 32
     """UTF-8 bytes of the shortest paragraph that is compared: 32 letters or 11 ideographs. Shorter ones (menu
@@ -26,8 +26,8 @@ class Paragraphs:
     max_documents: int = 1
     """Different texts that may have a paragraph; if more have it, it is a copy."""
     survivor: Literal["first", "none"] = "first"
-    """Which text keeps a copied paragraph: the first (by split, source, file and offset), as in CCNet and
-    Dolma, or none of them: boilerplate goes everywhere."""
+    """Which text keeps a copied paragraph: the first (by split, source, file and offset), as in Dolma, or
+    none of them: boilerplate goes everywhere."""
     drop_from: tuple[str, ...] = DROP_FROM
     """Splits whose documents lose paragraphs. Never test: a test set stays whole, and goes before the others,
     so that train loses what test has."""

@@ -7,8 +7,9 @@ from hashlib import sha256
 import pytest
 
 from pipelines.corpus.ids import content_hash
+from pipelines.corpus.paragraphs.edit import edit_text
 from pipelines.corpus.paragraphs.pieces import hash_pieces, leave_out, split_text
-from pipelines.corpus.paragraphs.select import Sightings, find_copied, mark_copies
+from pipelines.corpus.paragraphs.select import Sightings, find_copied, pack_place
 from pipelines.corpus.paragraphs.settings import Paragraphs
 from tests.corpus.paragraphs.twin import ORDER, Document, deduplicate
 
@@ -90,6 +91,19 @@ def test_no_paragraph_is_lost_or_moved(unit):
         assert [one.split() for one in pieces_of(left, unit)] == [one.split() for one in expected]
 
 
+def check_evidence(whole, text, removed, copied, settings):
+    """What was removed is at its place in the text of before, and every other paragraph is left."""
+    pieces = pieces_of(whole, settings.unit)
+    for each in removed:
+        found = whole[each.start : each.start + each.num_chars]
+        assert found == pieces[each.paragraph]
+        assert each.hash == sha256(" ".join(found.split()).encode()).hexdigest()[:32]
+        assert bytes.fromhex(each.hash) in copied
+    gone = {each.paragraph for each in removed}
+    left = [one.split() for number, one in enumerate(pieces) if number not in gone]
+    assert [one.split() for one in pieces_of(text, settings.unit)] == left
+
+
 def run(documents, settings, num_tasks=1, max_seen=10**9, seed=0):
     """The texts that documents have left, in the steps of the stage: tasks, merge, each document again."""
     hashes = [content_hash(each.text.encode(), None).encode() for each in documents]
@@ -99,7 +113,7 @@ def run(documents, settings, num_tasks=1, max_seen=10**9, seed=0):
     for each, content in zip(documents, hashes, strict=True):
         task = draw.choice(tasks)
         paragraphs = hash_pieces(each.text, split_text(each.text, settings.unit), settings.min_bytes)
-        task.add(paragraphs, (ORDER[each.split], each.file, each.offset), content)
+        task.add(paragraphs, pack_place(ORDER[each.split], each.file, each.offset), content)
         if len(task) > max_seen:
             sightings += task.take()
     sightings += [row for task in tasks for row in task.take()]
@@ -107,10 +121,12 @@ def run(documents, settings, num_tasks=1, max_seen=10**9, seed=0):
     copied = find_copied(sightings, settings.max_documents)
     texts = []
     for each, content in zip(documents, hashes, strict=True):
-        pieces = split_text(each.text, settings.unit)
-        paragraphs = hash_pieces(each.text, pieces, settings.min_bytes)
-        gone = mark_copies(paragraphs, content, copied, settings.survivor)
-        texts.append(each.text if each.text in whole else leave_out(each.text, pieces, gone))
+        if each.text in whole:
+            texts.append(each.text)
+            continue
+        text, removed = edit_text(each.text, content, copied, settings)
+        check_evidence(each.text, text, removed, copied, settings)
+        texts.append(text)
     return texts, len(sightings)
 
 
@@ -201,6 +217,27 @@ def test_a_frequent_paragraph_costs_few_rows():
     texts, num_rows = run(documents, Paragraphs(max_documents=4), num_tasks=3)
     assert num_rows == 3 * 5
     assert texts == [f"{MENU}\n0", *(str(number) for number in range(1, 1000))]
+
+
+def test_evidence_names_the_place_of_what_was_removed():
+    copied = {sha256(MENU.encode()).digest()[:16]: b"other"}
+    text = f"一二\n\n  {MENU}\nthree\n{MENU}"
+    left, removed = edit_text(text, b"mine", copied, Paragraphs())
+    assert left == "一二\n\nthree"
+    digest = sha256(MENU.encode()).hexdigest()[:32]
+    assert removed == [(1, 4, 2 + len(MENU), digest), (3, 4 + 2 + len(MENU) + 7, len(MENU), digest)]
+    assert edit_text(text, b"other", copied, Paragraphs()) == (text, [])
+    assert edit_text(text, b"mine", {}, Paragraphs()) == (text, [])
+
+
+def test_places_are_ordered_by_split_slice_and_record():
+    places = [(0, 0, 0), (0, 0, 2**32 - 1), (0, 2**29 - 1, 0), (1, 0, 0), (2, 0, 1), (2, 1, 0)]
+    packed = [pack_place(*place) for place in places]
+    assert packed == sorted(packed)
+    assert packed[3] == 2**61
+    assert pack_place(3, 2**29 - 1, 2**32 - 1) == 2**63 - 1  # the largest BIGINT
+    with pytest.raises(ValueError, match=r"the slice of a text must be below 536,870,912, got 536,870,912"):
+        pack_place(0, 2**29, 0)
 
 
 @pytest.mark.parametrize("text", [" " * 10**6, "a \n" * 300_000, "\n" * 10**6, ("a" * 40 + "\n") * 20_000])
