@@ -99,7 +99,8 @@ def _has_words(line: str, min_words: int) -> bool:
         return True
     if not _IDEOGRAPH.search(line):
         return False
-    # Fewer pieces than words, so these are all: long ones hold enough words, as none has 1,000 characters.
+    # These are all pieces. No word has more than 1,000 characters, so long pieces hold enough of them.
     if sum(map(len, pieces)) > MAX_WORD_CHARS * min_words:
         return True
-    return len(split_words(Batch([line])).start) >= min_words
+    # Joined again, because the arrays of a batch take 150 bytes a character, and white space has no limit.
+    return len(split_words(Batch([" ".join(pieces)])).start) >= min_words

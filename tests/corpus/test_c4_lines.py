@@ -3,6 +3,7 @@
 import random
 import re
 import time
+import tracemalloc
 
 import pytest
 
@@ -230,3 +231,12 @@ def test_lines_take_linear_time(text):
     for variant in C4_VARIANTS:
         remove_lines(f"{text}.", variant)
     assert time.process_time() - start < 3  # a quadratic pattern takes minutes
+
+
+def test_white_space_inside_a_line_takes_no_memory():
+    line = f"我{' ' * 2_000_000}银行。"
+    tracemalloc.start()
+    assert remove_lines(line, "paper") == ("", {"c4_lines": 1})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40_000_000  # the text itself has 4 MB, arrays of all its characters 300
