@@ -141,3 +141,11 @@ def test_edits_are_counted_by_document(spark, tmp_path):
         assert quarantine.count() == 1
     with build(spark, [source(tmp_path)]) as (_, _, corpus):
         assert "edits" not in corpus.facts
+
+
+def test_a_page_without_lines_is_dropped_as_empty(spark, tmp_path):
+    write_records(tmp_path, {"text": "Home\nMenu"}, {"text": "One two three four five.\nLog in"})
+    with build(spark, [source(tmp_path, cleaning=Cleaning(c4_lines="paper"))]) as (documents, _, corpus):
+        reasons = {row.text: row.drop_reason for row in documents.collect()}
+        assert reasons == {"": "empty", "One two three four five.": None}
+        assert corpus.facts["edits"] == {"c4_lines": {"documents": 2, "edits": 3}}
