@@ -222,13 +222,8 @@ def test_a_wrong_preset_or_rule_is_named(knobs, message):
 
 def test_rules_without_presets_keep_their_fingerprint():
     rules = {"min_chars": 1, "drop_duplicates_from": ["train"]}
-<<<<<<< HEAD
     before = {"rules": rules, "sources": [{"name": "s", "format": "text", "options": {}}]}
-    off = {"mojibake": False, "control_characters": False, "white_space": False, "pii": []}
-=======
-    before = {"rules": rules, "sources": [{"name": "s", "options": {}}]}
     off = {"mojibake": False, "control_characters": False, "white_space": False, "c4_lines": None, "pii": []}
->>>>>>> paragraphs
     unset = {"languages": [], "min_language_score": 0.65, "presets": [], "thresholds": {}}
     unset |= {"word_lists": []}
     source = {"name": "s", "format": "text", "options": {}, "cleaning": off}
