@@ -46,7 +46,8 @@ class Cleaner:
         self._counts = Counter[str]()
 
     def clean(self, text: str) -> str:
-        """The text after all steps, normalised. Cleaning a clean text changes nothing."""
+        """The text after all steps, normalised. Cleaning a clean text changes nothing, except with c4_lines:
+        see `c4_lines.py`."""
         cleaning = self._cleaning
         if cleaning.mojibake:
             text = self._note("mojibake", text, repair_encoding(text))
@@ -55,17 +56,27 @@ class Cleaner:
             text = self._note("control_characters", text, normalise(remove_control_characters(text)))
         if cleaning.white_space:
             text = self._note("white_space", text, normalise(tidy_white_space(text)))
+        if cleaning.c4_lines:
+            text = self._remove_lines(text, cleaning.c4_lines)
         if cleaning.pii:
             text, found = replace_pii(text, cleaning.pii)
             self._counts.update(found)
         return text
 
     def take_counts(self) -> dict[str, int]:
-        """Texts that each step changed, and placeholders by kind, since the last call."""
+        """Since the last call: texts that each step changed, lines and citations that c4_lines removed, and
+        placeholders by kind."""
         if not self._counts:
             return {}
         counts, self._counts = dict(self._counts), Counter()
         return counts
+
+    def _remove_lines(self, text: str, variant: str) -> str:
+        from pipelines.corpus.c4_lines import remove_lines  # NumPy, and most sources do not ask for it
+
+        text, found = remove_lines(text, variant)
+        self._counts.update(found)
+        return normalise(text)
 
     def _note(self, step: str, before: str, after: str) -> str:
         if before != after:

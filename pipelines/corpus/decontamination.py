@@ -47,6 +47,11 @@ class Decontamination:
 
     def __post_init__(self) -> None:
         check_names(self.evaluation_sets)
+        if edited := [each.name for each in self.evaluation_sets if each.cleaning.c4_lines]:
+            raise ValueError(
+                f"evaluation_sets: cleaning.c4_lines removes short questions from {', '.join(edited)}, and "
+                "what is removed is not looked for; remove c4_lines"
+            )
         if not 2 <= self.ngram <= _MAX_NGRAM:
             raise ValueError(f"ngram must be from 2 to {_MAX_NGRAM:,} words, got {self.ngram}")
         if not 1 <= self.min_record_words <= self.ngram:

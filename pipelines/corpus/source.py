@@ -67,6 +67,11 @@ class Source:
     def _check_mapping(self, at: str) -> None:
         if unknown := sorted(set(self.fields) - set(COLUMNS)):
             raise ValueError(f"{at}: fields maps {', '.join(COLUMNS)}; got {', '.join(unknown)}")
+        if self.cleaning.c4_lines and (self.parts or self.messages):
+            raise ValueError(
+                f"{at}: cleaning.c4_lines is for web pages, and would take short turns out of a dialogue; "
+                "remove it, or parts and messages"
+            )
         if self.parts and self.messages:
             raise ValueError(f"{at}: parts and messages both say what the parts are; remove one of them")
         known = self.reader.field_names

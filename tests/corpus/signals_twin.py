@@ -28,6 +28,8 @@ POLICIES = [
     "use of cookies",
     "use cookies",
 ]
+CITATION = r"\[\d*\]|\[edit\]|\[citation needed\]"
+CHINESE_ENDS = set("。．｡！？」』")
 C4 = {"paper": (5, '.?!"”'), "datatrove": (3, ".?!\"'"), "fineweb": (3, "")}
 
 
@@ -191,11 +193,16 @@ def c4(text, variant):
     kept, sentences, lorem, brace = 0, 0, 0, 0
     lines = [line for line in text.split("\n") if line.strip()]
     for line in lines:
-        words, lower = words_of(line), line.lower()
+        lower = line.lower()
+        words = words_of(re.sub(CITATION, "", line) if variant == "paper" else line)
         end = line.strip()
-        while match := re.search(r"(\[\d*\]|\[edit\]|\[citation needed\])$", end):
+        while match := re.search(f"({CITATION})$", end):
             end = end[: match.start()]
-        good_end = not ends or (end[-1:] != "" and end[-1] in ends and not end.endswith("..."))
+        before = end[-2:-1]
+        quote = end[-1:] == "”" and before != "" and (is_han(before) or before in "。．｡！？")
+        chinese = quote or end[-1:] in CHINESE_ENDS
+        good_end = not ends or (end[-1:] != "" and (end[-1] in ends or chinese))
+        good_end &= not ends or not end.endswith(("...", "。。。"))
         stays = good_end and len(words) >= min_words and max(map(len, words)) <= 1000
         if variant == "paper" or stays:
             lorem += "lorem ipsum" in lower

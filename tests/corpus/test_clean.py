@@ -171,3 +171,11 @@ def test_no_text_with_personal_data_lacks_the_hint():
                 assert kind.hint.search(match[0]), (name, text)
                 found[name] += 1
     assert min(found[name] for name in KINDS) > 5, found
+
+
+def test_a_page_without_lines_is_dropped_as_empty(spark, tmp_path):
+    write_records(tmp_path, {"text": "Home\nMenu"}, {"text": "One two three four five.\nLog in"})
+    with build(spark, [source(tmp_path, cleaning=Cleaning(c4_lines="paper"))]) as (documents, _, corpus):
+        reasons = {row.text: row.drop_reason for row in documents.collect()}
+        assert reasons == {"": "empty", "One two three four five.": None}
+        assert corpus.facts["edits"] == {"c4_lines": {"documents": 2, "edits": 3}}

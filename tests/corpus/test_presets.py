@@ -223,12 +223,13 @@ def test_a_wrong_preset_or_rule_is_named(knobs, message):
 def test_rules_without_presets_keep_their_fingerprint():
     rules = {"min_chars": 1, "drop_duplicates_from": ["train"]}
     before = {"rules": rules, "sources": [{"name": "s", "format": "text", "options": {}}]}
-    off = {"mojibake": False, "control_characters": False, "white_space": False, "pii": []}
+    off = {"mojibake": False, "control_characters": False, "white_space": False, "c4_lines": None, "pii": []}
     unset = {"languages": [], "min_language_score": 0.65, "presets": [], "thresholds": {}}
     unset |= {"word_lists": []}
     source = {"name": "s", "format": "text", "options": {}, "cleaning": off}
     assert leave_out_unset({"rules": {**rules, **unset}, "sources": [source]}) == before
     changes = [({"presets": ["fineweb"]}, {}), ({"languages": ["en"]}, {}), ({}, {"pii": ["ip"]})]
+    changes.append(({}, {"c4_lines": "paper"}))
     for changed, cleaning in changes:
         rules_now, source_now = {**rules, **unset, **changed}, {**source, "cleaning": {**off, **cleaning}}
         assert leave_out_unset({"rules": rules_now, "sources": [source_now]}) != before

@@ -25,7 +25,7 @@ We use cookies and JavaScript { } here. Lorem ipsum dolor sit amet."""
 PIECES = """
     the cat of sat on mat and with to be it's don't A.M. Mr. 1,000 3.14 # … ... -- - • * [1] [edit] { } 我的
     银行卡。 中文abc ４５ ภาษา カタカナ é İstanbul 😀 x_y a/b a:b e.g. U.S. a.B " ' ’s javascript ?! 。 . ,
-    {. 的 在 是
+    {. 的 在 是 好” 。” ” ！ 」 。。。 [edit]
 """
 ALPHABET = [
     *PIECES.split(),

@@ -14,7 +14,7 @@ WORD = LETTER | NUMBER | MARK
 """Characters of a word. SYMBOL: punctuation, symbols (currency, arithmetic, arrows) and control characters.
 STOP: characters that end a sentence, in any script."""
 
-_HAN = ((0x3005, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
+HAN_RANGES = ((0x3005, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
 """Ideographs, first to last + 1; 々, 〆 and 〇 too."""
 _ASSIGNED = ((0, 0x323B0), (0xE0000, 0xE0200))
 """Where letters, numbers, marks and symbols are; the rest is private or not assigned."""
@@ -39,7 +39,7 @@ def classify_characters() -> np.ndarray:
     for first, end in _ASSIGNED:
         for code in range(first, end):
             table[code] = _classify(chr(code))
-    for first, end in _HAN:
+    for first, end in HAN_RANGES:
         table[first:end] |= HAN
     for part in _SENTENCE_TERMINALS.split():
         low, _, high = part.partition("-")

@@ -2,10 +2,14 @@
 
 A line goes if it has a word of more than 1,000 characters, no punctuation mark at its end, few words, the
 word javascript, or a phrase of a cookie or privacy notice. A text goes if it has lorem ipsum or a brace in a
-line that is left. Texts are not changed here: `c4_..._line_fraction` says what would stay.
+line that is left. Texts are not changed here: `c4_..._line_fraction` says what would stay. `c4_lines.py`
+removes lines by the same rules.
 
 Source: Raffel et al. 2020, section 2.2, and the code of TensorFlow Datasets (text/c4_utils.py). Sentences are
 counted with the tokens of `words.py`: a stop mark ends one if a token that is no punctuation follows.
+
+Chinese: words come from the dictionary of `words.py`, and a line may end in a Chinese mark in every variant
+(WIDE_MARKS, WIDE_QUOTE). English lines have none of them, so their verdicts are the published ones.
 """
 
 import re
@@ -15,12 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.corpus.signals.batch import Batch, Pieces, divide, place_sorted
-from pipelines.corpus.signals.characters import PUNCTUATION, STOP
+from pipelines.corpus.signals.characters import HAN, PUNCTUATION, STOP
 from pipelines.corpus.signals.lines import Lines
+from pipelines.corpus.signals.words import split_words
 
 MAX_WORD_CHARS = 1_000
-_CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-_POLICIES = (
+CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+JAVASCRIPT, LOREM = "javascript", "lorem ipsum"
+POLICIES = (
     "terms of use",
     "privacy policy",
     "cookie policy",
@@ -28,7 +34,14 @@ _POLICIES = (
     "use of cookies",
     "use cookies",
 )
-_PERIOD = 0x2E
+ELLIPSES = ("...", "\u3002\u3002\u3002")
+"""A line that ends so has no end mark. The character \u2026 is none in any variant."""
+WIDE_STOPS = "\u3002\uff0e\uff61\uff01\uff1f"
+"""Full stops, exclamation and question mark of Chinese and Japanese."""
+WIDE_MARKS = WIDE_STOPS + "\u300d\u300f"
+"""They and the closing quotation marks of vertical and traditional Chinese: end marks in every variant."""
+WIDE_QUOTE = "\u201d"
+"""English has this mark, too. Behind an ideograph or one of WIDE_STOPS it is Chinese, and an end mark."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +51,15 @@ class LineRules:
     min_words: int
     """Words, as `split_words` counts them."""
     end_marks: str
-    """Characters of which one must end the line; "" = any end will do."""
+    """Characters of which one must end the line, but for Chinese lines; "" = any end will do."""
+    reads_all_lines: bool = False
+    """Whether lorem ipsum or a brace in any line drops the page, or only in a line with words and end."""
+    counts_citations: bool = True
+    """Whether a citation such as [1] is a word of its line."""
 
 
 VARIANTS = {
-    "paper": LineRules(min_words=5, end_marks='.?!"\u201d'),
+    "paper": LineRules(min_words=5, end_marks='.?!"\u201d', reads_all_lines=True, counts_citations=False),
     "datatrove": LineRules(min_words=3, end_marks=".?!\"'"),
     "fineweb": LineRules(min_words=3, end_marks=""),
 }
@@ -71,7 +88,7 @@ def describe_lines(batch: Batch, lines: Lines, words: Pieces, tokens: Pieces) ->
         return np.bincount(place_sorted(positions, lines.whole.end), minlength=num_lines)
 
     script, policy, lorem = (
-        count(found) > 0 for found in _find_phrases(batch, (("javascript",), _POLICIES, ("lorem ipsum",)))
+        count(found) > 0 for found in _find_phrases(batch, ((JAVASCRIPT,), POLICIES, (LOREM,)))
     )
     return LineFacts(
         num_words=count(words.start),
@@ -88,13 +105,17 @@ def describe_lines(batch: Batch, lines: Lines, words: Pieces, tokens: Pieces) ->
 def measure_variant(batch: Batch, lines: Lines, facts: LineFacts, name: str) -> dict[str, np.ndarray]:
     """Sentences of the lines that stay, their share of the non-blank lines, and the text's own faults."""
     rules, document = VARIANTS[name], lines.whole.document
-    stays = ~facts.has_long_word & (facts.num_words >= rules.min_words) & ~lines.is_blank
+    num_words = facts.num_words
+    if not rules.counts_citations:
+        num_words = _count_without_citations(batch, lines.whole, num_words)
+    stays = ~facts.has_long_word & (num_words >= rules.min_words) & ~lines.is_blank
     if rules.end_marks:
         stays &= _end_in(batch, lines.stripped, facts.end, rules.end_marks)
-    seen = ~lines.is_blank if name == "paper" else stays  # the paper drops the page, wherever it is
+    seen = ~lines.is_blank if rules.reads_all_lines else stays
     lorem = batch.count(document[seen & facts.has_lorem])
     # datatrove looks for a brace only in lines without javascript
-    braces = batch.count(document[(seen if name == "paper" else seen & ~facts.has_script) & facts.has_brace])
+    in_brace_lines = seen if rules.reads_all_lines else seen & ~facts.has_script
+    braces = batch.count(document[in_brace_lines & facts.has_brace])
     stays &= ~facts.has_script & ~facts.has_policy
     num_lines = batch.count(document[~lines.is_blank])
     return {
@@ -106,12 +127,17 @@ def measure_variant(batch: Batch, lines: Lines, facts: LineFacts, name: str) -> 
 
 
 def _end_in(batch: Batch, stripped: Pieces, end: np.ndarray, marks: str) -> np.ndarray:
-    """Lines that end in one of the marks, and not in three periods."""
-    last = np.maximum(end - 1, 0)
-    dots = batch.codes == _PERIOD
-    three = dots[last] & dots[np.maximum(last - 1, 0)] & dots[np.maximum(last - 2, 0)]
-    three &= end - stripped.start >= 3
-    return np.isin(batch.codes[last], list(map(ord, marks))) & ~three & (end > stripped.start)
+    """Lines that end in one of the marks or a mark of Chinese, and not in three full stops."""
+    # White space stands before a line, so `second` of a line of one character is no mark.
+    third, second, last = (np.maximum(end - place, 0) for place in (3, 2, 1))
+    found = np.isin(batch.codes[last], list(map(ord, marks + WIDE_MARKS)))
+    is_wide = (batch.classes[second] & HAN) != 0
+    is_wide |= np.isin(batch.codes[second], list(map(ord, WIDE_STOPS)))
+    found |= (batch.codes[last] == ord(WIDE_QUOTE)) & is_wide
+    for ellipsis in map(ord, (each[0] for each in ELLIPSES)):
+        three = (batch.codes[last] == ellipsis) & (batch.codes[second] == ellipsis)
+        found &= ~(three & (batch.codes[third] == ellipsis) & (end - stripped.start >= 3))
+    return found & (end > stripped.start)
 
 
 def _remove_citations(batch: Batch, stripped: Pieces) -> np.ndarray:
@@ -123,11 +149,31 @@ def _remove_citations(batch: Batch, stripped: Pieces) -> np.ndarray:
         number, first = stripped.document[line], stripped.start[line]
         offset = batch.starts[number]
         text = batch.texts[number][first - offset : end[line] - offset]
-        for match in reversed(list(_CITATION.finditer(text))):
+        for match in reversed(list(CITATION.finditer(text))):
             if match.end() != end[line] - first:
                 break
             end[line] = first + match.start()
     return end
+
+
+def _count_without_citations(batch: Batch, lines: Pieces, num_words: np.ndarray) -> np.ndarray:
+    """Words by line, as if its citations were not there. Only lines with a citation are counted again."""
+    found = [
+        start + match.start()
+        for start, text in zip(batch.starts.tolist(), batch.texts, strict=True)
+        for match in CITATION.finditer(text)
+    ]
+    if not found:
+        return num_words
+    chosen = np.unique(place_sorted(np.array(found, np.int64), lines.end))
+    bare = []
+    for line in chosen:
+        number, offset = lines.document[line], batch.starts[lines.document[line]]
+        text = batch.texts[number][lines.start[line] - offset : lines.end[line] - offset]
+        bare.append(CITATION.sub("", text))
+    cut, counts = Batch(bare), num_words.copy()
+    counts[chosen] = cut.count(split_words(cut).document)
+    return counts
 
 
 def _find_phrases(batch: Batch, groups: Sequence[Sequence[str]]) -> list[np.ndarray]:

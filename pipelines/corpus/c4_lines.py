@@ -1,0 +1,106 @@
+"""Text of a web page -> the lines that C4 keeps, without citations such as [1].
+
+A line goes if it has a word of more than 1,000 characters, no punctuation mark at its end, few words, the
+word javascript, or a phrase of a cookie or privacy notice; blank lines go, too. What stays has no outer white
+space. The variants are those of the signals (`signals/web_lines.py`): `paper` is the latest paper and the
+code of TensorFlow Datasets, `datatrove` is JMLR 21(140) and datatrove's C4QualityFilter, `fineweb` is that
+without the rule of the end.
+
+C4 then drops whole pages; so do the presets c4@VARIANT, not this step. A line for which C4 drops the page
+(lorem ipsum, a brace) stays, so that the rule of the preset still sees it. A page without any line left is
+empty, and dropped as that.
+
+Chinese: words come from a dictionary, and a line may end in a Chinese mark, see `signals/web_lines.py`. A
+word of more than 1,000 characters is a run of them without white space and ideographs. Japanese kana, Thai,
+Lao and Khmer are not cut into words: a line of them is one word, and goes.
+
+With `datatrove` and `fineweb` a citation is a word of its line, as in datatrove. So cleaning a clean text
+again may remove a line that has too few words without its citations.
+
+Cost: linear in the text. Memory: one line and what stays.
+"""
+
+import re
+from collections import Counter
+
+from pipelines.corpus.signals.batch import Batch
+from pipelines.corpus.signals.characters import HAN_RANGES
+from pipelines.corpus.signals.web_lines import (
+    CITATION,
+    ELLIPSES,
+    JAVASCRIPT,
+    LOREM,
+    MAX_WORD_CHARS,
+    POLICIES,
+    VARIANTS,
+    WIDE_MARKS,
+    WIDE_QUOTE,
+    WIDE_STOPS,
+    LineRules,
+)
+from pipelines.corpus.signals.words import split_words
+
+LINES, CITATIONS = "c4_lines", "c4_citations"
+"""What is counted: lines with text that were removed, and citations removed from lines that stay."""
+_LINE = re.compile("[^\\n]+")
+_HAN = "".join(f"{chr(first)}-{chr(end - 1)}" for first, end in HAN_RANGES)
+_IDEOGRAPH = re.compile(f"[{_HAN}]")
+# Tried at the first character of a run only: from each character on, it would take 1,000 times as long.
+_LONG_WORD = re.compile(f"(?<![^\\s{_HAN}])[^\\s{_HAN}]{{{MAX_WORD_CHARS + 1}}}")
+_WIDE_QUOTE_END = re.compile(f"[{_HAN}{WIDE_STOPS}]{WIDE_QUOTE}$")
+
+
+def remove_lines(text: str, variant: str) -> tuple[str, dict[str, int]]:
+    """The lines that stay, and how many lines and citations were removed (only what was found).
+
+    `text` is normalised: line ends are LF. The result is not: white space may be left where a citation was.
+    """
+    rules, kept, counts = VARIANTS[variant], list[str](), Counter[str]()
+    for found in _LINE.finditer(text):
+        line = found[0].strip()
+        if not line:
+            continue
+        bare, num_citations = CITATION.subn("", line) if "[" in line else (line, 0)
+        if not _stays(line, bare, rules):
+            counts[LINES] += 1
+            continue
+        kept.append(bare)
+        if num_citations:
+            counts[CITATIONS] += num_citations
+    return "\n".join(kept), dict(counts)
+
+
+def _stays(line: str, bare: str, rules: LineRules) -> bool:
+    """Whether a line stays. `line` has no outer white space, `bare` no citations."""
+    counted = line if rules.counts_citations else bare
+    is_text = (
+        (not rules.end_marks or _has_end(bare, rules.end_marks))
+        and (len(line) <= MAX_WORD_CHARS or not _LONG_WORD.search(line))
+        and _has_words(counted, rules.min_words)
+    )
+    if not is_text and not rules.reads_all_lines:
+        return False
+    lower = bare.lower()
+    if LOREM in lower or ("{" in bare and (rules.reads_all_lines or JAVASCRIPT not in lower)):
+        return True  # the page goes, and the rule that drops it must see why
+    return is_text and JAVASCRIPT not in lower and not any(phrase in lower for phrase in POLICIES)
+
+
+def _has_end(line: str, marks: str) -> bool:
+    if line.endswith(ELLIPSES):
+        return False
+    return line.endswith((*marks, *WIDE_MARKS)) or _WIDE_QUOTE_END.search(line[-2:]) is not None
+
+
+def _has_words(line: str, min_words: int) -> bool:
+    """Whether the line has that many words. Needs a line without a word of more than 1,000 characters."""
+    pieces = line.split(maxsplit=min_words - 1)
+    if len(pieces) >= min_words:
+        return True
+    if not _IDEOGRAPH.search(line):
+        return False
+    # These are all pieces. No word has more than 1,000 characters, so long pieces hold enough of them.
+    if sum(map(len, pieces)) > MAX_WORD_CHARS * min_words:
+        return True
+    # Joined again, because the arrays of a batch take 150 bytes a character, and white space has no limit.
+    return len(split_words(Batch([" ".join(pieces)])).start) >= min_words
