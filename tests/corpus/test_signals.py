@@ -131,5 +131,5 @@ def test_hash_depends_on_the_string_alone():
     assert within[0] == within[1] != within[2]
 
 
-def test_the_table_has_a_column_per_signal():
+def test_the_table_has_a_column_per_signal(spark):
     assert TABLE.schema.names == ["doc_id", "language", "language_score", *SIGNALS]
