@@ -12,6 +12,7 @@ import pytest
 from jobs.run import STAGES
 from jobs.shell.command import EXAMPLE_KEYS, format_help
 from jobs.shell.settings import load
+from tests.conftest import flow_overrides
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HEAVY = {
@@ -50,8 +51,26 @@ def list_loaded(*words: str) -> set[str]:
 def test_help_and_config_load_no_heavy_library():
     # One process per kind of command: they differ in what they import, not in the stage.
     assert list_loaded("--help") == list_loaded("--version") == set()
-    assert list_loaded("finetune", "--help") == set()
+    assert list_loaded("finetune", "--help") == list_loaded("corpus", "--help") == set()
     assert list_loaded("config", "--recipe", "customer_service") == set()
+
+
+def test_a_run_with_nothing_new_loads_no_engine(flow):
+    command = ("run", *flow_overrides(flow.folder))
+    assert not list_loaded(*command) & {"torch", "transformers", "horovod"}
+    # The first run keeps the answers of the store, which MLflow gave.
+    assert not list_loaded(*command) & {"torch", "transformers", "horovod", "mlflow", "pyspark"}
+
+
+def test_a_driver_with_work_to_do_loads_no_torch():
+    modules = ("finetune.driver", "registry.runs.training", "registry.versions.register", "scoring.compare")
+    program = (
+        f"import sys, {', '.join(f'pipelines.{name}' for name in modules)}, pipelines.scoring.serve\n"
+        "print(sorted({'torch', 'transformers', 'pyspark', 'mlflow'} & set(sys.modules)))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    loaded = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
+    assert loaded.stdout.splitlines()[-1:] == ["['mlflow', 'pyspark']"], loaded.stderr
 
 
 def test_the_list_of_heavy_libraries_is_checked_at_all():
