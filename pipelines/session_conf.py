@@ -86,7 +86,10 @@ def refuse_cluster_mode(settled: Mapping[str, str]) -> None:
 
 
 def refuse_fast_listing(settled: Mapping[str, str]) -> None:
-    """Raises ValueError for a setting of Delta that breaks every table on S3 with Spark's Hadoop."""
+    """Raises ValueError for a setting of Delta that breaks every table on S3 with Spark's Hadoop. Databricks
+    brings a Hadoop of its own."""
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return
     for name in (f"spark.hadoop.{FAST_LISTING}", FAST_LISTING):
         if settled.get(name, "").strip().lower() == "true":
             raise ValueError(

@@ -24,6 +24,7 @@ from pipelines.connect import is_connect, ship_code
 from pipelines.jvm import add_to_jvm, check_java
 from pipelines.machine import cache_folder
 from pipelines.session_conf import (
+    FAST_LISTING,
     JAVA_OPTIONS,
     TASK_MEMORY,
     add_delta,
@@ -33,6 +34,7 @@ from pipelines.session_conf import (
     choose_python,
     find_delta_jars,
     find_s3_jars,
+    refuse_fast_listing,
     refuse_settings,
 )
 from pipelines.stores import S3, Stores, current, secret_conf, spark_conf
@@ -156,6 +158,7 @@ def _apply_stores(session: SparkSession) -> None:
     defaults = spark_conf(Stores())
     wanted = {name: value for name, value in spark_conf(stores).items() if defaults.get(name) != value}
     hadoop = context._jsc.hadoopConfiguration()
+    refuse_fast_listing({FAST_LISTING: hadoop.get(FAST_LISTING) or ""})  # a session that others started
     if stores.hdfs.conf_dir:  # a JVM that runs already does not see our environment
         for name in ("core-site.xml", "hdfs-site.xml"):
             site = Path(stores.hdfs.conf_dir) / name

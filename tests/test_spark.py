@@ -159,6 +159,18 @@ def test_fast_listing_on_s3_is_refused(value):
     refuse_fast_listing({"spark.hadoop.delta.enableFastS3AListFrom": "false"})
 
 
+def test_fast_listing_of_a_running_session_is_refused(spark, monkeypatch):
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    monkeypatch.setattr("pipelines.spark._applied", None)
+    hadoop.set("delta.enableFastS3AListFrom", "true")
+    try:
+        with pytest.raises(ValueError, match="enableFastS3AListFrom must not be true"):
+            session("any")
+    finally:
+        hadoop.unset("delta.enableFastS3AListFrom")
+    assert session("any") is spark
+
+
 def test_a_driver_that_runs_here_refuses_cluster_mode(monkeypatch):
     monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
     wanted = r"deployMode is cluster, .*already the driver; remove .*spark-submit --deploy-mode cluster.*YARN"
