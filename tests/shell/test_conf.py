@@ -97,6 +97,10 @@ def test_every_key_of_base_has_a_comment():
     assert [name for name, line in leaves if not re.search(r" # \S", lines[line])] == []
 
 
+def test_lines_fit_into_the_width_of_a_page():
+    assert [line for line in BASE.splitlines() if len(line) > 110] == []
+
+
 def test_every_key_of_a_source_has_a_comment():
     explained = re.findall(r"^  # [- ] (\w+): .*?   *# +\S", BASE, re.MULTILINE)
     assert explained == [field.name for field in fields(Source)]
