@@ -20,7 +20,7 @@ help:  ## show this text
 	@printf '  make demo      set up, then run all stages on the shipped data; RECIPE=name takes another file of conf/recipe\n'
 	@printf '  make test      set up, then run all tests but the slow ones; ARGS="-k csv -x" goes to pytest\n'
 	@printf '  make test-all  set up, then run all tests, also those that start and kill processes\n'
-	@printf '  make test-cluster  run the flow on hosts made of network namespaces, with real servers (root); ARGS="-m 'cluster and soak'" the long ones\n'
+	@printf '  make test-cluster  run the flow on hosts made of network namespaces, with real servers (root); ARGS="-m '\''cluster and soak'\''" the long ones\n'
 	@printf '  make ui        open the pages of MLflow on http://127.0.0.1:%s; PORT=5001 takes another port\n' '$(PORT)'
 	@printf '  make check     check style, types and imports (ruff, mypy, import-linter)\n'
 	@printf '  make faults    plant the faults of tests/faults.txt one by one; the tests named there must notice: an hour\n'

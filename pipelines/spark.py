@@ -158,12 +158,14 @@ def _apply_stores(session: SparkSession) -> None:
     defaults = spark_conf(Stores())
     wanted = {name: value for name, value in spark_conf(stores).items() if defaults.get(name) != value}
     hadoop = context._jsc.hadoopConfiguration()
-    refuse_fast_listing({FAST_LISTING: hadoop.get(FAST_LISTING) or ""})  # a session that others started
     if stores.hdfs.conf_dir:  # a JVM that runs already does not see our environment
         for name in ("core-site.xml", "hdfs-site.xml"):
             site = Path(stores.hdfs.conf_dir) / name
             if site.is_file():
                 hadoop.addResource(context._jvm.org.apache.hadoop.fs.Path(site.as_uri()))
+    # Of a session that others started: Delta reads both.
+    for given in (hadoop.get(FAST_LISTING), session.conf.get(FAST_LISTING, None)):
+        refuse_fast_listing({FAST_LISTING: given or ""})
     for spark_name, value in wanted.items():
         name = spark_name.removeprefix("spark.hadoop.")
         given = context.getConf().get(spark_name, None)

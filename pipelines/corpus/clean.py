@@ -20,8 +20,8 @@ _SPACES = re.compile("[\\xa0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000]")
 # From the start of a run of spaces only: from each space on, a long run takes the square of its length.
 _SPACES_AT_LINE_END = re.compile("(?<![ \\t])[ \\t]++(?=\\n)")
 _BLANK_LINES = re.compile("\\n{3,}")
-# Signs of a wrong encoding are up to six characters, and one of them at least is not ASCII: of long runs of
-# ASCII, the ends are enough to look for them.
+# Signs of a wrong encoding are up to seven characters, and one of them at least is not ASCII: of long runs
+# of ASCII, the ends are enough to look for them.
 _ASCII = re.compile("([\\x00-\\x7f]{8})[\\x00-\\x7f]++(?<=([\\x00-\\x7f]{8}))")
 
 

@@ -193,23 +193,21 @@ def c4(text, variant):
     kept, sentences, lorem, brace = 0, 0, 0, 0
     lines = [line for line in text.split("\n") if line.strip()]
     for line in lines:
-        lower = line.lower()
-        words = words_of(re.sub(CITATION, "", line) if variant == "paper" else line)
-        end = line.strip()
-        while match := re.search(f"({CITATION})$", end):
-            end = end[: match.start()]
+        end = re.sub(CITATION, "", line.strip())
+        lower, words = end.lower(), words_of(end if variant == "paper" else line)
+        longest = max(map(len, words_of(line)))
         before = end[-2:-1]
         quote = end[-1:] == "”" and before != "" and (is_han(before) or before in "。．｡！？")
         chinese = quote or end[-1:] in CHINESE_ENDS
         good_end = not ends or (end[-1:] != "" and (end[-1] in ends or chinese))
         good_end &= not ends or not end.endswith(("...", "。。。"))
-        stays = good_end and len(words) >= min_words and max(map(len, words)) <= 1000
+        stays = good_end and len(words) >= min_words and longest <= 1000
         if variant == "paper" or stays:
             lorem += "lorem ipsum" in lower
-            brace += "{" in line and (variant == "paper" or "javascript" not in lower)
+            brace += "{" in end and (variant == "paper" or "javascript" not in lower)
         if stays and "javascript" not in lower and not any(policy in lower for policy in POLICIES):
             kept += 1
-            sentences += sentences_of(line)
+            sentences += sentences_of(end)
     values = (sentences, kept / len(lines) if lines else 0.0, lorem, brace)
     names = ("num_sentences", "line_fraction", "lorem_ipsum_lines", "brace_lines")
     return {f"c4_{variant}_{name}": value for name, value in zip(names, values, strict=True)}

@@ -21,7 +21,7 @@ import numpy as np
 from pipelines.corpus.signals.batch import Batch, Pieces, divide, place_sorted
 from pipelines.corpus.signals.characters import HAN, PUNCTUATION, STOP
 from pipelines.corpus.signals.lines import Lines
-from pipelines.corpus.signals.words import split_words
+from pipelines.corpus.signals.words import split_tokens, split_words
 
 MAX_WORD_CHARS = 1_000
 CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
@@ -67,50 +67,73 @@ VARIANTS = {
 
 @dataclass(frozen=True, slots=True)
 class LineFacts:
-    """What the variants of the rules share, by line."""
+    """What the variants of the rules share, by line. All but words are read without citations."""
 
     num_words: np.ndarray
+    num_words_bare: np.ndarray
+    """Without citations."""
     has_long_word: np.ndarray
     num_sentences: np.ndarray
-    end: np.ndarray
-    """Behind the last character, without white space and then without citations."""
     has_script: np.ndarray
     has_policy: np.ndarray
     has_lorem: np.ndarray
     has_brace: np.ndarray
+    has_end: dict[str, np.ndarray]
+    """By the end marks of a variant."""
 
 
 def describe_lines(batch: Batch, lines: Lines, words: Pieces, tokens: Pieces) -> LineFacts:
     """Words and tokens are those of `words.py`: ideographs are cut, so a line of Chinese has words too."""
-    num_lines = len(lines.whole.start)
+    num_words = _count(words.start, lines.whole)
+    has_long_word = _count(words.start[words.length > MAX_WORD_CHARS], lines.whole) > 0
+    facts = LineFacts(
+        num_words, num_words.copy(), has_long_word, *_read_lines(batch, lines.whole, lines.stripped, tokens)
+    )
+    cited = [number for number, text in enumerate(batch.texts) if "[" in text and CITATION.search(text)]
+    if cited:  # only these texts are read again
+        bare = Batch([_remove_citations(batch.texts[number]) for number in cited])
+        pieces, at = bare.split_lines(), np.flatnonzero(np.isin(lines.whole.document, cited))
+        facts.num_words_bare[at] = _count(split_words(bare).start, pieces)
+        found = _read_lines(bare, pieces, pieces, split_tokens(bare))
+        kept = facts.num_sentences, facts.has_script, facts.has_policy, facts.has_lorem, facts.has_brace
+        for values, new in zip(kept, found[:-1], strict=True):
+            values[at] = new
+        for marks, new in found[-1].items():
+            facts.has_end[marks][at] = new
+    return facts
 
-    def count(positions: np.ndarray) -> np.ndarray:
-        return np.bincount(place_sorted(positions, lines.whole.end), minlength=num_lines)
 
+def _read_lines(
+    batch: Batch, whole: Pieces, stripped: Pieces, tokens: Pieces
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Columns of LineFacts from num_sentences on."""
     script, policy, lorem = (
-        count(found) > 0 for found in _find_phrases(batch, ((JAVASCRIPT,), POLICIES, (LOREM,)))
+        _count(found, whole) > 0 for found in _find_phrases(batch, ((JAVASCRIPT,), POLICIES, (LOREM,)))
     )
-    return LineFacts(
-        num_words=count(words.start),
-        has_long_word=count(words.start[words.length > MAX_WORD_CHARS]) > 0,
-        num_sentences=_count_sentences(batch, tokens, lines.whole),
-        end=_remove_citations(batch, lines.stripped),
-        has_script=script,
-        has_policy=policy,
-        has_lorem=lorem,
-        has_brace=count(np.flatnonzero(batch.codes == ord("{"))) > 0,
-    )
+    braces = _count(np.flatnonzero(batch.codes == ord("{")), whole) > 0
+    marks = {rules.end_marks for rules in VARIANTS.values() if rules.end_marks}
+    ends = {each: _end_in(batch, stripped, each) for each in marks}
+    return _count_sentences(batch, tokens, whole), script, policy, lorem, braces, ends
+
+
+def _count(positions: np.ndarray, lines: Pieces) -> np.ndarray:
+    """How many of the positions, which ascend, are in each line."""
+    return np.bincount(place_sorted(positions, lines.end), minlength=len(lines.start))
+
+
+def _remove_citations(text: str) -> str:
+    """The lines without outer white space, and then without citations. White space before one stays, so a
+    line "text. [1]" ends in a space, as in both public codes."""
+    return "\n".join(CITATION.sub("", line.strip()) for line in text.split("\n"))
 
 
 def measure_variant(batch: Batch, lines: Lines, facts: LineFacts, name: str) -> dict[str, np.ndarray]:
     """Sentences of the lines that stay, their share of the non-blank lines, and the text's own faults."""
     rules, document = VARIANTS[name], lines.whole.document
-    num_words = facts.num_words
-    if not rules.counts_citations:
-        num_words = _count_without_citations(batch, lines.whole, num_words)
+    num_words = facts.num_words if rules.counts_citations else facts.num_words_bare
     stays = ~facts.has_long_word & (num_words >= rules.min_words) & ~lines.is_blank
     if rules.end_marks:
-        stays &= _end_in(batch, lines.stripped, facts.end, rules.end_marks)
+        stays &= facts.has_end[rules.end_marks]
     seen = ~lines.is_blank if rules.reads_all_lines else stays
     lorem = batch.count(document[seen & facts.has_lorem])
     # datatrove looks for a brace only in lines without javascript
@@ -126,8 +149,9 @@ def measure_variant(batch: Batch, lines: Lines, facts: LineFacts, name: str) -> 
     }
 
 
-def _end_in(batch: Batch, stripped: Pieces, end: np.ndarray, marks: str) -> np.ndarray:
+def _end_in(batch: Batch, stripped: Pieces, marks: str) -> np.ndarray:
     """Lines that end in one of the marks or a mark of Chinese, and not in three full stops."""
+    end = stripped.end
     # White space stands before a line, so `second` of a line of one character is no mark.
     third, second, last = (np.maximum(end - place, 0) for place in (3, 2, 1))
     found = np.isin(batch.codes[last], list(map(ord, marks + WIDE_MARKS)))
@@ -138,42 +162,6 @@ def _end_in(batch: Batch, stripped: Pieces, end: np.ndarray, marks: str) -> np.n
         three = (batch.codes[last] == ellipsis) & (batch.codes[second] == ellipsis)
         found &= ~(three & (batch.codes[third] == ellipsis) & (end - stripped.start >= 3))
     return found & (end > stripped.start)
-
-
-def _remove_citations(batch: Batch, stripped: Pieces) -> np.ndarray:
-    """Ends of the lines without citations such as [1], [edit]. White space before one stays, so a line
-    "text. [1]" ends in a space, as in both public codes."""
-    end = stripped.end.copy()
-    closing = np.flatnonzero(batch.codes[np.maximum(end - 1, 0)] == ord("]"))
-    for line in closing:
-        number, first = stripped.document[line], stripped.start[line]
-        offset = batch.starts[number]
-        text = batch.texts[number][first - offset : end[line] - offset]
-        for match in reversed(list(CITATION.finditer(text))):
-            if match.end() != end[line] - first:
-                break
-            end[line] = first + match.start()
-    return end
-
-
-def _count_without_citations(batch: Batch, lines: Pieces, num_words: np.ndarray) -> np.ndarray:
-    """Words by line, as if its citations were not there. Only lines with a citation are counted again."""
-    found = [
-        start + match.start()
-        for start, text in zip(batch.starts.tolist(), batch.texts, strict=True)
-        for match in CITATION.finditer(text)
-    ]
-    if not found:
-        return num_words
-    chosen = np.unique(place_sorted(np.array(found, np.int64), lines.end))
-    bare = []
-    for line in chosen:
-        number, offset = lines.document[line], batch.starts[lines.document[line]]
-        text = batch.texts[number][lines.start[line] - offset : lines.end[line] - offset]
-        bare.append(CITATION.sub("", text))
-    cut, counts = Batch(bare), num_words.copy()
-    counts[chosen] = cut.count(split_words(cut).document)
-    return counts
 
 
 def _find_phrases(batch: Batch, groups: Sequence[Sequence[str]]) -> list[np.ndarray]:
