@@ -63,6 +63,11 @@ def write_tickets(folder: Path) -> None:
                 )
 
 
+def count_jobs(spark):
+    """Jobs that the session has started. Its status store forgets the first ones of more than 1,000."""
+    return spark.sparkContext._jsc.sc().dagScheduler().nextJobId()
+
+
 def flow_overrides(folder: Path) -> list[str]:
     """A small flow in `folder`: the real stages on the files of write_tickets, with a tiny encoder."""
 

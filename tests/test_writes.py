@@ -8,6 +8,7 @@ from deltalake import DeltaTable
 from pipelines.delta import Table
 from pipelines.pin import open_log, pin
 from pipelines.tables import QUARANTINE
+from tests.conftest import count_jobs
 from tests.small_tables import PARTITIONED, broken_rows, numbers
 
 
@@ -119,13 +120,9 @@ def test_a_new_table_takes_two_commits(spark, path):
 
 
 def test_a_new_table_takes_one_spark_job(spark, path):
-    def count_jobs():
-        spark._jsc.sc().listenerBus().waitUntilEmpty()
-        return spark._jsc.sc().statusStore().jobsList(None).size()
-
-    before = count_jobs()
+    before = count_jobs(spark)
     QUARANTINE.overwrite(broken_rows(spark, range(3)), path, fingerprint="a", facts={})
-    assert count_jobs() - before == 1
+    assert count_jobs(spark) - before == 1
 
 
 def test_digest_and_files_come_from_the_same_rows(spark, path):

@@ -1,14 +1,10 @@
 """How many Spark jobs the stage takes: each costs the driver some 0.1 s, whatever it does."""
 
 from jobs import corpus
+from tests.conftest import count_jobs
 from tests.corpus.increments import make_config, write_file
 
 MAX_JOBS = 20
-
-
-def count_jobs(spark):
-    """Jobs that the session has started."""
-    return spark.sparkContext._jsc.sc().dagScheduler().nextJobId()
 
 
 def test_three_thousand_documents_take_few_jobs(spark, tmp_path):
