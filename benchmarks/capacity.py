@@ -7,6 +7,7 @@ how much that is. Numbers of tasks, groups and files come from the code that cut
 """
 
 import json
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,7 @@ def make_training_table(known: Coefficients) -> list[str]:
 def make_coefficient_table(measured: dict) -> list[str]:
     cpus, at, num_bytes = measured["machine"]["cpus"], measured["machine"]["at"], measured["input_bytes"]
     lines = [f"Measured at {at} on {cpus} cores with up to {format_bytes(num_bytes)} of input.", ""]
-    lines += [measured["note"], ""] if "note" in measured else []
+    lines += [textwrap.fill(measured["note"], 110), ""] if "note" in measured else []
     lines += ["| coefficient | value |", "|---|---|"]
     return lines + [
         f"| {name.replace('_', ' ')} | {round_number(value)} |"
