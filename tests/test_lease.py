@@ -87,6 +87,26 @@ def test_the_lease_of_another_machine_is_free_after_a_minute(folder):
         assert json.loads(folder.read(LEASE))["process"] == process.identify_process()
 
 
+def test_a_driver_that_looked_before_another_took_the_lease_is_refused(folder, monkeypatch):
+    write_other_lease(folder, age_seconds=DEAD_SECONDS + 1)
+    read, first = folder.read, Lease(folder)
+
+    def read_and_wait(name):
+        """What the late driver sees; then the first one takes the lease and deletes its claims."""
+        found = read(name)
+        monkeypatch.undo()
+        first.__enter__()
+        return found
+
+    monkeypatch.setattr(folder, "read", read_and_wait)
+    try:
+        with pytest.raises(LeaseHeldError, match="in use by process"):
+            Lease(folder).__enter__()
+        first.require()
+    finally:
+        first.__exit__(None, None, None)
+
+
 def test_a_driver_that_lost_its_lease_stops(folder):
     with Lease(folder, renew_seconds=0.01) as lease:
         other = json.dumps({**ELSEWHERE, "renewed_at": time.time()}).encode()
