@@ -120,10 +120,10 @@ def write_similarities(
     member of each content; `described` as in `write_signatures`."""
     version = _name_shingles(settings)
     work = partial(_collect_sets, ngram=settings.banding.ngram)
-    sets = read_texts(positions, work, _SETS)
-    compared = compare_sets(missing, sets).withColumn("shingles", F.lit(version))
     inputs = fingerprint("similarities", version, *described, version_of(path))
-    SIMILARITIES.append(compared, path, fingerprint=inputs, facts={"pairs": described[0]})
+    with persisted(read_texts(positions, work, _SETS)) as sets:  # each end of a pair is looked up in them
+        compared = compare_sets(missing, sets).withColumn("shingles", F.lit(version))
+        SIMILARITIES.append(compared, path, fingerprint=inputs, facts={"pairs": described[0]})
 
 
 def require_complete(num_left: int, what: Literal["signatures", "pairs"], path: str) -> None:
