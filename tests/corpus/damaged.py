@@ -119,7 +119,7 @@ def write_bombs(folder: Path, num_bytes: int, *, is_long: bool) -> dict[tuple[st
     if is_long:
         packed = zstandard.ZstdCompressor().compressobj()
         data = b"".join(packed.compress(ZEROS) for _ in range(160)) + packed.flush()
-        bombs["lines", "bomb.txt.zst"] = (data, ["zstd: the file expands to more than 1,100"])
+        bombs["lines", "bomb.txt.zst"] = (data, ["too long", "zstd: the file expands to more than 1,100"])
     for (name, file), (content, _) in bombs.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         if content is None:
