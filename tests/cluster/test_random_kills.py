@@ -31,7 +31,7 @@ def kill_executor(cluster, run, chance, root):
 
 def kill_rank(cluster, run, chance, root):
     """One Python process of an executor, which is a rank while a training runs."""
-    wait_for(lambda: find_workers(cluster) or not run.driver.is_alive(), 60)
+    wait_for(lambda: find_workers(cluster) or not run.driver.is_alive(), RUN_SECONDS)
     if workers := find_workers(cluster):
         chance.choice(workers).kill()
 
