@@ -14,6 +14,7 @@ import numpy as np
 
 from pipelines.dataset.arrays import expand
 from pipelines.dataset.examples.byte_level import find_byte_lengths, find_covered, locate_tokens
+from pipelines.dataset.examples.words import ID_BYTES, WordEncoder
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -46,6 +47,7 @@ class TextEncoder:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._byte_lengths = find_byte_lengths(tokenizer)
+        self._words = None if self._byte_lengths is None else WordEncoder(tokenizer)
         opening, closing = find_frame(tokenizer)
         self._appended_id: int | None = None
         if end_token_id is not None and not closes_texts(tokenizer, end_token_id):
@@ -57,18 +59,16 @@ class TextEncoder:
     @property
     def needs_offsets(self) -> bool:
         """Whether every text takes the slower way, with the library's offsets."""
-        return self._byte_lengths is None
+        return self._words is None
 
     def encode(self, texts: Sequence[str]) -> Iterator[EncodedText]:
         """One result per text, in order."""
-        if self._byte_lengths is None:
+        if self._byte_lengths is None or self._words is None:
             yield from self._encode_with_offsets(texts)
             return
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        counts = np.array([len(encoding) for encoding in encodings], dtype=np.int64)  # (num_texts,)
-        ids = np.fromiter(
-            chain.from_iterable(encoding.ids for encoding in encodings), np.int32, int(counts.sum())
-        )
+        pieces = self._words.encode(texts)
+        counts = np.array([len(piece) for piece in pieces], dtype=np.int64) // ID_BYTES  # (num_texts,)
+        ids = np.frombuffer(b"".join(pieces), dtype=np.int32)  # (num_tokens,)
         lengths = self._byte_lengths[ids]  # (num_tokens,)
         is_covered = find_covered(texts, counts, lengths)
         if is_covered.all():
