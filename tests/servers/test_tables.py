@@ -10,6 +10,7 @@ from pipelines.corpus.manifest import list_sources
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
 from pipelines.delta import ContractError, Table
+from pipelines.hadoop_check import check_hadoop_on_executors
 from pipelines.pin import open_log, pin
 from pipelines.spark import session
 from pipelines.storage import Folder
@@ -103,6 +104,8 @@ def test_a_source_is_read_by_executors(reaching, root):
 
 def test_spark_s_client_does_what_stages_need(reaching, root):
     assert [(finding.step, finding.problem) for finding in check_hadoop(reaching, root)] == [("", "")]
+    by_tasks = check_hadoop_on_executors(reaching.sparkContext, root, num_tasks=2, hold_seconds=0.0)
+    assert {name: (each.step, each.problem) for name, each in by_tasks.items()} == {"driver": ("", "")}
     assert Folder(root).names() == []
 
 
