@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -196,7 +196,8 @@ def _add_hadoop(context: SparkContext, found: dict[str, dict[str, Any]], root: s
         silent = Finding(
             client=CLIENT, host=executor, step="run", problem="no task ran there", fix="run the doctor again"
         )
-        facts.setdefault("storage", []).append(asdict(findings.get(executor, silent)))
+        finding = replace(findings.get(executor, silent), host=facts.get("host", executor))
+        facts.setdefault("storage", []).append(asdict(finding))
 
 
 def _count_tasks(context: SparkContext, num_executors: int) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CLIENT = "Hadoop"
 MAPRED = "org.apache.hadoop.mapred"
 WRITE, READ = "write and rename", "read"
-Told = dict[str, str]
+Outcomes = dict[str, str]
 """Executor -> why a task failed there; empty = its tasks succeeded."""
 
 
@@ -37,7 +37,7 @@ def check_hadoop_on_executors(
     """
     scratch = f"{hadoop_path(path).rstrip('/')}/.check-{uuid.uuid4().hex}"
     files = f"{scratch}/files"  # Hadoop reads no folder whose name starts with a dot
-    conf = {**hadoop_conf(replace(current(), patience_seconds=0))}
+    conf = hadoop_conf(replace(current(), patience_seconds=0))
     # Clients of an executor are kept: with one that the executor has, these settings would not count.
     conf[f"fs.{split_scheme(scratch)[0]}.impl.disable.cache"] = "true"
 
@@ -50,8 +50,8 @@ def check_hadoop_on_executors(
         pairs.map(hold).saveAsHadoopFile(files, f"{MAPRED}.TextOutputFormat", conf=conf)
 
     def read() -> None:
-        text = "org.apache.hadoop.io.Text", "org.apache.hadoop.io.LongWritable"
-        lines: RDD[Any] = context.hadoopFile(files, f"{MAPRED}.TextInputFormat", text[1], text[0], conf=conf)
+        types = "org.apache.hadoop.io.LongWritable", "org.apache.hadoop.io.Text"
+        lines: RDD[Any] = context.hadoopFile(files, f"{MAPRED}.TextInputFormat", *types, conf=conf)
         lines.map(hold).count()
 
     findings: dict[str, Finding] = {}
@@ -68,7 +68,7 @@ def check_hadoop_on_executors(
     return findings
 
 
-def _run(context: "SparkContext", job: Callable[[], None]) -> Told:
+def _run(context: "SparkContext", job: Callable[[], None]) -> Outcomes:
     """What became of the tasks of a job, by executor."""
     group = f"hadoop-check-{uuid.uuid4().hex}"
     context.setJobGroup(group, "distributary doctor: Hadoop's client on every executor")
@@ -79,7 +79,7 @@ def _run(context: "SparkContext", job: Callable[[], None]) -> Told:
         failure = error
     finally:
         context._jsc.clearJobGroup()
-    outcomes: Told = {}
+    outcomes: Outcomes = {}
     for executor, problem in list_tasks(context, group):
         outcomes[executor] = outcomes.get(executor) or problem
     if failure is not None and not any(outcomes.values()):

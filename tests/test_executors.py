@@ -150,6 +150,6 @@ def test_executors_with_another_python_are_named(tmp_path, program):
             assert "torch is missing (the driver has " in problem
             assert "storage could not be tried: ModuleNotFoundError" in problem  # by Python's clients
             assert [(by["client"], by["host"], by["step"]) for by in each["storage"]] == [
-                ("Hadoop", each["executor"], "")  # it needs no package of Python
+                ("Hadoop", each["host"], "")  # it needs no package of Python
             ]
             assert "torch or Horovod cannot be used: ModuleNotFoundError: No module named 'torch'" in problem
