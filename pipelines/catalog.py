@@ -1,18 +1,28 @@
 """Tables named in a catalog (Hive metastore, Unity Catalog): their logs are read by SQL, because only the
-catalog knows where the files are and who may read them.
+catalog knows where the files are and who may read them. A Hive metastore knows a location and nothing else,
+so a table of it on S3 is read and written there, as by its path: see `find_folder`.
 
 A name needs a Spark session. The one that runs is used; `provide_session` says how to start one, for plans
 that are made before any stage starts Spark.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipelines.commit_record import read_record
-from pipelines.paths import absolute, is_table_name
+from pipelines.connect import is_connect
+from pipelines.paths import absolute, is_table_name, split_scheme
+from pipelines.stores import S3_SCHEMES
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame, Row, SparkSession
+
+SESSION_CATALOG = "spark_catalog"
+DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+"""Keeps the location of a table in Spark's metastore; commits are files of the table alone."""
+SINGLE_DRIVER = "S3SingleDriverLogStore"
+"""Delta's log store for S3 unless the user names another one: it looks for a version, and then writes it."""
 
 _start: "Callable[[], SparkSession] | None" = None
 
@@ -39,15 +49,47 @@ def require_session(name: str) -> "SparkSession":
     return _start()
 
 
+def find_folder(name: str) -> str | None:
+    """The folder of a table, which need not exist yet, whose commits we put there ourselves, each on the
+    condition that there is none of its version. None = Spark commits.
+
+    That is a table on S3 in Spark's own catalog with Delta's log store for one driver: of two drivers that
+    commit at once, Spark would let the second one replace the commit of the first. Spark commits where it is
+    safe (HDFS, local disks, a log store that the user chose), where the catalog takes part (Unity Catalog,
+    Databricks), and for clients of Spark Connect, whose server is the one driver. Raises the error of Spark
+    if there is no such schema (database).
+    """
+    spark = require_session(name)
+    if is_connect(spark) or "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return None
+    *above, schema, table = name.split(".")
+    catalog = above[0] if above else spark.catalog.currentCatalog()
+    if catalog != SESSION_CATALOG or spark.conf.get(f"spark.sql.catalog.{catalog}", None) != DELTA_CATALOG:
+        return None
+    if has_table(name):
+        detail = _describe_detail(name, spark)
+        location = str(detail.location) if detail.format == "delta" else ""
+    else:
+        location = f"{spark.catalog.getDatabase(quote_name(schema)).locationUri.rstrip('/')}/{table.lower()}"
+    scheme = split_scheme(location)[0]
+    return location if scheme in S3_SCHEMES and _has_single_driver_store(spark, scheme) else None
+
+
+def _has_single_driver_store(spark: "SparkSession", scheme: str) -> bool:
+    keys = [f"delta.logStore.{what}" for what in ("class", f"{scheme}.impl")]
+    chosen = (spark.conf.get(name, None) for key in keys for name in (key, f"spark.{key}"))
+    return all(store is None or store.endswith(SINGLE_DRIVER) for store in chosen)
+
+
 class CatalogSource:
     """The log of a named table, read by DESCRIBE DETAIL and DESCRIBE HISTORY."""
 
-    def __init__(self, name: str, spark: "SparkSession") -> None:
-        self._quoted, self._spark = quote_name(name), spark
-        detail = spark.sql(f"DESCRIBE DETAIL {self._quoted}").collect()[0]
+    def __init__(self, name: str) -> None:
+        self._quoted, self._spark = quote_name(name), (spark := require_session(name))
+        detail = _describe_detail(name, spark)
         if detail.format != "delta":
             raise ValueError(f"table {name} has the format {detail.format}, not delta; choose another name")
-        self.table_id, self.name, self.location = detail.id, name, detail.location
+        self.table_id, self.name = detail.id, name
         self.configuration: Mapping[str, str] = detail.properties
         self.partition_by = tuple(detail.partitionColumns)
         schema = spark.table(self._quoted).schema
@@ -93,10 +135,9 @@ def _collect(history: "DataFrame") -> list[Mapping[str, Any]]:
     return [row.asDict() for row in history.collect()]
 
 
-def read_catalog(name: str) -> CatalogSource | None:
-    """The log of the table `name`; None if the catalog has no such table."""
-    spark = require_session(name)
-    return CatalogSource(name, spark) if spark.catalog.tableExists(quote_name(name)) else None
+def has_table(name: str) -> bool:
+    """Whether the catalog has a table of this name."""
+    return require_session(name).catalog.tableExists(quote_name(name))
 
 
 def find_location(place: str) -> str:
@@ -106,10 +147,13 @@ def find_location(place: str) -> str:
     """
     if not is_table_name(place):
         return place
-    source = read_catalog(place)
-    if source is None:
+    if not has_table(place):
         raise FileNotFoundError(f"no table {place} in the catalog; run the stage that writes it")
-    return absolute(str(source.location))
+    return absolute(str(_describe_detail(place, require_session(place)).location))
+
+
+def _describe_detail(name: str, spark: "SparkSession") -> "Row":
+    return spark.sql(f"DESCRIBE DETAIL {quote_name(name)}").collect()[0]
 
 
 def quote_name(name: str) -> str:

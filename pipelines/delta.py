@@ -13,7 +13,8 @@ was faster, it gets a conflict, reads the log again and writes what is still mis
 were replaced. The shards are there already, so another attempt costs one commit.
 
 Where a function takes the path of a table, it also takes a name in a Spark catalog (`schema.table`). Spark
-commits to those (`named.py`), from rows that wait in a staging folder.
+commits to those (`named.py`), from rows that wait in a staging folder, unless that is not safe on S3
+(`catalog.find_folder`): then a name stands for the path of its table.
 """
 
 import logging
@@ -37,7 +38,7 @@ from pipelines.held import HeldRows, hold_rows, read_shards, require_contract
 from pipelines.named import commit_named, staging_folder
 from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import Pin, TableLog, open_log
-from pipelines.prepare import prepare_table
+from pipelines.prepare import prepare_folder, prepare_table
 from pipelines.schema import arrow_schema, parse_ddl
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Table:
         files = log.list_plain_shards(MOST_FILES)
         if files is None:
             return self.read(spark, path, log.version)
-        return read_shards(spark, self.schema, path, files)
+        return read_shards(spark, self.schema, log.folder or path, files)
 
     @contextmanager
     def hold(self, rows: DataFrame, path: str) -> Iterator[HeldRows]:
@@ -106,7 +107,7 @@ class Table:
         ContractError with the count and the first offending key.
         """
         definition = self._definition
-        folder = _shard_folder(rows.sparkSession, path)
+        folder = prepare_folder(rows.sparkSession, path, definition)
         with hold_rows(select_columns(rows, definition), folder, definition) as held:
             require_contract(held, definition)
             yield held
@@ -256,10 +257,10 @@ class Table:
     ) -> None:
         """One commit on top of `log`. Writes nothing, and returns, if another writer committed since `log`
         was read."""
-        if held.path != _shard_folder(held.spark, path):
-            raise ValueError(f"{self.name}: the rows are held in {held.path}, not for {path}")
         try:
             log = prepare_table(held.spark, path, log, self._definition, keeps_rows=not change.replaces)
+            if held.path != (log.folder or staging_folder(held.spark)):
+                raise ValueError(f"{self.name}: the rows are held in {held.path}, not for {path}")
             totals = change.totals or held.totals
             record = {
                 "table": self.name,
@@ -272,7 +273,7 @@ class Table:
                 "number": log.last_number() + 1,
                 "folder": held.folder,
             }
-            if is_table_name(path):
+            if log.folder is None:
                 commit_named(log, held, replace=change.replaces, record=record)
                 return
             held.may_be_committed = True
@@ -293,8 +294,3 @@ def _note_commits(held: HeldRows, log: TableLog | None, *, after: int) -> None:
     committed equal inputs with shards of its own."""
     if held.may_be_committed and log is not None:
         held.may_be_committed = log.names_shards(held.folder, after=after)
-
-
-def _shard_folder(spark: SparkSession, place: str) -> str:
-    """Where rows are held: in the folder of the table, or in the staging folder of the catalog's tables."""
-    return staging_folder(spark) if is_table_name(place) else place

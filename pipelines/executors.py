@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,8 @@ from pyspark import SparkContext, TaskContext, cloudpickle
 from pyspark.sql import SparkSession
 
 from pipelines import probe
+from pipelines.hadoop_check import CLIENT, check_hadoop_on_executors
+from pipelines.stores_check import Finding
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ MIN_FREE_BYTES = 5_000_000_000
 MAX_CLOCK_SECONDS = 60.0
 """S3 refuses requests that are 15 minutes off, Kerberos 5; leases are stale after minutes."""
 HOLD_SECONDS = 0.7
+HADOOP_ATTEMPTS = 3  # until each executor has got a task
 NOT_EXAMINED = "not examined: another executor failed"
 WAIT_SECONDS = 10.0
 
@@ -67,13 +70,15 @@ def check_executors(
     *,
     deeper: bool = False,
     storage: Callable[[], Sequence[Any]] | None = None,
+    root: str | None = None,
     wait_seconds: float = WAIT_SECONDS,
 ) -> list[ExecutorReport]:
     """One report per executor, sorted by host and id. A local master is one executor, `driver`.
 
     deeper: also import torch and Horovod on each executor (10 to 60 s), and call `storage` there, which gives
-    findings of `stores_check.check_store` (through `stores.carry`). wait_seconds: how long to wait for
-    executors that have not registered yet (spark.executor.instances) or do not answer.
+    findings of `stores_check.check_store` (through `stores.carry`); with a `root`, Spark's Hadoop client is
+    tried below it, too. wait_seconds: how long to wait for executors that have not registered yet
+    (spark.executor.instances) or do not answer.
 
     Raises ValueError over Spark Connect, RuntimeError if no executor registers.
     """
@@ -105,6 +110,8 @@ def check_executors(
     if deeper:
         for answer in _look_deeper(context, known, storage):
             found.setdefault(answer["executor"], {}).update(answer)
+        if root is not None:
+            _add_hadoop(context, found, root)
     silent = "it did not run a task; it is busy with another job, or its Python does not start: see its log"
     return [
         ExecutorReport(
@@ -175,13 +182,36 @@ def _look_deeper(
     return [answer for answer in answers if answer is not None]
 
 
+def _add_hadoop(context: SparkContext, found: dict[str, dict[str, Any]], root: str) -> None:
+    """Add what Spark's Hadoop client can do on each executor to the findings about its storage."""
+    findings: dict[str, Finding] = {}
+    for _ in range(HADOOP_ATTEMPTS):
+        tried = check_hadoop_on_executors(
+            context, root, num_tasks=_count_tasks(context, len(found)), hold_seconds=HOLD_SECONDS
+        )
+        findings = {**tried, **findings}
+        if set(found) <= set(findings) or any(finding.step for finding in findings.values()):
+            break
+    for executor, facts in found.items():
+        silent = Finding(
+            client=CLIENT, host=executor, step="run", problem="no task ran there", fix="run the doctor again"
+        )
+        finding = replace(findings.get(executor, silent), host=facts.get("host", executor))
+        facts.setdefault("storage", []).append(asdict(finding))
+
+
+def _count_tasks(context: SparkContext, num_executors: int) -> int:
+    """One for each slot of the cluster."""
+    scala = context._jsc.sc()
+    profile = scala.resourceProfileManager().defaultResourceProfile()
+    return max(int(scala.maxNumConcurrentTasks(profile)), num_executors, 1)
+
+
 def _run_everywhere(
     context: SparkContext, known: dict[str, str], work: Callable[[dict[str, list[str]]], Any]
 ) -> list[Any]:
     """Results of `work(GPUs of the task by resource)`, run once in each slot of the cluster."""
-    scala = context._jsc.sc()
-    profile = scala.resourceProfileManager().defaultResourceProfile()
-    num_tasks = max(int(scala.maxNumConcurrentTasks(profile)), len(known), 1)
+    num_tasks = _count_tasks(context, len(known))
 
     def run(_: int) -> Any:
         task = TaskContext.get()

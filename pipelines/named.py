@@ -6,12 +6,13 @@ number after the last one in the log that it was prepared for. The second of two
 that is taken, and gets a conflict, or Delta skips its write. Writes to the path of the table take numbers
 too, so writers may use the name or the path.
 
-On S3, Delta's log store of Spark is safe for one driver at a time only, unless the catalog coordinates the
-commits, as Unity Catalog does. Two drivers that write one table on S3 name it by its path.
+On S3, Delta's log store of Spark is safe for one driver at a time only. Where no catalog coordinates the
+commits, Spark only creates the table, and the rest is written as by its path: see `catalog.find_folder`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from delta import exceptions as delta_exceptions
@@ -20,14 +21,18 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from pipelines.catalog import quote_name
+from pipelines.catalog import has_table, quote_name
 from pipelines.commit import ConflictError
 from pipelines.commit_record import encode_record
 from pipelines.held import HeldRows
+from pipelines.lease import Lease, LeaseHeldError
 from pipelines.pin import TableLog
+from pipelines.storage import Folder
 
 STAGING = "spark.distributary.staging"
 """Spark setting: folder or URI that driver and executors can write."""
+CREATE_SECONDS, LOOK_SECONDS = 120.0, 0.5
+"""How long to wait for another driver that creates the table, which takes a few seconds; between looks."""
 CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
 """Another writer committed first. The Python classes have no common base."""
 
@@ -49,13 +54,41 @@ def create_named(
     description: str,
     partition_by: Sequence[str],
     properties: Mapping[str, str],
+    folder: str | None,
 ) -> None:
-    """Create an empty managed table; do nothing if there is one. The schema (database) must exist."""
+    """Create an empty managed table; do nothing if there is one. The schema (database) must exist.
+
+    With `folder`, as `catalog.find_folder` gives it, drivers create the table one after the other.
+    """
     builder = DeltaTable.createIfNotExists(spark).tableName(quote_name(name)).comment(description)
     builder = builder.addColumns(schema).partitionedBy(*partition_by)
     for key, value in properties.items():
         builder = builder.property(key, value)
-    builder.execute()
+    if folder is None:
+        builder.execute()
+    else:
+        create_alone(name, folder, builder.execute)
+
+
+def create_alone(name: str, folder: str, create: Callable[[], object]) -> None:
+    """Call `create` under a lease beside the table's `folder`, unless there is a table; wait while another
+    driver has the lease.
+
+    Two drivers that let Spark create a table on S3 would both write its first version, the second one with
+    another table id. Raises LeaseHeldError if the lease is not free after CREATE_SECONDS.
+    """
+    above, _, base = folder.rstrip("/").rpartition("/")
+    deadline = time.monotonic() + CREATE_SECONDS
+    while not has_table(name):
+        try:
+            with Lease(Folder(f"{above}/_distributary/{base}")) as lease:
+                if not has_table(name):
+                    lease.require()
+                    create()
+        except LeaseHeldError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_SECONDS)
 
 
 def commit_named(log: TableLog, held: HeldRows, *, replace: bool, record: Mapping[str, Any]) -> None:

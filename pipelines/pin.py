@@ -1,6 +1,7 @@
 """Pins: which rows a version of a Delta table holds and what they were made from.
 
-The log of a table named by a path is read without a JVM; that of a table named in a catalog, by Spark.
+The log of a table named by a path is read without a JVM; that of a table named in a catalog, by Spark, or in
+the folder of the table: see `catalog.find_folder`.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import pyarrow as pa
 from deltalake import DeltaTable as DeltaLog
 from deltalake.exceptions import TableNotFoundError
 
-from pipelines.catalog import read_catalog
+from pipelines.catalog import CatalogSource, find_folder, has_table
 from pipelines.commit_record import read_record
 from pipelines.paths import is_table_name
 from pipelines.repeating import repeat_on_hdfs
@@ -157,6 +158,8 @@ class TableLog:
 
     def __init__(self, path: str, source: LogSource) -> None:
         self.path, self.source, self.version = path, source, source.version
+        self.folder = source.path if isinstance(source, FileSource) else None
+        """Where we commit; None = Spark commits to the table's name."""
 
     def pin(self, *, made_from: str | None = None) -> Pin | None:
         """As the function `pin`, for the table as it was when the log was opened.
@@ -264,15 +267,17 @@ class TableLog:
 def open_log(place: str, *, version: int | None = None) -> TableLog | None:
     """The log of the table at a path or with a name, up to `version` (None = newest); None if there is no
     table."""
-    if is_table_name(place):
-        source = read_catalog(place)
-        return None if source is None else TableLog(place, source)
+    if is_table_name(place) and not has_table(place):
+        return None
+    folder = find_folder(place) if is_table_name(place) else place
+    if folder is None:
+        return TableLog(place, CatalogSource(place))
 
     def open_files() -> FileSource:
-        return FileSource(place, DeltaLog(place, version=version, storage_options=delta_options(place)))
+        return FileSource(folder, DeltaLog(folder, version=version, storage_options=delta_options(folder)))
 
     try:
-        return TableLog(place, repeat_on_hdfs(place, open_files))
+        return TableLog(place, repeat_on_hdfs(folder, open_files))
     except TableNotFoundError:
         return None
 

@@ -5,11 +5,22 @@ import json
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
+from pipelines.catalog import find_folder
 from pipelines.commit import create_table, set_properties
 from pipelines.contract import ContractError, Definition, breaks, constraint_properties
-from pipelines.named import add_constraints, create_named
+from pipelines.named import add_constraints, create_named, staging_folder
 from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import TableLog, open_log
+
+
+def prepare_folder(spark: SparkSession, place: str, definition: Definition) -> str:
+    """Where the rows of a write wait for their commit: the folder of the table, or the staging folder if
+    Spark commits. A table whose folder the catalog chooses is created if there is none."""
+    if not is_table_name(place):
+        return place
+    if find_folder(place) is None:
+        return staging_folder(spark)
+    return (open_log(place) or _create(spark, place, definition)).folder or staging_folder(spark)
 
 
 def prepare_table(
@@ -34,11 +45,11 @@ def prepare_table(
     }
     if not missing:
         return log
-    if is_table_name(place):
+    if log.folder is None:
         add_constraints(spark, place, missing)
         return _reopen(place)
     if keeps_rows:
-        _require_unbroken(spark, place, log, definition, missing)
+        _require_unbroken(spark, log, definition, missing)
     set_properties(log, constraint_properties(missing))
     return _reopen(place, version=log.version + 1)
 
@@ -67,6 +78,7 @@ def _require_equal_columns(place: str, log: TableLog, definition: Definition) ->
 
 def _create(spark: SparkSession, place: str, definition: Definition) -> TableLog:
     if is_table_name(place):
+        folder = find_folder(place)
         create_named(
             spark,
             place,
@@ -74,8 +86,9 @@ def _create(spark: SparkSession, place: str, definition: Definition) -> TableLog
             description=definition.row,
             partition_by=definition.partition_by,
             properties=definition.properties,
+            folder=folder,
         )
-        return _reopen(place)
+        return _reopen(place, version=None if folder is None else 0)
     create_table(
         place,
         definition.schema.json(),
@@ -88,15 +101,16 @@ def _create(spark: SparkSession, place: str, definition: Definition) -> TableLog
 
 
 def _require_unbroken(
-    spark: SparkSession, path: str, log: TableLog, definition: Definition, checks: dict[str, str]
+    spark: SparkSession, log: TableLog, definition: Definition, checks: dict[str, str]
 ) -> None:
-    present = spark.read.format("delta").option("versionAsOf", log.version).load(spark_path(path))
+    assert log.folder is not None, "Spark checks the rows of the others"
+    present = spark.read.format("delta").option("versionAsOf", log.version).load(spark_path(log.folder))
     for name, check in checks.items():
         broken = present.where(breaks(check)).count()
         if broken:
             raise ContractError(
-                f"{definition.name} at {path}: {broken:,} rows break the constraint {name} ({check}), which "
-                "is new; correct or delete them"
+                f"{definition.name} at {log.path}: {broken:,} rows break the constraint {name} ({check}), "
+                "which is new; correct or delete them"
             )
 
 

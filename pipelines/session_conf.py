@@ -9,11 +9,12 @@ from pathlib import Path
 from pyspark import SparkContext
 from pyspark.find_spark_home import _find_spark_home
 
+from pipelines.catalog import DELTA_CATALOG, SESSION_CATALOG
 from pipelines.machine import DELTA_JARS, S3_JARS, jars_folder
 from pipelines.submit import conf_folder
 
 EXTENSIONS, DELTA_EXTENSION = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
-CATALOG, DELTA_CATALOG = "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+CATALOG = f"spark.sql.catalog.{SESSION_CATALOG}"
 UNITY_CATALOG = "io.unitycatalog.spark.UCSingleCatalog"
 """Passes Delta tables on to Delta's own catalog."""
 TASK_MEMORY = {

@@ -47,6 +47,7 @@ LOG_CONF = Path(__file__).with_name("log4j2.properties")
 DEFAULT_MASTER = "local[2,4]"
 """Two slots; a failed task is tried four times. With `local[2]` a barrier stage would never be run again."""
 
+SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions"
 NO_MASTER = (
     "spark.master is empty, as --env cluster has it, and nothing else names a Spark master; start the stage "
     "with spark-submit --master URL, or set spark.master=URL as a key or in spark-defaults.conf "
@@ -217,6 +218,22 @@ def count_slots(spark: SparkSession) -> int:
         return int(spark.sparkContext.defaultParallelism)
     # `range` without a number of partitions takes the server's default parallelism.
     return int(spark.range(1 << 16).select(F.spark_partition_id()).distinct().count())
+
+
+@contextmanager
+def shuffling(spark: SparkSession, num_partitions: int) -> Iterator[None]:
+    """Shuffles that are planned while the context lasts have at least `num_partitions`; more if the session
+    has more. Spark joins small partitions again by their sizes, but it divides no large ones. A session that
+    chooses the number itself (Databricks: auto) is left as it is."""
+    before = spark.conf.get(SHUFFLE_PARTITIONS, "") or ""
+    if not before.isdigit() or int(before) >= num_partitions:
+        yield
+        return
+    spark.conf.set(SHUFFLE_PARTITIONS, str(num_partitions))
+    try:
+        yield
+    finally:
+        spark.conf.set(SHUFFLE_PARTITIONS, before)
 
 
 def require_master() -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from pipelines.delta import Table
@@ -39,7 +40,7 @@ def disturb(folder: Path, kind: str) -> None:
 
 
 def main(folder: Path, kind: str) -> None:
-    for name in ("seen", "local"):
+    for name in ("seen", "local", "events"):
         (folder / name).mkdir(parents=True)
     spark = session(
         "disturbed",
@@ -50,6 +51,9 @@ def main(folder: Path, kind: str) -> None:
             "spark.reducer.maxBlocksInFlightPerAddress": "1",
             "spark.databricks.delta.snapshotPartitions": "1",
             "spark.ui.enabled": "false",
+            "spark.eventLog.enabled": "true",
+            "spark.eventLog.dir": f"file:{folder}/events",
+            "spark.eventLog.compress": "false",
         },
     )
     spark.sparkContext.setLogLevel("OFF")
@@ -87,8 +91,20 @@ def main(folder: Path, kind: str) -> None:
             attempts.getJobInfo(job).status == "FAILED" for job in attempts.getJobIdsForGroup(None)
         ),
     }
+    spark.stop()  # now the log is complete
+    outcome["most attempts"] = max(count_attempts(folder / "events").values())
     print("RESULT " + json.dumps(outcome))
-    spark.stop()
+
+
+def count_attempts(events: Path) -> Counter[int]:
+    """Stage -> how often Spark submitted it."""
+    attempts = Counter[int]()
+    for file in (path for path in events.rglob("*") if path.is_file()):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            if event["Event"] == "SparkListenerStageSubmitted":
+                attempts[event["Stage Info"]["Stage ID"]] += 1
+    return attempts
 
 
 if __name__ == "__main__":

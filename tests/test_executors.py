@@ -138,6 +138,9 @@ def test_executors_with_another_python_are_named(tmp_path, program):
     found = [each["executor"] for each in answer["executors"]]
     # On a busy machine, Spark gives the job up before the second executor has registered.
     assert found == ["0", "1"] or (program == "gone" and found in (["0"], ["1"]))
+    assert [(each["client"], each["step"]) for each in answer["driver"]] == [
+        (client, "") for client in ("Arrow and obstore", "delta-rs", "Hadoop")
+    ]
     problems = [" ".join(each["problems"]) for each in answer["executors"]]
     if program == "gone":
         assert any('Cannot run program "/gone/python"' in problem for problem in problems)
@@ -145,4 +148,8 @@ def test_executors_with_another_python_are_named(tmp_path, program):
         for each, problem in zip(answer["executors"], problems, strict=True):
             assert each["program"] == bare
             assert "torch is missing (the driver has " in problem
+            assert "storage could not be tried: ModuleNotFoundError" in problem  # by Python's clients
+            assert [(by["client"], by["host"], by["step"]) for by in each["storage"]] == [
+                ("Hadoop", each["host"], "")  # it needs no package of Python
+            ]
             assert "torch or Horovod cannot be used: ModuleNotFoundError: No module named 'torch'" in problem

@@ -3,16 +3,20 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pipelines import named
 from pipelines.catalog import require_session
+from pipelines.lease import Lease, LeaseHeldError
 from pipelines.paths import is_table_name
+from pipelines.storage import Folder
 from tests.processes import CHECKOUT
 
 
 @pytest.fixture(scope="module")
-def named(tmp_path_factory):
+def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("catalog")
     ended = subprocess.run(
         [sys.executable, "-m", "tests.named_tables", str(folder)],
@@ -29,36 +33,66 @@ def named(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_named_table_is_overwritten_as_a_path_is(named):
-    assert named["before"] == [-1, None]
-    assert "no numbers table at lake.numbers; run the stage" in named["missing"]
-    assert named["again"]
-    assert named["equal to a path"]
-    assert named["versions"] == [[1, 2, 3], [4, 5]]
+def test_a_named_table_is_overwritten_as_a_path_is(found):
+    assert found["before"] == [-1, None]
+    assert "no numbers table at lake.numbers; run the stage" in found["missing"]
+    assert found["again"]
+    assert found["equal to a path"]
+    assert found["versions"] == [[1, 2, 3], [4, 5]]
 
 
 @pytest.mark.slow
-def test_appends_to_a_named_table_add_keys_once(named):
-    assert named["appended"] == [1, [4, 5, 6, 7]]
-    assert named["repeated"]
-    assert named["at once"] == 3
-    assert named["all"] == [4, 5, 6, 7, 8, 9, 10]
+def test_appends_to_a_named_table_add_keys_once(found):
+    assert found["appended"] == [1, [4, 5, 6, 7]]
+    assert found["repeated"]
+    assert found["at once"] == 3
+    assert found["all"] == [4, 5, 6, 7, 8, 9, 10]
 
 
 @pytest.mark.slow
-def test_writers_of_a_named_table_lose_and_double_nothing(named):
-    assert named["mentioned"] == 1
-    assert named["after a faster writer"] == [1, None]
-    assert named["by path and by name"] == [1, [14, 15]]
+def test_writers_of_a_named_table_lose_and_double_nothing(found):
+    assert found["mentioned"] == 1
+    assert found["after a faster writer"] == [1, None]
+    assert found["by path and by name"] == [1, [14, 15]]
 
 
 @pytest.mark.slow
-def test_a_named_table_keeps_contract_location_and_pins(named):
-    assert "1 of 1 rows break the constraint positive (number > 0)" in named["broken"]
-    assert named["detail"] == ["number > 0", ["split"], 1]
-    assert named["location"] == [True, True]
-    assert named["foreign"] == ["DELETE", True]
-    assert named["left behind"] == []
+def test_a_named_table_keeps_contract_location_and_pins(found):
+    assert "1 of 1 rows break the constraint positive (number > 0)" in found["broken"]
+    assert found["detail"] == ["number > 0", ["split"], 1]
+    assert found["location"] == [True, True]
+    assert found["foreign"] == ["DELETE", True]
+    assert found["left behind"] == []
+
+
+def test_drivers_create_a_table_one_after_the_other(spark, tmp_path, monkeypatch):
+    """On S3, where Spark would let both of them write its first version."""
+    folder, created = f"{tmp_path}/lake/numbers", []
+
+    def create():
+        created.append("by us")
+        spark.sql("CREATE TABLE created_alone (number INT) USING DELTA")
+
+    def create_alone():
+        named.create_alone("default.created_alone", folder, create)
+
+    try:
+        with Lease(Folder(f"{tmp_path}/lake/_distributary/numbers")):
+            monkeypatch.setattr(named, "CREATE_SECONDS", 0)
+            with pytest.raises(LeaseHeldError, match="in use by process"):
+                create_alone()
+            monkeypatch.undo()
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(create_alone)
+                spark.sql("CREATE TABLE created_alone (number INT) USING DELTA")  # by the other driver
+                waiting.result(60)
+        assert created == []
+        spark.sql("DROP TABLE created_alone")
+        create_alone()
+        create_alone()
+        assert created == ["by us"]
+    finally:
+        spark.sql("DROP TABLE IF EXISTS created_alone")
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,8 @@ def _add_doctor(program: "typer.Typer") -> None:
         """Check machine, installation and storage; print fixes.
 
         With --cluster: Python, packages, Horovod, GPUs, disk, memory, clock and network address of each
-        executor of the application that the configuration describes.
+        executor of the application that the configuration describes; and what each client of the storage
+        can do on the driver and on each executor.
 
         Exit status 1 if something is broken, 0 otherwise (also with warnings).
 

@@ -3,6 +3,7 @@ executor of it, and print one line for each."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,11 @@ from jobs.run import STAGES
 from jobs.shell import settings as configuration
 from jobs.shell.loading import show_loading
 from jobs.shell.redaction import redact
+from jobs.shell.storage_checks import make_check
 from pipelines.stores import carry, configure
 
 if TYPE_CHECKING:
+    from jobs.shell.checks import Check
     from pipelines.executors import ExecutorReport
 
 
@@ -27,21 +30,25 @@ def examine_cluster(
     with show_loading("Spark"):
         from pipelines.executors import check_executors
         from pipelines.spark import require_master, session
-        from pipelines.stores_check import check_store
+        from pipelines.stores_check import check_hadoop, check_store
 
         if not config.spark.get("spark.master"):
             require_master()
         spark = session("doctor", config.spark)
     with show_loading("torch and Horovod on every executor"):
         storage = partial(carry(check_store), settings.root)
-        wait_seconds = config.wait_for_slots_seconds
-        reports = check_executors(spark, deeper=True, storage=storage, wait_seconds=wait_seconds)
-    failed = any(report.problems for report in reports)
+        driver = [*check_store(settings.root), *check_hadoop(spark, settings.root)]
+        # If the driver's client does not work, those of the executors wait for minutes, too.
+        root = None if any(finding.step for finding in driver) else settings.root
+        reports = check_executors(
+            spark, deeper=True, storage=storage, root=root, wait_seconds=config.wait_for_slots_seconds
+        )
+    failed = any(report.problems for report in reports) or any(finding.step for finding in driver)
     if as_json:
-        executors = [describe(report) for report in reports]
-        print(json.dumps(redact({"ok": not failed, "executors": executors}), indent=2, ensure_ascii=False))
+        found = {"driver": [asdict(finding) for finding in driver], "executors": [*map(describe, reports)]}
+        print(json.dumps(redact({"ok": not failed, **found}), indent=2, ensure_ascii=False))
     else:
-        _print_table(reports)
+        _print_table(reports, [make_check(finding, settings.root) for finding in driver])
     spark.stop()
     return int(failed)
 
@@ -85,7 +92,7 @@ def display_storage(facts: dict[str, Any]) -> str:
     return f"fails ({', '.join(failed)})" if failed else f"works ({', '.join(works)})"
 
 
-def _print_table(reports: "Sequence[ExecutorReport]") -> None:
+def _print_table(reports: "Sequence[ExecutorReport]", driver: "Sequence[Check]") -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -94,6 +101,9 @@ def _print_table(reports: "Sequence[ExecutorReport]") -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("host", "executor", "", "found"):
         table.add_column(heading, overflow="fold")
+    for check in driver:
+        state = Text(check.status, style="red" if check.status == "fail" else "green")
+        table.add_row("driver", check.name, state, Text("; ".join(filter(None, [check.found, check.fix]))))
     for report in reports:
         state = Text("fail", style="red") if report.problems else Text("ok", style="green")
         lines = [*(f"problem: {problem}" for problem in report.problems), display_facts(report)]

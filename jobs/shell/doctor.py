@@ -68,11 +68,12 @@ def examine(load: Callable[[], "Settings"] | None = None) -> Iterator[Check]:
     except (Exception, SystemExit) as error:
         yield _describe_failure("configuration", error)
         return
-    from jobs.shell.settings_checks import check_slots, check_tracking
+    from jobs.shell.settings_checks import check_slots, check_spark_settings, check_tracking
     from jobs.shell.storage_checks import check_storage
 
     for name, configured in (
         ("spark slots", lambda: [check_slots(settings)]),
+        ("spark settings", lambda: [check_spark_settings(settings)]),
         ("mlflow store", lambda: [check_tracking(settings)]),
         ("storage", lambda: check_storage(settings)),
     ):

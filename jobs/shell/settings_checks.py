@@ -47,6 +47,23 @@ def check_slots(settings: "Settings") -> Check:
     return Check(name="spark slots", status="ok", found=found, wanted=wanted)
 
 
+def check_spark_settings(settings: "Settings") -> Check:
+    """What `spark` of the configuration, the launcher and spark-defaults.conf set does not rule out what the
+    stages do. No session is started; the stages refuse the same settings when they start one."""
+    name, wanted = "spark settings", "settings that work with this Spark, Hadoop and Delta"
+    try:
+        from pipelines.session_conf import refuse_settings
+        from pipelines.submit import read_given_conf
+    except Exception as error:  # a library is missing or broken
+        return Check(name=name, status="warn", found=f"unknown: {error}", wanted=wanted, fix="make setup")
+    try:
+        refuse_settings({**settings.tree["spark"], **read_given_conf()})
+    except ValueError as error:
+        found, _, fix = str(error).partition("; ")
+        return Check(name=name, status="fail", found=str(redact(found)), wanted=wanted, fix=fix)
+    return Check(name=name, status="ok", found=wanted, wanted=wanted)
+
+
 def check_tracking(settings: "Settings") -> Check:
     """The MLflow store answers, and its database has the schema of the installed MLflow."""
     from pipelines.registry.paths import sqlite_path

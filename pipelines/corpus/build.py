@@ -53,7 +53,7 @@ from pipelines.corpus.neardup.find import Found, Search
 from pipelines.corpus.quality import label_contamination, label_quality, label_rules
 from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated
 from pipelines.corpus.readers.settle import settle
-from pipelines.corpus.readers.slices import LABELS, Slices, choose_slice_bytes, cut_files
+from pipelines.corpus.readers.slices import LABELS, Slices, choose_partitions, choose_slice_bytes, cut_files
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.screens import Screens
 from pipelines.corpus.signals.names import SIGNALS as SIGNAL_NAMES
@@ -61,7 +61,7 @@ from pipelines.corpus.source import Source, check_names
 from pipelines.corpus.split import label_splits
 from pipelines.held import HeldRows
 from pipelines.schema import arrow_schema
-from pipelines.spark import count_slots, persisted
+from pipelines.spark import count_slots, persisted, shuffling
 from pipelines.tables import DOCUMENTS, QUARANTINE
 
 
@@ -174,6 +174,7 @@ def open_corpus(
     measuring, screens = prepare_measuring(rules, manifest), manifest.screens or Screens()
     slices = cut_files(manifest, sources, choose_slice_bytes(manifest, count_slots(spark)))
     with ExitStack() as stack:
+        stack.enter_context(shuffling(spark, choose_partitions(manifest)))
 
         def read(part: Slices) -> DataFrame:
             found = read_positions(spark, sources, part, measuring).transform(label_splits, sources)

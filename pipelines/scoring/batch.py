@@ -15,9 +15,9 @@ import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from pipelines.finetune.launch.devices import show_only
-from pipelines.schema import arrow_schema
 from pipelines.scoring.pull import Place, open_place
 from pipelines.stores import carry
 from pipelines.tables import PREDICTIONS
@@ -31,9 +31,8 @@ SLICE_ROWS = 512
 """Texts held as Python strings at once: enough to sort by length, little to hold."""
 GIVEN = ("doc_id", "text", "content_hash", "label")
 """What the workers read and return as it is."""
-SCORED = """doc_id STRING NOT NULL, text STRING NOT NULL, content_hash STRING NOT NULL, label STRING,
-            prediction STRING NOT NULL, score DOUBLE NOT NULL, latency_ms DOUBLE NOT NULL"""
-"""What the workers return; the rest of PREDICTIONS is constant."""
+SCORED = (*GIVEN, "prediction", "score", "latency_ms")
+"""Columns of PREDICTIONS that the workers return; the rest is constant."""
 
 
 def score_documents(
@@ -63,7 +62,9 @@ def score_documents(
     """
     load = partial(_load_predictor, place, num_threads, precision)
     with torch_workers(documents.sparkSession):
-        scored = documents.select(*GIVEN).mapInArrow(carry(_make_scorer(load, batch_size, generate)), SCORED)
+        schema = StructType([PREDICTIONS.schema[name] for name in SCORED])
+        score = _make_scorer(load, batch_size, generate)
+        scored = documents.select(*GIVEN).mapInArrow(carry(score), schema)
     constants = {
         "model_name": F.lit(model.name),
         "model_version": F.lit(model.version),
@@ -77,7 +78,8 @@ def score_documents(
 def _make_scorer(
     load: Callable[[], "Predictor"], batch_size: int, generate: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    schema = arrow_schema(SCORED)  # on the driver: the JVM parses DDL, and a worker has none
+    columns = PREDICTIONS.arrow_schema  # on the driver: the JVM parses DDL, and a worker has none
+    schema = pa.schema([columns.field(name) for name in SCORED])
 
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

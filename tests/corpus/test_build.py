@@ -20,6 +20,7 @@ from pipelines.corpus.readers import slices
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
 from pipelines.delta import ContractError
+from pipelines.spark import shuffling
 from pipelines.tables import DOCUMENTS, QUARANTINE
 from tests.corpus.landed import make_message, write_file
 from tests.corpus.landed import make_source as make_topic_source
@@ -226,6 +227,25 @@ def test_documents_do_not_depend_on_slices(spark, tmp_path, monkeypatch):
     assert [len(rows) for rows in results[0][:2]] == [91, 12]
     assert sum("exact_duplicate" in row for row in results[0][0]) > 5
     assert num_slices > 25
+
+
+def test_shuffles_have_the_partitions_of_the_bytes_and_the_session_its_own_again(
+    spark, tmp_path, monkeypatch
+):
+    write_records(tmp_path, *[{"text": str(n % 7), "key": str(n)} for n in range(20)])
+    monkeypatch.setattr(slices, "SHUFFLE_BYTES", 100)
+    monkeypatch.setattr("pipelines.corpus.build.choose_slice_bytes", lambda *_: 150)
+    monkeypatch.setattr(slices, "_FILE_BYTES", 1)  # several tasks: rows of one task need no shuffle
+    name, files = "spark.sql.shuffle.partitions", list_sources([source(tmp_path)])
+    expected, before = -(-files.num_bytes // 100), spark.conf.get(name)
+    assert int(before) < expected  # the session alone would give fewer
+    with open_corpus(spark, [source(tmp_path)], files, Rules()) as corpus:
+        assert spark.conf.get(name) == str(expected)
+        plan = corpus.copies.groupBy("doc_id").count()._jdf.queryExecution().executedPlan().toString()
+        assert f", {expected})" in plan, plan
+    assert spark.conf.get(name) == before
+    with shuffling(spark, 1):
+        assert spark.conf.get(name) == before
 
 
 def test_each_record_is_a_document_or_quarantined(spark, tmp_path):

@@ -139,6 +139,13 @@ def test_tasks_are_many_enough_for_all_slots():
     assert slices.choose_slice_bytes(make_manifest(("a", 10**14)), 64) == 128 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("num_bytes", "expected"), [(0, 1), (64 * 2**20, 1), (10**9, 15), (10**11, 1491), (10**15, 2000)]
+)
+def test_partitions_of_a_shuffle_follow_bytes(num_bytes, expected):
+    assert slices.choose_partitions(make_manifest(("a", num_bytes))) == expected
+
+
 def test_small_input_gives_each_slot_one_task():
     for num_bytes, num_tasks in ((12 * 10**6, 2), (30 * 10**6, 2), (100 * 10**6, 6)):
         manifest = make_manifest(("a", num_bytes))

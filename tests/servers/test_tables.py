@@ -1,12 +1,16 @@
 """Spark, delta-rs and Arrow on one table in a real S3 server and a real HDFS."""
 
+from dataclasses import replace
+
 import pytest
 
+from pipelines.catalog import find_folder
 from pipelines.corpus.build import open_corpus
 from pipelines.corpus.manifest import list_sources
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
-from pipelines.delta import Table
+from pipelines.delta import ContractError, Table
+from pipelines.hadoop_check import check_hadoop_on_executors
 from pipelines.pin import open_log, pin
 from pipelines.spark import session
 from pipelines.storage import Folder
@@ -14,6 +18,7 @@ from pipelines.stores import S3, Stores, configure
 from pipelines.stores_check import check_hadoop
 from tests.conftest import TEST_CONF
 from tests.servers.jars import require_jars
+from tests.servers.s3 import BUCKET
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +45,48 @@ def test_a_table_has_the_digest_of_a_local_one(reaching, root, tmp_path):
     assert WORDS.digest(WORDS.read(reaching, f"{root}/t")) == (near.digest, 3)
 
 
+@pytest.fixture
+def schema(reaching, tmp_path):
+    """A schema (database) of Spark's catalog on S3, and its location."""
+    location = f"s3a://{BUCKET}/{tmp_path.name}"
+    reaching.sql(f"CREATE DATABASE far LOCATION '{location}'")
+    yield "far", location
+    reaching.sql("DROP DATABASE far CASCADE")
+
+
+def test_a_named_table_on_s3_is_committed_on_a_condition(reaching, schema):
+    name, path = f"{schema[0]}.words", f"{schema[1]}/words"
+    rows = [
+        reaching.createDataFrame(words, "word STRING, length INT")
+        for words in ([("sea", 3)], [("river", 5)], [("lake", 4), ("river", 5)])
+    ]
+    words = replace(WORDS, checks={"not_empty": "length > 0"})
+    first = words.overwrite(rows[0], name, fingerprint="one", facts={})
+    second = words.overwrite(rows[1], name, fingerprint="two", facts={})
+    third = words.append(rows[2], name, fingerprint="three", facts={})
+    assert (first.path, first.num_rows, second.num_rows, third.num_rows) == (name, 1, 1, 1)
+    assert (pin(name), pin(path).identity()) == (third, third.identity())
+    assert words.append(rows[2], path, fingerprint="three", facts={}).version == third.version
+    assert sorted(row.word for row in reaching.table(name).collect()) == ["lake", "river"]
+    history = reaching.sql(f"DESCRIBE HISTORY {name}").select("version", "engineInfo").collect()
+    made = {row.version: str(row.engineInfo).partition("-")[0].partition(":")[0] for row in history}
+    assert made[0].startswith("Apache"), made  # the catalog's part: Spark created the table
+    assert {made[each.version] for each in (first, second, third)} == {"delta"}, made
+    with pytest.raises(ContractError, match=r"1 of 1 rows break the constraint not_empty"):
+        words.append(rows[0].selectExpr("word", "0 AS length"), name, fingerprint="four", facts={})
+    assert Folder(schema[1]).names() == ["words"]  # no lease is left
+
+
+def test_a_log_store_that_the_user_chose_commits(reaching, schema):
+    name, key = f"{schema[0]}.words", "spark.delta.logStore.s3a.impl"
+    assert find_folder(name) == f"{schema[1]}/words"
+    reaching.conf.set(key, "io.delta.storage.S3DynamoDBLogStore")
+    try:
+        assert find_folder(name) is None
+    finally:
+        reaching.conf.unset(key)
+
+
 def test_a_source_is_read_by_executors(reaching, root):
     lines = [f'{{"text": "line {number}"}}\n' for number in range(100)]
     for name in ("a", "b"):
@@ -57,6 +104,8 @@ def test_a_source_is_read_by_executors(reaching, root):
 
 def test_spark_s_client_does_what_stages_need(reaching, root):
     assert [(finding.step, finding.problem) for finding in check_hadoop(reaching, root)] == [("", "")]
+    by_tasks = check_hadoop_on_executors(reaching.sparkContext, root, num_tasks=2, hold_seconds=0.0)
+    assert {name: (each.step, each.problem) for name, each in by_tasks.items()} == {"driver": ("", "")}
     assert Folder(root).names() == []
 
 

@@ -12,7 +12,7 @@ from jobs.shell import redaction, settings_checks
 from jobs.shell.checks import check_horovod, check_jars, check_packages, run_python
 from jobs.shell.doctor import CHECKS, doctor, examine
 from jobs.shell.settings import load
-from jobs.shell.settings_checks import check_slots, check_tracking
+from jobs.shell.settings_checks import check_slots, check_spark_settings, check_tracking
 from jobs.shell.storage_checks import check_storage
 from pipelines.machine import DELTA_JARS
 
@@ -173,6 +173,24 @@ def test_one_core_has_too_few_slots(masters, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
     slots = check_slots(load())
     assert (slots.status, slots.found) == ("warn", "local[2,4], 1 cores here")
+
+
+@pytest.mark.parametrize("place", ["the configuration", "spark-defaults.conf", "the launcher"])
+def test_a_setting_that_breaks_tables_on_s3_is_found_without_a_session(masters, monkeypatch, place):
+    name = "spark.hadoop.delta.enableFastS3AListFrom"
+    if place == "spark-defaults.conf":
+        (masters / "spark-defaults.conf").write_text(f"{name} true\n", encoding="ascii")
+    if place == "the launcher":
+        monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"--conf {name}=true pyspark-shell")
+    given = [f"spark={{{name}: 'true'}}"] if place == "the configuration" else []
+    monkeypatch.setattr("jobs.shell.doctor.CHECKS", ())
+    found = {check.name: check for check in examine(lambda: load(overrides=given))}["spark settings"]
+    assert (found.status, found.fix) == ("fail", "remove the setting")
+    assert found.found.startswith(f"{name} must not be true: Delta 4.4.0 then calls a method of S3A")
+
+
+def test_ordinary_spark_settings_are_ok(masters):
+    assert check_spark_settings(load()).status == "ok"
 
 
 def test_each_client_of_the_storage_has_its_line(tmp_path):

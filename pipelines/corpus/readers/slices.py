@@ -27,6 +27,10 @@ FULL_SLICE_BYTES = 16 * 2**20
 a task hardly grows above this size (`shards.ROW_GROUP_BYTES`)."""
 TASKS_PER_SLOT = 4
 """So that no slot waits long for the last task."""
+SHUFFLE_BYTES, MAX_SHUFFLE_PARTITIONS = 64 * 2**20, 2_000
+"""Bytes of files for each partition of a shuffle: a document of 4 kB shuffles 70 bytes, and with 20 bands of
+near duplicates 480 more, one of 60 bytes ten times its size. Up to 2,000 partitions, Spark keeps the size of
+each block, by which it joins small partitions again."""
 _FILE_BYTES = 256 * 2**10
 """What opening a file costs, as bytes that could be read meanwhile."""
 _SLICE = "task INT, slice INT, source INT, path STRING, file STRING, start BIGINT, stop BIGINT, base BIGINT"
@@ -89,6 +93,11 @@ def choose_slice_bytes(manifest: Manifest, num_slots: int) -> int:
     cost = manifest.num_bytes + manifest.files.num_rows * _FILE_BYTES
     full = min(max(cost // num_slots, MIN_SLICE_BYTES), FULL_SLICE_BYTES)
     return min(max(cost // (TASKS_PER_SLOT * num_slots), full), MAX_SLICE_BYTES)
+
+
+def choose_partitions(manifest: Manifest) -> int:
+    """Partitions for the shuffles of a corpus by the bytes of its files."""
+    return min(max(1, -(-manifest.num_bytes // SHUFFLE_BYTES)), MAX_SHUFFLE_PARTITIONS)
 
 
 def cut_files(manifest: Manifest, sources: Sequence[Source], slice_bytes: int) -> Slices:
