@@ -21,6 +21,7 @@ from tests.dataset.styles import gpt2_style
 DATA = Path(__file__).parents[2] / "data"
 CHARS = 2_000
 """Of a text."""
+each_expression = pytest.mark.parametrize("expression", [GPT2, LLAMA3], ids=["gpt2", "llama3"])
 
 
 def cut_texts(content: str) -> list[str]:
@@ -75,7 +76,7 @@ def count_words(encoder: WordEncoder) -> Counted:
     return counted
 
 
-@pytest.mark.parametrize("expression", [GPT2, LLAMA3])
+@each_expression
 @pytest.mark.parametrize("read", [read_english, read_chinese])
 def test_real_texts_have_the_ids_of_the_library(read, expression, monkeypatch):
     monkeypatch.setattr(words, "MAX_NEW_FRACTION", 1.0)  # Chinese too is cut into words
@@ -86,7 +87,7 @@ def test_real_texts_have_the_ids_of_the_library(read, expression, monkeypatch):
     assert ids_of(encoder.encode(texts)) == library_ids(tokenizer, texts)
 
 
-@pytest.mark.parametrize("expression", [GPT2, LLAMA3])
+@each_expression
 def test_every_character_is_cut_as_by_the_library(expression, monkeypatch):
     monkeypatch.setattr(words, "MAX_NEW_FRACTION", 1.0)
     tokenizer = trained_on(["it's the card"], expression)
@@ -100,7 +101,7 @@ def test_every_character_is_cut_as_by_the_library(expression, monkeypatch):
     assert ids_of(encoder.encode(texts)) == library_ids(tokenizer, texts)
 
 
-@pytest.mark.parametrize("expression", [GPT2, LLAMA3])
+@each_expression
 def test_random_mixtures_have_the_ids_of_the_library(expression):
     choose = random.Random(7)
     parts = [
