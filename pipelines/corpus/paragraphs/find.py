@@ -8,7 +8,7 @@
    paragraphs that its own texts have, and nothing else.
 
 Cost: one more pass over the files, two with keys or cut gzip files. Shuffled are about 50 bytes per document,
-and per task and different paragraph of it. Memory of a task: `_MAX_NOTED` pairs of a paragraph and a text
+and per task and different paragraph of it. Memory of a task: `MAX_NOTED` pairs of a paragraph and a text
 here, and later the copied paragraphs of its texts (about 200 bytes each).
 """
 
@@ -37,7 +37,7 @@ from pipelines.corpus.source import Source
 from pipelines.corpus.split import SPLIT_ORDER, find_split
 from pipelines.spark import persisted
 
-_MAX_NOTED = 250_000
+MAX_NOTED = 250_000
 """About 75 MB."""
 _SEEN = """task INT, paragraph BINARY, place BIGINT, content BINARY, is_whole BOOLEAN,
            source STRING, num_chars BIGINT"""
@@ -61,7 +61,7 @@ def open_edits(
     with ExitStack() as kept:
         with ExitStack() as stack:
             slices, repeated = _settle(stack, spark, sources, slices, compared)
-            work = partial(_note_texts, sources=sources, settings=settings)
+            work = partial(_note_texts, sources=sources, settings=settings, max_noted=MAX_NOTED)
             own = _select_sources(slices, compared)
             seen = stack.enter_context(persisted(read_rows(spark, own, repeated, work, _SEEN)))
             totals = seen.where("source IS NOT NULL").groupBy("source").agg(F.sum("num_chars").alias("chars"))
@@ -130,8 +130,9 @@ def _select_sources(slices: Slices, numbers: Collection[int]) -> Slices:
 
 
 def _note_texts(
-    scattered: Scattered, sources: Sequence[Source], settings: Paragraphs
+    scattered: Scattered, sources: Sequence[Source], settings: Paragraphs, max_noted: int
 ) -> Iterator[tuple[int, tuple]]:
+    """Rows of _SEEN, of a task; those of the sightings whenever there are more than `max_noted`."""
     open_source, seen = open_sources(sources, scattered), Sightings(settings.max_documents)
     task, num_chars = 0, Counter[str]()
 
@@ -156,7 +157,7 @@ def _note_texts(
             is_whole = split not in settings.drop_from
             yield _ROW_BYTES, (task, None, None, content, is_whole, None, None)
             seen.add(hashes, pack_place(SPLIT_ORDER[split], row["slice"], number), content)
-            if len(seen) >= _MAX_NOTED:
+            if len(seen) > max_noted:
                 yield from take()
     yield from take()
     for name, chars in sorted(num_chars.items()):

@@ -33,13 +33,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_new_files_make_a_full_run_and_say_why(spark, folder, capsys):
+def test_new_files_make_a_full_run_and_say_why(spark, folder):
     config = make_config(folder, "lake", ON)
     assert corpus.main(config).facts["paragraphs removed"] == f"1; {len(LINE):,} characters"
     assert not corpus.main(config).ran
     write_pages(folder, "1", "four\nAlone in the first of two files, later not.")
     outcome = corpus.main(config)
-    assert "a new file can make paragraphs of earlier documents copies" in capsys.readouterr().out
+    reason = "a new file can make paragraphs of earlier documents copies (corpus.paragraphs)"
+    assert outcome.why == f"all files are read, because {reason}"
     # File 1 comes before 2, so its text keeps the line that the earlier one had.
     texts = [
         "with a key",

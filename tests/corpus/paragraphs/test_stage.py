@@ -51,14 +51,14 @@ def test_documents_are_those_of_the_twin_for_any_slices(spark, tmp_path, monkeyp
     digests = set()
     for size, num_tasks in ((2**20, range(1, 3)), (2_000, range(5, 12)), (150, range(40, 200))):
         cut_small(monkeypatch, size)
-        monkeypatch.setattr(find, "_MAX_NOTED", 3 if size == 2_000 else 250_000)
+        monkeypatch.setattr(find, "MAX_NOTED", 3 if size == 2_000 else 250_000)
         with build(spark, sources, settings) as (rows, corpus):
             assert describe(rows, settings.unit) == expected
             digests.add(tuple((row.doc_id, row.text, row.content_hash, row.drop_reason) for row in rows))
             assert all(row.content_hash == content_hash(row.text.encode(), None) for row in rows)
             assert all(row.num_chars == len(row.text) for row in rows)
             assert len({task for task in corpus.slices.task if task >= 0}) in num_tasks
-            assert corpus.facts["quarantine"] == {"duplicate key": 6, "json": 1}
+            assert corpus.facts["quarantine"] == {"duplicate key": 6, "invalid JSON": 1}
     assert len(digests) == 1
     changed = [row for row, one in zip(rows, list_documents(records), strict=True) if row.text != one.text]
     assert len(changed) >= 10
@@ -160,18 +160,19 @@ def test_a_file_that_changed_after_paragraphs_were_compared_stops_the_stage(spar
 
 
 def test_the_query_finds_what_the_pure_function_finds(spark):
+    # Paragraph number n is in n + 1 texts.
     sightings = [
-        Sighting(b"p%d" % (number % 7), (number * 37) % 101, b"c%d" % ((number * number) % 13))
+        Sighting(b"p%d" % (number % 7), number * 37 % 101, b"c%d" % (number // 7 % (number % 7 + 1)))
         for number in range(200)
     ]
     rows = [(number % 5, *each, None, None, None) for number, each in enumerate(sightings)]
-    for max_documents in (1, 3, 6):
+    for max_documents, num_copied in ((1, 6), (3, 4), (6, 1)):
         copied = find.list_copied(spark.createDataFrame(rows, find._SEEN), max_documents).collect()
         expected = find_copied(sightings, max_documents)
         assert {bytes(row.paragraph): bytes(row.content) for row in copied} == expected
         tasks = {(row[0], row[1]) for row in rows if row[1] in expected}
         assert sorted((row.task, bytes(row.paragraph)) for row in copied) == sorted(tasks)
-    assert 0 < len(expected) < 7
+        assert len(expected) == num_copied
 
 
 def test_splits_of_readers_are_those_of_spark(spark):
