@@ -56,14 +56,15 @@ def write_tables(config: Config, work: "Work[Intake]", intake: "Intake") -> dict
     with ExitStack() as stack:
         with follow_tasks(work.progress, spark, text, intake.num_bytes // 10**6, "MB"):
             search = prepare_search(config, work.progress.phase)
-            found = open_intake(spark, config.sources, intake, config.rules, search, config.contamination)
+            also = (search, config.contamination, config.paragraphs)
+            found = open_intake(spark, config.sources, intake, config.rules, *also)
             facts = config.note_report((corpus := stack.enter_context(found)).facts)
         work.progress.phase("writing quarantine")
         intake.write(QUARANTINE, corpus.quarantine(), config.quarantine, facts)
         rows = QUARANTINE.read_newest(spark, config.quarantine)
         limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
         require_few_quarantined(facts, rows, num_files=intake.whole.num_files, **limits)
-        if config.measured or config.decontamination.enabled:
+        if config.measured or config.evidence:
             work.progress.phase("writing what was measured")
             write_measured(config, corpus, intake, facts)
         write_evidence(corpus.near_duplicates, search, intake.fingerprint)

@@ -189,6 +189,21 @@ WORD_MATCHES = Table(
            fraction    DOUBLE NOT NULL COMMENT 'words in matches, of all; a Chinese character is one'""",
 )
 
+REMOVED_PARAGRAPHS = Table(
+    name="removed_paragraphs",
+    row="one paragraph that a document lost, because other documents have it; its text is nowhere",
+    key=("doc_id", "paragraph"),
+    checks={"place": "paragraph >= 0 AND start >= 0 AND num_chars >= 1"},
+    ddl="""doc_id    STRING NOT NULL COMMENT 'document; also one that a rule drops',
+           source    STRING NOT NULL COMMENT 'name of the source in the configuration',
+           file      STRING NOT NULL COMMENT 'file, relative to the root of the source',
+           offset    BIGINT NOT NULL COMMENT 'decompressed byte; WARC: stored byte; Parquet/Delta: row',
+           paragraph INT    NOT NULL COMMENT 'its number in the text before, from 0',
+           start     INT    NOT NULL COMMENT 'its first character in the text before',
+           num_chars INT    NOT NULL COMMENT 'Unicode code points',
+           hash      STRING NOT NULL COMMENT 'sha256 without extra white space, first 32 hex digits'""",
+)
+
 SEQUENCES = Table(
     name="sequences",
     row="one training sequence of at most sequence_length tokens",

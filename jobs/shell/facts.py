@@ -17,6 +17,12 @@ def display_documents(pin: "Pin") -> dict[str, str]:
     if "edits" in facts:
         edits = (f"{step} {count['edits']:,}" for step, count in facts["edits"].items())
         shown["cleaned"] = ", ".join(edits) or "0"
+    if "paragraphs" in facts:
+        removed, chars = (
+            sum(counts[name] for counts in facts["paragraphs"].values())
+            for name in ("paragraphs", "removed_chars")
+        )
+        shown["paragraphs removed"] = f"{removed:,}; {chars:,} characters"
     if near := facts.get("near_duplicates"):
         shown["near duplicates"] = (
             f"{near['clusters']:,} clusters; {near['pairs']:,} pairs shared a bucket, {near['near_pairs']:,} "

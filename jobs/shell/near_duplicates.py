@@ -1,4 +1,4 @@
-"""The keys of stage 1 that concern rules, contamination and near duplicates, and its plan."""
+"""The keys of stage 1 that concern rules, contamination, copied paragraphs and near duplicates."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,8 @@ from jobs.shell.settings import AbsolutePath, Section, TablePlace
 from pipelines.corpus import decontamination
 from pipelines.corpus.decontamination import Decontamination
 from pipelines.corpus.neardup.presets import NearDuplicates, name_inputs
+from pipelines.corpus.paragraphs import settings as paragraphs
+from pipelines.corpus.paragraphs.settings import Paragraphs
 from pipelines.corpus.rules import Rules
 
 if TYPE_CHECKING:
@@ -16,13 +18,15 @@ if TYPE_CHECKING:
 
 
 class SearchSection(Section):
-    """A section with rules, evaluation sets and a search for near duplicates."""
+    """A section with rules, evaluation sets, and searches for copied paragraphs and near duplicates."""
 
     rules: Rules
     signals: TablePlace
     word_matches: TablePlace
     decontamination: Decontamination
     contamination: TablePlace
+    paragraphs: Paragraphs
+    removed_paragraphs: TablePlace
     near_duplicates: NearDuplicates
     duplicates: TablePlace
     signatures: TablePlace
@@ -39,13 +43,14 @@ class SearchSection(Section):
     def evidence(self) -> list[str]:
         """The tables of evidence, of what is looked for."""
         hits = [self.contamination] if self.decontamination.enabled else []
-        return [*hits, *([self.duplicates] if self.near_duplicates.enabled else [])]
+        removed = [self.removed_paragraphs] if self.paragraphs.enabled else []
+        return [*hits, *removed, *([self.duplicates] if self.near_duplicates.enabled else [])]
 
     def name_search(self) -> dict[str, Any]:
         """What the documents depend on because of the searches; see the two functions `name_inputs`."""
         own = self.model_dump(mode="json", include={"decontamination"})["decontamination"]
-        hits = decontamination.name_inputs(own)
-        return hits | name_inputs(self.near_duplicates, self.rules.drop_duplicates_from)
+        others = decontamination.name_inputs(own) | paragraphs.name_inputs(self.paragraphs)
+        return others | name_inputs(self.near_duplicates, self.rules.drop_duplicates_from)
 
     def add_screens(self, manifest: "Manifest") -> "Manifest":
         """The manifest with the word lists and evaluation sets; see `screens.add_screens`."""
@@ -61,9 +66,9 @@ class SearchSection(Section):
 def write_measured(
     config: SearchSection, corpus: "Corpus", intake: "Intake", facts: Mapping[str, Any]
 ) -> None:
-    """Write the tables of what the rules look at, and of what the texts have of evaluation sets; those that
-    the configuration asks for."""
-    from pipelines.tables import CONTAMINATION, SIGNALS, WORD_MATCHES
+    """Write the tables of what the rules look at, of what the texts have of evaluation sets, and of the
+    paragraphs that they lost; those that the configuration asks for."""
+    from pipelines.tables import CONTAMINATION, REMOVED_PARAGRAPHS, SIGNALS, WORD_MATCHES
 
     if config.rules.are_measured:
         intake.write(SIGNALS, corpus.signals(), config.signals, facts)
@@ -71,3 +76,5 @@ def write_measured(
         intake.write(WORD_MATCHES, corpus.word_matches(), config.word_matches, facts)
     if config.decontamination.enabled:
         intake.write(CONTAMINATION, corpus.contamination(), config.contamination, facts)
+    if config.paragraphs.enabled:
+        intake.write(REMOVED_PARAGRAPHS, corpus.removed_paragraphs(), config.removed_paragraphs, facts)

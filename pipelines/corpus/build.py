@@ -1,5 +1,6 @@
 """Sources -> documents and quarantine, and the counts that prove that no record was lost.
 
+0. If asked for, find the paragraphs that are copies; all readings below give texts without (`paragraphs/`).
 1. Read positions: ids, sizes and faults of all records (`read_positions`), and what is measured of their
    texts, kept on the executors. Slices of gzip files get their exact places (`settle`).
 2. Find copies and repeated keys among the positions (`dedup.py`): labels of single records.
@@ -8,7 +9,8 @@
 5. Read again: documents with their labels, to the writer (`read_documents`).
 6. Compare what was written with what was counted.
 
-Cost: two passes over the files; about 60 bytes a record are shuffled, twice that if a source maps a key.
+Cost: two passes over the files besides those of 0; about 60 bytes a record are shuffled, twice that if a
+source maps a key.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame, Observation, Row, SparkSession, Window
+from pyspark.sql import DataFrame, Observation, Row, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.change import Replaced
@@ -50,7 +52,11 @@ from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.measure import MEASURES, prepare_measuring
 from pipelines.corpus.members import Choice, search_members
 from pipelines.corpus.neardup.find import Found, Search
+from pipelines.corpus.paragraphs.evidence import count_removed, list_removed
+from pipelines.corpus.paragraphs.find import open_edits
+from pipelines.corpus.paragraphs.settings import Paragraphs
 from pipelines.corpus.quality import label_contamination, label_quality, label_rules
+from pipelines.corpus.quarantine import number_lines
 from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated
 from pipelines.corpus.readers.settle import settle
 from pipelines.corpus.readers.slices import LABELS, Slices, choose_partitions, choose_slice_bytes, cut_files
@@ -82,7 +88,8 @@ class Corpus:
     """Positions with first_file and first_offset; None = there are none."""
     facts: dict[str, Any]
     """Records, documents, quarantine by kind, kept by split, dropped by reason, each source; edits by
-    step if a source asks for cleaning; contamination by evaluation set if there is one."""
+    step if a source asks for cleaning; removed paragraphs by source if they are asked for; contamination by
+    evaluation set if there is one."""
     checksum: int
     """Xor over ids and content hashes of the documents."""
     read: dict[str, Any]
@@ -122,6 +129,10 @@ class Corpus:
     def contamination(self) -> DataFrame:
         """Rows of CONTAMINATION."""
         return list_contamination(self.documents, self.screens.decontamination)
+
+    def removed_paragraphs(self) -> DataFrame:
+        """Rows of REMOVED_PARAGRAPHS."""
+        return list_removed(self.documents)
 
     def word_matches(self) -> DataFrame:
         """Rows of WORD_MATCHES. Needs a word list in the rules."""
@@ -164,9 +175,11 @@ def open_corpus(
     rules: Rules,
     search: Search | None = None,
     earlier: Earlier | None = None,
+    paragraphs: Paragraphs | None = None,
 ) -> Iterator[Corpus]:
     """Read the positions of all records now, and find copies, repeated keys and counts; with a `search` also
     near duplicates. With `earlier` documents, the manifest has only files that they were not made from.
+    `paragraphs` removes copied ones; not with `earlier` documents, see `intake.py`.
 
     The result depends only on the records, not on their order or on how the files are cut.
     """
@@ -175,6 +188,8 @@ def open_corpus(
     slices = cut_files(manifest, sources, choose_slice_bytes(manifest, count_slots(spark)))
     with ExitStack() as stack:
         stack.enter_context(shuffling(spark, choose_partitions(manifest)))
+        if paragraphs is not None and paragraphs.enabled:
+            slices = stack.enter_context(open_edits(spark, sources, slices, paragraphs))
 
         def read(part: Slices) -> DataFrame:
             found = read_positions(spark, sources, part, measuring).transform(label_splits, sources)
@@ -222,6 +237,8 @@ def open_corpus(
         facts, checksum = count_records(positions, documents, copies, repeated, rules, shared_names)
         if any(source.cleaning != Cleaning() for source in sources):
             facts["edits"] = count_edits(documents)
+        if slices.edits is not None:
+            facts["paragraphs"] = count_removed(documents, slices.edits)
         if measuring.index is not None:
             hits = list_contamination(documents, screens.decontamination)
             hits = hits if earlier is None else earlier.add_hits(hits)
@@ -269,19 +286,6 @@ def _find_earlier(stack: ExitStack, earlier: Earlier | None, values: DataFrame) 
     rows = earlier.find_rows(found)
     few = settle_rows(rows)
     return few[0] if few else stack.enter_context(persisted(rows))
-
-
-def number_lines(rows: DataFrame, positions: DataFrame) -> DataFrame:
-    """The rows with `line` counted from the start of the file instead of the slice.
-
-    The rows of the slices carry their numbers of lines, so nothing is read for it.
-    """
-    before = Window.partitionBy("source", "file").orderBy("offset").rowsBetween(Window.unboundedPreceding, -1)
-    slices = positions.where("num_lines IS NOT NULL").select(
-        "slice", F.coalesce(F.sum("num_lines").over(before), F.lit(0)).alias("lines_before")
-    )
-    numbered = rows.join(slices, "slice", "left")
-    return numbered.withColumn("line", F.col("line") + F.col("lines_before")).drop("lines_before")
 
 
 def _select_labels(rows: DataFrame) -> DataFrame:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-_PRIORITY = {"test": 0, "validation": 1, "train": 2}
+from pipelines.corpus.split import SPLIT_ORDER
 
 
 def find_survivors(documents: DataFrame, protected_sources: Sequence[str] = ()) -> DataFrame:
@@ -23,7 +23,7 @@ def find_survivors(documents: DataFrame, protected_sources: Sequence[str] = ()) 
     A copy in a protected source goes before all others. Compares all sources. Needs doc_id, content_hash,
     num_chars, split; with protected sources also source.
     """
-    priority = F.create_map(*[F.lit(part) for item in _PRIORITY.items() for part in item])[F.col("split")]
+    priority = F.create_map(*[F.lit(part) for item in SPLIT_ORDER.items() for part in item])[F.col("split")]
     if protected_sources:
         priority = F.when(F.col("source").isin(*protected_sources), -1).otherwise(priority)
     return (

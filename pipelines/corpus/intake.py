@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipelines.arrow_rows import read_arrow
 from pipelines.corpus.ledger import ENTRIES, Changes, compare_files, restore_manifest
 from pipelines.corpus.manifest import Manifest, make_manifest
+from pipelines.corpus.paragraphs.settings import Paragraphs
 from pipelines.corpus.screens import apply_screens
 from pipelines.corpus.source import ChangedFiles, Source
 from pipelines.paths import is_table_name
@@ -42,6 +43,8 @@ class IntakePlaces(Protocol):
     def evidence(self) -> list[str]: ...
     @property
     def changed_files(self) -> ChangedFiles: ...
+    @property
+    def paragraphs(self) -> Paragraphs: ...
 
 
 class FullRunNeededError(Exception):
@@ -198,6 +201,8 @@ def _add_files(
 
 def _find_obstacle(places: IntakePlaces, earlier: Pin) -> str:
     """Why no rows can be added to the tables, whatever the files are; empty if they can."""
+    if places.paragraphs.enabled:
+        return "a new file can make paragraphs of earlier documents copies (corpus.paragraphs)"
     tables = [places.quarantine, *places.measured, *places.evidence, places.documents]
     if named := [place for place in tables if is_table_name(place)]:
         return f"{named[0]} belongs to a catalog, and only paths are extended"

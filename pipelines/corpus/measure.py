@@ -7,22 +7,25 @@ that a document fails is known before documents are written, and no text is meas
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.corpus.language import identify_language
 from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.matching.contamination import find_contamination
 from pipelines.corpus.matching.evaluation import Index
 from pipelines.corpus.matching.words import Words, count_words
-from pipelines.corpus.readers.mapping import Columns, Mapper
+from pipelines.corpus.paragraphs.edit import Cut
+from pipelines.corpus.readers.mapping import Columns, TextMapper
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.signals.table import compute_signals
 
 MEASURES = """signals ARRAY<DOUBLE>, language STRING, language_score DOUBLE, edits MAP<STRING, INT>,
               hits ARRAY<STRUCT<evaluation_set: STRING, record: STRING, num_ngrams: INT, excerpt: STRING>>,
-              exceeds BOOLEAN"""
+              exceeds BOOLEAN, whole_chars INT,
+              removed ARRAY<STRUCT<paragraph: INT, start: INT, num_chars: INT, hash: STRING>>"""
 """The signals that were asked for, in their order; the language; what cleaning changed; what the text has of
-evaluation sets, and whether that is more than a kept document may have."""
+evaluation sets, and whether that is more than a kept document may have; of a text that lost paragraphs, its
+length before and these (`paragraphs/edit.py`)."""
 _MAX_CHARS, _MAX_ROWS = 2**20, 4_096
 """Texts that wait to be measured together; a batch ends with the text that reaches a limit."""
 
@@ -71,12 +74,13 @@ class Measurable(NamedTuple):
     text: str | None = None
     """None = a broken record, or the row of a slice."""
     edits: dict[str, int] | None = None
+    cut: Cut | None = None
 
 
 class TextKeeper:
     """A mapper that keeps text and edits of the record that it mapped last."""
 
-    def __init__(self, mapper: Mapper) -> None:
+    def __init__(self, mapper: TextMapper) -> None:
         self._mapper = mapper
         self._columns: Columns | None = None
 
@@ -88,7 +92,7 @@ class TextKeeper:
     def add_text(self, num_bytes: int, row: tuple) -> Measurable:
         """The row of the last record with its text. The next call has none, unless a record came before."""
         columns, self._columns = self._columns, None
-        return Measurable(num_bytes, row, *((columns.text, columns.edits) if columns else ()))
+        return Measurable(num_bytes, row, *((columns.text, columns.edits, columns.cut) if columns else ()))
 
 
 def attach_measures(rows: Iterator[Measurable], measuring: Measuring) -> Iterator[tuple[int, tuple]]:
@@ -118,14 +122,22 @@ def _attach(waiting: Sequence[Measurable], measuring: Measuring) -> Iterator[tup
             yield _fill(each)
         else:
             of_text, language, found_hits = next(measured)
-            edits = list(each.edits.items()) if each.edits else None
-            yield each.num_bytes, (*each.row, of_text, *language, edits, *(found_hits or (None, None)))
+            of_sets = found_hits or (None, None)
+            yield each.num_bytes, (*each.row, of_text, *language, _edits(each), *of_sets, *_cut(each))
 
 
 def _fill(each: Measurable) -> tuple[int, tuple]:
     """A row of which nothing was measured."""
-    edits = list(each.edits.items()) if each.edits else None
-    return each.num_bytes, (*each.row, None, None, None, edits, None, None)
+    return each.num_bytes, (*each.row, None, None, None, _edits(each), None, None, *_cut(each))
+
+
+def _edits(each: Measurable) -> list[tuple[str, int]] | None:
+    return list(each.edits.items()) if each.edits else None
+
+
+def _cut(each: Measurable) -> tuple[int | None, list[dict[str, Any]] | None]:
+    """whole_chars and removed."""
+    return (each.cut.num_chars, [one._asdict() for one in each.cut.removed]) if each.cut else (None, None)
 
 
 def _measure(

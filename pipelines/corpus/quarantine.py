@@ -1,9 +1,10 @@
-"""If most records of a source are broken, its mapping is wrong: the stage fails instead of ending empty."""
+"""Rows of quarantine, and how many there may be: if most records of a source are broken, its mapping is
+wrong, and the stage fails instead of ending empty."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 _NUM_REASONS = 3
@@ -115,3 +116,16 @@ def _find_reasons(quarantine: DataFrame, sources: list[str]) -> dict[str, str]:
 def choose_remedy(kind: str) -> str:
     """What to do about a kind of reason. Parts and metadata add a name to the kind, such as 'part query'."""
     return _REMEDIES.get(kind) or _REMEDIES.get(kind.partition(" ")[0]) or "correct the source or its files"
+
+
+def number_lines(rows: DataFrame, positions: DataFrame) -> DataFrame:
+    """The rows with `line` counted from the start of the file instead of the slice.
+
+    The rows of the slices carry their numbers of lines, so nothing is read for it.
+    """
+    before = Window.partitionBy("source", "file").orderBy("offset").rowsBetween(Window.unboundedPreceding, -1)
+    slices = positions.where("num_lines IS NOT NULL").select(
+        "slice", F.coalesce(F.sum("num_lines").over(before), F.lit(0)).alias("lines_before")
+    )
+    numbered = rows.join(slices, "slice", "left")
+    return numbered.withColumn("line", F.col("line") + F.col("lines_before")).drop("lines_before")

@@ -6,6 +6,7 @@ all copies within a source get the same split, so no copy leaks from train into 
 
 from collections.abc import Iterable
 from functools import reduce
+from hashlib import sha256
 from itertools import accumulate
 
 from pyspark.sql import Column, DataFrame
@@ -13,6 +14,8 @@ from pyspark.sql import functions as F
 
 from pipelines.corpus.source import SPLITS, Source
 
+SPLIT_ORDER = {"test": 0, "validation": 1, "train": 2}
+"""Which of equal things stays: an evaluation text stays where it is, and train loses its copies."""
 _DIGITS = 13  # hex digits; 52 bits are exact in a double
 
 
@@ -40,9 +43,22 @@ def hash_fraction(content_hash: Column) -> Column:
 
 def choose_split(position: Column, splits: dict[str, float]) -> Column:
     """The split whose share contains a position in [0, 1). Order of the shares: train, validation, test."""
-    names = [name for name in SPLITS if splits.get(name, 0.0) > 0]
-    uppers = list(accumulate(splits[name] for name in names))
-    split = F.lit(names[-1])  # also takes what rounding leaves of the sum
-    for name, upper in reversed(list(zip(names, uppers, strict=True))[:-1]):
+    *bounds, last = _list_bounds(splits)
+    split = F.lit(last[0])  # also takes what rounding leaves of the sum
+    for name, upper in reversed(bounds):
         split = F.when(position < upper, F.lit(name)).otherwise(split)
     return split
+
+
+def find_split(content_hash: str, splits: dict[str, float]) -> str:
+    """The split that `label_splits` gives a content, where texts are read."""
+    digits = sha256(f"split\x1f{content_hash}".encode()).hexdigest()[:_DIGITS]
+    position = int(digits, 16) / 16**_DIGITS
+    *bounds, last = _list_bounds(splits)
+    return next((name for name, upper in bounds if position < upper), last[0])
+
+
+def _list_bounds(splits: dict[str, float]) -> list[tuple[str, float]]:
+    """(split, where its share ends), in order, of the splits that have a share."""
+    names = [name for name in SPLITS if splits.get(name, 0.0) > 0]
+    return list(zip(names, accumulate(splits[name] for name in names), strict=True))

@@ -14,6 +14,7 @@ from pipelines.corpus.increment import open_earlier
 from pipelines.corpus.intake import FullRunNeededError, Intake
 from pipelines.corpus.ledger import make_entries
 from pipelines.corpus.neardup.find import Search
+from pipelines.corpus.paragraphs.settings import Paragraphs
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.source import Source
 from pipelines.tables import LEDGER
@@ -27,6 +28,7 @@ def open_intake(
     rules: Rules,
     search: Search | None,
     contamination: str,
+    paragraphs: Paragraphs,
 ) -> Iterator[Corpus]:
     """The corpus of the files to read, with the earlier documents if there are any; as `open_corpus`.
     `contamination` is the table of that name; it is read if there are evaluation sets.
@@ -40,7 +42,7 @@ def open_intake(
         screens = intake.part.screens
         has_sets = screens is not None and screens.evaluation is not None
         earlier = open_earlier(spark, intake.earlier, contamination if has_sets else "")
-    with open_corpus(spark, sources, intake.part, rules, search, earlier) as corpus:
+    with open_corpus(spark, sources, intake.part, rules, search, earlier, paragraphs) as corpus:
         yield corpus
 
 

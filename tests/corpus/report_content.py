@@ -50,6 +50,7 @@ def make_content(**values):
         "clusters": {(COPY, 2): 1},
         "searched": False,
         "contamination": None,
+        "removed": None,
         "faults": [Fault(source="web", kind="http", num_records=4, file="a.warc.gz", offset=99)],
         "examples": {
             "language": [make_example("今天天气很好。", url="https://example.org/zh")],

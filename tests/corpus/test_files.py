@@ -12,8 +12,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from pyspark.errors import PythonException
 
-from pipelines.corpus.build import number_lines
 from pipelines.corpus.manifest import Manifest, list_sources
+from pipelines.corpus.quarantine import number_lines
 from pipelines.corpus.readers import files, slices
 from pipelines.corpus.readers.files import read_documents, read_positions
 from pipelines.corpus.readers.format import Slice

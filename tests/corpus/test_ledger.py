@@ -12,6 +12,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from pipelines.corpus.intake import FullRunNeededError, plan_intake
 from pipelines.corpus.ledger import compare_files, make_entries, restore_manifest
 from pipelines.corpus.manifest import list_sources
+from pipelines.corpus.paragraphs.settings import Paragraphs
 from pipelines.corpus.source import Source
 from pipelines.digest import Totals
 from pipelines.pin import transaction_name, version_of
@@ -56,7 +57,7 @@ def write_tables(folder, manifest, *, made_from=None, totals=TOTALS):
 
 def make_places(folder, **changed):
     tables = {name: f"{folder}/{name}" for name in ("documents", "quarantine", "ledger")}
-    knobs = {"measured": [], "evidence": [], "changed_files": "stop", **changed}
+    knobs = {"measured": [], "evidence": [], "changed_files": "stop", "paragraphs": Paragraphs(), **changed}
     return SimpleNamespace(**{**tables, **knobs})
 
 

@@ -114,6 +114,18 @@ def test_each_source_has_its_own_rules():
     ]
 
 
+def test_removed_paragraphs_go_before_the_rules():
+    removed = {"web": {"paragraphs": 1_006, "documents": 4, "read_chars": 11_000, "kept_chars": 10_800}}
+    rows = read(removed=removed, faults=[]).rows
+    texts = [["".join(cell) for cell in row][:3] for row in rows]
+    explained = "paragraphs removed1,006 in 4 documents, which other documents have"
+    start = texts.index(["records read", "16100 %", "21,000100 %"])
+    assert texts[start + 1] == [explained, "00 %", "2000.95 %"]
+    assert texts[start + 2][0].startswith("language")
+    of_sources = [row[2] for row in texts[start + 1 :] if row[0] in ("records read", explained)]
+    assert of_sources == ["2000.95 %", "11,000100 %", "2001.8 %", "10,000100 %"]
+
+
 def test_order_of_rules_is_the_order_of_decision():
     rules = Rules(languages=("en",), presets=("fineweb", "c4@paper"))
     found = ["near_duplicate", "word_list", "contaminated", "language", COPY]

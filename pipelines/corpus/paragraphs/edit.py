@@ -8,6 +8,15 @@ from pipelines.corpus.paragraphs.select import mark_copies
 from pipelines.corpus.paragraphs.settings import Paragraphs
 
 
+class Copied(NamedTuple):
+    """What a task knows of the texts that it reads. Memory: about 200 bytes per paragraph."""
+
+    owners: dict[bytes, bytes]
+    """Copied paragraph -> content of the first text that has it."""
+    whole: set[bytes]
+    """Contents of texts that stay whole, because a split that loses nothing has an equal one."""
+
+
 class Removed(NamedTuple):
     """A paragraph that a text lost."""
 
@@ -18,6 +27,15 @@ class Removed(NamedTuple):
     num_chars: int
     hash: str
     """32 hex digits, as in `pieces.py`."""
+
+
+class Cut(NamedTuple):
+    """What a text lost."""
+
+    num_chars: int
+    """Of the text before."""
+    removed: list[Removed]
+    """In order; at least one."""
 
 
 def edit_text(

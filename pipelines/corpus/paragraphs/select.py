@@ -46,15 +46,16 @@ class Sighting(NamedTuple):
 
 
 class Sightings:
-    """What one task has seen. Memory: about 300 bytes per paragraph."""
+    """What one task has seen. Memory: about 300 bytes for each pair of a paragraph and a text."""
 
     def __init__(self, max_documents: int) -> None:
         self._limit = max_documents + 1
         self._seen: dict[bytes, list[tuple[int, bytes]]] = {}
+        self._num_kept = 0
 
     def __len__(self) -> int:
-        """Different paragraphs; take the sightings when there are too many for the memory."""
-        return len(self._seen)
+        """Pairs of a paragraph and a text; take the sightings when there are too many for the memory."""
+        return self._num_kept
 
     def add(self, paragraphs: Iterable[bytes | None], place: int, content: bytes) -> None:
         """Note the paragraphs of a text; None is not compared."""
@@ -64,7 +65,7 @@ class Sightings:
 
     def take(self) -> Iterator[Sighting]:
         """What has been seen since the last call, in the order in which it was seen first."""
-        seen, self._seen = self._seen, {}
+        seen, self._seen, self._num_kept = self._seen, {}, 0
         for paragraph, texts in seen.items():
             for place, content in texts:
                 yield Sighting(paragraph, place, content)
@@ -75,8 +76,10 @@ class Sightings:
                 texts[number] = (min(known, place), content)
                 return
         texts.append((place, content))
+        self._num_kept += 1
         if len(texts) > self._limit:
             texts.remove(max(texts))
+            self._num_kept -= 1
 
 
 def find_copied(sightings: Iterable[Sighting], max_documents: int) -> dict[bytes, bytes]:

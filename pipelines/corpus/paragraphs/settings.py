@@ -1,7 +1,7 @@
 """Which repeated paragraphs are removed. Imports nothing heavy: a configuration is checked quickly."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 DROP_FROM = ("train", "validation")
 UNITS = ("line", "paragraph")
@@ -14,9 +14,12 @@ class Paragraphs:
     """What a paragraph is, from how many documents on it is a copy, and which copy stays.
 
     Documents with equal texts count as one: whole copies are what exact deduplication is for. A paragraph
-    that occurs several times in one document alone is no copy.
+    that occurs several times in one document alone is no copy. Documents with parts (dialogues) are not
+    compared: a short turn is no boilerplate.
     """
 
+    enabled: bool = False
+    """False = texts stay as they are, and no file is read for it."""
     unit: Literal["line", "paragraph"] = "line"
     """line: what a line break ends; Dolma calls this a paragraph, and it is the unit of Chinese web
     text. paragraph: a run of lines without a blank one."""
@@ -49,3 +52,8 @@ class Paragraphs:
                 f"drop_from must be one or both of {', '.join(DROP_FROM)}, got {', '.join(self.drop_from)}; "
                 "a test set stays whole"
             )
+
+
+def name_inputs(settings: Paragraphs) -> dict[str, Any]:
+    """What the documents depend on, for their fingerprint: nothing if texts stay as they are."""
+    return {"paragraphs": asdict(settings)} if settings.enabled else {}

@@ -11,6 +11,7 @@ Memory per task: one record, one batch and one buffer.
 import platform
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 
 import pyarrow as pa
@@ -20,8 +21,10 @@ from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.corpus.ids import content_hash
 from pipelines.corpus.measure import MEASURES, Measurable, Measuring, TextKeeper, attach_measures
+from pipelines.corpus.paragraphs.editor import EditedMapper
+from pipelines.corpus.paragraphs.settings import Paragraphs
 from pipelines.corpus.readers.format import Extent, Record, Slice
-from pipelines.corpus.readers.mapping import Mapper
+from pipelines.corpus.readers.mapping import Mapper, TextMapper
 from pipelines.corpus.readers.rows import (
     DOCUMENT_ROWS,
     POSITIONS,
@@ -59,7 +62,7 @@ def read_positions(
     the file as processed, and it would never be retried. Broken content becomes rows with a reason.
     """
     work = partial(_measure_positions, sources=sources, measuring=measuring or Measuring())
-    return _read(spark, slices, None, work, MEASURED)
+    return read_rows(spark, slices, None, work, MEASURED)
 
 
 def read_documents(
@@ -67,14 +70,15 @@ def read_documents(
 ) -> DataFrame:
     """Rows of DOCUMENT_ROWS: the good records but those that repeat a key. Text, label and parts are
     normalised."""
-    return _read(spark, slices, labels, partial(_build_documents, sources=sources), DOCUMENT_ROWS)
+    return read_rows(spark, slices, labels, partial(_build_documents, sources=sources), DOCUMENT_ROWS)
 
 
 def read_repeated(
     spark: SparkSession, sources: Sequence[Source], slices: Slices, labels: DataFrame
 ) -> DataFrame:
-    """Rows of POSITIONS for the records that repeat a key, with the reason and their text as raw."""
-    return _read(spark, slices, labels, partial(_find_repeated, sources=sources), POSITIONS)
+    """Rows of POSITIONS for the records that repeat a key, with the reason and their whole text as raw."""
+    whole = replace(slices, edits=None)
+    return read_rows(spark, whole, labels, partial(_find_repeated, sources=sources), POSITIONS)
 
 
 def read_texts(
@@ -90,7 +94,7 @@ def read_texts(
     On the executors, `work` gets content hash and normalised text of each record, one after the other, and
     yields (bytes, row). Slices without a label are not opened.
     """
-    return _read(spark, slices, labels, partial(_work_on_texts, sources=sources, work=work), ddl)
+    return read_rows(spark, slices, labels, partial(_work_on_texts, sources=sources, work=work), ddl)
 
 
 def work_on_documents(documents: DataFrame, work: Callable[..., _Rows], ddl: str) -> DataFrame:
@@ -99,15 +103,21 @@ def work_on_documents(documents: DataFrame, work: Callable[..., _Rows], ddl: str
     return documents.select("content_hash", "text").mapInArrow(carry(run), ddl)
 
 
-def _read(
+def read_rows(
     spark: SparkSession, slices: Slices, labels: DataFrame | None, work: Callable[..., _Rows], ddl: str
 ) -> DataFrame:
-    run = partial(_run, work=partial(_work_on_slices, work=work), schema=arrow_schema(ddl))
+    """Rows of `ddl` that `work` makes of the slices of a task, on the executors: it gets a `Scattered`, and
+    yields (bytes, row)."""
+    edited_by = slices.edits.settings if slices.edits else None
+    work = partial(_work_on_slices, work=work, edited_by=edited_by)
+    run = partial(_run, work=work, schema=arrow_schema(ddl))
     return scatter(spark, slices, labels).mapInArrow(carry(run), ddl)
 
 
-def _work_on_slices(batches: Iterable[pa.RecordBatch], work: Callable[[Scattered], _Rows]) -> _Rows:
-    return work(Scattered(batches))
+def _work_on_slices(
+    batches: Iterable[pa.RecordBatch], work: Callable[[Scattered], _Rows], edited_by: Paragraphs | None
+) -> _Rows:
+    return work(Scattered(batches, edited_by))
 
 
 def _work_on_rows(batches: Iterable[pa.RecordBatch], work: Callable[..., _Rows]) -> _Rows:
@@ -134,7 +144,7 @@ def _measure_positions(scattered: Scattered, sources: Sequence[Source], measurin
 
 
 def _find_positions(scattered: Scattered, sources: Sequence[Source]) -> Iterator[Measurable]:
-    open_source = _open_sources(sources)
+    open_source = open_sources(sources, scattered)
     for row, part in scattered.slices():
         source, files, mapper = open_source(row["source"])
         at = (row["task"], row["slice"], source.name, name_file(source, row["file"]))
@@ -152,7 +162,7 @@ def _find_positions(scattered: Scattered, sources: Sequence[Source]) -> Iterator
 
 
 def _build_documents(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
-    open_source = _open_sources(sources)
+    open_source = open_sources(sources, scattered)
     for row, part in scattered.slices():
         source, files, mapper = open_source(row["source"])
         file = name_file(source, row["file"])
@@ -165,7 +175,7 @@ def _build_documents(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
 
 
 def _find_repeated(scattered: Scattered, sources: Sequence[Source]) -> _Rows:
-    open_source = _open_sources(sources)
+    open_source = open_sources(sources, scattered)
     for row, part in scattered.slices():
         source, files, mapper = open_source(row["source"])
         at = (row["task"], row["slice"], source.name, name_file(source, row["file"]))
@@ -182,7 +192,7 @@ def _work_on_texts(
     work: Callable[[Iterator[tuple[str, str]]], Iterator[tuple[int, tuple]]],
 ) -> _Rows:
     def read() -> Iterator[tuple[str, str]]:
-        open_source = _open_sources(sources)
+        open_source = open_sources(sources, scattered)
         for row, part in scattered.slices():
             if not scattered.has_labels():
                 continue
@@ -200,13 +210,18 @@ def _work_on_texts(
     return work(read())
 
 
-def _open_sources(sources: Sequence[Source]) -> Callable[[int], tuple[Source, FileSystem, Mapper]]:
+def open_sources(
+    sources: Sequence[Source], scattered: Scattered
+) -> Callable[[int], tuple[Source, FileSystem, TextMapper]]:
     """A function that gives source, file system and mapping by the number of the source."""
 
     @cache
-    def open_source(number: int) -> tuple[Source, FileSystem, Mapper]:
+    def open_source(number: int) -> tuple[Source, FileSystem, TextMapper]:
         source = sources[number]
-        return source, locate(source.path)[0], Mapper(source)
+        mapper: TextMapper = Mapper(source)
+        if scattered.edited_by is not None:
+            mapper = EditedMapper(mapper, source, scattered.edited_by, scattered.copied)
+        return source, locate(source.path)[0], mapper
 
     return open_source
 

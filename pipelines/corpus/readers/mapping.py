@@ -11,9 +11,10 @@ another kind raises MalformedError: the record goes to quarantine.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pipelines.corpus.clean import Cleaner, normalise
+from pipelines.corpus.paragraphs.edit import Cut
 from pipelines.corpus.readers.format import MalformedError
 from pipelines.corpus.readers.jsonl import parse_json
 from pipelines.corpus.readers.values import check_strings, describe_kind
@@ -35,6 +36,14 @@ class Columns(NamedTuple):
     metadata: dict[str, str] | None
     edits: dict[str, int] | None
     """Cleaning steps that changed the text or a part, and placeholders by kind; None = no change."""
+    cut: Cut | None = None
+    """The paragraphs that the text has lost; None = none."""
+
+
+class TextMapper(Protocol):
+    """What a reader needs of a mapper."""
+
+    def map_values(self, values: Mapping[str, object]) -> Columns: ...
 
 
 class Mapper:

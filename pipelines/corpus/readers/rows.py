@@ -1,14 +1,9 @@
 """Records -> rows: the position of a record, and its document."""
 
-from typing import TYPE_CHECKING
-
 from pipelines.corpus.ids import content_hash, doc_id
 from pipelines.corpus.readers.format import Extent, MalformedError, Record
-from pipelines.corpus.readers.mapping import Columns, Mapper
+from pipelines.corpus.readers.mapping import Columns, TextMapper
 from pipelines.corpus.readers.slices import Label
-
-if TYPE_CHECKING:
-    from pipelines.corpus.measure import TextKeeper
 
 MAX_RAW_BYTES = 64 * 2**10
 """Of a broken record, kept in quarantine."""
@@ -32,7 +27,7 @@ Place = tuple[int, int, str, str]
 """Task, slice, source and file."""
 
 
-def make_position(at: Place, record: Record, mapper: "Mapper | TextKeeper") -> tuple:
+def make_position(at: Place, record: Record, mapper: TextMapper) -> tuple:
     """The row of a record. Values that do not fit the mapping break it."""
     reason = record.reason
     if record.values is not None:
@@ -63,13 +58,13 @@ def make_summary(at: Place, start: int, extent: Extent) -> tuple:
 
 
 def make_document(
-    source: str, file: str, record: Record, mapper: Mapper, label: Label | None
+    source: str, file: str, record: Record, mapper: TextMapper, label: Label | None
 ) -> tuple | None:
     """The document of a record; None if it is broken."""
-    columns = _map(record, mapper)
+    columns = map_record(record, mapper)
     if columns is None:
         return None
-    key, text, label_text, split, parts, metadata, _ = columns
+    key, text, label_text, split, parts, metadata, *_ = columns
     encoded = text.encode()
     return (
         *(source, file, record.offset, doc_id(source, key, file, record.offset)),
@@ -85,9 +80,9 @@ def measure_document(record: Record, document: tuple) -> int:
     return len(record.raw) + len(document[4]) + sum(len(value) for _, value in metadata)
 
 
-def make_repeated(at: Place, record: Record, mapper: Mapper, label: Label) -> tuple:
+def make_repeated(at: Place, record: Record, mapper: TextMapper, label: Label) -> tuple:
     """The row of a record that repeats a key; raw is its text, because the bytes of good records vary."""
-    columns = _map(record, mapper)
+    columns = map_record(record, mapper)
     key, text = (columns.key or "", columns.text) if columns else ("", "")
     first = f"first in {label.first_file} at offset {label.first_offset}"
     reason = f"duplicate key: {key[:_KEY_CHARS]}; {first}"
@@ -98,7 +93,8 @@ def make_repeated(at: Place, record: Record, mapper: Mapper, label: Label) -> tu
     )
 
 
-def _map(record: Record, mapper: Mapper) -> Columns | None:
+def map_record(record: Record, mapper: TextMapper) -> Columns | None:
+    """The columns of a record; None if it is broken."""
     if record.values is None:
         return None
     try:

@@ -16,6 +16,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.corpus.manifest import Manifest
+from pipelines.corpus.paragraphs.edit import Copied
+from pipelines.corpus.paragraphs.settings import Paragraphs
 from pipelines.corpus.readers.compression import is_gzip
 from pipelines.corpus.readers.format import Slice
 from pipelines.corpus.source import Source
@@ -42,6 +44,11 @@ LABELS = f"task INT, slice INT, {_ONLY_LABELS}"
 with other columns filled."""
 
 
+COPIED = "task INT, paragraph BINARY, content BINARY"
+"""A copied paragraph of the texts of a task, and the content of the first text that has it. Without
+paragraph: the content of a text that stays whole."""
+
+
 class Label(NamedTuple):
     duplicate_of: str | None
     """doc_id of the surviving copy."""
@@ -50,6 +57,17 @@ class Label(NamedTuple):
     first_offset: int | None
     failed_rule: str | None
     """Rule of a preset that the document fails."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Edits:
+    """What texts lose when they are read."""
+
+    settings: Paragraphs
+    rows: DataFrame
+    """COPIED"""
+    num_chars: dict[str, int]
+    """By source that is compared: characters of its documents before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +87,8 @@ class Slices:
     """As in `Slice`."""
     has_cut_gzip: bool
     """Whether a gzip file was cut by size, so that nobody knows yet where its members start."""
+    edits: Edits | None = None
+    """Kept here, so that every reading of the slices gives the same texts; None = they stay whole."""
 
     def to_arrow(self) -> pa.Table:
         """One row per slice that is not left out (_SLICE)."""
@@ -132,13 +152,16 @@ def cut_files(manifest: Manifest, sources: Sequence[Source], slice_bytes: int) -
 
 
 def scatter(spark: SparkSession, slices: Slices, labels: DataFrame | None = None) -> DataFrame:
-    """One row per slice, followed by its labels (LABELS) by offset; one partition per task."""
+    """One row per slice, followed by its labels (LABELS) by offset; one partition per task. What the texts of
+    a task lose comes first (COPIED)."""
     rows = spark.createDataFrame(slices.to_arrow()).select(
         *(F.col(each.split()[0]).cast(each.split()[1]) for each in _SLICE.split(", ")),
         *(F.lit(None).cast(kind).alias(name) for name, kind in _pairs(_ONLY_LABELS)),
     )
     if labels is not None:
         rows = rows.unionByName(labels, allowMissingColumns=True)
+    if slices.edits is not None:
+        rows = rows.unionByName(slices.edits.rows, allowMissingColumns=True)
     # By id, since hashes could put two tasks in one.
     return rows.repartitionById(slices.num_tasks, "task").sortWithinPartitions(
         "slice", F.col("offset").asc_nulls_first()
@@ -152,9 +175,12 @@ def _pairs(ddl: str) -> list[list[str]]:
 class Scattered:
     """The rows of a task, as `scatter` orders them, read as they are needed."""
 
-    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+    def __init__(self, batches: Iterable[pa.RecordBatch], edited_by: Paragraphs | None = None) -> None:
         self._rows = (row for batch in batches for row in batch.to_pylist())
         self._next: dict | None = next(self._rows, None)
+        self.edited_by = edited_by
+        """None = texts stay whole."""
+        self.copied = self._take_copied()
 
     def slices(self) -> Iterator[tuple[dict, Slice]]:
         """(row, slice). Raises RuntimeError if a label was left over: its record was not there."""
@@ -179,6 +205,16 @@ class Scattered:
             row = self._take() or {}
             found.update({name: row[name] for name in Label._fields if row[name] is not None})
         return Label(*map(found.get, Label._fields))
+
+    def _take_copied(self) -> Copied:
+        copied = Copied({}, set())
+        while self._next is not None and self._next["slice"] is None:
+            row = self._take() or {}
+            if row["paragraph"] is None:
+                copied.whole.add(row["content"])
+            else:
+                copied.owners[row["paragraph"]] = row["content"]
+        return copied
 
     def _take(self) -> dict | None:
         taken, self._next = self._next, next(self._rows, None)

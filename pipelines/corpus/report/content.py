@@ -95,6 +95,8 @@ class Content:
     """Whether near duplicates were looked for."""
     contamination: Mapping[str, Mapping[str, int]] | None
     """Evaluation set -> its counts, see `evidence.count_contamination`; None = there is no such set."""
+    removed: Mapping[str, Mapping[str, int]] | None
+    """Source -> what its texts lost, see `paragraphs.evidence.count_removed`; None = they are whole."""
     faults: Sequence[Fault]
     examples: Mapping[str, Sequence[Example]]
     """By drop_reason."""
@@ -117,6 +119,12 @@ class Content:
             if source in (None, name):
                 sums[reason] = sums.get(reason, Amount()) + amount
         return sums
+
+    def count_removed(self, *, source: str | None = None) -> dict[str, int]:
+        """Paragraphs, the documents that lost them, and the characters that went, of one source or of all."""
+        counted = [of for name, of in (self.removed or {}).items() if source in (None, name)]
+        sums = {name: sum(of[name] for of in counted) for name in ("paragraphs", "documents")}
+        return {**sums, "chars": sum(of["read_chars"] - of["kept_chars"] for of in counted)}
 
 
 def order_reasons(rules: Rules, found: Iterable[str]) -> list[str]:

@@ -73,6 +73,7 @@ def read_content(spark: SparkSession, places: Places, rules: Rules, title: str) 
         clusters=count_clusters(rows, others.get("duplicates")),
         searched="near_duplicates" in facts,
         contamination=facts.get("contamination"),
+        removed=facts.get("paragraphs"),
         faults=count_faults(others["quarantine"]),
         examples=choose_examples(rows, dropped),
         tokens=_find_tokens(places.sequences, documents[0]),

@@ -39,12 +39,15 @@ def draw_waterfall(
     content: Content, *, source: str | None = None, anchors: Mapping[str, str] | None = None
 ) -> Html:
     """One line per rule that dropped something, in the order of the rules; the others are named below.
+    Removed paragraphs come first, because the rules see texts without them.
 
     `anchors`: reason -> id of the element that its name leads to.
     """
     found = content.count(source=source)
     faults = (fault.num_records for fault in content.faults if source in (None, fault.source))
     quarantined, documents = sum(faults), total(found.values())
+    removed = content.count_removed(source=source)
+    documents += Amount(0, removed["chars"])
     records = documents + Amount(quarantined)
     reasons = order_reasons(content.rules, (reason for reason in found if reason is not None))
     dropping = [reason for reason in reasons if found.get(reason, Amount()).documents]
@@ -52,7 +55,10 @@ def draw_waterfall(
     if quarantined:
         left = Amount(documents.documents, documents.chars)
         lines.append(_draw_step("quarantine", "", Amount(quarantined), left, records, "-"))
-    left = documents
+    left = documents - Amount(0, removed["chars"])
+    if removed["paragraphs"]:
+        told = f"{removed['paragraphs']:,} in {removed['documents']:,} documents, which other documents have"
+        lines.append(_draw_step("paragraphs removed", told, documents - left, left, records))
     for reason in dropping:
         left -= found[reason]
         label = name(reason)
