@@ -27,24 +27,39 @@ class Progress:
     """
 
     def __init__(self, stage: str) -> None:
-        self._stage, self._text = stage, "starting"
+        self._stage = stage
+        # Threads read these while others set them: each is replaced as a whole.
+        self._phase, self._speed = (0, "starting"), (0, "")
         self._start = self._last_line = time.monotonic()
         self._spinner: Status | None = None
-        self._num_phases = 0
 
     def phase(self, text: str) -> None:
         """Start the next phase; without a terminal its name is printed at once."""
-        self._num_phases += 1
-        if self._num_phases == 2 and console.is_terminal:
+        number = self.num_phases + 1
+        if number == 2 and console.is_terminal:
             self._spinner = console.status("")
             self._spinner.start()
         if self._spinner is None:
             self.print(text)
-        self.update(text)
+        self._phase = number, text
+        self.refresh()
+
+    @property
+    def num_phases(self) -> int:
+        """Phases that were started: the number of the present one."""
+        return self._phase[0]
 
     def update(self, text: str) -> None:
         """Show how far the phase is; without a terminal, after QUIET_SECONDS without a line."""
-        self._text = text
+        self._phase = self.num_phases, text
+        self.refresh()
+
+    def show_speed(self, phase: int, speed: str) -> None:
+        """Show the speed behind the text of the phase with this number; it ends with the phase.
+
+        Another thread may call it late: the speed of a phase that has ended is not shown.
+        """
+        self._speed = phase, speed
         self.refresh()
 
     def print(self, text: str) -> None:
@@ -60,25 +75,29 @@ class Progress:
 
     def refresh(self) -> None:
         """Show the seconds that have passed; without a terminal, if it is time for a line."""
+        (number, text), (phase, speed) = self._phase, self._speed
+        line = f"{text}: {speed}" if speed and phase == number else text
         if self._spinner is not None:
             seconds = f"{time.monotonic() - self._start:.0f} s"
             # The text comes last: a narrow terminal cuts the end of the line.
-            text = Text.assemble((self._stage, "bold"), (f" {seconds}  ", "dim"), str(redact(self._text)))
-            self._spinner.update(text)
+            self._spinner.update(
+                Text.assemble((self._stage, "bold"), (f" {seconds}  ", "dim"), str(redact(line)))
+            )
         elif time.monotonic() - self._last_line > QUIET_SECONDS:
-            self.print(self._text)
+            self.print(line)
 
 
 def describe_speed(done: int, num_tasks: int, seconds: float, amount: int, unit: str) -> str:
     """How far a stage of Spark is: share, `amount` of all tasks per second, and the time that is left.
 
     Empty before the first task is done. Tasks are of about equal size, so their number stands for the rest.
+    Without an amount (0), there is no rate.
     """
     if not done or seconds <= 0:
         return ""
     share = done / num_tasks
-    left = seconds / share - seconds
-    return f"{share:.0%}, {amount * share / seconds:,.0f} {unit}/s, {left:,.0f} s left"
+    rate = f"{amount * share / seconds:,.0f} {unit}/s, " if amount else ""
+    return f"{share:.0%}, {rate}{seconds / share - seconds:,.0f} s left"
 
 
 @contextmanager
@@ -87,21 +106,23 @@ def follow_tasks(
 ) -> Iterator[None]:
     """Start the phase `text`, and show the speed of Spark's largest running stage while the context lasts.
 
-    `amount` is what all tasks of the stage do together, in `unit`.
+    `amount` is what all tasks of the stage do together, in `unit`. Phases that start within the context show
+    share and time of their stages, but no rate: the amount is not theirs.
     """
     from pipelines.spark import count_tasks
 
     progress.phase(text)
+    own = progress.num_phases
     started: dict[int, float] = {}
 
     def follow() -> None:
-        if (found := count_tasks(spark)) is None:
-            return
-        stage, num_done, num_tasks = found
+        phase = progress.num_phases  # asked first: a phase that starts meanwhile gets no speed of this one
+        stage, num_done, num_tasks = count_tasks(spark) or (0, 0, 0)
         seconds = time.monotonic() - started.setdefault(stage, time.monotonic())
-        speed = describe_speed(num_done, num_tasks, seconds, amount, unit)
-        if num_tasks > 1 and speed:
-            progress.update(f"{text}: {speed}")
+        total = amount if phase == own else 0
+        progress.show_speed(
+            phase, describe_speed(num_done, num_tasks, seconds, total, unit) if num_tasks > 1 else ""
+        )
 
     with repeat_every(1.0, follow):
         yield

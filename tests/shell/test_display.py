@@ -1,6 +1,8 @@
 """What commands print: text as it is, without secrets."""
 
 import io
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
@@ -8,8 +10,9 @@ from rich.console import Console
 from jobs.shell import progress, redaction
 from jobs.shell.display import display_locations, display_outcome, display_plan, display_summary
 from jobs.shell.plan import Outcome, Plan
-from jobs.shell.progress import Progress, describe_speed, show_progress
+from jobs.shell.progress import Progress, describe_speed, follow_tasks, show_progress
 from jobs.shell.settings import load
+from tests.processes import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -74,5 +77,48 @@ def test_make_ui_is_mentioned_for_its_own_store_only(capsys):
 def test_speed_shows_share_rate_and_rest():
     # 3 of 4 tasks in 6 s: 150 of 200 MB, so 25 MB/s and a third of the time again
     assert describe_speed(3, 4, 6.0, 200, "MB") == "75%, 25 MB/s, 2 s left"
+    assert describe_speed(3, 4, 6.0, 0, "") == "75%, 2 s left"
     assert describe_speed(0, 4, 6.0, 200, "MB") == ""
     assert describe_speed(1, 1, 2.0, 5_000, "documents") == "100%, 2,500 documents/s, 0 s left"
+
+
+def test_the_speed_of_a_phase_ends_with_it(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    shown = Progress("corpus")
+    shown.phase("reading")
+    reading = shown.num_phases
+    shown.show_speed(reading, "50%")
+    shown.phase("looking for pairs")
+    shown.show_speed(reading, "51%")  # the thread that measures is late
+    lines = [line.split(" s  ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines.count("reading: 50%") == 1
+    assert lines[-1] == "looking for pairs"
+    assert not [line for line in lines if "51%" in line]
+
+
+def test_a_phase_within_another_shows_its_own_text_and_no_rate(spark, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    gate, printed = tmp_path / "gate", []
+
+    def is_shown(line):
+        printed.extend(capsys.readouterr().out.splitlines())
+        return any(re.search(line, each) for each in printed)
+
+    def wait_in_second_task(number, rows):
+        if number == 1:
+            wait_until(gate.exists)
+        return rows
+
+    halves = spark.sparkContext.parallelize([1, 2], 2).mapPartitionsWithIndex(wait_in_second_task)
+    shown = Progress("corpus")
+    with ThreadPoolExecutor(1) as pool, follow_tasks(shown, spark, "reading s", 6_000_000, "MB"):
+        counted = pool.submit(halves.count)
+        try:
+            wait_until(lambda: is_shown(r"reading s: 50%, [1-9][\d,]* MB/s, \d+ s left$"))
+            shown.phase("near duplicates: computing signatures")
+            wait_until(lambda: is_shown(r"near duplicates: computing signatures: 50%, \d+ s left$"))
+        finally:
+            gate.touch()
+        assert counted.result() == 2
+    since = next(n for n, line in enumerate(printed) if "computing signatures" in line)
+    assert not [line for line in printed[since:] if "reading" in line or "MB" in line]
