@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.corpus.feed import land
+from pipelines.corpus.feed import look, write
 from pipelines.corpus.listing import NoFilesError, list_files
 from pipelines.pin import pin
 from pipelines.tables import LANDED_ROWS
@@ -44,6 +46,19 @@ def test_each_version_is_landed_once(spark, table, tmp_path):
     assert set(first) < set(list_files(source)), "landed files never change"
 
 
+def test_a_run_without_a_new_version_loads_no_spark(spark, table, tmp_path):
+    land_now(source := make_source(tmp_path), lambda: spark)
+    known = {name: getattr(source, name) for name in ("name", "path", "format", "fields", "options")}
+    program = (
+        "import sys; from pipelines.corpus.feed.land import land_tables;"
+        "from pipelines.corpus.feed.rounds import ChangeFeed; from pipelines.corpus.source import Source;"
+        f"land_tables([Source(**{known!r})], ChangeFeed(), 'rebuild', None, print);"
+        "print(sorted({'deltalake', 'pyspark', 'torch', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("['deltalake']", 0), done.stderr
+
+
 def test_versions_without_rows_start_no_spark_until_they_are_many(spark, table, tmp_path, monkeypatch):
     source = make_source(tmp_path)
     land_now(source, lambda: spark)
@@ -52,7 +67,7 @@ def test_versions_without_rows_start_no_spark_until_they_are_many(spark, table, 
     sql(spark, table, "ALTER TABLE {table} SET TBLPROPERTIES (a = 'b')")
     assert DeltaTable(str(table)).version() == 3
     assert land_now(source) == []
-    monkeypatch.setattr(land, "FEW_COMMITS", 1)
+    monkeypatch.setattr(look, "FEW_COMMITS", 1)
     assert land_now(source, lambda: spark) == ["landing versions 2 to 3"]
     assert land_now(source) == []
     assert list_files(source) == before
@@ -265,7 +280,7 @@ def land_and_die(source) -> None:
     """A driver that is killed when its rows are in files, and the commit would be next."""
     from pipelines.spark import session
 
-    land._commit = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    write._commit = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     land_now(source, lambda: session("killed", TEST_CONF))
 
 
