@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_documents
-from jobs.shell.intake import IntakeSection, land_topics, plan_files
+from jobs.shell.intake import IntakeSection, land_sources, plan_files
 from jobs.shell.near_duplicates import write_measured
 from jobs.shell.plan import Outcome, Plan
 from jobs.shell.progress import follow_tasks
@@ -33,7 +33,7 @@ def plan(config: Config) -> "Plan[Intake]":
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
-    return add_report(config, run_stage("corpus", config, plan, write_documents, check, land_topics))
+    return add_report(config, run_stage("corpus", config, plan, write_documents, check, land_sources))
 
 
 def write_documents(config: Config, work: "Work[Intake]") -> dict[str, str]:

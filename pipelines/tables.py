@@ -121,6 +121,15 @@ LEDGER = Table(
            ingested_at TIMESTAMP NOT NULL COMMENT 'when the run that read the file wrote this row'""",
 )
 
+LANDED_ROWS = Table(
+    name="landed_rows",
+    row="one row that was inserted into the Delta table of a source; see corpus/feed",
+    key=("version", "number"),
+    ddl="""version BIGINT NOT NULL COMMENT 'that inserted the row; of a snapshot: the one that was read',
+           number  BIGINT NOT NULL COMMENT 'tells the rows of a version apart; has gaps',
+           record  STRING NOT NULL COMMENT 'the row as a JSON object; null fields are left out'""",
+)
+
 SIGNATURES = Table(
     name="signatures",
     row="the MinHash buckets of one text; rows are only added",

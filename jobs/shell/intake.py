@@ -11,6 +11,7 @@ from jobs.shell.near_duplicates import SearchSection
 from jobs.shell.plan import Plan, plan_tables, require_own_rows
 from jobs.shell.settings import AbsolutePath, TablePlace
 from jobs.shell.stage import Check, Work
+from pipelines.corpus.feed.rounds import ChangeFeed
 from pipelines.corpus.kafka.cluster import Kafka
 from pipelines.corpus.rules import leave_out_unset
 from pipelines.corpus.source import ChangedFiles, Source, require_sources
@@ -26,6 +27,7 @@ class IntakeSection(SearchSection):
 
     sources: list[Source]
     kafka: Kafka
+    change_feed: ChangeFeed
     changed_files: ChangedFiles
     stream_interval_seconds: Annotated[float, Field(ge=0)]
     documents: TablePlace
@@ -62,15 +64,24 @@ def plan_files(config: IntakeSection, revision: int, outputs: Sequence[str]) -> 
     return replace(planned, why=intake.why) if intake.why and not planned.up_to_date else planned
 
 
-def land_topics(config: IntakeSection, work: Work[Any], check: Check) -> None:
-    """Bring new records of Kafka to the folders of their sources, so that the plan finds them."""
-    if not any(source.format == "kafka" for source in config.sources):
-        return
-    from pipelines.corpus.kafka.land import land_topics as land
+def land_sources(config: IntakeSection, work: Work[Any], check: Check) -> None:
+    """Bring new records of Kafka and new rows of change feeds to the folders of their sources, so that the
+    plan finds them."""
+    formats = {source.format for source in config.sources}
 
     def start_spark() -> "SparkSession":
         check(work)
         return work.spark
 
-    work.progress.phase("looking for records in Kafka")
-    land(config.sources, config.kafka, start_spark, work.progress.print)
+    if "kafka" in formats:
+        from pipelines.corpus.kafka.land import land_topics
+
+        work.progress.phase("looking for records in Kafka")
+        land_topics(config.sources, config.kafka, start_spark, work.progress.print)
+    if "delta_changes" in formats:
+        from pipelines.corpus.feed.land import land_tables
+
+        work.progress.phase("looking for new versions of tables")
+        land_tables(
+            config.sources, config.change_feed, config.changed_files, start_spark, work.progress.print
+        )

@@ -99,6 +99,6 @@ def leave_out_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
         for source in settings["sources"]
     ]
     for source in sources:
-        if source["format"] == "kafka":  # whether Kafka is asked changes no document that is there
+        if source["format"] in ("kafka", "delta_changes"):  # to land or not changes no document that is there
             source["options"] = {name: value for name, value in source["options"].items() if name != "land"}
     return {**settings, "rules": rules, "sources": sources}

@@ -7,7 +7,8 @@ by field name; `mapping.py` turns them into the columns of a document, in the sa
 The interface asks for bytes and values, not for lines, so that it also fits formats without lines. A Parquet
 row group belongs to the range that holds its first byte, a WARC record to the range with the first byte of
 its gzip member. HTML, Markdown and PDF are one record per file (`whole.py`). A Delta table is a `find` that
-returns the live files of a version, a Kafka topic one that returns the files in which its records were kept.
+returns the live files of a version; a Kafka topic and the change feed of a table are ones that return the
+files in which records were kept.
 
 A new format is one file here and one line in `table.py`. This module and the files of the formats import
 only the standard library and orjson at the top, because `distributary config` checks sources without Arrow

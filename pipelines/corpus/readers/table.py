@@ -3,6 +3,7 @@
 from pipelines.corpus.readers import (
     csv,
     delta,
+    delta_changes,
     html,
     jsonl,
     kafka,
@@ -20,6 +21,7 @@ from pipelines.corpus.readers.format import Format
 FORMATS: dict[str, Format] = {
     "csv": csv.FORMAT,
     "delta": delta.FORMAT,
+    "delta_changes": delta_changes.FORMAT,
     "html": html.FORMAT,
     "jsonl": jsonl.FORMAT,
     "kafka": kafka.FORMAT,

@@ -1,0 +1,83 @@
+"""A table as it is now, and what of it was landed: two logs are read, no Spark is loaded."""
+
+from collections.abc import Callable
+from itertools import takewhile
+from typing import NamedTuple
+
+from pipelines.corpus.feed.rounds import FEED_PROPERTY, Landed, Policy, Round, TableNow, decode_landed
+from pipelines.corpus.listing import NoFilesError
+from pipelines.corpus.source import Source
+from pipelines.paths import without_credentials
+from pipelines.pin import MAINTENANCE, Pin, TableLog, open_log, pin
+
+FEW_COMMITS = 16
+"""Commits without rows (OPTIMIZE, VACUUM) that are looked at again by each run. After more of them a round is
+landed without rows: the log of the table will not keep them forever."""
+
+
+class Feed(NamedTuple):
+    """A source whose table is looked at."""
+
+    source: Source
+    place: str
+    """Path or name of the table."""
+    path: str
+    """Of the landed rows."""
+    policy: Policy
+    note: Callable[[str], None]
+
+    def tell(self, text: str) -> None:
+        """A line for people."""
+        self.note(f"source {self.source.name}: table {without_credentials(self.place)}: {text}")
+
+
+class Look(NamedTuple):
+    """What is there when a round begins."""
+
+    earlier: Pin | None
+    """The newest commit of the landed rows."""
+    landed: Landed | None
+    log: TableLog
+    """Of the table."""
+    now: TableNow
+
+
+def look_at(feed: Feed) -> Look:
+    """Both logs. Raises NoFilesError without a table, ValueError if the landed rows are not ours."""
+    earlier = _find_landed(feed)
+    landed = None if earlier is None else decode_landed(earlier.facts["feed"])
+    log = open_log(feed.place)  # after the landed rows: another driver may have landed newer versions
+    if log is None:
+        raise NoFilesError(
+            "there is no Delta table; create it, correct options.table, or set options.land: false to keep "
+            "what was landed"
+        )
+    properties = {name.lower(): value for name, value in log.source.configuration.items()}
+    has_feed = properties.get(FEED_PROPERTY.lower(), "").lower() == "true"
+    return Look(earlier, landed, log, TableNow(log.source.table_id, log.version, has_feed))
+
+
+def _find_landed(feed: Feed) -> Pin | None:
+    """The newest commit of the landed rows. Raises ValueError if another program wrote it."""
+    if feed.path == feed.place:
+        raise ValueError(
+            "it is also the path of the source; path is a folder of its own, where landed rows are kept, "
+            "such as ${root}/landed/NAME"
+        )
+    found = pin(feed.path)
+    if found is not None and ("feed" not in found.facts):
+        raise ValueError(
+            f"{without_credentials(feed.path)} is a table that another program or stage has written; give "
+            "the source a path of its own, where landed rows are kept"
+        )
+    return found
+
+
+def has_no_rows(log: TableLog, planned: Round) -> bool:
+    """Whether the versions are few and only moved rows to other files, or set properties."""
+    num_versions = planned.last - planned.first + 1
+    if num_versions > FEW_COMMITS:
+        return False
+    newer = takewhile(lambda commit: commit["version"] >= planned.first, log.source.list_commits())
+    found = [commit["operation"] for commit in newer]
+    return len(found) == num_versions and all(operation in MAINTENANCE for operation in found)
