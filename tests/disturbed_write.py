@@ -99,7 +99,7 @@ def main(folder: Path, kind: str) -> None:
 def count_attempts(events: Path) -> Counter[int]:
     """Stage -> how often Spark submitted it."""
     attempts = Counter[int]()
-    for file in (path for path in events.rglob("*") if path.is_file()):
+    for file in events.rglob("events_*"):
         for line in file.read_text(encoding="utf-8").splitlines():
             event = json.loads(line)
             if event["Event"] == "SparkListenerStageSubmitted":

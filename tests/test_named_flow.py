@@ -37,7 +37,7 @@ MEASURED = {
     "corpus.signatures": SIGNATURES,
     "corpus.similarities": SIMILARITIES,
 }
-MEASURING = ("corpus.near_duplicates.enabled=true", "corpus.rules.presets=[gopher_quality@paper]")
+MEASURING = ("corpus.near_duplicates.enabled=true", "corpus.rules.presets=[gopher_repetition@paper]")
 
 
 @pytest.fixture

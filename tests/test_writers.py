@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyspark
 import pytest
+from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from pipelines.commit import create_table
 from pipelines.pin import open_log, pin
@@ -20,6 +21,11 @@ from tests.servers.s3 import BUCKET, s3_server
 from tests.two_drivers import NUMBERS, OWN, SHARED
 
 pytestmark = pytest.mark.slow
+
+NUMBERS_SCHEMA = StructType(
+    [StructField("number", LongType(), nullable=False), StructField("by", StringType())]
+)
+"""Of two_drivers.NUMBERS; this process has no JVM."""
 
 
 def start(script, *arguments, **environment):
@@ -116,7 +122,7 @@ def test_two_drivers_append_every_key_once_on_s3(tmp_path, monkeypatch, named):
         assert delta_options(root)["aws_endpoint_url"] == server.endpoint
         for number in range(10) if named else ():
             table = {"name": "numbers", "description": "", "partition_by": (), "properties": {}}
-            create_table(f"{root}/table{number}", NUMBERS.schema.json(), **table)
+            create_table(f"{root}/table{number}", NUMBERS_SCHEMA.json(), **table)
         append_at_once(root, tmp_path / "signs", 10, *(["named"] if named else []), **environment)
         require_every_key_once(root, 10)
 

@@ -49,6 +49,10 @@ def test_a_table_has_the_digest_of_a_local_one(reaching, root, tmp_path):
 def schema(reaching, tmp_path):
     """A schema (database) of Spark's catalog on S3, and its location."""
     location = f"s3a://{BUCKET}/{tmp_path.name}"
+    # Spark's catalog keeps the settings of the session's start, without keys; it takes a client that exists.
+    context = reaching.sparkContext
+    path = context._jvm.org.apache.hadoop.fs.Path(location)
+    path.getFileSystem(context._jsc.hadoopConfiguration())
     reaching.sql(f"CREATE DATABASE far LOCATION '{location}'")
     yield "far", location
     reaching.sql("DROP DATABASE far CASCADE")
