@@ -109,7 +109,8 @@ def test_batches_are_bounded_by_bytes(tmp_path, monkeypatch, spark):
     table = cut(source).to_arrow()
     for name in ("offset", "duplicate_of", "first_file", "first_offset"):
         table = table.append_column(name, pa.nulls(table.num_rows))
-    work = partial(files._work_on_slices, work=partial(files._build_documents, sources=[source]))
+    build = partial(files._build_documents, sources=[source])
+    work = partial(files._work_on_slices, work=build, edited_by=None)
     batches = list(files._run(table.to_batches(), work, files.arrow_schema(DOCUMENT_ROWS)))
     assert sum(batch.num_rows for batch in batches) == 200
     assert max(batch.num_rows for batch in batches) <= 1_000 // len(LINES[0].encode()) + 1
