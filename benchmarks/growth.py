@@ -1,16 +1,17 @@
-"""Growth: corpus and dataset at 1x, 4x and 16x input. Cost must grow with the rows and with nothing else.
+"""Growth: stages at 1x, 4x and 16x input. Cost must grow with the rows and with nothing else.
 
-For each size one process starts Spark, runs both stages on another small input (so that code is loaded and
-compiled), and then on its input, into new tables. Measured of the second run only:
+The stages are corpus, dataset, corpus with near duplicates, and scoring with a model that takes almost no
+time (`stages`). For each size one process starts Spark, runs them on another small input (so that code is
+loaded and compiled), and then on its input, into new tables. Measured of the second run only:
 
-- seconds, and seconds per row (corpus: records, dataset: sequences)
+- seconds, and seconds per row (corpus: records, dataset: sequences, scoring: predictions)
 - bytes that Spark's shuffles wrote, per row, from Spark's event log
 - peak of what stays alive in the JVM after a collection of garbage; driver and executors are one JVM here
 - peak resident memory of the largest Python worker
 
 A start costs the same at every size, so seconds per row fall from 1x to 4x. What a row costs beyond the start
-is the slope between two sizes: it must not grow from (1x, 4x) to (4x, 16x). Every second file has copies of
-documents of the first one, so duplicates grow with the input.
+is the slope between two sizes: it must not grow from (1x, 4x) to (4x, 16x). Each file has copies of documents
+of the first one, and near duplicates of its own documents, so both grow with the input.
 
 At 30 MB, each slot has a task with as much text as it keeps in memory, so the bounds of memory are reached at
 1x. Below, a larger input only fills them.
@@ -25,7 +26,7 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,29 +35,21 @@ import matplotlib.figure
 import typer
 from rich.table import Table
 
-from benchmarks.capacity import COEFFICIENTS, Coefficients
+from benchmarks.costs import COEFFICIENTS, Coefficients
 from benchmarks.measuring import describe_machine, run_benchmark, write_json
-from benchmarks.samples import Sample, add_shuffles, measure_table, watch_memory
+from benchmarks.samples import Sample, add_shuffles
+from benchmarks.stages import DATA_STAGES, SLOTS, STAGES, run_data_stages, run_scoring
 from jobs.shell.display import console
 
 FACTORS = (1, 4, 16)
 MAX_GROWTH = 1.10
 RESULT = Path(__file__).parent / "results" / "growth.json"
-STAGES = ("corpus", "dataset")
-SLOTS = 2
 COLUMNS = ("seconds", "seconds_per_row", "shuffle_bytes_per_row", "jvm_bytes", "worker_bytes")
 _WORDS_PER_DOCUMENT = 600
 _COPY_FRACTION = 0.02
-_CONF = {
-    "spark.master": f"local[{SLOTS},4]",
-    "spark.driver.memory": "2g",
-    "spark.sql.shuffle.partitions": "4",
-    "spark.databricks.delta.snapshotPartitions": "2",
-    "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
-    "spark.eventLog.enabled": "true",
-    "spark.eventLog.compress": "false",
-}
+_NEAR_FRACTION = 0.05
+"""Documents with _CHANGED_WORDS words other than those of one of the last _NUM_RECENT: Jaccard about 0.9."""
+_CHANGED_WORDS, _NUM_RECENT = 6, 20
 
 
 def write_documents(folder: Path, factor: int, megabytes: float) -> None:
@@ -65,47 +58,28 @@ def write_documents(folder: Path, factor: int, megabytes: float) -> None:
     words = ["".join(random.Random(n).choices("abcdefghijklmnopqrst", k=2 + n % 8)) for n in range(20_000)]
     copies: list[str] = []
     for number in range(factor):
-        generator, left = random.Random(number), megabytes * 1e6
+        generator, left, recent = random.Random(number), megabytes * 1e6, deque[list[str]](maxlen=_NUM_RECENT)
         with (folder / f"{number:03}.jsonl").open("w", encoding="utf-8") as file:
             while left > 0:
-                is_copy = copies and generator.random() < _COPY_FRACTION
-                text = (
-                    generator.choice(copies)
-                    if is_copy
-                    else " ".join(generator.choices(words, k=_WORDS_PER_DOCUMENT))
-                )
-                if number == 0 and len(copies) < 100:
-                    copies.append(text)
+                kind = generator.random()
+                if copies and kind < _COPY_FRACTION:
+                    text = generator.choice(copies)
+                elif recent and kind > 1 - _NEAR_FRACTION:
+                    text = " ".join(change_words(generator.choice(recent), generator))
+                else:
+                    recent.append(generator.choices(words, k=_WORDS_PER_DOCUMENT))
+                    text = " ".join(recent[-1])
+                    if number == 0 and len(copies) < 100:
+                        copies.append(text)
                 left -= file.write(json.dumps({"text": text}) + "\n")
 
 
-def run_stages(documents: Path, root: Path, log: Path) -> list[Sample]:
-    """Both stages in this process, in new tables below `root`."""
-    from jobs import corpus, dataset
-    from jobs.shell import settings as configuration
-
-    source = f"{{name: s, path: {documents}, format: jsonl, fields: {{text: text}}}}"
-    conf = {**_CONF, "spark.eventLog.dir": log.as_uri()}
-    settings = configuration.load(
-        overrides=[
-            f"root={root}",
-            f"corpus.sources=[{source}]",
-            "dataset.task=language_modelling",
-            "dataset.packing.method=concatenate",
-            "dataset.packing.sequence_length=1024",
-            "dataset.tokenizer.max_bytes=5000000",
-            "spark={" + ", ".join(f'{key}: "{value}"' for key, value in conf.items()) + "}",
-        ]
-    )
-    samples = []
-    for name, stage in zip(STAGES, (corpus, dataset), strict=True):
-        config = settings.section(name, stage.Config)
-        started = time.time()
-        with watch_memory() as peaks:
-            stage.main(config)
-        samples.append({"stage": name, "started": started, "ended": time.time(), **peaks})
-        samples[-1] |= measure_table(config.documents if stage is corpus else config.sequences, root)
-    return samples
+def change_words(words: list[str], generator: random.Random) -> list[str]:
+    """A copy with _CHANGED_WORDS words that no other document has."""
+    changed = list(words)
+    for place in generator.sample(range(len(words)), _CHANGED_WORDS):
+        changed[place] = f"changed{generator.getrandbits(48):x}"
+    return changed
 
 
 def measure(factor: int, megabytes: float, folder: Path) -> list[Sample]:
@@ -124,7 +98,15 @@ def measure(factor: int, megabytes: float, folder: Path) -> list[Sample]:
         sample["input_bytes"] = sum(file.stat().st_size for file in documents.iterdir())
         sample["seconds_per_row"] = sample["seconds"] / sample["rows"]
         sample["shuffle_bytes_per_row"] = sample["shuffle_bytes"] / sample["rows"]
+        model_seconds = sample.get("model_seconds", 0.0)
+        sample["data_path_seconds"] = compute_data_path_seconds(sample["seconds"], model_seconds)
     return samples
+
+
+def compute_data_path_seconds(seconds: float, model_seconds: float) -> float:
+    """Seconds without the time in the model, of which all slots together had `model_seconds`: they work at
+    the same time."""
+    return seconds - model_seconds / SLOTS
 
 
 def compute_growth(samples: list[Sample]) -> dict[str, float]:
@@ -161,26 +143,38 @@ def report(samples: list[Sample], megabytes: float) -> dict[str, Any]:
 
 def find_coefficients(samples: list[Sample]) -> Coefficients:
     """What `capacity` computes with: rates are slopes from 4x to 16x, so the start does not count."""
-    by_stage = {stage: [s for s in samples if s["stage"] == stage] for stage in STAGES}
-    (_, middle, documents), (_, half, sequences) = (
-        sorted(by_stage[stage], key=lambda sample: sample["factor"]) for stage in STAGES
-    )
-
-    def rate(low: Sample, high: Sample) -> float:
-        return (high["input_bytes"] - low["input_bytes"]) / (high["seconds"] - low["seconds"]) / SLOTS
-
+    sizes = {
+        stage: sorted((s for s in samples if s["stage"] == stage), key=lambda sample: sample["factor"])
+        for stage in STAGES
+    }
+    documents, sequences, search, predictions = (sizes[stage][-1] for stage in STAGES)
     num_bytes = documents["input_bytes"]
+
+    def rate(stage: str) -> float:
+        _, low, high = sizes[stage]
+        more_seconds = high["data_path_seconds"] - low["data_path_seconds"]
+        return (high["input_bytes"] - low["input_bytes"]) / more_seconds / SLOTS
+
     return Coefficients(
         document_bytes=num_bytes / documents["rows"],
         tokens_per_byte=sequences["tokens"] / num_bytes,
-        corpus_bytes_per_second=rate(middle, documents),
+        corpus_bytes_per_second=rate("corpus"),
         corpus_shuffle_bytes_per_document=documents["shuffle_bytes_per_row"],
         documents_bytes_per_text_byte=documents["table_bytes"] / num_bytes,
-        dataset_bytes_per_second=rate(half, sequences),
+        near_duplicates_bytes_per_second=rate("near_duplicates"),
+        near_duplicates_shuffle_bytes_per_document=search["shuffle_bytes_per_row"],
+        near_duplicates_kept_bytes_per_document=search["search_bytes"] / search["rows"],
+        near_duplicates_held_bytes_per_document=search["held_bytes"] / search["rows"],
+        near_pairs_per_document=search["near_pairs"] / search["rows"],
+        dataset_bytes_per_second=rate("dataset"),
         dataset_shuffle_bytes_per_text_byte=sequences["shuffle_bytes"] / num_bytes,
         sequences_bytes_per_token=sequences["table_bytes"] / sequences["tokens"],
         copy_bytes_per_token=sequences["copy_bytes"] / sequences["copied_tokens"],
-        worker_bytes=max(sample["worker_bytes"] for sample in samples),
+        scoring_bytes_per_second=rate("scoring"),
+        scoring_shuffle_bytes_per_text_byte=predictions["shuffle_bytes"] / num_bytes,
+        predictions_bytes_per_text_byte=predictions["table_bytes"] / num_bytes,
+        worker_bytes=max(sample["worker_bytes"] for stage in DATA_STAGES for sample in sizes[stage]),
+        scoring_worker_bytes=max(sample["worker_bytes"] for sample in sizes["scoring"]),
         jvm_bytes=max(sample["jvm_bytes"] for sample in samples),
     )
 
@@ -198,15 +192,19 @@ def draw(samples: list[Sample], target: Path) -> None:
     figure.savefig(target, dpi=120)
 
 
-Megabytes = Annotated[float, typer.Option(min=0.1, help="Size of 1x; 30 takes about 10 minutes.")]
+Megabytes = Annotated[float, typer.Option(min=0.1, help="Size of 1x; 30 takes about 15 minutes.")]
 Only = Annotated[Path | None, typer.Option(hidden=True)]
 
 
 def main(megabytes: Megabytes = 30.0, only: Only = None) -> None:
     if only is not None:
         write_documents(only / "warm", 1, 1.0)
-        run_stages(only / "warm", only / "warm-root", only / "events")
-        samples = run_stages(only / "documents", only / "root", only / "events")
+        warm, root, log = only / "warm-root", only / "root", only / "events"
+        run_data_stages(only / "warm", warm, log)
+        samples = run_data_stages(only / "documents", root, log)
+        # Last, because its workers stay for a minute with torch in their memory.
+        run_scoring(warm)
+        samples += run_scoring(root)
         (only / "root" / "samples.json").write_text(json.dumps(samples), encoding="utf-8")
         return
 

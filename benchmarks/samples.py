@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,23 @@ def watch_memory() -> Iterator[dict[str, int]]:
 
     with repeat_every(0.5, look):
         yield peaks
+
+
+@contextmanager
+def watch_size(folder: Path) -> Iterator[dict[str, int]]:
+    """The most bytes that were in the folder while the context lasts, files that are deleted later included.
+
+    Looked at every half second: files that live shorter may be missed.
+    """
+    size = {"peak_bytes": 0}
+
+    def look() -> None:
+        with suppress(FileNotFoundError):  # a file that is deleted meanwhile; the next look counts
+            size["peak_bytes"] = max(size["peak_bytes"], count_bytes(folder))
+
+    with repeat_every(0.5, look):
+        yield size
+    look()
 
 
 def _living_bytes() -> int:
