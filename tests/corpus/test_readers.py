@@ -10,7 +10,8 @@ import pytest
 from pipelines.corpus.clean import normalise
 from pipelines.corpus.readers.format import Slice
 from pipelines.corpus.readers.gzip import GzipStream
-from pipelines.corpus.readers.lines import Bytes, Lines
+from pipelines.corpus.readers.lines import Lines
+from pipelines.corpus.readers.streams import Bytes
 from tests.corpus.reading import make_source, read_bytes
 
 TOKENS = {
