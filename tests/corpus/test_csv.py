@@ -222,7 +222,7 @@ TOKENS = [
 @pytest.mark.parametrize("look_back", [1, 7, 40])
 def test_slices_give_the_records_of_the_whole_file(look_back, monkeypatch):
     monkeypatch.setattr("pipelines.corpus.readers.csv_slices._LOOK_BACK_BYTES", look_back)
-    monkeypatch.setattr("pipelines.corpus.readers.lines._BUFFER_BYTES", 16)
+    monkeypatch.setattr("pipelines.corpus.readers.streams.BUFFER_BYTES", 16)
     generator = random.Random(20_261_121)
     num_inside = num_broken = 0
     for case in range(1_500):

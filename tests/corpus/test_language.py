@@ -1,4 +1,9 @@
-"""Languages of short texts of our own. Accuracy on SIB-200 stands in `pipelines/corpus/language.py`."""
+"""Languages of short texts of our own, and of the samples in data/chinese, whose languages are known."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +53,39 @@ def test_the_beginning_of_a_text_decides():
 def test_wrong_languages_are_refused(knobs, message):
     with pytest.raises(ValueError, match=message):
         Rules(**knobs)
+
+
+CHINESE = Path(__file__).parents[2] / "data" / "chinese"
+
+
+def count_languages(name, column):
+    """(value of the column, language found) -> texts."""
+    with gzip.open(CHINESE / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return Counter((row.get(column), identify_language(row["text"])[0]) for row in rows)
+
+
+def test_parallel_sentences_get_their_language_and_script():
+    found = count_languages("sib200", "language")
+    assert sum(found.values()) == 3 * 1_004
+    right = {language: found[language, language] for language in ("en", "zh-Hans", "zh-Hant")}
+    assert right == {"en": 1_003, "zh-Hans": 1_003, "zh-Hant": 1_004}
+    assert found["zh-Hans", "zh"] == 1  # no character that only one table has
+
+
+def test_pages_of_code_and_chinese_are_simplified_chinese():
+    found = count_languages("tidb_docs", "language")
+    # The beginnings of two pages are code and tables for the most part.
+    assert found == {(None, "zh-Hans"): 374, (None, "en"): 2}
+
+
+def test_classics_get_the_script_of_their_edition():
+    found = count_languages("classics", "book")
+    # 诗经 has rare characters that GB 2312 lacks and Big5 has.
+    assert found == {
+        ("论语", "zh-Hans"): 20,
+        ("诗经", "zh-Hans"): 296,
+        ("诗经", "zh"): 6,
+        ("诗经", "zh-Hant"): 3,
+        ("唐詩三百首", "zh-Hant"): 366,
+    }

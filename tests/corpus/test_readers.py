@@ -10,7 +10,8 @@ import pytest
 from pipelines.corpus.clean import normalise
 from pipelines.corpus.readers.format import Slice
 from pipelines.corpus.readers.gzip import GzipStream
-from pipelines.corpus.readers.lines import Bytes, Lines
+from pipelines.corpus.readers.lines import Lines
+from pipelines.corpus.readers.streams import Bytes
 from tests.corpus.reading import make_source, read_bytes
 
 TOKENS = {
@@ -43,7 +44,7 @@ def test_each_random_byte_is_in_one_record(name, monkeypatch):
         data = header + body
         limit = generator.choice([12, 30, 10_000])
         source = make_source(format=name, fields={"text": "text"}, max_record_bytes=limit)
-        monkeypatch.setattr("pipelines.corpus.readers.lines._BUFFER_BYTES", generator.choice([1, 7, 8192]))
+        monkeypatch.setattr("pipelines.corpus.readers.streams.BUFFER_BYTES", generator.choice([1, 7, 8192]))
         records = list(source.reader.read(io.BytesIO(data), Slice("s", 0, None), source.request))
         end = len(header)
         for record in records:

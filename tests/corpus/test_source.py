@@ -201,7 +201,7 @@ def test_source_without_files_is_an_error(folder, missing):
         ({"format": "csv"}, "csv needs fields.text"),
         (
             {"fields": {"text": "a"}},
-            "a text record has only the field text; remove a or choose another format",
+            "a text record has only the field text, encoding; remove a or choose another format",
         ),
         ({"format": "csv", "fields": {"text": "a", "titel": "b"}}, "got titel"),
         ({"splits": {"dev": 1.0}}, "got dev"),

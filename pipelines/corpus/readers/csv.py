@@ -8,14 +8,17 @@ from typing import BinaryIO
 
 from pipelines.corpus.readers.csv_records import parse
 from pipelines.corpus.readers.csv_slices import read_part
+from pipelines.corpus.readers.encoding import UTF_8, check_encoding
 from pipelines.corpus.readers.format import Extent, Format, Record, Request, Slice
-from pipelines.corpus.readers.lines import cut_plain, read_lines
+from pipelines.corpus.readers.lines import cut_plain, find_encoding, read_lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     delimiter: str = ","
     """Between the fields; one character."""
+    encoding: str = UTF_8
+    """detect, or an encoding such as utf-8 or gb18030."""
 
     def __post_init__(self) -> None:
         valid = isinstance(self.delimiter, str) and len(self.delimiter) == 1
@@ -23,12 +26,14 @@ class Options:
             raise ValueError(
                 f"delimiter must be one character, not a quote or line break, got {self.delimiter!r}"
             )
+        check_encoding(self.encoding)
 
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The records that start in the slice."""
     if part.start == 0 and part.stop is None:
-        return read_lines(stream, part, lambda lines: parse(lines, request))
+        encoding = find_encoding(stream, part, request.options.encoding)
+        return read_lines(stream, part, lambda lines: parse(lines, request), encoding=encoding)
     return read_part(stream, part, request)
 
 

@@ -23,7 +23,7 @@ from functools import cache
 from typing import NamedTuple
 
 from pipelines.corpus.readers.format import MalformedError, Record, Request
-from pipelines.corpus.readers.lines import BOM, Lines, decode, too_long, without_line_end
+from pipelines.corpus.readers.lines import BOM, Lines, too_long, without_line_end
 
 
 class _Cut(NamedTuple):
@@ -58,12 +58,11 @@ def parse(lines: Lines, request: Request) -> Iterator[Record]:
 def read_header(lines: Lines, request: Request) -> tuple[Header | None, list[Record]]:
     """The header, the first record of the file, and its row of quarantine if it is unusable. None = the file
     has no record."""
-    delimiter = request.options.delimiter
     cut = next(_join_lines(lines, request.max_record_bytes), None)
     if cut is None:
         empty = Record(0, 1, 0, b"", None, "header: the file is empty")
         return None, [] if lines.broken else [empty]
-    header = _parse_header(cut, request.names, delimiter, _compile(delimiter))
+    header = _parse_header(cut, lines, request)
     return header, [cut.quarantine(header.problem)] if header.problem else []
 
 
@@ -148,12 +147,14 @@ def _read_to_closing_quote(lines: Lines, first: bytes, max_record_bytes: int) ->
     return first, f"open quote: a quote on this line is not closed before {where}"
 
 
-def _parse_header(cut: _Cut, names: tuple[str, ...], delimiter: str, field: re.Pattern[str]) -> Header:
+def _parse_header(cut: _Cut, lines: Lines, request: Request) -> Header:
+    delimiter = request.options.delimiter
     try:
         if cut.reason:
             raise MalformedError(cut.reason)
-        header = split_fields(decode(without_line_end(cut.raw.removeprefix(BOM))), delimiter, field)
-        return Header(len(header), locate_names(names, header), None)
+        text = lines.decode(without_line_end(cut.raw.removeprefix(BOM)))
+        header = split_fields(text, delimiter, _compile(delimiter))
+        return Header(len(header), locate_names(request.names, header), None)
     except MalformedError as error:
         return Header(0, (), f"header: {error}")
 
@@ -162,7 +163,7 @@ def _parse_record(cut: _Cut, header: Header, lines: Lines, delimiter: str, field
     offset, line, num_bytes, raw, _ = cut
     data = without_line_end(raw)
     try:
-        text = decode(data)
+        text = lines.decode(data)
         _refuse_many_fields(text, header.num_fields, delimiter)
         values = split_fields(text, delimiter, field)
         if len(values) != header.num_fields:

@@ -92,12 +92,12 @@ class MalformedError(ValueError):
     """The bytes are not a record of the format; the message is the reason."""
 
 
-def keep_whole(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
+def keep_whole(file: SourceFile, slice_bytes: int, options: Any) -> Iterator[tuple[int, int | None]]:
     """One range: the whole file."""
     yield 0, None
 
 
-def cut_by_size(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
+def cut_by_size(file: SourceFile, slice_bytes: int, options: Any) -> Iterator[tuple[int, int | None]]:
     """Ranges of `slice_bytes`; the last one has no end, so that a file that has grown is read completely."""
     for start in range(0, max(file.size, 1), slice_bytes):
         yield start, start + slice_bytes if start + slice_bytes < file.size else None
@@ -118,9 +118,10 @@ class Format:
 
     A record that cannot be read becomes a Record with a reason, and so does content that breaks off. An
     OSError of the stream passes through: it stops the stage."""
-    cut: Callable[[SourceFile, int], Iterator[tuple[int, int | None]]] = keep_whole
+    cut: Callable[[SourceFile, int, Any], Iterator[tuple[int, int | None]]] = keep_whole
     """Byte ranges [start, stop) that cover the file without overlap, each of about as many bytes as given.
-    Runs on the driver, opens nothing. If a gzip file is cut, `settle.py` moves the cuts to its members."""
+    The last argument is an instance of `options`. Runs on the driver, opens nothing. If a gzip file is cut,
+    `settle.py` moves the cuts to its members."""
     find: Callable[[str, Any], list[SourceFile]] | None = None
     """The files of a path, for pinned options; None = the file, folder or glob that the path names
     (`listing.py`)."""

@@ -1,7 +1,7 @@
 """Lines with exact positions and bounded memory: what formats with lines share.
 
 A line ends with LF. Files whose names end as in `compression.py` are decompressed; positions are those of the
-decompressed bytes.
+decompressed bytes. Other encodings than UTF-8 are for `encoding.py`.
 
 A line belongs to the slice that holds its first byte. A slice of a gzip file cannot know whether a line
 starts with its first member, so there the first line of a slice always belongs to the slice before, as in
@@ -10,9 +10,16 @@ Hadoop.
 
 import io
 from collections.abc import Callable, Generator, Iterator
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO
 
-from pipelines.corpus.readers.compression import DecodedStream, is_compressed, is_gzip
+from pipelines.corpus.readers.compression import is_compressed, is_gzip
+from pipelines.corpus.readers.encoding import (
+    UTF_8,
+    RecodedStream,
+    detect_encoding,
+    get_kept_byte,
+    may_be_recoded,
+)
 from pipelines.corpus.readers.format import (
     Extent,
     MalformedError,
@@ -23,41 +30,11 @@ from pipelines.corpus.readers.format import (
     keep_whole,
 )
 from pipelines.corpus.readers.gzip import GzipStream
+from pipelines.corpus.readers.pages import find_codec
+from pipelines.corpus.readers.streams import BUFFER_BYTES, ByteStream, open_bytes
 
 BOM = b"\xef\xbb\xbf"
 _SKIP_BYTES = 2**16
-_BUFFER_BYTES = 2**20
-
-
-class ByteStream(Protocol):
-    """What `Lines` needs from a stream. `broken` says why it ended early; None = it did not, or not yet."""
-
-    @property
-    def broken(self) -> str | None: ...
-    @property
-    def end(self) -> int | None:
-        """Lines that start at this byte or behind it belong to the next slice; None = all lines are ours, or
-        the next slice was not reached yet."""
-
-    def readline(self, limit: int, /) -> bytes: ...
-    def read(self, limit: int, /) -> bytes: ...
-    def resume(self) -> bool: ...
-
-
-class Bytes(io.BufferedReader):
-    """A buffered binary stream that cannot break off."""
-
-    broken: str | None = None
-
-    def __init__(self, raw: BinaryIO, buffer_bytes: int, end: int | None = None) -> None:
-        super().__init__(raw, buffer_bytes)  # type: ignore[arg-type]
-        self.end = end
-
-    def resume(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Leave the file open: it belongs to the caller. BufferedReader would close it when it is freed."""
 
 
 class Lines:
@@ -67,14 +44,14 @@ class Lines:
     exactly once. If `start` is above 0, the stream must be at byte start - 1.
     """
 
-    def __init__(self, stream: ByteStream, *, start: int = 0) -> None:
+    def __init__(self, stream: ByteStream, *, start: int = 0, encoding: str = UTF_8) -> None:
         self.offset = start
         """Byte of the next line."""
         self.line = 1
         """Number of the next line: 1 for the first one that belongs to the slice."""
         self.tail = b""
         """Bytes after the last complete line of a stream that broke off."""
-        self._stream = stream
+        self._stream, self._encoding = stream, encoding
         self._returned, self._has_returned = io.BytesIO(), False
 
     def skip_line_of_earlier_slice(self) -> None:
@@ -155,6 +132,10 @@ class Lines:
         self.offset += len(data)
         return data
 
+    def decode(self, data: bytes) -> str:
+        """The text of a whole line or record. Raises MalformedError."""
+        return decode(data, self._encoding)
+
     def read_all(self, limit: int) -> bytes:
         """The first `limit` bytes of an unread stream; those of a stream that broke off go to `tail`."""
         data = self._stream.read(limit)
@@ -165,7 +146,12 @@ class Lines:
 
 
 def read_lines(
-    stream: BinaryIO, part: Slice, parse: Callable[["Lines"], Iterator[Record]], *, resumes: bool = False
+    stream: BinaryIO,
+    part: Slice,
+    parse: Callable[["Lines"], Iterator[Record]],
+    *,
+    encoding: str = UTF_8,
+    resumes: bool = False,
 ) -> Generator[Record, None, Extent]:
     """The records that `parse` makes of the slice, and one for each place where the file is damaged.
 
@@ -173,7 +159,7 @@ def read_lines(
     """
     if is_gzip(part.path) and (part.start or part.stop is not None):
         return (yield from _read_members(stream, part, parse))
-    lines = open_lines(stream, part)
+    lines = open_lines(stream, part, encoding)
     while True:
         yield from parse(lines)
         if not lines.broken:
@@ -199,7 +185,7 @@ def _read_members(
             break
         yield _describe_damage(lines)
         has_more = lines.resume()
-    while members.end is None and (found.read(_BUFFER_BYTES) or (found.broken and found.resume())):
+    while members.end is None and (found.read(BUFFER_BYTES) or (found.broken and found.resume())):
         pass  # pass over the rest of a member that no line of the slice needs
     num_bytes = members.num_bytes if members.end is None else members.end - part.base
     return Extent(
@@ -211,28 +197,41 @@ def _describe_damage(lines: "Lines") -> Record:
     return Record(lines.offset, lines.line, len(lines.tail), lines.tail, None, lines.broken)
 
 
-def open_lines(stream: BinaryIO, part: Slice) -> "Lines":
-    """The lines of a slice. A compressed file is read from its beginning."""
-    if is_gzip(part.path):
-        return Lines(GzipStream(stream))
+def find_encoding(stream: BinaryIO, part: Slice, wanted: str) -> str:
+    """Python's name of the encoding of a file; `wanted` may be detect. Leaves the stream at byte 0."""
+    if wanted != "detect":
+        return find_codec(wanted) or wanted
+    found = detect_encoding(open_bytes(stream, part._replace(start=0, stop=None)))
+    stream.seek(0)
+    return found
+
+
+def open_lines(stream: BinaryIO, part: Slice, encoding: str = UTF_8) -> "Lines":
+    """The lines of a slice. A file that is compressed or not UTF-8 is read from its beginning."""
+    opened = open_bytes(stream, part)
+    if encoding != UTF_8:
+        assert part[1:3] == (0, None), "a file that is not UTF-8 is one slice"
+        return Lines(RecodedStream(opened, encoding), encoding=encoding)
     if is_compressed(part.path):
-        return Lines(DecodedStream(stream, part.path))
-    stream.seek(max(part.start - 1, 0))
-    lines = Lines(Bytes(stream, _BUFFER_BYTES, part.stop), start=part.start)
+        return Lines(opened)
+    lines = Lines(opened, start=part.start)
     if part.start > 0:
         lines.skip_line_of_earlier_slice()
     return lines
 
 
-def cut_lines(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
-    """Ranges by size, for formats whose records are single lines. bz2, xz and zstd files stay whole."""
-    is_whole = is_compressed(file.path) and not is_gzip(file.path)
-    return (keep_whole if is_whole else cut_by_size)(file, slice_bytes)
+def cut_lines(file: SourceFile, slice_bytes: int, options: Any) -> Iterator[tuple[int, int | None]]:
+    """Ranges by size, for formats whose records are single lines. bz2, xz and zstd files stay whole, and so
+    do files that may not be UTF-8."""
+    is_whole = (is_compressed(file.path) and not is_gzip(file.path)) or may_be_recoded(options)
+    return (keep_whole if is_whole else cut_by_size)(file, slice_bytes, options)
 
 
-def cut_plain(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
-    """Ranges by size, for formats with a header line or longer records. Compressed files stay whole."""
-    return (keep_whole if is_compressed(file.path) else cut_by_size)(file, slice_bytes)
+def cut_plain(file: SourceFile, slice_bytes: int, options: Any) -> Iterator[tuple[int, int | None]]:
+    """Ranges by size, for formats with a header line or longer records. Compressed files stay whole, and so
+    do files that may not be UTF-8."""
+    is_whole = is_compressed(file.path) or may_be_recoded(options)
+    return (keep_whole if is_whole else cut_by_size)(file, slice_bytes, options)
 
 
 def without_line_end(data: bytes) -> bytes:
@@ -247,11 +246,17 @@ def too_long(max_record_bytes: int) -> str:
     return f"too long: more than max_record_bytes = {max_record_bytes:,}"
 
 
-def decode(data: bytes) -> str:
-    """The text of the bytes. Raises MalformedError if they are not UTF-8 or contain NUL."""
+def decode(data: bytes, encoding: str = UTF_8) -> str:
+    """The text of bytes in UTF-8. `encoding`: of the file that they come from. Raises MalformedError if they
+    are not UTF-8 or contain NUL."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if encoding != UTF_8:
+            kept = get_kept_byte(data, error.start)
+            raise MalformedError(
+                f"encoding: byte 0x{kept:02x} at {error.start} of the record is not valid {encoding}"
+            ) from None
         raise MalformedError(
             f"invalid UTF-8: byte 0x{data[error.start]:02x} at {error.start} of the record"
         ) from None

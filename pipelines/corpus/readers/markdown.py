@@ -8,8 +8,9 @@ import re
 from collections.abc import Generator
 from typing import BinaryIO
 
+from pipelines.corpus.readers.encoding import Options
 from pipelines.corpus.readers.format import Extent, Format, Record, Request, Slice
-from pipelines.corpus.readers.text import Options, decode_file
+from pipelines.corpus.readers.text import decode_file
 from pipelines.corpus.readers.whole import read_whole
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -22,7 +23,8 @@ def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, N
     """The one record of the file."""
 
     def convert(content: bytes) -> dict[str, object]:
-        return split_front_matter(decode_file(content, request.options.encoding))
+        text, encoding = decode_file(content, request.options.encoding)
+        return {**split_front_matter(text), "encoding": encoding}
 
     return read_whole(stream, part, request, convert)
 
@@ -40,4 +42,4 @@ def split_front_matter(content: str) -> dict[str, object]:
     return {"text": text, "title": title}
 
 
-FORMAT = Format(read=read, field_names=("text", "title"), options=Options)
+FORMAT = Format(read=read, field_names=("text", "title", "encoding"), options=Options)

@@ -124,8 +124,9 @@ def cut_files(manifest: Manifest, sources: Sequence[Source], slice_bytes: int) -
     """Slices of about `slice_bytes`, grouped into tasks of about equal cost."""
     file, task, start, stop = array("q"), array("i"), array("q"), array("q")
     current, filled, has_cut_gzip = 0, 0, False
+    options = [source.request.options for source in sources]
     for row, (number, listed) in enumerate(manifest.iterate()):
-        for first, end in sources[number].reader.cut(listed, slice_bytes):
+        for first, end in sources[number].reader.cut(listed, slice_bytes, options[number]):
             cost = _FILE_BYTES + (listed.size if end is None else end) - first
             # The cost of opening may exceed a task, or each slice would be followed by an empty task.
             if filled and filled + cost > slice_bytes + _FILE_BYTES:

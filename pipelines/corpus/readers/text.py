@@ -1,45 +1,36 @@
-"""Plain text: each file is one document, an empty file too. Other encodings than UTF-8 are an option."""
+"""Plain text: each file is one document, an empty file too. Other encodings than UTF-8 are an option, and
+metadata names them."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from pipelines.corpus.readers.encoding import UTF_8, Options
 from pipelines.corpus.readers.format import Extent, Format, MalformedError, Record, Request, Slice
 from pipelines.corpus.readers.lines import BOM, decode
-from pipelines.corpus.readers.pages import decode_bytes, find_codec
+from pipelines.corpus.readers.pages import Decoded, decode_bytes, find_codec
 from pipelines.corpus.readers.whole import read_whole
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    encoding: str = "utf-8"
-    """detect (see `pages.decode_bytes`), or an encoding such as utf-8 or gb18030."""
-
-    def __post_init__(self) -> None:
-        known = isinstance(self.encoding, str) and (self.encoding == "detect" or find_codec(self.encoding))
-        if not known:
-            raise ValueError(
-                f"encoding must be detect or an encoding such as utf-8 or gb18030, got {self.encoding!r}"
-            )
 
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The one record of the file."""
-    return read_whole(
-        stream, part, request, lambda content: {"text": decode_file(content, request.options.encoding)}
-    )
+
+    def convert(content: bytes) -> dict[str, object]:
+        return decode_file(content, request.options.encoding)._asdict()
+
+    return read_whole(stream, part, request, convert)
 
 
-def decode_file(content: bytes, encoding: str) -> str:
-    """The text of a file. Raises MalformedError if the bytes are not in the encoding."""
+def decode_file(content: bytes, encoding: str) -> Decoded:
+    """The text of a file, and its encoding if it is not UTF-8; for detect see `pages.decode_bytes`. Raises
+    MalformedError if the bytes are not in the encoding."""
     if encoding == "detect":
-        return decode_bytes(content).text
+        return decode_bytes(content)
     name = find_codec(encoding) or encoding
-    if name == "utf-8":
-        return decode(content.removeprefix(BOM))
+    if name == UTF_8:
+        return Decoded(decode(content.removeprefix(BOM)), None)
     try:
         text = content.decode(name).removeprefix("\ufeff")
-        return decode(text.encode())
+        return Decoded(decode(text.encode()), name)
     except UnicodeDecodeError as error:
         at = f"byte 0x{content[error.start]:02x} at {error.start}"
         raise MalformedError(f"encoding: {at} of the file is not valid {encoding}") from None
@@ -47,4 +38,4 @@ def decode_file(content: bytes, encoding: str) -> str:
         raise MalformedError(f"encoding: the file is not valid {encoding}") from None
 
 
-FORMAT = Format(read=read, field_names=("text",), options=Options)
+FORMAT = Format(read=read, field_names=Decoded._fields, options=Options)

@@ -1,4 +1,4 @@
-"""Lines of text: each line is one document, in UTF-8. Blank lines are not records.
+"""Lines of text: each line is one document. Blank lines are not records.
 
 A record never spans lines, so files are read in byte slices, and gzip files by their members.
 """
@@ -6,12 +6,13 @@ A record never spans lines, so files are read in byte slices, and gzip files by 
 from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
+from pipelines.corpus.readers.encoding import UTF_8, Options
 from pipelines.corpus.readers.format import Extent, Format, MalformedError, Record, Request, Slice
 from pipelines.corpus.readers.lines import (
     BOM,
     Lines,
     cut_lines,
-    decode,
+    find_encoding,
     read_lines,
     too_long,
     without_line_end,
@@ -20,10 +21,15 @@ from pipelines.corpus.readers.lines import (
 
 def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The lines that start in the slice."""
-    return read_lines(stream, part, lambda lines: _parse(lines, request), resumes=True)
+    encoding = find_encoding(stream, part, request.options.encoding)
+
+    def parse(lines: Lines) -> Iterator[Record]:
+        return _parse(lines, request, None if encoding == UTF_8 else encoding)
+
+    return read_lines(stream, part, parse, encoding=encoding, resumes=True)
 
 
-def _parse(lines: Lines, request: Request) -> Iterator[Record]:
+def _parse(lines: Lines, request: Request, encoding: str | None) -> Iterator[Record]:
     limit = request.max_record_bytes + len("\r\n")
     while not lines.exhausted and (data := lines.read(limit)):
         ended = data[-1:] == b"\n"
@@ -38,9 +44,10 @@ def _parse(lines: Lines, request: Request) -> Iterator[Record]:
         if not content.strip():
             continue
         try:
-            yield Record(offset, line, num_bytes, data, {"text": decode(content)}, None)
+            values = {"text": lines.decode(content), "encoding": encoding}
+            yield Record(offset, line, num_bytes, data, values, None)
         except MalformedError as error:
             yield Record(offset, line, num_bytes, data, None, str(error))
 
 
-FORMAT = Format(read=read, cut=cut_lines, field_names=("text",))
+FORMAT = Format(read=read, cut=cut_lines, field_names=("text", "encoding"), options=Options)

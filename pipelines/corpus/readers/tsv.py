@@ -14,12 +14,13 @@ from collections.abc import Generator, Iterator
 from typing import BinaryIO, NamedTuple
 
 from pipelines.corpus.readers.csv_records import locate_names
+from pipelines.corpus.readers.encoding import Options
 from pipelines.corpus.readers.format import Extent, Format, MalformedError, Record, Request, Slice
 from pipelines.corpus.readers.lines import (
     BOM,
     Lines,
     cut_plain,
-    decode,
+    find_encoding,
     open_lines,
     read_lines,
     too_long,
@@ -48,11 +49,14 @@ class _Header(NamedTuple):
 def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, None, Extent]:
     """The records whose lines start in the slice. An unusable header quarantines itself and every record."""
     whole = part._replace(start=0, stop=None)
-    header = _parse_header(next(_read_filled(open_lines(stream, whole), request), None), request)
+    encoding = find_encoding(stream, part, request.options.encoding)
+    header = _read_header(open_lines(stream, whole, encoding), request)
     stream.seek(0)
-    return (
-        yield from read_lines(stream, part, lambda lines: _parse(lines, request, header, part.start == 0))
-    )
+
+    def parse(lines: Lines) -> Iterator[Record]:
+        return _parse(lines, request, header, part.start == 0)
+
+    return (yield from read_lines(stream, part, parse, encoding=encoding))
 
 
 def _parse(lines: Lines, request: Request, header: _Header, is_first: bool) -> Iterator[Record]:
@@ -62,7 +66,7 @@ def _parse(lines: Lines, request: Request, header: _Header, is_first: bool) -> I
     for line in _read_filled(lines, request):
         # Compared by position, because a long header may end in a later slice.
         if header.line and line.offset > header.line.offset:
-            yield _parse_record(line, header, request)
+            yield _parse_record(line, header, lines, request)
     if is_first and not header.line and not lines.broken:
         yield Record(0, 1, 0, b"", None, "header: the file is empty")
 
@@ -79,23 +83,24 @@ def _read_filled(lines: Lines, request: Request) -> Iterator[_Line]:
             yield _Line(offset, line, len(data) + skipped, data, is_too_long)
 
 
-def _parse_header(line: _Line | None, request: Request) -> _Header:
+def _read_header(lines: Lines, request: Request) -> _Header:
+    line = next(_read_filled(lines, request), None)
     if line is None:
         return _Header(None, 0, (), None)
     try:
         if line.is_too_long:
             raise MalformedError(too_long(request.max_record_bytes))
-        names = decode(without_line_end(line.raw.removeprefix(BOM))).split("\t")
+        names = lines.decode(without_line_end(line.raw.removeprefix(BOM))).split("\t")
         return _Header(line, len(names), locate_names(request.names, names), None)
     except MalformedError as error:
         return _Header(line, 0, (), f"header: {error}")
 
 
-def _parse_record(line: _Line, header: _Header, request: Request) -> Record:
+def _parse_record(line: _Line, header: _Header, lines: Lines, request: Request) -> Record:
     try:
         if header.problem or line.is_too_long:
             raise MalformedError(header.problem or too_long(request.max_record_bytes))
-        text = decode(without_line_end(line.raw))
+        text = lines.decode(without_line_end(line.raw))
         # Counted before they are split: a line of 16 MiB may have millions.
         if (num_fields := text.count("\t") + 1) != header.num_fields:
             raise MalformedError(f"number of fields: {num_fields}, but the header has {header.num_fields}")
@@ -110,4 +115,4 @@ def _quarantine(line: _Line, reason: str) -> Record:
     return Record(*line[:4], None, reason)
 
 
-FORMAT = Format(read=read, cut=cut_plain)
+FORMAT = Format(read=read, cut=cut_plain, options=Options)

@@ -206,9 +206,9 @@ def _skip_to_record(lines: Lines) -> None:
         is_line_start = line[-1:] == b"\n"
 
 
-def cut(file: SourceFile, slice_bytes: int) -> Iterator[tuple[int, int | None]]:
+def cut(file: SourceFile, slice_bytes: int, options: Options) -> Iterator[tuple[int, int | None]]:
     """gzip files by size, others whole."""
-    return (cut_by_size if is_gzip(file.path) else keep_whole)(file, slice_bytes)
+    return (cut_by_size if is_gzip(file.path) else keep_whole)(file, slice_bytes, options)
 
 
 FORMAT = Format(read=read, cut=cut, field_names=FIELD_NAMES, options=Options)
