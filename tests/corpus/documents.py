@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 PAGE = "<html><head><title>{0}</title></head><body><nav>menu</nav><main><p>{1}</p></main></body></html>"
 
 
-def make_pdf(pages, title="A title"):
+def make_pdf(pages, title="A title", facts=""):
     """A PDF with a line of Latin text per page, after ISO 32000-1."""
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(pages)))
     objects = [
@@ -25,7 +25,7 @@ def make_pdf(pages, title="A title"):
             "/Resources << /Font << /F1 3 0 R >> >> >>"
         )
         objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
-    objects.append(f"<< /Title ({title}) >>")
+    objects.append(f"<< /Title ({title}) {facts} >>")
     data, places = bytearray(b"%PDF-1.4\n"), []
     for number, written in enumerate(objects, start=1):
         places.append(len(data))

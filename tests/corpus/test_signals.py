@@ -1,6 +1,9 @@
 """Signals against a twin in plain Python, and single cases worked out by hand."""
 
+import gzip
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from pipelines.corpus.signals.words import split_tokens, split_words
 from pipelines.tables import SIGNALS as TABLE
 from tests.corpus.signals_twin import measure, tokens_of, words_of
 
+DATA = Path(__file__).parents[2] / "data"
 PROSE = """Mr. Smith's well-known cat didn't sit, e.g. on U.S. mats... It's 3.14 or 1,000, ok?
 "Yes!" he said. [1]
 
@@ -133,3 +137,18 @@ def test_hash_depends_on_the_string_alone():
 
 def test_the_table_has_a_column_per_signal(spark):
     assert TABLE.schema.names == ["doc_id", "language", "language_score", *SIGNALS]
+
+
+def test_both_scripts_of_chinese_have_about_as_many_words():
+    # 1,004 sentences that say the same. The dictionary is made for simplified Chinese, so traditional words of
+    # a sentence may be cut otherwise.
+    with gzip.open(DATA / "chinese" / "sib200.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    num_words = {
+        language: compute_signals(
+            [row["text"] for row in rows if row["language"] == language], ["num_words"]
+        ).sum()
+        for language in ("zh-Hans", "zh-Hant", "en")
+    }
+    assert abs(num_words["zh-Hant"] / num_words["zh-Hans"] - 1) < 0.01
+    assert num_words["en"] == sum(len(row["text"].split()) for row in rows if row["language"] == "en")

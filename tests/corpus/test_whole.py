@@ -59,6 +59,46 @@ def test_pdf_gives_pages_title_and_number():
 
 
 @pytest.mark.parametrize(
+    ("written", "created"),
+    [
+        ("D:20220531112935-00'00'", "2022-05-31T11:29:35-00:00"),
+        ("D:20220531112935+08'00", "2022-05-31T11:29:35+08:00"),
+        ("20220531112935Z", "2022-05-31T11:29:35Z"),
+        ("D:202205311129", "2022-05-31T11:29:00"),
+        ("D:202205", "2022-05"),
+        ("D:2022", "2022"),
+        ("D:20221331", None),
+        ("yesterday", None),
+        ("", None),
+    ],
+)
+def test_pdf_gives_author_and_date(written, created):
+    data = make_pdf(["Text."], facts=f"/Author (Li Lei) /CreationDate ({written})")
+    expected = {"title": "A title", "author": "Li Lei", "pages": "1"}
+    if created:
+        expected["created"] = created
+    assert read_one(data, format="pdf").columns.metadata == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "facts"),
+    [
+        ('<link rel="canonical" href="https://a.cn/1?x=1&amp;y=2">', {"canonical": "https://a.cn/1?x=1&y=2"}),
+        ('<meta property="article:published_time" content=" 2024-01-02T03:04:05Z ">', "2024-01-02T03:04:05Z"),
+        ('<meta itemprop="datePublished" content="2024-01-02">', "2024-01-02"),
+        ('<meta name="date" content="2024年1月2日">', "2024年1月2日"),
+        ('<link rel="canonical"><meta name="date" content="">', {}),
+        (f'<link rel="canonical" href="https://a.cn/{"x" * 3_000}">', {}),
+    ],
+)
+def test_html_gives_canonical_url_and_date(head, facts):
+    data = PAGE.format("t</title>" + head + "<title>", "text").encode()
+    metadata = read_one(data, format="html").columns.metadata
+    del metadata["title"]
+    assert metadata == ({"published": facts} if isinstance(facts, str) else facts)
+
+
+@pytest.mark.parametrize(
     ("data", "limit", "reason"),
     [
         (b"no pdf", 10_000, "pdf: "),

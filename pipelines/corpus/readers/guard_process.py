@@ -31,8 +31,8 @@ def _extract_html(data: bytes, charset: str | None, main_content: str | None) ->
 
 
 def _extract_pdf(data: bytes, max_chars: str | None) -> Sequence[str | None]:
-    text, title, num_pages = read_pdf(data, int(max_chars or 0))
-    return text, title, str(num_pages)
+    *facts, num_pages = read_pdf(data, int(max_chars or 0))
+    return *facts, str(num_pages)
 
 
 def _describe_parquet(data: bytes, size: str | None, *names: str | None) -> Sequence[str | None]:

@@ -1,4 +1,5 @@
-"""HTML: each file is one document, with its title. `pages.py` decodes and extracts."""
+"""HTML: each file is one document, with its title, canonical URL and date of publication.
+`pages.py` decodes and extracts."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -31,8 +32,8 @@ def read(stream: BinaryIO, part: Slice, request: Request) -> Generator[Record, N
 
 def extract_page(data: bytes, charset: str | None, *, main_content: bool) -> Page:
     """`pages.read_page` in the guard process. `charset`: what the server declared. Raises MalformedError."""
-    text, title, encoding = extract("html", data, charset, "main" if main_content else None)
-    return Page(text or "", title, encoding)
+    text, *facts = extract("html", data, charset, "main" if main_content else None)
+    return Page(text or "", *facts)
 
 
 FORMAT = Format(read=read, field_names=Page._fields, options=Options)

@@ -11,7 +11,7 @@ Extraction is resiliparse's: 1.4 ms a page of 19 kB, where trafilatura needs 25 
 import codecs
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.corpus.readers.format import MalformedError
 
@@ -27,6 +27,12 @@ _NESTING_TAG = re.compile(
     re.IGNORECASE,
 )
 """A tag of an element that the next tag does not end by itself."""
+_FACTS = (
+    ('link[rel="canonical"]', "href"),
+    ('meta[property="article:published_time"], meta[itemprop="datePublished"], meta[name="date"]', "content"),
+)
+"""Where a page says its address and its date: (selector, attribute)."""
+_MAX_FACT_CHARS = 2_048
 _CONTROLS = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -41,6 +47,10 @@ class Page(NamedTuple):
     title: str | None
     encoding: str | None
     """As in `Decoded`."""
+    canonical: str | None
+    """URL that the page gives as its own, as written."""
+    published: str | None
+    """Date that the page gives, as written."""
 
 
 def read_page(data: bytes, declared: str | None, *, main_content: bool) -> Page:
@@ -51,6 +61,7 @@ def read_page(data: bytes, declared: str | None, *, main_content: bool) -> Page:
     html, encoding = decode_bytes(data, declared, is_html=True)
     try:
         tree = HTMLTree.parse(html)
+        canonical, published = (_read_fact(tree, *place) for place in _FACTS)
         # 0.03 s for 500 elements inside each other, 2.3 s for 4,000: such pages are attacks or mistakes.
         is_deep = main_content and _measure_depth(html) > _MAX_DEPTH
         text = extract_plain_text(tree, main_content=main_content and not is_deep)
@@ -59,7 +70,14 @@ def read_page(data: bytes, declared: str | None, *, main_content: bool) -> Page:
         title = " ".join((tree.title or "").split())
     except (ValueError, RuntimeError) as error:
         raise MalformedError(f"html: {error}") from None
-    return Page(_remove_controls(text), _remove_controls(title) or None, encoding)
+    return Page(_remove_controls(text), _remove_controls(title) or None, encoding, canonical, published)
+
+
+def _read_fact(tree: Any, selector: str, attribute: str) -> str | None:
+    """An attribute of the first element that the selector finds; None if there is none, or it is too long."""
+    found = tree.document.query_selector(selector)
+    value = " ".join(_remove_controls((found and found.getattr(attribute)) or "").split())
+    return value if 0 < len(value) <= _MAX_FACT_CHARS else None
 
 
 def _measure_depth(html: str) -> int:
