@@ -1,5 +1,4 @@
 """Stage 4: a run to a model version, champion if better.
-
 Reads the last finished run and held-out documents, which decide between the new model and the champion.
 Writes a model version, verdict.json of the run, and the alias `champion` (`distributary undo` reverts it).
 """
@@ -26,6 +25,7 @@ class Config(Section):
     documents: TablePlace
     split: Split
     min_gain: Annotated[float, Field(ge=0)]
+    decontaminated_from: tuple[str, ...]
     batch_size: Annotated[int, Field(ge=1)]
 
 
@@ -37,12 +37,11 @@ def plan(config: Config) -> "Plan[tuple[CurrentRun, Pin]]":
     lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
     run = require_current(config.trainings, lookup.read_run_status)
     documents = require_table(config.documents, "documents", "corpus")
-    settings = (run.run_id, config.name, config.split, config.min_gain)
+    settings = (run.run_id, config.name, config.split, config.min_gain, *config.decontaminated_from)
     made_from = fingerprint("registry", REVISION, *settings, documents.identity())
     done = lookup.find_verdict(config.name, run.run_id, made_from=made_from)
-    if done is None:
-        why = f"run {run.run_id} was not compared on these rows yet"
-    else:
+    why = f"run {run.run_id} was not compared on these rows yet"
+    if done is not None:
         why = f"{config.name} version {done.model_version}: {done.reason}"
     return Plan(fingerprint=made_from, up_to_date=done is not None, why=why, inputs=(run, documents))
 
@@ -54,6 +53,7 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 def judge_model(config: Config, work: "Work[tuple[CurrentRun, Pin]]") -> dict[str, str]:
     from pipelines.dataset.documents import select_kept
     from pipelines.registry.gate.apply import apply_verdict
+    from pipelines.registry.gate.decontamination import require_decontaminated
     from pipelines.registry.store import connect
     from pipelines.registry.versions.aliases import find_champion
     from pipelines.registry.versions.register import register_model
@@ -69,6 +69,7 @@ def judge_model(config: Config, work: "Work[tuple[CurrentRun, Pin]]") -> dict[st
     with Folder(run.folder).local("model") as folder:
         version = register_model(run.run_id, folder, name, code=SERVE_SCRIPT, input_example=examples)
     verdict = compare(rows, name, version, min_gain=config.min_gain, batch_size=config.batch_size, say=phase)
+    verdict = require_decontaminated(verdict, run.run_id, config.decontaminated_from)
     verdict = apply_verdict(verdict, run.run_id, name, made_from=work.fingerprint)
     state = "champion" if find_champion(name) == version else "challenger"
     return {"model version": f"{name} {version} ({state})", "gate": verdict.reason}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from jobs import finetune
+from jobs import finetune, registry
 from pipelines.finetune.results import read_result
 from pipelines.pin import pin
 from pipelines.registry.runs.current import require_current
@@ -103,6 +104,16 @@ def test_second_run_does_nothing_and_says_why(flow):
         outcome = stage.main(flow.configs[name])
         assert (outcome.ran, stage.plan(flow.configs[name]).up_to_date) == (False, True), outcome
         assert outcome.why
+
+
+def test_a_model_whose_documents_were_not_compared_stays_a_challenger(flow):
+    asked = {"name": "guarded", "decontaminated_from": ("quiz",)}
+    config = flow.configs["registry"].model_copy(update=asked)
+    outcome = registry.main(config)
+    assert outcome.facts["model version"] == "guarded 1 (challenger)"
+    assert re.search(r"documents version \d+ were not compared with quiz; add it to", outcome.facts["gate"])
+    assert registry.plan(config).up_to_date
+    assert not registry.plan(config.model_copy(update={"decontaminated_from": ()})).up_to_date
 
 
 def test_only_new_documents_are_scored(spark, flow, tmp_path):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.shell.display import console
+from jobs.shell.plan import require_table
 from pipelines.stores import configure
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ WhatIf = Annotated[
         "--what-if",
         metavar="RULE=THRESHOLD",
         help="Show what another limit of a rule would keep, by documents and characters; change nothing. "
-        "null switches the rule off. May be repeated.",
+        "RULE belongs to a preset or a word list (null switches it off), or is min_chars or "
+        "min_language_score. May be repeated.",
     ),
 ]
 """An option of the corpus command."""
@@ -31,13 +33,14 @@ def show_what_if(config: Any, changes: Sequence[str]) -> None:
     from pipelines.spark import session
 
     configure(config.storage)
-    _require_tables(config)
     rules = config.rules.change(dict(map(_parse, changes)))
+    _require_tables(config)
     from pipelines.corpus.what_if import compare_rules
     from pipelines.tables import DOCUMENTS, SIGNALS, WORD_MATCHES
 
     spark = session("distributary what-if", config.spark)
-    documents, signals = DOCUMENTS.read(spark, config.documents), SIGNALS.read(spark, config.signals)
+    documents = DOCUMENTS.read(spark, config.documents)
+    signals = SIGNALS.read(spark, config.signals) if config.rules.are_measured else None
     matches = WORD_MATCHES.read(spark, config.word_matches) if config.rules.word_lists else None
     display_comparison(compare_rules(documents, signals, config.rules, rules, matches))
 
@@ -66,12 +69,10 @@ def _parse(change: str) -> tuple[str, float | None]:
 def _require_tables(config: Any) -> None:
     from pipelines.pin import pin
 
-    if not config.rules.presets:
-        raise ValueError("--what-if needs rules: name some in corpus.rules.presets and run corpus")
-    documents = pin(config.documents)
+    documents = require_table(config.documents, "documents", "corpus")
     for place in config.measured:
         measured = pin(place)
-        if documents is None or measured is None or documents.fingerprint != measured.fingerprint:
+        if measured is None or documents.fingerprint != measured.fingerprint:
             raise ValueError(
                 f"{place} was not made together with {config.documents}; run: distributary corpus"
             )

@@ -243,6 +243,7 @@ def open_corpus(
             hits = list_contamination(documents, screens.decontamination)
             hits = hits if earlier is None else earlier.add_hits(hits)
             facts["contamination"] = count_contamination(hits, measuring.index)
+            facts["decontamination"] = screens.decontamination.limits
         total = facts if earlier is None else add_facts(earlier.pin.facts, facts, moves)
         for name, version in manifest.versions.items():
             if name in total["sources"]:

@@ -75,6 +75,12 @@ class Decontamination:
         return bool(self.evaluation_sets)
 
     @property
+    def limits(self) -> dict[str, Any]:
+        """Everything but the sets, as plain values: for the facts of the documents."""
+        names = ("ngram", "min_record_words", "max_ngrams", "max_fraction", "on_hit")
+        return {**{name: getattr(self, name) for name in names}, "drop_from": list(self.drop_from)}
+
+    @property
     def drops(self) -> bool:
         """Whether documents may be dropped for a hit."""
         return self.enabled and self.on_hit == "drop"

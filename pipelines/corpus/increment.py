@@ -44,7 +44,7 @@ _COLUMNS = (
 )
 BROADCAST_ROWS = 1_000_000
 """Rows of a hash and an id that every executor gets: 100 MB. More are joined by a shuffle."""
-_LATEST = ("contamination", "near_duplicates", "report")
+_LATEST = ("contamination", "decontamination", "near_duplicates", "report")
 """Facts that are no sums. Several documents may have the same record of an evaluation set, so contamination
 is counted over all documents, as near duplicates are; a report is written by each run for itself."""
 

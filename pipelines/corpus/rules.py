@@ -9,6 +9,8 @@ from pipelines.corpus.source import SPLITS
 from pipelines.corpus.word_list import PREFIX, WordList, check_languages, check_thresholds, choose_word_limits
 
 _OPTIONAL = ("languages", "presets", "thresholds", "word_lists")
+_OWN_LIMITS = ("min_chars", "min_language_score")
+"""Limits that are no thresholds: they belong to no preset and no word list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,9 +82,23 @@ class Rules:
         of_presets, of_words = changed
         return (*choose_limits(self.presets, of_presets), *choose_word_limits(self.word_lists, of_words))
 
-    def change(self, thresholds: dict[str, float | None]) -> "Rules":
-        """These rules with other thresholds for some."""
-        return replace(self, thresholds={**self.thresholds, **thresholds})
+    def change(self, limits: Mapping[str, float | None]) -> "Rules":
+        """These rules with other limits: thresholds by rule (None switches it off), min_chars and
+        min_language_score by name.
+
+        Raises ValueError for a rule that does not exist, and for a number that is no such limit.
+        """
+        thresholds, own = dict(self.thresholds), dict[str, Any]()
+        for name, value in limits.items():
+            if name not in _OWN_LIMITS:
+                thresholds[name] = value
+            elif value is None:
+                raise ValueError(f"{name} must be a number, got null; 0 switches it off")
+            elif name == "min_chars" and value % 1:
+                raise ValueError(f"min_chars must be a whole number of code points, got {value}")
+            else:
+                own[name] = int(value) if name == "min_chars" else value
+        return replace(self, thresholds=thresholds, **own)
 
 
 def leave_out_unset(settings: Mapping[str, Any]) -> dict[str, Any]:

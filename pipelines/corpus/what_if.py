@@ -1,6 +1,7 @@
 """What other limits would keep: the decision again, over signals that are already there.
 
-Reads the tables documents (without text) and signals. Cost: one join by doc_id, no text, no signal computed.
+Reads the tables documents (without text), signals and word_matches. Cost: one join by doc_id for each of the
+two, no text, no signal computed.
 """
 
 from collections.abc import Iterable
@@ -29,25 +30,30 @@ class Outcome:
 
 def compare_rules(
     documents: DataFrame,
-    signals: DataFrame,
+    signals: DataFrame | None,
     rules: Rules,
     changed: Rules,
     word_matches: DataFrame | None = None,
 ) -> list[Outcome]:
     """Documents and characters that are kept, and that each rule drops, now and with the changed rules.
 
-    What is kept comes first, then the rules by name. `documents`, `signals` and, if the rules have word
-    lists, `word_matches` are rows of the tables that `rules` made. Raises ValueError if `changed` looks at a
-    signal that was not measured.
+    What is kept comes first, then the rules by name. `documents` are rows of the table that `rules` made, and
+    so are `signals` if the rules have presets or languages, and `word_matches` if they have word lists.
+    Raises ValueError if `changed` looks at what was not measured.
     """
+    _require_comparable(rules, changed)
     if missing := sorted(set(changed.signals) - set(rules.signals)):
         raise ValueError(
             f"{', '.join(missing)} were not measured; add their preset to corpus.rules.presets and run corpus"
         )
-    _require_measured(signals, changed)
+    rows = documents.select("doc_id", "num_chars", "split", "duplicate_of", "drop_reason")
+    if signals is not None:
+        _require_measured(signals, changed)
+        rows = rows.join(signals, "doc_id")
     if word_matches is not None:
-        signals = signals.join(_spread_matches(word_matches, rules), "doc_id", "left")
-    columns = {name: F.col(f"`{name}`") for name in (*rules.signals, "language", "language_score")}
+        rows = rows.join(_spread_matches(word_matches, rules), "doc_id", "left")
+    languages = ("language", "language_score") if signals is not None else ()
+    columns = {name: F.col(f"`{name}`") for name in (*rules.signals, *languages)}
     # A near duplicate has duplicate_of too, but it is no copy. It stays one whatever the limits are: finding
     # other near duplicates would mean reading texts.
     near = F.when(F.col("drop_reason") == NEAR_DUPLICATE, F.lit(NEAR_DUPLICATE))
@@ -57,12 +63,23 @@ def compare_rules(
         find_drop_reason(each, F.coalesce(contaminated, find_failed_rule(each, columns), near))
         for each in (rules, changed)
     )
-    sizes = documents.select("doc_id", "num_chars", "split", "duplicate_of", "drop_reason")
-    decided = sizes.join(signals, "doc_id").select("num_chars", now.alias("now"), then.alias("then"))
+    decided = rows.select("num_chars", now.alias("now"), then.alias("then"))
     groups = decided.groupBy("now", "then").agg(
         F.count("*").alias("num_documents"), F.sum("num_chars").alias("num_chars")
     )
     return _add_up(groups.collect())
+
+
+def _require_comparable(rules: Rules, changed: Rules) -> None:
+    if changed.min_chars < rules.min_chars:
+        raise ValueError(
+            f"min_chars must be at least corpus.rules.min_chars = {rules.min_chars}, because shorter texts "
+            f"were not compared with others, got {changed.min_chars}; change the key and run corpus"
+        )
+    if changed.min_language_score != rules.min_language_score and not rules.languages:
+        raise ValueError(
+            "min_language_score needs languages: name some in corpus.rules.languages and run corpus"
+        )
 
 
 def _require_measured(signals: DataFrame, rules: Rules) -> None:

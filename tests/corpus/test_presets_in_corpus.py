@@ -107,6 +107,7 @@ def test_signals_do_not_depend_on_partitions(spark, tmp_path, monkeypatch):
         {SHORT_RULE: None},
         {SHORT_RULE: 1.0, NO_STOP: 0.0, WORDS_RULE: None},
         {WORDS_RULE: 100.0},
+        {"min_chars": float(len(GOOD)), WORDS_RULE: None},
     ],
 )
 def test_what_if_equals_a_rebuild(spark, tmp_path, changes):
@@ -120,6 +121,16 @@ def test_what_if_equals_a_rebuild(spark, tmp_path, changes):
         assert then[None] == sum(again.facts["kept"].values())
     now = {outcome.reason: outcome.num_documents for outcome in outcomes}
     assert {reason: count for reason, count in now.items() if reason and count} == corpus.facts["dropped"]
+
+
+def test_what_if_varies_the_score_of_the_language(spark, tmp_path):
+    write_texts(tmp_path)
+    rules = Rules(languages=("en",), min_language_score=0.4)
+    changed = rules.change({"min_language_score": 0.6})  # that of "few words" is 0.50
+    with build(spark, [source(tmp_path)], rules) as (documents, _, corpus):
+        outcomes = compare_rules(documents, corpus.signals(), rules, changed)
+    found = {each.reason: (each.num_documents, each.changed_documents) for each in outcomes}
+    assert found == {None: (3, 2), "language": (2, 3), "empty": (1, 1), "exact_duplicate": (1, 1)}
 
 
 def test_what_if_counts_characters(spark, tmp_path):

@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 
 import pytest
 
 from pipelines.registry.gate.decide import Measurement, decide
+from pipelines.registry.gate.decontamination import find_contaminated
 
 
 def measurement(version, value, *, metric="accuracy", num_rows=100, digest="d1"):
@@ -95,3 +97,42 @@ def test_a_verdict_is_strict_json():
         "rows_digest": "d1",
     }
     assert written["champion"]["value"] == 0.5
+
+
+HITS = {"records": 40, "too_short": 2, "records_hit": 3, "documents": 5, "exceeding": 4, "ngrams": 9}
+LIMITS = {"on_hit": "drop", "drop_from": ["train", "validation"], "min_record_words": 8}
+
+
+@pytest.mark.parametrize(
+    ("gsm8k", "limits", "reasons"),
+    [
+        (HITS, LIMITS, []),
+        ({**HITS, "exceeding": 0}, {**LIMITS, "on_hit": "report"}, []),
+        (None, LIMITS, [r"not compared with gsm8k; add it to corpus\.decontamination\.evaluation_sets$"]),
+        (
+            HITS,
+            {**LIMITS, "on_hit": "report"},
+            [r"^4 of documents version 3 have too much of gsm8k .*; set .*decontamination\.on_hit=drop$"],
+        ),
+        (HITS, {**LIMITS, "drop_from": ["validation"]}, ["not compared in train; add train to .*drop_from$"]),
+        ({**HITS, "records": 2}, LIMITS, ["^none of the 2 records of gsm8k has .* = 8 words.*; lower it$"]),
+        (HITS, None, ["the commit of documents version 3 does not say where .*; make them again$"]),
+    ],
+)
+def test_each_gap_in_decontamination_is_a_reason_with_its_remedy(gsm8k, limits, reasons):
+    facts = {"contamination": {"mmlu": {**HITS, "exceeding": 0}}}
+    facts["contamination"] |= {"gsm8k": gsm8k} if gsm8k else {}
+    facts |= {"decontamination": limits} if limits else {}
+    found = list(find_contaminated(facts, ("mmlu", "gsm8k"), "documents version 3"))
+    assert len(found) == len(reasons)
+    assert all(map(re.search, reasons, found))
+
+
+def test_documents_that_were_compared_with_nothing_lack_every_set():
+    (reason,) = find_contaminated({"records": 9}, ("mmlu", "gsm8k"), "documents version 3")
+    assert reason.startswith("documents version 3 were not compared with mmlu, gsm8k; add it to")
+
+
+def test_documents_whose_commit_is_gone_are_no_proof():
+    (reason,) = find_contaminated(None, ("mmlu",), "documents version 3")
+    assert reason.startswith("the commit of documents version 3 is gone or of another program, so nothing")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import mlflow
 import pytest
@@ -11,8 +12,11 @@ from mlflow.store.entities.paged_list import PagedList
 
 from pipelines.registry.gate.apply import apply_verdict, find_verdict, read_last_verdict
 from pipelines.registry.gate.decide import Measurement, decide
+from pipelines.registry.gate.decontamination import require_decontaminated
+from pipelines.registry.runs.tracker import Tracker
 from pipelines.registry.versions.aliases import find_withdrawal, promote, undo_promotion
 from pipelines.registry.versions.resolve import resolve_model
+from pipelines.tables import DOCUMENTS
 from tests.registry.conftest import aliases, register, versions
 
 
@@ -157,3 +161,63 @@ def test_version_tags_fit_unity_catalog(registered, model_name):
     tags = MlflowClient().get_model_version(model_name, "2").tags
     assert len(tags) == 5
     assert not [name for name in tags if set(name) & set(".,-=/:")]
+
+
+@pytest.fixture
+def documents(spark, tmp_path):
+    """Pin of a table whose commit says that train was compared with mmlu, and what was dropped."""
+    counts = {"records": 9, "too_short": 0, "records_hit": 1, "documents": 2, "exceeding": 2, "ngrams": 5}
+    limits = {"on_hit": "drop", "drop_from": ["train"], "min_record_words": 8}
+    facts = {"contamination": {"mmlu": counts}, "decontamination": limits}
+    none = spark.createDataFrame([], DOCUMENTS.schema)
+    return DOCUMENTS.overwrite(none, f"{tmp_path}/documents", fingerprint="a" * 32, facts=facts)
+
+
+def judge_documents(tracker, name, pinned, *sets):
+    tracker.log_inputs([pinned])
+    first = Measurement(model_version=1, metric="accuracy", value=0.8, num_rows=10, rows_digest="d")
+    verdict = require_decontaminated(decide(first, None), tracker.run_id, sets)
+    return apply_verdict(verdict, tracker.run_id, name, made_from="f0")
+
+
+@pytest.fixture
+def tracker(experiment, model_folders, model_name):
+    started = Tracker(experiment, "abc")
+    register(started.run_id, model_folders[0], model_name)
+    return started
+
+
+def test_a_model_of_clean_documents_is_promoted_with_the_counts(tracker, model_name, documents):
+    assert judge_documents(tracker, model_name, documents, "mmlu").promote
+    assert aliases(model_name)["champion"] == 1
+    (found,) = mlflow.artifacts.load_dict(f"runs:/{tracker.run_id}/verdict.json")["decontamination"]
+    assert (found["path"], found["version"]) == (documents.path, documents.version)
+    assert found["sets"] == {"mmlu": documents.facts["contamination"]["mmlu"]}
+    assert found["limits"] == documents.facts["decontamination"]
+
+
+def test_a_missing_set_keeps_the_champion_out(tracker, model_name, documents):
+    refused = judge_documents(tracker, model_name, documents, "mmlu", "gsm8k")
+    assert refused.reason == (
+        f"no champion yet; accuracy 0.8000; not decontaminated: documents version {documents.version} were "
+        "not compared with gsm8k; add it to corpus.decontamination.evaluation_sets, then: distributary run"
+    )
+    assert "champion" not in aliases(model_name)
+    (found,) = mlflow.artifacts.load_dict(f"runs:/{tracker.run_id}/verdict.json")["decontamination"]
+    assert found["sets"]["gsm8k"] is None
+
+
+@pytest.mark.parametrize(
+    "other", [{"path": "/gone"}, {"table_id": "earlier"}, {"version": 7}, {"digest": "0" * 32}]
+)
+def test_a_commit_that_is_gone_is_no_proof(tracker, model_name, documents, other):
+    refused = judge_documents(tracker, model_name, replace(documents, **other), "mmlu")
+    assert re.search(r"the commit of documents version \d is gone or of another program", refused.reason)
+    assert "champion" not in aliases(model_name)
+
+
+def test_a_run_without_documents_is_refused_only_if_the_gate_asks(tracker, model_name, documents):
+    other = replace(documents, table="sequences")
+    assert "names no table of documents" in judge_documents(tracker, model_name, other, "mmlu").reason
+    assert judge_documents(tracker, model_name, other).decontamination is None
+    assert aliases(model_name)["champion"] == 1

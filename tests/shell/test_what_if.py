@@ -83,13 +83,49 @@ def test_a_wrong_change_names_what_is_expected(made):
         show_what_if(made.config, ["fineweb/x=1"])
 
 
-def test_what_if_needs_presets_and_their_tables(tmp_path):
-    with pytest.raises(ValueError, match=r"name some in corpus.rules.presets and run corpus"):
+def test_word_lists_alone_are_enough(spark, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("line\n")
+    words = f"corpus.rules.word_lists=[{{name: lines, path: {tmp_path}/list.txt}}]"
+    config = write_config(tmp_path, words)
+    assert [place.rpartition("/")[2] for place in corpus.main(config).outputs] == [
+        "quarantine",
+        "word_matches",
+        "documents",
+    ]
+    capsys.readouterr()  # the progress of the stage
+    show_what_if(config, ["word_list/lines/max_matches=1", "min_chars=19"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {row[0]: (row[1], row[3]) for row in rows if len(row) == 5} == {
+        "kept": ("3", "1"),  # 19 characters with one match; the longest text has two
+        "too_short": ("0", "1"),
+        "word_list/lines/max_matches": ("0", "1"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("min_chars=null", "min_chars must be a number, got null; 0 switches it off"),
+        ("min_chars=1.5", "min_chars must be a whole number of code points, got 1.5"),
+        ("min_chars=0", r"at least corpus.rules.min_chars = 1, .* got 0; change the key and run corpus"),
+        ("min_language_score=0.9", r"needs languages: name some in corpus.rules.languages and run corpus"),
+    ],
+)
+def test_limits_that_cannot_be_compared_are_refused(spark, made, change, message):
+    with pytest.raises(ValueError, match=message):
+        show_what_if(made.config, [change])
+
+
+def test_what_if_needs_rules_and_their_tables(made, tmp_path):
+    with pytest.raises(ValueError, match=r"must name a rule of the presets, but presets is empty"):
         show_what_if(write_config(tmp_path), [f"{SHORT}=1"])
+    with pytest.raises(FileNotFoundError, match=r"no documents table at .*; run first: distributary corpus"):
+        show_what_if(write_config(tmp_path, "corpus.rules.presets=[fineweb]"), [f"{SHORT}=1"])
+    elsewhere = made.config.model_copy(update={"signals": f"{tmp_path}/signals"})
     with pytest.raises(
         ValueError, match=r"signals was not made together with .*documents; run: distributary"
     ):
-        show_what_if(write_config(tmp_path, "corpus.rules.presets=[fineweb]"), [f"{SHORT}=1"])
+        show_what_if(elsewhere, [f"{SHORT}=1"])
 
 
 def test_only_corpus_takes_what_if():

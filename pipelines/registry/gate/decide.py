@@ -6,7 +6,7 @@ because replacing a model that people rely on needs a reason.
 
 import math
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.metrics import METRICS
 
@@ -47,6 +47,9 @@ class Verdict:
     min_gain: float
     challenger: Measurement
     champion: Measurement | None
+    decontamination: list[dict[str, Any]] | None = None
+    """Evaluation sets that the documents of the run were compared with, and what was found; None = the gate
+    did not ask."""
 
     def to_dict(self) -> dict[str, object]:
         """For verdict.json: plain types. A value that is not finite becomes null, because JSON has no NaN."""

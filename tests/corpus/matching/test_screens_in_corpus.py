@@ -135,6 +135,9 @@ def test_facts_count_hits_by_set(made):
     of_zh = {"records": 1, "too_short": 0, "records_hit": 1, "documents": 1, "exceeding": 1, "ngrams": 12}
     assert facts == {"test": of_test, "zh": of_zh}
     assert pin(made.config.contamination).facts["contamination"] == facts
+    limits = {"ngram": 13, "min_record_words": 8, "max_ngrams": 0, "max_fraction": 0.0}
+    drops = {"on_hit": "drop", "drop_from": ["train", "validation"]}
+    assert pin(made.config.documents).facts["decontamination"] == limits | drops
     shown = "test 5 documents with 2 of 3 records; zh 1 documents with 1 of 1 records"
     assert made.outcome.facts["contaminated"] == shown
 
