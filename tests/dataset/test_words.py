@@ -173,8 +173,22 @@ def test_words_that_hardly_repeat_are_left_to_the_library():
     encoder = WordEncoder(tokenizer)
     model = count_words(encoder)
     assert ids_of(encoder.encode(texts)) == library_ids(tokenizer, texts)
-    assert model.num_words == 0
+    assert model.num_words == words.MAX_LEARNED
     assert encoder.keeps_words
+
+
+def test_words_of_short_texts_are_learned_from_batch_to_batch(monkeypatch):
+    """Each batch alone has too many new words."""
+    texts = [text[place : place + 40] for text in read_english() for place in range(0, CHARS, 40)]
+    tokenizer = trained_on(texts)
+    encoder, whole = WordEncoder(tokenizer), list[int]()
+    encode_whole = encoder._encode_whole
+    monkeypatch.setattr(encoder, "_encode_whole", lambda left: whole.append(len(left)) or encode_whole(left))
+    for start in range(0, len(texts), 100):
+        batch = texts[start : start + 100]
+        assert ids_of(encoder.encode(batch)) == library_ids(tokenizer, batch)
+    assert whole[0] == 100
+    assert not any(whole[-10:])
 
 
 def test_an_added_token_in_a_text_is_found():
