@@ -140,8 +140,8 @@ def test_the_table_has_a_column_per_signal(spark):
 
 
 def test_both_scripts_of_chinese_have_about_as_many_words():
-    # 1,004 sentences that say the same. The dictionary is made for simplified Chinese, so traditional words
-    # of a sentence may be cut otherwise.
+    # 1,004 sentences that say the same. The dictionary is made for simplified Chinese, so words of the other
+    # script may be cut otherwise.
     with gzip.open(DATA / "chinese" / "sib200.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     num_words = {
