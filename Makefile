@@ -25,7 +25,7 @@ help:  ## show this text
 	@printf '  make check     check style, types and imports (ruff, mypy, import-linter)\n'
 	@printf '  make faults    plant the faults of tests/faults.txt one by one; the tests named there must notice: an hour\n'
 	@printf '  make fix       format the code and correct what ruff can\n'
-	@printf '  make bench     measure Distributary beside its peers, as ratios\n'
+	@printf '  make bench     measure Distributary beside its peers, as ratios: an hour; installs the peers (1 GB)\n'
 	@printf '  make wheel     build the package for the executors of a cluster\n'
 	@printf '  make pack      pack Python, packages and jars for spark-submit --archives; ARGS=--cpu leaves out CUDA\n'
 	@printf '  make jars      download what s3a:// needs with the Spark of .venv (690 MB); GROUPS="s3 servers kafka" also the servers of slow tests\n'
@@ -67,10 +67,12 @@ fix: setup  ## formatting and safe corrections
 	@$(BIN)/ruff check --fix .
 
 bench: setup  ## measurements
+	@$(BIN)/python -m benchmarks.peers
 	@$(BIN)/python -m benchmarks.launcher $(ARGS)
 	@$(BIN)/python -m benchmarks.dataset $(ARGS)
 	@$(BIN)/python -m benchmarks.signals
 	@$(BIN)/python -m benchmarks.neardup
+	@$(BIN)/python -m benchmarks.increment
 	@$(BIN)/python -m benchmarks.digest
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.capacity

@@ -9,8 +9,8 @@ ours with ids, exact similarities and evidence, as Delta tables; datatrove's fou
 document in ten is a near duplicate. Counted is the work, not the start of Spark or of Python. How many
 documents each removes is printed.
 
-Peers need environments of their own: --datatrove names a Python with datatrove[processing] and spacy, --daft
-one with daft. Rounds are in turn; the first one is printed but not counted. Exit status: 0, also if a bar is
+Peers have environments of their own, which `python -m benchmarks.peers` makes; without them only ours is
+measured. Rounds are in turn; the first one is printed but not counted. Exit status: 0, also if a bar is
 missed; 2 if something failed.
 """
 
@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.measuring import run_benchmark
-from benchmarks.peers import DAFT, DATATROVE
+from benchmarks.peers import DAFT, DATATROVE, find_peer
 from benchmarks.signals import cut_books
 from jobs.shell.display import console
 
@@ -196,15 +196,14 @@ def summarize(samples: Samples, steps: Samples, counts: dict[str, float]) -> dic
 
 
 def main(
-    datatrove: Annotated[
-        Path | None, typer.Option(help="Python with datatrove[processing] and spacy.")
-    ] = None,
-    daft: Annotated[Path | None, typer.Option(help="Python with daft.")] = None,
+    datatrove: Annotated[Path | None, typer.Option(help="Its Python; see `benchmarks.peers`.")] = None,
+    daft: Annotated[Path | None, typer.Option(help="Its Python.")] = None,
     num_documents: Annotated[int, typer.Option(help="Documents of 3.8 kB.")] = 13_129,
     peer_documents: Annotated[int, typer.Option(help="Of these, documents for datatrove.")] = 1_000,
     rounds: Annotated[int, typer.Option(help="Rounds that count.")] = 3,
 ) -> None:
-    peers, sizes = {"datatrove": datatrove, "daft": daft}, (num_documents, peer_documents)
+    peers = {"datatrove": datatrove or find_peer("datatrove"), "daft": daft or find_peer("daft")}
+    sizes = num_documents, peer_documents
     with tempfile.TemporaryDirectory() as folder:
         run_benchmark(
             lambda: run_rounds(Path(folder), sizes, rounds, peers), RESULT, num_documents=num_documents

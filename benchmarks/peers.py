@@ -1,4 +1,42 @@
-"""Programs that run in the environments of peers; each prints its result as one line of JSON."""
+"""Peers: their environments, and the programs that run there; each prints its result as one line of JSON.
+
+`python -m benchmarks.peers` installs the environments into the cache folder, once: 1 GB. They are no part of
+the product's own environment. Without them, the benchmarks measure ours alone.
+"""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from pipelines.machine import cache_folder
+
+PACKAGES = {"datatrove": ("datatrove[processing]==0.10.0", "spacy==3.8.18"), "daft": ("daft==0.7.26",)}
+"""Of each peer, as pip takes them."""
+
+
+def find_peer(name: str) -> Path | None:
+    """The Python of the peer; None if it is not installed."""
+    folder = _find_folder(name)
+    return folder / "bin" / "python" if (folder / "complete").exists() else None
+
+
+def install_peer(name: str) -> None:
+    """Install the environment of a peer if it is missing. Raises CalledProcessError if pip fails."""
+    folder = _find_folder(name)
+    if find_peer(name) is not None:
+        return
+    print(f"installing {', '.join(PACKAGES[name])} into {folder}")
+    venv.create(folder, with_pip=True, clear=True)
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *PACKAGES[name]], check=True)
+    (folder / "complete").touch()
+
+
+def _find_folder(name: str) -> Path:
+    version = PACKAGES[name][0].rpartition("==")[2]
+    return cache_folder() / "peers" / f"{name}-{version}"
+
 
 DAFT = """
 import json, os, sys, time
@@ -46,3 +84,10 @@ if __name__ == "__main__":
 """
 """Arguments: folder of JSON Lines, folder to work in, processes. All options are datatrove's own but fork,
 with which its processes start sooner."""
+
+if __name__ == "__main__":
+    for peer in PACKAGES:
+        try:
+            install_peer(peer)
+        except subprocess.CalledProcessError as error:
+            print(f"{peer} was not installed ({error}); the benchmarks measure without it", file=sys.stderr)

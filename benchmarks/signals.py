@@ -1,9 +1,8 @@
 """Documents per second of the preset chain beside datatrove's filters: same texts, same number of processes.
 
 Chain: Gopher repetition, Gopher quality, C4, FineWeb, as datatrove counts them. Ours computes every signal of
-every text; datatrove's stops at the first filter that drops a text. datatrove needs an environment of its own
-(its dependencies are not ours): --datatrove names a Python that has datatrove[processing] and spacy. Without
-it only ours is measured.
+every text; datatrove's stops at the first filter that drops a text. Without datatrove's environment
+(`python -m benchmarks.peers` makes it) only ours is measured.
 
 Each round runs both in turn; the first round is printed but not counted. Exit status: 0, also if the bar is
 missed.
@@ -21,6 +20,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.peers import find_peer
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.signals.table import compute_signals
 
@@ -82,14 +82,13 @@ def measure_peer(python: Path, texts: list[str], num_workers: int) -> float:
 
 
 def main(
-    datatrove: Annotated[
-        Path | None, typer.Option(help="Python with datatrove[processing] and spacy.")
-    ] = None,
+    datatrove: Annotated[Path | None, typer.Option(help="Its Python; see `benchmarks.peers`.")] = None,
     num_documents: Annotated[int, typer.Option(help="Documents of 3.8 kB for ours.")] = 13_129,
     peer_documents: Annotated[int, typer.Option(help="Of these, documents for datatrove.")] = 1_500,
     rounds: Annotated[int, typer.Option(help="Rounds that count.")] = 3,
     workers: Annotated[int, typer.Option(help="Processes.")] = 2,
 ) -> None:
+    datatrove = datatrove or find_peer("datatrove")
     texts = cut_books(num_documents)
     ours, peer = [], []
     with ProcessPoolExecutor(workers) as pool:
