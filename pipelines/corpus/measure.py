@@ -7,14 +7,14 @@ that a document fails is known before documents are written, and no text is meas
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipelines.corpus.language import identify_language
 from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.matching.contamination import find_contamination
 from pipelines.corpus.matching.evaluation import Index
 from pipelines.corpus.matching.words import Words, count_words
-from pipelines.corpus.paragraphs.edit import Cut
+from pipelines.corpus.paragraphs.edit import REMOVED_BYTES, Cut, Removed
 from pipelines.corpus.readers.mapping import Columns, TextMapper
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.signals.table import compute_signals
@@ -26,8 +26,9 @@ MEASURES = """signals ARRAY<DOUBLE>, language STRING, language_score DOUBLE, edi
 """The signals that were asked for, in their order; the language; what cleaning changed; what the text has of
 evaluation sets, and whether that is more than a kept document may have; of a text that lost paragraphs, its
 length before and these (`paragraphs/edit.py`)."""
-_MAX_CHARS, _MAX_ROWS = 2**20, 4_096
-"""Texts that wait to be measured together; a batch ends with the text that reaches a limit."""
+_MAX_CHARS, _MAX_BYTES, _MAX_ROWS = 2**20, 4 * 2**20, 4_096
+"""Texts that wait to be measured together, and the rows that wait with them; a batch ends with the text that
+reaches a limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +71,7 @@ class Measurable(NamedTuple):
     """A row that waits for its signals."""
 
     num_bytes: int
+    """Of the row, with what its text lost."""
     row: tuple
     text: str | None = None
     """None = a broken record, or the row of a slice."""
@@ -92,21 +94,27 @@ class TextKeeper:
     def add_text(self, num_bytes: int, row: tuple) -> Measurable:
         """The row of the last record with its text. The next call has none, unless a record came before."""
         columns, self._columns = self._columns, None
-        return Measurable(num_bytes, row, *((columns.text, columns.edits, columns.cut) if columns else ()))
+        if columns is None:
+            return Measurable(num_bytes, row)
+        # A text of 10 kB may lose 200 paragraphs, whose evidence takes 54 kB.
+        evidence_bytes = REMOVED_BYTES * len(columns.cut.removed) if columns.cut else 0
+        return Measurable(num_bytes + evidence_bytes, row, columns.text, columns.edits, columns.cut)
 
 
 def attach_measures(rows: Iterator[Measurable], measuring: Measuring) -> Iterator[tuple[int, tuple]]:
     """(bytes, row + the columns of MEASURES), in order; null where there is no text, or nothing was asked."""
-    waiting, num_chars, in_batches = list[Measurable](), 0, measuring.in_batches
+    waiting, num_chars, num_bytes, in_batches = list[Measurable](), 0, 0, measuring.in_batches
     if not in_batches and not measuring.with_language:
         yield from map(_fill, rows)
         return
     for row in rows:
         waiting.append(row)
         num_chars += len(row.text or "")
-        if not in_batches or num_chars >= _MAX_CHARS or len(waiting) >= _MAX_ROWS:
+        num_bytes += row.num_bytes
+        is_full = num_chars >= _MAX_CHARS or num_bytes >= _MAX_BYTES or len(waiting) >= _MAX_ROWS
+        if is_full or not in_batches:
             yield from _attach(waiting, measuring)
-            waiting, num_chars = [], 0
+            waiting, num_chars, num_bytes = [], 0, 0
     yield from _attach(waiting, measuring)
 
 
@@ -135,9 +143,9 @@ def _edits(each: Measurable) -> list[tuple[str, int]] | None:
     return list(each.edits.items()) if each.edits else None
 
 
-def _cut(each: Measurable) -> tuple[int | None, list[dict[str, Any]] | None]:
-    """whole_chars and removed."""
-    return (each.cut.num_chars, [one._asdict() for one in each.cut.removed]) if each.cut else (None, None)
+def _cut(each: Measurable) -> tuple[int | None, list[Removed] | None]:
+    """whole_chars and removed, as tuples in the order of the struct: dicts would double the memory."""
+    return each.cut or (None, None)
 
 
 def _measure(

@@ -17,6 +17,10 @@ class Copied(NamedTuple):
     """Contents of texts that stay whole, because a split that loses nothing has an equal one."""
 
 
+REMOVED_BYTES = 270
+"""What a `Removed` takes in memory: the tuple, three numbers, 32 digits, and its place in a list."""
+
+
 class Removed(NamedTuple):
     """A paragraph that a text lost."""
 
