@@ -9,7 +9,8 @@ from pipelines.corpus.paragraphs.settings import Paragraphs
 
 
 class Copied(NamedTuple):
-    """What a task knows of the texts that it reads. Memory: about 200 bytes per paragraph."""
+    """What a task knows of the texts of a block: `find.py` says how many these are, and `Scattered` puts the
+    next block in place of the last. Memory: about 200 bytes per paragraph."""
 
     owners: dict[bytes, bytes]
     """Copied paragraph -> content of the first text that has it."""

@@ -11,7 +11,7 @@ from pipelines.corpus.split import find_split
 
 
 class EditedMapper:
-    """The mapping of one source, with `copied` of the task.
+    """The mapping of one source; `copied` is that of the block which the task reads.
 
     A text that loses something keeps the split of the whole text. By the hash of what is left, a text of
     train could become one of test, which has to be whole.

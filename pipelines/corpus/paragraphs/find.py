@@ -1,15 +1,20 @@
-"""Files -> the copied paragraphs of each task, found before anything else is decided about documents.
+"""Files -> the copied paragraphs of each block of texts, found before anything else is decided.
 
 1. If a source maps a key, or a gzip file was cut by size: read the positions. A record that repeats a key is
    no document, so its paragraphs are no reason to take them from another; a place needs a settled slice.
 2. Read the texts: each task notes which of them have a paragraph (`select.py`), and empties its memory into
-   rows when it is full.
-3. Group the rows by paragraph: this is `find_copied`, for any number of rows. Each task gets the copied
+   rows when it is full. The texts between two such moments are a block: most tasks have one or a few, a file
+   that cannot be cut has many.
+3. Group the rows by paragraph: this is `find_copied`, for any number of rows. Each block gets the copied
    paragraphs that its own texts have, and nothing else.
 
-Cost: one more pass over the files, two with keys or cut gzip files. Shuffled are about 50 bytes per document,
-and per task and different paragraph of it. Memory of a task: `MAX_NOTED` pairs of a paragraph and a text
-here, and later the copied paragraphs of its texts (about 200 bytes each).
+Cost: one more pass over the files, two with keys or cut gzip files. Shuffled are about 60 bytes per document,
+and per block and different paragraph of it. What blocks get is shuffled, sorted and loaded again by each
+later reading of the texts: positions, documents, and pairs of near duplicates.
+
+Memory of a task: here 300 bytes for each pair of a paragraph and a text of a block; later 200 bytes for each
+copied paragraph of a block, and for each of its texts that stays whole. A block ends with the text that
+reaches `MAX_NOTED` pairs or texts, so this does not grow with a file.
 """
 
 from array import array
@@ -39,10 +44,12 @@ from pipelines.spark import persisted
 
 MAX_NOTED = 250_000
 """About 75 MB."""
-_SEEN = """task INT, paragraph BINARY, place BIGINT, content BINARY, is_whole BOOLEAN,
-           source STRING, num_chars BIGINT"""
-"""Three kinds of rows: a sighting (paragraph, place, content), a text that has paragraphs (content, and
-whether it stays whole), and the characters of all documents of a source in a task (source, num_chars)."""
+_BLOCK = ("task", "slice", "offset")
+_SEEN = """task INT, slice INT, offset BIGINT, paragraph BINARY, place BIGINT, content BINARY,
+           is_whole BOOLEAN, source STRING, num_chars BIGINT"""
+"""Three kinds of rows: a sighting in a block (paragraph, place, content), a text of a block that has
+paragraphs (content, and whether it stays whole), and the characters of all documents of a source in a task
+(source, num_chars). Slice and offset of a block are those of its first text."""
 _ROW_BYTES = 100
 
 
@@ -72,31 +79,33 @@ def open_edits(
 
 
 def list_copied(seen: DataFrame, max_documents: int) -> DataFrame:
-    """Rows of COPIED: the copied paragraphs of each task as `find_copied` finds them, and its texts that stay
-    whole. `seen` are the rows of `_note_texts`."""
+    """Rows of COPIED: the copied paragraphs of each block as `find_copied` finds them, and its texts that
+    stay whole. `seen` are the rows of `_note_texts`."""
+    block = F.struct(*_BLOCK)
     paragraphs = (
         seen.where("paragraph IS NOT NULL")
         .groupBy("paragraph")
         .agg(
             F.count_distinct("content").alias("num_texts"),
             F.min(F.struct("place", "content")).alias("first"),
-            F.collect_set("task").alias("tasks"),
+            F.collect_set(block).alias("blocks"),
         )
         .where(F.col("num_texts") > max_documents)
-        .select(F.explode("tasks").alias("task"), "paragraph", F.col("first.content").alias("content"))
+        .select(F.explode("blocks").alias("block"), "paragraph", F.col("first.content").alias("content"))
     )
-    # The tasks that would edit a text: one outside these splits is never edited.
+    # The blocks that would edit a text: one outside these splits is never edited.
     texts = (
         seen.where("is_whole IS NOT NULL")
         .groupBy("content")
         .agg(
             F.bool_or("is_whole").alias("is_whole"),
-            F.collect_set(F.when(~F.col("is_whole"), F.col("task"))).alias("tasks"),
+            F.collect_set(F.when(~F.col("is_whole"), block)).alias("blocks"),
         )
         .where("is_whole")
-        .select(F.explode("tasks").alias("task"), F.lit(None).cast("binary").alias("paragraph"), "content")
+        .select(F.explode("blocks").alias("block"), F.lit(None).cast("binary").alias("paragraph"), "content")
     )
-    return paragraphs.unionByName(texts).select(*(column.split()[0] for column in COPIED.split(", ")))
+    rows = paragraphs.unionByName(texts).select("block.*", "paragraph", "content")
+    return rows.select(*(column.split()[0] for column in COPIED.split(", ")))
 
 
 def _settle(
@@ -132,12 +141,14 @@ def _select_sources(slices: Slices, numbers: Collection[int]) -> Slices:
 def _note_texts(
     scattered: Scattered, sources: Sequence[Source], settings: Paragraphs, max_noted: int
 ) -> Iterator[tuple[int, tuple]]:
-    """Rows of _SEEN, of a task; those of the sightings whenever there are more than `max_noted`."""
+    """Rows of _SEEN, of a task; those of the sightings whenever a block has more than `max_noted` of them, or
+    more texts."""
     open_source, seen = open_sources(sources, scattered), Sightings(settings.max_documents)
     task, num_chars = 0, Counter[str]()
+    block = (-1, -1, -1)
 
     def take() -> Iterator[tuple[int, tuple]]:
-        return ((_ROW_BYTES, (task, *each, None, None, None)) for each in seen.take())
+        return ((_ROW_BYTES, (*block, *each, None, None, None)) for each in seen.take())
 
     for row, part in scattered.slices():
         source, files, mapper = open_source(row["source"])
@@ -155,10 +166,12 @@ def _note_texts(
             identity = content_hash(text.encode(), None)
             split, content = columns.split or find_split(identity, source.splits), bytes.fromhex(identity)
             is_whole = split not in settings.drop_from
-            yield _ROW_BYTES, (task, None, None, content, is_whole, None, None)
+            if not seen.num_texts:
+                block = (task, row["slice"], record.offset)
+            yield _ROW_BYTES, (*block, None, None, content, is_whole, None, None)
             seen.add(hashes, pack_place(SPLIT_ORDER[split], row["slice"], number), content)
-            if len(seen) > max_noted:
+            if max(len(seen), seen.num_texts) > max_noted:
                 yield from take()
     yield from take()
     for name, chars in sorted(num_chars.items()):
-        yield _ROW_BYTES, (task, None, None, None, None, name, chars)
+        yield _ROW_BYTES, (task, None, None, None, None, None, None, name, chars)

@@ -53,19 +53,23 @@ class Sightings:
         self._seen: dict[bytes, list[tuple[int, bytes]]] = {}
         self._num_kept = 0
 
+        self.num_texts = 0
+        """Since the sightings were taken."""
+
     def __len__(self) -> int:
         """Pairs of a paragraph and a text; take the sightings when there are too many for the memory."""
         return self._num_kept
 
     def add(self, paragraphs: Iterable[bytes | None], place: int, content: bytes) -> None:
         """Note the paragraphs of a text; None is not compared."""
+        self.num_texts += 1
         for paragraph in paragraphs:
             if paragraph is not None:
                 self._note(self._seen.setdefault(paragraph, []), place, content)
 
     def take(self) -> Iterator[Sighting]:
         """What has been seen since the last call, in the order in which it was seen first."""
-        seen, self._seen, self._num_kept = self._seen, {}, 0
+        seen, self._seen, self._num_kept, self.num_texts = self._seen, {}, 0, 0
         for paragraph, texts in seen.items():
             for place, content in texts:
                 yield Sighting(paragraph, place, content)

@@ -2,11 +2,12 @@
 
 The driver cuts the manifest into slices. They travel as rows, each to its task; labels of single records
 (`dedup.py`) travel to the task that reads the record, behind the row of its slice. So a task gets what
-concerns it and nothing else, and texts never move to their labels.
+concerns it and nothing else, and texts never move to their labels. Copied paragraphs (`paragraphs/`) travel
+in blocks, each in front of its first record: a task holds one block, however long its slice is.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.paragraphs.edit import Copied
 from pipelines.corpus.paragraphs.settings import Paragraphs
 from pipelines.corpus.readers.compression import is_gzip
-from pipelines.corpus.readers.format import Slice
+from pipelines.corpus.readers.format import Extent, Record, Slice
 from pipelines.corpus.source import Source
 
 MIN_SLICE_BYTES, MAX_SLICE_BYTES = 4 * 2**20, 128 * 2**20
@@ -42,11 +43,10 @@ _ONLY_LABELS = (
 LABELS = f"task INT, slice INT, {_ONLY_LABELS}"
 """What is known of a record besides itself (`dedup.py`, `quality.py`). A record may have several rows, each
 with other columns filled."""
-
-
-COPIED = "task INT, paragraph BINARY, content BINARY"
-"""A copied paragraph of the texts of a task, and the content of the first text that has it. Without
-paragraph: the content of a text that stays whole."""
+COPIED = "task INT, slice INT, offset BIGINT, paragraph BINARY, content BINARY"
+"""A copied paragraph of the texts of a block, and the content of the first text that has it. Without
+paragraph: the content of a text that stays whole. A block begins with the record at slice and offset, and
+ends in the task where the next one begins."""
 
 
 class Label(NamedTuple):
@@ -154,19 +154,19 @@ def cut_files(manifest: Manifest, sources: Sequence[Source], slice_bytes: int) -
 
 def scatter(spark: SparkSession, slices: Slices, labels: DataFrame | None = None) -> DataFrame:
     """One row per slice, followed by its labels (LABELS) by offset; one partition per task. What the texts of
-    a task lose comes first (COPIED)."""
+    a block lose (COPIED) comes in front of the labels of its first record."""
     rows = spark.createDataFrame(slices.to_arrow()).select(
         *(F.col(each.split()[0]).cast(each.split()[1]) for each in _SLICE.split(", ")),
         *(F.lit(None).cast(kind).alias(name) for name, kind in _pairs(_ONLY_LABELS)),
     )
     if labels is not None:
         rows = rows.unionByName(labels, allowMissingColumns=True)
+    order = [F.col("slice"), F.col("offset").asc_nulls_first()]
     if slices.edits is not None:
         rows = rows.unionByName(slices.edits.rows, allowMissingColumns=True)
+        order.append(F.col("content").isNull())
     # By id, since hashes could put two tasks in one.
-    return rows.repartitionById(slices.num_tasks, "task").sortWithinPartitions(
-        "slice", F.col("offset").asc_nulls_first()
-    )
+    return rows.repartitionById(slices.num_tasks, "task").sortWithinPartitions(*order)
 
 
 def _pairs(ddl: str) -> list[list[str]]:
@@ -181,10 +181,11 @@ class Scattered:
         self._next: dict | None = next(self._rows, None)
         self.edited_by = edited_by
         """None = texts stay whole."""
-        self.copied = self._take_copied()
+        self.copied = Copied({}, set())
+        """Of the block of the record that `follow` gave last. Always the same object."""
 
     def slices(self) -> Iterator[tuple[dict, Slice]]:
-        """(row, slice). Raises RuntimeError if a label was left over: its record was not there."""
+        """(row, slice). Raises RuntimeError if a label or block was left over: its record was not there."""
         while (row := self._take()) is not None:
             yield row, Slice(row["path"], row["start"], row["stop"], row["base"])
             if self._next is not None and self._next["offset"] is not None:
@@ -193,8 +194,22 @@ class Scattered:
                     f"{self._next['offset']:,} any more; run the stage again"
                 )
 
+    def follow(self, records: Generator[Record, None, Extent]) -> Generator[Record, None, Extent]:
+        """The records of the slice, each when `copied` is that of its block."""
+        while True:
+            try:
+                record = next(records)
+            except StopIteration as end:
+                return end.value
+            while (start := self._find_block()) is not None and start <= record.offset:
+                self._take_block(start)
+            yield record
+
     def has_labels(self) -> bool:
-        """Whether labels of the slice are left."""
+        """Whether labels of the slice are left. Takes the blocks in front of the next label: the records
+        between here and there have none, so nobody needs their texts."""
+        while (start := self._find_block()) is not None:
+            self._take_block(start)
         return self._next is not None and self._next["offset"] is not None
 
     def label(self, offset: int) -> Label | None:
@@ -207,15 +222,20 @@ class Scattered:
             found.update({name: row[name] for name in Label._fields if row[name] is not None})
         return Label(*map(found.get, Label._fields))
 
-    def _take_copied(self) -> Copied:
-        copied = Copied({}, set())
-        while self._next is not None and self._next["slice"] is None:
+    def _find_block(self) -> int | None:
+        """Offset of the block whose rows come next; None = other rows come."""
+        return None if self._next is None or self._next.get("content") is None else self._next["offset"]
+
+    def _take_block(self, start: int) -> None:
+        """Put the block that starts there in place of the present one."""
+        self.copied.owners.clear()
+        self.copied.whole.clear()
+        while self._find_block() == start:
             row = self._take() or {}
             if row["paragraph"] is None:
-                copied.whole.add(row["content"])
+                self.copied.whole.add(row["content"])
             else:
-                copied.owners[row["paragraph"]] = row["content"]
-        return copied
+                self.copied.owners[row["paragraph"]] = row["content"]
 
     def _take(self) -> dict | None:
         taken, self._next = self._next, next(self._rows, None)

@@ -33,6 +33,12 @@ def cut_small(monkeypatch, size):
     monkeypatch.setattr(slices, "_FILE_BYTES", 1)
 
 
+def count_blocks(corpus):
+    """Copied paragraphs of each block that has some."""
+    rows = corpus.slices.edits.rows.where("paragraph IS NOT NULL")
+    return [row["count"] for row in rows.groupBy("task", "slice", "offset").count().collect()]
+
+
 def describe(rows, unit):
     return [(row.split, cut_words(row.text, unit)) for row in rows]
 
@@ -51,7 +57,7 @@ def test_documents_are_those_of_the_twin_for_any_slices(spark, tmp_path, monkeyp
     digests = set()
     for size, num_tasks in ((2**20, range(1, 3)), (2_000, range(5, 12)), (150, range(40, 200))):
         cut_small(monkeypatch, size)
-        monkeypatch.setattr(find, "MAX_NOTED", 3 if size == 2_000 else 250_000)
+        monkeypatch.setattr(find, "MAX_NOTED", 250_000 if size == 150 else 3)
         with build(spark, sources, settings) as (rows, corpus):
             assert describe(rows, settings.unit) == expected
             digests.add(tuple((row.doc_id, row.text, row.content_hash, row.drop_reason) for row in rows))
@@ -59,6 +65,10 @@ def test_documents_are_those_of_the_twin_for_any_slices(spark, tmp_path, monkeyp
             assert all(row.num_chars == len(row.text) for row in rows)
             assert len({task for task in corpus.slices.task if task >= 0}) in num_tasks
             assert corpus.facts["quarantine"] == {"duplicate key": 6, "invalid JSON": 1}
+            blocks = count_blocks(corpus)
+            assert len(blocks) >= 10  # at the first size, nearly all of one task
+            # The text that reaches 3 pairs ends its block, and has 7 paragraphs at most.
+            assert size == 150 or max(blocks) <= 3 + 7
     assert len(digests) == 1
     changed = [row for row, one in zip(rows, list_documents(records), strict=True) if row.text != one.text]
     assert len(changed) >= 10
@@ -165,13 +175,15 @@ def test_the_query_finds_what_the_pure_function_finds(spark):
         Sighting(b"p%d" % (number % 7), number * 37 % 101, b"c%d" % (number // 7 % (number % 7 + 1)))
         for number in range(200)
     ]
-    rows = [(number % 5, *each, None, None, None) for number, each in enumerate(sightings)]
+    blocks = [(number % 3, number % 5, number % 2 * 2**40) for number in range(len(sightings))]
+    rows = [(*block, *each, None, None, None) for block, each in zip(blocks, sightings, strict=True)]
     for max_documents, num_copied in ((1, 6), (3, 4), (6, 1)):
         copied = find.list_copied(spark.createDataFrame(rows, find._SEEN), max_documents).collect()
         expected = find_copied(sightings, max_documents)
         assert {bytes(row.paragraph): bytes(row.content) for row in copied} == expected
-        tasks = {(row[0], row[1]) for row in rows if row[1] in expected}
-        assert sorted((row.task, bytes(row.paragraph)) for row in copied) == sorted(tasks)
+        places = {row[:4] for row in rows if row[3] in expected}
+        found = [(row.task, row.slice, row.offset, bytes(row.paragraph)) for row in copied]
+        assert sorted(found) == sorted(places)
         assert len(expected) == num_copied
 
 
