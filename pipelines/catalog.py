@@ -23,6 +23,8 @@ DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 """Keeps the location of a table in Spark's metastore; commits are files of the table alone."""
 SINGLE_DRIVER = "S3SingleDriverLogStore"
 """Delta's log store for S3 unless the user names another one: it looks for a version, and then writes it."""
+BY_SCHEME = "DelegatingLogStore"
+"""Delta's default: it chooses the log store by the scheme of the table's location."""
 
 _start: "Callable[[], SparkSession] | None" = None
 
@@ -64,21 +66,32 @@ def find_folder(name: str) -> str | None:
         return None
     *above, schema, table = name.split(".")
     catalog = above[0] if above else spark.catalog.currentCatalog()
-    if catalog != SESSION_CATALOG or spark.conf.get(f"spark.sql.catalog.{catalog}", None) != DELTA_CATALOG:
+    delta_catalog = spark.conf.get(f"spark.sql.catalog.{SESSION_CATALOG}", None)
+    if catalog.lower() != SESSION_CATALOG or delta_catalog != DELTA_CATALOG:
         return None
     if has_table(name):
         detail = _describe_detail(name, spark)
         location = str(detail.location) if detail.format == "delta" else ""
     else:
-        location = f"{spark.catalog.getDatabase(quote_name(schema)).locationUri.rstrip('/')}/{table.lower()}"
+        # By its whole name: the current catalog may be another one.
+        found = spark.catalog.getDatabase(quote_name(f"{SESSION_CATALOG}.{schema}"))
+        location = f"{found.locationUri.rstrip('/')}/{table.lower()}"
     scheme = split_scheme(location)[0]
     return location if scheme in S3_SCHEMES and _has_single_driver_store(spark, scheme) else None
 
 
 def _has_single_driver_store(spark: "SparkSession", scheme: str) -> bool:
-    keys = [f"delta.logStore.{what}" for what in ("class", f"{scheme}.impl")]
-    chosen = (spark.conf.get(name, None) for key in keys for name in (key, f"spark.{key}"))
-    return all(store is None or store.endswith(SINGLE_DRIVER) for store in chosen)
+    """Delta reads the log store from the settings that the application started with. What a session sets
+    later (spark.conf.set) changes nothing, although the session then shows it."""
+    conf = spark.sparkContext.getConf()
+
+    def find(key: str) -> str | None:
+        return conf.get(f"spark.delta.logStore.{key}") or conf.get(f"delta.logStore.{key}")
+
+    store = find("class")
+    if store is None or store.endswith(BY_SCHEME):
+        store = find(f"{scheme}.impl")
+    return store is None or store.endswith(SINGLE_DRIVER)
 
 
 class CatalogSource:

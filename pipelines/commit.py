@@ -20,9 +20,49 @@ from pipelines.repeating import repeat_on_hdfs
 from pipelines.shards import Shard
 from pipelines.stores import delta_options
 
+NEWEST_WRITER = 7
+WRITER_FEATURES = frozenset(
+    {
+        "appendOnly",
+        "invariants",
+        "checkConstraints",
+        "changeDataFeed",
+        "generatedColumns",
+        "columnMapping",
+        "deletionVectors",
+        "timestampNtz",
+        "v2Checkpoint",
+        "variantType",
+        "variantType-preview",
+    }
+)
+"""Features of Delta tables that delta-rs 1.6.6 commits to; it refuses all others."""
+
 
 class ConflictError(RuntimeError):
     """Another writer committed first; nothing was written."""
+
+
+def require_writable(log: TableLog) -> None:
+    """Return if delta-rs commits to a table of this protocol.
+
+    Raises ValueError with table, features and remedy: before rows are computed, not after it.
+    """
+    protocol = _table_of(log).protocol()
+    features = set(protocol.writer_features or ())
+    if protocol.min_writer_version == 6:  # Version 7 lists the features, 6 means these among others.
+        features.add("identityColumns")
+    refused = sorted(features - WRITER_FEATURES)
+    if protocol.min_writer_version > NEWEST_WRITER:
+        refused.append(f"writer version {protocol.min_writer_version}")
+    if refused:
+        raise ValueError(
+            f"table {log.path} has features that commits without Spark do not know: {', '.join(refused)}; "
+            "take a table without them (ALTER TABLE ... DROP FEATURE, or a new one; Spark gives it those of "
+            "spark.databricks.delta.properties.defaults.*), or name the table in a catalog and start Spark "
+            "with a log store for several drivers, such as "
+            "spark.delta.logStore.s3a.impl=io.delta.storage.S3DynamoDBLogStore"
+        )
 
 
 def create_table(
@@ -155,7 +195,10 @@ def set_properties(log: TableLog, properties: Mapping[str, str]) -> None:
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
         except CommitFailedError as error:
-            raise ConflictError(f"{log.path} has a newer version than {log.version}") from error
+            newest = open_log(log.path)
+            if newest is None or newest.version <= log.version:
+                raise  # no other writer: the table does not take the properties
+            raise ConflictError(f"{log.path} has version {newest.version}, not {log.version}") from error
 
     repeat_on_hdfs(log.path, alter)
 

@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 
 from pipelines import probe
 from pipelines.hadoop_check import CLIENT, check_hadoop_on_executors
-from pipelines.stores_check import Finding
+from pipelines.stores_check import Finding, describe_error, find_fix
 
 logger = logging.getLogger(__name__)
 
@@ -183,20 +183,27 @@ def _look_deeper(
 
 
 def _add_hadoop(context: SparkContext, found: dict[str, dict[str, Any]], root: str) -> None:
-    """Add what Spark's Hadoop client can do on each executor to the findings about its storage."""
+    """Add what Spark's Hadoop client can do on each executor to the findings about its storage.
+
+    A job that fails on no executor (its committer fails on the driver, Spark gives it up) is a finding of
+    each executor that is not known yet: what else was found on them stays.
+    """
     findings: dict[str, Finding] = {}
+    missing = Finding(client=CLIENT, host="", step="run", problem="no task ran there", fix="run it again")
     for _ in range(HADOOP_ATTEMPTS):
-        tried = check_hadoop_on_executors(
-            context, root, num_tasks=_count_tasks(context, len(found)), hold_seconds=HOLD_SECONDS
-        )
+        try:
+            tried = check_hadoop_on_executors(
+                context, root, num_tasks=_count_tasks(context, len(found)), hold_seconds=HOLD_SECONDS
+            )
+        except Exception as error:
+            problem = describe_error(error)
+            missing = replace(missing, problem=problem, fix=find_fix(problem, root))
+            break
         findings = {**tried, **findings}
         if set(found) <= set(findings) or any(finding.step for finding in findings.values()):
             break
     for executor, facts in found.items():
-        silent = Finding(
-            client=CLIENT, host=executor, step="run", problem="no task ran there", fix="run the doctor again"
-        )
-        finding = replace(findings.get(executor, silent), host=facts.get("host", executor))
+        finding = replace(findings.get(executor, missing), host=facts.get("host", executor))
         facts.setdefault("storage", []).append(asdict(finding))
 
 

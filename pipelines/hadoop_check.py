@@ -88,17 +88,24 @@ def _run(context: "SparkContext", job: Callable[[], None]) -> Outcomes:
 
 
 def list_tasks(context: "SparkContext", group: str) -> list[tuple[str, str]]:
-    """(executor, error) of each attempt of a task in the jobs of a group; the error is empty if it
-    succeeded."""
-    tracker, store = context.statusTracker(), context._jsc.sc().statusStore()
+    """(executor, error) of each attempt of a task in the last job of a group; the error is empty if it
+    succeeded.
+
+    Before files are saved, Spark may run a job in the same group that only looks at the types of the rows:
+    its tasks reach no storage.
+    """
+    scala = context._jsc.sc()
+    with suppress(Exception):  # of a bus that is busy for 10 s; an executor without a task is tried again
+        scala.listenerBus().waitUntilEmpty()  # the store hears of tasks from it, after the driver does
+    tracker, store = context.statusTracker(), scala.statusStore()
+    last = max(tracker.getJobIdsForGroup(group), default=None)
+    job = None if last is None else tracker.getJobInfo(last)
     tasks = []
-    for job in tracker.getJobIdsForGroup(group):
-        found = tracker.getJobInfo(job)
-        for stage in found.stageIds if found else ():
-            with suppress(Exception):  # a stage that never started has no attempt
-                attempt = store.lastStageAttempt(stage).attemptId()
-                rows = store.taskList(stage, attempt, 1 << 20)
-                tasks += [rows.apply(number) for number in range(rows.size())]
+    for stage in job.stageIds if job else ():
+        with suppress(Exception):  # a stage that never started has no attempt
+            attempt = store.lastStageAttempt(stage).attemptId()
+            rows = store.taskList(stage, attempt, 1 << 20)
+            tasks += [rows.apply(number) for number in range(rows.size())]
     return [
         (task.executorId(), _read_error(task)) for task in tasks if task.status() in ("SUCCESS", "FAILED")
     ]

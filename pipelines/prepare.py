@@ -6,7 +6,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
 from pipelines.catalog import find_folder
-from pipelines.commit import create_table, set_properties
+from pipelines.commit import create_table, require_writable, set_properties
 from pipelines.contract import ContractError, Definition, breaks, constraint_properties
 from pipelines.named import add_constraints, create_named, staging_folder
 from pipelines.paths import is_table_name, spark_path
@@ -15,12 +15,18 @@ from pipelines.pin import TableLog, open_log
 
 def prepare_folder(spark: SparkSession, place: str, definition: Definition) -> str:
     """Where the rows of a write wait for their commit: the folder of the table, or the staging folder if
-    Spark commits. A table whose folder the catalog chooses is created if there is none."""
+    Spark commits. A table whose folder the catalog chooses is created if there is none.
+
+    Raises ValueError if it has features that rule out commits without Spark.
+    """
     if not is_table_name(place):
         return place
     if find_folder(place) is None:
         return staging_folder(spark)
-    return (open_log(place) or _create(spark, place, definition)).folder or staging_folder(spark)
+    log = open_log(place) or _create(spark, place, definition)
+    if log.folder is not None:
+        require_writable(log)
+    return log.folder or staging_folder(spark)
 
 
 def prepare_table(
@@ -33,11 +39,14 @@ def prepare_table(
     the table of the first, and gets the log without rows that it has not seen.
 
     Raises ContractError if the table has other columns, types or partitions, or rows that break a new
-    constraint although the write keeps them; ConflictError if another writer committed meanwhile.
+    constraint although the write keeps them; ValueError if it has features that rule out commits without
+    Spark; ConflictError if another writer committed meanwhile.
     """
     if log is None:
         log = _create(spark, place, definition)
     _require_equal_columns(place, log, definition)
+    if log.folder is not None:
+        require_writable(log)
     missing = {
         name: check
         for name, check in definition.checks.items()

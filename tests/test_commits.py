@@ -8,8 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
-from pipelines.commit import ConflictError, commit_shards, create_table
+from pipelines.commit import (
+    WRITER_FEATURES,
+    ConflictError,
+    commit_shards,
+    create_table,
+    require_writable,
+    set_properties,
+)
 from pipelines.contract import PROPERTIES
 from pipelines.keys import write_key_file
 from pipelines.pin import open_log, pin, transaction_name
@@ -151,3 +159,88 @@ def test_a_commit_whose_answer_was_lost_is_found(tmp_path):
     # Another driver with equal inputs has shards of its own.
     with pytest.raises(ConflictError, match="has version 1, not 0"):
         commit_shards(log, shards, replace=True, record={**record_of("a"), "folder": "w-other"})
+
+
+def create_with(path, protocol):
+    """A table with the protocol of another writer."""
+    metadata = {
+        "id": "of-tests",
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": SPARK_SCHEMA,
+        "partitionColumns": [],
+        "configuration": {},
+    }
+    Path(path, "_delta_log").mkdir(parents=True)
+    lines = [{"protocol": protocol}, {"metaData": metadata}]
+    Path(path, "_delta_log", f"{0:020d}.json").write_text("\n".join(map(json.dumps, lines)))
+
+
+FOR_READERS_TOO = {
+    "columnMapping",
+    "deletionVectors",
+    "timestampNtz",
+    "typeWidening",
+    "v2Checkpoint",
+    "vacuumProtocolCheck",
+    "variantType",
+    "variantType-preview",
+}
+NOT_WRITTEN = [
+    "allowColumnDefaults",
+    "checkpointProtection",
+    "clustering",
+    "coordinatedCommits-preview",
+    "domainMetadata",
+    "icebergCompatV1",
+    "icebergCompatV2",
+    "identityColumns",
+    "inCommitTimestamp",
+    "materializePartitionColumns",
+    "rowTracking",
+    "typeWidening",
+    "vacuumProtocolCheck",
+]
+
+
+@pytest.mark.parametrize("feature", sorted({*WRITER_FEATURES, *NOT_WRITTEN}))
+def test_features_that_delta_rs_does_not_write_are_refused_by_name(tmp_path, feature):
+    """delta-rs itself says which ones: it commits, or it refuses."""
+    path, reader = str(tmp_path / "t"), [feature] if feature in FOR_READERS_TOO else []
+    protocol = {"minReaderVersion": 3, "readerFeatures": reader} if reader else {"minReaderVersion": 1}
+    create_with(path, {**protocol, "minWriterVersion": 7, "writerFeatures": [feature]})
+    log = open_log(path)
+    if feature in NOT_WRITTEN:
+        with pytest.raises(CommitFailedError, match="Unsupported table features required"):
+            commit(path, "a", log=log)
+        with pytest.raises(ValueError, match=rf"{path} .* do not know: {feature}; .*DROP FEATURE.*DynamoDB"):
+            require_writable(log)
+    else:
+        require_writable(log)
+        commit(path, "a", log=log)
+
+
+def test_a_protocol_without_a_list_of_features_is_known_by_its_version(tmp_path):
+    for version in (2, 5, 6, 8):
+        create_with(f"{tmp_path}/{version}", {"minReaderVersion": 2, "minWriterVersion": version})
+    require_writable(open_log(f"{tmp_path}/2"))
+    require_writable(open_log(f"{tmp_path}/5"))
+    for version, feature in ((6, "identityColumns"), (8, "writer version 8")):
+        with pytest.raises(CommitFailedError, match=r"IdentityColumns|features must be specified"):
+            commit(f"{tmp_path}/{version}", "a")
+        with pytest.raises(ValueError, match=f"do not know: {feature}; take a table without them"):
+            require_writable(open_log(f"{tmp_path}/{version}"))
+
+
+def test_properties_that_a_table_refuses_are_no_conflict(tmp_path):
+    path, properties = str(tmp_path / "t"), {"delta.constraints.positive": "number > 0"}
+    create_with(path, {"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["rowTracking"]})
+    with pytest.raises(CommitFailedError, match="RowTracking"):
+        set_properties(open_log(path), properties)
+    path = str(tmp_path / "ours")
+    create(path)
+    old = open_log(path)
+    commit(path, "a")
+    with pytest.raises(ConflictError, match="has version 1, not 0"):
+        set_properties(old, properties)
+    set_properties(open_log(path), properties)
+    assert open_log(path).version == 2

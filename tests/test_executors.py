@@ -3,6 +3,7 @@ Python that does not start there."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,14 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from pipelines.executors import PACKAGES, _blame, check_executors, estimate_clock_seconds, find_problems
+from pipelines.executors import (
+    PACKAGES,
+    _add_hadoop,
+    _blame,
+    check_executors,
+    estimate_clock_seconds,
+    find_problems,
+)
 from pipelines.probe import measure_free_disk, read_code_digest, read_versions
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -96,6 +104,19 @@ def test_a_local_master_is_examined_as_one_executor(spark):
     assert report.facts["packages"]["torch"]
     assert report.facts["code"] == read_code_digest() != ""
     assert abs(report.facts["clock_seconds"]) < 1
+
+
+def test_a_hadoop_job_that_fails_on_the_driver_leaves_the_report(spark, tmp_path):
+    (tmp_path / "file").write_bytes(b"in the way")
+    found = {"7": {"host": "here", **GOOD}, "8": {"host": "there", **GOOD, "storage": []}}
+    _add_hadoop(spark.sparkContext, found, str(tmp_path / "file"))
+    for facts in found.values():
+        ((finding,), (problem,)) = facts["storage"], find_problems(facts, HERE)
+        assert (finding["client"], finding["host"], finding["step"]) == ("Hadoop", facts["host"], "run")
+        assert re.search(r"Mkdirs failed|ot a directory", finding["problem"])
+        assert problem.startswith("storage: Hadoop failed to run: ")
+        assert "; remedy: see section storage of the configuration; the address is " in problem
+        assert facts["packages"] == GOOD["packages"]
 
 
 @pytest.mark.slow

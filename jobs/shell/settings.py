@@ -174,7 +174,7 @@ def _start_session(conf: Mapping[str, str]) -> "SparkSession":
 
 def _spark_text(name: str, value: Any) -> Any:
     """The value as text, as Spark takes it; in YAML, true and 200 need no quotes."""
-    if not re.match(r"spark\.\w", name) or isinstance(value, (dict, list)):
+    if not re.match(r"spark\.\w", name) or isinstance(value, (dict, list, type(None))):
         raise ValueError(
             "configuration: spark holds whole names, each with one value, such as spark.driver.memory: 4g; "
             f"got {name}: {redact(value, key=name)!r}"

@@ -6,10 +6,11 @@ MLFLOW_TRACKING_URI counts only where the configuration refers to it.
 
 import os
 import re
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from jobs.shell.checks import Check, run_python
+from jobs.shell.checks import Check, Status, run_python
 from jobs.shell.redaction import redact
 
 if TYPE_CHECKING:
@@ -49,18 +50,26 @@ def check_slots(settings: "Settings") -> Check:
 
 def check_spark_settings(settings: "Settings") -> Check:
     """What `spark` of the configuration, the launcher and spark-defaults.conf set does not rule out what the
-    stages do. No session is started; the stages refuse the same settings when they start one."""
+    stages do. No session is started; the stages refuse the same settings when they start one.
+
+    Cluster mode is a warning: where spark-submit moves the driver to the cluster, spark-defaults.conf sets
+    it on every machine, and only a stage that is started without spark-submit is refused.
+    """
     name, wanted = "spark settings", "settings that work with this Spark, Hadoop and Delta"
     try:
-        from pipelines.session_conf import refuse_settings
+        from pipelines.session_conf import refuse_cluster_mode, refuse_fast_listing
         from pipelines.submit import read_given_conf
     except Exception as error:  # a library is missing or broken
         return Check(name=name, status="warn", found=f"unknown: {error}", wanted=wanted, fix="make setup")
-    try:
-        refuse_settings({**settings.tree["spark"], **read_given_conf()})
-    except ValueError as error:
-        found, _, fix = str(error).partition("; ")
-        return Check(name=name, status="fail", found=str(redact(found)), wanted=wanted, fix=fix)
+    settled = {**settings.tree["spark"], **read_given_conf()}
+    statuses: dict[Callable[[Mapping[str, str]], None], Status]
+    statuses = {refuse_fast_listing: "fail", refuse_cluster_mode: "warn"}
+    for refuse, status in statuses.items():
+        try:
+            refuse(settled)
+        except ValueError as error:
+            found, _, fix = str(error).partition("; ")
+            return Check(name=name, status=status, found=str(redact(found)), wanted=wanted, fix=fix)
     return Check(name=name, status="ok", found=wanted, wanted=wanted)
 
 

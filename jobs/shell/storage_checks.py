@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipelines.stores_check import Finding
 
 WANTED = "list, read, write, create on a condition, rename, delete"
+AS_CLIENT = "PYSPARK_SUBMIT_ARGS='--deploy-mode client pyspark-shell' distributary doctor"
 
 
 def check_storage(settings: "Settings") -> Iterator[Check]:
@@ -31,9 +32,17 @@ def check_storage(settings: "Settings") -> Iterator[Check]:
     findings = check_store(settings.root)
     yield from (make_check(finding, settings.root) for finding in findings)
     if is_remote(settings.root) and not any(finding.step for finding in findings):
+        from pipelines.session_conf import refuse_cluster_mode
         from pipelines.spark import session
         from pipelines.stores_check import check_hadoop
+        from pipelines.submit import read_given_conf
 
+        try:
+            refuse_cluster_mode({**settings.tree["spark"], **read_given_conf()})
+        except ValueError as error:  # usual where spark-submit moves drivers to the cluster; no fault
+            found = f"not tried: {str(error).partition(', but')[0]}, and the doctor's driver runs here"
+            yield Check(name="storage Hadoop", status="warn", found=found, wanted=WANTED, fix=AS_CLIENT)
+            return
         spark = session("distributary doctor", settings.tree["spark"])
         try:
             yield from (make_check(finding, settings.root) for finding in check_hadoop(spark, settings.root))

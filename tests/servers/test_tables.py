@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from deltalake.exceptions import CommitFailedError
 
 from pipelines.catalog import find_folder
+from pipelines.commit import set_properties
 from pipelines.corpus.build import open_corpus
 from pipelines.corpus.manifest import list_sources
 from pipelines.corpus.rules import Rules
@@ -81,14 +83,57 @@ def test_a_named_table_on_s3_is_committed_on_a_condition(reaching, schema):
     assert Folder(schema[1]).names() == ["words"]  # no lease is left
 
 
-def test_a_log_store_that_the_user_chose_commits(reaching, schema):
-    name, key = f"{schema[0]}.words", "spark.delta.logStore.s3a.impl"
-    assert find_folder(name) == f"{schema[1]}/words"
-    reaching.conf.set(key, "io.delta.storage.S3DynamoDBLogStore")
+@pytest.mark.parametrize(
+    ("clauses", "feature"),
+    [
+        ("TBLPROPERTIES ('delta.enableRowTracking' = 'true')", "domainMetadata, rowTracking"),
+        ("TBLPROPERTIES ('delta.enableInCommitTimestamps' = 'true')", "inCommitTimestamp"),
+        ("CLUSTER BY (word)", "clustering, domainMetadata"),
+    ],
+)
+def test_a_named_table_with_features_of_spark_alone_is_refused(reaching, schema, clauses, feature):
+    name, columns = f"{schema[0]}.words", "word STRING NOT NULL, length INT NOT NULL"
+    reaching.sql(f"CREATE TABLE {name} ({columns}) USING delta {clauses}")
+    rows = reaching.range(1).selectExpr("raise_error('computed') :: STRING AS word", "3 AS length")
+    for write in (WORDS.overwrite, WORDS.append):
+        with pytest.raises(ValueError, match=rf"table {name} .* do not know: {feature}; .* DROP FEATURE"):
+            write(rows, name, fingerprint="one", facts={})  # before a row is computed
+    with pytest.raises(CommitFailedError, match="Unsupported table features"):  # no other writer
+        set_properties(open_log(name), {"delta.constraints.not_empty": "length > 0"})
+
+
+@pytest.mark.parametrize("key", ["spark.delta.logStore.s3a.impl", "delta.logStore.class"])
+def test_a_log_store_that_the_user_chose_commits(reaching, schema, key):
+    name, store = f"{schema[0]}.words", "io.delta.storage.S3DynamoDBLogStore"
+    java_conf = reaching.sparkContext._jsc.sc().conf()
+    java_conf.set(key, store)
     try:
         assert find_folder(name) is None
     finally:
+        java_conf.remove(key)
+    reaching.conf.set(key, store)  # Delta does not see it, and keeps its log store for one driver
+    try:
+        assert find_folder(name) == f"{schema[1]}/words"
+    finally:
         reaching.conf.unset(key)
+
+
+def test_a_schema_is_that_of_spark_s_catalog_whichever_is_current(reaching, schema):
+    other = "spark.sql.catalog.elsewhere"
+    jdbc = "org.apache.spark.sql.execution.datasources.v2.jdbc.JDBCTableCatalog"
+    settings = {other: jdbc, f"{other}.url": "jdbc:derby:memory:elsewhere;create=true"}
+    for key, value in settings.items():
+        reaching.conf.set(key, value)
+    try:
+        reaching.catalog.setCurrentCatalog("elsewhere")
+        assert reaching.catalog.currentCatalog() == "elsewhere"
+        assert find_folder(f"{schema[0]}.words") is None  # a name of the other catalog
+        assert find_folder(f"spark_catalog.{schema[0]}.words") == f"{schema[1]}/words"
+        assert find_folder(f"Spark_Catalog.{schema[0]}.words") == f"{schema[1]}/words"
+    finally:
+        reaching.catalog.setCurrentCatalog("spark_catalog")
+        for key in settings:
+            reaching.conf.unset(key)
 
 
 def test_a_source_is_read_by_executors(reaching, root):

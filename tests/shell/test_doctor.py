@@ -1,6 +1,8 @@
 """The doctor: its findings, its exit status, and its work on broken installations."""
 
+import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -63,6 +65,7 @@ def environment(tmp_path, monkeypatch):
         "# all\na==1.0\nb-b==2.0\nthe-demo==3.0\nunused==4.0\n", encoding="ascii"
     )
     monkeypatch.setattr("jobs.shell.checks.CHECKOUT", tmp_path)
+    importlib.import_module("jobs.shell.requirements")  # and `packaging`, which the new path does not have
     monkeypatch.setattr("sys.path", [str(tmp_path / "site")])
 
     def put(name: str, version: str | None, *requirements: str) -> None:
@@ -187,6 +190,32 @@ def test_a_setting_that_breaks_tables_on_s3_is_found_without_a_session(masters, 
     found = {check.name: check for check in examine(lambda: load(overrides=given))}["spark settings"]
     assert (found.status, found.fix) == ("fail", "remove the setting")
     assert found.found.startswith(f"{name} must not be true: Delta 4.4.0 then calls a method of S3A")
+
+
+def test_cluster_mode_of_an_edge_node_is_no_failure(masters, monkeypatch):
+    """Where spark-submit moves drivers to the cluster, spark-defaults.conf says so on every machine."""
+    name = "spark.submit.deployMode"
+    (masters / "spark-defaults.conf").write_text(f"{name} cluster\nspark.master yarn\n", encoding="ascii")
+    found = check_spark_settings(load())
+    assert (found.status, found.found.partition(",")[0]) == ("warn", f"{name} is cluster")
+    assert "start the job with spark-submit --deploy-mode cluster" in found.fix
+    monkeypatch.setattr("pipelines.stores_check.check_store", lambda root: [])  # Python's clients work
+    (hadoop,) = check_storage(load(overrides=["root=s3a://lake/x"]))
+    assert (hadoop.name, hadoop.status) == ("storage Hadoop", "warn")
+    assert hadoop.found.startswith(f"not tried: {name} is cluster, and the doctor's driver runs here")
+    submit = re.fullmatch(r"PYSPARK_SUBMIT_ARGS='(.*)' distributary doctor", hadoop.fix)
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", submit[1])
+    assert check_spark_settings(load()).status == "ok"
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--conf delta.enableFastS3AListFrom=true pyspark-shell")
+    assert check_spark_settings(load()).status == "fail"  # the failure is shown, not the warning
+
+
+@pytest.mark.parametrize("name", ["spark.submit.deployMode", "spark.hadoop.delta.enableFastS3AListFrom"])
+def test_a_spark_setting_without_a_value_is_one_finding(masters, monkeypatch, name):
+    monkeypatch.setattr("jobs.shell.doctor.CHECKS", ())
+    (found,) = examine(lambda: load(overrides=[f"spark={{{name}: null}}"]))
+    assert (found.name, found.status, found.fix) == ("configuration", "fail", "correct the configuration")
+    assert f"each with one value, such as spark.driver.memory: 4g; got {name}: None" in found.found
 
 
 def test_ordinary_spark_settings_are_ok(masters):

@@ -81,7 +81,7 @@ from tests.shell.conftest import check_all
         ("spark={spark.driver: {memory: 4g}}", "spark holds whole names, each with one value"),
         (
             "spark={spark.driver.memory: null}",
-            "configuration: spark.driver.memory should be a valid string, got None",
+            "spark holds whole names, each with one value, .* got spark.driver.memory: None",
         ),
         (
             "root=${oc.env:NO_SUCH_VARIABLE}",
