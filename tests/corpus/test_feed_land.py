@@ -15,7 +15,7 @@ from pipelines.corpus.listing import NoFilesError, list_files
 from pipelines.pin import pin
 from pipelines.tables import LANDED_ROWS
 from tests.conftest import TEST_CONF
-from tests.corpus.feeds import FEED, insert, land_now, list_texts, make_source, read_landed
+from tests.corpus.feeds import insert, land_now, list_texts, make_source, read_landed, sql
 
 
 @pytest.fixture
@@ -24,10 +24,6 @@ def table(spark, tmp_path):
     insert(spark, tmp_path / "table", (1, "one"))
     insert(spark, tmp_path / "table", (2, "二 two"))
     return tmp_path / "table"
-
-
-def sql(spark, table, text: str) -> None:
-    spark.sql(text.format(table=f"delta.`{table}`"))
 
 
 def test_each_version_is_landed_once(spark, table, tmp_path):
@@ -168,53 +164,6 @@ def test_lost_versions_stop_the_stage_or_take_a_snapshot(spark, table, tmp_path,
     assert reason in land_now(source, lambda: spark, lost_versions="snapshot")[-1]
     assert list_texts(source) == texts
     assert land_now(source) == []
-
-
-def test_columns_may_be_added_and_renamed(spark, table, tmp_path):
-    source = make_source(tmp_path)
-    land_now(source, lambda: spark)
-    sql(spark, table, "ALTER TABLE {table} ADD COLUMN (`来源` STRING)")
-    sql(spark, table, "INSERT INTO {table} VALUES (3, 'three', '网')")
-    mapped = make_source(tmp_path, metadata={"from": "来源"})
-    assert land_now(mapped, lambda: spark) == ["landing versions 2 to 3"]
-    assert [row.get("from") for row in read_landed(mapped)] == [None, None, "网"]
-    properties = "delta.columnMapping.mode = 'name', delta.minReaderVersion = 2, delta.minWriterVersion = 5"
-    sql(spark, table, f"ALTER TABLE {{table}} SET TBLPROPERTIES ({properties})")
-    sql(spark, table, "ALTER TABLE {table} RENAME COLUMN `来源` TO `from, 来源`")
-    sql(spark, table, "INSERT INTO {table} VALUES (4, 'four', '书')")
-    with pytest.raises(ValueError, match=r"no column '来源'; correct .*: id, text, from, 来源, delta"):
-        land_now(mapped, lambda: spark)
-    renamed = make_source(tmp_path, metadata={"from": "from, 来源"})
-    assert "dropped, renamed or retyped columns" in land_now(renamed, lambda: spark)[1]
-    assert [row.get("from") for row in read_landed(renamed)] == [None, None, "网", "书"]
-    assert land_now(renamed) == []
-
-
-VALUES = """SELECT 9223372036854775807 AS id, '引号 " 、 \\n line' AS text,
-    TIMESTAMP '2024-02-29 23:59:59.123456Z' AS at, TIMESTAMP_NTZ '2024-02-29 23:59:59.5' AS `local`,
-    DATE '2024-02-29' AS on, true AS good, CAST(NULL AS STRING) AS none, '一 1/2' AS day,
-    CAST('12345678901234567890123456789.000000001' AS DECIMAL(38, 9)) AS price"""
-
-
-def test_values_of_all_kinds_keep_their_spelling(spark, tmp_path):
-    """`day` is a column of partitions, whose values stand in the names of folders."""
-    writer = spark.sql(VALUES).write.format("delta").options(**FEED).partitionBy("day")
-    writer.save(str(tmp_path / "table"))
-    names = ("at", "local", "on", "good", "none", "day", "price")
-    source = make_source(tmp_path, metadata={name: name for name in names})
-    land_now(source, lambda: spark)
-    assert read_landed(source) == [
-        {
-            "key": "9223372036854775807",
-            "text": '引号 " 、 \n line',
-            "at": "2024-02-29T23:59:59.123456Z",
-            "local": "2024-02-29T23:59:59.500000",
-            "on": "2024-02-29",
-            "good": "true",
-            "day": "一 1/2",
-            "price": "12345678901234567890123456789.000000001",
-        }
-    ]
 
 
 def test_another_table_is_not_taken_for_the_one_before(spark, table, tmp_path):

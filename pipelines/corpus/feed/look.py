@@ -4,6 +4,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
 
+from pipelines.corpus.feed.fields import describe_columns
 from pipelines.corpus.feed.rounds import FEED_PROPERTY, Landed, Policy, Round, TableNow, decode_landed
 from pipelines.corpus.listing import NoFilesError
 from pipelines.corpus.source import Source
@@ -54,7 +55,8 @@ def look_at(feed: Feed) -> Look:
         )
     properties = {name.lower(): value for name, value in log.source.configuration.items()}
     has_feed = properties.get(FEED_PROPERTY.lower(), "").lower() == "true"
-    return Look(earlier, landed, log, TableNow(log.source.table_id, log.version, has_feed))
+    columns = describe_columns(log.source.schema_json)
+    return Look(earlier, landed, log, TableNow(log.source.table_id, log.version, has_feed, columns))
 
 
 def _find_landed(feed: Feed) -> Pin | None:

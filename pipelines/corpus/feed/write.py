@@ -21,14 +21,21 @@ from pipelines.pin import Pin, fingerprint, pin
 from pipelines.retention import delete_unpinned
 from pipelines.tables import LANDED_ROWS
 
+_DROPS_COLUMNS = ("DROP COLUMNS", "REPLACE COLUMNS")
+"""Operations that Delta does not notice as the first one of a feed. The columns show them, unless they were
+added again and the table is named in a catalog."""
+
 
 def land_changes(
     feed: Feed, planned: Round, look: Look, start_spark: Callable[[], SparkSession]
 ) -> Round | None:
     """Land the inserted rows of the versions. Returns the snapshot to land instead, if that must be."""
-    if look.log.source.read_commit(planned.first) is None:  # the log is cut from its beginning
+    first = look.log.source.read_commit(planned.first)
+    if first is None:  # the log is cut from its beginning
         reason = f"the log has no version {planned.first} any more"
         return settle_lost(planned, reason, look.now, feed.policy)
+    if look.landed is not None and first["operation"] in _DROPS_COLUMNS:
+        return settle_columns(planned, look.now, feed.policy)
     feed.tell(f"landing {planned.versions}")
     try:
         with hold_changes(start_spark(), feed.place, planned, feed.path) as (held, changes):
