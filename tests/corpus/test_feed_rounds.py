@@ -102,8 +102,8 @@ def test_lost_versions_stop_or_are_replaced_by_a_snapshot():
     with pytest.raises(
         ValueError, match=r"versions 5 to 9 cannot be read \(gone\).*lost_versions=snapshot\."
     ):
-        settle_lost(RANGE, "gone", NOW, policy())
-    found = settle_lost(RANGE, "gone", NOW, policy(lost_versions="snapshot"))
+        settle_lost(RANGE, "gone", landed(), NOW, policy())
+    found = settle_lost(RANGE, "gone", landed(), NOW, policy(lost_versions="snapshot"))
     assert (found.is_snapshot, found.last) == (True, 9)
     assert "versions 5 to 9 cannot be read (gone)" in found.why
 
@@ -112,12 +112,22 @@ def test_lost_versions_stop_or_are_replaced_by_a_snapshot():
     ("knobs", "remedy"),
     [
         ({"changed_files": "keep"}, "and corpus.changed_files=rebuild, because the rows"),
+        ({"changed_files": "stop"}, "and corpus.changed_files=rebuild, because the rows"),
         ({"starting_version": 2}, "and no options.starting_version and another path"),
     ],
 )
 def test_lost_versions_name_what_else_forbids_a_snapshot(knobs, remedy):
     with pytest.raises(ValueError, match=f"lost_versions=snapshot, {remedy}"):
-        settle_lost(RANGE, "gone", NOW, policy(lost_versions="snapshot", **knobs))
+        settle_lost(RANGE, "gone", landed(), NOW, policy(lost_versions="snapshot", **knobs))
+
+
+@pytest.mark.parametrize("lost_versions", ["stop", "snapshot"])
+def test_a_lost_first_round_asks_for_another_starting_version(lost_versions):
+    chosen = policy(starting_version=5, lost_versions=lost_versions)
+    with pytest.raises(
+        ValueError, match=r"\(gone\).*\. Set options\.starting_version to the first .*, or remove it to"
+    ):
+        settle_lost(RANGE, "gone", None, NOW, chosen)
 
 
 def test_other_columns_take_a_snapshot():

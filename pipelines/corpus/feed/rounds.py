@@ -178,16 +178,17 @@ def settle_changes(
     )
 
 
-def settle_lost(planned: Round, reason: str, now: TableNow, policy: Policy) -> Round:
+def settle_lost(planned: Round, reason: str, landed: Landed | None, now: TableNow, policy: Policy) -> Round:
     """The snapshot that takes the place of versions that cannot be read. Raises ValueError if the
     configuration forbids it."""
     lost = f"{planned.versions} cannot be read ({reason}) and were not landed yet"
-    if (
-        policy.lost_versions == "stop"
-        or policy.changed_files == "keep"
-        or policy.starting_version is not None
-    ):
-        also = _describe_obstacles(policy)
+    if landed is None:  # only a round from starting_version on is the first one and no snapshot
+        raise ValueError(
+            f"{lost}. Set options.starting_version to the first version that the log still has and that was "
+            "recorded, or remove it to have the whole table"
+        )
+    also = _describe_obstacles(policy)
+    if policy.lost_versions == "stop" or also:
         raise ValueError(
             f"{lost}. To go on with the rows of version {now.version}: corpus.change_feed.lost_versions="
             f"snapshot{also}. To lose no more, run more often, or raise delta.logRetentionDuration and "
@@ -216,7 +217,7 @@ def snapshot_of(now: TableNow) -> Landed:
 def _describe_obstacles(policy: Policy) -> str:
     """What else stands against a snapshot."""
     needs = []
-    if policy.changed_files == "keep":
+    if policy.changed_files != "rebuild":
         needs.append("corpus.changed_files=rebuild, because the rows that are there come again")
     if policy.starting_version is not None:
         needs.append("no options.starting_version and another path, because earlier rows come too")

@@ -33,7 +33,7 @@ def land_changes(
     first = look.log.source.read_commit(planned.first)
     if first is None:  # the log is cut from its beginning
         reason = f"the log has no version {planned.first} any more"
-        return settle_lost(planned, reason, look.now, feed.policy)
+        return settle_lost(planned, reason, look.landed, look.now, feed.policy)
     if look.landed is not None and first["operation"] in _DROPS_COLUMNS:
         return settle_columns(planned, look.now, feed.policy)
     feed.tell(f"landing {planned.versions}")
@@ -50,7 +50,7 @@ def land_changes(
             _commit(feed, held, look.earlier, after, replaces=look.earlier is None)
             return None
     except LostVersionsError as lost:
-        return settle_lost(planned, str(lost), look.now, feed.policy)
+        return settle_lost(planned, str(lost), look.landed, look.now, feed.policy)
     except OtherSchemaError:
         return settle_columns(planned, look.now, feed.policy)
 
