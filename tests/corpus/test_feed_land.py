@@ -1,5 +1,6 @@
 """Change feeds of real Delta tables, landed by Spark: each version once, whatever happens to the table."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -63,11 +64,46 @@ def test_versions_without_rows_start_no_spark_until_they_are_many(spark, table, 
     sql(spark, table, "ALTER TABLE {table} SET TBLPROPERTIES (a = 'b')")
     assert DeltaTable(str(table)).version() == 3
     assert land_now(source) == []
-    monkeypatch.setattr(look, "FEW_COMMITS", 1)
-    assert land_now(source, lambda: spark) == ["landing versions 2 to 3"]
+    with monkeypatch.context() as patched:
+        patched.setattr(look, "FEW_COMMITS", 1)
+        assert land_now(source, lambda: spark) == ["landing versions 2 to 3"]
     assert land_now(source) == []
     assert list_files(source) == before
     assert pin(source.path).facts["feed"]["version"] == 3
+
+
+def age(table, version, seconds):
+    """The commits up to a version are so much older."""
+    for each in range(version + 1):
+        commit = table / "_delta_log" / f"{each:020}.json"
+        modified = commit.stat().st_mtime
+        actions = [json.loads(line) for line in commit.read_text().splitlines()]
+        for action in actions:
+            if "commitInfo" in action:
+                action["commitInfo"]["timestamp"] -= 1000 * seconds
+        commit.write_text("\n".join(map(json.dumps, actions)))
+        os.utime(commit, (modified - seconds, modified - seconds))  # the time that DESCRIBE HISTORY has
+        commit.with_name(f".{commit.name}.crc").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("place", ["path", "catalog"])
+def test_versions_without_rows_are_landed_a_day_later(spark, table, tmp_path, place):
+    """Else the log of an idle table would lose them one day, and with them what they were."""
+    source = make_source(tmp_path, **({"table": "idle.tickets"} if place == "catalog" else {}))
+    spark.sql("CREATE DATABASE idle")
+    try:
+        spark.sql(f"CREATE TABLE idle.tickets USING delta LOCATION '{table}'")
+        land_now(source, lambda: spark)
+        sql(spark, table, "ALTER TABLE {table} SET TBLPROPERTIES (a = 'b')")
+        sql(spark, table, "ALTER TABLE {table} SET TBLPROPERTIES (a = 'c')")
+        age(table, 2, seconds=look.MAX_AGE_SECONDS - 3600)
+        assert land_now(source) == []
+        age(table, 2, seconds=3600)
+        assert land_now(source, lambda: spark) == ["landing versions 2 to 3"]
+        assert land_now(source) == []
+    finally:
+        spark.sql("DROP DATABASE idle CASCADE")
+    assert list_texts(source) == ["one", "二 two"]
 
 
 @pytest.mark.parametrize("vectors", ["false", "true"])

@@ -1,5 +1,6 @@
 """A table as it is now, and what of it was landed: two logs are read, no Spark is loaded."""
 
+import time
 from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
@@ -12,8 +13,11 @@ from pipelines.paths import without_credentials
 from pipelines.pin import MAINTENANCE, Pin, TableLog, open_log, pin
 
 FEW_COMMITS = 16
-"""Commits without rows (OPTIMIZE, VACUUM) that are looked at again by each run. After more of them a round is
-landed without rows: the log of the table will not keep them forever."""
+"""Commits without rows (OPTIMIZE, VACUUM) that are looked at again by each run, as long as all of them are
+younger than MAX_AGE_SECONDS. Otherwise a round is landed without rows: the log of the table will not keep
+them forever, and a commit that is gone may have had rows."""
+MAX_AGE_SECONDS = 24 * 3600
+"""Well below delta.logRetentionDuration, which is 30 days unless the table sets it."""
 
 
 class Feed(NamedTuple):
@@ -76,10 +80,12 @@ def _find_landed(feed: Feed) -> Pin | None:
 
 
 def has_no_rows(log: TableLog, planned: Round) -> bool:
-    """Whether the versions are few and only moved rows to other files, or set properties."""
+    """Whether the versions are few and young, and only moved rows to other files, or set properties."""
     num_versions = planned.last - planned.first + 1
     if num_versions > FEW_COMMITS:
         return False
     newer = takewhile(lambda commit: commit["version"] >= planned.first, log.source.list_commits())
-    found = [commit["operation"] for commit in newer]
-    return len(found) == num_versions and all(operation in MAINTENANCE for operation in found)
+    found = list(newer)
+    if len(found) < num_versions or any(commit["operation"] not in MAINTENANCE for commit in found):
+        return False
+    return time.time() - found[-1].get("timestamp", 0) / 1000 < MAX_AGE_SECONDS
