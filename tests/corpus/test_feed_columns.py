@@ -1,7 +1,10 @@
 """Columns of tables with a change feed: their values as landed, and what becomes of rows when they change."""
 
+import json
+
 import pytest
 
+from pipelines.tables import LANDED_ROWS
 from tests.corpus.feeds import FEED, insert, land_now, list_texts, make_source, read_landed, sql
 
 MAPPED = "delta.columnMapping.mode = 'name', delta.minReaderVersion = 2, delta.minWriterVersion = 5"
@@ -32,6 +35,17 @@ def test_columns_may_be_added_and_renamed(spark, table, tmp_path):
     assert "dropped, renamed or retyped columns" in land_now(renamed, lambda: spark)[1]
     assert [row.get("from") for row in read_landed(renamed)] == [None, None, "网", "书"]
     assert land_now(renamed) == []
+
+
+def test_binary_columns_are_not_landed(spark, tmp_path):
+    insert(spark, tmp_path / "table", (1, "one", b"x"), ddl="id INT, text STRING, scan BINARY")
+    source = make_source(tmp_path)
+    land_now(source, lambda: spark)
+    insert(spark, tmp_path / "table", (2, "two", b"y"), ddl="id INT, text STRING, scan BINARY")
+    land_now(source, lambda: spark)
+    records = [json.loads(row.record) for row in LANDED_ROWS.read(spark, source.path).collect()]
+    expected = [{"id": 1, "text": "one"}, {"id": 2, "text": "two"}]
+    assert sorted(records, key=lambda record: record["id"]) == expected
 
 
 def test_a_column_renamed_by_the_first_version_of_a_round_takes_a_snapshot(spark, table, tmp_path):

@@ -6,7 +6,7 @@ becomes a JSON object: the landed rows of a table whose columns grow are still o
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -46,7 +46,7 @@ def hold_snapshot(
 ) -> AbstractContextManager[HeldRows]:
     """All rows of a version, held for the landed rows at `path`."""
     rows = _open(spark, place, {"versionAsOf": str(version)})
-    return LANDED_ROWS.hold(_make_rows(rows, rows.columns, F.lit(version)), path)
+    return LANDED_ROWS.hold(_make_rows(rows, F.lit(version)), path)
 
 
 @contextmanager
@@ -65,9 +65,8 @@ def hold_changes(
     with ExitStack() as stack:
         with _explain_failures():
             rows = _open(spark, place, {"readChangeFeed": "true", **versions})
-            fields = [name for name in rows.columns if name not in _OWN]
             inserted = rows.observe(measured, *counts).where(kind == "insert")
-            made = _make_rows(inserted, fields, F.col("_commit_version"))
+            made = _make_rows(inserted, F.col("_commit_version"))
             held = stack.enter_context(LANDED_ROWS.hold(made, path))
         yield held, Changes(**measured.get)
 
@@ -93,9 +92,11 @@ def _open(spark: SparkSession, place: str, options: Mapping[str, str]) -> DataFr
     return reader.table(quote_name(place)) if is_table_name(place) else reader.load(spark_path(place))
 
 
-def _make_rows(rows: DataFrame, fields: Sequence[str], version: Column) -> DataFrame:
-    """Rows of LANDED_ROWS: `fields` of the rows as a JSON object."""
-    columns = [F.col("`{}`".format(name.replace("`", "``"))) for name in fields]
+def _make_rows(rows: DataFrame, version: Column) -> DataFrame:
+    """Rows of LANDED_ROWS: the columns of the table as a JSON object. Binary ones are left out: no field can
+    map them, and pictures would be most of what is landed."""
+    names = [name for name, kind in rows.dtypes if kind != "binary" and name not in _OWN]
+    columns = [F.col("`{}`".format(name.replace("`", "``"))) for name in names]
     # Tells rows of one round apart; the rounds of a table have different versions.
     number = F.monotonically_increasing_id()
     record = F.to_json(F.struct(*columns), _JSON)
