@@ -5,6 +5,8 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
 
+from deltalake.exceptions import DeltaError
+
 from pipelines.corpus.feed.fields import describe_columns
 from pipelines.corpus.feed.rounds import FEED_PROPERTY, Landed, Policy, Round, TableNow, decode_landed
 from pipelines.corpus.listing import NoFilesError
@@ -48,10 +50,11 @@ class Look(NamedTuple):
 
 
 def look_at(feed: Feed) -> Look:
-    """Both logs. Raises NoFilesError without a table, ValueError if the landed rows are not ours."""
+    """Both logs. Raises NoFilesError without a table, ValueError if its log cannot be read or the landed rows
+    are not ours."""
     earlier = _find_landed(feed)
     landed = None if earlier is None else decode_landed(earlier.facts["feed"])
-    log = open_log(feed.place)  # after the landed rows: another driver may have landed newer versions
+    log = _open(feed.place)  # after the landed rows: another driver may have landed newer versions
     if log is None:
         raise NoFilesError(
             "there is no Delta table; create it, correct options.table, or set options.land: false to keep "
@@ -61,6 +64,18 @@ def look_at(feed: Feed) -> Look:
     has_feed = properties.get(FEED_PROPERTY.lower(), "").lower() == "true"
     columns = describe_columns(log.source.schema_json)
     return Look(earlier, landed, log, TableNow(log.source.table_id, log.version, has_feed, columns))
+
+
+def _open(place: str) -> TableLog | None:
+    try:
+        return open_log(place)
+    except DeltaError as error:
+        # Of the kernel of delta-rs, with the frames of its stack below the first line.
+        why = str(error).partition("\n")[0]
+        raise ValueError(
+            f"its log cannot be read without Spark: {why}. Give options.table its name in the catalog, where "
+            "Spark reads the log; or drop the feature or the column from the table"
+        ) from None
 
 
 def _find_landed(feed: Feed) -> Pin | None:
