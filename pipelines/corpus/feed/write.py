@@ -16,8 +16,7 @@ from pipelines.corpus.feed.rounds import (
     snapshot_of,
 )
 from pipelines.held import HeldRows
-from pipelines.paths import without_credentials
-from pipelines.pin import Pin, fingerprint, pin
+from pipelines.pin import Pin, fingerprint
 from pipelines.retention import delete_unpinned
 from pipelines.tables import LANDED_ROWS
 
@@ -73,12 +72,7 @@ def _commit(feed: Feed, held: HeldRows, earlier: Pin | None, after: Landed, *, r
     base, facts = "" if earlier is None else earlier.fingerprint, {"feed": after.encode()}
     made_from = fingerprint("landed rows", base, facts, replaces)
     if replaces:
-        if pin(feed.path) != earlier:
-            raise RuntimeError(
-                f"landed rows at {without_credentials(feed.path)}: another writer changed the rows meanwhile;"
-                " run the stage again when it is done"
-            )
-        LANDED_ROWS.overwrite(held, feed.path, fingerprint=made_from, facts=facts)
+        LANDED_ROWS.overwrite(held, feed.path, base=base, fingerprint=made_from, facts=facts)
         return
     # With `replaced`, although it is empty: rows of another driver must not be added to.
     LANDED_ROWS.extend(held, feed.path, base=base, fingerprint=made_from, facts=facts, replaced=Replaced())
