@@ -7,10 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
+from pipelines import retention
 from pipelines.corpus.feed import look, write
 from pipelines.corpus.listing import NoFilesError, list_files
 from pipelines.pin import pin
@@ -125,6 +128,32 @@ def test_updated_and_deleted_rows_are_those_of_the_table(spark, tmp_path, vector
     insert(spark, table, (91, "later"))
     land_now(source, lambda: spark)
     assert list_texts(source) == [*expected, "later"]
+
+
+def test_what_a_snapshot_replaced_is_deleted_by_a_landing_a_week_later(spark, table, tmp_path, monkeypatch):
+    """Deleted rows may be those of a person who asked for it, and no other snapshot may come."""
+    source = make_source(tmp_path)
+    land_now(source, lambda: spark)
+    first = list_files(source)
+    sql(spark, table, "DELETE FROM {table} WHERE id = 1")
+    land_now(source, lambda: spark)
+    assert all(Path(file.path).exists() for file in first), "a reader may still need them"
+    monkeypatch.setattr(write, "delete_unpinned", partial(retention.delete_unpinned, min_age_hours=0))
+    insert(spark, table, (3, "three"))
+    assert land_now(source, lambda: spark) == ["landing version 3"]
+    assert not any(Path(file.path).exists() for file in first)
+    assert list_texts(source) == ["二 two", "three"]
+
+
+def test_rows_are_landed_although_replaced_ones_cannot_be_deleted(spark, table, tmp_path, monkeypatch):
+    def refuse(path, keep):
+        raise PermissionError("403 Forbidden\nlong answer")
+
+    monkeypatch.setattr(write, "delete_unpinned", refuse)
+    _, warning = land_now(source := make_source(tmp_path), lambda: spark)
+    assert warning.endswith("could not be deleted, the next landing tries again: 403 Forbidden")
+    assert land_now(source) == []
+    assert list_texts(source) == ["one", "二 two"]
 
 
 def test_rows_that_were_deleted_can_stay(spark, table, tmp_path):
