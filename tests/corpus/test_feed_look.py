@@ -1,4 +1,4 @@
-"""Errors of a look at tables with a change feed, without Spark."""
+"""Errors of tables with a change feed, as people see them. No session."""
 
 import io
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.corpus.feed.land import choose_kind
+from pipelines.corpus.feed.read import LostVersionsError, OtherSchemaError, explain_failures
 from pipelines.corpus.listing import NoFilesError
 from tests.corpus.feeds import FEED, land_now, make_source
 
@@ -77,3 +78,20 @@ def make_decode_errors() -> list[ValueError]:
 def test_an_error_keeps_its_kind_with_a_longer_message(error, kind):
     assert choose_kind(error) is kind
     assert str(choose_kind(error)("longer")) == "longer"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("[FAILED_READ_FILE.FILE_NOT_EXIST] Encountered error while reading file:///t/a.parquet.", "lost"),
+        ("[DELTA_CHANGE_DATA_FILE_NOT_FOUND] File _change_data/a.parquet", "lost"),
+        ("[DELTA_MISSING_CHANGE_DATA] Error getting change data for range [3 , 4]", "lost"),
+        ("[DELTA_CHANGE_DATA_FEED_INCOMPATIBLE_SCHEMA_CHANGE] Retrieving", "other columns"),
+        ("java.io.FileNotFoundException: /disk1/blockmgr-1/0c/temp_shuffle_7 (No such file)", None),
+        ("[FAILED_READ_FILE.NO_HINT] Encountered error while reading file:///t/a.parquet.", None),
+    ],
+)
+def test_only_files_of_the_table_make_versions_lost(text, kind):
+    kinds = {"lost": LostVersionsError, "other columns": OtherSchemaError, None: ArithmeticError}
+    with pytest.raises(kinds[kind]), explain_failures():
+        raise ArithmeticError(text)

@@ -28,8 +28,10 @@ _JSON = {
 _NOT_RECORDED = "DELTA_MISSING_CHANGE_DATA"
 _GONE = re.compile(
     r"DELTA_CHANGE_DATA_FILE_NOT_FOUND|DELTA_(LOG_)?FILE_NOT_FOUND|DELTA_VERSION(S_NOT_CONTIGUOUS|_NOT_FOUND)|"
-    r"DELTA_NO_COMMITS_FOUND|DELTA_MISSING_FILES_UNEXPECTED_VERSION|FILE_NOT_EXIST|FileNotFoundException"
+    r"DELTA_NO_COMMITS_FOUND|DELTA_MISSING_FILES_UNEXPECTED_VERSION|FAILED_READ_FILE\.(DBR_)?FILE_NOT_EXIST"
 )
+"""Conditions of Delta, and of Spark for a file of the table. A file of Spark itself may be missing, too (a
+lost disk of an executor): then nothing of the table is lost, and another run reads it."""
 _OTHER_SCHEMA = re.compile(r"DELTA_CHANGE_DATA_FEED_INCOMPATIBLE_(DATA_)?SCHEMA")
 
 
@@ -63,7 +65,7 @@ def hold_changes(
     kinds = {"inserted": "insert", "updated": "update_postimage", "deleted": "delete"}
     counts = [F.count_if(kind == value).alias(name) for name, value in kinds.items()]
     with ExitStack() as stack:
-        with _explain_failures():
+        with explain_failures():
             rows = _open(spark, place, {"readChangeFeed": "true", **versions})
             inserted = rows.observe(measured, *counts).where(kind == "insert")
             made = _make_rows(inserted, F.col("_commit_version"))
@@ -72,7 +74,7 @@ def hold_changes(
 
 
 @contextmanager
-def _explain_failures() -> Iterator[None]:
+def explain_failures() -> Iterator[None]:
     """What Spark says of versions that it cannot read, as our own errors."""
     try:
         yield
