@@ -12,7 +12,7 @@ from pipelines.corpus.feed.rounds import FEED_PROPERTY, Landed, Policy, Round, T
 from pipelines.corpus.listing import NoFilesError
 from pipelines.corpus.source import Source
 from pipelines.paths import without_credentials
-from pipelines.pin import MAINTENANCE, Pin, TableLog, open_log, pin
+from pipelines.pin import MAINTENANCE, Pin, TableLog, open_log
 
 FEW_COMMITS = 16
 """Commits without rows (OPTIMIZE, VACUUM) that are looked at again by each run, as long as all of them are
@@ -54,7 +54,12 @@ def look_at(feed: Feed) -> Look:
     are not ours."""
     earlier = _find_landed(feed)
     landed = None if earlier is None else decode_landed(earlier.facts["feed"])
-    log = _open(feed.place)  # after the landed rows: another driver may have landed newer versions
+    # After the landed rows: another driver may have landed newer versions.
+    log = _open(
+        feed.place,
+        "give options.table its name in the catalog, where Spark reads the log; or drop the feature or the "
+        "column from the table",
+    )
     if log is None:
         raise NoFilesError(
             "there is no Delta table; create it, correct options.table, or set options.land: false to keep "
@@ -66,16 +71,13 @@ def look_at(feed: Feed) -> Look:
     return Look(earlier, landed, log, TableNow(log.source.table_id, log.version, has_feed, columns))
 
 
-def _open(place: str) -> TableLog | None:
+def _open(place: str, remedy: str) -> TableLog | None:
     try:
         return open_log(place)
     except DeltaError as error:
-        # Of the kernel of delta-rs, with the frames of its stack below the first line.
-        why = str(error).partition("\n")[0]
-        raise ValueError(
-            f"its log cannot be read without Spark: {why}. Give options.table its name in the catalog, where "
-            "Spark reads the log; or drop the feature or the column from the table"
-        ) from None
+        why = str(error).partition("\n")[0]  # the lines below are frames of the stack of delta-rs
+        at = without_credentials(place)
+        raise ValueError(f"the log of {at} cannot be read without Spark: {why}; {remedy}") from None
 
 
 def _find_landed(feed: Feed) -> Pin | None:
@@ -85,7 +87,8 @@ def _find_landed(feed: Feed) -> Pin | None:
             "it is also the path of the source; path is a folder of its own, where landed rows are kept, "
             "such as ${root}/landed/NAME"
         )
-    found = pin(feed.path)
+    log = _open(feed.path, "give the source a path of its own, where landed rows are kept")
+    found = None if log is None else log.pin()
     if found is not None and ("feed" not in found.facts):
         raise ValueError(
             f"{without_credentials(feed.path)} is a table that another program or stage has written; give "
