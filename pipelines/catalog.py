@@ -141,7 +141,9 @@ class CatalogSource:
     def _describe_history(self, limit: str) -> "DataFrame":
         """The commits, newest first."""
         history = self._spark.sql(f"DESCRIBE HISTORY {self._quoted} {limit}")
-        return history.select("version", "operation", "userMetadata")
+        return history.selectExpr(
+            "version", "operation", "unix_millis(timestamp) AS timestamp", "userMetadata"
+        )
 
 
 def _collect(history: "DataFrame") -> list[Mapping[str, Any]]:

@@ -113,12 +113,19 @@ class Table:
             yield held
 
     def overwrite(
-        self, rows: DataFrame | HeldRows, path: str, *, fingerprint: str, facts: Mapping[str, Any]
+        self,
+        rows: DataFrame | HeldRows,
+        path: str,
+        *,
+        fingerprint: str,
+        facts: Mapping[str, Any],
+        base: str | None = None,
     ) -> Pin:
         """Replace the table's rows in one commit; does nothing if the newest commit already carries
         `fingerprint`.
 
-        Held rows must be held for the same path. Raises ContractError if the rows break the definition,
+        With `base`, only those of the commit that carries this fingerprint; empty = there must be none. Held
+        rows must be held for the same path. Raises ContractError if the rows break the definition,
         RuntimeError if another writer replaces the rows meanwhile, or if another program changed them last.
         """
         log = open_log(path)
@@ -131,12 +138,14 @@ class Table:
                 f"{self.name} at {path} was changed outside of Distributary (version {newest.version}, "
                 f"{newest.facts['operation']}), and writing would undo that; to rebuild it, delete the table"
             )
+        if base is not None and base != (newest.fingerprint if newest else ""):
+            raise self._disturbed(path)
         with nullcontext(rows) if isinstance(rows, HeldRows) else self.hold(rows, path) as held:
             before = -1 if log is None else log.version
             for _ in range(WRITE_ATTEMPTS):
                 self._commit(held, path, log, Change(replaces=True), made_from=fingerprint, facts=facts)
                 log = open_log(path)
-                _note_commits(held, log, after=before)
+                held.note_commits(log, after=before)
                 written = log.pin() if log else None
                 if written is not None and written.fingerprint == fingerprint:
                     return written
@@ -186,7 +195,7 @@ class Table:
                     break  # another program has written the same rows to other files
                 self._commit(held, path, log, change, made_from=fingerprint, facts=facts)
                 log = open_log(path)
-                _note_commits(held, log, after=before)
+                held.note_commits(log, after=before)
                 written = log.pin() if log else None
                 if written is not None and written.fingerprint == fingerprint:
                     return written
@@ -214,7 +223,7 @@ class Table:
                     held = stack.enter_context(self.hold(missing, path))
                 self._commit(held, path, log, Change(), made_from=fingerprint, facts=facts)
                 log = open_log(path)
-                _note_commits(held, log, after=before)
+                held.note_commits(log, after=before)
                 written = log.pin(made_from=fingerprint) if log else None
                 if written is not None:
                     return written
@@ -286,11 +295,3 @@ class Table:
             f"{self.name} at {path}: another writer changed the rows meanwhile; "
             "run the stage again when it is done"
         )
-
-
-def _note_commits(held: HeldRows, log: TableLog | None, *, after: int) -> None:
-    """The shards may be deleted unless a commit after version `after` names them. The log decides: a store
-    that repeats a put whose answer was lost reports our own commit as a conflict, and another driver may have
-    committed equal inputs with shards of its own."""
-    if held.may_be_committed and log is not None:
-        held.may_be_committed = log.names_shards(held.folder, after=after)

@@ -36,6 +36,7 @@ from pipelines.keys import (
     pack_inline,
 )
 from pipelines.paths import spark_path
+from pipelines.pin import TableLog
 from pipelines.shards import FAULTS, HASH, KEY, RESULT, Shard, ShardPlan, make_shard_writer
 from pipelines.storage import Folder
 from pipelines.stores import carry
@@ -83,6 +84,13 @@ class HeldRows:
         if self._rows is None:
             self._rows = self._read()
         return self._rows
+
+    def note_commits(self, log: TableLog | None, *, after: int) -> None:
+        """The shards may be deleted unless a commit after version `after` names them. The log decides: a
+        store that repeats a put whose answer was lost reports our own commit as a conflict, and another
+        driver may have committed equal inputs with shards of its own."""
+        if self.may_be_committed and log is not None:
+            self.may_be_committed = log.names_shards(self.folder, after=after)
 
     def _read(self) -> DataFrame:
         return read_shards(self.spark, self.schema, self.path, [shard.path for shard in self.shards])

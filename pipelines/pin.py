@@ -105,8 +105,8 @@ class LogSource(Protocol):
     partition_by: tuple[str, ...]
 
     def list_commits(self) -> Iterator[Mapping[str, Any]]:
-        """version, operation and userMetadata of the commits up to `version`, newest first, as far as the log
-        reaches back."""
+        """version, operation, timestamp (milliseconds since 1970) and userMetadata of the commits up to
+        `version`, newest first, as far as the log reaches back."""
 
     def find_version(self, made_from: str) -> int | None:
         """The newest version whose commit carries this fingerprint; None if there is none."""

@@ -36,6 +36,24 @@ def test_earlier_inputs_write_their_rows_again(spark, path):
     assert QUARANTINE.read(spark, path, pins[1].version).count() == 5
 
 
+def test_an_overwrite_replaces_only_the_rows_of_its_base(spark, path):
+    def overwrite(base, name):
+        rows = broken_rows(spark, range(3))
+        return QUARANTINE.overwrite(rows, path, base=base, fingerprint=name, facts={})
+
+    for base, found in (("x", None), ("", "a"), ("", None), ("x", None), ("a", "b"), ("a", None)):
+        if found is None:
+            with pytest.raises(
+                RuntimeError, match="another writer changed the rows meanwhile; run the stage"
+            ):
+                overwrite(base, "c")
+        else:
+            assert overwrite(base, found).fingerprint == found
+    assert overwrite("a", "b") == pin(path), "the rows are there already"
+    DeltaTable(path).optimize.compact()
+    assert overwrite("b", "d") == pin(path), "a maintenance changes no rows"
+
+
 def test_a_repeated_append_adds_rows_once(spark, path):
     for name, offsets in (("a", range(3)), ("b", range(3, 5)), ("a", range(3))):
         QUARANTINE.append(broken_rows(spark, offsets), path, fingerprint=name, facts={})

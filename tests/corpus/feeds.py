@@ -21,6 +21,11 @@ def insert(spark, path, *rows: tuple, ddl="id INT, text STRING", partition_by=()
     writer.options(**FEED, **properties).partitionBy(*partition_by).save(str(path))
 
 
+def sql(spark, table, text: str) -> None:
+    """Run a statement on the table at a path, which it calls {table}."""
+    spark.sql(text.format(table=f"delta.`{table}`"))
+
+
 def make_source(folder: Path, fields=None, path="landed", metadata=None, **options) -> Source:
     return Source(
         name="s",

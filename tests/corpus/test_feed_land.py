@@ -1,21 +1,25 @@
 """Change feeds of real Delta tables, landed by Spark: each version once, whatever happens to the table."""
 
+import json
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
+from pipelines import retention
 from pipelines.corpus.feed import look, write
 from pipelines.corpus.listing import NoFilesError, list_files
 from pipelines.pin import pin
 from pipelines.tables import LANDED_ROWS
 from tests.conftest import TEST_CONF
-from tests.corpus.feeds import FEED, insert, land_now, list_texts, make_source, read_landed
+from tests.corpus.feeds import insert, land_now, list_texts, make_source, read_landed, sql
 
 
 @pytest.fixture
@@ -24,10 +28,6 @@ def table(spark, tmp_path):
     insert(spark, tmp_path / "table", (1, "one"))
     insert(spark, tmp_path / "table", (2, "二 two"))
     return tmp_path / "table"
-
-
-def sql(spark, table, text: str) -> None:
-    spark.sql(text.format(table=f"delta.`{table}`"))
 
 
 def test_each_version_is_landed_once(spark, table, tmp_path):
@@ -67,11 +67,46 @@ def test_versions_without_rows_start_no_spark_until_they_are_many(spark, table, 
     sql(spark, table, "ALTER TABLE {table} SET TBLPROPERTIES (a = 'b')")
     assert DeltaTable(str(table)).version() == 3
     assert land_now(source) == []
-    monkeypatch.setattr(look, "FEW_COMMITS", 1)
-    assert land_now(source, lambda: spark) == ["landing versions 2 to 3"]
+    with monkeypatch.context() as patched:
+        patched.setattr(look, "FEW_COMMITS", 1)
+        assert land_now(source, lambda: spark) == ["landing versions 2 to 3"]
     assert land_now(source) == []
     assert list_files(source) == before
     assert pin(source.path).facts["feed"]["version"] == 3
+
+
+def age(table, version, seconds):
+    """The commits up to a version are so much older."""
+    for each in range(version + 1):
+        commit = table / "_delta_log" / f"{each:020}.json"
+        modified = commit.stat().st_mtime
+        actions = [json.loads(line) for line in commit.read_text().splitlines()]
+        for action in actions:
+            if "commitInfo" in action:
+                action["commitInfo"]["timestamp"] -= 1000 * seconds
+        commit.write_text("\n".join(map(json.dumps, actions)))
+        os.utime(commit, (modified - seconds, modified - seconds))  # the time that DESCRIBE HISTORY has
+        commit.with_name(f".{commit.name}.crc").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("place", ["path", "catalog"])
+def test_versions_without_rows_are_landed_a_day_later(spark, table, tmp_path, place):
+    """Else the log of an idle table would lose them one day, and with them what they were."""
+    source = make_source(tmp_path, **({"table": "idle.tickets"} if place == "catalog" else {}))
+    spark.sql("CREATE DATABASE idle")
+    try:
+        spark.sql(f"CREATE TABLE idle.tickets USING delta LOCATION '{table}'")
+        land_now(source, lambda: spark)
+        sql(spark, table, "ALTER TABLE {table} SET TBLPROPERTIES (a = 'b')")
+        sql(spark, table, "ALTER TABLE {table} SET TBLPROPERTIES (a = 'c')")
+        age(table, 2, seconds=look.MAX_AGE_SECONDS - 3600)
+        assert land_now(source) == []
+        age(table, 2, seconds=3600)
+        assert land_now(source, lambda: spark) == ["landing versions 2 to 3"]
+        assert land_now(source) == []
+    finally:
+        spark.sql("DROP DATABASE idle CASCADE")
+    assert list_texts(source) == ["one", "二 two"]
 
 
 @pytest.mark.parametrize("vectors", ["false", "true"])
@@ -93,6 +128,32 @@ def test_updated_and_deleted_rows_are_those_of_the_table(spark, tmp_path, vector
     insert(spark, table, (91, "later"))
     land_now(source, lambda: spark)
     assert list_texts(source) == [*expected, "later"]
+
+
+def test_what_a_snapshot_replaced_is_deleted_by_a_landing_a_week_later(spark, table, tmp_path, monkeypatch):
+    """Deleted rows may be those of a person who asked for it, and no other snapshot may come."""
+    source = make_source(tmp_path)
+    land_now(source, lambda: spark)
+    first = list_files(source)
+    sql(spark, table, "DELETE FROM {table} WHERE id = 1")
+    land_now(source, lambda: spark)
+    assert all(Path(file.path).exists() for file in first), "a reader may still need them"
+    monkeypatch.setattr(write, "delete_unpinned", partial(retention.delete_unpinned, min_age_hours=0))
+    insert(spark, table, (3, "three"))
+    assert land_now(source, lambda: spark) == ["landing version 3"]
+    assert not any(Path(file.path).exists() for file in first)
+    assert list_texts(source) == ["二 two", "three"]
+
+
+def test_rows_are_landed_although_replaced_ones_cannot_be_deleted(spark, table, tmp_path, monkeypatch):
+    def refuse(path, keep):
+        raise PermissionError("403 Forbidden\nlong answer")
+
+    monkeypatch.setattr(write, "delete_unpinned", refuse)
+    _, warning = land_now(source := make_source(tmp_path), lambda: spark)
+    assert warning.endswith("could not be deleted, the next landing tries again: 403 Forbidden")
+    assert land_now(source) == []
+    assert list_texts(source) == ["one", "二 two"]
 
 
 def test_rows_that_were_deleted_can_stay(spark, table, tmp_path):
@@ -170,53 +231,6 @@ def test_lost_versions_stop_the_stage_or_take_a_snapshot(spark, table, tmp_path,
     assert land_now(source) == []
 
 
-def test_columns_may_be_added_and_renamed(spark, table, tmp_path):
-    source = make_source(tmp_path)
-    land_now(source, lambda: spark)
-    sql(spark, table, "ALTER TABLE {table} ADD COLUMN (`来源` STRING)")
-    sql(spark, table, "INSERT INTO {table} VALUES (3, 'three', '网')")
-    mapped = make_source(tmp_path, metadata={"from": "来源"})
-    assert land_now(mapped, lambda: spark) == ["landing versions 2 to 3"]
-    assert [row.get("from") for row in read_landed(mapped)] == [None, None, "网"]
-    properties = "delta.columnMapping.mode = 'name', delta.minReaderVersion = 2, delta.minWriterVersion = 5"
-    sql(spark, table, f"ALTER TABLE {{table}} SET TBLPROPERTIES ({properties})")
-    sql(spark, table, "ALTER TABLE {table} RENAME COLUMN `来源` TO `from, 来源`")
-    sql(spark, table, "INSERT INTO {table} VALUES (4, 'four', '书')")
-    with pytest.raises(ValueError, match=r"no column '来源'; correct .*: id, text, from, 来源, delta"):
-        land_now(mapped, lambda: spark)
-    renamed = make_source(tmp_path, metadata={"from": "from, 来源"})
-    assert "dropped, renamed or retyped columns" in land_now(renamed, lambda: spark)[1]
-    assert [row.get("from") for row in read_landed(renamed)] == [None, None, "网", "书"]
-    assert land_now(renamed) == []
-
-
-VALUES = """SELECT 9223372036854775807 AS id, '引号 " 、 \\n line' AS text,
-    TIMESTAMP '2024-02-29 23:59:59.123456Z' AS at, TIMESTAMP_NTZ '2024-02-29 23:59:59.5' AS `local`,
-    DATE '2024-02-29' AS on, true AS good, CAST(NULL AS STRING) AS none, '一 1/2' AS day,
-    CAST('12345678901234567890123456789.000000001' AS DECIMAL(38, 9)) AS price"""
-
-
-def test_values_of_all_kinds_keep_their_spelling(spark, tmp_path):
-    """`day` is a column of partitions, whose values stand in the names of folders."""
-    writer = spark.sql(VALUES).write.format("delta").options(**FEED).partitionBy("day")
-    writer.save(str(tmp_path / "table"))
-    names = ("at", "local", "on", "good", "none", "day", "price")
-    source = make_source(tmp_path, metadata={name: name for name in names})
-    land_now(source, lambda: spark)
-    assert read_landed(source) == [
-        {
-            "key": "9223372036854775807",
-            "text": '引号 " 、 \n line',
-            "at": "2024-02-29T23:59:59.123456Z",
-            "local": "2024-02-29T23:59:59.500000",
-            "on": "2024-02-29",
-            "good": "true",
-            "day": "一 1/2",
-            "price": "12345678901234567890123456789.000000001",
-        }
-    ]
-
-
 def test_another_table_is_not_taken_for_the_one_before(spark, table, tmp_path):
     source = make_source(tmp_path)
     land_now(source, lambda: spark)
@@ -258,12 +272,21 @@ def test_a_table_without_a_feed_is_named_with_the_remedy(spark, tmp_path):
         land_now(make_source(tmp_path))
 
 
-@pytest.mark.parametrize("change", ["INSERT INTO {table} VALUES (4, 'four')", "DELETE FROM {table}"])
-def test_of_two_drivers_at_once_one_lands(spark, table, tmp_path, change):
-    """The second one lands after the first one has looked; both add rows, or both take a snapshot."""
+@pytest.mark.parametrize(
+    ("change", "texts"),
+    [
+        ("INSERT INTO {table} VALUES (4, 'four')", ["one", "二 two", "four", "five"]),
+        ("DELETE FROM {table}", ["five"]),
+        (None, ["one", "二 two", "five"]),
+    ],
+)
+def test_of_two_drivers_at_once_one_lands(spark, table, tmp_path, change, texts):
+    """The second one lands after the first one has looked: both add rows, or both take a snapshot, the last
+    time of a table that was not landed yet."""
     source = make_source(tmp_path)
-    land_now(source, lambda: spark)
-    sql(spark, table, change)
+    if change is not None:
+        land_now(source, lambda: spark)
+        sql(spark, table, change)
     others = iter([lambda: land_now(source, lambda: spark)])
 
     def start_late():
@@ -275,7 +298,7 @@ def test_of_two_drivers_at_once_one_lands(spark, table, tmp_path, change):
     with pytest.raises(RuntimeError, match="another writer changed the rows meanwhile; run the stage again"):
         land_now(source, start_late)
     assert land_now(source) == []
-    assert list_texts(source) == (["five"] if "DELETE" in change else ["one", "二 two", "four", "five"])
+    assert list_texts(source) == texts
 
 
 def land_and_die(source) -> None:

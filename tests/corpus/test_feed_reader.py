@@ -52,6 +52,15 @@ def test_rows_without_a_text_are_quarantined(record, reason):
     assert read.raw == (record.encode() if isinstance(record, str) else record)
 
 
+def test_only_mapped_columns_count_for_the_longest_record():
+    """{"id": "1", "正文": ""} has 25 bytes."""
+    unmapped = '"page":"' + "x" * 999 + '"'
+    rows = [f'{{"id":1,{unmapped},"正文":"{"y" * length}"}}' for length in (44, 45)]
+    kept, long = read_bytes(make_file(*rows), make_feed(max_record_bytes=25 + 44))
+    assert kept.columns.text == "y" * 44
+    assert long.reason.startswith("too long")
+
+
 def test_slices_read_every_row_once():
     records = [f'{{"id":{number},"正文":"{number}"}}' for number in range(40)]
     data = make_file(*records, row_group_size=7)

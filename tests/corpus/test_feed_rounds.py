@@ -1,8 +1,10 @@
 """What a run lands of a table with a change feed: decided on plain values."""
 
+import json
+
 import pytest
 
-from pipelines.corpus.feed.fields import require_fields
+from pipelines.corpus.feed.fields import describe_columns, require_fields
 from pipelines.corpus.feed.rounds import (
     Changes,
     Landed,
@@ -14,11 +16,13 @@ from pipelines.corpus.feed.rounds import (
     settle_changes,
     settle_columns,
     settle_lost,
+    snapshot_of,
 )
 from pipelines.corpus.readers.delta_changes import VERSION, Options
 from tests.corpus.reading import make_source
 
-NOW = TableNow("id", 9, has_feed=True)
+COLUMNS = {"id": "integer", "text": "string"}
+NOW = TableNow("id", 9, has_feed=True, columns=COLUMNS)
 RANGE = Round(first=5, last=9, is_snapshot=False)
 SNAPSHOT = Round(first=9, last=9, is_snapshot=True)
 
@@ -28,7 +32,7 @@ def policy(**knobs) -> Policy:
 
 
 def landed(**knobs) -> Landed:
-    return Landed(**{"table_id": "id", "version": 4, "starting_version": None, **knobs})
+    return Landed(**{"table_id": "id", "version": 4, "starting_version": None, "columns": COLUMNS, **knobs})
 
 
 def test_the_first_round_is_the_table_and_later_ones_are_its_new_versions():
@@ -98,8 +102,8 @@ def test_lost_versions_stop_or_are_replaced_by_a_snapshot():
     with pytest.raises(
         ValueError, match=r"versions 5 to 9 cannot be read \(gone\).*lost_versions=snapshot\."
     ):
-        settle_lost(RANGE, "gone", NOW, policy())
-    found = settle_lost(RANGE, "gone", NOW, policy(lost_versions="snapshot"))
+        settle_lost(RANGE, "gone", landed(), NOW, policy())
+    found = settle_lost(RANGE, "gone", landed(), NOW, policy(lost_versions="snapshot"))
     assert (found.is_snapshot, found.last) == (True, 9)
     assert "versions 5 to 9 cannot be read (gone)" in found.why
 
@@ -108,12 +112,22 @@ def test_lost_versions_stop_or_are_replaced_by_a_snapshot():
     ("knobs", "remedy"),
     [
         ({"changed_files": "keep"}, "and corpus.changed_files=rebuild, because the rows"),
+        ({"changed_files": "stop"}, "and corpus.changed_files=rebuild, because the rows"),
         ({"starting_version": 2}, "and no options.starting_version and another path"),
     ],
 )
 def test_lost_versions_name_what_else_forbids_a_snapshot(knobs, remedy):
     with pytest.raises(ValueError, match=f"lost_versions=snapshot, {remedy}"):
-        settle_lost(RANGE, "gone", NOW, policy(lost_versions="snapshot", **knobs))
+        settle_lost(RANGE, "gone", landed(), NOW, policy(lost_versions="snapshot", **knobs))
+
+
+@pytest.mark.parametrize("lost_versions", ["stop", "snapshot"])
+def test_a_lost_first_round_asks_for_another_starting_version(lost_versions):
+    chosen = policy(starting_version=5, lost_versions=lost_versions)
+    with pytest.raises(
+        ValueError, match=r"\(gone\).*\. Set options\.starting_version to the first .*, or remove it to"
+    ):
+        settle_lost(RANGE, "gone", None, NOW, chosen)
 
 
 def test_other_columns_take_a_snapshot():
@@ -122,6 +136,50 @@ def test_other_columns_take_a_snapshot():
         ValueError, match=r"changed_files=keep forbids that; set corpus\.changed_files=rebuild"
     ):
         settle_columns(RANGE, NOW, policy(changed_files="keep"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_snapshot"),
+    [
+        ({**COLUMNS, "added": "string"}, False),
+        ({"id": "integer", "body": "string"}, True),
+        ({**COLUMNS, "text": "string col-1"}, True),
+        ({**COLUMNS, "id": "long"}, True),
+    ],
+)
+def test_columns_of_before_must_be_those_of_now(columns, is_snapshot):
+    """Delta does not compare the first version of a feed with the one before it."""
+    now = NOW._replace(columns=columns)
+    found = plan_round(landed(), now, policy())
+    assert found is not None
+    assert found.is_snapshot == is_snapshot
+    assert (found.why == "versions 5 to 9 dropped, renamed or retyped columns") == is_snapshot
+    unknown = decode_landed({"table_id": "id", "version": 4, "starting_version": None, "num_kept": 0})
+    assert plan_round(unknown, now, policy()) == RANGE
+    assert settle_changes(RANGE, Changes(1, 0, 0), landed(), now, policy()) == landed(
+        version=9, columns=columns
+    )
+    assert snapshot_of(now) == landed(version=9, columns=columns)
+
+
+def test_columns_have_their_types_and_their_names_in_the_files():
+    def column(name, kind, **metadata):
+        return {"name": name, "type": kind, "nullable": True, "metadata": metadata}
+
+    physical = {"delta.columnMapping.id": 2, "delta.columnMapping.physicalName": "col-1"}
+    inner = {"type": "struct", "fields": [column("用户", "string", **physical)]}
+    turns = {"type": "array", "elementType": inner, "containsNull": True}
+    prices = {"type": "map", "keyType": "string", "valueType": "decimal(9,2)", "valueContainsNull": True}
+    fields = [column("text", "string", comment="x"), column("turns", turns), column("prices", prices)]
+    assert describe_columns(json.dumps({"type": "struct", "fields": fields})) == {
+        "text": "string",
+        "turns": "array",
+        "turns.elementType": "struct",
+        "turns.elementType.用户": "string col-1",
+        "prices": "map",
+        "prices.keyType": "string",
+        "prices.valueType": "decimal(9,2)",
+    }
 
 
 SCHEMA = '{"fields": [{"name": "正文", "type": "string"}, {"name": "raw", "type": "binary"}]}'

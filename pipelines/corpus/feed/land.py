@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from pipelines.corpus.feed.fields import require_fields
 from pipelines.corpus.feed.look import Feed, has_no_rows, look_at
 from pipelines.corpus.feed.rounds import ChangeFeed, Policy, plan_round
+from pipelines.corpus.listing import NoFilesError
 from pipelines.corpus.source import ChangedFiles, Source
 from pipelines.paths import absolute, without_credentials
 
@@ -39,8 +40,9 @@ def land_tables(
     """Land what the tables have now. `start_spark` is called if there is something; `note` gets lines for
     people.
 
-    Raises NoFilesError if a table does not exist, ValueError if its versions do not go on where they ended or
-    the configuration forbids what they take, RuntimeError if another driver landed meanwhile.
+    Raises NoFilesError if a table does not exist, ValueError if it cannot be read, its versions do not go on
+    where they ended or the configuration forbids what they take, RuntimeError if another driver landed
+    meanwhile.
     """
     for source in sources:
         if source.format != "delta_changes" or not source.request.options.land:
@@ -56,7 +58,16 @@ def land_tables(
             _land_table(feed, start_spark)
         except (OSError, ValueError) as error:
             place = without_credentials(feed.place)
-            raise type(error)(f"source {source.name!r}: table {place}: {error}") from None
+            raise choose_kind(error)(f"source {source.name!r}: table {place}: {error}") from None
+
+
+def choose_kind(error: OSError | ValueError) -> type[Exception]:
+    """The class that says of a longer message what `error` says of its own, and is made from a text alone."""
+    if isinstance(error, NoFilesError):
+        return NoFilesError  # a stream waits for the table
+    if isinstance(error, OSError):
+        return next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    return ValueError  # others, such as that of a broken JSON text, are made from more
 
 
 def _land_table(feed: Feed, start_spark: "Callable[[], SparkSession]") -> None:

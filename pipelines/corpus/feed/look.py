@@ -1,18 +1,25 @@
 """A table as it is now, and what of it was landed: two logs are read, no Spark is loaded."""
 
+import time
 from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
 
+from deltalake.exceptions import DeltaError
+
+from pipelines.corpus.feed.fields import describe_columns
 from pipelines.corpus.feed.rounds import FEED_PROPERTY, Landed, Policy, Round, TableNow, decode_landed
 from pipelines.corpus.listing import NoFilesError
 from pipelines.corpus.source import Source
 from pipelines.paths import without_credentials
-from pipelines.pin import MAINTENANCE, Pin, TableLog, open_log, pin
+from pipelines.pin import MAINTENANCE, Pin, TableLog, open_log
 
 FEW_COMMITS = 16
-"""Commits without rows (OPTIMIZE, VACUUM) that are looked at again by each run. After more of them a round is
-landed without rows: the log of the table will not keep them forever."""
+"""Commits without rows (OPTIMIZE, VACUUM) that are looked at again by each run, as long as all of them are
+younger than MAX_AGE_SECONDS. Otherwise a round is landed without rows: the log of the table will not keep
+them forever, and a commit that is gone may have had rows."""
+MAX_AGE_SECONDS = 24 * 3600
+"""Well below delta.logRetentionDuration, which is 30 days unless the table sets it."""
 
 
 class Feed(NamedTuple):
@@ -43,10 +50,16 @@ class Look(NamedTuple):
 
 
 def look_at(feed: Feed) -> Look:
-    """Both logs. Raises NoFilesError without a table, ValueError if the landed rows are not ours."""
+    """Both logs. Raises NoFilesError without a table, ValueError if its log cannot be read or the landed rows
+    are not ours."""
     earlier = _find_landed(feed)
     landed = None if earlier is None else decode_landed(earlier.facts["feed"])
-    log = open_log(feed.place)  # after the landed rows: another driver may have landed newer versions
+    # After the landed rows: another driver may have landed newer versions.
+    log = _open(
+        feed.place,
+        "give options.table its name in the catalog, where Spark reads the log; or drop the feature or the "
+        "column from the table",
+    )
     if log is None:
         raise NoFilesError(
             "there is no Delta table; create it, correct options.table, or set options.land: false to keep "
@@ -54,7 +67,17 @@ def look_at(feed: Feed) -> Look:
         )
     properties = {name.lower(): value for name, value in log.source.configuration.items()}
     has_feed = properties.get(FEED_PROPERTY.lower(), "").lower() == "true"
-    return Look(earlier, landed, log, TableNow(log.source.table_id, log.version, has_feed))
+    columns = describe_columns(log.source.schema_json)
+    return Look(earlier, landed, log, TableNow(log.source.table_id, log.version, has_feed, columns))
+
+
+def _open(place: str, remedy: str) -> TableLog | None:
+    try:
+        return open_log(place)
+    except DeltaError as error:
+        why = str(error).partition("\n")[0]  # the lines below are frames of the stack of delta-rs
+        at = without_credentials(place)
+        raise ValueError(f"the log of {at} cannot be read without Spark: {why}; {remedy}") from None
 
 
 def _find_landed(feed: Feed) -> Pin | None:
@@ -64,7 +87,8 @@ def _find_landed(feed: Feed) -> Pin | None:
             "it is also the path of the source; path is a folder of its own, where landed rows are kept, "
             "such as ${root}/landed/NAME"
         )
-    found = pin(feed.path)
+    log = _open(feed.path, "give the source a path of its own, where landed rows are kept")
+    found = None if log is None else log.pin()
     if found is not None and ("feed" not in found.facts):
         raise ValueError(
             f"{without_credentials(feed.path)} is a table that another program or stage has written; give "
@@ -74,10 +98,12 @@ def _find_landed(feed: Feed) -> Pin | None:
 
 
 def has_no_rows(log: TableLog, planned: Round) -> bool:
-    """Whether the versions are few and only moved rows to other files, or set properties."""
+    """Whether the versions are few and young, and only moved rows to other files, or set properties."""
     num_versions = planned.last - planned.first + 1
     if num_versions > FEW_COMMITS:
         return False
     newer = takewhile(lambda commit: commit["version"] >= planned.first, log.source.list_commits())
-    found = [commit["operation"] for commit in newer]
-    return len(found) == num_versions and all(operation in MAINTENANCE for operation in found)
+    found = list(newer)
+    if len(found) < num_versions or any(commit["operation"] not in MAINTENANCE for commit in found):
+        return False
+    return time.time() - found[-1].get("timestamp", 0) / 1000 < MAX_AGE_SECONDS

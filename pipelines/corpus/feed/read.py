@@ -6,7 +6,7 @@ becomes a JSON object: the landed rows of a table whose columns grow are still o
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -28,8 +28,10 @@ _JSON = {
 _NOT_RECORDED = "DELTA_MISSING_CHANGE_DATA"
 _GONE = re.compile(
     r"DELTA_CHANGE_DATA_FILE_NOT_FOUND|DELTA_(LOG_)?FILE_NOT_FOUND|DELTA_VERSION(S_NOT_CONTIGUOUS|_NOT_FOUND)|"
-    r"DELTA_NO_COMMITS_FOUND|DELTA_MISSING_FILES_UNEXPECTED_VERSION|FILE_NOT_EXIST|FileNotFoundException"
+    r"DELTA_NO_COMMITS_FOUND|DELTA_MISSING_FILES_UNEXPECTED_VERSION|FAILED_READ_FILE\.(DBR_)?FILE_NOT_EXIST"
 )
+"""Conditions of Delta, and of Spark for a file of the table. A file of Spark itself may be missing, too (a
+lost disk of an executor): then nothing of the table is lost, and another run reads it."""
 _OTHER_SCHEMA = re.compile(r"DELTA_CHANGE_DATA_FEED_INCOMPATIBLE_(DATA_)?SCHEMA")
 
 
@@ -46,7 +48,7 @@ def hold_snapshot(
 ) -> AbstractContextManager[HeldRows]:
     """All rows of a version, held for the landed rows at `path`."""
     rows = _open(spark, place, {"versionAsOf": str(version)})
-    return LANDED_ROWS.hold(_make_rows(rows, rows.columns, F.lit(version)), path)
+    return LANDED_ROWS.hold(_make_rows(rows, F.lit(version)), path)
 
 
 @contextmanager
@@ -63,17 +65,16 @@ def hold_changes(
     kinds = {"inserted": "insert", "updated": "update_postimage", "deleted": "delete"}
     counts = [F.count_if(kind == value).alias(name) for name, value in kinds.items()]
     with ExitStack() as stack:
-        with _explain_failures():
+        with explain_failures():
             rows = _open(spark, place, {"readChangeFeed": "true", **versions})
-            fields = [name for name in rows.columns if name not in _OWN]
             inserted = rows.observe(measured, *counts).where(kind == "insert")
-            made = _make_rows(inserted, fields, F.col("_commit_version"))
+            made = _make_rows(inserted, F.col("_commit_version"))
             held = stack.enter_context(LANDED_ROWS.hold(made, path))
         yield held, Changes(**measured.get)
 
 
 @contextmanager
-def _explain_failures() -> Iterator[None]:
+def explain_failures() -> Iterator[None]:
     """What Spark says of versions that it cannot read, as our own errors."""
     try:
         yield
@@ -93,9 +94,11 @@ def _open(spark: SparkSession, place: str, options: Mapping[str, str]) -> DataFr
     return reader.table(quote_name(place)) if is_table_name(place) else reader.load(spark_path(place))
 
 
-def _make_rows(rows: DataFrame, fields: Sequence[str], version: Column) -> DataFrame:
-    """Rows of LANDED_ROWS: `fields` of the rows as a JSON object."""
-    columns = [F.col("`{}`".format(name.replace("`", "``"))) for name in fields]
+def _make_rows(rows: DataFrame, version: Column) -> DataFrame:
+    """Rows of LANDED_ROWS: the columns of the table as a JSON object. Binary ones are left out: no field can
+    map them, and pictures would be most of what is landed."""
+    names = [name for name, kind in rows.dtypes if kind != "binary" and name not in _OWN]
+    columns = [F.col("`{}`".format(name.replace("`", "``"))) for name in names]
     # Tells rows of one round apart; the rounds of a table have different versions.
     number = F.monotonically_increasing_id()
     record = F.to_json(F.struct(*columns), _JSON)

@@ -9,7 +9,7 @@ documents change.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from pipelines.corpus.source import ChangedFiles
@@ -33,6 +33,8 @@ class TableNow(NamedTuple):
     """Another one if the table is deleted and created again."""
     version: int
     has_feed: bool
+    columns: Mapping[str, str]
+    """As `fields.describe_columns` gives them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,8 @@ class Landed:
     starting_version: int | None
     num_kept: int = 0
     """Rows that were updated or deleted since, and whose documents stay as they are."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Of the table at `version`; empty = an earlier Distributary did not record them."""
 
     def encode(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -53,6 +57,7 @@ class Landed:
             "version": self.version,
             "starting_version": self.starting_version,
             "num_kept": self.num_kept,
+            "columns": dict(self.columns),
         }
 
 
@@ -119,7 +124,9 @@ def plan_round(landed: Landed | None, now: TableNow, policy: Policy) -> Round | 
             "changes from then on; or choose format: delta, which reads the newest version as a whole"
         )
     if landed is not None:
-        return Round(first=landed.version + 1, last=now.version, is_snapshot=False)
+        planned = Round(first=landed.version + 1, last=now.version, is_snapshot=False)
+        same = all(now.columns.get(name) == kind for name, kind in landed.columns.items())
+        return planned if same else settle_columns(planned, now, policy)
     if policy.starting_version is None:
         return Round(first=now.version, last=now.version, is_snapshot=True)
     if policy.starting_version > now.version:
@@ -163,20 +170,25 @@ def settle_changes(
             return plan_snapshot(now, policy, why)
         kept += changes.updated + changes.deleted
     return Landed(
-        table_id=now.id, version=planned.last, starting_version=policy.starting_version, num_kept=kept
+        table_id=now.id,
+        version=planned.last,
+        starting_version=policy.starting_version,
+        num_kept=kept,
+        columns=now.columns,
     )
 
 
-def settle_lost(planned: Round, reason: str, now: TableNow, policy: Policy) -> Round:
+def settle_lost(planned: Round, reason: str, landed: Landed | None, now: TableNow, policy: Policy) -> Round:
     """The snapshot that takes the place of versions that cannot be read. Raises ValueError if the
     configuration forbids it."""
     lost = f"{planned.versions} cannot be read ({reason}) and were not landed yet"
-    if (
-        policy.lost_versions == "stop"
-        or policy.changed_files == "keep"
-        or policy.starting_version is not None
-    ):
-        also = _describe_obstacles(policy)
+    if landed is None:  # only a round from starting_version on is the first one and no snapshot
+        raise ValueError(
+            f"{lost}. Set options.starting_version to the first version that the log still has and that was "
+            "recorded, or remove it to have the whole table"
+        )
+    also = _describe_obstacles(policy)
+    if policy.lost_versions == "stop" or also:
         raise ValueError(
             f"{lost}. To go on with the rows of version {now.version}: corpus.change_feed.lost_versions="
             f"snapshot{also}. To lose no more, run more often, or raise delta.logRetentionDuration and "
@@ -186,8 +198,8 @@ def settle_lost(planned: Round, reason: str, now: TableNow, policy: Policy) -> R
 
 
 def settle_columns(planned: Round, now: TableNow, policy: Policy) -> Round:
-    """The snapshot that takes the place of versions between which columns were dropped, renamed or retyped,
-    so that no single feed can show them. Raises ValueError if the configuration forbids it."""
+    """The snapshot that takes the place of versions that dropped, renamed or retyped columns: no single feed
+    shows them, and rows of before have other columns. Raises ValueError if the configuration forbids it."""
     why = f"{planned.versions} dropped, renamed or retyped columns"
     if policy.changed_files != "rebuild":
         raise ValueError(
@@ -199,13 +211,13 @@ def settle_columns(planned: Round, now: TableNow, policy: Policy) -> Round:
 
 def snapshot_of(now: TableNow) -> Landed:
     """What is landed once a snapshot is."""
-    return Landed(table_id=now.id, version=now.version, starting_version=None)
+    return Landed(table_id=now.id, version=now.version, starting_version=None, columns=now.columns)
 
 
 def _describe_obstacles(policy: Policy) -> str:
     """What else stands against a snapshot."""
     needs = []
-    if policy.changed_files == "keep":
+    if policy.changed_files != "rebuild":
         needs.append("corpus.changed_files=rebuild, because the rows that are there come again")
     if policy.starting_version is not None:
         needs.append("no options.starting_version and another path, because earlier rows come too")

@@ -16,19 +16,25 @@ from pipelines.corpus.feed.rounds import (
     snapshot_of,
 )
 from pipelines.held import HeldRows
-from pipelines.paths import without_credentials
-from pipelines.pin import Pin, fingerprint, pin
+from pipelines.pin import Pin, fingerprint
 from pipelines.retention import delete_unpinned
 from pipelines.tables import LANDED_ROWS
+
+_DROPS_COLUMNS = ("DROP COLUMNS", "REPLACE COLUMNS")
+"""Operations that Delta does not notice as the first one of a feed. The columns show them, unless they were
+added again and the table is named in a catalog."""
 
 
 def land_changes(
     feed: Feed, planned: Round, look: Look, start_spark: Callable[[], SparkSession]
 ) -> Round | None:
     """Land the inserted rows of the versions. Returns the snapshot to land instead, if that must be."""
-    if look.log.source.read_commit(planned.first) is None:  # the log is cut from its beginning
+    first = look.log.source.read_commit(planned.first)
+    if first is None:  # the log is cut from its beginning
         reason = f"the log has no version {planned.first} any more"
-        return settle_lost(planned, reason, look.now, feed.policy)
+        return settle_lost(planned, reason, look.landed, look.now, feed.policy)
+    if look.landed is not None and first["operation"] in _DROPS_COLUMNS:
+        return settle_columns(planned, look.now, feed.policy)
     feed.tell(f"landing {planned.versions}")
     try:
         with hold_changes(start_spark(), feed.place, planned, feed.path) as (held, changes):
@@ -41,9 +47,10 @@ def land_changes(
                     "are kept (corpus.changed_files=keep)"
                 )
             _commit(feed, held, look.earlier, after, replaces=look.earlier is None)
-            return None
+        _delete_replaced(feed)
+        return None
     except LostVersionsError as lost:
-        return settle_lost(planned, str(lost), look.now, feed.policy)
+        return settle_lost(planned, str(lost), look.landed, look.now, feed.policy)
     except OtherSchemaError:
         return settle_columns(planned, look.now, feed.policy)
 
@@ -54,8 +61,7 @@ def land_snapshot(feed: Feed, planned: Round, look: Look, start_spark: Callable[
     feed.tell(f"landing the rows of version {planned.last}{why}")
     with hold_snapshot(start_spark(), feed.place, planned.last, feed.path) as held:
         _commit(feed, held, look.earlier, snapshot_of(look.now), replaces=True)
-    if look.earlier is not None:
-        delete_unpinned(feed.path, keep=())  # what earlier snapshots replaced, a week ago and more
+    _delete_replaced(feed)
 
 
 def _commit(feed: Feed, held: HeldRows, earlier: Pin | None, after: Landed, *, replaces: bool) -> None:
@@ -66,12 +72,17 @@ def _commit(feed: Feed, held: HeldRows, earlier: Pin | None, after: Landed, *, r
     base, facts = "" if earlier is None else earlier.fingerprint, {"feed": after.encode()}
     made_from = fingerprint("landed rows", base, facts, replaces)
     if replaces:
-        if pin(feed.path) != earlier:
-            raise RuntimeError(
-                f"landed rows at {without_credentials(feed.path)}: another writer changed the rows meanwhile;"
-                " run the stage again when it is done"
-            )
-        LANDED_ROWS.overwrite(held, feed.path, fingerprint=made_from, facts=facts)
+        LANDED_ROWS.overwrite(held, feed.path, base=base, fingerprint=made_from, facts=facts)
         return
     # With `replaced`, although it is empty: rows of another driver must not be added to.
     LANDED_ROWS.extend(held, feed.path, base=base, fingerprint=made_from, facts=facts, replaced=Replaced())
+
+
+def _delete_replaced(feed: Feed) -> None:
+    """Delete what snapshots replaced and killed drivers left, a week ago and more. The rows are landed
+    already, so a failure is told and nothing else."""
+    try:
+        delete_unpinned(feed.path, keep=())
+    except Exception as error:  # of the store or of delta-rs
+        why = str(error).partition("\n")[0]
+        feed.tell(f"rows that were replaced could not be deleted, the next landing tries again: {why}")

@@ -3,13 +3,15 @@ landed rows that `corpus/feed/` keeps at the path of the source.
 
 A landed row has the row of the table as a JSON object, so its fields are read as in JSON Lines: numbers and
 decimals keep their spelling, timestamps are ISO 8601 in UTC, and columns may be added to the table. The field
-delta.version is the version that inserted the row (of a snapshot: the version that was read).
+delta.version is the version that inserted the row (of a snapshot: the version that was read). Only the mapped
+fields count for max_record_bytes.
 
 File and offset of a document are those of the landed row. A snapshot lands rows again, elsewhere: map
 fields.key, and ids stay what they were.
 """
 
-from collections.abc import Generator, Iterator
+import json
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -101,12 +103,20 @@ def _make_record(
     values: dict[str, Any] | None = None
     reason = None
     try:
-        if len(content) > max_record_bytes:
+        values = parse_object(content, names)
+        # As for Parquet, columns that the source does not map may have any length.
+        if len(content) > max_record_bytes and _measure(values, names) > max_record_bytes:
             raise MalformedError(too_long(max_record_bytes))
-        values = {**parse_object(content, names), VERSION: Number(version)}
+        values[VERSION] = Number(version)
     except MalformedError as error:
-        reason = str(error)
+        values, reason = None, str(error)
     return Record(offset, None, len(content), content, values, reason)
+
+
+def _measure(values: Mapping[str, object], names: tuple[str, ...]) -> int:
+    """Bytes of the mapped fields as a JSON object."""
+    mapped = {name: values.get(name) for name in names}
+    return len(json.dumps(mapped, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 FORMAT = Format(
