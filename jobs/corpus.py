@@ -19,7 +19,7 @@ from jobs.shell.stage import Check, Work, check_nothing, run_stage
 if TYPE_CHECKING:
     from pipelines.corpus.intake import Intake
 
-REVISION = 6  # raise it when equal files give other rows than before
+REVISION = 7  # raise it when equal files give other rows than before
 
 
 class Config(IntakeSection):
@@ -66,7 +66,7 @@ def write_tables(config: Config, work: "Work[Intake]", intake: "Intake") -> dict
         if config.measured or config.decontamination.enabled:
             work.progress.phase("writing what was measured")
             write_measured(config, corpus, intake, facts)
-        write_evidence(corpus.near_duplicates, search, intake.fingerprint)
+        write_evidence(corpus.near_duplicates, search, intake.fingerprint, facts["sources"])
         write_ledger(spark, intake, config.sources, config.ledger, facts)
         with follow_tasks(work.progress, spark, "writing documents", corpus.read["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))
