@@ -164,7 +164,7 @@ def test_result_does_not_depend_on_partitions_or_driver(spark, tmp_path):
     results = []
     try:
         for number, (partitions, driver_edges) in enumerate(
-            [("2", 10**6), ("1", 10**6), ("7", 20), ("50", 10**6)]
+            [("2", 10**6), ("1", 10**6), ("7", 20), ("200", 10**6)]
         ):
             spark.conf.set("spark.sql.shuffle.partitions", partitions)
             search = make_search(tmp_path / f"tables{number}", driver_edges=driver_edges)
