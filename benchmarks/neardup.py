@@ -113,7 +113,7 @@ def remove_near_duplicates(spark: Any, folder: Path, lake: Path) -> tuple[dict[s
     with open_corpus(spark, sources, list_sources(sources), Rules(), search) as corpus:
         report("quarantine")
         QUARANTINE.overwrite(corpus.quarantine(), str(lake / "quarantine"), fingerprint="f", facts={})
-        write_evidence(corpus.near_duplicates, search, "f")
+        write_evidence(corpus.near_duplicates, search, "f", corpus.facts["sources"])
         report("documents")
         with corpus.hold_documents(str(lake / "documents")) as documents:
             DOCUMENTS.overwrite(documents, str(lake / "documents"), fingerprint="f", facts=corpus.facts)
@@ -172,7 +172,7 @@ def run_rounds(
                 work = folder / f"datatrove{number}"
                 found = ask_peer(peers["datatrove"], DATATROVE, folder / "some", work, workers)
                 note(number, "end to end, datatrove", peer_documents / found["clock"])
-    removed = facts["near_duplicates"]["sources"]["s"]["removed"]
+    removed = facts["sources"]["s"]["near_duplicate"]
     counts = {"planted": num_documents // PLANTED, "removed": removed}
     if peers["datatrove"]:
         counts |= {"planted, datatrove": peer_documents // PLANTED, "removed, datatrove": found["removed"]}

@@ -67,7 +67,7 @@ def write_tables(config: Config, work: "Work[Intake]", intake: "Intake") -> dict
         if config.measured or config.evidence:
             work.progress.phase("writing what was measured")
             write_measured(config, corpus, intake, facts)
-        write_evidence(corpus.near_duplicates, search, intake.fingerprint)
+        write_evidence(corpus.near_duplicates, search, intake.fingerprint, facts["sources"])
         write_ledger(spark, intake, config.sources, config.ledger, facts)
         with follow_tasks(work.progress, spark, "writing documents", corpus.read["documents"], "documents"):
             documents = stack.enter_context(corpus.hold_documents(config.documents))

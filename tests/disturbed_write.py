@@ -1,6 +1,7 @@
-"""Script: write a table on a cluster whose executor is killed, or whose shuffle files are damaged, meanwhile.
+"""Script: write a table on a cluster whose executor is killed, whose shuffle files are damaged, or whose
+first task is run a second time, meanwhile.
 
-Arguments: folder, disturbance (none, kill, damage). Prints one line of JSON.
+Arguments: folder, disturbance (none, kill, damage, speculate). Prints one line of JSON.
 """
 
 import json
@@ -12,14 +13,50 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from pyspark import TaskContext
+
+from pipelines import held
 from pipelines.delta import Table
 from pipelines.pin import pin
+from pipelines.shards import make_shard_writer
 from pipelines.spark import session
 
 NUMBERS = Table(
     name="numbers", row="one number", key=("number",), ddl="number BIGINT NOT NULL, text STRING NOT NULL"
 )
 NUM_ROWS, NUM_TASKS = 4000, 8
+SPECULATION = {
+    "spark.speculation": "true",
+    "spark.speculation.interval": "100ms",
+    "spark.speculation.quantile": "0.5",
+    "spark.speculation.multiplier": "1.1",
+}
+
+
+def make_numbers(spark):
+    numbers = spark.range(0, NUM_ROWS, 1, NUM_TASKS)
+    return numbers.selectExpr("id AS number", "repeat(sha2(cast(id AS string), 256), 4) AS text")
+
+
+def delay_first_task(folder: Path) -> None:
+    """The first attempt of task 0 writes its shards as ever, then waits until Spark ends it: the other one
+    has told the driver its own."""
+    attempts = str(folder / "attempts")
+
+    def make_writer(plan):
+        write = make_shard_writer(plan)
+
+        def run(batches):
+            for result in write(batches):
+                context = TaskContext.get()
+                Path(attempts, f"{context.partitionId()}-{context.attemptNumber()}").touch()
+                if context.partitionId() == context.attemptNumber() == 0:
+                    threading.Event().wait(120)
+                yield result
+
+        return run
+
+    held.make_shard_writer = make_writer
 
 
 def disturb(folder: Path, kind: str) -> None:
@@ -40,7 +77,7 @@ def disturb(folder: Path, kind: str) -> None:
 
 
 def main(folder: Path, kind: str) -> None:
-    for name in ("seen", "local", "events"):
+    for name in ("seen", "local", "events", "attempts"):
         (folder / name).mkdir(parents=True)
     spark = session(
         "disturbed",
@@ -54,8 +91,11 @@ def main(folder: Path, kind: str) -> None:
             "spark.eventLog.enabled": "true",
             "spark.eventLog.dir": f"file:{folder}/events",
             "spark.eventLog.compress": "false",
+            **(SPECULATION if kind == "speculate" else {}),
         },
     )
+    if kind == "speculate":
+        delay_first_task(folder)
     spark.sparkContext.setLogLevel("OFF")
     seen = str(folder / "seen")
 
@@ -69,10 +109,7 @@ def main(folder: Path, kind: str) -> None:
             yield batch
 
     rows = (
-        spark.range(0, NUM_ROWS, 1, NUM_TASKS)
-        .selectExpr("id AS number", "repeat(sha2(cast(id AS string), 256), 4) AS text")
-        .repartition(NUM_TASKS, "number")
-        .mapInArrow(slowly, "number BIGINT, text STRING")
+        make_numbers(spark).repartition(NUM_TASKS, "number").mapInArrow(slowly, "number BIGINT, text STRING")
     )
     watcher = threading.Thread(target=disturb, args=(folder, kind))
     watcher.start()
@@ -86,6 +123,7 @@ def main(folder: Path, kind: str) -> None:
         "read": found == (written.digest, NUM_ROWS),
         "executors": len({each.name.partition("-")[0] for each in (folder / "seen").iterdir()}),
         "tasks": len(list((folder / "seen").iterdir())),
+        "attempts": sorted(each.name for each in (folder / "attempts").iterdir()),
         "damaged": (folder / "damaged").exists(),
         "jobs failed": sum(
             attempts.getJobInfo(job).status == "FAILED" for job in attempts.getJobIdsForGroup(None)

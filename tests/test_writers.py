@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pyspark
 import pytest
 from pyspark.sql.types import LongType, StringType, StructField, StructType
@@ -15,6 +18,7 @@ from pyspark.sql.types import LongType, StringType, StructField, StructType
 from pipelines.commit import create_table
 from pipelines.pin import open_log, pin
 from pipelines.stores import delta_options
+from tests import disturbed_write
 from tests.processes import CHECKOUT, wait_until
 from tests.servers.jars import require_jars
 from tests.servers.s3 import BUCKET, s3_server
@@ -49,22 +53,28 @@ def spark_home(tmp_path):
     return home
 
 
-def test_lost_executors_and_damaged_shuffles_change_no_digest(tmp_path, spark_home):
+def write_disturbed(folder, kind, master, home):
+    """What the script of that disturbance prints."""
     cluster = {
-        "SPARK_HOME": str(spark_home),
+        "SPARK_HOME": str(home),
         "SPARK_SCALA_VERSION": "2.13",
-        "PYSPARK_SUBMIT_ARGS": "--master local-cluster[2,1,1024] pyspark-shell",
+        "PYSPARK_SUBMIT_ARGS": f"--master {master} pyspark-shell",
     }
-    outcomes = {}
-    for kind in ("none", "kill", "damage"):
-        driver = start("disturbed_write", tmp_path / kind, kind, **cluster)
-        try:
-            output, _ = driver.communicate(timeout=300)
-        finally:
-            driver.kill()
-        lines = [line for line in output.splitlines() if line.startswith("RESULT ")]
-        assert lines, output[-4000:]
-        outcomes[kind] = json.loads(lines[0].removeprefix("RESULT "))
+    driver = start("disturbed_write", folder / kind, kind, **cluster)
+    try:
+        output, _ = driver.communicate(timeout=300)
+    finally:
+        driver.kill()
+    lines = [line for line in output.splitlines() if line.startswith("RESULT ")]
+    assert lines, output[-4000:]
+    return json.loads(lines[0].removeprefix("RESULT "))
+
+
+def test_lost_executors_and_damaged_shuffles_change_no_digest(tmp_path, spark_home):
+    master = "local-cluster[2,1,1024]"
+    outcomes = {
+        kind: write_disturbed(tmp_path, kind, master, spark_home) for kind in ("none", "kill", "damage")
+    }
     assert {each["digest"] for each in outcomes.values()} == {outcomes["none"]["digest"]}, outcomes
     assert all(each["pinned"] and each["read"] and not each["jobs failed"] for each in outcomes.values())
     # The disturbances happened: a third executor came, and shuffle files were damaged.
@@ -73,6 +83,55 @@ def test_lost_executors_and_damaged_shuffles_change_no_digest(tmp_path, spark_ho
     assert outcomes["damage"]["damaged"], outcomes
     # Spark noticed: it computed what the damaged files held once more.
     assert outcomes["none"]["most attempts"] == 1 < outcomes["damage"]["most attempts"], outcomes
+
+
+@contextmanager
+def two_workers(folder, home):
+    """The URL of a master whose workers have two addresses: a second attempt runs on another host only."""
+    program = [str(home / "bin" / "spark-class"), "org.apache.spark.deploy"]
+    environment = {**os.environ, "SPARK_HOME": str(home), "SPARK_DAEMON_MEMORY": "160m"}
+    daemons = []
+
+    def start_daemon(name, sign, *arguments):
+        command = [program[0], f"{program[1]}.{name}", "--webui-port", "0", *map(str, arguments)]
+        output = folder / f"daemon{len(daemons)}.log"
+        with output.open("w") as log:
+            daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        wait_until(lambda: sign in output.read_text() or daemons[-1].poll() is not None)
+        assert daemons[-1].poll() is None, output.read_text()
+        return output.read_text()
+
+    try:
+        log = start_daemon("master.Master", "elected leader", "--host", "127.0.0.1", "--port", "0")
+        master = re.search(r"spark://127\.0\.0\.1:\d+", log)[0]
+        for address in ("127.0.0.1", "127.0.0.2"):
+            sizes = ["--cores", 1, "--memory", "1g", "--work-dir", folder / address]
+            start_daemon("worker.Worker", "Successfully registered", "--host", address, *sizes, master)
+        yield master
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(60)
+
+
+def test_the_loser_of_speculation_adds_no_rows(spark, tmp_path, spark_home):
+    with two_workers(tmp_path, spark_home) as master:
+        outcome = write_disturbed(
+            tmp_path, "speculate", f"{master} --conf spark.executor.memory=512m", spark_home
+        )
+    assert outcome["attempts"] == sorted([*(f"{task}-0" for task in range(disturbed_write.NUM_TASKS)), "0-1"])
+    table = tmp_path / "speculate" / "table"
+    log = open_log(str(table))
+    files = {str(file.relative_to(table)) for file in table.rglob("*.parquet")}
+    # The loser had written its shard, and only the table's other shards have rows of it.
+    (loser,) = files - set(log.list_shards())
+    lost = pq.read_table(table / loser)["number"].to_pylist()
+    rows = log.source.table.to_pyarrow_table()["number"].to_pylist()
+    assert set(lost) < set(rows)
+    assert sorted(rows) == list(range(disturbed_write.NUM_ROWS))
+    numbers = disturbed_write.make_numbers(spark)
+    assert disturbed_write.NUMBERS.digest(numbers) == (outcome["digest"], len(rows))
+    assert [outcome[name] for name in ("pinned", "read", "jobs failed")] == [True, True, 0]
 
 
 def append_at_once(root, signs, num_tables, *more, **environment):

@@ -10,10 +10,12 @@ from pyspark.sql import functions as F
 
 from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
-from pipelines.corpus.quality import label_quality
+from pipelines.corpus.quality import EXACT_DUPLICATE, label_quality
 from pipelines.corpus.quarantine import DAMAGED_FILE
 from pipelines.corpus.rules import Rules
 
+LABELS_COUNTED = ("kept", EXACT_DUPLICATE, NEAR_DUPLICATE)
+"""Documents counted by source too: `neardup/find.check_losses` needs what a source loses to copies."""
 _TABLES = {"documents": ("documents", "copies"), "records": ("records",), "repeated": ("repeated",)}
 """Which rows of the query are counted together."""
 
@@ -112,6 +114,10 @@ def _describe(documents: Sequence[Row], broken: Sequence[Row]) -> dict[str, Any]
     # Files, not their parts: each row group of one shifted Parquet file is a row of quarantine.
     damaged = _sum_by("source", [row for row in broken if row.reason in DAMAGED_FILE], "num_files")
     read = _sum_by("source", [*documents, *broken])
+    by_label = {
+        label: _sum_by("source", [row for row in documents if (row.reason or "kept") == label])
+        for label in LABELS_COUNTED
+    }
     num_documents, num_quarantined = sum(row["count"] for row in documents), sum(quarantined.values())
     return {
         "records": num_documents + num_quarantined,
@@ -122,6 +128,7 @@ def _describe(documents: Sequence[Row], broken: Sequence[Row]) -> dict[str, Any]
         "quarantine": quarantined,
         "sources": {
             name: {"records": read[name], "quarantined": lost.get(name, 0), "damaged": damaged.get(name, 0)}
+            | {label: counts.get(name, 0) for label, counts in by_label.items()}
             for name in read
         },
     }

@@ -26,11 +26,12 @@ from pyspark.sql import functions as F
 
 from pipelines.change import Replaced
 from pipelines.contract import ChangedMeanwhileError
+from pipelines.corpus.counts import LABELS_COUNTED
 from pipelines.corpus.few import settle_rows
 from pipelines.corpus.intake import FullRunNeededError
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.neardup.stored import Work
-from pipelines.corpus.quality import label_quality
+from pipelines.corpus.quality import EXACT_DUPLICATE, label_quality
 from pipelines.corpus.readers.files import work_on_documents
 from pipelines.corpus.rules import Rules
 from pipelines.digest import aggregate_totals, collect_totals
@@ -207,7 +208,7 @@ def label_again(
     removed: doc_id and near_survivor_id of the near duplicates among them; None = they are not looked for.
     """
     # Every other reason comes before being a copy, so it stays whatever the survivor is.
-    reason, is_copy = F.col("drop_reason"), F.col("drop_reason").isin("exact_duplicate", NEAR_DUPLICATE)
+    reason, is_copy = F.col("drop_reason"), F.col("drop_reason").isin(EXACT_DUPLICATE, NEAR_DUPLICATE)
     kept = {"old_duplicate_of": F.col("duplicate_of"), "old_drop_reason": reason}
     survivor = F.when(F.col("survivor_id") != F.col("doc_id"), F.col("survivor_id"))
     labelled = copies.join(survivors, "content_hash", "left")
@@ -227,8 +228,10 @@ def label_again(
 
 
 def count_moves(changed: DataFrame) -> list[Row]:
-    """How many rows of `label_again` there are by shard, split, old_drop_reason and new_drop_reason."""
-    return changed.groupBy("shard", "split", "old_drop_reason", "new_drop_reason").count().collect()
+    """How many rows of `label_again` there are by shard, source, split, old_drop_reason and
+    new_drop_reason."""
+    groups = changed.groupBy("shard", "source", "split", "old_drop_reason", "new_drop_reason")
+    return groups.count().collect()
 
 
 def find_relabelled(earlier: Earlier, changed: DataFrame, moves: Sequence[Row]) -> Relabelled | None:
@@ -251,16 +254,14 @@ def add_facts(before: Mapping[str, Any], found: Mapping[str, Any], moves: Sequen
     (`count_moves`)."""
     facts = _add({name: fact for name, fact in before.items() if name not in _LATEST}, found)
     for move in moves:
-        _count(facts, move["split"], move.old_drop_reason, -move["count"])
-        _count(facts, move["split"], move.new_drop_reason, move["count"])
+        for reason, number in ((move.old_drop_reason, -move["count"]), (move.new_drop_reason, move["count"])):
+            part, name = ("kept", move["split"]) if reason is None else ("dropped", reason)
+            facts[part][name] = facts[part].get(name, 0) + number
+            if (label := reason or "kept") in LABELS_COUNTED:
+                facts["sources"][move.source][label] += number
     for part in ("kept", "dropped"):
         facts[part] = {name: count for name, count in sorted(facts[part].items()) if count}
     return facts
-
-
-def _count(facts: dict[str, Any], split: str, reason: str | None, number: int) -> None:
-    part, name = ("kept", split) if reason is None else ("dropped", reason)
-    facts[part][name] = facts[part].get(name, 0) + number
 
 
 def _add(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from pyspark.sql import functions as F
 from pipelines.corpus.decontamination import CONTAMINATED, Decontamination
 from pipelines.corpus.rules import Rules
 
+EXACT_DUPLICATE = "exact_duplicate"
+"""The drop_reason of copies."""
+
 
 def label_quality(documents: DataFrame, rules: Rules) -> DataFrame:
     """Set drop_reason to the first rule a document fails; null = kept.
@@ -33,7 +36,7 @@ def find_drop_reason(rules: Rules, failed_rule: Column) -> Column:
         F.when(empty(F.col("num_chars")), F.lit("empty")),
         F.when(too_short(F.col("num_chars"), rules.min_chars), F.lit("too_short")),
         failed_rule,
-        F.when(copied, F.lit("exact_duplicate")),
+        F.when(copied, F.lit(EXACT_DUPLICATE)),
     )
 
 

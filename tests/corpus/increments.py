@@ -20,6 +20,7 @@ from tests.conftest import TEST_CONF
 
 ALWAYS = {"documents": DOCUMENTS, "quarantine": QUARANTINE, "ledger": LEDGER}
 MEASURED = {"signals": SIGNALS, "word_matches": WORD_MATCHES, "contamination": CONTAMINATION}
+NEAR = ["corpus.near_duplicates.enabled=true", "corpus.near_duplicates.max_source_loss=1.0"]
 SPARK = "spark={" + ", ".join(f'{key}: "{value}"' for key, value in TEST_CONF.items()) + "}"
 
 

@@ -10,6 +10,7 @@ from jobs import corpus
 from pipelines.pin import pin, version_of
 from pipelines.tables import DOCUMENTS
 from tests.corpus.increments import (
+    NEAR,
     describe_tables,
     list_screens,
     make_config,
@@ -41,9 +42,8 @@ def read_labels(spark, config):
 @pytest.mark.slow
 def test_each_increment_equals_a_full_run(spark, tmp_path):
     draw, moves, changed = random.Random(5), Counter(), Counter()
-    knobs = [*list_screens(tmp_path), "corpus.near_duplicates.enabled=true"]
     # Near duplicates of five texts: their buckets have more members than leaders.
-    knobs += ["corpus.near_duplicates.max_source_loss=1.0", "corpus.near_duplicates.max_leaders=2"]
+    knobs = [*list_screens(tmp_path), *NEAR, "corpus.near_duplicates.max_leaders=2"]
     config = make_config(tmp_path, "lake", *knobs)
     write_batch(tmp_path, 0, draw)
     assert run(config) == "quarantine: no table yet"
@@ -60,7 +60,7 @@ def test_each_increment_equals_a_full_run(spark, tmp_path):
         moves.update((label[1], after[doc_id][1]) for doc_id, label in before.items())
         changed.update(after[doc_id] != label for doc_id, label in before.items())
         near = pin(config.duplicates).facts
-        num_members = sum(counts["compared"] for counts in near["sources"].values())
+        num_members = sum(label == (None, None) or label[1] == "near_duplicate" for label in after.values())
         assert (near["looked_at"] == num_members) == (number == 1)
         assert near["looked_at"] > 10 < near["crowded_buckets"]
         assert not corpus.main(config).ran
@@ -120,6 +120,36 @@ def test_runs_after_kills_add_rows_once(spark, tmp_path):
     found = describe_tables(spark, config)
     assert found == describe_full_run(spark, tmp_path)
     assert found["documents"][1] == found["quarantine"][1] == 2 + 2 + 1
+
+
+COMMITS = ("signatures", "similarities", "quarantine", "signals", "word_matches", "contamination")
+COMMITS += ("duplicates", "ledger", "documents")
+
+
+def find_commit_times(config):
+    logs = {name: Path(getattr(config, name)) / "_delta_log" for name in COMMITS}
+    return {name: max(file.stat().st_mtime_ns for file in log.glob("*.json")) for name, log in logs.items()}
+
+
+@pytest.mark.slow
+def test_a_run_after_a_kill_between_any_two_commits_gives_the_same_tables(spark, tmp_path):
+    draw, knobs = random.Random(6), [*list_screens(tmp_path), *NEAR]
+    config = make_config(tmp_path, "lake", *knobs)
+    for number in range(2):
+        write_batch(tmp_path, number, draw)
+        run(config)
+    times = find_commit_times(config)
+    assert tuple(sorted(times, key=times.get)) == COMMITS
+    expected = describe_full_run(spark, tmp_path, *knobs)
+    assert describe_tables(spark, config) == expected
+    for first in reversed(range(len(COMMITS))):
+        before = find_commit_times(config)
+        undo_commits(spark, config, COMMITS[first:])
+        assert run(config).startswith("2 new files")
+        assert describe_tables(spark, config) == expected, COMMITS[first:]
+        # What was there before the kill is not written again.
+        after = find_commit_times(config)
+        assert {name for name in COMMITS if after[name] != before[name]} == {*COMMITS[first:]}
 
 
 def read_texts(spark, config):

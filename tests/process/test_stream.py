@@ -13,7 +13,14 @@ import psutil
 import pytest
 
 from pipelines.pin import pin
-from tests.corpus.increments import describe_tables, list_overrides, make_config, write_batch
+from tests.corpus.increments import (
+    NEAR,
+    describe_tables,
+    list_overrides,
+    list_screens,
+    make_config,
+    write_batch,
+)
 from tests.corpus.test_increment import describe_full_run
 
 pytestmark = pytest.mark.slow
@@ -25,9 +32,10 @@ PATIENCE_SECONDS = 240
 class Stream:
     """`jobs.corpus --stream` as a process; keeps what it prints."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *overrides: str) -> None:
         self.lines: list[str] = []
-        command = [sys.executable, "-m", "jobs.corpus", "--stream", *list_overrides(folder, "lake")]
+        given = [*list_overrides(folder, "lake"), *overrides]
+        command = [sys.executable, "-m", "jobs.corpus", "--stream", *given]
         self._process = subprocess.Popen(
             [*command, "corpus.stream_interval_seconds=0.5"],
             stdout=subprocess.PIPE,
@@ -61,21 +69,23 @@ class Stream:
         return status
 
 
-def test_a_killed_stream_loses_and_doubles_nothing(spark, tmp_path):
-    draw, config = random.Random(8), make_config(tmp_path)
+@pytest.mark.parametrize("moment", ["writing documents", "near duplicates: comparing"])
+def test_a_killed_stream_loses_and_doubles_nothing(spark, tmp_path, moment):
+    knobs = [*list_screens(tmp_path), *NEAR] if moment.startswith("near") else []
+    draw, config = random.Random(8), make_config(tmp_path, "lake", *knobs)
     (tmp_path / "raw" / "a").mkdir(parents=True)
-    stream = Stream(tmp_path)
+    stream = Stream(tmp_path, *knobs)
     stream.wait_for("no file at")  # it waits for the first file
     write_batch(tmp_path, 0, draw)
     stream.wait_for("corpus done")
     write_batch(tmp_path, 1, draw)
-    stream.wait_for("writing documents", times=2)
+    stream.wait_for(moment, times=2)
     stream.end(signal.SIGKILL)
     between = pin(config.documents).num_rows
     write_batch(tmp_path, 2, draw)
-    again = Stream(tmp_path)
+    again = Stream(tmp_path, *knobs)
     again.wait_for("corpus done")
     assert again.end(signal.SIGTERM) == 143
     found = describe_tables(spark, config)
-    assert found == describe_full_run(spark, tmp_path)
+    assert found == describe_full_run(spark, tmp_path, *knobs)
     assert found["documents"][1] > between > 0

@@ -13,7 +13,7 @@ new signatures and new pairs only.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,6 +37,7 @@ from pipelines.corpus.neardup.graph import choose_best, find_components, find_re
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE, NearDuplicates
 from pipelines.corpus.neardup.rounds import DRIVER_EDGES, Rounds, create_rows
 from pipelines.corpus.neardup.stored import ReadTexts, add_signatures, add_similarities, describe_signed
+from pipelines.corpus.quality import EXACT_DUPLICATE
 from pipelines.spark import persisted
 from pipelines.tables import NEAR_DUPLICATES
 
@@ -143,7 +144,6 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
             "near_pairs": num_edges,
             "crowded_buckets": count_crowded(buckets, settings.max_leaders),
             "clusters": num_clusters,
-            "sources": count_losses(members, survivors),
         }
         yield Found(
             removed=stack.enter_context(persisted(_select_removed(members, survivors))),
@@ -192,18 +192,6 @@ def describe_clusters(members: DataFrame, clusters: DataFrame, survivors: DataFr
     return rows.select(*NEAR_DUPLICATES.schema.names)
 
 
-def count_losses(members: DataFrame, survivors: DataFrame) -> dict[str, dict[str, int]]:
-    """Source -> documents compared, and removed as near duplicates."""
-    labelled = members.join(survivors.select(F.col("b").alias("order"), "survivor"), "order", "left")
-    counted = labelled.groupBy("source").agg(
-        F.count("*").alias("compared"), F.count("survivor").alias("removed")
-    )
-    return {
-        row["source"]: {"compared": row["compared"], "removed": row["removed"]}
-        for row in sorted(counted.collect())
-    }
-
-
 def prepare_search(places: TablePlaces, report: Callable[[str], None]) -> Search | None:
     """The search that a configuration asks for; None = near duplicates stay."""
     if not places.near_duplicates.enabled:
@@ -217,8 +205,11 @@ def prepare_search(places: TablePlaces, report: Callable[[str], None]) -> Search
     )
 
 
-def write_evidence(found: Found | None, search: Search | None, made_from: str) -> None:
+def write_evidence(
+    found: Found | None, search: Search | None, made_from: str, sources: Mapping[str, Mapping[str, int]]
+) -> None:
     """Write the table of evidence, then look whether a source loses too much. Without a search, do nothing.
+    `sources` are counts of the whole corpus, as `check_losses` needs them.
 
     Raises ValueError, or logs a warning, if a source loses more than max_source_loss of its documents. The
     evidence is there by then, so that it can be looked at.
@@ -228,29 +219,38 @@ def write_evidence(found: Found | None, search: Search | None, made_from: str) -
     search.report("writing evidence of near duplicates")
     facts = {**found.facts, **found.record}
     NEAR_DUPLICATES.overwrite(found.evidence, search.evidence, fingerprint=made_from, facts=facts)
-    check_losses(found.facts["sources"], search.settings, search.evidence)
+    check_losses(sources, search.settings, search.evidence)
 
 
-def check_losses(losses: dict[str, dict[str, int]], settings: NearDuplicates, evidence: str) -> None:
-    """Raises ValueError, or logs a warning, if a source loses more than max_source_loss of its documents."""
-    lossy = [
-        f"source {name!r}: {counts['removed']:,} of {counts['compared']:,} documents"
-        for name, counts in losses.items()
-        if counts["removed"] > settings.max_source_loss * counts["compared"]
-    ]
+def check_losses(sources: Mapping[str, Mapping[str, int]], settings: NearDuplicates, evidence: str) -> None:
+    """Raises ValueError, or logs a warning, if a source loses more than max_source_loss of its documents to
+    exact copies and near duplicates. Documents that another rule drops are not counted.
+
+    `sources` is the part of that name of `Corpus.facts`: source -> documents kept, exact_duplicate,
+    near_duplicate.
+    """
+    lossy = []
+    for name, counts in sources.items():
+        exact, near = counts[EXACT_DUPLICATE], counts[NEAR_DUPLICATE]
+        total = counts["kept"] + exact + near
+        if exact + near > settings.max_source_loss * total:
+            lossy.append(
+                f"source {name!r}: {exact + near:,} of {total:,} documents, {exact:,} as exact copies and "
+                f"{near:,} as near duplicates"
+            )
     if not lossy:
         return
     message = (
-        "corpus: near duplicates exceed corpus.near_duplicates.max_source_loss = "
-        f"{settings.max_source_loss:g} of a source ({'; '.join(lossy)}). The table {evidence} has each "
-        "removal with its survivor and exact similarity"
+        "corpus: copies and near duplicates exceed corpus.near_duplicates.max_source_loss = "
+        f"{settings.max_source_loss:g} of a source ({'; '.join(lossy)}). The table {evidence} has each near "
+        "duplicate with its survivor and exact similarity"
     )
     if settings.on_alarm == "warn":
         logger.warning("%s", message)
         return
     raise ValueError(
         f"{message}; documents were not written. To accept the loss, raise the fraction or set "
-        "corpus.near_duplicates.on_alarm=warn"
+        "corpus.near_duplicates.on_alarm=warn: then duplicate_of in documents names the survivor of each copy"
     )
 
 

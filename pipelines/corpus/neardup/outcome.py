@@ -4,7 +4,6 @@ The facts are those of a search among all members: the ones of before, less what
 plus what they are.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,8 +105,7 @@ def decide(
         evidence=_describe_clusters(members, clusters, survivors),
         replaced=replaced,
         revisited=_find_revisited(affected, removed),
-        facts={name: facts[name] + number for name, number in more.items()}
-        | {"sources": _count_losses(affected, removed, facts["sources"])},
+        facts={name: facts[name] + number for name, number in more.items()},
     )
 
 
@@ -154,27 +152,6 @@ def _find_revisited(affected: Affected, removed: pa.Table) -> pa.Table:
     )
     is_changed = pc.is_in(rows["content_hash"], value_set=affected.contents)
     return rows.filter(pc.and_(pc.and_(is_asked, rows["was"]), pc.invert(is_changed))).select(_LABELLED)
-
-
-def _count_losses(
-    affected: Affected, removed: pa.Table, sources: Mapping[str, Mapping[str, int]]
-) -> dict[str, dict[str, int]]:
-    """Source -> documents compared, and removed as near duplicates."""
-    rows, clusters = affected.members, affected.clusters
-    counts = {
-        name: Counter({source: each[name] for source, each in sources.items()})
-        for name in ("compared", "removed")
-    }
-    counts["compared"].update(rows.filter(rows["now"])["source"].to_pylist())
-    counts["compared"].subtract(rows.filter(rows["was"])["source"].to_pylist())
-    counts["removed"].update(removed["source"].to_pylist())
-    were = clusters.filter(pc.is_valid(clusters["duplicate_of"]))
-    counts["removed"].subtract(were["source"].to_pylist())
-    return {
-        source: {name: counts[name][source] for name in ("compared", "removed")}
-        for source in sorted(counts["compared"])
-        if counts["compared"][source]
-    }
 
 
 def _find_doc_id(order: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -82,7 +82,8 @@ class NearDuplicates:
     drop_from: tuple[str, ...] = DROP_FROM
     """Splits that lose their near duplicates. Without test, a published test set stays complete."""
     max_source_loss: float = 0.2
-    """Share of the documents of one source that may be near duplicates without an alarm."""
+    """Share of the documents of one source that may go as exact copies and near duplicates without an alarm.
+    Documents that another rule drops are not counted."""
     on_alarm: Literal["fail", "warn"] = "fail"
     """What an alarm does: the stage fails before documents are written, or it logs a warning."""
     max_leaders: int = 32
