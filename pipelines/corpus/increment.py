@@ -47,7 +47,8 @@ BROADCAST_ROWS = 1_000_000
 """Rows of a hash and an id that every executor gets: 100 MB. More are joined by a shuffle."""
 _LATEST = ("contamination", "decontamination", "near_duplicates", "report")
 """Facts that are no sums. Several documents may have the same record of an evaluation set, so contamination
-is counted over all documents, as near duplicates are; a report is written by each run for itself."""
+is counted over all documents, as near duplicates are; decontamination has its limits; a report is written by
+each run for itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,7 +253,8 @@ def find_relabelled(earlier: Earlier, changed: DataFrame, moves: Sequence[Row]) 
 def add_facts(before: Mapping[str, Any], found: Mapping[str, Any], moves: Sequence[Row]) -> dict[str, Any]:
     """The facts of a full run: those of the earlier one, of the new files, and of the rows that changed
     (`count_moves`)."""
-    facts = _add({name: fact for name, fact in before.items() if name not in _LATEST}, found)
+    sums = ({name: fact for name, fact in each.items() if name not in _LATEST} for each in (before, found))
+    facts = _add(*sums) | {name: found[name] for name in _LATEST if name in found}
     for move in moves:
         for reason, number in ((move.old_drop_reason, -move["count"]), (move.new_drop_reason, move["count"])):
             part, name = ("kept", move["split"]) if reason is None else ("dropped", reason)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import corpus
+from pipelines.corpus.increment import add_facts
 from pipelines.pin import pin, version_of
 from pipelines.tables import DOCUMENTS
 from tests.corpus.increments import (
@@ -178,3 +179,12 @@ def test_kept_documents_outlive_their_files(spark, tmp_path):
         corpus.main(make_config(tmp_path, changed_files="stop"))
     run(make_config(tmp_path))
     assert read_texts(spark, keep) == ["two", "two"]
+
+
+def test_facts_that_are_no_sums_are_those_of_the_last_run():
+    limits = {"on_hit": "drop", "drop_from": ["train"], "ngram": 13}
+    before = {"records": 4, "kept": {"train": 4}, "dropped": {}, "report": "/page"}
+    before |= {"contamination": {"exam": {"records": 9, "documents": 2}}, "decontamination": limits}
+    found = {"records": 1, "kept": {"train": 1}, "dropped": {}}
+    found |= {"contamination": {"exam": {"records": 9, "documents": 3}}, "decontamination": limits}
+    assert add_facts(before, found, []) == {**found, "records": 5, "kept": {"train": 5}}
