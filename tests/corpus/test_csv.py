@@ -183,9 +183,9 @@ def test_unusable_header_quarantines_every_record(data, reason):
 def test_empty_label_is_null_and_empty_key_is_broken():
     fields = {"text": "text", "label": "label", "key": "id", "split": "part"}
     records = read(b"id,text,label,part\n1,a,,train\n,b,x,\n3,c,x,dev\n4,d,x,\n", fields=fields)
-    assert records[0].columns == ("1", "a", None, "train", None, None, None)
+    assert records[0].columns == ("1", "a", None, "train", None, None, None, None)
     assert kinds(records) == {3: "key", 4: "split"}
-    assert records[3].columns == ("4", "d", "x", None, None, None, None)
+    assert records[3].columns == ("4", "d", "x", None, None, None, None, None)
 
 
 @pytest.mark.parametrize(("name", "num_records", "num_breaks"), [("train", 10_003, 13), ("test", 3_080, 4)])
