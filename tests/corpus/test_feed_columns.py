@@ -32,7 +32,7 @@ def test_columns_may_be_added_and_renamed(spark, table, tmp_path):
     with pytest.raises(ValueError, match=r"no column '来源'; correct .*: id, text, from, 来源, delta"):
         land_now(mapped, lambda: spark)
     renamed = make_source(tmp_path, metadata={"from": "from, 来源"})
-    assert "dropped, renamed or retyped columns" in land_now(renamed, lambda: spark)[1]
+    assert "dropped, renamed or retyped columns" in land_now(renamed, lambda: spark)[0]
     assert [row.get("from") for row in read_landed(renamed)] == [None, None, "网", "书"]
     assert land_now(renamed) == []
 
@@ -61,6 +61,13 @@ def test_a_column_renamed_by_the_first_version_of_a_round_takes_a_snapshot(spark
     assert note.endswith("anew, because versions 3 to 4 dropped, renamed or retyped columns")
     assert list_texts(renamed) == ["one", "二 two", "three"]
     assert land_now(renamed) == []
+    sql(spark, table, "INSERT INTO {table} VALUES (4, 'four')")
+    sql(spark, table, "ALTER TABLE {table} RENAME COLUMN body TO text")
+    sql(spark, table, "ALTER TABLE {table} RENAME COLUMN text TO body")
+    landing, again = land_now(renamed, lambda: spark)
+    assert landing == "landing versions 5 to 7", "the columns are those of before; the feed says more"
+    assert again.endswith("because versions 5 to 7 dropped, renamed or retyped columns")
+    assert list_texts(renamed) == ["one", "二 two", "three", "four"]
 
 
 @pytest.mark.parametrize("place", ["path", "catalog"])

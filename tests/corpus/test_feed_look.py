@@ -44,8 +44,14 @@ def test_a_table_that_delta_rs_cannot_read_is_named_with_the_remedy(tmp_path, pr
     write_log(tmp_path / "table", protocol, kind)
     with pytest.raises(
         ValueError,
-        match=rf"^source 's': table .*: its log .*{why}\. Give options\.table its name in the catalog",
+        match=rf"^source 's': table .*: its log .*{why}; give options\.table its name in the catalog",
     ):
+        land_now(make_source(tmp_path))
+
+
+def test_a_path_of_another_table_that_delta_rs_cannot_read_is_named(tmp_path):
+    write_log(tmp_path / "landed", STRANGE)
+    with pytest.raises(ValueError, match=r"^source 's': table .*: the log of .*landed .*a path of its own"):
         land_now(make_source(tmp_path))
 
 

@@ -57,6 +57,7 @@ def look_at(feed: Feed) -> Look:
     # After the landed rows: another driver may have landed newer versions.
     log = _open(
         feed.place,
+        "its log",
         "give options.table its name in the catalog, where Spark reads the log; or drop the feature or the "
         "column from the table",
     )
@@ -71,13 +72,12 @@ def look_at(feed: Feed) -> Look:
     return Look(earlier, landed, log, TableNow(log.source.table_id, log.version, has_feed, columns))
 
 
-def _open(place: str, remedy: str) -> TableLog | None:
+def _open(place: str, whose: str, remedy: str) -> TableLog | None:
     try:
         return open_log(place)
     except DeltaError as error:
         why = str(error).partition("\n")[0]  # the lines below are frames of the stack of delta-rs
-        at = without_credentials(place)
-        raise ValueError(f"the log of {at} cannot be read without Spark: {why}; {remedy}") from None
+        raise ValueError(f"{whose} cannot be read without Spark: {why}; {remedy}") from None
 
 
 def _find_landed(feed: Feed) -> Pin | None:
@@ -87,13 +87,12 @@ def _find_landed(feed: Feed) -> Pin | None:
             "it is also the path of the source; path is a folder of its own, where landed rows are kept, "
             "such as ${root}/landed/NAME"
         )
-    log = _open(feed.path, "give the source a path of its own, where landed rows are kept")
+    landed_at = without_credentials(feed.path)
+    own = "give the source a path of its own, where landed rows are kept"
+    log = _open(feed.path, f"the log of {landed_at}", own)
     found = None if log is None else log.pin()
     if found is not None and ("feed" not in found.facts):
-        raise ValueError(
-            f"{without_credentials(feed.path)} is a table that another program or stage has written; give "
-            "the source a path of its own, where landed rows are kept"
-        )
+        raise ValueError(f"{landed_at} is a table that another program or stage has written; {own}")
     return found
 
 
