@@ -9,8 +9,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import cast
 
@@ -59,8 +59,7 @@ COMPARED = ("fs.s3a.endpoint", "fs.s3a.endpoint.region", "fs.s3a.path.style.acce
 
 _applied: tuple[str, Stores] | None = None
 """Application and settings of the last session that `session` gave out."""
-_start = threading.RLock()
-"""One thread starts the session; the others wait."""
+_start = threading.RLock()  # One thread starts the session; the others wait.
 
 
 def session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSession:
@@ -230,10 +229,20 @@ def shuffling(spark: SparkSession, num_partitions: int) -> Iterator[None]:
         yield
         return
     spark.conf.set(SHUFFLE_PARTITIONS, str(num_partitions))
+    with _undo(lambda: spark.conf.set(SHUFFLE_PARTITIONS, before)):
+        yield
+
+
+@contextmanager
+def _undo(change_back: Callable[[], object]) -> Iterator[None]:
+    """Call `change_back` at the end. If the JVM died, that fails too, and must not replace the error."""
     try:
         yield
-    finally:
-        spark.conf.set(SHUFFLE_PARTITIONS, before)
+    except BaseException:
+        with suppress(Exception):
+            change_back()
+        raise
+    change_back()
 
 
 def require_master() -> None:
@@ -258,17 +267,12 @@ def count_tasks(spark: SparkSession) -> tuple[int, int, int] | None:
 
 @contextmanager
 def persisted(rows: DataFrame) -> Iterator[DataFrame]:
-    """The rows, cached on the disks of executors while the context lasts. Spark computes lost ones again: see
-    `held.hold_rows` for rows that are digested.
-    Not in memory: executors of one size serve tables of any size. Sessions of Spark Connect that cannot
-    cache (Databricks serverless) compute the rows at each use.
+    """The rows, cached on the disks of executors while the context lasts: executors of one size serve tables
+    of any size. Spark computes lost ones again: see `held.hold_rows` for rows that are digested. Sessions of
+    Spark Connect that cannot cache (Databricks serverless) compute the rows at each use.
     """
-    cached = _persist(rows)
-    try:
+    with _undo(rows.unpersist) if _persist(rows) else nullcontext():
         yield rows
-    finally:
-        if cached:
-            rows.unpersist()
 
 
 def _persist(rows: DataFrame) -> bool:

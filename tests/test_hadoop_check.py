@@ -63,7 +63,7 @@ def test_a_job_that_looks_at_types_is_no_sign_of_the_storage(spark, tmp_path):
     context, pairs = spark.sparkContext, spark.sparkContext.parallelize([("a", "x"), ("b", "y")], 2)
     text = "org.apache.hadoop.mapred.TextOutputFormat"
     group = run_in_a_group(context, lambda: pairs.saveAsHadoopFile(f"{tmp_path}/files", text))
-    wait_until(lambda: len(context.statusTracker().getJobIdsForGroup(group)) == 2)  # it does run one
+    wait_until(lambda: len(context.statusTracker().getJobIdsForGroup(group)) >= 2)
     assert list_tasks(context, group) == [("driver", "")] * 2
 
 

@@ -100,6 +100,20 @@ def describe_speed(done: int, num_tasks: int, seconds: float, amount: int, unit:
     return f"{share:.0%}, {rate}{seconds / share - seconds:,.0f} s left"
 
 
+def describe_stage(
+    found: tuple[int, int, int] | None, started: dict[int, float], now: float, amount: int, unit: str
+) -> str:
+    """As `describe_speed`, for what `count_tasks` found; empty if no stage runs, and for a single task.
+
+    `started` has the time when each stage was first seen; a new one is added. `now` is a time in seconds.
+    """
+    if found is None:
+        return ""
+    stage, num_done, num_tasks = found
+    seconds = now - started.setdefault(stage, now)
+    return describe_speed(num_done, num_tasks, seconds, amount, unit) if num_tasks > 1 else ""
+
+
 @contextmanager
 def follow_tasks(
     progress: Progress, spark: "SparkSession", text: str, amount: int, unit: str
@@ -117,12 +131,9 @@ def follow_tasks(
 
     def follow() -> None:
         phase = progress.num_phases  # asked first: a phase that starts meanwhile gets no speed of this one
-        stage, num_done, num_tasks = count_tasks(spark) or (0, 0, 0)
-        seconds = time.monotonic() - started.setdefault(stage, time.monotonic())
         total = amount if phase == own else 0
-        progress.show_speed(
-            phase, describe_speed(num_done, num_tasks, seconds, total, unit) if num_tasks > 1 else ""
-        )
+        found = count_tasks(spark)
+        progress.show_speed(phase, describe_stage(found, started, time.monotonic(), total, unit))
 
     with repeat_every(1.0, follow):
         yield

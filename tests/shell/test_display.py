@@ -10,7 +10,7 @@ from rich.console import Console
 from jobs.shell import progress, redaction
 from jobs.shell.display import display_locations, display_outcome, display_plan, display_summary
 from jobs.shell.plan import Outcome, Plan
-from jobs.shell.progress import Progress, describe_speed, follow_tasks, show_progress
+from jobs.shell.progress import Progress, describe_speed, describe_stage, follow_tasks, show_progress
 from jobs.shell.settings import load
 from tests.processes import wait_until
 
@@ -80,6 +80,17 @@ def test_speed_shows_share_rate_and_rest():
     assert describe_speed(3, 4, 6.0, 0, "") == "75%, 2 s left"
     assert describe_speed(0, 4, 6.0, 200, "MB") == ""
     assert describe_speed(1, 1, 2.0, 5_000, "documents") == "100%, 2,500 documents/s, 0 s left"
+
+
+def test_the_time_of_a_stage_starts_when_it_is_seen():
+    started = {}
+    assert describe_stage(None, started, 100.0, 200, "MB") == ""  # the driver plans; no stage runs
+    assert describe_stage((0, 0, 4), started, 160.0, 200, "MB") == ""
+    # 1 of 4 tasks in 10 s: 50 of 200 MB, and three times as long again. Spark's first stage has the number 0.
+    assert describe_stage((0, 1, 4), started, 170.0, 200, "MB") == "25%, 5 MB/s, 30 s left"
+    assert describe_stage((1, 2, 4), started, 180.0, 200, "MB") == ""
+    assert describe_stage((1, 4, 8), started, 190.0, 0, "") == "50%, 10 s left"
+    assert describe_stage((2, 1, 1), {2: 0.0}, 9.0, 0, "") == ""  # one task: nothing is known of the rest
 
 
 def test_the_speed_of_a_phase_ends_with_it(capsys, monkeypatch):
