@@ -133,7 +133,10 @@ def find_commit_times(config):
 
 
 @pytest.mark.slow
-def test_a_run_after_a_kill_between_any_two_commits_gives_the_same_tables(spark, tmp_path):
+@pytest.mark.parametrize(
+    "boundaries", [(8, 5, 1), pytest.param(range(len(COMMITS)), marks=pytest.mark.soak)], ids=["three", "all"]
+)
+def test_a_run_after_a_kill_between_two_commits_gives_the_same_tables(spark, tmp_path, boundaries):
     draw, knobs = random.Random(6), [*list_screens(tmp_path), *NEAR]
     config = make_config(tmp_path, "lake", *knobs)
     for number in range(2):
@@ -143,7 +146,7 @@ def test_a_run_after_a_kill_between_any_two_commits_gives_the_same_tables(spark,
     assert tuple(sorted(times, key=times.get)) == COMMITS
     expected = describe_full_run(spark, tmp_path, *knobs)
     assert describe_tables(spark, config) == expected
-    for first in reversed(range(len(COMMITS))):
+    for first in boundaries:
         before = find_commit_times(config)
         undo_commits(spark, config, COMMITS[first:])
         assert run(config).startswith("2 new files")
