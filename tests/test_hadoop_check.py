@@ -70,21 +70,25 @@ def test_a_job_that_looks_at_types_is_no_sign_of_the_storage(spark, tmp_path):
 class SlowListener:
     """Keeps the events of a job from Spark's store until it is told to go on."""
 
-    def __init__(self):
-        self.told = threading.Event()
+    def __init__(self, identify):
+        self.told, self.identify = threading.Event(), identify
 
-    def invoke(self, _, method, __):
+    def invoke(self, proxy, method, arguments):
+        if method.getName() == "equals":  # asked when the listener is removed
+            return self.identify(proxy) == self.identify(arguments[0])
         if method.getName() == "onTaskStart":
             self.told.wait(60)
+        return None
 
     class Java:
         implements = ("java.lang.reflect.InvocationHandler",)
 
 
 def test_tasks_that_the_store_has_not_heard_of_are_waited_for(spark):
-    context, slow = spark.sparkContext, SlowListener()
+    context = spark.sparkContext
     ensure_callback_server_started(context._gateway)
     bus, java = context._jsc.sc().listenerBus(), context._jvm.java
+    slow = SlowListener(java.lang.System.identityHashCode)
     loader = bus.getClass().getClassLoader()
     kinds = context._gateway.new_array(java.lang.Class, 1)
     kinds[0] = java.lang.Class.forName("org.apache.spark.scheduler.SparkListenerInterface", True, loader)

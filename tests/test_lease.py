@@ -158,8 +158,8 @@ def test_a_driver_that_cannot_renew_stops_itself(folder, monkeypatch):
     def refuse(name, content):
         raise PermissionError("the token has expired")
 
-    with Lease(folder, renew_seconds=0.01, dead_seconds=0.3) as lease:
-        time.sleep(0.35)
+    with Lease(folder, renew_seconds=0.01, dead_seconds=2.0) as lease:
+        time.sleep(2.1)
         lease.require()  # renewed in time
         monkeypatch.setattr(folder, "write", refuse)
         wait_until(lambda: is_lost(lease))
