@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipelines.machine import cache_folder
 
-PACKAGES = {"datatrove": ("datatrove[processing]==0.10.0", "spacy==3.8.18"), "daft": ("daft==0.7.26",)}
+PACKAGES = {"datatrove": ("datatrove[io,processing]==0.10.0", "spacy==3.8.18"), "daft": ("daft==0.7.26",)}
 """Of each peer, as pip takes them."""
 
 
