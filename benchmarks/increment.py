@@ -28,8 +28,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from benchmarks.books import write_books
-from benchmarks.growth import _CONF, write_documents
+from benchmarks.growth import write_documents
 from benchmarks.measuring import run_benchmark
+from benchmarks.stages import CONF
 from jobs.shell.display import console
 
 NUM_FILES = 100
@@ -58,7 +59,7 @@ def run_corpus(case: Case, documents: Path, root: Path) -> tuple[float, str, dic
 
     parts = [f"name: s, path: {documents}, format: jsonl, fields: {{text: text}}"]
     parts += [_CLEANING] if case == "web" else []
-    conf = {name: value for name, value in _CONF.items() if not name.startswith("spark.eventLog")}
+    conf = {name: value for name, value in CONF.items() if not name.startswith("spark.eventLog")}
     settings = configuration.load(
         overrides=[
             f"root={root}",

@@ -9,6 +9,8 @@ import sys
 import venv
 from pathlib import Path
 
+import typer
+
 from pipelines.machine import cache_folder
 
 PACKAGES = {"datatrove": ("datatrove[io,processing]==0.10.0", "spacy==3.8.18"), "daft": ("daft==0.7.26",)}
@@ -28,7 +30,7 @@ def install_peer(name: str) -> None:
         return
     print(f"installing {', '.join(PACKAGES[name])} into {folder}")
     venv.create(folder, with_pip=True, clear=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *PACKAGES[name]], check=True)
     (folder / "complete").touch()
 
@@ -85,9 +87,15 @@ if __name__ == "__main__":
 """Arguments: folder of JSON Lines, folder to work in, processes. All options are datatrove's own but fork,
 with which its processes start sooner."""
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Install the environments of the peers into the cache folder, once: 1 GB."""
     for peer in PACKAGES:
         try:
             install_peer(peer)
         except subprocess.CalledProcessError as error:
             print(f"{peer} was not installed ({error}); the benchmarks measure without it", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -28,7 +28,7 @@ _CLASSIFIER = {
     "intermediate_size": 32,
     "max_position_embeddings": _MAX_TOKENS,
 }
-_CONF = {
+CONF = {
     "spark.master": f"local[{SLOTS},4]",
     "spark.driver.memory": "2g",
     "spark.sql.shuffle.partitions": "4",
@@ -114,7 +114,7 @@ def _load(documents: Path, root: Path, log: Path, *overrides: str) -> Any:
     from jobs.shell import settings
 
     source = f"{{name: s, path: {documents}, format: jsonl, fields: {{text: text}}}}"
-    conf = {**_CONF, "spark.eventLog.dir": log.as_uri()}
+    conf = {**CONF, "spark.eventLog.dir": log.as_uri()}
     return settings.load(
         overrides=[
             f"root={root}",
