@@ -6,6 +6,7 @@ carries the plan that they were made by, and an increment spends more time on pl
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 MOST_ROWS = 100_000
@@ -22,6 +23,11 @@ def bring_rows(rows: DataFrame, most: int = MOST_ROWS) -> pa.Table | None:
 def send_rows(spark: SparkSession, rows: pa.Table, schema: StructType | str) -> DataFrame:
     """The rows as values in a plan. `schema` is that of the rows, and matters if there are none."""
     return spark.createDataFrame(rows) if rows.num_rows else spark.createDataFrame([], schema)
+
+
+def send_values(spark: SparkSession, column: str, values: pa.Array | pa.ChunkedArray) -> DataFrame:
+    """Different values as rows of one column of strings, which every executor gets."""
+    return F.broadcast(send_rows(spark, pa.table({column: values}), f"{column} STRING"))
 
 
 def settle_rows(rows: DataFrame) -> tuple[DataFrame, int] | None:

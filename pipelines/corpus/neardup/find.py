@@ -16,11 +16,14 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.corpus.few import MOST_ROWS, send_rows, send_values
 from pipelines.corpus.neardup.candidates import (
     MEMBERS,
     PAIRS,
@@ -34,9 +37,16 @@ from pipelines.corpus.neardup.candidates import (
     spread_buckets,
 )
 from pipelines.corpus.neardup.graph import choose_best, find_components, find_removed
+from pipelines.corpus.neardup.outcome import REMOVED, REMOVED_DDL, describe_clusters, select_removed
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE, NearDuplicates
-from pipelines.corpus.neardup.rounds import DRIVER_EDGES, Rounds, create_rows
-from pipelines.corpus.neardup.stored import ReadTexts, add_signatures, add_similarities, describe_signed
+from pipelines.corpus.neardup.rounds import DRIVER_EDGES, Rounds, choose_survivors, list_clusters
+from pipelines.corpus.neardup.stored import (
+    ReadTexts,
+    add_signatures,
+    add_similarities,
+    compare_few,
+    describe_signed,
+)
 from pipelines.corpus.quality import EXACT_DUPLICATE
 from pipelines.spark import persisted
 from pipelines.tables import NEAR_DUPLICATES
@@ -76,8 +86,10 @@ class Search:
     """Path or name of the table. Rows on the way to it are held in its folder."""
     report: Callable[[str], None] = logger.info
     """Gets a line at each step and at each round."""
+    driver_pairs: int = MOST_ROWS
+    """Pairs up to which the driver finds clusters, survivors and evidence without a shuffle."""
     driver_edges: int = DRIVER_EDGES
-    """Edges up to which the driver finds clusters and survivors."""
+    """Of more pairs, edges up to which the driver finds clusters and survivors."""
     driver_buckets: int = DRIVER_BUCKETS
     """Buckets of members up to which an increment looks only at what new files can change; 0 = never."""
 
@@ -121,75 +133,81 @@ def find_near_duplicates(documents: DataFrame, read_texts: ReadTexts, search: Se
         pairs = stack.enter_context(PAIRS.hold(found, search.evidence))
 
         report(f"near duplicates: comparing {pairs.num_rows:,} pairs")
-        compared, num_compared = add_similarities(
-            pairs.rows, members, read_texts, settings, search.similarities
-        )
-        edges = stack.enter_context(persisted(compared.where(F.col("jaccard") >= settings.min_jaccard)))
-        num_edges = edges.count()
-        if num_edges <= search.driver_edges:
-            clusters, survivors, num_clusters = _decide_on_driver(edges)
+        if pairs.num_rows <= search.driver_pairs:
+            decided = _decide_on_driver(pairs.rows, members, read_texts, search)
         else:
-            rounds = Rounds(
-                stack=stack, path=search.evidence, report=report, driver_edges=search.driver_edges
-            )
-            clusters = stack.enter_context(persisted(rounds.label_clusters(edges)))
-            removals = edges.where(is_removable(F.col("b")))
-            removed = rounds.find_removed(removals)
-            survivors = stack.enter_context(persisted(choose_survivors(removals, removed)))
-            num_clusters = clusters.select("cluster").distinct().count()
-        facts = {
-            "signed": num_signed,
-            "pairs": pairs.num_rows,
-            "pairs_compared": num_compared,
-            "near_pairs": num_edges,
-            "crowded_buckets": count_crowded(buckets, settings.max_leaders),
-            "clusters": num_clusters,
-        }
+            decided = _decide_by_rounds(pairs.rows, members, read_texts, search, stack)
+        facts = {"signed": num_signed, "pairs": pairs.num_rows, **decided.facts}
+        facts["crowded_buckets"] = count_crowded(buckets, settings.max_leaders)
         yield Found(
-            removed=stack.enter_context(persisted(_select_removed(members, survivors))),
-            evidence=describe_clusters(members, clusters, survivors),
+            removed=decided.removed,
+            evidence=decided.evidence,
             facts=facts,
             record={SIGNED_BY: describe_signed(log, settings), LOOKED_AT: held.num_rows},
         )
 
 
-def _decide_on_driver(edges: DataFrame) -> tuple[DataFrame, DataFrame, int]:
-    """(member and cluster, rows of `choose_survivors`, number of clusters) of edges that fit into the driver,
-    without a Spark job but the one that fetches them."""
-    known = edges.select("a", "b", "jaccard", "num_buckets").toArrow()
-    removals, clusters = keep_removable(known), find_components(known)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Decided:
+    """What the pairs make of the members; `removed` and `evidence` as in `Found`."""
+
+    removed: DataFrame
+    evidence: DataFrame
+    facts: dict[str, int]
+
+
+def _decide_on_driver(
+    pairs: DataFrame, members: DataFrame, read_texts: ReadTexts, search: Search
+) -> _Decided:
+    """Rows that the driver holds cost a job each time they are looked for, and none to combine."""
+    spark, known = members.sparkSession, pairs.toArrow()
+
+    def find_rows(column: str, values: pa.Array) -> DataFrame:
+        return members.join(send_values(spark, column, values), column, "left_semi")
+
+    jaccards, num_compared = compare_few(
+        known, partial(find_rows, "content_hash"), read_texts, search.settings, search.similarities, spark
+    )
+    known = known.append_column("jaccard", pa.array(jaccards, pa.float64()))
+    edges = known.filter(pa.array(jaccards >= search.settings.min_jaccard))
+    removals, clusters = keep_removable(edges), find_components(edges)
     survivors = choose_best(removals, find_removed(removals))
-    return (
-        create_rows(edges, clusters, "member STRING, cluster STRING"),
-        create_rows(edges, survivors, "b STRING, survivor STRING, jaccard DOUBLE, num_buckets INT"),
-        len(clusters["cluster"].unique()),
+    rows = find_rows("order", clusters["member"]).toArrow()
+    evidence = describe_clusters(rows, clusters, survivors)
+    return _Decided(
+        removed=send_rows(spark, select_removed(rows, survivors), REMOVED_DDL),
+        evidence=send_rows(spark, evidence, NEAR_DUPLICATES.schema).select(*NEAR_DUPLICATES.schema.names),
+        facts=_count(num_compared, edges.num_rows, len(clusters["cluster"].unique())),
     )
 
 
-def choose_survivors(removals: DataFrame, removed: DataFrame) -> DataFrame:
-    """b, and of its smallest survivor a: survivor, jaccard, num_buckets. One row per removed vertex.
-
-    Every removed vertex has an edge to a survivor; if it has several, the smallest one is named.
-    """
-    is_left = removals.join(removed.withColumnRenamed("vertex", "a"), "a", "left_anti")
-    return (
-        is_left.groupBy("b")
-        .agg(F.min(F.struct("a", "jaccard", "num_buckets")).alias("best"))
-        .select("b", F.col("best.a").alias("survivor"), "best.jaccard", "best.num_buckets")
+def _decide_by_rounds(
+    pairs: DataFrame, members: DataFrame, read_texts: ReadTexts, search: Search, stack: ExitStack
+) -> _Decided:
+    compared, num_compared = add_similarities(
+        pairs, members, read_texts, search.settings, search.similarities
+    )
+    near = compared.where(F.col("jaccard") >= search.settings.min_jaccard)
+    edges = stack.enter_context(persisted(near))
+    rounds = Rounds(stack=stack, path=search.evidence, report=search.report, driver_edges=search.driver_edges)
+    clusters = stack.enter_context(persisted(rounds.label_clusters(edges)))
+    removals = edges.where(is_removable(F.col("b")))
+    survivors = stack.enter_context(persisted(choose_survivors(removals, rounds.find_removed(removals))))
+    return _Decided(
+        removed=stack.enter_context(persisted(_select_removed(members, survivors))),
+        evidence=list_clusters(members, clusters, survivors),
+        facts=_count(num_compared, edges.count(), clusters.select("cluster").distinct().count()),
     )
 
 
-def describe_clusters(members: DataFrame, clusters: DataFrame, survivors: DataFrame) -> DataFrame:
-    """Rows of NEAR_DUPLICATES: one per member of a cluster."""
-    sizes = clusters.groupBy("cluster").agg(F.count("*").cast("int").alias("cluster_size"))
-    rows = (
-        members.join(clusters.withColumnRenamed("member", "order"), "order")
-        .join(sizes, "cluster")
-        .join(survivors.withColumnRenamed("b", "order"), "order", "left")
-        .withColumn("cluster_id", find_doc_id(F.col("cluster")))
-        .withColumn("duplicate_of", find_doc_id(F.col("survivor")))
-    )
-    return rows.select(*NEAR_DUPLICATES.schema.names)
+def _count(num_compared: int, num_edges: int, num_clusters: int) -> dict[str, int]:
+    return {"pairs_compared": num_compared, "near_pairs": num_edges, "clusters": num_clusters}
+
+
+def _select_removed(members: DataFrame, survivors: DataFrame) -> DataFrame:
+    named = survivors.select(F.col("b").alias("order"), find_doc_id(F.col("survivor")).alias("duplicate_of"))
+    removed = members.join(named, "order").withColumn("failed_rule", F.lit(NEAR_DUPLICATE))
+    return removed.select(*REMOVED)
 
 
 def prepare_search(places: TablePlaces, report: Callable[[str], None]) -> Search | None:
@@ -252,9 +270,3 @@ def check_losses(sources: Mapping[str, Mapping[str, int]], settings: NearDuplica
         f"{message}; documents were not written. To accept the loss, raise the fraction or set "
         "corpus.near_duplicates.on_alarm=warn: then duplicate_of in documents names the survivor of each copy"
     )
-
-
-def _select_removed(members: DataFrame, survivors: DataFrame) -> DataFrame:
-    named = survivors.select(F.col("b").alias("order"), find_doc_id(F.col("survivor")).alias("duplicate_of"))
-    removed = members.join(named, "order").drop("order", "vertex", "rank")
-    return removed.withColumn("failed_rule", F.lit(NEAR_DUPLICATE))

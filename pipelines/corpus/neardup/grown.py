@@ -29,16 +29,15 @@ from pipelines.corpus.neardup.affected import (
 )
 from pipelines.corpus.neardup.candidates import rank_members
 from pipelines.corpus.neardup.find import LOOKED_AT, SIGNED_BY, Found, Search
-from pipelines.corpus.neardup.outcome import AskedPairs, Outcome, ask_pairs, decide
+from pipelines.corpus.neardup.outcome import REMOVED_DDL, AskedPairs, Outcome, ask_pairs, decide
 from pipelines.corpus.neardup.stored import (
     ReadTexts,
     are_signed,
+    compare_few,
     describe_signed,
     read_signatures,
-    read_similarities,
     require_complete,
     write_signatures,
-    write_similarities,
 )
 from pipelines.pin import TableLog, fingerprint, open_log
 from pipelines.tables import NEAR_DUPLICATES
@@ -47,11 +46,8 @@ MOST_MEMBERS = 500_000
 """Rows of all answers together that the driver takes: about 200 MB."""
 _POSITION = ["doc_id", "content_hash", "task", "slice", "offset"]
 _FROM_DOCUMENTS = ("shard", "duplicate_of", "drop_reason")
-_REMOVED_DDL = """doc_id STRING, source STRING, file STRING, split STRING, num_chars INT, content_hash STRING,
-task INT, slice INT, offset BIGINT, duplicate_of STRING, failed_rule STRING"""
 _REVISITED_DDL = """doc_id STRING, source STRING, file STRING, offset BIGINT, content_hash STRING,
 num_chars INT, split STRING, duplicate_of STRING, drop_reason STRING, shard STRING"""
-_SIMILAR = pa.schema([("first", pa.string()), ("second", pa.string()), ("jaccard", pa.float64())])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +108,7 @@ def search_changed(arrived: DataFrame, before: Before, read_texts: ReadTexts, se
     jaccards, num_compared = _compare(asked, found.members, read_texts, search, tables)
     outcome = decide(found, asked, jaccards, settings.min_jaccard, before.record)
     return Found(
-        removed=send_rows(tables.spark, outcome.removed, _REMOVED_DDL),
+        removed=send_rows(tables.spark, outcome.removed, REMOVED_DDL),
         evidence=_join_evidence(outcome, tables),
         facts={"signed": num_signed, "pairs_compared": num_compared, **outcome.facts},
         record={
@@ -231,33 +227,16 @@ def _compare(
     asked: AskedPairs, members: pa.Table, read_texts: ReadTexts, search: Search, tables: _Tables
 ) -> tuple[npt.NDArray[np.float64], int]:
     """(the similarity of each pair of contents, how many were compared now)"""
-    settings, path, pairs = search.settings, search.similarities, asked.contents
-    if not pairs.num_rows:
-        return np.empty(0), 0
-    wanted = _join(pairs)
 
-    def look_up() -> pa.Array:
-        """Of each pair, its similarity; null = not known."""
-        rows = tables.match(read_similarities(tables.spark, path, settings), pairs)
-        found = rows.toArrow().select(_SIMILAR.names).cast(_SIMILAR)
-        places = pc.index_in(wanted, value_set=_join(found))
-        return found["jaccard"].combine_chunks().take(places)
-
-    known = look_up()
-    missing = pairs.filter(pc.is_null(known))
-    if missing.num_rows:
-        ends = pa.chunked_array([*missing["first"].chunks, *missing["second"].chunks], pa.string())
-        asked_for = members.filter(pc.is_in(members["content_hash"], value_set=ends.combine_chunks()))
-        hashes = asked_for["content_hash"].to_numpy(zero_copy_only=False).astype(str)
+    def find_positions(contents: pa.Array) -> DataFrame:
+        found = members.filter(pc.is_in(members["content_hash"], value_set=contents))
+        hashes = found["content_hash"].to_numpy(zero_copy_only=False).astype(str)
         # Of two members with one content, one is enough.
         firsts = pa.array(np.unique(hashes, return_index=True)[1])
-        positions = tables.spark.createDataFrame(asked_for.take(firsts).select(_POSITION))
-        described = missing.num_rows, _mark(_join(missing))
-        rows = tables.spark.createDataFrame(missing)
-        write_similarities(rows, described, positions, read_texts, settings, path)
-        known = look_up()
-        require_complete(known.null_count, "pairs", path)
-    return np.asarray(known.to_numpy(zero_copy_only=False), np.float64), missing.num_rows
+        return tables.spark.createDataFrame(found.take(firsts).select(_POSITION))
+
+    settings, path = search.settings, search.similarities
+    return compare_few(asked.contents, find_positions, read_texts, settings, path, tables.spark)
 
 
 def _join_evidence(outcome: Outcome, tables: _Tables) -> DataFrame:
@@ -279,10 +258,6 @@ def _require_few(num_pairs: int, search: Search) -> None:
 
 def _hashes(rows: pa.Table) -> pa.Array:
     return rows["content_hash"].combine_chunks()
-
-
-def _join(pairs: pa.Table) -> pa.Array:
-    return pc.binary_join_element_wise(pairs["first"], pairs["second"], "/").combine_chunks()
 
 
 def _mark(values: pa.Array | pa.ChunkedArray) -> str:

@@ -22,6 +22,8 @@ REMOVED = (
     *("doc_id", "source", "file", "split", "num_chars", "content_hash", "task", "slice", "offset"),
     *("duplicate_of", "failed_rule"),
 )
+REMOVED_DDL = """doc_id STRING, source STRING, file STRING, split STRING, num_chars INT, content_hash STRING,
+task INT, slice INT, offset BIGINT, duplicate_of STRING, failed_rule STRING"""
 _LABELLED = (
     *("doc_id", "source", "file", "offset", "content_hash", "num_chars"),
     *("split", "duplicate_of", "drop_reason", "shard"),
@@ -87,10 +89,7 @@ def decide(
     removals, clusters = keep_removable(edges), find_components(edges)
     survivors = choose_best(removals, find_removed(removals))
     members = affected.members
-    places = pc.index_in(survivors["b"], value_set=members["order"].combine_chunks())
-    removed = members.take(places).drop_columns(["duplicate_of"])
-    removed = removed.append_column("duplicate_of", _find_doc_id(survivors["survivor"]))
-    removed = removed.append_column("failed_rule", pa.array([NEAR_DUPLICATE] * len(removed), pa.string()))
+    removed = select_removed(members, survivors)
     were = affected.before.combine(members.num_rows)
     num_before = int(np.count_nonzero(similarity[np.searchsorted(asked.keys, were)] >= min_jaccard))
     replaced = pc.unique(affected.clusters["cluster_id"])
@@ -101,8 +100,8 @@ def decide(
         "clusters": len(clusters["cluster"].unique()) - len(replaced),
     }
     return Outcome(
-        removed=removed.select(REMOVED),
-        evidence=_describe_clusters(members, clusters, survivors),
+        removed=removed,
+        evidence=describe_clusters(members, clusters, survivors),
         replaced=replaced,
         revisited=_find_revisited(affected, removed),
         facts={name: facts[name] + number for name, number in more.items()},
@@ -125,8 +124,19 @@ def _select_edges(
     return pa.table(columns), int(np.count_nonzero(is_near))
 
 
-def _describe_clusters(members: pa.Table, clusters: pa.Table, survivors: pa.Table) -> pa.Table:
-    """As `find.describe_clusters`."""
+def select_removed(members: pa.Table, survivors: pa.Table) -> pa.Table:
+    """Columns REMOVED of the members that are removed. Needs the columns of MEMBERS, and all of these
+    members; `survivors` as `graph.choose_best` gives them."""
+    places = pc.index_in(survivors["b"], value_set=members["order"].combine_chunks())
+    kept = [name for name in REMOVED if name in members.column_names and name != "duplicate_of"]
+    removed = members.select(kept).take(places)
+    removed = removed.append_column("duplicate_of", _find_doc_id(survivors["survivor"]))
+    removed = removed.append_column("failed_rule", pa.array([NEAR_DUPLICATE] * len(removed), pa.string()))
+    return removed.select(REMOVED)
+
+
+def describe_clusters(members: pa.Table, clusters: pa.Table, survivors: pa.Table) -> pa.Table:
+    """Rows of NEAR_DUPLICATES: one per member of a cluster. As `rounds.list_clusters`."""
     of_clusters = members.take(pc.index_in(clusters["member"], value_set=members["order"].combine_chunks()))
     sizes = clusters["cluster"].combine_chunks().value_counts()
     size = sizes.field("counts").take(pc.index_in(clusters["cluster"], value_set=sizes.field("values")))

@@ -18,9 +18,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.corpus.few import send_rows
+from pipelines.corpus.neardup.candidates import find_doc_id
 from pipelines.corpus.neardup.graph import find_components, find_removed
 from pipelines.delta import Table
 from pipelines.held import HeldRows
+from pipelines.tables import NEAR_DUPLICATES
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,8 @@ class Rounds:
         before = self._hold(edges)
         for number in range(1, MAX_ROUNDS + 1):
             if before.num_rows <= self.driver_edges:
-                return create_rows(edges, find_components(_collect(before)), "member STRING, cluster STRING")
+                found = find_components(_collect(before))
+                return send_rows(edges.sparkSession, found, "member STRING, cluster STRING")
             self._tell("clusters", number, before.num_rows)
             after = self._hold(before.rows.transform(make_large_stars).transform(make_small_stars))
             if after.digest == before.digest:
@@ -88,7 +92,7 @@ class Rounds:
         for number in range(1, MAX_ROUNDS + 1):
             if left.num_rows <= self.driver_edges:
                 rest = pa.table({"vertex": find_removed(_collect(left))})
-                removed.append(create_rows(edges, rest, "vertex STRING"))
+                removed.append(send_rows(edges.sparkSession, rest, "vertex STRING"))
                 break
             self._tell("survivors", number, left.num_rows)
             neighbours = self.stack.enter_context(VERTICES.hold(remove_neighbours(left.rows), self.path))
@@ -147,9 +151,27 @@ def _collect(edges: HeldRows) -> pa.Table:
     return edges.rows.toArrow()
 
 
-def create_rows(like: DataFrame, rows: pa.Table, ddl: str) -> DataFrame:
-    """Rows from the driver's memory, in the session of `like`."""
-    spark = like.sparkSession
-    if not rows.num_rows:
-        return spark.createDataFrame([], ddl)
-    return spark.createDataFrame(rows)
+def choose_survivors(removals: DataFrame, removed: DataFrame) -> DataFrame:
+    """b, and of its smallest survivor a: survivor, jaccard, num_buckets. One row per removed vertex.
+
+    Every removed vertex has an edge to a survivor; if it has several, the smallest one is named.
+    """
+    is_left = removals.join(removed.withColumnRenamed("vertex", "a"), "a", "left_anti")
+    return (
+        is_left.groupBy("b")
+        .agg(F.min(F.struct("a", "jaccard", "num_buckets")).alias("best"))
+        .select("b", F.col("best.a").alias("survivor"), "best.jaccard", "best.num_buckets")
+    )
+
+
+def list_clusters(members: DataFrame, clusters: DataFrame, survivors: DataFrame) -> DataFrame:
+    """Rows of NEAR_DUPLICATES: one per member of a cluster."""
+    sizes = clusters.groupBy("cluster").agg(F.count("*").cast("int").alias("cluster_size"))
+    rows = (
+        members.join(clusters.withColumnRenamed("member", "order"), "order")
+        .join(sizes, "cluster")
+        .join(survivors.withColumnRenamed("b", "order"), "order", "left")
+        .withColumn("cluster_id", find_doc_id(F.col("cluster")))
+        .withColumn("duplicate_of", find_doc_id(F.col("survivor")))
+    )
+    return rows.select(*NEAR_DUPLICATES.schema.names)

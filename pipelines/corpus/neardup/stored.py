@@ -10,6 +10,9 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -30,6 +33,7 @@ ReadTexts = Callable[[DataFrame, Work, str], DataFrame]
 _SIGNED = "content_hash STRING, num_shingles INT, buckets ARRAY<BIGINT>"
 _SETS = "content_hash STRING, shingles ARRAY<BIGINT>"
 _NO_BUCKETS = np.empty(0, np.int64)
+_SIMILAR = pa.schema([("first", pa.string()), ("second", pa.string()), ("jaccard", pa.float64())])
 _CHANGED = "files changed while they were read, or a row of the table was deleted; run the stage again"
 
 
@@ -100,6 +104,42 @@ def add_similarities(
             known = read_similarities(spark, path, settings)
             require_complete(missing.join(known, both, "left_anti").count(), "pairs", path)
     return pairs.join(known, both), num_missing
+
+
+def compare_few(
+    pairs: pa.Table,
+    find_positions: Callable[[pa.Array], DataFrame],
+    read_texts: ReadTexts,
+    settings: NearDuplicates,
+    path: str,
+    spark: SparkSession,
+) -> tuple[npt.NDArray[np.float64], int]:
+    """(the similarity of each pair, how many were compared now), of pairs that the driver holds.
+
+    `pairs`: first and second (content hashes), each pair once. `find_positions` gives the position of one
+    member of each of the contents. Raises ChangedMeanwhileError if a pair could not be compared.
+    """
+    if not pairs.num_rows:
+        return np.empty(0), 0
+    wanted = _name_pairs(pairs)
+
+    def look_up() -> pa.Array:
+        """Of each pair, its similarity; null = not known."""
+        asked = F.broadcast(spark.createDataFrame(pairs.select(["first", "second"])))
+        rows = read_similarities(spark, path, settings).join(asked, ["first", "second"], "left_semi")
+        found = rows.toArrow().select(_SIMILAR.names).cast(_SIMILAR)
+        return found["jaccard"].combine_chunks().take(pc.index_in(wanted, value_set=_name_pairs(found)))
+
+    known = look_up()
+    missing = pairs.filter(pc.is_null(known)).select(["first", "second"])
+    if missing.num_rows:
+        ends = pa.chunked_array([*missing["first"].chunks, *missing["second"].chunks], pa.string())
+        described = missing.num_rows, fingerprint(sorted(_name_pairs(missing).to_pylist()))
+        rows, positions = spark.createDataFrame(missing), find_positions(pc.unique(ends))
+        write_similarities(rows, described, positions, read_texts, settings, path)
+        known = look_up()
+        require_complete(known.null_count, "pairs", path)
+    return np.asarray(known.to_numpy(zero_copy_only=False), np.float64), missing.num_rows
 
 
 def read_similarities(spark: SparkSession, path: str, settings: NearDuplicates) -> DataFrame:
@@ -183,6 +223,10 @@ def _collect_sets(texts: Texts, ngram: int) -> Iterator[tuple[int, tuple]]:
 
 def _name_shingles(settings: NearDuplicates) -> str:
     return f"{HASH_VERSION}/{settings.banding.ngram}gram"
+
+
+def _name_pairs(pairs: pa.Table) -> pa.Array:
+    return pc.binary_join_element_wise(pairs["first"], pairs["second"], "/").combine_chunks()
 
 
 def _describe(rows: DataFrame, row_hash: Column) -> tuple[int, int]:

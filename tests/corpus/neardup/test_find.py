@@ -163,11 +163,11 @@ def test_result_does_not_depend_on_partitions_or_driver(spark, tmp_path):
     usual = spark.conf.get("spark.sql.shuffle.partitions")
     results = []
     try:
-        for number, (partitions, driver_edges) in enumerate(
-            [("2", 10**6), ("1", 10**6), ("7", 20), ("200", 10**6)]
+        for number, (partitions, pairs, edges) in enumerate(
+            [("2", 10**6, 10**6), ("1", 0, 10**6), ("7", 20, 20), ("200", 10**6, 10**6)]
         ):
             spark.conf.set("spark.sql.shuffle.partitions", partitions)
-            search = make_search(tmp_path / f"tables{number}", driver_edges=driver_edges)
+            search = make_search(tmp_path / f"tables{number}", driver_pairs=pairs, driver_edges=edges)
             results.append(collect_results(spark, sources, search))
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", usual)
