@@ -29,10 +29,13 @@ def write_books(folder: Path, num_files: int, megabytes: float) -> None:
 
 
 def split_books() -> list[str]:
-    """The paragraphs of at least 200 characters, each in one line."""
+    """The paragraphs of 200 to 1,000 characters, each in one line.
+
+    A longer one would be most of a text, and the more texts there are, the more would be copies by chance.
+    """
     books = (gzip.decompress(file.read_bytes()).decode() for file in sorted(BOOKS.rglob("*.gz")))
     found = (" ".join(part.split()) for book in books for part in re.split(r"\n\s*\n", book))
-    return sorted({part for part in found if len(part) >= 200})
+    return sorted({part for part in found if 200 <= len(part) <= 1_000})
 
 
 def make_texts(paragraphs: list[str], draw: random.Random) -> Iterator[str]:
