@@ -13,26 +13,31 @@ import typer
 
 from pipelines.machine import cache_folder
 
-PACKAGES = {"datatrove": ("datatrove[io,processing]==0.10.0", "spacy==3.8.18"), "daft": ("daft==0.7.26",)}
+PACKAGES = {
+    "datatrove": ("datatrove[io,processing]==0.10.0", "spacy==3.8.18", "jieba==0.42.1"),
+    "daft": ("daft==0.7.26",),
+}
 """Of each peer, as pip takes them."""
 
 
 def find_peer(name: str) -> Path | None:
-    """The Python of the peer; None if it is not installed."""
+    """The Python of the peer; None if it, or one of its packages, is not installed."""
     folder = _find_folder(name)
-    return folder / "bin" / "python" if (folder / "complete").exists() else None
+    done = folder / "complete"
+    is_complete = done.exists() and done.read_text(encoding="utf-8").split() == [*PACKAGES[name]]
+    return folder / "bin" / "python" if is_complete else None
 
 
 def install_peer(name: str) -> None:
-    """Install the environment of a peer if it is missing. Raises CalledProcessError if pip fails."""
+    """Install the environment of a peer, or what it lacks. Raises CalledProcessError if pip fails."""
     folder = _find_folder(name)
     if find_peer(name) is not None:
         return
     print(f"installing {', '.join(PACKAGES[name])} into {folder}")
-    venv.create(folder, with_pip=True, clear=True)
+    venv.create(folder, with_pip=True)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *PACKAGES[name]], check=True)
-    (folder / "complete").touch()
+    (folder / "complete").write_text("\n".join(PACKAGES[name]), encoding="utf-8")
 
 
 def _find_folder(name: str) -> Path:

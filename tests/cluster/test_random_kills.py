@@ -33,17 +33,23 @@ def kill_rank(cluster, run, chance, root):
     """One Python process of an executor, which is a rank while a training runs."""
     wait_for(lambda: find_workers(cluster) or not run.driver.is_alive(), RUN_SECONDS)
     if workers := find_workers(cluster):
-        chance.choice(workers).kill()
+        with suppress(psutil.NoSuchProcess):  # it ended by itself
+            chance.choice(workers).kill()
 
 
 def find_workers(cluster):
     """Python processes of executors on both hosts."""
-    return [
-        each
-        for host in cluster.workers
-        for each in psutil.Process(host.init).children(recursive=True)
-        if "pyspark.daemon" in " ".join(each.cmdline())
+    processes = [
+        each for host in cluster.workers for each in psutil.Process(host.init).children(recursive=True)
     ]
+    return [each for each in processes if "pyspark.daemon" in read_command(each)]
+
+
+def read_command(process) -> str:
+    """Its command line; empty if it has ended."""
+    with suppress(psutil.NoSuchProcess):  # a zombie too
+        return " ".join(process.cmdline())
+    return ""
 
 
 def kill_tracking_server(cluster, run, chance, root):
@@ -74,7 +80,7 @@ def test_random_kills_change_nothing(cluster, expected, tmp_path, storage):
     write_tickets(tmp_path)
     while len(killed) < NUM_KILLS:  # a flow may end before all kills are done: then another one begins
         num_flows += 1
-        root = f"{cluster.hdfs.uri if storage == 'hdfs' else LAKE}/killed{num_flows}"
+        root = f"{cluster.hdfs.uri if storage == 'hdfs' else LAKE}/{storage}_killed{num_flows}"
         cluster.upload(tmp_path, f"{root}/raw")
         killed += run_and_kill(cluster, root, chance, kills, NUM_KILLS - len(killed))
         require_same_rows(cluster.results(root), expected)
