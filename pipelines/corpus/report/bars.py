@@ -7,6 +7,7 @@ Its numbers stand beside it as text; what cannot see the picture reads the table
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipelines.corpus.report.content import Tokens
 from pipelines.corpus.report.markup import Html, join, tag
 
 _WIDTH, _MIN_WIDTH = 1000.0, 4.0
@@ -113,6 +114,16 @@ def format_share(part: int, whole: int) -> str:
     if share > 99.9:
         return "> 99.9 %"
     return f"{share:.3g} %" if share >= 99.5 else f"{share:.2g} %"
+
+
+def format_tokens(tokens: Tokens | None) -> str:
+    """Exact ones in full, estimates as "about" with three digits; - if they are not known."""
+    if tokens is None:
+        return "-"
+    if tokens.is_exact or not tokens.number:
+        return f"{tokens.number:,}"
+    digits = 3 - len(str(tokens.number))
+    return f"about {format_large(round(tokens.number, min(0, digits)))}"
 
 
 def format_large(number: int) -> str:
