@@ -74,7 +74,7 @@ def test_names_may_break_but_keep_their_text():
         (Tokens(7), "about 7"),
         (Tokens(123_456), "about 123,000"),
         (Tokens(123_456, is_exact=True), "123,456"),
-        (Tokens(12_345_678_901), "about 12.3 billion"),
+        (Tokens(12_345_678_901), "about 12.3\u00a0billion"),
     ],
 )
 def test_estimates_have_three_digits(tokens, shown):

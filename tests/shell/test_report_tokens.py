@@ -27,7 +27,7 @@ def write_texts(folder):
     texts = [saying[: 20 + n % 60] + f", said the {n}th of the people there." for n in range(320)]
     texts += [f"No. {n}" for n in range(40)] + [texts[0]] * 3 + [""]
     chinese = [f"第{n}条河流从山里流到海边，" * (3 + n) + "人们住在那里。" for n in range(12)]
-    for name, own in (("english", texts), ("中文", chinese)):
+    for name, own in (("english", texts), ("chinese", chinese)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in own))
 
 
@@ -38,7 +38,7 @@ def load(folder, *more):
     spark = "{" + ", ".join(f'{key}: "{value}"' for key, value in TEST_CONF.items()) + "}"
     overrides = [
         f"root={folder}/lake",
-        f"corpus.sources=[{source('english')}, {source('中文')}]",
+        f"corpus.sources=[{source('english')}, {source('chinese')}]",
         f"spark={spark}",
         "corpus.rules.min_chars=20",
         "dataset.task=language_modelling",
@@ -92,7 +92,7 @@ def test_estimates_are_near_the_tokens_of_all_texts(spark, made):
     assert counts.estimates["english", None] == pytest.approx(exact["english", None], rel=0.02)
     assert 0.6 * MOST < counts.num_sampled - 40 - 3 - 12 < 1.4 * MOST
     chars = {cell: amount.chars for cell, amount in content.outcomes.items()}
-    english, chinese = (exact[name, None] / chars[name, None] for name in ("english", "中文"))
+    english, chinese = (exact[name, None] / chars[name, None] for name in ("english", "chinese"))
     assert chinese > 2 * english  # so one ratio for all would be far off
 
 
@@ -112,7 +112,7 @@ def test_sequences_give_exact_tokens_by_source(spark, made):
     counter = find_counter(None, pin(made.config.documents), sequences, made.dataset.tokenizers)
     content = read(spark, made, counter, place)
     twin = count_all(made.rows, read_tokenizer(made.dataset.tokenizers, sequences.facts["tokenizer"]))
-    expected = {source: twin[source, None] for source in ("english", "中文")}
+    expected = {source: twin[source, None] for source in ("english", "chinese")}
     assert content.token_counts.kept == {**expected, None: sum(expected.values())}
     assert content.tokens == {split: counts["tokens"] for split, counts in sequences.facts["splits"].items()}
     assert content.count_tokens([None]) == Tokens(sum(expected.values()), is_exact=True)

@@ -12,6 +12,8 @@ from pipelines.corpus.report.markup import Html, join, tag
 
 _WIDTH, _MIN_WIDTH = 1000.0, 4.0
 """Units of a whole bar, and of the smallest amount that is not 0: it must be seen."""
+NO_BREAK = "\u00a0"
+"""A space where a narrow cell does not break a line."""
 _UNITS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"))
 
 
@@ -123,7 +125,8 @@ def format_tokens(tokens: Tokens | None) -> str:
     if tokens.is_exact or not tokens.number:
         return f"{tokens.number:,}"
     digits = 3 - len(str(tokens.number))
-    return f"about {format_large(round(tokens.number, min(0, digits)))}"
+    number = format_large(round(tokens.number, min(0, digits)))
+    return f"about {number.replace(' ', NO_BREAK)}"
 
 
 def format_large(number: int) -> str:

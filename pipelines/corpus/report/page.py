@@ -68,7 +68,8 @@ def _draw_head(content: Content) -> Html:
         assert of_kept
         assert of_all
         share = format_share(of_kept.number, of_all.number)
-        facts.append(("tokens kept", format_tokens(of_kept), f"about {share} of all tokens"))
+        shown = of_kept.number if of_kept.is_exact else format_tokens(of_kept)
+        facts.append(("tokens kept", shown, f"about {share} of all tokens"))
     if content.tokens is not None:
         by_split = ", ".join(f"{split} {tokens:,}" for split, tokens in sorted(content.tokens.items()))
         facts.append(("tokens in sequences", sum(content.tokens.values()), by_split))

@@ -9,6 +9,7 @@ texts, because rows are in no order of doc_id. About 40 texts per reason reach t
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
@@ -70,9 +71,13 @@ def _read_rows(
     if not limits:
         return []
     place = F.xxhash64("doc_id")
-    ddl = "of STRING, why STRING, example_limit BIGINT, sample_limit BIGINT"
-    # A local relation of sources x reasons rows: it is broadcast, so texts are not shuffled.
-    bounds = F.broadcast(documents.sparkSession.createDataFrame(limits, ddl))
+    kinds = {"of": pa.string(), "why": pa.string(), "example_limit": pa.int64(), "sample_limit": pa.int64()}
+    columns = zip(*limits, strict=True)
+    table = pa.table(
+        [pa.array(own, kind) for own, kind in zip(columns, kinds.values(), strict=True)], [*kinds]
+    )
+    # From Arrow: a local relation of sources x reasons rows. It is broadcast, so texts are not shuffled.
+    bounds = F.broadcast(documents.sparkSession.createDataFrame(table))
     is_cell = (F.col("source") == F.col("of")) & F.col("drop_reason").eqNullSafe(F.col("why"))
     is_example, is_sample = (
         F.coalesce(place <= F.col(f"{kind}_limit"), F.lit(False)) for kind in ("example", "sample")
