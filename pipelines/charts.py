@@ -1,4 +1,4 @@
-"""Charts of a run: loss curve, confusion matrix, what became of records. Arrays in, matplotlib figures out.
+"""Charts of a run: loss curve, confusion matrix. Arrays in, matplotlib figures out.
 
 Figures are drawn without pyplot: no global state, no display, and no leak when a driver draws thousands.
 Importing this module loads matplotlib, so import it only where a chart is drawn.
@@ -84,31 +84,6 @@ def draw_loss_curve(
     return figure
 
 
-def draw_drops(records: int, dropped: Mapping[str, int], *, title: str) -> Figure:
-    """A waterfall: records, how many each reason takes away, in the order of `dropped`, and what is left."""
-    names = ["records read", *dropped, "kept"]
-    figure = Figure(figsize=(9, 1.1 + 0.3 * len(names)), dpi=130, layout="constrained")
-    axes, left = figure.subplots(), records
-    axes.barh(0, records, color=GREY, alpha=0.5)
-    for row, count in enumerate(dropped.values(), start=1):
-        left -= count
-        axes.barh(row, left, color=GREY, alpha=0.2)
-        axes.barh(row, count, left=left, color=ORANGE)
-    axes.barh(len(names) - 1, left, color=BLUE)
-    for row, count in enumerate([records, *dropped.values(), left]):
-        share = f"  ({count / records:.1%})" if records else ""
-        axes.annotate(
-            f"{count:,}{share}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8
-        )
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(xlabel="documents", title=title, xlim=(0, max(1, records)))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
 def order_by_errors(counts: np.ndarray) -> np.ndarray:
     """Class numbers (num_classes,), most errors first (missed or wrongly predicted); ties by number."""
     errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
@@ -139,7 +114,7 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], *, title: str) -> 
         cmap="Reds",
         norm=PowerNorm(0.6, vmin=-0.3 * worst, vmax=worst),
     )
-    _label_cells(axes["cells"], [_shorten(labels[i]) if font else str(i) for i in order], font)
+    _label_cells(axes["cells"], [shorten_name(labels[i]) if font else str(i) for i in order], font)
     if num <= 20:
         _write_counts(axes["cells"], shown)
     accuracy = counts.diagonal().sum() / max(1, counts.sum())
@@ -263,9 +238,10 @@ def _smooth(values: np.ndarray, *, window: int) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 
 
-def _shorten(name: str) -> str:
-    half = (MAX_NAME - 1) // 2
-    return name if len(name) <= MAX_NAME else f"{name[:half]}\u2026{name[-half:]}"
+def shorten_name(name: str, max_chars: int = MAX_NAME) -> str:
+    """The name, or its beginning and its end if it is longer."""
+    half = (max_chars - 1) // 2
+    return name if len(name) <= max_chars else f"{name[:half]}\u2026{name[-half:]}"
 
 
 def _nonzero(counts: np.ndarray) -> list[tuple[int, int, int]]:

@@ -85,28 +85,3 @@ def test_smoothing_keeps_constants_and_lines():
     assert charts._smooth(np.full(20, 2.0), window=5).tolist() == [2.0] * 20
     line = np.arange(20.0)
     assert np.allclose(charts._smooth(line, window=5)[2:-2], line[2:-2])
-
-
-def test_drops_stand_in_their_order_with_what_is_left():
-    figure = charts.draw_drops(20, {"quarantine": 4, "language": 6}, title="t")
-    axes = figure.axes[0]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == [
-        "records read",
-        "quarantine",
-        "language",
-        "kept",
-    ]
-    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
-    assert bars == [(0, 20), (0, 16), (16, 4), (0, 10), (10, 6), (0, 10)]
-    assert [text.get_text() for text in axes.texts] == [
-        "20  (100.0%)",
-        "4  (20.0%)",
-        "6  (30.0%)",
-        "10  (50.0%)",
-    ]
-
-
-def test_drops_of_nothing_can_be_drawn():
-    figure = charts.draw_drops(0, {}, title="t")
-    figure.savefig(io.BytesIO())
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0", "0"]

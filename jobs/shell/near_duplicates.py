@@ -32,6 +32,7 @@ class SearchSection(Section):
     signatures: TablePlace
     similarities: TablePlace
     report: AbsolutePath | None
+    report_tokenizer: str | None
 
     @property
     def measured(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The report of a corpus as a file: `corpus.report` after the stage, `distributary corpus --report` later."""
+"""The report of a corpus as files: `corpus.report` after the stage, `distributary corpus --report` later."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,7 @@ from jobs.shell.display import console
 from jobs.shell.plan import Outcome
 from jobs.shell.progress import show_progress
 from jobs.shell.redaction import redact
-from jobs.shell.settings import Settings, TablePlace
+from jobs.shell.settings import AbsolutePath, Settings, TablePlace
 from pipelines.paths import absolute
 from pipelines.stores import configure
 
@@ -22,15 +22,15 @@ ReportFile = Annotated[
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Write an HTML page about the tables that are there: what each rule dropped, with examples; "
-        "change nothing else.",
+        help="Write an HTML page about the tables that are there: what each rule dropped, with examples; its "
+        "numbers go to a .json beside it. Nothing else is changed.",
     ),
 ]
 """An option of the corpus command."""
 
 
 def show_report(config: Any, settings: Settings, file: str) -> None:
-    """Write the page about the tables of `config` and print its place.
+    """Write the page about the tables of `config`, and its numbers, and print its place.
 
     Raises ValueError if the tables are not there or were not made together.
     """
@@ -38,10 +38,12 @@ def show_report(config: Any, settings: Settings, file: str) -> None:
     from pipelines.spark import session
 
     configure(config.storage)
-    sequences = TypeAdapter(TablePlace).validate_python(settings.tree["dataset"]["sequences"])
+    dataset = settings.tree["dataset"]
+    sequences = TypeAdapter(TablePlace).validate_python(dataset["sequences"])
+    tokenizers = TypeAdapter(AbsolutePath).validate_python(dataset["tokenizers"])
     place = absolute(file)
     require_file(place)
-    write_page(session("distributary report", config.spark), config, place, sequences)
+    write_report(session("distributary report", config.spark), config, place, sequences, tokenizers)
     console.print(redact(f"report: {place}"), markup=False)
 
 
@@ -57,24 +59,31 @@ def add_report(config: Any, outcome: Outcome) -> Outcome:
 
         with show_progress(outcome.stage) as progress:
             progress.phase("writing the report")
-            write_page(session(f"distributary {outcome.stage}", config.spark), config, config.report, None)
+            write_report(session(f"distributary {outcome.stage}", config.spark), config, config.report)
     return replace(outcome, facts={**outcome.facts, "report": config.report})
 
 
 def _is_current(config: Any) -> bool:
-    """Whether the page is there and about the newest documents."""
-    from pipelines.corpus.report.file import read_page, require_file
+    """Whether the page and its numbers are there and about the newest documents."""
+    from pipelines.corpus.report.file import read_report, require_file
     from pipelines.pin import pin
 
     require_file(config.report)
     documents = pin(config.documents)
-    return documents is not None and read_page(config.report, documents) is not None
+    return documents is not None and read_report(config.report, documents) is not None
 
 
-def write_page(spark: "SparkSession", config: Any, place: str, sequences: str | None) -> None:
+def write_report(
+    spark: "SparkSession", config: Any, place: str, sequences: str | None = None, tokenizers: str = ""
+) -> None:
+    """`sequences`, and the folder of their tokenizers: None = they are not looked at, because the stage that
+    writes them comes later."""
     from pipelines.corpus.report import file
+    from pipelines.corpus.report.numbers import write_numbers
     from pipelines.corpus.report.page import render
     from pipelines.corpus.report.reading import Places, read_content
+    from pipelines.dataset.token_counter import find_counter
+    from pipelines.pin import pin
 
     places = Places(
         documents=config.documents,
@@ -83,5 +92,8 @@ def write_page(spark: "SparkSession", config: Any, place: str, sequences: str | 
         duplicates=config.duplicates,
         sequences=sequences,
     )
-    page = render(read_content(spark, places, config.rules, config.tracking.experiment))
-    file.write_page(place, page)
+    counter = find_counter(
+        config.report_tokenizer, pin(config.documents), pin(sequences) if sequences else None, tokenizers
+    )
+    content = read_content(spark, places, config.rules, config.tracking.experiment, counter)
+    file.write_report(place, render(content), write_numbers(content))

@@ -1,6 +1,6 @@
 """Contents of reports made by hand, for tests of the page."""
 
-from pipelines.corpus.report.content import COPY, Amount, Content, Example, Fault, TableVersion
+from pipelines.corpus.report.content import COPY, Amount, Content, Example, Fault, TableVersion, TokenCounts
 from pipelines.corpus.rules import Rules
 
 SHORT_LINES, STOP_LINES = "fineweb/max_short_line_fraction", "fineweb/min_stop_line_fraction"
@@ -17,6 +17,23 @@ def make_example(text="Menu | Home | Contact", **values):
         "text": text,
     }
     return Example(**{**own, **values})
+
+
+def make_token_counts(**values):
+    """A token is four characters, in Chinese one. The kept documents of news are exact."""
+    own = {
+        "tokenizer": "tokenizer of gpt",
+        "num_sampled": 16,
+        "estimates": {
+            ("web", None): 2_250,
+            ("news", None): 1_250,
+            ("web", "language"): 1_500,
+            ("web", SHORT_LINES): 75,
+            ("news", COPY): 1_250,
+        },
+        "kept": {},
+    }
+    return TokenCounts(**{**own, **values})
 
 
 def make_content(**values):
@@ -58,5 +75,6 @@ def make_content(**values):
             COPY: [make_example("Again. " * 60, num_chars=9_000, duplicate_of="ef" * 16)],
         },
         "tokens": None,
+        "token_counts": "Tokens are not known: no tokenizer.",
     }
     return Content(**{**own, **values})

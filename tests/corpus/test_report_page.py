@@ -5,14 +5,10 @@ import hashlib
 import re
 from html.parser import HTMLParser
 
-import pytest
-
-from pipelines.corpus.report.bars import Part, draw_bars, format_large, format_share
-from pipelines.corpus.report.content import COPY, Amount, Fault, order_reasons, show_url
-from pipelines.corpus.report.markup import escape, name, tag
+from pipelines.corpus.report.content import COPY, Amount, Fault, order_reasons
 from pipelines.corpus.report.page import MAX_SOURCES, render
 from pipelines.corpus.rules import Rules
-from tests.corpus.report_content import SHORT_LINES, STOP_LINES, make_content, make_example
+from tests.corpus.report_content import SHORT_LINES, STOP_LINES, make_content, make_example, make_token_counts
 
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 ELEMENTS = {
@@ -209,7 +205,8 @@ def test_what_was_not_measured_is_said():
     text = read(languages=None, searched=False, tokens=None).text
     assert "Languages were not measured" in text
     assert "They were not looked for" in text
-    assert "Tokens are not known" in text
+    assert "Tokens are not known: no tokenizer." in text
+    assert "tokens kept" not in text
     assert "There are none." in read(searched=True).text
 
 
@@ -218,6 +215,46 @@ def test_tokens_are_shown_by_split():
     assert "tokens in sequences" in found.text
     assert "1,239" in found.words
     assert "train 1,234, validation 5" in found.words
+
+
+def test_tokens_are_estimated_by_rule_and_source():
+    found = read(token_counts=make_token_counts())
+    last = [
+        [row[0], row[-1]]
+        for row in found.find_rows("records read", "quarantine", "lang", SHORT_LINES, "exact", "kept")
+    ]
+    assert last[:6] == [
+        ["records read", "about 6,320"],  # 6,325 with three digits, half to even
+        ["quarantine", "-"],
+        ["languageanother language, or not sure enough", "about 1,500"],
+        [f"{SHORT_LINES}at most 0.67 is kept", "about 75"],
+        ["exact_duplicatethe same text is kept elsewhere", "about 1,250"],
+        ["kept", "about 3,500"],
+    ]
+    of_web, of_news = [row[-1] for row in found.find_rows("kept")][1:]
+    assert (of_web, of_news) == ("about 2,250", "about 1,250")
+    assert [row[-1] for row in found.find_rows("web", "news")[:2]] == ["about 2,250", "about 1,250"]
+    assert "about 55 % of all tokens" in found.text
+    assert "Tokens are those of the tokenizer of gpt. \u201cAbout\u201d is an estimate" in found.text
+
+
+def test_tokens_of_sequences_are_exact():
+    kept = {None: 3_511, "news": 1_261}
+    found = read(tokens={"train": 3_511}, token_counts=make_token_counts(kept=kept))
+    assert [row[-1] for row in found.find_rows("kept")] == ["3,511", "about 2,250", "1,261"]
+    # Kept ones are exact, dropped ones are not, so neither is the sum.
+    assert found.find_rows("records read")[0][-1] == "about 6,340"
+    assert "Numbers without \u201cabout\u201d are exact" in found.text
+
+
+def test_removed_paragraphs_have_tokens_too():
+    # 10,800 characters of web are left and have 3,825 tokens; 200 were removed: 70.8.
+    removed = {"web": {"paragraphs": 6, "documents": 4, "read_chars": 11_000, "kept_chars": 10_800}}
+    found = read(removed=removed, token_counts=make_token_counts())
+    of_all, of_web = found.find_rows("paragraphs removed")
+    assert of_web[-1] == "about 71"
+    assert of_all[-1] == "about 61"  # 200 of 20,800 characters with 6,325 tokens
+    assert [row[-1] for row in found.find_rows("records read")][:2] == ["about 6,390", "about 3,900"]
 
 
 def test_fifty_sources_and_more_are_listed():
@@ -267,60 +304,3 @@ def test_lengths_have_no_gap():
         ["4 to 7", "0", "0"],
         ["8 to 15", "0", "2"],
     ]
-
-
-def test_bars_stay_inside_their_picture():
-    drawn = Reader(draw_bars([[Part("kept", 0, 999_999), Part("lost", 999_999, 1)], []], [10**6, 0]))
-    rects = [attributes for element, attributes in drawn.elements if element == "rect"]
-    assert len(rects) == 2
-    for rect in rects:
-        assert float(rect["width"]) >= 4
-        assert float(rect["x"]) + float(rect["width"]) <= 1000.1
-
-
-@pytest.mark.parametrize(
-    ("part", "whole", "expected"),
-    [
-        (0, 0, "-"),
-        (0, 9, "0 %"),
-        (9, 9, "100 %"),
-        (1, 10**6, "< 0.01 %"),
-        (10**6 - 1, 10**6, "> 99.9 %"),
-        (1, 3, "33 %"),
-        (12, 1000, "1.2 %"),
-        (997, 1000, "99.7 %"),
-    ],
-)
-def test_only_all_is_a_hundred_per_cent(part, whole, expected):
-    assert format_share(part, whole) == expected
-
-
-def test_large_numbers_have_a_short_form():
-    numbers = (9_999_999, 12_345_678, 999_600_000, 4_560_000_000, 12 * 10**15)
-    assert [format_large(number) for number in numbers] == [
-        "9,999,999",
-        "12.3 million",
-        "1,000 million",
-        "4.56 billion",
-        "12,000 trillion",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://a.org/p/q?mail=x@y.z#part", "https://a.org/p/q"),
-        ("http://user:secret@a.org/p", "http://a.org/p"),
-        ("http://[::1]:80/reset/jane@x.org/a%40b", "http://[::1]/reset/.../..."),
-        ("javascript:alert(1)", None),
-        ("http://[bad", None),
-        (None, None),
-    ],
-)
-def test_addresses_lose_what_may_be_personal(url, shown):
-    assert show_url(url) == shown
-
-
-def test_names_may_break_but_keep_their_text():
-    assert name("a/b_c") == "a/<wbr>b_<wbr>c"
-    assert escape(tag("b", "<")) == "<b>&lt;</b>"

@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 from mlflow import MlflowClient, artifacts
 
+from pipelines.corpus.report.content import TableVersion
 from pipelines.corpus.report.markup import describe
+from pipelines.corpus.report.numbers import write_numbers
 from pipelines.registry.runs.corpus import log_corpus
 from pipelines.registry.runs.tracker import Tracker
 from pipelines.tables import DOCUMENTS
+from tests.corpus.report_content import make_content, make_token_counts
 
 FACTS = {
     "records": 20,
@@ -37,20 +40,52 @@ def list_files(tracker):
     }
 
 
-def test_the_run_has_the_page_of_its_documents(experiment, documents, tmp_path):
-    page = describe({"version": str(documents.version), "digest": documents.digest}) + "网页"
-    (tmp_path / "report.html").write_text(page)
+def describe_page(version, digest):
+    return describe({"version": str(version), "digest": digest}) + "网页"
+
+
+def describe_numbers(version, digest, **values):
+    table = TableVersion(name="documents", version=version, digest=digest, num_rows=16, written="")
+    return write_numbers(make_content(tables=[table], token_counts=make_token_counts(), **values))
+
+
+def write_files(folder, page, numbers):
+    for name, text in (("report.html", page), ("report.json", numbers)):
+        if text is not None:
+            (folder / name).write_text(text)
+
+
+def test_the_run_has_the_report_of_its_documents(experiment, documents, tmp_path):
+    own = (documents.version, documents.digest)
+    page, numbers = describe_page(*own), describe_numbers(*own)
+    write_files(tmp_path, page, numbers)
     tracker = Tracker(experiment, "abc")
     log_corpus(tracker, documents)
-    assert list_files(tracker) == {"corpus.html", "pictures/corpus.png"}
+    pictures = {f"pictures/corpus{name}.png" for name in ("", "_lengths", "_languages", "_clusters")}
+    assert list_files(tracker) == {"corpus.html", "corpus.json", *pictures}
     assert artifacts.load_text(f"runs:/{tracker.run_id}/corpus.html") == page
+    assert artifacts.load_text(f"runs:/{tracker.run_id}/corpus.json") == numbers
 
 
-@pytest.mark.parametrize("version", [None, 0, 1])
-def test_a_page_of_other_documents_is_left_out(experiment, documents, tmp_path, version):
-    if version is not None:
-        digest = documents.digest if version != documents.version else "other"
-        (tmp_path / "report.html").write_text(describe({"version": str(version), "digest": digest}))
+def test_what_was_not_counted_has_no_picture(experiment, documents, tmp_path):
+    own = (documents.version, documents.digest)
+    write_files(tmp_path, describe_page(*own), describe_numbers(*own, languages=None, clusters={}))
+    tracker = Tracker(experiment, "abc")
+    log_corpus(tracker, documents)
+    pictures = {"pictures/corpus.png", "pictures/corpus_lengths.png"}
+    assert list_files(tracker) == {"corpus.html", "corpus.json", *pictures}
+
+
+@pytest.mark.parametrize("other", ["page", "numbers"])
+@pytest.mark.parametrize("change", ["gone", "version", "digest"])
+def test_a_report_of_other_documents_is_left_out(experiment, documents, tmp_path, other, change):
+    files = {}
+    for name, describe_file in (("page", describe_page), ("numbers", describe_numbers)):
+        version, digest = documents.version, documents.digest
+        if name == other:
+            version, digest = version + (change == "version"), "other" if change == "digest" else digest
+        files[name] = None if name == other and change == "gone" else describe_file(version, digest)
+    write_files(tmp_path, files["page"], files["numbers"])
     tracker = Tracker(experiment, "abc")
     log_corpus(tracker, documents)
     assert list_files(tracker) == {"pictures/corpus.png"}

@@ -14,10 +14,12 @@ from jobs.shell.cli import build_program
 from jobs.shell.report import show_report
 from pipelines.corpus.report import file
 from pipelines.corpus.report.content import COPY, Amount, total
-from pipelines.corpus.report.counting import NUM_EXAMPLES, choose_examples
-from pipelines.corpus.report.file import require_file, split_place
+from pipelines.corpus.report.file import name_numbers, require_file, split_place
+from pipelines.corpus.report.numbers import write_numbers
 from pipelines.corpus.report.page import render
 from pipelines.corpus.report.reading import Places, read_content
+from pipelines.corpus.report.texts import NUM_EXAMPLES, choose_texts
+from pipelines.dataset.token_counter import TRAINED
 from pipelines.pin import pin
 from pipelines.tables import DOCUMENTS, QUARANTINE, SEQUENCES, SIGNALS
 from tests.conftest import TEST_CONF
@@ -78,7 +80,7 @@ def made(spark, tmp_path_factory):
     settings = load(folder, f"corpus.report={folder}/made/report.html")
     config = settings.section("corpus", corpus.Config)
     corpus.main(config)
-    content = read_content(spark, find_places(config), config.rules, "网页语料")
+    content = read_content(spark, find_places(config), config.rules, "网页语料", TRAINED)
     rows = DOCUMENTS.read(spark, config.documents).collect()
     languages = {row.doc_id: row.language for row in SIGNALS.read(spark, config.signals).collect()}
     return SimpleNamespace(
@@ -147,12 +149,13 @@ def test_examples_are_documents_of_their_reason(made):
 
 
 def test_the_choice_of_examples_ignores_partitions(made, spark):
-    rows = DOCUMENTS.read(spark, made.config.documents)
-    dropped = {SHORT: made.content.count()[SHORT].documents}
-    assert dropped[SHORT] > 40  # so only a part of them are candidates
-    chosen = [choose_examples(rows.repartition(number), dropped) for number in (1, 7)]
-    assert chosen[0] == chosen[1] == {SHORT: made.content.examples[SHORT]}
-    assert choose_examples(rows, {}) == {}
+    rows, outcomes = DOCUMENTS.read(spark, made.config.documents), made.content.outcomes
+    assert made.content.count()[SHORT].documents > 40  # so only a part of them are candidates
+    chosen = [choose_texts(rows.repartition(number), outcomes, with_sample=True) for number in (1, 7)]
+    assert chosen[0] == chosen[1]
+    assert chosen[0].examples == made.content.examples
+    assert choose_texts(rows, {}, with_sample=True) == ({}, [])
+    assert choose_texts(rows, outcomes, with_sample=False) == (made.content.examples, [])
 
 
 def test_the_stage_writes_the_same_page_as_the_command(made, capsys):
@@ -160,6 +163,8 @@ def test_the_stage_writes_the_same_page_as_the_command(made, capsys):
     assert f"report: {made.folder}/later.html" in capsys.readouterr().out.replace("\n", "")
     page = (made.folder / "made" / "report.html").read_text()
     assert page == (made.folder / "later.html").read_text() == render(made.content)
+    numbers = (made.folder / "made" / "report.json").read_text()
+    assert numbers == (made.folder / "later.json").read_text() == write_numbers(made.content)
     documents = pin(made.config.documents)
     assert f'content="{documents.digest}"' in page
     assert "Corpus report: 网页语料" in page
@@ -169,12 +174,13 @@ def test_a_report_that_is_not_there_is_written_again(made):
     page, version = made.folder / "made" / "report.html", pin(made.config.documents).version
     written = page.read_text()
     page.write_text(written.replace(pin(made.config.documents).digest, "of other documents"))
-    for _ in range(2):
+    for missing in (page, page.with_suffix(".json"), page):
         outcome = corpus.main(made.config)
         assert not outcome.ran
         assert outcome.facts["report"] == str(page)
         assert page.read_text() == written
-        page.unlink(missing_ok=True)
+        assert page.with_suffix(".json").exists()
+        missing.unlink()
     assert pin(made.config.documents).version == version
     corpus.main(made.config)
 
@@ -194,7 +200,7 @@ def test_tokens_need_sequences_of_these_documents(made, spark):
 
     def read_tokens():
         places = find_places(made.config, sequences=place)
-        return read_content(spark, places, made.config.rules, "t").tokens
+        return read_content(spark, places, made.config.rules, "t", TRAINED).tokens
 
     assert read_tokens() is None
     SEQUENCES.overwrite(none, place, fingerprint="a" * 32, facts=facts)
@@ -208,12 +214,12 @@ def test_a_report_needs_tables_made_together(made, spark, tmp_path):
     write_texts(tmp_path)
     config = load(tmp_path).section("corpus", corpus.Config)
     with pytest.raises(ValueError, match=r"documents is not a table that corpus has written; run: distrib"):
-        read_content(spark, find_places(config), config.rules, "t")
+        read_content(spark, find_places(config), config.rules, "t", TRAINED)
     other = f"{tmp_path}/quarantine"
     QUARANTINE.overwrite(spark.createDataFrame([], QUARANTINE.schema), other, fingerprint="c" * 32, facts={})
     places = replace(find_places(made.config), quarantine=other)
     with pytest.raises(ValueError, match=r"quarantine was not made together with .*documents; run: distrib"):
-        read_content(spark, places, config.rules, "t")
+        read_content(spark, places, config.rules, "t", TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +244,7 @@ def test_a_page_may_lie_in_the_root(monkeypatch):
         "d.html",
     ]
     assert opened == ["/", "dbfs:/", "/c"]
+    assert [name_numbers(name) for name in ("a.html", "b.htm")] == ["a.json", "b.htm.json"]
 
 
 def test_only_corpus_takes_report():

@@ -7,10 +7,13 @@ Its numbers stand beside it as text; what cannot see the picture reads the table
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipelines.corpus.report.content import Tokens
 from pipelines.corpus.report.markup import Html, join, tag
 
 _WIDTH, _MIN_WIDTH = 1000.0, 4.0
 """Units of a whole bar, and of the smallest amount that is not 0: it must be seen."""
+NO_BREAK = "\u00a0"
+"""A space where a narrow cell does not break a line."""
 _UNITS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"))
 
 
@@ -113,6 +116,17 @@ def format_share(part: int, whole: int) -> str:
     if share > 99.9:
         return "> 99.9 %"
     return f"{share:.3g} %" if share >= 99.5 else f"{share:.2g} %"
+
+
+def format_tokens(tokens: Tokens | None) -> str:
+    """Exact ones in full, estimates as "about" with three digits; - if they are not known."""
+    if tokens is None:
+        return "-"
+    if tokens.is_exact or not tokens.number:
+        return f"{tokens.number:,}"
+    digits = 3 - len(str(tokens.number))
+    number = format_large(round(tokens.number, min(0, digits)))
+    return f"about {number.replace(' ', NO_BREAK)}"
 
 
 def format_large(number: int) -> str:

@@ -34,6 +34,36 @@ class Amount:
         return Amount(self.documents - other.documents, self.chars - other.chars)
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A number of tokens."""
+
+    number: int
+    is_exact: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenCounts:
+    """Tokens by source and outcome: estimated from a sample, exact where a table of sequences tells."""
+
+    tokenizer: str
+    """Whose tokens they are, in words."""
+    num_sampled: int
+    """Documents of the sample."""
+    estimates: Mapping[tuple[str, str | None], int]
+    """(source, drop_reason; None = kept)."""
+    kept: Mapping[str | None, int]
+    """Exact tokens of the kept documents, by source (None = all together). Empty = no table of sequences was
+    made from these documents; a source without documents in it may be missing."""
+
+    def count(self, reason: str | None, source: str | None = None) -> Tokens:
+        """Tokens of one outcome, of one source or of all."""
+        if reason is None and source in self.kept:
+            return Tokens(self.kept[source], is_exact=True)
+        cells = self.estimates.items()
+        return Tokens(sum(n for (of, why), n in cells if why == reason and source in (None, of)))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableVersion:
     """A table as the report has read it."""
@@ -102,6 +132,8 @@ class Content:
     """By drop_reason."""
     tokens: Mapping[str, int] | None
     """Split -> tokens of the kept documents; None = no table of sequences was made from these documents."""
+    token_counts: TokenCounts | str
+    """By source and outcome; a text says why they are not known."""
 
     @property
     def sources(self) -> list[str]:
@@ -119,6 +151,18 @@ class Content:
             if source in (None, name):
                 sums[reason] = sums.get(reason, Amount()) + amount
         return sums
+
+    @property
+    def has_tokens(self) -> bool:
+        return not isinstance(self.token_counts, str)
+
+    def count_tokens(self, reasons: Iterable[str | None], *, source: str | None = None) -> Tokens | None:
+        """Tokens of some outcomes together, of one source or of all; None = they are not known. Removed
+        paragraphs are in no outcome."""
+        if isinstance(self.token_counts, str):
+            return None
+        counts = [self.token_counts.count(reason, source) for reason in reasons]
+        return Tokens(sum(each.number for each in counts), all(each.is_exact for each in counts))
 
     def count_removed(self, *, source: str | None = None) -> dict[str, int]:
         """Paragraphs, the documents that lost them, and the characters that went, of one source or of all."""

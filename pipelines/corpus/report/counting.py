@@ -1,21 +1,17 @@
-"""The tables of a corpus -> `Content`, by four Spark jobs: documents, clusters, quarantine, examples.
-
-Only numbers are computed over all rows; texts are read once, for the examples, and about 40 per reason reach
-the driver. What the driver holds grows with sources x reasons, not with the corpus.
+"""The tables of a corpus -> the numbers of `Content`, by a Spark job each: documents, clusters, quarantine,
+and tokens of sequences. Texts are not read here, see `texts.py`. What the driver holds grows with sources x
+reasons, not with the corpus.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
-from pipelines.corpus.report.content import COPY, EXAMPLE_CHARS, Amount, Example, Fault, show_url
+from pipelines.corpus.report.content import COPY, Amount, Fault
 
-NUM_EXAMPLES = 3
-_CANDIDATES = 40
-"""Expected rows per reason from which the examples are taken: fewer than 3 come with p = 1e-14."""
 _OUTCOME, _LENGTH, _LANGUAGE = 0b00111, 0b11001, 0b11010
 """grouping_id of (source, reason, is_kept, bits, language): a bit is 1 where the column is summed over."""
 
@@ -78,42 +74,9 @@ def count_faults(quarantine: DataFrame) -> list[Fault]:
     return sorted(faults, key=lambda fault: (-fault.num_records, fault.source, fault.kind))
 
 
-def choose_examples(documents: DataFrame, dropped: Mapping[str, int]) -> dict[str, list[Example]]:
-    """NUM_EXAMPLES documents of each reason in `dropped` (reason -> documents), fewer if there are fewer.
-
-    The choice is by a hash of doc_id: the same documents for equal tables, as good as random among all.
-    """
-    if not dropped:
-        return {}
-    place = F.xxhash64("doc_id")
-    rows = documents.where(place <= _limit_place(dropped)).select(
-        place.alias("place"),
-        "doc_id",
-        "source",
-        "file",
-        "offset",
-        "num_chars",
-        "duplicate_of",
-        F.col("drop_reason").alias("reason"),
-        F.substring("text", 1, EXAMPLE_CHARS).alias("text"),
-        F.col("metadata")["url"].alias("url"),
-    )
-    chosen: dict[str, list[Example]] = {}
-    for row in sorted(rows.collect(), key=lambda row: (row.place, row.doc_id)):
-        values = row.asDict()
-        reason, url = values.pop("reason"), values.pop("url")
-        values.pop("place")
-        if len(of_reason := chosen.setdefault(reason, [])) < NUM_EXAMPLES:
-            of_reason.append(Example(**values, url=show_url(url)))
-    return chosen
-
-
-def _limit_place(dropped: Mapping[str, int]) -> Column:
-    """The largest hash with which documents of a reason are candidates; null for those that are kept."""
-    limits = {
-        reason: 2**63 - 1 if count <= _CANDIDATES else -(2**63) + 2**64 * _CANDIDATES // count
-        for reason, count in dropped.items()
-    }
-    return F.coalesce(
-        *(F.when(F.col("drop_reason") == reason, F.lit(limit)) for reason, limit in limits.items())
-    )
+def count_sequences(documents: DataFrame, sequences: DataFrame) -> dict[str | None, int]:
+    """Tokens by source of the documents whose pieces the sequences hold. No text and no token is read."""
+    pieces = sequences.select(F.explode("segments").alias("piece")).select("piece.doc_id", "piece.num_tokens")
+    sources = documents.where("drop_reason IS NULL").select("doc_id", "source")
+    sums = pieces.join(sources, "doc_id").groupBy("source").agg(F.sum("num_tokens").alias("tokens"))
+    return {row.source: row.tokens for row in sums.collect()}

@@ -1,8 +1,11 @@
-"""The page as a file, local or in a store: written whole, and found again by the documents it is about."""
+"""The page and its numbers as files, local or in a store, found again by the documents they are about."""
+
+from typing import NamedTuple
 
 import pyarrow.fs as pafs
 
 from pipelines.corpus.report.markup import describe
+from pipelines.corpus.report.numbers import are_about
 from pipelines.pin import Pin
 from pipelines.storage import Folder, locate
 
@@ -26,18 +29,32 @@ def require_file(place: str) -> None:
         )
 
 
-def write_page(place: str, page: str) -> None:
-    """The file appears completely or not at all."""
+class Report(NamedTuple):
+    """A page, and what it counts as JSON."""
+
+    page: str
+    numbers: str
+
+
+def name_numbers(name: str) -> str:
+    """report.html -> report.json; a name with another end gets .json behind it."""
+    return f"{name.removesuffix('.html')}.json"
+
+
+def write_report(place: str, page: str, numbers: str) -> None:
+    """Each file appears completely or not at all; the page last, so a page has its numbers."""
     folder, name = split_place(place)
+    folder.write(name_numbers(name), numbers.encode())
     folder.write(name, page.encode())
 
 
-def read_page(place: str, documents: Pin) -> str | None:
-    """The page at `place`; None if there is none, or it is about other documents."""
+def read_report(place: str, documents: Pin) -> Report | None:
+    """The report at `place`; None if one of its files is missing or about other documents."""
     folder, name = split_place(place)
     try:
-        page = folder.read(name).decode("utf-8", "replace")
+        page, numbers = (folder.read(each).decode("utf-8", "replace") for each in (name, name_numbers(name)))
     except FileNotFoundError:
         return None
     properties = {"version": str(documents.version), "digest": documents.digest}
-    return page if describe(properties) in page else None
+    is_current = describe(properties) in page and are_about(numbers, documents)
+    return Report(page, numbers) if is_current else None

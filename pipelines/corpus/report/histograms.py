@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.quarantine import choose_remedy
-from pipelines.corpus.report.bars import Line, draw_legend, draw_table, format_share, stack
+from pipelines.corpus.report.bars import Line, draw_legend, draw_table, format_share, format_tokens, stack
+from pipelines.corpus.report.bins import Pair, group_clusters, group_languages, group_lengths
 from pipelines.corpus.report.content import COPY, Amount, Content, Fault, total
 from pipelines.corpus.report.markup import Html, join, name, tag
 
-MAX_LANGUAGES = 20
 _LEGEND = (("kept", "kept"), ("lost", "dropped"))
+_NO_DOCUMENTS = tag("p", "There are no documents.", class_="soft")
 _KINDS = {COPY: "Exact copies", NEAR_DUPLICATE: "Near duplicates"}
 
 
@@ -30,27 +31,24 @@ def draw_source_table(content: Content, sources: Sequence[str]) -> Html:
             join(records, tag("small", f"{broken:,} broken")) if broken else records,
             join(kept.documents, tag("small", share)),
             kept.chars,
+            *([format_tokens(content.count_tokens([None], source=source))] if content.has_tokens else []),
         )
         lines.append(Line(name(source), numbers, [bar], wholes=[records]))
-    headers = ("source", "records", "kept", "characters kept")
+    headers = (
+        "source",
+        "records",
+        "kept",
+        "characters kept",
+        *(["tokens kept"] if content.has_tokens else []),
+    )
     legend = draw_legend(*_LEGEND, ("lost2", "broken, in quarantine"))
     return join(legend, draw_table(headers, lines, ()))
 
 
 def draw_lengths(content: Content) -> Html:
     """Documents by number of characters; each line is twice as long as the one before."""
-    found = {bits for _, bits in content.lengths}
-    if not found:
-        return tag("p", "There are no documents.", class_="soft")
-    bins = [(bits, _name_bin(bits)) for bits in range(min(found), max(found) + 1)]
-    groups = [(label, _pair(content.lengths, bits)) for bits, label in bins]
-    return _draw_pairs("characters", groups)
-
-
-def _name_bin(bits: int) -> str:
-    if bits < 2:
-        return str(bits)
-    return f"{2 ** (bits - 1):,} to {2**bits - 1:,}"
+    groups = group_lengths(content.lengths)
+    return _draw_pairs("characters", groups) if groups else _NO_DOCUMENTS
 
 
 def draw_languages(content: Content) -> Html:
@@ -61,26 +59,11 @@ def draw_languages(content: Content) -> Html:
             "Languages were not measured; corpus.rules.languages names those to keep, and measures.",
             class_="soft",
         )
-    found = {language for _, language in content.languages}
-    pairs = [(language, _pair(content.languages, language)) for language in found]
-    pairs.sort(key=lambda item: (-(item[1][0] + item[1][1]).documents, item[0] or ""))
-    groups = [(language or "(no text)", pair) for language, pair in pairs[:MAX_LANGUAGES]]
-    if rest := pairs[MAX_LANGUAGES:]:
-        kept, dropped = (total(pair[side] for _, pair in rest) for side in (0, 1))
-        groups.append((f"{len(rest):,} other languages", (kept, dropped)))
-    return _draw_pairs("language", groups) if groups else tag("p", "There are no documents.", class_="soft")
+    groups = group_languages(content.languages)
+    return _draw_pairs("language", groups) if groups else _NO_DOCUMENTS
 
 
-_Pair = tuple[Amount, Amount]
-"""Kept and dropped."""
-
-
-def _pair(amounts: object, key: object) -> _Pair:
-    assert isinstance(amounts, dict)
-    return amounts.get((True, key), Amount()), amounts.get((False, key), Amount())
-
-
-def _draw_pairs(header: str, groups: Sequence[tuple[str, _Pair]]) -> Html:
+def _draw_pairs(header: str, groups: Sequence[tuple[str, Pair]]) -> Html:
     lines = [
         Line(
             label,
@@ -112,18 +95,10 @@ def draw_duplicates(content: Content) -> Html:
 
 
 def _draw_clusters(sizes: dict[int, int]) -> Html:
-    bins: dict[tuple[int, int], tuple[int, int]] = {}
-    for size, number in sorted(sizes.items()):
-        low = size if size <= 4 else 2 ** ((size - 1).bit_length() - 1) + 1
-        high = size if size <= 4 else 2 ** (size - 1).bit_length()
-        clusters, texts = bins.get((low, high), (0, 0))
-        bins[low, high] = (clusters + number, texts + size * number)
-    lines = [
-        Line(f"{low:,}" if low == high else f"{low:,} to {high:,}", counts, [stack(("kept", counts[0]))])
-        for (low, high), counts in bins.items()
-    ]
+    groups = group_clusters(sizes)
+    lines = [Line(label, (clusters, texts), [stack(("kept", clusters))]) for label, clusters, texts in groups]
     headers = ("documents in a cluster", "clusters", "documents")
-    return draw_table(headers, lines, (max(clusters for clusters, _ in bins.values()),))
+    return draw_table(headers, lines, (max(clusters for _, clusters, _ in groups),))
 
 
 def draw_evaluation_sets(content: Content) -> Html:

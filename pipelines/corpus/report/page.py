@@ -6,7 +6,7 @@ Text of documents, names and addresses are not trusted; see `markup.py`. Equal c
 from collections.abc import Mapping
 
 from pipelines.corpus.report import histograms
-from pipelines.corpus.report.bars import Line, draw_table, format_large, format_share
+from pipelines.corpus.report.bars import Line, draw_table, format_large, format_share, format_tokens
 from pipelines.corpus.report.content import EXAMPLE_CHARS, Content, Example, order_reasons, total
 from pipelines.corpus.report.markup import Html, join, name, page, tag
 from pipelines.corpus.report.style import STYLE
@@ -57,17 +57,24 @@ def _draw_head(content: Content) -> Html:
     records = everything.documents + content.quarantined
     quarantined = format_share(content.quarantined, records)
     num_sources = f"{len(content.sources):,} source{'' if len(content.sources) == 1 else 's'}"
-    facts = [
+    facts: list[tuple[str, int | str, str]] = [
         ("records read", records, num_sources),
         ("in quarantine", content.quarantined, quarantined),
         ("documents kept", num_kept, f"{format_share(num_kept, everything.documents)} of all documents"),
         ("characters kept", kept_chars, f"{format_share(kept_chars, everything.chars)} of all characters"),
     ]
+    if content.has_tokens:
+        of_kept, of_all = content.count_tokens([None]), content.count_tokens(found)
+        assert of_kept
+        assert of_all
+        share = format_share(of_kept.number, of_all.number)
+        shown = of_kept.number if of_kept.is_exact else format_tokens(of_kept)
+        facts.append(("tokens kept", shown, f"about {share} of all tokens"))
     if content.tokens is not None:
         by_split = ", ".join(f"{split} {tokens:,}" for split, tokens in sorted(content.tokens.items()))
         facts.append(("tokens in sequences", sum(content.tokens.values()), by_split))
     cards = (
-        tag("div", tag("dt", label), tag("dd", format_large(value), tag("small", note)))
+        tag("div", tag("dt", label), tag("dd", _shorten(value), tag("small", note)))
         for label, value, note in facts
     )
     written = f", written {documents.written}" if documents.written else ""
@@ -76,16 +83,23 @@ def _draw_head(content: Content) -> Html:
         tag("p", f"Table documents, version {documents.version}{written}.", class_="soft"),
         tag("dl", *cards, class_="facts"),
     ]
-    if content.tokens is None:
-        head.append(
-            tag(
-                "p",
-                "Tokens are not known: no table of sequences was made from these documents yet. Run the "
-                "stage dataset, then corpus --report again.",
-                class_="soft",
-            )
-        )
-    return join(*head)
+    return join(*head, tag("p", _explain_tokens(content), class_="soft"))
+
+
+def _shorten(value: int | str) -> str:
+    return value if isinstance(value, str) else format_large(value)
+
+
+def _explain_tokens(content: Content) -> str:
+    counts = content.token_counts
+    if isinstance(counts, str):
+        return counts
+    where = "Numbers without \u201cabout\u201d are exact, from table sequences. " if counts.kept else ""
+    return (
+        f"Tokens are those of the {counts.tokenizer}. {where}\u201cAbout\u201d is an estimate: characters "
+        f"times tokens per character of {counts.num_sampled:,} documents, which a hash of doc_id chooses for "
+        "each source and reason."
+    )
 
 
 def _draw_rules(content: Content) -> Html:

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.corpus.report.content import Content, TableVersion
-from pipelines.corpus.report.counting import choose_examples, count_clusters, count_documents, count_faults
+from pipelines.corpus.report.counting import count_clusters, count_documents, count_faults, count_sequences
+from pipelines.corpus.report.texts import choose_texts
+from pipelines.corpus.report.tokens import TokenCounter, count_tokens
 from pipelines.corpus.rules import Rules
 from pipelines.pin import Pin, open_log
-from pipelines.tables import DOCUMENTS, NEAR_DUPLICATES, QUARANTINE, SIGNALS
+from pipelines.tables import DOCUMENTS, NEAR_DUPLICATES, QUARANTINE, SEQUENCES, SIGNALS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,11 +27,14 @@ class Places:
     """None = it is not looked at: the stage that writes it comes later."""
 
 
-def read_content(spark: SparkSession, places: Places, rules: Rules, title: str) -> Content:
-    """Counts the newest documents and what was written with them: four Spark jobs.
+def read_content(
+    spark: SparkSession, places: Places, rules: Rules, title: str, counter: TokenCounter | str
+) -> Content:
+    """Counts the newest documents and what was written with them: four Spark jobs, five with sequences.
 
-    Signals and duplicates of other documents are left out, as if they were not there. Raises ValueError if
-    there are no documents, or no quarantine that was made with them.
+    `counter`: what counts tokens, or why there is none. Signals, duplicates and sequences of other documents
+    are left out, as if they were not there. Raises ValueError if there are no documents, or no quarantine
+    that was made with them.
     """
     documents = _pin(places.documents)
     if documents is None or not documents[0].fingerprint:
@@ -57,10 +62,11 @@ def read_content(spark: SparkSession, places: Places, rules: Rules, title: str) 
         if own is not None
     }
     outcomes, lengths, languages = count_documents(rows, others.get("signals"))
-    dropped: dict[str, int] = {}
-    for (_, reason), amount in outcomes.items():
-        if reason is not None:
-            dropped[reason] = dropped.get(reason, 0) + amount.documents
+    texts = choose_texts(rows, outcomes, with_sample=not isinstance(counter, str))
+    sequences = _find_sequences(places.sequences, documents[0])
+    if not isinstance(counter, str):
+        kept = _count_kept(spark, rows, sequences) if sequences else {}
+        token_counts = count_tokens(outcomes, texts.sample, counter, kept)
     # The tables may be older than the rules of the present configuration.
     is_measured = bool(rules.languages) and any(language for _, language in languages)
     return Content(
@@ -75,8 +81,9 @@ def read_content(spark: SparkSession, places: Places, rules: Rules, title: str) 
         contamination=facts.get("contamination"),
         removed=facts.get("paragraphs"),
         faults=count_faults(others["quarantine"]),
-        examples=choose_examples(rows, dropped),
-        tokens=_find_tokens(places.sequences, documents[0]),
+        examples=texts.examples,
+        tokens=_sum_splits(sequences, "tokens") if sequences else None,
+        token_counts=counter if isinstance(counter, str) else token_counts,
     )
 
 
@@ -106,12 +113,29 @@ def _describe(found: _Found) -> TableVersion:
     )
 
 
-def _find_tokens(place: str | None, documents: Pin) -> dict[str, int] | None:
-    """Tokens by split of the sequences that were made from exactly these documents."""
+def _find_sequences(place: str | None, documents: Pin) -> Pin | None:
+    """The sequences that were made from exactly these documents."""
     found = _pin(place) if place else None
-    if found is None or not found[0].fingerprint:
-        return None
-    source, splits = found[0].facts.get("documents", {}), found[0].facts.get("splits", {})
-    if any(source.get(name) != value for name, value in documents.identity().items()):
-        return None
-    return {split: int(counts["tokens"]) for split, counts in splits.items()}
+    return found[0] if found and are_made_from(found[0], documents) else None
+
+
+def are_made_from(sequences: Pin, documents: Pin | None) -> bool:
+    """Whether the stage dataset made these sequences from exactly these documents."""
+    source = sequences.facts.get("documents", {})
+    identity = documents.identity() if documents else {"version": None}
+    return bool(sequences.fingerprint) and all(source.get(name) == identity[name] for name in identity)
+
+
+def _sum_splits(sequences: Pin, count: str) -> dict[str, int]:
+    """A count of the commit by split."""
+    return {split: int(counts.get(count, 0)) for split, counts in sequences.facts.get("splits", {}).items()}
+
+
+def _count_kept(spark: SparkSession, documents: DataFrame, sequences: Pin) -> dict[str | None, int]:
+    """Exact tokens of the kept documents, see TokenCounts.kept. Where tokens were cut off, the commit says
+    how many, but not of which source."""
+    tokens, cut = (sum(_sum_splits(sequences, name).values()) for name in ("tokens", "cut_tokens"))
+    if cut:
+        return {None: tokens + cut}
+    rows = SEQUENCES.read(spark, sequences.path, sequences.version)
+    return {None: tokens, **count_sequences(documents, rows)}

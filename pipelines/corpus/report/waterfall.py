@@ -1,11 +1,12 @@
 """From records to kept documents, rule by rule: of the whole corpus, or of one source."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from pipelines.corpus.decontamination import CONTAMINATED
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
-from pipelines.corpus.report.bars import Line, Part, draw_legend, draw_table, format_share
-from pipelines.corpus.report.content import COPY, Amount, Content, order_reasons, total
+from pipelines.corpus.report.bars import Line, Part, draw_legend, draw_table, format_share, format_tokens
+from pipelines.corpus.report.content import COPY, Amount, Content, Tokens, order_reasons, total
 from pipelines.corpus.report.markup import Html, join, name, tag
 from pipelines.corpus.rules import Rules
 
@@ -44,50 +45,96 @@ def draw_waterfall(
     `anchors`: reason -> id of the element that its name leads to.
     """
     found = content.count(source=source)
-    faults = (fault.num_records for fault in content.faults if source in (None, fault.source))
-    quarantined, documents = sum(faults), total(found.values())
-    removed = content.count_removed(source=source)
-    documents += Amount(0, removed["chars"])
-    records = documents + Amount(quarantined)
     reasons = order_reasons(content.rules, (reason for reason in found if reason is not None))
     dropping = [reason for reason in reasons if found.get(reason, Amount()).documents]
-    lines = [_draw_end("records read", records, documents, records, "rest")]
-    if quarantined:
-        left = Amount(documents.documents, documents.chars)
-        lines.append(_draw_step("quarantine", "", Amount(quarantined), left, records, "-"))
-    left = documents - Amount(0, removed["chars"])
-    if removed["paragraphs"]:
-        told = f"{removed['paragraphs']:,} in {removed['documents']:,} documents, which other documents have"
-        lines.append(_draw_step("paragraphs removed", told, documents - left, left, records))
-    for reason in dropping:
-        left -= found[reason]
-        label = name(reason)
-        if anchors and reason in anchors:
-            label = tag("a", label, href=f"#{anchors[reason]}")
-        lines.append(_draw_step(label, explain_reason(reason, content.rules), found[reason], left, records))
-    lines.append(_draw_end("kept", found.get(None, Amount()), left, records, "kept"))
-    table = draw_table(("", "documents", "characters"), lines, (records.documents, records.chars))
+    steps = [*_list_losses(content, source), *_list_drops(content, source, dropping, anchors or {})]
+    kept = _Step("kept", found.get(None, Amount()), content.count_tokens([None], source=source))
+    whole = _Step("records read", total(step.amount for step in [*steps, kept]), _count_read(content, source))
+    has_tokens = content.has_tokens
+    lines, left = [_draw_end(whole, whole.amount, "rest", has_tokens)], whole.amount
+    for step in steps:
+        left -= step.amount
+        lines.append(_draw_step(step, left, whole.amount, has_tokens))
+    lines.append(_draw_end(kept, whole.amount, "kept", has_tokens))
+    headers = ("", "documents", "characters", *(["tokens"] if has_tokens else []))
+    table = draw_table(headers, lines, (whole.amount.documents, whole.amount.chars))
     others = [reason for reason in reasons if reason not in dropping]
     return join(draw_legend(*_LEGEND), table, _list_others(others, content.rules))
 
 
-def _draw_end(label: str, shown: Amount, left: Amount, whole: Amount, colour: str) -> Line:
-    second = "kept2" if colour == "kept" else colour
-    bars = ([Part(colour, 0, shown.documents)], [Part(second, 0, left.chars)])
-    numbers = (_count(shown.documents, whole.documents), _count(shown.chars, whole.chars))
-    return Line(label, numbers, bars, "strong")
+class _Step(NamedTuple):
+    """A line: what goes, or what is there at the beginning or the end."""
+
+    label: object
+    amount: Amount
+    tokens: Tokens | None = None
+    has_chars: bool = True
 
 
-def _draw_step(
-    label: object, explained: str, lost: Amount, left: Amount, whole: Amount, chars: object = None
-) -> Line:
-    bars = (
-        [Part("rest", 0, left.documents), Part("lost", left.documents, lost.documents)],
-        [Part("rest", 0, left.chars), Part("lost2", left.chars, lost.chars)],
+def _list_losses(content: Content, source: str | None) -> list[_Step]:
+    """What goes before the rules: broken records, and paragraphs."""
+    steps = []
+    if quarantined := sum(fault.num_records for fault in content.faults if source in (None, fault.source)):
+        steps.append(_Step("quarantine", Amount(quarantined), has_chars=False))
+    removed = content.count_removed(source=source)
+    if removed["paragraphs"]:
+        told = f"{removed['paragraphs']:,} in {removed['documents']:,} documents, which other documents have"
+        label = join("paragraphs removed", tag("small", told))
+        steps.append(_Step(label, Amount(0, removed["chars"]), _estimate_removed(content, source)))
+    return steps
+
+
+def _list_drops(
+    content: Content, source: str | None, dropping: Sequence[str], anchors: Mapping[str, str]
+) -> list[_Step]:
+    found, steps = content.count(source=source), []
+    for reason in dropping:
+        label = name(reason)
+        if reason in anchors:
+            label = tag("a", label, href=f"#{anchors[reason]}")
+        if explained := explain_reason(reason, content.rules):
+            label = join(label, tag("small", explained))
+        steps.append(_Step(label, found[reason], content.count_tokens([reason], source=source)))
+    return steps
+
+
+def _count_read(content: Content, source: str | None) -> Tokens | None:
+    """Tokens of the documents with what was removed from them."""
+    found, removed = (
+        content.count_tokens(content.count(source=source), source=source),
+        _estimate_removed(content, source),
     )
-    written = join(label, tag("small", explained)) if explained else label
-    second = _count(lost.chars, whole.chars) if chars is None else chars
-    return Line(written, (_count(lost.documents, whole.documents), second), bars)
+    if found is None or removed is None:
+        return found
+    return Tokens(found.number + removed.number, found.is_exact and not removed.number)
+
+
+def _estimate_removed(content: Content, source: str | None) -> Tokens | None:
+    """Removed paragraphs have as many tokens per character as what is left of the texts."""
+    found = content.count(source=source)
+    tokens, chars = content.count_tokens(found, source=source), total(found.values()).chars
+    removed = content.count_removed(source=source)["chars"]
+    return None if tokens is None else Tokens(round(tokens.number * removed / chars) if chars else 0)
+
+
+def _draw_end(step: _Step, whole: Amount, colour: str, has_tokens: bool) -> Line:
+    second = "kept2" if colour == "kept" else colour
+    bars = ([Part(colour, 0, step.amount.documents)], [Part(second, 0, step.amount.chars)])
+    return Line(step.label, _list_numbers(step, whole, has_tokens), bars, "strong")
+
+
+def _draw_step(step: _Step, left: Amount, whole: Amount, has_tokens: bool) -> Line:
+    bars = (
+        [Part("rest", 0, left.documents), Part("lost", left.documents, step.amount.documents)],
+        [Part("rest", 0, left.chars), Part("lost2", left.chars, step.amount.chars)],
+    )
+    return Line(step.label, _list_numbers(step, whole, has_tokens), bars)
+
+
+def _list_numbers(step: _Step, whole: Amount, has_tokens: bool) -> list[object]:
+    chars = _count(step.amount.chars, whole.chars) if step.has_chars else "-"
+    tokens = [format_tokens(step.tokens)] if has_tokens else []
+    return [_count(step.amount.documents, whole.documents), chars, *tokens]
 
 
 def _count(part: int, whole: int) -> Html:

@@ -1,13 +1,15 @@
-"""What the run of a training shows of its corpus: how many records became documents, and the page about it.
+"""What the run of a training shows of its corpus: how many records became documents, and the report about it.
 
-Both come from what corpus recorded with the documents, so nothing is counted again.
+All comes from what corpus recorded with the documents and wrote beside them, so nothing is counted again.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipelines.corpus.report.content import order_drops
-from pipelines.corpus.report.file import read_page
+from pipelines.corpus.report.file import Report, read_report
+from pipelines.corpus.report.numbers import read_numbers
 from pipelines.pin import Pin, open_log
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 def log_corpus(tracker: "Tracker", documents: Pin) -> None:
-    """Keep pictures/corpus.png and, if corpus wrote a report of these documents, corpus.html.
+    """Keep pictures/corpus.png and, if corpus wrote a report of these documents, corpus.html and corpus.json,
+    with pictures of lengths, languages and clusters of duplicates.
 
     `documents` needs no facts: its commit has them. Where the commit or the page cannot be read any more, a
     training that has ended well does not fail for it: a warning names what is missing.
@@ -26,19 +29,40 @@ def log_corpus(tracker: "Tracker", documents: Pin) -> None:
         log = open_log(documents.path)
         found = log.read_pin(documents.version) if log and log.source.table_id == documents.table_id else None
         place = found.facts.get("report") if found else None
-        page = read_page(place, found) if found and place else None
+        report = read_report(place, found) if found and place else None
     except OSError as error:
         logger.warning("run %s: no picture of the corpus (%s)", tracker.run_id, error)
         return
     if found is None or "records" not in found.facts:
         logger.warning("run %s: no picture of the corpus: its commit is gone", tracker.run_id)
         return
-    from pipelines.charts import draw_drops  # loads matplotlib: only a training that ends needs it
-
     facts = found.facts
     dropped = {"quarantine": facts["quarantined"]} if facts["quarantined"] else {}
     dropped |= {reason: facts["dropped"][reason] for reason in order_drops(facts["dropped"])}
-    title = f"Corpus: documents version {found.version}"
-    tracker.log_picture("corpus", draw_drops(facts["records"], dropped, title=title))
-    if page is not None:
-        tracker.log_text("corpus.html", page)
+    log_pictures(tracker, facts["records"], dropped, report, f"documents version {found.version}")
+    if report is not None:
+        tracker.log_text("corpus.html", report.page)
+        tracker.log_text("corpus.json", report.numbers)
+
+
+def log_pictures(
+    tracker: "Tracker", records: int, dropped: Mapping[str, int], report: Report | None, of: str
+) -> None:
+    """One picture for each thing that was counted and is there."""
+    from pipelines.corpus.report import pictures  # loads matplotlib: only a training that ends needs it
+
+    numbers = read_numbers(report.numbers) if report else None
+    drops = pictures.draw_drops(
+        records, dropped, title=f"Corpus: {of}", tokens=numbers.tokens if numbers else None
+    )
+    tracker.log_picture("corpus", drops)
+    if numbers is None:
+        return
+    if numbers.lengths:
+        tracker.log_picture("corpus_lengths", pictures.draw_lengths(numbers.lengths, title=f"Lengths: {of}"))
+    if numbers.languages:
+        figure = pictures.draw_languages(numbers.languages, title=f"Languages: {of}")
+        tracker.log_picture("corpus_languages", figure)
+    if numbers.clusters:
+        figure = pictures.draw_clusters(numbers.clusters, title=f"Clusters of duplicates: {of}")
+        tracker.log_picture("corpus_clusters", figure)

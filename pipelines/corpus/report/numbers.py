@@ -1,0 +1,119 @@
+"""What a page counts, as JSON for programs: no text of a document and no address is in it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pipelines.corpus.report.content import Amount, Content, Tokens, order_reasons
+from pipelines.pin import Pin
+
+
+class Numbers(NamedTuple):
+    """What the pictures of a run show; keys as in Content."""
+
+    lengths: Mapping[tuple[bool, int], Amount]
+    languages: Mapping[tuple[bool, str | None], Amount] | None
+    clusters: Mapping[tuple[str, int], int]
+    tokens: Mapping[str | None, Tokens]
+    """By drop_reason (None = kept). Empty = not known."""
+
+
+def write_numbers(content: Content) -> str:
+    """JSON, one line per group. Equal content gives equal bytes."""
+    documents, counts = content.tables[0], content.token_counts
+    found = content.count()
+    reasons = order_reasons(content.rules, (reason for reason in found if reason is not None))
+    ordered = [reason for reason in [*reasons, None] if reason in found]
+    outcomes = []
+    for source in [None, *content.sources]:
+        of_source = content.count(source=source)
+        for reason in (reason for reason in ordered if reason in of_source):
+            group = {"source": source, "drop_reason": reason, **_name_amount(of_source[reason])}
+            if not isinstance(counts, str):
+                tokens = counts.count(reason, source)
+                group |= {"tokens": tokens.number, "tokens_are_exact": tokens.is_exact}
+            outcomes.append(group)
+    value: dict[str, Any] = {
+        "documents_version": documents.version,
+        "documents_digest": documents.digest,
+        "quarantined": content.quarantined,
+        "outcomes": outcomes,
+        "lengths": [
+            {
+                "is_kept": is_kept,
+                "min_characters": 2 ** (bits - 1) if bits else 0,
+                "max_characters": 2**bits - 1,
+                **_name_amount(amount),
+            }
+            for (is_kept, bits), amount in sorted(content.lengths.items())
+        ],
+        "languages": None
+        if content.languages is None
+        else [
+            {"is_kept": is_kept, "language": language, **_name_amount(amount)}
+            for (is_kept, language), amount in sorted(
+                content.languages.items(), key=lambda item: (item[0][0], item[0][1] or "")
+            )
+        ],
+        "clusters": [
+            {"kind": kind, "documents_in_a_cluster": size, "clusters": number}
+            for (kind, size), number in sorted(content.clusters.items())
+        ],
+        "tokens": {"unknown": counts}
+        if isinstance(counts, str)
+        else {"tokenizer": counts.tokenizer, "sampled_documents": counts.num_sampled},
+    }
+    return _format(value)
+
+
+def _name_amount(amount: Amount) -> dict[str, int]:
+    return {"documents": amount.documents, "characters": amount.chars}
+
+
+def _format(value: Mapping[str, Any]) -> str:
+    """A key a line; lists have an item a line, so that people can read it and versions can be compared."""
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, list) and item:
+            items = ",\n".join(f"    {json.dumps(each, ensure_ascii=False)}" for each in item)
+            lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(item, ensure_ascii=False)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def are_about(numbers: str, documents: Pin) -> bool:
+    """Whether the JSON is of a report about these documents."""
+    try:
+        value = json.loads(numbers)
+    except ValueError:
+        return False
+    own = (documents.version, documents.digest)
+    return isinstance(value, dict) and (value.get("documents_version"), value.get("documents_digest")) == own
+
+
+def read_numbers(text: str) -> Numbers:
+    """What `write_numbers` wrote."""
+    value = json.loads(text)
+    languages = value["languages"]
+    return Numbers(
+        lengths={
+            (each["is_kept"], each["max_characters"].bit_length()): _read_amount(each)
+            for each in value["lengths"]
+        },
+        languages=None
+        if languages is None
+        else {(each["is_kept"], each["language"]): _read_amount(each) for each in languages},
+        clusters={
+            (each["kind"], each["documents_in_a_cluster"]): each["clusters"] for each in value["clusters"]
+        },
+        tokens={
+            each["drop_reason"]: Tokens(each["tokens"], each["tokens_are_exact"])
+            for each in value["outcomes"]
+            if each["source"] is None and "tokens" in each
+        },
+    )
+
+
+def _read_amount(group: Mapping[str, Any]) -> Amount:
+    return Amount(group["documents"], group["characters"])
