@@ -57,6 +57,8 @@ overflow-y:auto;font:13.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto
 code{font-size:.88em;overflow-wrap:anywhere}
 @media(max-width:32rem){body{padding:1rem .8rem 3rem;font-size:14px}th,td{padding:.35rem .35rem}
 td{white-space:normal}td small{white-space:nowrap}
+table,thead,tbody{display:block}tr{display:flex;flex-wrap:wrap;border-bottom:1px solid var(--line)}
+th,td{border:0!important}td,th+th{flex:1 1 0}th:first-child{flex:1 0 100%}th:first-child:empty{display:none}
 th:first-child{min-width:5.5rem}.name small{display:block;margin:0}thead th{white-space:normal}
 .facts{grid-template-columns:1fr 1fr}.facts dd{font-size:1.15rem}}
 @media print{body{max-width:none}.example pre{max-height:none}}
