@@ -8,5 +8,6 @@ signals/       numbers of a text                  measure.py   signals of the te
 presets.py     published limits of signals        rules.py     limits of a document
 quality.py     labels of those that break them    what_if.py   what other limits would keep
 dedup.py       exact copies, repeated keys        build.py     all of it in order; the counts must add up
+national_ids.py  numbers of persons by country, with their checks; pii_kind.py: what a kind is
 quarantine.py  refuses a source that is mostly broken
 """

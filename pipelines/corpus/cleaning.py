@@ -4,9 +4,15 @@ from dataclasses import dataclass
 
 from pipelines.corpus.signals.names import C4_VARIANTS
 
-PII_KINDS = ("email", "ip", "phone", "card", "cn_id", "cn_mobile")
-"""What `pii.py` finds: e-mail and public IP addresses, telephone and payment card numbers, Chinese resident
-identity and mobile telephone numbers."""
+PII_KINDS = (
+    *("email", "ip", "phone", "card"),
+    *("cn_id", "cn_mobile", "tw_id", "hk_id", "us_ssn", "gb_nino", "es_dni", "fr_nir", "it_cf", "br_cpf"),
+    *("in_aadhaar", "kr_rrn"),
+)
+"""What `pii.py` finds: e-mail and public IP addresses, telephone and payment card numbers, Chinese mobile
+telephone numbers, and identity numbers of China, Taiwan, Hong Kong, the United States (social security),
+the United Kingdom (National Insurance), Spain (DNI, NIE), France (NIR), Italy (codice fiscale), Brazil (CPF),
+India (Aadhaar) and Korea (resident registration)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
