@@ -1,4 +1,4 @@
-"""From a file of dialogues to a trained model: corpus, dataset and finetune, with a tokenizer trained here."""
+"""From a file of dialogues to a trained model: corpus, dataset and finetune, with a tokenizer of its own."""
 
 import json
 
@@ -41,7 +41,10 @@ def dialogues(spark, tmp_path_factory):
             dialogue = [{"from": role, "value": text} for role, text in turns]
             lines.write(json.dumps({"conversations": dialogue}) + "\n")
     source = {"name": "dialogues", "path": str(folder), "format": "jsonl", "messages": "conversations"}
-    source |= {"path": str(folder / "dialogues.jsonl"), "splits": {"train": 0.7, "validation": 0.3}}
+    source |= {
+        "path": str(folder / "dialogues.jsonl"),
+        "splits": {"train": 0.6, "validation": 0.2, "test": 0.2},
+    }
     settings = load(
         overrides=[
             f"root={folder}/lake",

@@ -149,11 +149,16 @@ def test_characters_and_bytes_lead_back_to_the_document():
 
 def test_no_token_goes_across_the_end_of_a_prompt():
     tokenizer = special_tokenizer()
-    unit = build_chat(read_template("chatml"), [("user", "a"), ("assistant", "\n\nb")], tokenizer=tokenizer)
-    assert decode_targets(tokenizer, unit) == ["\n\nb" + END]
-    prompt = tokenizer.encode("assistant\n", add_special_tokens=False).ids
+    template = (
+        "{% for m in messages %}{{ m.role }}: the c{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: the c{% endif %}"
+    )
+    unit = build_chat(template, [("user", "a"), ("assistant", "ard")], tokenizer=tokenizer)
+    assert decode_targets(tokenizer, unit) == ["ard" + END]
+    prompt = tokenizer.encode("assistant: the c", add_special_tokens=False).ids
     first = int(np.argmax(unit.is_target))
     assert unit.input_ids[first - len(prompt) : first].tolist() == prompt
+    assert tokenizer.encode("assistant: the card", add_special_tokens=False).ids[: len(prompt)] != prompt
 
 
 def test_long_conversations_lose_their_end_and_count_it():
