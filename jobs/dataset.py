@@ -34,12 +34,12 @@ class Config(Section):
 
 
 def plan(config: Config) -> "Plan[Pin]":
-    from pipelines.dataset.tokenizer import find_missing_tokenizer, tokenizer_identity
+    from pipelines.dataset.tokenizer import find_missing_tokenizer, identify_tokenizer
     from pipelines.pin import fingerprint
 
     documents = require_table(config.documents, "documents", "corpus")
-    settings = config.model_dump(mode="json", include={"task", "tokenizer", "packing"})
-    settings["tokenizer_identity"] = tokenizer_identity(config.tokenizer)
+    settings = config.model_dump(mode="json", include={"task", "packing"})
+    settings |= identify_tokenizer(config.tokenizer, is_chat=load_builder(config.task).is_chat)
     made_from = fingerprint("dataset", REVISION, settings, documents.identity())
     gap = partial(find_missing_tokenizer, config.tokenizers)
     return plan_tables(made_from, [config.sequences], display_sequences, inputs=documents, find_gap=gap)
@@ -59,7 +59,7 @@ def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
     has_labels, max_bytes = load_builder(config.task).has_labels, config.tokenizer.max_bytes
     summary = summarize_documents(documents, max_bytes=max_bytes, with_labels=has_labels)
     work.progress.phase("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
-    chosen = choose_tokenizer(documents, config.tokenizer, summary)
+    chosen = choose_tokenizer(documents, config.tokenizer, summary, task=config.task)
     work.progress.phase("packing documents into sequences")
     with build_sequences(documents, chosen, config.packing, task=config.task, summary=summary) as built:
         facts = {

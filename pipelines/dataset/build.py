@@ -22,7 +22,7 @@ from pyspark.sql.types import LongType, StructField, StructType
 
 from pipelines.dataset.documents import DocumentSummary, select_kept
 from pipelines.dataset.examples.table import load_builder
-from pipelines.dataset.group import PackingJob, make_partition_packer
+from pipelines.dataset.group import PackingJob, make_partition_packer, require_builder
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer
 from pipelines.delta import ContractError
@@ -68,7 +68,9 @@ def build_sequences(
         end_token_id=end_token_id,
         labels=summary.labels,
         rules=rules,
+        chat=chosen.chat,
     )
+    require_builder(job)
     schema, spark = _packed_schema(), documents.sparkSession
     num_groups = _count_groups(summary, rules)
     packed = (

@@ -24,12 +24,12 @@ def find_end_token(tokenizer: Tokenizer, base: Base) -> int:
     tokenizer does not have.
     """
     for name in TOKEN_FILES:
-        token = _read_json(base, name).get("eos_token")
+        token = read_json(base, name).get("eos_token")
         content = token.get("content") if isinstance(token, dict) else token
         if content:
             return _require_token(tokenizer.token_to_id(content), content, base, name)
     for name in ID_FILES:
-        number = _read_json(base, name).get("eos_token_id")
+        number = read_json(base, name).get("eos_token_id")
         first = number[0] if isinstance(number, list) and number else number
         if isinstance(first, int):
             known = first if tokenizer.id_to_token(first) is not None else None
@@ -59,7 +59,7 @@ def mark_as_special(tokenizer: Tokenizer, token_id: int) -> None:
     assert tokenizer.token_to_id(content) == token_id, f"{content!r} changed its id"
 
 
-def _read_json(base: Base, name: str) -> dict[str, Any]:
+def read_json(base: Base, name: str) -> dict[str, Any]:
     file = base.file(name)
     if file is None:
         return {}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.dataset.chat_template import ChatFormat
 from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.packing.packed import PackedSequence, join_rows
@@ -43,6 +44,7 @@ class PackingJob:
     end_token_id: int | None
     labels: tuple[str, ...]
     rules: PackingRules
+    chat: ChatFormat
 
 
 def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker:
@@ -81,8 +83,15 @@ def _make_builder(job: PackingJob) -> ExampleBuilder:
         labels=job.labels,
         max_tokens=job.rules.sequence_length if cuts else None,
         end_token_id=job.end_token_id,
+        chat=job.chat,
     )
     return load_builder(job.task)(from_json(job.tokenizer_json), settings)
+
+
+def require_builder(job: PackingJob) -> None:
+    """Raise here what the builder of the task would raise in every Spark task: ValueError with the remedy."""
+    if load_builder(job.task).is_chat:
+        _make_builder(job)
 
 
 def batch_documents(documents: Iterable[Record]) -> Iterator[list[Document]]:

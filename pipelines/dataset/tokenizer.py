@@ -6,11 +6,13 @@ text, and the sha256 of that text is its fingerprint, stored with the sequences 
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
+from pipelines.dataset.chat_template import ChatFormat, load_chat_format
 from pipelines.dataset.end_token import find_end_token, mark_as_special
 from pipelines.dataset.hub import Base, resolve_base
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
@@ -31,6 +33,8 @@ class ChosenTokenizer(NamedTuple):
     """None = it has none."""
     fault: str = ""
     """Why it has none: shown only to a task that needs one."""
+    chat: ChatFormat = ChatFormat()
+    """How conversations are written; empty for a task without."""
 
     def require_end_token(self, task: str) -> int:
         """The end token. Raises ValueError with the remedy if there is none."""
@@ -109,6 +113,16 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def identify_tokenizer(choice: TokenizerChoice, *, is_chat: bool) -> dict[str, object]:
+    """What the tokens of a task, with conversations or without, depend on besides documents and packing."""
+    settings = asdict(choice)
+    del settings["chat"]
+    known: dict[str, object] = {"tokenizer": settings, "tokenizer_identity": tokenizer_identity(choice)}
+    if is_chat:
+        known["chat"] = load_chat_format(choice.chat, choice.base).fingerprint
+    return known
+
+
 def tokenizer_identity(choice: TokenizerChoice) -> list[object] | None:
     """What distinguishes another tokenizer under the same name; None = one that is trained, which follows
     from the documents.
@@ -120,8 +134,8 @@ def tokenizer_identity(choice: TokenizerChoice) -> list[object] | None:
     base = resolve_base(choice.base)
     if base.commit is not None:
         return [base.place, base.commit]
-    tokenizer, end_token_id, _ = _load_from(base)
-    return [tokenizer_fingerprint(tokenizer), end_token_id]
+    loaded = _load_from(base)
+    return [tokenizer_fingerprint(loaded.tokenizer), loaded.end_token_id]
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:

@@ -1,6 +1,8 @@
 """Which tokenizer a corpus gets. Standard library only: checking a configuration loads no tokenizer code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pipelines.dataset.chat_rules import ChatRules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,6 +16,8 @@ class TokenizerChoice:
     """Tokens of a trained tokenizer."""
     max_bytes: int = 100_000_000
     """UTF-8 bytes of text that a tokenizer is trained on, at most."""
+    chat: ChatRules = field(default_factory=ChatRules)
+    """For tasks with conversations."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 1 or self.max_bytes < 1:

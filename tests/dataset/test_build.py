@@ -48,7 +48,9 @@ def summary_of(documents, task="language_modelling", max_bytes=10**9):
 
 
 def tokenizer_for(documents, choice):
-    return choose_tokenizer(documents, choice, summary_of(documents, max_bytes=choice.max_bytes))
+    return choose_tokenizer(
+        documents, choice, summary_of(documents, max_bytes=choice.max_bytes), task="language_modelling"
+    )
 
 
 def collect_sequences(documents, tokenizer, rules, task="language_modelling"):

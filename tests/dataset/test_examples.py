@@ -138,6 +138,7 @@ def test_every_task_names_packing_methods_that_exist():
 
 def test_unknown_task_names_the_tasks():
     with pytest.raises(
-        ValueError, match="should be 'classification' or 'language_modelling', got 'translation'"
+        ValueError,
+        match=r"should be 'chat' or 'classification' or .* or 'prompt_response', got 'translation'",
     ):
         require_task("translation")

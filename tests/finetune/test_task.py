@@ -116,7 +116,10 @@ def test_rows_of_one_document_carry_no_positions(language_modelling):
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(ValueError, match="unknown task 'ranking'; known: classification, language_modelling"):
+    with pytest.raises(
+        ValueError,
+        match="unknown task 'ranking'; known: chat, classification, language_modelling, prompt_response",
+    ):
         build_task(make_spec("ranking"))
 
 

@@ -31,24 +31,29 @@ class EncodedText(NamedTuple):
 
 
 class TextEncoder:
-    """Encodes texts with the tokenizer's own special tokens, and ends each with `end_token_id` if it is
-    given.
+    """Encodes texts with the tokenizer's own special tokens (`is_framed`), and ends each with `end_token_id`
+    if it is given.
 
     Byte-level BPE is encoded without the library's offsets (byte_level.py); other tokenizers, and texts whose
     tokens do not cover them, with them. The results are equal.
     """
 
     def __init__(
-        self, tokenizer: "Tokenizer", *, max_tokens: int | None = None, end_token_id: int | None = None
+        self,
+        tokenizer: "Tokenizer",
+        *,
+        max_tokens: int | None = None,
+        end_token_id: int | None = None,
+        is_framed: bool = True,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._is_framed = tokenizer, is_framed
         self._unknown_id = find_unknown_id(tokenizer)
         self._special_ids = sorted(find_special_ids(tokenizer) - {self._unknown_id})
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._byte_lengths = find_byte_lengths(tokenizer)
         self._words = None if self._byte_lengths is None else WordEncoder(tokenizer)
-        opening, closing = find_frame(tokenizer)
+        opening, closing = find_frame(tokenizer) if is_framed else ([], [])
         self._appended_id: int | None = None
         if end_token_id is not None and not closes_texts(tokenizer, end_token_id):
             self._appended_id = end_token_id
@@ -118,7 +123,7 @@ class TextEncoder:
             # The library cuts before it adds special tokens, so the closing one stays, as in scoring.
             self._tokenizer.enable_truncation(max_length=self._max_tokens - (self._appended_id is not None))
         try:
-            encodings = self._tokenizer.encode_batch(list(texts))
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=self._is_framed)
         finally:
             self._tokenizer.no_truncation()
         for text, encoding in zip(texts, encodings, strict=True):

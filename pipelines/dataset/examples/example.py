@@ -14,10 +14,12 @@ document. A preference makes two (prompt + chosen, prompt + rejected), a retriev
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
+
+from pipelines.dataset.chat_template import ChatFormat
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -77,6 +79,8 @@ class ExampleSettings:
     """Longest unit; a longer text is cut. None = documents of any length (packing cuts them into rows)."""
     end_token_id: int | None = None
     """Token that ends a document; None = the tokenizer has none."""
+    chat: ChatFormat = field(default_factory=ChatFormat)
+    """How conversations are written."""
 
 
 class ExampleBuilder(Protocol):
@@ -91,6 +95,8 @@ class ExampleBuilder(Protocol):
     """Whether every document needs a label, which becomes a class number."""
     needs_end_token: ClassVar[bool]
     """Whether documents end in the tokenizer's end-of-text token."""
+    is_chat: ClassVar[bool]
+    """Whether it reads `ExampleSettings.chat`."""
 
     def __init__(self, tokenizer: "Tokenizer", settings: ExampleSettings) -> None: ...
 

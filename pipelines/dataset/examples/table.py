@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from pipelines.dataset.examples.example import ExampleBuilder
 
 
+def _load_chat() -> "type[ExampleBuilder]":
+    from pipelines.dataset.examples.chat import ChatExamples
+
+    return ChatExamples
+
+
 def _load_classification() -> "type[ExampleBuilder]":
     from pipelines.dataset.examples.classification import ClassificationExamples
 
@@ -22,9 +28,17 @@ def _load_language_modelling() -> "type[ExampleBuilder]":
     return LanguageModellingExamples
 
 
+def _load_prompt_response() -> "type[ExampleBuilder]":
+    from pipelines.dataset.examples.prompt_response import PromptResponseExamples
+
+    return PromptResponseExamples
+
+
 EXAMPLES: "dict[str, Callable[[], type[ExampleBuilder]]]" = {
+    "chat": _load_chat,
     "classification": _load_classification,
     "language_modelling": _load_language_modelling,
+    "prompt_response": _load_prompt_response,
 }
 
 

@@ -38,7 +38,8 @@ class LanguageModelling:
 
     name, metric, auto_class = "language_modelling", "bits_per_byte", "AutoModelForCausalLM"
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, *, name: str = name) -> None:
+        self.name = name
         self._max_tokens, self._end_token_id = spec.max_tokens, spec.end_token_id
 
     def build_module(self, backbone: Any) -> nn.Module:
@@ -82,11 +83,15 @@ class LanguageModelling:
     def sample_text(self, model: nn.Module, tokenizer: Tokenizer, rows: Rows) -> str | None:
         """What the model writes after the beginnings of the first rows; None if there are no rows.
 
-        The beginning is that of the row's first document, so that the prompt is one text.
+        The beginning is that of the row's first document, so that the prompt is one text. It reaches to the
+        first target where some tokens before it are none, as in a conversation.
         """
+        room = self._max_tokens - self._max_new_tokens()
         prompts = [
-            tokens[: min(PROMPT_TOKENS, int(lengths[0]))].tolist()
-            for tokens, lengths in zip(rows.input_ids[:NUM_SAMPLES], rows.segment_lengths, strict=False)
+            _choose_prompt(tokens[: int(lengths[0])], is_target[: int(lengths[0])], room)
+            for tokens, is_target, lengths in zip(
+                rows.input_ids[:NUM_SAMPLES], rows.is_target, rows.segment_lengths, strict=False
+            )
         ]
         if not prompts:
             return None
@@ -155,6 +160,14 @@ class LanguageModelling:
                 nats[row] += loss
         num_bytes = [encoder.count_predicted_bytes(text) for text in texts]
         return [nat / math.log(2) / size if size else 0.0 for nat, size in zip(nats, num_bytes, strict=True)]
+
+
+def _choose_prompt(tokens: np.ndarray, is_target: np.ndarray, room: int) -> list[int]:
+    """The tokens before the first target of a document, at most the last `room` of them; if every token but
+    the first is a target, its first PROMPT_TOKENS."""
+    first = int(np.argmax(is_target))
+    prompt = tokens[:first][-room:] if first > 1 else tokens[:PROMPT_TOKENS]
+    return [int(token) for token in prompt]
 
 
 def _number_documents(segment_lengths: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,13 +3,17 @@
 from collections.abc import Callable
 
 from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.tasks.chat import build_chat
 from pipelines.finetune.tasks.classification import Classification
 from pipelines.finetune.tasks.language_modelling import LanguageModelling
+from pipelines.finetune.tasks.prompt_response import build_prompt_response
 from pipelines.finetune.tasks.task import Task
 
 TASKS: dict[str, Callable[[ModelSpec], Task]] = {
+    "chat": build_chat,
     Classification.name: Classification,
     LanguageModelling.name: LanguageModelling,
+    "prompt_response": build_prompt_response,
 }
 
 

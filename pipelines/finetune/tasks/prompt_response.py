@@ -1,0 +1,8 @@
+"""Prompt and response: language modelling whose targets are the response. Scoring: see chat.py."""
+
+from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.tasks.language_modelling import LanguageModelling
+
+
+def build_prompt_response(spec: ModelSpec) -> LanguageModelling:
+    return LanguageModelling(spec, name="prompt_response")

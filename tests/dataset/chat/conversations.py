@@ -1,0 +1,69 @@
+"""Tokenizers, templates and documents of conversations for the tests of chat."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.examples.chat import ChatExamples
+from pipelines.dataset.examples.example import Document, Example, ExampleSettings, Part, Unit
+from pipelines.dataset.tokenizer import from_json
+from tests.dataset.styles import byte_level_bpe
+
+BEGIN, START, END = "<|begin_of_text|>", "<|im_start|>", "<|im_end|>"
+HEADER, HEADER_END, TURN_END = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
+SPECIALS = [BEGIN, START, END, HEADER, HEADER_END, TURN_END]
+TEMPLATES = Path(__file__).parent / "templates"
+TURN_ENDS = {"chatml": END, "llama3": TURN_END, "generation": END}
+"""Template -> the token that ends a turn of the assistant."""
+
+Turns = list[tuple[str, str]]
+
+
+def special_tokenizer() -> Tokenizer:
+    """Byte-level BPE with the special tokens of ChatML and Llama 3."""
+    return from_json(byte_level_bpe(SPECIALS).to_str())
+
+
+def read_template(name: str) -> str:
+    return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def format_of(template: str | None, **others: object) -> ChatFormat:
+    return ChatFormat(template, (("bos_token", BEGIN), ("eos_token", END)), **others)
+
+
+def document_of(turns: Turns, text: str | None = None) -> Document:
+    """As the corpus stage makes it: the text is that of the turns, unless a source maps another."""
+    joined = "\n\n".join(content for _, content in turns if content)
+    return Document("d", joined if text is None else text, parts=tuple(Part(*turn) for turn in turns))
+
+
+def build_chat(template: str | None, turns: Turns, **settings) -> Unit:
+    """The tokens of one conversation."""
+    (unit,) = build_example(template, turns, **settings).units
+    return unit
+
+
+def build_example(
+    template: str | None, turns: Turns, *, tokenizer=None, roles=(), date=None, **settings
+) -> Example:
+    chat = format_of(template, roles=roles, date=date)
+    builder = ChatExamples(tokenizer or special_tokenizer(), ExampleSettings(chat=chat, **settings))
+    (example,) = builder.build([document_of(turns)])
+    return example
+
+
+def decode(tokenizer: Tokenizer, ids) -> str:
+    return tokenizer.decode([int(number) for number in ids], skip_special_tokens=False)
+
+
+def decode_targets(tokenizer: Tokenizer, unit: Unit) -> list[str]:
+    """The text of each run of targets."""
+    runs: list[list[int]] = []
+    for place, (number, is_target) in enumerate(zip(unit.input_ids, unit.is_target, strict=True)):
+        if is_target:
+            if not runs or not unit.is_target[place - 1]:
+                runs.append([])
+            runs[-1].append(number)
+    return [decode(tokenizer, run) for run in runs]

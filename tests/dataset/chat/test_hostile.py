@@ -1,0 +1,107 @@
+"""Templates from strangers: nothing is executed, and no template takes all the time or memory there is."""
+
+from datetime import date
+
+import pytest
+
+from pipelines.dataset.examples.sandbox import BoundedEnvironment
+from tests.dataset.chat.conversations import build_chat, read_template
+
+TURNS = [("user", "a"), ("assistant", "b")]
+DOUBLING = "{%% set ns = namespace(x=%s) %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.x }}"
+TOO_MUCH = {
+    "product": "{{ 'a' * 10**12 }}",
+    "power": "{{ 10 ** (10 ** 10) }}",
+    "large integers": DOUBLING % ("3", "{% set ns.x = ns.x * ns.x %}"),
+    "loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+    "large range": "{% for i in range(10**12) %}{% endfor %}",
+    "recursive loop": "{% for i in range(100000) recursive %}{{ loop(range(100000)) }}{% endfor %}",
+    "joined": DOUBLING % ("'ab'", "{% set ns.x = ns.x ~ ns.x %}"),
+    "added": DOUBLING % ("'ab'", "{% set ns.x = ns.x + ns.x %}"),
+    "written": DOUBLING % ("'ab'", "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}"),
+    "nested lists": DOUBLING % ("[1]", "{% set ns.x = [ns.x, ns.x] %}"),
+    "nested dicts": DOUBLING % ("{}", "{% set ns.x = dict(a=ns.x, b=ns.x) %}"),
+    "nested by a filter": DOUBLING % ("[1]", "{% set ns.x = [ns.x] | batch(2, ns.x) | list %}"),
+    "macros that branch": "{% macro f(n) %}{{ f(n-1) ~ f(n-1) if n }}{% endmacro %}{{ f(40) }}",
+    "macros without end": "{% macro f(n) %}{{ f(n+1) }}{% endmacro %}{{ f(0) }}",
+    "format of %": "{{ '%1000000000d' % 1 }}",
+    "width of %": "{{ '%*d' % (1000000000, 1) }}",
+    "format": "{{ '{:1000000000}'.format(1) }}",
+    "nested format": "{{ '{:{}}'.format(1, 1000000000) }}",
+    "format filter": "{{ '%1000000000d' | format(1) }}",
+    "method with a width": "{{ 'a'.center(1000000000) }}",
+    "filter with a width": "{{ 'a' | center(1000000000) }}",
+    "indent": "{{ ('a\n' * 100000) | indent(100000) }}",
+    "replace": "{{ ('a' * 100000).replace('a', 'b' * 100000) }}",
+    "replace filter": "{{ ('a' * 100000) | replace('a', 'b' * 100000) }}",
+    "join": "{{ ('b' * 100000).join('a' * 100000) }}",
+    "join filter": "{{ ['b'] * 100000 | join('c' * 100000) }}{{ (['b'] * 100000) | join('c' * 100000) }}",
+    "tabs": "{{ ('\t' * 100000).expandtabs(100000) }}",
+    "comparisons": "{% set x = 'a' * 100000 %}{% for i in range(10000) %}{{ 'b' in x }}{% endfor %}",
+    "slices": "{% set x = 'a' * 100000 %}{% for i in range(10000) %}{% set y = x[1:] %}{% endfor %}",
+    "map": "{{ ('a' * 100000) | list | map('center', 100000) | list | length }}",
+    "JSON": "{{ messages | tojson(indent=100000000) }}",
+    "a date": "{{ strftime_now('%0100000000d') }}",
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_a_template_that_wants_too_much_is_refused(name):
+    with pytest.raises(ValueError, match="does not take the messages") as raised:
+        build_chat(TOO_MUCH[name], TURNS, date="2026-01-02", end_token_id=2)
+    assert isinstance(raised.value.__cause__, ValueError)  # with the document in front
+    assert "correct it, or let dataset.tokenizer.chat.template name another" in str(raised.value)
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ raise_exception.__globals__['os'] }}",
+    "{{ cycler.__init__.__globals__.os.system('id') }}",
+    "{{ self.__init__.__globals__ }}",
+    "{{ namespace(__class__=1) }}",
+    "{{ namespace.__init__.__globals__ }}",
+    "{{ strftime_now.__globals__['datetime'] }}",
+    "{{ messages.append(1) }}",
+    "{{ messages[0].update(role='assistant') }}",
+    "{{ '{0.__class__.__mro__}'.format(1).x.y }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}{{ os.system('id') }}",
+    "{% extends '/etc/passwd' %}",
+]
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_a_template_reaches_nothing_outside_of_its_sandbox(escape):
+    with pytest.raises(ValueError, match="does not take the messages"):
+        build_chat(escape + read_template("chatml"), TURNS, date="2026-01-02")
+
+
+@pytest.mark.parametrize("attribute", ["__class__", "__init__", "mro", "func_globals", "gi_frame"])
+def test_filters_reach_no_private_attribute(attribute):
+    environment = BoundedEnvironment(None)
+    template, _ = environment.build("{{ [text] | map('attr', name) | first }}{{ text | attr(name) }}")
+    assert environment.render(template, {"text": "a", "name": attribute}, num_chars=1) == ""
+
+
+@pytest.mark.parametrize(
+    "broken", ["{% for %}", "{{ " + "[" * 5000 + "]" * 5000 + " }}", "{% if x %}" * 3000, "{{ 'a' | none }}"]
+)
+def test_a_template_that_cannot_be_read_is_named(broken):
+    with pytest.raises(ValueError, match="the chat template cannot be read"):
+        build_chat(broken, TURNS)
+
+
+def test_long_conversations_are_within_the_budget():
+    turns = [("user", "where is it?"), ("assistant", "你" * 200)] * 300
+    assert build_chat(read_template("llama3"), turns).is_target.sum() > 60_000
+
+
+def test_dates_are_fixed_or_unknown():
+    template = (
+        "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}26 Jul 2024{% endif %}"
+        "{{ tools is none }}"
+    )
+    for today, expected in ((date(2026, 1, 2), "02 Jan 2026True"), (None, "26 Jul 2024True")):
+        environment = BoundedEnvironment(today)
+        compiled, _ = environment.build(template)
+        assert environment.render(compiled, {"tools": None}, num_chars=0) == expected
