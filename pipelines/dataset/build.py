@@ -33,8 +33,9 @@ DOCUMENT_BYTES = 512
 """Bytes that a document takes in a task besides its text, roughly."""
 TASK_BYTES = 32 * 1024 * 1024
 """Most text of a task, about: it is sorted in memory. A table of 1 TB gets 31,000 files per split."""
-COUNTS = ("sequences", "tokens", "cut_tokens", "targets")
-"""What is counted of each group, and of each split."""
+COUNTS = ("sequences", "tokens", "cut_tokens", "continued", "targets")
+"""What is counted of each group, and of each split. continued: segments whose document begins in another
+sequence."""
 
 
 class BuiltSequences(NamedTuple):
@@ -128,10 +129,12 @@ def _deal_groups(documents: DataFrame, num_groups: int, num_tasks: int) -> DataF
 
 
 def _packed_schema() -> StructType:
-    """SEQUENCES before its rows are numbered: a place within a group instead of sequence_id, and the tokens
-    cut off."""
+    """SEQUENCES before its rows are numbered: a place within a group instead of sequence_id, and what is
+    counted of each row."""
     fields = [StructField(field.name, field.dataType) for field in SEQUENCES.schema.fields[1:]]
-    extra = [StructField(name, LongType()) for name in ("group", "position", "num_cut_tokens")]
+    extra = [
+        StructField(name, LongType()) for name in ("group", "position", "num_cut_tokens", "num_continued")
+    ]
     return StructType([*fields, *extra])
 
 
@@ -142,6 +145,7 @@ def _count_by_group(packed: DataFrame) -> pa.Table:
         F.count("*").alias("sequences"),
         F.sum("num_tokens").alias("tokens"),
         F.sum("num_cut_tokens").alias("cut_tokens"),
+        F.sum("num_continued").alias("continued"),
         F.sum("num_targets").alias("targets"),
     )
     groups = packed.groupBy("split", "group").agg(*sums).toArrow()

@@ -1,14 +1,16 @@
 """Groups of documents to packed rows, inside one task: encode, build examples, pack. No Spark here.
 
 A task gets its groups one after the other, each in doc_id order, and streams them: its memory is one Arrow
-batch of documents and one of rows, whatever the size of a group.
+batch of documents and one of rows, whatever the size of a group. Only best_fit holds the tokens of a group.
+
+Of every group, the tokens of each document are counted before packing and after (packing/conservation.py).
 
 A Python worker keeps its builder, and with it the parsed tokenizer, from one task to the next: the JSON of a
 large tokenizer takes seconds to parse.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -20,7 +22,8 @@ import pyarrow as pa
 from pipelines.dataset.chat_template import ChatFormat
 from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part
 from pipelines.dataset.examples.table import load_builder
-from pipelines.dataset.packing.packed import PackedSequence, join_rows
+from pipelines.dataset.packing.conservation import TokenCount
+from pipelines.dataset.packing.packed import PackedRows, PackedSequence, join_rows
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.packing.table import load_packer
 from pipelines.dataset.tokenizer import from_json
@@ -57,23 +60,30 @@ def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         records = (record for batch in batches for record in _iterate_records(batch))
         for (split, number), group in groupby(records, key=lambda record: (record["split"], record["group"])):
-            first = 0
-            for rows in _batch_rows(pack_documents(group, job)):
+            first, count = 0, TokenCount()
+            for sequences in _batch_rows(pack_documents(group, job, count)):
+                rows = join_rows(sequences)
+                count.remove_rows(rows)
                 yield _to_batch(rows, schema, split=split, group=number, first=first)
-                first += len(rows)
+                first += len(sequences)
+            count.require_balance(split=split, group=number, method=job.rules.method)
 
     return pack_partition
 
 
-def pack_documents(documents: Iterable[Record], job: PackingJob) -> Iterator[PackedSequence]:
-    """Packed rows of the documents, in their order."""
+def pack_documents(
+    documents: Iterable[Record], job: PackingJob, count: TokenCount
+) -> Iterator[PackedSequence]:
+    """Packed rows of the documents, whose tokens are added to `count`."""
     builder = _make_builder(job)
 
     def build_examples() -> Iterator[Example]:
         for batch in batch_documents(documents):
             yield from builder.build(batch)
 
-    return load_packer(job.rules.method)(build_examples(), length=job.rules.sequence_length)
+    return load_packer(job.rules.method)(
+        count.add_examples(build_examples()), length=job.rules.sequence_length
+    )
 
 
 @lru_cache(maxsize=2)
@@ -140,11 +150,9 @@ def _batch_rows(sequences: Iterable[PackedSequence]) -> Iterator[list[PackedSequ
         yield rows
 
 
-def _to_batch(
-    sequences: Sequence[PackedSequence], schema: pa.Schema, *, split: str, group: int, first: int
-) -> pa.RecordBatch:
+def _to_batch(rows: PackedRows, schema: pa.Schema, *, split: str, group: int, first: int) -> pa.RecordBatch:
     """Rows `first`, `first` + 1, ... of a group, as Arrow. No Python step per token."""
-    rows = join_rows(sequences)
+    num_rows = len(rows.num_tokens)
     runs = {"first_token": rows.run_first_token, "num_tokens": rows.run_num_tokens}
     segments = {
         "doc_id": rows.segment_doc_ids,
@@ -154,9 +162,9 @@ def _to_batch(
         "char_end": rows.segment_char_end,
     }
     columns: dict[str, Any] = {
-        "split": [split] * len(sequences),
-        "group": np.full(len(sequences), group),
-        "position": np.arange(first, first + len(sequences)),
+        "split": [split] * num_rows,
+        "group": np.full(num_rows, group),
+        "position": np.arange(first, first + num_rows),
         "input_ids": _to_lists(pa.array(rows.input_ids), rows.num_tokens),
         "num_tokens": rows.num_tokens,
         "label": rows.labels,
@@ -165,6 +173,7 @@ def _to_batch(
         "num_bytes": rows.num_bytes,
         "segments": _to_lists(_to_structs(segments, schema.field("segments")), rows.num_segments),
         "num_cut_tokens": rows.num_cut_tokens,
+        "num_continued": rows.num_continued,
     }
     arrays = [_to_array(columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

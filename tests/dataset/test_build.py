@@ -237,6 +237,7 @@ def test_classification_makes_one_sequence_per_kept_document(spark):
         "sequences": 3,
         "tokens": sum(row["num_tokens"] for row in rows),
         "cut_tokens": num_cut,
+        "continued": 0,
         "targets": 3,
     }
     assert num_cut > 0

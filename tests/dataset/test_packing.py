@@ -9,30 +9,7 @@ from pipelines.dataset.packing.concatenate import concatenate
 from pipelines.dataset.packing.one_per_document import pack_one_per_document
 from pipelines.dataset.packing.packed import PackedRows, join_rows
 from pipelines.dataset.packing.rules import PackingRules
-
-
-def unit(first: int, num_tokens: int) -> Unit:
-    """Tokens first, first + 1, ...; token i is character i - first, one byte; all but the first are
-    targets."""
-    starts = np.arange(num_tokens, dtype=np.int32)
-    is_target = np.arange(num_tokens) > 0
-    ones = np.ones(num_tokens, np.int32)
-    return Unit(np.arange(first, first + num_tokens, dtype=np.int32), is_target, starts, starts + 1, ones)
-
-
-def example(doc_id: str, first: int, *lengths: int, cut: int = 0) -> Example:
-    firsts = first + np.cumsum([0, *lengths])
-    return Example(doc_id, [unit(*pair) for pair in zip(firsts, lengths, strict=False)], num_cut_tokens=cut)
-
-
-def random_examples(seed: int) -> list[Example]:
-    generator = np.random.default_rng(seed)
-    examples, first = [], 0
-    for number in range(40):
-        lengths = generator.integers(0, 12, size=generator.integers(1, 4)).tolist()
-        examples.append(example(f"doc{number}", first, *lengths))
-        first += sum(lengths)
-    return examples
+from tests.dataset.units import example, random_examples
 
 
 def split_rows(rows: PackedRows) -> list[SimpleNamespace]:
@@ -183,7 +160,7 @@ def test_expand_counts_up_from_each_first_number():
     [
         ({"sequence_length": 1}, "sequence_length must be at least 2 tokens, got 1"),
         ({"group_bytes": 0}, "group_bytes must be at least 1, got 0"),
-        ({"method": "best"}, "method must be one_per_document or concatenate, got 'best'"),
+        ({"method": "best"}, "method must be one_per_document or concatenate or best_fit, got 'best'"),
     ],
 )
 def test_impossible_packing_rules_are_refused(field, message):

@@ -20,7 +20,7 @@ class LanguageModellingExamples:
     """
 
     columns: ClassVar[tuple[str, ...]] = ("text",)
-    packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate")
+    packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate", "best_fit")
     has_labels: ClassVar[bool] = False
     needs_end_token: ClassVar[bool] = True
     is_chat: ClassVar[bool] = False

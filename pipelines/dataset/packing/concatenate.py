@@ -11,17 +11,19 @@ def concatenate(examples: Iterable[Example], *, length: int) -> Iterator[PackedS
     """Rows of exactly `length` tokens, the last one shorter. A unit that crosses the end of a row continues
     in the next one."""
     row: list[tuple[str, Unit]] = []
-    room = length
+    room, num_cut_tokens, num_continued = length, 0, 0
     for example in examples:
+        num_cut_tokens += example.num_cut_tokens
         for unit in example.units:
             position = 0
             while position < len(unit.input_ids):
                 stop = min(position + room, len(unit.input_ids))
                 row.append((example.doc_id, slice_unit(unit, position, stop)))
+                num_continued += position > 0
                 room -= stop - position
                 position = stop
                 if room == 0:
-                    yield PackedSequence(row)
-                    row, room = [], length
+                    yield PackedSequence(row, num_cut_tokens=num_cut_tokens, num_continued=num_continued)
+                    row, room, num_cut_tokens, num_continued = [], length, 0, 0
     if row:
-        yield PackedSequence(row)
+        yield PackedSequence(row, num_cut_tokens=num_cut_tokens, num_continued=num_continued)

@@ -21,7 +21,9 @@ class PackedSequence(NamedTuple):
     and its tokens are invisible to those of other segments."""
     label: int | None = None
     num_cut_tokens: int = 0
-    """Tokens of the document that did not fit."""
+    """Tokens of documents that did not fit; each document's are counted in the row where it begins."""
+    num_continued: int = 0
+    """Pieces whose unit begins in another row: cuts, after which the model does not see what came before."""
 
 
 class PackedRows(NamedTuple):
@@ -55,6 +57,8 @@ class PackedRows(NamedTuple):
     """One per row."""
     num_cut_tokens: np.ndarray
     """(num_rows,)"""
+    num_continued: np.ndarray
+    """(num_rows,)"""
 
 
 class Packer(Protocol):
@@ -67,7 +71,9 @@ class Packer(Protocol):
 
 def slice_unit(unit: Unit, start: int, stop: int) -> Unit:
     """Tokens start .. stop - 1 of a unit. O(1): views."""
-    return Unit(*(array[start:stop] for array in unit))
+    ids, is_target, char_start, char_end, num_bytes = unit
+    piece = slice(start, stop)
+    return Unit(ids[piece], is_target[piece], char_start[piece], char_end[piece], num_bytes[piece])
 
 
 def join_rows(rows: Sequence[PackedSequence]) -> PackedRows:
@@ -104,6 +110,7 @@ def join_rows(rows: Sequence[PackedSequence]) -> PackedRows:
         segment_char_end=segment_end,
         labels=[row.label for row in rows],
         num_cut_tokens=np.array([row.num_cut_tokens for row in rows]),
+        num_continued=np.array([row.num_continued for row in rows]),
     )
 
 

@@ -14,8 +14,8 @@ class PackingRules:
     sequence_length: int = 128
     """Most tokens in a sequence."""
     group_bytes: int = 16 * 1024 * 1024
-    """Bytes of text that are packed together: no sequence holds documents of two groups. Memory does not
-    depend on it."""
+    """Bytes of text that are packed together: no sequence holds documents of two groups. Memory
+    depends on it for best_fit only, which holds a group: about 5 bytes for each."""
 
     def __post_init__(self) -> None:
         if self.method not in PACKERS:

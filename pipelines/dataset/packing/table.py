@@ -23,9 +23,16 @@ def _load_concatenate() -> "Packer":
     return concatenate
 
 
+def _load_best_fit() -> "Packer":
+    from pipelines.dataset.packing.best_fit import pack_best_fit
+
+    return pack_best_fit
+
+
 PACKERS: "dict[str, Callable[[], Packer]]" = {
     "one_per_document": _load_one_per_document,
     "concatenate": _load_concatenate,
+    "best_fit": _load_best_fit,
 }
 
 
