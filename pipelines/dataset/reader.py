@@ -8,15 +8,16 @@ format. Where it exists, Delta is not touched.
 from pathlib import Path
 
 import numpy as np
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from pipelines.dataset.arrays import FORMAT, FlatRows, require_consistent, write_arrays
 from pipelines.dataset.copying import copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
+from pipelines.dataset.pinned_files import open_pinned
 from pipelines.dataset.rows import Rows
 from pipelines.repeating import repeat_on_hdfs
-from pipelines.stores import delta_options
+
+LENGTHS = "num_tokens"
+"""Name of the array with the tokens of each row."""
 
 
 class SequenceReader:
@@ -32,7 +33,7 @@ class SequenceReader:
         self._num_bytes = _map(folder, "num_bytes")
         self.num_targets = _map(folder, "num_targets")
         """(num_rows,) int64 terms that each row adds to the loss."""
-        self.lengths = _map(folder, "num_tokens")
+        self.lengths = _map(folder, LENGTHS)
         """(num_rows,) int32 tokens of each row."""
 
     def __len__(self) -> int:
@@ -64,7 +65,8 @@ def open_split(
     """
 
     def copy(folder: Path) -> None:
-        copy_split(_open_pinned(path, table_id, version).to_pyarrow_dataset(), split, folder)
+        pinned = open_pinned(path, table_id=table_id, version=version)
+        copy_split(pinned.to_pyarrow_dataset(), split, folder)
 
     def make(folder: Path) -> None:
         repeat_on_hdfs(path, lambda: copy(folder))  # continues with the files that are left
@@ -76,6 +78,14 @@ def open_split(
 def copy_name(table_id: str, version: int, split: str) -> str:
     """Name of the folder that holds the arrays of a split, inside the folder of copies."""
     return f"{table_id}-{version}-{split}-{FORMAT}"
+
+
+def open_lengths(folder: Path) -> np.ndarray | None:
+    """(num_rows,) int32 tokens of each row, mapped from a copy; None if the copy is not there."""
+    try:
+        return _map(folder, LENGTHS)
+    except FileNotFoundError:  # pruned, or never made
+        return None
 
 
 def write_split(folder: Path, rows: Rows) -> None:
@@ -109,19 +119,3 @@ def _map(folder: Path, name: str) -> np.ndarray:
 
 def _join(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
-
-
-def _open_pinned(path: str, table_id: str, version: int) -> DeltaTable:
-    try:
-        table = DeltaTable(path, version=version, storage_options=delta_options(path))
-    except DeltaError as error:
-        raise FileNotFoundError(
-            f"sequences at {path} no longer have version {version} ({error}); run the dataset stage again"
-        ) from error
-    if str(table.metadata().id) != table_id:
-        raise ValueError(
-            f"sequences at {path} were deleted and written again (table id {table.metadata().id}, pinned "
-            f"{table_id}); "
-            "run the dataset stage and the stages after it again"
-        )
-    return table
