@@ -13,7 +13,7 @@ from pipelines.dataset.doc_groups import find_group
 from pipelines.pin import open_log, pin
 from pipelines.shards import ShardFiles, ShardPlan
 
-VOCABULARY, NUM_LABELS = 64, 4
+VOCABULARY = 64
 
 
 def _struct(*integers, **others):
@@ -63,7 +63,7 @@ def make_rows(split, num_documents, *, num_groups, per_row=3):
 def _make_row(split, number, documents, random):
     segments, first = [], 0
     for document in documents:
-        num_tokens = int(random.integers(2, 8))
+        num_tokens = int(random.integers(3, 8))
         pieces = (num_tokens,) if int(document, 16) % 5 else (1, num_tokens - 1)
         char = 0
         for piece in pieces:
@@ -77,14 +77,19 @@ def _make_row(split, number, documents, random):
                 }
             )
             first, char = first + piece, char + 4 * piece
+    targets = [
+        {"first_token": segment["first_token"] + 1, "num_tokens": segment["num_tokens"] - 1}
+        for segment in segments
+        if segment["num_tokens"] > 1
+    ]
     return {
         "sequence_id": number,
         "split": split,
         "input_ids": random.integers(0, VOCABULARY, first).tolist(),
         "num_tokens": first,
-        "label": int(random.integers(0, NUM_LABELS)),
-        "targets": [],
-        "num_targets": 1,
+        "label": None,
+        "targets": targets,
+        "num_targets": sum(run["num_tokens"] for run in targets),
         "num_bytes": 4 * first,
         "segments": segments,
     }
