@@ -9,31 +9,28 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.dataset.arrays import FORMAT, FlatRows, require_consistent, write_arrays
+from pipelines.dataset.arrays import LENGTHS, FlatRows, copy_name, map_array, require_consistent, write_arrays
 from pipelines.dataset.copying import copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.pinned_files import open_pinned
 from pipelines.dataset.rows import Rows
 from pipelines.repeating import repeat_on_hdfs
 
-LENGTHS = "num_tokens"
-"""Name of the array with the tokens of each row."""
-
 
 class SequenceReader:
     """Random access to the rows of one split. Rows are numbered by sequence_id."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokens = _map(folder, "tokens")
-        self._is_target = _map(folder, "is_target")
-        self._starts = _map(folder, "starts")
-        self._segment_lengths = _map(folder, "segment_lengths")
-        self._segment_starts = _map(folder, "segment_starts")
-        self._labels = _map(folder, "labels")
-        self._num_bytes = _map(folder, "num_bytes")
-        self.num_targets = _map(folder, "num_targets")
+        self._tokens = map_array(folder, "tokens")
+        self._is_target = map_array(folder, "is_target")
+        self._starts = map_array(folder, "starts")
+        self._segment_lengths = map_array(folder, "segment_lengths")
+        self._segment_starts = map_array(folder, "segment_starts")
+        self._labels = map_array(folder, "labels")
+        self._num_bytes = map_array(folder, "num_bytes")
+        self.num_targets = map_array(folder, "num_targets")
         """(num_rows,) int64 terms that each row adds to the loss."""
-        self.lengths = _map(folder, LENGTHS)
+        self.lengths = map_array(folder, LENGTHS)
         """(num_rows,) int32 tokens of each row."""
 
     def __len__(self) -> int:
@@ -75,19 +72,6 @@ def open_split(
         return SequenceReader(folder)
 
 
-def copy_name(table_id: str, version: int, split: str) -> str:
-    """Name of the folder that holds the arrays of a split, inside the folder of copies."""
-    return f"{table_id}-{version}-{split}-{FORMAT}"
-
-
-def open_lengths(folder: Path) -> np.ndarray | None:
-    """(num_rows,) int32 tokens of each row, mapped from a copy; None if the copy is not there."""
-    try:
-        return _map(folder, LENGTHS)
-    except FileNotFoundError:  # pruned, or never made
-        return None
-
-
 def write_split(folder: Path, rows: Rows) -> None:
     """Write `rows` as the arrays that SequenceReader(folder) maps: row i gets sequence_id i. No Delta needed.
 
@@ -110,11 +94,6 @@ def write_split(folder: Path, rows: Rows) -> None:
         num_bytes=rows.num_bytes,
     )
     write_arrays(folder, require_consistent(everything))
-
-
-def _map(folder: Path, name: str) -> np.ndarray:
-    # A plain array over the map: its slices cost a third of those of np.memmap.
-    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
 
 
 def _join(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:

@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.dataset.arrays import LENGTHS, copy_name, open_lengths
 from pipelines.dataset.doc_groups import find_group
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.pinned_files import NUM_THREADS, PinnedFile, list_files, open_parquet, open_pinned
-from pipelines.dataset.reader import LENGTHS, copy_name, open_lengths
 from pipelines.repeating import repeat_on_hdfs
 from pipelines.storage import locate
 
