@@ -52,6 +52,7 @@ def build_program() -> "typer.Typer":
 
     from jobs.run import STAGES, run
     from jobs.shell.command import build_command
+    from jobs.shell.trace_command import add_trace
 
     program = typer.Typer(
         help=__doc__,
@@ -67,6 +68,7 @@ def build_program() -> "typer.Typer":
     _add_config(program)
     _add_doctor(program)
     _add_tables(program)
+    add_trace(program)
     _add_undo(program)
     return program
 

@@ -24,6 +24,8 @@ from pipelines.dataset.rows import NO_LABEL
 FORMAT = 2
 """Raised when the files or their meaning change: a copy of another format is never read."""
 ROW_VALUES = ("labels", "num_targets", "num_bytes")
+LENGTHS = "num_tokens"
+"""Name of the array with the tokens of each row."""
 
 
 class FlatRows(NamedTuple):
@@ -185,3 +187,22 @@ def _create(folder: Path, name: str, dtype: type[np.generic], size: int) -> np.m
 
 def _open(folder: Path, name: str) -> np.memmap:
     return np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+")
+
+
+def copy_name(table_id: str, version: int, split: str) -> str:
+    """Name of the folder that holds the arrays of a split, inside the folder of copies."""
+    return f"{table_id}-{version}-{split}-{FORMAT}"
+
+
+def open_lengths(folder: Path) -> np.ndarray | None:
+    """(num_rows,) int32 tokens of each row, mapped from a copy; None if the copy is not there."""
+    try:
+        return map_array(folder, LENGTHS)
+    except FileNotFoundError:  # pruned, or never made
+        return None
+
+
+def map_array(folder: Path, name: str) -> np.ndarray:
+    """One array of a copy, mapped into memory."""
+    # A plain array over the map: its slices cost a third of those of np.memmap.
+    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))

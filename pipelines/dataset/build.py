@@ -46,11 +46,13 @@ class BuiltSequences(NamedTuple):
     """split -> COUNTS."""
     end_token_id: int | None
     """Token that ends every document; None = the task ends none."""
+    num_groups: int
+    """Groups that the documents fell into; `trace` finds a document by its group."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the commit of the table keeps of them."""
-        return {"splits": self.counts, "end_token_id": self.end_token_id}
+        return {"splits": self.counts, "end_token_id": self.end_token_id, "num_groups": self.num_groups}
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def build_sequences(
         numbered = packed.join(F.broadcast(_number_groups(spark, groups)), ["split", "group"])
         sequence_id = (F.col("first_id") + F.col("position")).alias("sequence_id")
         rows = numbered.select(sequence_id, *SEQUENCES.schema.names[1:])
-        yield BuiltSequences(rows, _count_by_split(groups), end_token_id)
+        yield BuiltSequences(rows, _count_by_split(groups), end_token_id, num_groups)
 
 
 def _require_fit(task: str, rules: PackingRules) -> None:

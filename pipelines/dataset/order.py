@@ -10,6 +10,9 @@ shuffled: the rows stay the same, with little padding. Every step is a full glob
 may borrow a few rows from the next one.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 NUM_ROUNDS = 6
@@ -19,21 +22,55 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  #
 def permute(positions: np.ndarray, num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
     """Rows at `positions` (each in [0, num_rows)) of an epoch: a bijection on [0, num_rows). int64 in, int64
     out."""
-    half_bits = np.uint64(max(1, ((num_rows - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half_bits) - np.uint64(1)
-    keys = _generator(seed, epoch).integers(0, 2**64, NUM_ROUNDS, dtype=np.uint64)
-    rows = positions.astype(np.uint64)  # (num_positions,)
-    # The network permutes [0, 4**half_bits), at most 4 * num_rows numbers. A result beyond num_rows goes
-    # through
-    # the network again until it falls below (cycle walking): at most 4 rounds on average.
-    pending = np.ones(len(rows), dtype=bool)
+    return _walk(positions, num_rows, _forward, _Network.of(num_rows, seed, epoch))
+
+
+def find_positions(rows: np.ndarray, num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The inverse of `permute`: where `rows` stand in an epoch. int64 in, int64 out. No other row is looked
+    at."""
+    return _walk(rows, num_rows, _backward, _Network.of(num_rows, seed, epoch))
+
+
+class _Network(NamedTuple):
+    """A Feistel network on [0, 4**half_bits), at most 4 * num_rows numbers."""
+
+    half_bits: np.uint64
+    mask: np.uint64
+    keys: np.ndarray
+    """(NUM_ROUNDS,) uint64."""
+
+    @classmethod
+    def of(cls, num_rows: int, seed: int, epoch: int) -> "_Network":
+        half_bits = np.uint64(max(1, ((num_rows - 1).bit_length() + 1) // 2))
+        keys = _generator(seed, epoch).integers(0, 2**64, NUM_ROUNDS, dtype=np.uint64)
+        return cls(half_bits, (np.uint64(1) << half_bits) - np.uint64(1), keys)
+
+
+def _walk(
+    numbers: np.ndarray, num_rows: int, apply: Callable[[np.ndarray, _Network], np.ndarray], network: _Network
+) -> np.ndarray:
+    """A result beyond num_rows goes through the network again until it falls below (cycle walking): at most 4
+    rounds on average."""
+    values = numbers.astype(np.uint64)  # (num_numbers,)
+    pending = np.ones(len(values), dtype=bool)
     while pending.any():
-        left, right = rows[pending] >> half_bits, rows[pending] & mask  # (num_pending,) each
-        for key in keys:
-            left, right = right, left ^ (_mix(right ^ key) & mask)
-        rows[pending] = (left << half_bits) | right
-        pending = rows >= num_rows
-    return rows.astype(np.int64)
+        values[pending] = apply(values[pending], network)
+        pending = values >= num_rows
+    return values.astype(np.int64)
+
+
+def _forward(values: np.ndarray, network: _Network) -> np.ndarray:
+    left, right = values >> network.half_bits, values & network.mask  # (num_values,) each
+    for key in network.keys:
+        left, right = right, left ^ (_mix(right ^ key) & network.mask)
+    return (left << network.half_bits) | right
+
+
+def _backward(values: np.ndarray, network: _Network) -> np.ndarray:
+    left, right = values >> network.half_bits, values & network.mask  # (num_values,) each
+    for key in network.keys[::-1]:
+        left, right = right ^ (_mix(left ^ key) & network.mask), left
+    return (left << network.half_bits) | right
 
 
 def _generator(seed: int, word: int) -> np.random.Generator:
@@ -52,6 +89,17 @@ def _mix(values: np.ndarray) -> np.ndarray:
 def num_steps(num_rows: int, *, global_batch: int, num_epochs: float) -> int:
     """Steps after which every row was seen `num_epochs` times; the next epoch fills up the last batch."""
     return max(1, int(np.ceil(num_rows * num_epochs / global_batch)))
+
+
+class Visit(NamedTuple):
+    """One time that a training sees a row."""
+
+    epoch: int
+    """From 0."""
+    step: int
+    """From 0."""
+    place: int
+    """In the global batch."""
 
 
 class Order:
@@ -81,20 +129,47 @@ class Order:
             self._batches, self._window = self._draw(window), window
         return self._batches[inside]
 
+    def find_visits(self, row: int) -> list[Visit]:
+        """When the training sees `row`, in the order of the epochs. Costs one window per epoch, wherever the
+        row is."""
+        num_rows, window_rows = len(self._lengths), self._window_batches * self._global_batch
+        visits = []
+        for epoch in range(-(-self._total_steps * self._global_batch // num_rows)):
+            (inside,) = find_positions(np.array([row]), num_rows, seed=self._seed, epoch=epoch).tolist()
+            position = epoch * num_rows + inside
+            if position < self._total_steps * self._global_batch:  # the last epoch may end early
+                window = position // window_rows
+                # Rows are equal in a window that two epochs share; positions are not.
+                (found,) = np.argwhere(self._deal(window)[0] == position).tolist()
+                visits.append(Visit(epoch, window * self._window_batches + found[0], found[1]))
+        return visits
+
     def _draw(self, window: int) -> np.ndarray:
-        """The batches of a window, (num_batches, global_batch) rows. Its last window may be shorter than the
-        others."""
+        """The batches of a window, (num_batches, global_batch) rows."""
+        return self._deal(window)[1]
+
+    def _deal(self, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """The positions and the rows of the batches of a window, (num_batches, global_batch) each."""
+        positions = self._list_positions(window)
+        rows = self._list_rows(positions)  # (num_batches * global_batch,)
+        # Stable: rows of equal length keep the random order of the permutation.
+        by_length = np.argsort(self._lengths[rows], kind="stable")  # (num_batches * global_batch,)
+        batches = by_length.reshape(-1, self._global_batch)  # (num_batches, global_batch)
+        # Shuffle the batches, not the rows in them. The high bit keeps window keys distinct from epoch keys.
+        shuffled = _generator(self._seed, window | 1 << 63).permutation(batches)
+        return positions[shuffled], rows[shuffled]
+
+    def _list_positions(self, window: int) -> np.ndarray:
+        """(num_batches * global_batch,). The last window may be shorter than the others."""
         first = window * self._window_batches
-        num_batches = min(self._window_batches, self._total_steps - first)
-        start, stop = first * self._global_batch, (first + num_batches) * self._global_batch
-        positions = np.arange(start, stop, dtype=np.int64)  # (num_batches * global_batch,)
-        epochs, inside = np.divmod(positions, len(self._lengths))  # (num_batches * global_batch,) each
-        rows = np.empty_like(positions)  # (num_batches * global_batch,)
+        stop = min(first + self._window_batches, self._total_steps)
+        return np.arange(first * self._global_batch, stop * self._global_batch, dtype=np.int64)
+
+    def _list_rows(self, positions: np.ndarray) -> np.ndarray:
+        num_rows = len(self._lengths)
+        epochs, inside = np.divmod(positions, num_rows)  # (num_positions,) each
+        rows = np.empty_like(positions)  # (num_positions,)
         for epoch in np.unique(epochs):  # two where a window crosses the end of an epoch
             chosen = epochs == epoch
-            rows[chosen] = permute(inside[chosen], len(self._lengths), seed=self._seed, epoch=int(epoch))
-        # Stable: rows of equal length keep the random order of the permutation.
-        by_length = rows[np.argsort(self._lengths[rows], kind="stable")]  # (num_batches * global_batch,)
-        batches = by_length.reshape(num_batches, self._global_batch)  # (num_batches, global_batch)
-        # Shuffle the batches, not the rows in them. The high bit keeps window keys distinct from epoch keys.
-        return _generator(self._seed, window | 1 << 63).permutation(batches)
+            rows[chosen] = permute(inside[chosen], num_rows, seed=self._seed, epoch=int(epoch))
+        return rows

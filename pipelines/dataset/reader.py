@@ -8,31 +8,29 @@ format. Where it exists, Delta is not touched.
 from pathlib import Path
 
 import numpy as np
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
-from pipelines.dataset.arrays import FORMAT, FlatRows, require_consistent, write_arrays
+from pipelines.dataset.arrays import LENGTHS, FlatRows, copy_name, map_array, require_consistent, write_arrays
 from pipelines.dataset.copying import copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
+from pipelines.dataset.pinned_files import open_pinned
 from pipelines.dataset.rows import Rows
 from pipelines.repeating import repeat_on_hdfs
-from pipelines.stores import delta_options
 
 
 class SequenceReader:
     """Random access to the rows of one split. Rows are numbered by sequence_id."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokens = _map(folder, "tokens")
-        self._is_target = _map(folder, "is_target")
-        self._starts = _map(folder, "starts")
-        self._segment_lengths = _map(folder, "segment_lengths")
-        self._segment_starts = _map(folder, "segment_starts")
-        self._labels = _map(folder, "labels")
-        self._num_bytes = _map(folder, "num_bytes")
-        self.num_targets = _map(folder, "num_targets")
+        self._tokens = map_array(folder, "tokens")
+        self._is_target = map_array(folder, "is_target")
+        self._starts = map_array(folder, "starts")
+        self._segment_lengths = map_array(folder, "segment_lengths")
+        self._segment_starts = map_array(folder, "segment_starts")
+        self._labels = map_array(folder, "labels")
+        self._num_bytes = map_array(folder, "num_bytes")
+        self.num_targets = map_array(folder, "num_targets")
         """(num_rows,) int64 terms that each row adds to the loss."""
-        self.lengths = _map(folder, "num_tokens")
+        self.lengths = map_array(folder, LENGTHS)
         """(num_rows,) int32 tokens of each row."""
 
     def __len__(self) -> int:
@@ -64,18 +62,14 @@ def open_split(
     """
 
     def copy(folder: Path) -> None:
-        copy_split(_open_pinned(path, table_id, version).to_pyarrow_dataset(), split, folder)
+        pinned = open_pinned(path, table_id=table_id, version=version)
+        copy_split(pinned.to_pyarrow_dataset(), split, folder)
 
     def make(folder: Path) -> None:
         repeat_on_hdfs(path, lambda: copy(folder))  # continues with the files that are left
 
     with open_copy(copies or copies_folder(), copy_name(table_id, version, split), make) as folder:
         return SequenceReader(folder)
-
-
-def copy_name(table_id: str, version: int, split: str) -> str:
-    """Name of the folder that holds the arrays of a split, inside the folder of copies."""
-    return f"{table_id}-{version}-{split}-{FORMAT}"
 
 
 def write_split(folder: Path, rows: Rows) -> None:
@@ -102,26 +96,5 @@ def write_split(folder: Path, rows: Rows) -> None:
     write_arrays(folder, require_consistent(everything))
 
 
-def _map(folder: Path, name: str) -> np.ndarray:
-    # A plain array over the map: its slices cost a third of those of np.memmap.
-    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
-
-
 def _join(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
-
-
-def _open_pinned(path: str, table_id: str, version: int) -> DeltaTable:
-    try:
-        table = DeltaTable(path, version=version, storage_options=delta_options(path))
-    except DeltaError as error:
-        raise FileNotFoundError(
-            f"sequences at {path} no longer have version {version} ({error}); run the dataset stage again"
-        ) from error
-    if str(table.metadata().id) != table_id:
-        raise ValueError(
-            f"sequences at {path} were deleted and written again (table id {table.metadata().id}, pinned "
-            f"{table_id}); "
-            "run the dataset stage and the stages after it again"
-        )
-    return table

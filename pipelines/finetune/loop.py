@@ -65,9 +65,10 @@ def train(
         loss = float(strategy.sum(share, name="loss"))
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise FloatingPointError(
-                f"loss is {loss} and gradient norm {norm} at step {step}; "
+                f"loss is {loss} and gradient norm {norm} at step {step + 1}; "
                 f"lower finetune.optimization.learning_rate, or look at the {len(rows)} rows of this "
-                f"step, whose sequence_id is {', '.join(map(str, rows[:8].tolist()))}, ..."
+                f"step, whose sequence_id is {', '.join(map(str, rows[:8].tolist()))}, ...: "
+                f"distributary trace --step {step + 1} --run RUN_ID"
             )
         num_tokens = int(reader.lengths[rows].sum())
         after_step(step + 1, StepResult(loss, norm, rate, num_tokens, time.monotonic() - started))

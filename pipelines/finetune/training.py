@@ -205,11 +205,15 @@ class BatchPlan:
         """Backward passes per step, the same on every rank."""
         return -(-self.global_batch // self.num_replicas // self.micro_batch)
 
+    def deal(self, rows: "np.ndarray", data_rank: int) -> "np.ndarray":
+        """This replica's rows of a global batch, in their order."""
+        return rows[data_rank :: self.num_replicas]
+
     def micro_batches(self, rows: "np.ndarray", data_rank: int) -> "Iterator[np.ndarray]":
         """This replica's rows of a global batch, in `num_micro_batches` parts that differ by one row at
         most.
         """
-        mine = rows[data_rank :: self.num_replicas]
+        mine = self.deal(rows, data_rank)
         size, num_longer = divmod(len(mine), self.num_micro_batches)
         start = 0
         for number in range(self.num_micro_batches):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from pipelines.registry.gate.decide import KeptVerdict
 from pipelines.registry.paths import sqlite_path
+from pipelines.registry.runs.data import RunData
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,16 @@ class Lookup:
             return read_run_status(run_id)
 
         return str(self._answer(["run status", run_id], ask))
+
+    def read_run_data(self, run_id: str) -> RunData:
+        """The rows of a training's run, and their order; see `runs.data`."""
+
+        def ask() -> dict[str, Any]:
+            from pipelines.registry.runs.data import read_run_data
+
+            return read_run_data(run_id)._asdict()
+
+        return RunData(**self._answer(["run data", run_id], ask))
 
     def find_version(self, name: str, alias_or_version: str | int) -> VersionRef:
         """The version of an alias or number. Raises LookupError that names what exists."""

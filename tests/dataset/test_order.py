@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipelines.dataset.order import Order, num_steps, permute
+from pipelines.dataset.order import Order, find_positions, num_steps, permute
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 16, 17, 1000, 4097])
@@ -95,3 +95,41 @@ def test_order_is_the_one_of_earlier_versions():
         [4, 0, 1, 5],
         [8, 4, 9, 3],
     ]
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 17, 1000, 4097])
+def test_positions_are_the_inverse_of_the_permutation(num_rows):
+    rows = permute(np.arange(num_rows), num_rows, seed=3, epoch=2)
+    positions = find_positions(rows, num_rows, seed=3, epoch=2)
+    assert positions.tolist() == list(range(num_rows))
+    assert positions.dtype == rows.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "global_batch", "window", "num_epochs"),
+    [(100, 8, 4, 2.0), (7, 4, 3, 2.5), (64, 16, 1, 1.0), (5, 8, 25, 3.0)],
+)
+def test_visits_of_a_row_are_where_the_batches_have_it(num_rows, global_batch, window, num_epochs):
+    steps = num_steps(num_rows, global_batch=global_batch, num_epochs=num_epochs)
+    order = Order(
+        np.arange(num_rows) % 5, global_batch=global_batch, total_steps=steps, seed=4, window_batches=window
+    )
+    batches = [order.batch(step).tolist() for step in range(steps)]
+    for row in range(num_rows):
+        # The twin looks through all batches.
+        expected = [
+            (step, place) for step, batch in enumerate(batches) for place, r in enumerate(batch) if r == row
+        ]
+        visits = order.find_visits(row)
+        assert sorted(visit[1:] for visit in visits) == expected
+        assert [visit.epoch for visit in visits] == list(range(len(visits)))
+
+
+def test_every_epoch_visits_every_row_once():
+    # 7 rows, batches of 4, windows of 3 batches: each window crosses the end of an epoch.
+    order = Order(np.ones(7), global_batch=4, total_steps=14, seed=0, window_batches=3)
+    visits = [visit for row in range(7) for visit in order.find_visits(row)]
+    assert len(visits) == len({visit[1:] for visit in visits}) == 56
+    assert Counter(visit.epoch for visit in visits) == dict.fromkeys(range(8), 7)
+    first = [visit.step * 4 + visit.place for visit in visits if visit.epoch == 0]
+    assert max(first) < 12  # epoch 0 lies in the first window

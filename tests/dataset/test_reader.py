@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.dataset.reader import SequenceReader, copy_name, open_split, write_split
+from pipelines.dataset.arrays import copy_name
+from pipelines.dataset.reader import SequenceReader, open_split, write_split
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.tables import SEQUENCES
 

@@ -1,0 +1,151 @@
+"""`distributary trace`: the run that is meant, and its answers as a table or as JSON."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from jobs.shell.display import console
+from jobs.shell.redaction import redact
+from pipelines.registry.lookup import Lookup
+from pipelines.registry.runs.current import read_current
+from pipelines.registry.runs.data import RunData
+from pipelines.registry.runs.trace import Answer, RunTrace
+
+_VERSION = re.compile(r"models:/(?P<name>.+)[/@](?P<version>[^/@]+)")
+MAX_ROWS = 1000
+"""Lines of a table for a person; --json has all."""
+MAX_TEXT = 200
+"""Characters of a text in the table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What is asked of which run: a step, of all ranks or of one, or a document."""
+
+    run: str | None
+    step: int | None
+    rank: int | None
+    document: str | None
+    num_ranks: int | None
+
+
+def show_trace(config: Any, question: Question, *, text: bool, as_json: bool) -> None:
+    """Print the answer; `config` is the finetune section."""
+    run = find_run(config, question.run)
+    trace = RunTrace(run, choose_num_ranks(run, question.num_ranks))
+    if question.step is not None:
+        answer = trace.trace_step(question.step, question.rank)
+    else:
+        answer = trace.trace_document(question.document or "")
+    if text:
+        trace.add_texts(answer)
+    if as_json:
+        console.print(json.dumps(redact(answer), ensure_ascii=False), markup=False)
+    else:
+        display_answer(answer)
+
+
+def find_run(config: Any, name: str | None) -> RunData:
+    """The run of an id or of models:/NAME/VERSION; without a name, the newest finished training of `config`.
+
+    Raises FileNotFoundError if no training has finished, LookupError if there is no such run or version.
+    """
+    lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
+    if name is None:
+        current = read_current(config.folder)
+        if current is None:
+            raise FileNotFoundError(
+                f"no finished training in {config.folder}; run first: distributary finetune, or name a run "
+                "with --run"
+            )
+        return lookup.read_run_data(current.run_id)
+    version = _VERSION.fullmatch(name)
+    run_id = lookup.find_version(version["name"], version["version"]).run_id if version else name
+    return lookup.read_run_data(run_id)
+
+
+def choose_num_ranks(run: RunData, given: int | None) -> int:
+    """The ranks of the run. Raises ValueError if it was continued with another number, and none is given."""
+    if given is None and run.other_num_ranks is not None:
+        raise ValueError(
+            f"run {run.run_id} began with {run.num_ranks} ranks and was continued with "
+            f"{run.other_num_ranks}; the steps are the same, but not which rank had which sequence: choose "
+            "one with --num-ranks"
+        )
+    return run.num_ranks if given is None else given
+
+
+def display_answer(answer: Answer) -> None:
+    """A line about the run, and a table with a line for each document of a sequence."""
+    table, total = answer["table"], answer["total_steps"]
+    run = f"run {answer['run']} ({answer['status']}, {total:,} steps)"
+    place = f"sequences version {table['version']} at {table['path']}"
+    console.print(redact(f"{run}, {place}"), markup=False)
+    if "document" in answer:
+        _display_document(answer)
+    else:
+        _display_step(answer)
+    if answer["model_of_step"] is not None and answer["model_of_step"] < total:
+        best = answer["model_of_step"]
+        console.print(f"The model has the weights of step {best:,}: later steps left nothing in it.")
+    if answer["status"] != "FINISHED":
+        console.print("The run is not finished: it may not have reached these steps.")
+
+
+def _display_step(answer: Answer) -> None:
+    rows = answer["sequences"]
+    console.print(f"step {answer['step']:,}: {len(rows):,} sequences, {answer['num_ranks']} ranks")
+    lines = [
+        (f"{row['sequence_id']:,}", str(row["rank"]), segment["doc_id"], *_format_segment(segment))
+        for row in rows
+        for segment in row["segments"]
+    ]
+    _print_table(("sequence", "rank", "document", "tokens", "characters"), lines, _has_text(rows))
+
+
+def _display_document(answer: Answer) -> None:
+    rows, split = answer["sequences"], answer["split"]
+    console.print(f"document {answer['document']}: split {split}, {len(rows):,} sequences")
+    lines = [
+        (f"{row['sequence_id']:,}", *_format_segment(segment)) for row in rows for segment in row["segments"]
+    ]
+    _print_table(("sequence", "tokens", "characters"), lines, _has_text(rows))
+    if split != "train":
+        console.print(f"No step saw it: {split} is held out.")
+        return
+    seen = [
+        (f"{visit['step']:,}", str(visit["epoch"]), str(visit["rank"]), f"{row['sequence_id']:,}")
+        for row in rows
+        for visit in row["seen"]
+    ]
+    _print_table(("step", "epoch", "rank", "sequence"), seen, False)
+
+
+def _has_text(rows: list[Answer]) -> bool:
+    return any("text" in segment for row in rows for segment in row["segments"])
+
+
+def _format_segment(segment: Answer) -> tuple[str, ...]:
+    """Tokens and characters as first to last, and the beginning of the text if it was read."""
+    tokens = f"{segment['first_token']:,} + {segment['num_tokens']:,}"
+    characters = f"{segment['char_start']:,} to {segment['char_end']:,}"
+    text = segment.get("text")
+    if text is None:
+        return tokens, characters
+    # Control characters of a document must not reach the terminal.
+    shown = "".join(each if each.isprintable() else " " for each in text[:MAX_TEXT])
+    return tokens, characters, shown + ("..." if len(text) > MAX_TEXT else "")
+
+
+def _print_table(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]], with_text: bool) -> None:
+    table = Table(*headers, *(["text"] if with_text else []))
+    for line in lines[:MAX_ROWS]:
+        table.add_row(*(Text(cell) for cell in line))
+    console.print(table)
+    if len(lines) > MAX_ROWS:
+        console.print(f"... and {len(lines) - MAX_ROWS:,} more lines; --json has all")

@@ -1,0 +1,66 @@
+"""The options and the help of `distributary trace`; what answers it is loaded when it runs."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.finetune import Config
+from jobs.shell import settings as configuration
+from jobs.shell.command import Env, File, Overrides, Recipe, report_errors
+from jobs.shell.preflight import probe_services
+from jobs.shell.record import Record
+
+
+def add_trace(program: typer.Typer) -> None:
+    @program.command("trace")
+    def trace(
+        overrides: Overrides = None,
+        step: Annotated[
+            int | None, typer.Option(metavar="S", help="List what this step saw; steps count from 1.")
+        ] = None,
+        rank: Annotated[
+            int | None, typer.Option(metavar="R", help="Of --step: only what this rank saw, from 0.")
+        ] = None,
+        document: Annotated[
+            str | None, typer.Option(metavar="ID", help="List sequences and steps that have this doc_id.")
+        ] = None,
+        run: Annotated[
+            str | None,
+            typer.Option(metavar="RUN", help="Id of a run, or models:/NAME/VERSION. Default: the newest."),
+        ] = None,
+        num_ranks: Annotated[
+            int | None, typer.Option(min=1, help="Ranks, if the run was continued with more or fewer.")
+        ] = None,
+        text: Annotated[
+            bool, typer.Option("--text", help="Show the texts too; reads the documents.")
+        ] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")] = False,
+        recipe: Recipe = None,
+        env: Env = None,
+        file: File = None,
+    ) -> None:
+        """List the documents that a step of a training saw, or the steps that saw a document.
+
+        Steps and epochs count from 1, as in the charts of the run; ranks from 0. A document that a rule
+        dropped is named with the rule.
+
+        \b
+        Examples:
+          distributary trace --recipe customer_service --step 120
+          distributary trace --recipe customer_service --step 120 --rank 1 --text
+          distributary trace --document 0123456789abcdef0123456789abcdef --run models:/customer_service/3
+        """
+        if (step is None) == (document is None):
+            raise typer.BadParameter("give either --step or --document")
+        if rank is not None and step is None:
+            raise typer.BadParameter("--rank belongs to --step")
+        record = Record("trace", [])
+        with report_errors(record):
+            settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
+            config = settings.section("finetune", Config)
+            probe_services(settings, ["finetune"], config.storage)
+            record.configure(settings)
+            from jobs.shell.trace import Question, show_trace
+
+            question = Question(run=run, step=step, rank=rank, document=document, num_ranks=num_ranks)
+            show_trace(config, question, text=text, as_json=as_json)

@@ -1,0 +1,91 @@
+"""The Parquet files of one version of a table, for readers without a JVM."""
+
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from pipelines.storage import locate
+from pipelines.stores import delta_options
+
+NUM_THREADS = 16
+"""Files opened at a time: a question reads little of each, so most of the time is the store's latency."""
+
+
+class PinnedFile(NamedTuple):
+    """One file of a table version; its range of the row numbers is that of the log."""
+
+    path: str
+    """As the file system of the table knows it."""
+    num_rows: int
+    first_id: int
+    """Smallest sequence_id; 0 if the log does not say it."""
+    last_id: int
+    """Largest sequence_id; 2**63 - 1 if the log does not say it."""
+
+
+def open_pinned(
+    path: str, *, table_id: str, version: int, table: str = "sequences", stage: str = "dataset"
+) -> DeltaTable:
+    """The table at `path` at the pinned version.
+
+    Raises FileNotFoundError if the version is gone, ValueError if another table is there.
+    """
+    try:
+        pinned = DeltaTable(path, version=version, storage_options=delta_options(path))
+    except DeltaError as error:
+        raise FileNotFoundError(
+            f"{table} at {path} no longer have version {version} ({error}); run the {stage} stage again"
+        ) from error
+    if str(pinned.metadata().id) != table_id:
+        raise ValueError(
+            f"{table} at {path} were deleted and written again (table id {pinned.metadata().id}, pinned "
+            f"{table_id}); run the {stage} stage and the stages after it again"
+        )
+    return pinned
+
+
+def list_files(path: str, pinned: DeltaTable, *, split: str | None = None) -> list[PinnedFile]:
+    """The files with rows of `split` (None = all files), in the order of their first row.
+
+    Raises ValueError if Arrow alone would read them wrongly: deletion vectors, column mapping.
+    """
+    if pinned.protocol().min_reader_version > 1:
+        raise ValueError(
+            f"{path} needs reader version {pinned.protocol().min_reader_version} (deletion vectors or column "
+            "mapping), and the files are read without Spark, by version 1; run the stage that writes it again"
+        )
+    files = pa.table(pinned.get_add_actions(flatten=True)).to_pydict()
+    nothing = [None] * len(files["path"])
+    columns = (files.get(name, nothing) for name in ("num_records", "min.sequence_id", "max.sequence_id"))
+    splits = files.get("partition.split", nothing)
+    _, root = locate(path)
+    found = [
+        PinnedFile(
+            f"{root.rstrip('/')}/{unquote(name)}",
+            num_rows or 0,
+            0 if first is None else first,
+            2**63 - 1 if last is None else last,
+        )
+        for name, num_rows, first, last, of in zip(files["path"], *columns, splits, strict=True)
+        if split is None or of == split
+    ]
+    return sorted(found, key=lambda file: (file.first_id, file.path))
+
+
+def open_parquet(files: pafs.FileSystem, path: str) -> pq.ParquetFile:
+    """One file, of which a few columns will be read.
+
+    Raises FileNotFoundError with the remedy if a VACUUM has deleted it.
+    """
+    try:
+        return pq.ParquetFile(files.open_input_file(path), pre_buffer=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} is gone: a VACUUM deleted the files of the version that the run was trained from; "
+            "distributary tables keeps what runs need"
+        ) from error

@@ -1,0 +1,205 @@
+"""What `trace` says of a run, beside what the training really saw."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, replace
+from itertools import chain
+
+import pytest
+
+from jobs.shell.trace import choose_num_ranks, display_answer
+from pipelines.dataset.reader import SequenceReader
+from pipelines.finetune.models.architecture import Architecture
+from pipelines.finetune.worker import train_rank
+from pipelines.pin import Pin
+from pipelines.registry.lookup import Lookup
+from pipelines.registry.runs.trace import RunTrace
+from pipelines.registry.runs.tracker import Tracker, open_run
+from tests.finetune.data import make_training
+from tests.finetune.ranks import alone, run_processes
+from tests.sequence_tables import make_rows, name_document, write_sequences_table
+
+NUM_GROUPS, NUM_DOCUMENTS = 5, 100
+DECODER = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+DECODER |= {"bos_token_id": 0, "eos_token_id": 0}
+PINNED = {"digest": "d" * 32, "num_rows": 1, "fingerprint": "f", "facts": {}}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A sequences table with three splits: its rows and its pin."""
+    splits = {
+        split: make_rows(split, number, num_groups=NUM_GROUPS)
+        for split, number in (("train", NUM_DOCUMENTS), ("validation", 20), ("test", 20))
+    }
+    path = str(tmp_path_factory.mktemp("trace") / "sequences")
+    return splits, write_sequences_table(path, splits, num_groups=NUM_GROUPS)
+
+
+@pytest.fixture
+def training(written, tmp_path, monkeypatch):
+    """2.5 epochs in batches of 6, which end inside windows: epochs share windows, and batches."""
+    monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path / "cache"))
+    pinned = {name: getattr(written[1], name) for name in ("table_id", "version")}
+    changes = {"num_epochs": 2.5, "global_batch": 6, "micro_batch": 2, "window_batches": 4}
+    changes |= {"task": "language_modelling", "architecture": Architecture(config=DECODER)}
+    return make_training(tmp_path, sequences=written[1].path, **pinned, **changes)
+
+
+@pytest.fixture
+def record(written, training, experiment):
+    """The run of the training with this number of ranks, as the store has it."""
+
+    def start(num_ranks=1):
+        documents = Pin(table="documents", path="/no/documents", table_id="t", version=4, **PINNED)
+        with open_run(
+            experiment,
+            training.fingerprint,
+            folder=training.folder,
+            params={**training.settings(), "num_ranks": num_ranks},
+            config="",
+            inputs=[written[1], documents],
+        ) as tracker:
+            return tracker.run_id
+
+    return start
+
+
+@pytest.fixture
+def trace(record, connected):
+    def trace(num_ranks=1):
+        run = Lookup(f"sqlite:///{connected}/mlflow.db").read_run_data(record(num_ranks))
+        return RunTrace(run, choose_num_ranks(run, None))
+
+    return trace
+
+
+def train_and_record(world, training):
+    """Train; write the rows that this rank asked the reader for, one line per micro-batch, in order."""
+    real = SequenceReader.rows
+    readers = {}
+
+    def spy(self, ids):
+        readers.setdefault(id(self), []).append(ids.tolist())
+        return real(self, ids)
+
+    SequenceReader.rows = spy
+    try:
+        train_rank(training, world)
+    finally:
+        SequenceReader.rows = real
+    num_rows = training.schedule.global_batch // world.world_size
+    num_micro = -(-num_rows // training.execution.micro_batch)
+    # The first reader that trains is the one whose calls fill all steps; the others only evaluate.
+    with open(f"{training.folder}-{world.rank}.json", "w", encoding="ascii") as stream:
+        json.dump([list(readers.values()), num_micro], stream)
+
+
+def read_steps(training, rank, total_steps):
+    """The rows of each step on a rank."""
+    with open(f"{training.folder}-{rank}.json", encoding="ascii") as stream:
+        readers, num_micro = json.load(stream)
+    (calls,) = [calls for calls in readers if len(calls) == total_steps * num_micro]
+    return [list(chain(*calls[at : at + num_micro])) for at in range(0, len(calls), num_micro)]
+
+
+def list_rows(answer):
+    return [row["sequence_id"] for row in answer["sequences"]]
+
+
+def require_agreement(trace, training, written, num_ranks):
+    documents = {row["sequence_id"]: row["segments"] for row in written[0]["train"]}
+    for rank in range(num_ranks):
+        for number, rows in enumerate(read_steps(training, rank, trace.total_steps)):
+            answer = trace.trace_step(number + 1, rank)
+            assert list_rows(answer) == rows
+            assert [row["segments"] for row in answer["sequences"]] == [documents[row] for row in rows]
+            assert {row["rank"] for row in answer["sequences"]} == {rank}
+
+
+def test_steps_are_what_the_training_saw(trace, training, written):
+    train_and_record(alone(), training)
+    require_agreement(trace(), training, written, 1)
+
+
+@pytest.mark.slow
+def test_ranks_are_what_each_of_them_saw(trace, training, written):
+    training = replace(training, execution=replace(training.execution, collectives="torch"))
+    run_processes(train_and_record, training, num_ranks=2, backend="torch")
+    require_agreement(trace(2), training, written, 2)
+
+
+def test_the_steps_of_an_epoch_are_all_rows(trace, written):
+    found, num_rows = trace(3), len(written[0]["train"])
+    assert found.total_steps == -(-num_rows * 5 // 2 // 6)
+    steps = range(1, found.total_steps + 1)
+    seen = Counter(row for step in steps for row in list_rows(found.trace_step(step)))
+    assert set(seen) == set(range(num_rows))
+    assert set(seen.values()) <= {2, 3}
+    for step in (1, found.total_steps):
+        ranks = [list_rows(found.trace_step(step, rank)) for rank in range(3)]
+        assert sorted(chain(*ranks)) == sorted(list_rows(found.trace_step(step)))
+
+
+def test_visits_of_a_document_are_the_steps_that_list_it(trace):
+    found = trace(2)
+    answers = [found.trace_step(step) for step in range(1, found.total_steps + 1)]
+    for document in [name_document("train", number) for number in range(0, NUM_DOCUMENTS, 9)]:
+        expected = [
+            (answer["step"], row["rank"], row["sequence_id"])
+            for answer in answers
+            for row in answer["sequences"]
+            if document in {segment["doc_id"] for segment in row["segments"]}
+        ]
+        answer = found.trace_document(document)
+        assert answer["split"] == "train"
+        assert sorted(
+            (visit["step"], visit["rank"], row["sequence_id"])
+            for row in answer["sequences"]
+            for visit in row["seen"]
+        ) == sorted(expected)
+        assert len(expected) >= 2
+
+
+def test_a_held_out_document_was_seen_by_no_step(trace, capsys):
+    answer = trace().trace_document(name_document("test", 3))
+    assert answer["split"] == "test"
+    assert [row["seen"] for row in answer["sequences"]] == [[]]
+    display_answer(answer)
+    assert "No step saw it: test is held out." in capsys.readouterr().out
+
+
+def test_what_came_after_the_best_step_is_marked(trace, training):
+    from pipelines.storage import Folder
+
+    Folder(training.folder).write("result.json", json.dumps({"best_step": 4}).encode())
+    found = trace()
+    assert [found.trace_step(step)["in_model"] for step in (4, 5)] == [True, False]
+
+
+def test_faults_of_a_question_are_named(trace, record, connected, experiment):
+    found = trace(2)
+    with pytest.raises(ValueError, match=rf"step must be from 1 to {found.total_steps}, .* got 0"):
+        found.trace_step(0)
+    with pytest.raises(ValueError, match=r"rank must be from 0 to 1, because the run has 2 ranks, got 2"):
+        found.trace_step(1, 2)
+    with pytest.raises(ValueError, match="32 hex digits, as in the table documents; got 'D1'"):
+        found.trace_document("D1")
+    lookup = Lookup(f"sqlite:///{connected}/mlflow.db")
+    with pytest.raises(LookupError, match="MLflow has no run '0123'; take the id of a run"):
+        lookup.read_run_data("0123")
+    other = Tracker(experiment, "other")
+    with pytest.raises(ValueError, match=r"does not record num_epochs, .*it is no training of Distributary"):
+        lookup.read_run_data(other.run_id)
+
+
+def test_ranks_that_changed_must_be_chosen(trace):
+    run = trace(2).run._replace(other_num_ranks="4")
+    with pytest.raises(ValueError, match=r"began with 2 ranks and was continued with 4; .* with --num-ranks"):
+        choose_num_ranks(run, None)
+    assert choose_num_ranks(run, 4) == 4
+
+
+def test_the_pin_of_the_run_is_used(trace, written):
+    answer = trace().trace_step(1)
+    assert answer["table"] == {name: asdict(written[1])[name] for name in ("path", "table_id", "version")}

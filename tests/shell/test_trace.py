@@ -1,0 +1,73 @@
+"""`distributary trace` on the small flow, as a person types it."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.shell.cli import build_program
+from pipelines.tables import DOCUMENTS, SEQUENCES
+from tests.conftest import flow_overrides
+
+
+@pytest.fixture
+def ask(flow):
+    def ask(*words):
+        return CliRunner().invoke(build_program(), ["trace", *words, *flow_overrides(flow.folder)])
+
+    return ask
+
+
+def read_answer(result):
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_step_lists_documents_with_their_texts(ask, flow, spark):
+    answer = read_answer(ask("--step", "1", "--text", "--json"))
+    assert (answer["step"], answer["num_ranks"], len(answer["sequences"])) == (1, 2, 16)
+    documents = {
+        row["doc_id"]: row for row in DOCUMENTS.read(spark, flow.configs["corpus"].documents).collect()
+    }
+    for row in answer["sequences"]:
+        for segment in row["segments"]:
+            document = documents[segment["doc_id"]]
+            assert document["split"] == "train"
+            assert segment["text"] == document["text"][segment["char_start"] : segment["char_end"]] != ""
+    of_rank = read_answer(ask("--step", "1", "--rank", "1", "--json"))
+    assert len(of_rank["sequences"]) == 8
+    shown = ask("--step", "1", "--rank", "1")
+    assert shown.exit_code == 0
+    assert of_rank["sequences"][0]["segments"][0]["doc_id"] in shown.stdout
+
+
+def test_a_document_lists_the_steps_that_saw_it(ask, flow, spark):
+    rows = (
+        SEQUENCES.read(spark, flow.configs["dataset"].sequences).where("split = 'train'").limit(3).collect()
+    )
+    for row in rows:
+        doc_id = row["segments"][0]["doc_id"]
+        answer = read_answer(ask("--document", doc_id, "--json", "--run", "models:/tickets/1"))
+        assert [each["sequence_id"] for each in answer["sequences"]] == [row["sequence_id"]]
+        (found,) = answer["sequences"]
+        assert [visit["epoch"] for visit in found["seen"]][:2] == [1, 2]
+        for visit in found["seen"]:
+            step = read_answer(ask("--step", str(visit["step"]), "--rank", str(visit["rank"]), "--json"))
+            assert row["sequence_id"] in [each["sequence_id"] for each in step["sequences"]]
+
+
+def test_a_dropped_document_is_named_with_its_rule(ask, flow, spark):
+    documents = DOCUMENTS.read(spark, flow.configs["corpus"].documents)
+    dropped = documents.where("drop_reason IS NOT NULL").collect()
+    assert dropped
+    result = ask("--document", dropped[0]["doc_id"])
+    assert result.exit_code == 65
+    assert f"was dropped by {dropped[0]['drop_reason']} in version" in result.stderr
+    result = ask("--document", "0" * 32)
+    assert result.exit_code == 65
+    assert f"there is no document {'0' * 32} in version" in result.stderr
+
+
+def test_a_question_is_a_step_or_a_document(ask):
+    for words in ((), ("--step", "1", "--document", "0" * 32), ("--document", "0" * 32, "--rank", "1")):
+        assert ask(*words).exit_code == 2
