@@ -20,7 +20,7 @@ class ChatExamples:
     becomes a special token. Where a conversation is too long, its end is cut off."""
 
     columns: ClassVar[tuple[str, ...]] = ("text", "parts")
-    packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate")
+    packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate", "best_fit")
     has_labels: ClassVar[bool] = False
     needs_end_token: ClassVar[bool] = True
     is_chat: ClassVar[bool] = True

@@ -29,7 +29,7 @@ class PromptResponseExamples:
     too long, the end of the response is cut off."""
 
     columns: ClassVar[tuple[str, ...]] = ("text", "parts")
-    packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate")
+    packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate", "best_fit")
     has_labels: ClassVar[bool] = False
     needs_end_token: ClassVar[bool] = True
     is_chat: ClassVar[bool] = True
