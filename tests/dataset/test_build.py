@@ -7,7 +7,9 @@ from pyspark.sql.classic.dataframe import DataFrame
 from pipelines.dataset import build, group
 from pipelines.dataset import documents as dataset_documents
 from pipelines.dataset.build import build_sequences
+from pipelines.dataset.chat_template import ChatFormat
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
+from pipelines.dataset.examples.prompt_response import PLAIN
 from pipelines.dataset.examples.table import EXAMPLES, load_builder
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import load_tokenizer
@@ -24,7 +26,7 @@ TEXTS = [
 ]
 
 
-def documents_of(spark, texts, *, labels=None, splits=None, dropped=()):
+def documents_of(spark, texts, *, labels=None, splits=None, dropped=(), parts=()):
     """Rows of DOCUMENTS; columns that do not matter here get a value by their type."""
     filler = {"string": "s", "int": 0, "bigint": 0}
     rows = []
@@ -38,6 +40,7 @@ def documents_of(spark, texts, *, labels=None, splits=None, dropped=()):
         }
         row["label"] = labels[number % len(labels)] if labels else None
         row["drop_reason"] = "too_short" if number in dropped else None
+        row["parts"] = [(name, text) for name in parts] or None
         row["split"] = splits[number % len(splits)] if splits else "train"
         rows.append(tuple(row.values()))
     return spark.createDataFrame(rows, DOCUMENTS.schema)
@@ -109,8 +112,7 @@ def test_bytes_are_those_of_the_targets(spark, bpe):
     rules = PackingRules(method="concatenate", sequence_length=500)
     ((row,), _) = collect_sequences(documents_of(spark, [TEXTS[1], TEXTS[1]]), bpe, rules)
     # Two documents of eight characters of 3 bytes; in each, the first token, a part of the first character,
-    # counts for
-    # all of it and is no target.
+    # counts for all of it and is no target.
     assert row["num_bytes"] == 2 * (8 * 3 - 3)
 
 
@@ -206,13 +208,14 @@ def test_training_a_tokenizer_on_nothing_is_refused(spark):
 @pytest.mark.parametrize("num_partitions", [1, 5])
 @pytest.mark.parametrize("task", sorted(EXAMPLES))
 def test_sequences_do_not_depend_on_partitioning(spark, bpe, task, num_partitions):
-    method = load_builder(task).packing_methods[-1]
-    rules = PackingRules(method=method, sequence_length=16, group_bytes=64)  # several groups
-    documents = documents_of(spark, TEXTS * 4, labels=["a", "b"], splits=["train", "train", "test"])
+    several_groups = {"sequence_length": 16, "group_bytes": 64}
+    rules = PackingRules(method=load_builder(task).packing_methods[-1], **several_groups)
+    parts = {"chat": ["user", "assistant"], "prompt_response": ["prompt", "response"]}.get(task, ())
+    documents = documents_of(spark, TEXTS * 4, labels="ab", splits=["train", "train", "test"], parts=parts)
     elsewhere, summary = documents.repartition(num_partitions, F.rand(3)), summary_of(documents, task)
-    digests = []
+    chosen, digests = bpe._replace(chat=ChatFormat(PLAIN)), []
     for each in (documents, elsewhere):
-        with build_sequences(each, bpe, rules, task=task, summary=summary) as built:
+        with build_sequences(each, chosen, rules, task=task, summary=summary) as built:
             digests.append(SEQUENCES.digest(built.rows))
             assert len(built.counts) == 2
     assert digests[0] == digests[1]
