@@ -131,8 +131,9 @@ def _has_text(rows: list[Answer]) -> bool:
 
 
 def _format_segment(segment: Answer) -> tuple[str, ...]:
-    """Tokens and characters as first to last, and the beginning of the text if it was read."""
-    tokens = f"{segment['first_token']:,} + {segment['num_tokens']:,}"
+    """Tokens and characters, the second number not included, and the beginning of the text if it was read."""
+    first, num_tokens = segment["first_token"], segment["num_tokens"]
+    tokens = f"{first:,} to {first + num_tokens:,}"
     characters = f"{segment['char_start']:,} to {segment['char_end']:,}"
     text = segment.get("text")
     if text is None:

@@ -39,10 +39,11 @@ def add_trace(program: typer.Typer) -> None:
         env: Env = None,
         file: File = None,
     ) -> None:
-        """List the documents that a step of a training saw, or the steps that saw a document.
+        """List the documents of a step, or the steps of a document.
 
-        Steps and epochs count from 1, as in the charts of the run; ranks from 0. A document that a rule
-        dropped is named with the rule.
+        A step is answered with the documents that it trained on, by sequence, rank, tokens and characters;
+        a document, with the steps and epochs that saw it, or with the rule that dropped it. Steps and epochs
+        count from 1, as in the charts of the run; ranks from 0.
 
         \b
         Examples:
