@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.corpus.ledger import ENTRIES
 from pipelines.corpus.measure import MEASURES
-from pipelines.corpus.neardup import grown, stored
+from pipelines.corpus.neardup import grown, outcome, stored
 from pipelines.corpus.neardup.affected import CLUSTERED, ROWS, SIGNED
 from pipelines.corpus.neardup.candidates import MEMBERS
 from pipelines.corpus.readers.rows import DOCUMENT_ROWS, POSITIONS
@@ -43,8 +43,8 @@ def types_of(columns):
         (SIGNED, SIGNATURES, "content_hash buckets"),
         (CLUSTERED, NEAR_DUPLICATES, "doc_id source cluster_id duplicate_of"),
         (stored._SIGNED, SIGNATURES, "content_hash num_shingles buckets"),
-        (grown._SIMILAR, SIMILARITIES, "first second jaccard"),
-        (grown._REMOVED_DDL, MEMBERS, "doc_id source file split num_chars content_hash task slice offset"),
+        (stored._SIMILAR, SIMILARITIES, "first second jaccard"),
+        (outcome.REMOVED_DDL, MEMBERS, "doc_id source file split num_chars content_hash task slice offset"),
         (
             grown._REVISITED_DDL,
             DOCUMENTS,
