@@ -17,6 +17,7 @@ from pipelines.registry.runs.data import RunData
 from pipelines.registry.runs.trace import Answer, RunTrace
 
 _VERSION = re.compile(r"models:/(?P<name>.+)[/@](?P<version>[^/@]+)")
+_CONTROLS = re.compile("[\x7f-\x9f]")
 MAX_ROWS = 1000
 """Lines of a table for a person; --json has all."""
 MAX_TEXT = 200
@@ -45,9 +46,16 @@ def show_trace(config: Any, question: Question, *, text: bool, as_json: bool) ->
     if text:
         trace.add_texts(answer)
     if as_json:
-        console.print(json.dumps(redact(answer), ensure_ascii=False), markup=False)
+        print(format_json(answer))
     else:
         display_answer(answer)
+
+
+def format_json(answer: Answer) -> str:
+    """One line. Texts and names of columns stay as they are: only the table's place may hold a secret."""
+    line = json.dumps(answer | {"table": redact(answer["table"])}, ensure_ascii=False)
+    # DEL and C1: JSON lets them stand, and a terminal obeys them.
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def find_run(config: Any, name: str | None) -> RunData:
@@ -89,7 +97,7 @@ def display_answer(answer: Answer) -> None:
     if "document" in answer:
         _display_document(answer)
     else:
-        _display_step(answer)
+        display_step(answer)
     if answer["model_of_step"] is not None and answer["model_of_step"] < total:
         best = answer["model_of_step"]
         console.print(f"The model has the weights of step {best:,}: later steps left nothing in it.")
@@ -97,7 +105,7 @@ def display_answer(answer: Answer) -> None:
         console.print("The run is not finished: it may not have reached these steps.")
 
 
-def _display_step(answer: Answer) -> None:
+def display_step(answer: Answer) -> None:
     rows = answer["sequences"]
     console.print(f"step {answer['step']:,}: {len(rows):,} sequences, {answer['num_ranks']} ranks")
     lines = [
@@ -144,7 +152,9 @@ def _format_segment(segment: Answer) -> tuple[str, ...]:
 
 
 def _print_table(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]], with_text: bool) -> None:
-    table = Table(*headers, *(["text"] if with_text else []))
+    table = Table()
+    for header in (*headers, *(["text"] if with_text else [])):
+        table.add_column(header, no_wrap=header == "document")  # an id is copied as a whole
     for line in lines[:MAX_ROWS]:
         table.add_row(*(Text(cell) for cell in line))
     console.print(table)

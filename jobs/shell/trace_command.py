@@ -26,13 +26,18 @@ def add_trace(program: typer.Typer) -> None:
         ] = None,
         run: Annotated[
             str | None,
-            typer.Option(metavar="RUN", help="Id of a run, or models:/NAME/VERSION. Default: the newest."),
+            typer.Option(
+                metavar="RUN",
+                help="Id of a run, or models:/NAME/VERSION. Default: the last training of this "
+                "configuration that finished.",
+            ),
         ] = None,
         num_ranks: Annotated[
-            int | None, typer.Option(min=1, help="Ranks, if the run was continued with more or fewer.")
+            int | None,
+            typer.Option(min=1, metavar="N", help="Ranks, if the run was continued with more or fewer."),
         ] = None,
         text: Annotated[
-            bool, typer.Option("--text", help="Show the texts too; reads the documents.")
+            bool, typer.Option("--text", help="Show the texts too. Reads the ids of all documents.")
         ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")] = False,
         recipe: Recipe = None,
@@ -49,7 +54,7 @@ def add_trace(program: typer.Typer) -> None:
         Examples:
           distributary trace --recipe customer_service --step 120
           distributary trace --recipe customer_service --step 120 --rank 1 --text
-          distributary trace --document 0123456789abcdef0123456789abcdef --run models:/customer_service/3
+          distributary trace --document DOC_ID --run models:/customer_service/3
         """
         if (step is None) == (document is None):
             raise typer.BadParameter("give either --step or --document")

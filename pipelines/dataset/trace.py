@@ -131,10 +131,12 @@ class SequenceTrace:
         return files[max(0, first - 1) : bisect_right(numbers, group, lo=first, key=read_group)]
 
     def _write_lengths(self, folder: Path) -> None:
-        lengths = np.zeros(self.num_rows, dtype=np.int32)
+        # On disk from the start: a table of billions of rows has more lengths than fit into memory.
+        file = folder / f"{LENGTHS}.npy"
+        lengths = np.lib.format.open_memmap(file, "w+", np.int32, (self.num_rows,))
 
-        def read(file: PinnedFile) -> list[Span]:
-            sizes = self._open(file).read(columns=["sequence_id", "num_tokens"], use_threads=False)
+        def read(part: PinnedFile) -> list[Span]:
+            sizes = self._open(part).read(columns=["sequence_id", "num_tokens"], use_threads=False)
             lengths[sizes["sequence_id"].to_numpy()] = sizes["num_tokens"].to_numpy()
             return []
 
@@ -144,7 +146,7 @@ class SequenceTrace:
                 f"sequence_id of split {self.split} must run from 0 to {self.num_rows - 1} without gaps; run "
                 "the dataset stage again"
             )
-        np.save(folder / f"{LENGTHS}.npy", lengths)
+        lengths.flush()
 
     def _run(self, read: Callable[[PinnedFile], list[Span]], files: Sequence[PinnedFile]) -> Iterator[Span]:
         # Threads hide the latency of a store. On a local disk they only contend: 256 rows of 10 million took

@@ -6,6 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.shell.cli import build_program
+from jobs.shell.display import console
+from jobs.shell.trace import display_step, format_json
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.conftest import flow_overrides
 
@@ -34,6 +36,7 @@ def test_a_step_lists_documents_with_their_texts(ask, flow, spark):
             document = documents[segment["doc_id"]]
             assert document["split"] == "train"
             assert segment["text"] == document["text"][segment["char_start"] : segment["char_end"]] != ""
+            assert isinstance(segment["first_token"], int)
     of_rank = read_answer(ask("--step", "1", "--rank", "1", "--json"))
     assert len(of_rank["sequences"]) == 8
     shown = ask("--step", "1", "--rank", "1")
@@ -71,3 +74,23 @@ def test_a_dropped_document_is_named_with_its_rule(ask, flow, spark):
 def test_a_question_is_a_step_or_a_document(ask):
     for words in ((), ("--step", "1", "--document", "0" * 32), ("--document", "0" * 32, "--rank", "1")):
         assert ask(*words).exit_code == 2
+
+
+def test_json_holds_texts_as_they_are_but_no_secret_of_the_place():
+    segment = {"doc_id": "d", "first_token": 3, "text": "http://a:b@c password=hunter2 \x9b31m 密码"}
+    answer = {"table": {"path": "http://me:hunter2@host/t"}, "sequences": [{"segments": [segment]}]}
+    line = format_json(answer)
+    found = json.loads(line)
+    assert found["sequences"][0]["segments"] == [segment]
+    assert "hunter2" not in found["table"]["path"]
+    assert "\x9b" not in line
+    assert "密码" in line
+
+
+def test_a_table_shows_ids_whole(monkeypatch, capsys):
+    monkeypatch.setattr(console, "_width", 80)
+    segment = {"doc_id": "0123456789abcdef" * 2, "first_token": 1_000, "num_tokens": 1_048}
+    segment |= {"char_start": 1_000_000, "char_end": 1_012_345, "text": "a text of a document"}
+    rows = [{"sequence_id": 1_234_567, "rank": 100, "segments": [segment]}]
+    display_step({"step": 12_345, "num_ranks": 128, "sequences": rows})
+    assert segment["doc_id"] in capsys.readouterr().out
