@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from jobs.shell.cli import build_program
 from jobs.shell.display import console
 from jobs.shell.trace import display_step, format_json
+from pipelines.pin import pin
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.conftest import flow_overrides
 
@@ -45,6 +46,8 @@ def test_a_step_lists_documents_with_their_texts(ask, flow, spark):
 
 
 def test_a_document_lists_the_steps_that_saw_it(ask, flow, spark):
+    # Without it, all files are searched.
+    assert pin(flow.configs["dataset"].sequences).facts["num_groups"] >= 1
     rows = (
         SEQUENCES.read(spark, flow.configs["dataset"].sequences).where("split = 'train'").limit(3).collect()
     )
