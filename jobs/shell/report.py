@@ -64,13 +64,16 @@ def add_report(config: Any, outcome: Outcome) -> Outcome:
 
 
 def _is_current(config: Any) -> bool:
-    """Whether the page and its numbers are there and about the newest documents."""
+    """Whether the page and its numbers are there, about the newest documents, and what the setting
+    `report_tokenizer` gives."""
     from pipelines.corpus.report.file import read_report, require_file
+    from pipelines.corpus.report.numbers import are_settled
     from pipelines.pin import pin
 
     require_file(config.report)
     documents = pin(config.documents)
-    return documents is not None and read_report(config.report, documents) is not None
+    report = read_report(config.report, documents) if documents else None
+    return report is not None and are_settled(report.numbers, config.report_tokenizer)
 
 
 def write_report(
@@ -96,4 +99,4 @@ def write_report(
         config.report_tokenizer, pin(config.documents), pin(sequences) if sequences else None, tokenizers
     )
     content = read_content(spark, places, config.rules, config.tracking.experiment, counter)
-    file.write_report(place, render(content), write_numbers(content))
+    file.write_report(place, render(content), write_numbers(content, config.report_tokenizer))
