@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.corpus.report.content import COPY, Amount, Tokens
-from pipelines.corpus.report.numbers import are_about, are_settled, read_numbers, write_numbers
+from pipelines.corpus.report.numbers import are_about, are_ours, are_settled, read_numbers, write_numbers
 from tests.corpus.report_content import SHORT_LINES, make_content, make_token_counts
 
 
@@ -75,3 +75,8 @@ def test_numbers_say_what_setting_they_were_made_with():
     for changes in ({"format": 2}, {"report_tokenizer": "org/large"}, {"tokens": None}, {"tokens": 7}):
         assert not are_settled(json.dumps({**value, **changes}), "org/small")
     assert not are_settled("{broken", None)
+
+
+def test_numbers_of_any_documents_are_ours():
+    assert are_ours(write_numbers(make_content()))
+    assert not any(map(are_ours, ('{"my": "notes"}', "[]", "7", "{broken", "")))

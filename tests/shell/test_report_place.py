@@ -3,9 +3,11 @@
 import json
 from types import SimpleNamespace
 
+import pytest
+
 from jobs import corpus
 from jobs.shell import settings as configuration
-from jobs.shell.report import _is_current
+from jobs.shell.report import _is_current, show_report
 from pipelines.corpus.report.content import TableVersion
 from pipelines.corpus.report.file import write_report
 from pipelines.corpus.report.numbers import write_numbers
@@ -56,3 +58,28 @@ def test_tokens_that_a_failure_left_unknown_are_tried_again(tmp_path):
     assert _is_current(config)
     write(without, documents, UNKNOWN)  # no tokenizer is set: nothing to try
     assert _is_current(without)
+
+
+@pytest.mark.parametrize("text", ['{"my": "notes"}', "[]", "my notes", ""])
+def test_a_file_of_someone_else_is_not_replaced(tmp_path, text):
+    made, file = load(tmp_path), tmp_path / "notes.json"
+    file.write_text(text)
+    rule = f"{file} is not of a report of a corpus: it has no documents_digest; .*page notes.html are written"
+    for start in (
+        lambda: show_report(made.config, made.settings, made.config.report),
+        lambda: corpus.main(made.config),
+    ):
+        with pytest.raises(ValueError, match=f"{rule}.*; give the page another name, or move it away"):
+            start()
+    assert file.read_text() == text
+    assert not (tmp_path / "lake").exists()
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    made = load(tmp_path)
+    (tmp_path / "notes.json").mkdir()
+    with pytest.raises(ValueError, match=r"/notes.json is a folder; .* give the page another name"):
+        show_report(made.config, made.settings, made.config.report)
+    (tmp_path / "notes.html").mkdir()
+    with pytest.raises(ValueError, match=r"/notes.html is a folder; give the name of a file, such as"):
+        corpus.main(made.config)

@@ -98,6 +98,11 @@ def are_about(numbers: str, documents: Pin) -> bool:
     return (value.get("documents_version"), value.get("documents_digest")) == own
 
 
+def are_ours(numbers: str) -> bool:
+    """Whether the JSON is of a report, about whatever documents."""
+    return "documents_digest" in _parse(numbers)
+
+
 def are_settled(numbers: str, report_tokenizer: str | None) -> bool:
     """Whether a report with this setting would say the same: it has this format and this setting, and its
     tokens are known, or need no tokenizer. A tokenizer that could not be had may be there the next time."""
