@@ -33,7 +33,7 @@ def plan(config: Config) -> "Plan[Intake]":
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
-    return add_report(config, run_stage("corpus", config, plan, write_documents, check, land_sources))
+    return add_report(config, lambda: run_stage("corpus", config, plan, write_documents, check, land_sources))
 
 
 def write_documents(config: Config, work: "Work[Intake]") -> dict[str, str]:

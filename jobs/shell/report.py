@@ -1,5 +1,6 @@
 """The report of a corpus as files: `corpus.report` after the stage, `distributary corpus --report` later."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,28 +33,36 @@ ReportFile = Annotated[
 def show_report(config: Any, settings: Settings, file: str) -> None:
     """Write the page about the tables of `config`, and its numbers, and print its place.
 
-    Raises ValueError if the tables are not there or were not made together.
+    Raises ValueError if the tables are not there or were not made together, or another file is at its place.
     """
-    from pipelines.corpus.report.file import require_file
     from pipelines.spark import session
 
-    configure(config.storage)
     dataset = settings.tree["dataset"]
     sequences = TypeAdapter(TablePlace).validate_python(dataset["sequences"])
     tokenizers = TypeAdapter(AbsolutePath).validate_python(dataset["tokenizers"])
     place = absolute(file)
-    require_file(place)
+    _require_place(config, place)
     write_report(session("distributary report", config.spark), config, place, sequences, tokenizers)
     console.print(redact(f"report: {place}"), markup=False)
 
 
-def add_report(config: Any, outcome: Outcome) -> Outcome:
-    """The outcome of the stage with the place of its report, written now unless it is there.
+def _require_place(config: Any, place: str) -> None:
+    from pipelines.corpus.report.file import require_file
+
+    configure(config.storage)
+    require_file(place)
+
+
+def add_report(config: Any, run: Callable[[], Outcome]) -> Outcome:
+    """Run the stage; its outcome with the place of its report, written now unless it is there.
 
     So a stage that was killed before its report, or got `corpus.report` later, writes it in the next run.
+    Raises ValueError before the stage runs if another file is at the place.
     """
     if config.report is None:
-        return outcome
+        return run()
+    _require_place(config, config.report)
+    outcome = run()
     if not _is_current(config):
         from pipelines.spark import session
 
@@ -64,13 +73,15 @@ def add_report(config: Any, outcome: Outcome) -> Outcome:
 
 
 def _is_current(config: Any) -> bool:
-    """Whether the page and its numbers are there and about the newest documents."""
-    from pipelines.corpus.report.file import read_report, require_file
+    """Whether the page and its numbers are there, about the newest documents, and what the setting
+    `report_tokenizer` gives."""
+    from pipelines.corpus.report.file import read_report
+    from pipelines.corpus.report.numbers import are_settled
     from pipelines.pin import pin
 
-    require_file(config.report)
     documents = pin(config.documents)
-    return documents is not None and read_report(config.report, documents) is not None
+    report = read_report(config.report, documents) if documents else None
+    return report is not None and are_settled(report.numbers, config.report_tokenizer)
 
 
 def write_report(
@@ -96,4 +107,4 @@ def write_report(
         config.report_tokenizer, pin(config.documents), pin(sequences) if sequences else None, tokenizers
     )
     content = read_content(spark, places, config.rules, config.tracking.experiment, counter)
-    file.write_report(place, render(content), write_numbers(content))
+    file.write_report(place, render(content), write_numbers(content, config.report_tokenizer))

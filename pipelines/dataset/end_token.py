@@ -45,7 +45,13 @@ def find_end_token(tokenizer: Tokenizer, base: Base) -> int:
 
 def find_closing_token(tokenizer: Tokenizer) -> int | None:
     """The special token that the tokenizer itself puts behind every text; None = it puts none there."""
-    encoding = tokenizer.encode("a")
+    try:
+        encoding = tokenizer.encode("a")
+    except Exception as error:  # the library's errors have no class of their own
+        raise ValueError(
+            f"the tokenizer cannot encode 'a' to show what it puts behind every text ({error}); set "
+            "eos_token in a tokenizer_config.json beside its tokenizer.json"
+        ) from error
     return encoding.ids[-1] if encoding.ids and encoding.special_tokens_mask[-1] else None
 
 

@@ -1,10 +1,11 @@
 """The tokenizer with which the report of a corpus estimates tokens: that of the sequences, or their next."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipelines.corpus.report.reading import are_made_from
-from pipelines.corpus.report.tokens import TokenCounter
+from pipelines.corpus.report.tokens import TokenCounter, explain_unknown
 from pipelines.dataset.examples.encode import find_frame
 from pipelines.dataset.tokenizer import load_tokenizer, read_tokenizer
 
@@ -39,14 +40,30 @@ def find_counter(
             return TRAINED
         return make_counter(load_tokenizer(base).tokenizer, f"tokenizer of {base}")
     except (OSError, ValueError) as error:
-        return f"Tokens are not known: their tokenizer could not be read ({error})."
+        return explain_unknown(error)
 
 
 def make_counter(tokenizer: "Tokenizer", name: str) -> TokenCounter:
-    """Counts what the stage dataset makes of a text: nothing is cut, special tokens in it are characters."""
+    """Counts what the stage dataset makes of a text: nothing is cut, special tokens in it are characters.
+
+    It, and the counter, raise ValueError if the tokenizer cannot encode a text.
+    """
 
     def count(texts: Sequence[str]) -> list[int]:
-        encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        with _name_tokenizer(name):
+            encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [len(encoding.ids) for encoding in encodings]
 
-    return TokenCounter(name, count, sum(map(len, find_frame(tokenizer))))
+    with _name_tokenizer(name):
+        num_around = sum(map(len, find_frame(tokenizer)))
+    return TokenCounter(name, count, num_around)
+
+
+@contextmanager
+def _name_tokenizer(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the library's errors have no class of their own
+        raise ValueError(
+            f"{name} cannot encode a text ({error}); choose another corpus.report_tokenizer"
+        ) from error

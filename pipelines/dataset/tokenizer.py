@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|end_of_text|>"
 PAD = "<|pad|>"
+_SAVE_AGAIN = "save the model with its fast tokenizer again, or name another one"
 
 
 class ChosenTokenizer(NamedTuple):
@@ -58,7 +59,7 @@ def _load_from(base: Base) -> ChosenTokenizer:
         raise FileNotFoundError(
             f"{base.pinned_name} has no tokenizer.json; save the model with its fast tokenizer first"
         )
-    tokenizer = from_json(file.read_text(encoding="utf-8"))
+    tokenizer = from_json(file.read_text(encoding="utf-8"), str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     try:
@@ -74,10 +75,19 @@ def wrap_trained(tokenizer: Tokenizer) -> ChosenTokenizer:
     return ChosenTokenizer(tokenizer, tokenizer.token_to_id(END_OF_TEXT))
 
 
-def from_json(text: str) -> Tokenizer:
+def from_json(text: str, name: str = "tokenizer.json", remedy: str = _SAVE_AGAIN) -> Tokenizer:
     """A tokenizer that reads special tokens in a text as characters: "<|end_of_text|>" in a document does not
-    end it."""
-    tokenizer = Tokenizer.from_str(text)
+    end it.
+
+    Raises ValueError with the name of the file and the remedy if the text is no tokenizer.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library's errors have no class of their own
+        raise ValueError(
+            f"{name} is no tokenizer ({error}): it has {len(text)} characters and begins with {text[:40]!r}; "
+            f"{remedy}"
+        ) from error
     tokenizer.encode_special_tokens = True  # not part of the JSON
     return tokenizer
 
@@ -153,7 +163,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: str) -> str:
 def read_tokenizer(folder: str, fingerprint: str) -> Tokenizer:
     """The tokenizer kept under `fingerprint`.
 
-    Raises ValueError if the file's content has another fingerprint.
+    Raises ValueError if the file is no tokenizer, or one with another fingerprint.
     """
     files, name = Folder(folder), f"{fingerprint}.json"
     if not files.exists(name):
@@ -161,12 +171,10 @@ def read_tokenizer(folder: str, fingerprint: str) -> Tokenizer:
             f"no tokenizer {fingerprint} in {folder}; "
             "delete the sequences table and run the dataset stage again"
         )
-    tokenizer = from_json(files.read(name).decode())
+    remedy = "delete it and the sequences table, then run the dataset stage"
+    tokenizer = from_json(files.read(name).decode(), f"{folder}/{name}", remedy)
     if tokenizer_fingerprint(tokenizer) != fingerprint:
-        raise ValueError(
-            f"{folder}/{name} was changed after it was written; "
-            "delete it and the sequences table, then run the dataset stage"
-        )
+        raise ValueError(f"{folder}/{name} was changed after it was written; {remedy}")
     return tokenizer
 
 

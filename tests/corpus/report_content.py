@@ -1,7 +1,12 @@
-"""Contents of reports made by hand, for tests of the page."""
+"""Contents of reports made by hand, for tests of the page, and documents to write a report about."""
 
+import pyarrow as pa
+from deltalake import CommitProperties, write_deltalake
+
+from pipelines.commit_record import encode_record
 from pipelines.corpus.report.content import COPY, Amount, Content, Example, Fault, TableVersion, TokenCounts
 from pipelines.corpus.rules import Rules
+from pipelines.pin import Pin, pin
 
 SHORT_LINES, STOP_LINES = "fineweb/max_short_line_fraction", "fineweb/min_stop_line_fraction"
 RULES = Rules(min_chars=20, languages=("en",), presets=("fineweb",))
@@ -78,3 +83,12 @@ def make_content(**values):
         "token_counts": "Tokens are not known: no tokenizer.",
     }
     return Content(**{**own, **values})
+
+
+def commit_documents(path: str, facts: dict) -> Pin:
+    """Replace the table with one that holds no document, committed as corpus commits, without a JVM."""
+    record = {"table": "documents", "digest": "cd" * 16, "num_rows": 0, "fingerprint": "a" * 32}
+    own = CommitProperties(custom_metadata={"userMetadata": encode_record({**record, "facts": facts})})
+    rows = pa.table({"doc_id": pa.array([], pa.string())})
+    write_deltalake(path, rows, mode="overwrite", commit_properties=own)
+    return pin(path)

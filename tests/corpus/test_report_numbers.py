@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.corpus.report.content import COPY, Amount, Tokens
-from pipelines.corpus.report.numbers import are_about, read_numbers, write_numbers
+from pipelines.corpus.report.numbers import are_about, are_ours, are_settled, read_numbers, write_numbers
 from tests.corpus.report_content import SHORT_LINES, make_content, make_token_counts
 
 
@@ -64,3 +64,19 @@ def test_numbers_are_about_one_version(version, digest, expected):
     assert are_about(write_numbers(make_content()), documents) is expected
     assert not are_about("{broken", documents)
     assert not are_about("[]", documents)
+
+
+def test_numbers_say_what_setting_they_were_made_with():
+    content = make_content(token_counts=make_token_counts())
+    value = json.loads(write_numbers(content, "org/small"))
+    assert (value["format"], value["report_tokenizer"]) == (1, "org/small")
+    assert json.loads(write_numbers(content))["report_tokenizer"] is None
+    assert are_settled(json.dumps(value), "org/small")
+    for changes in ({"format": 2}, {"report_tokenizer": "org/large"}, {"tokens": None}, {"tokens": 7}):
+        assert not are_settled(json.dumps({**value, **changes}), "org/small")
+    assert not are_settled("{broken", None)
+
+
+def test_numbers_of_any_documents_are_ours():
+    assert are_ours(write_numbers(make_content()))
+    assert not any(map(are_ours, ('{"my": "notes"}', "[]", "7", "{broken", "")))

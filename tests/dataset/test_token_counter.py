@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from tokenizers import Tokenizer, models
 
+from pipelines.corpus.report.content import Amount
+from pipelines.corpus.report.tokens import SampledText, count_tokens
 from pipelines.dataset.token_counter import TRAINED, find_counter, make_counter
 from pipelines.dataset.tokenizer import END_OF_TEXT, tokenizer_fingerprint, train_bpe, write_tokenizer
 from pipelines.pin import Pin
@@ -69,5 +72,31 @@ def test_a_base_comes_before_sequences_of_other_documents(sequences, base, tmp_p
 def test_a_tokenizer_that_is_missing_is_named(sequences, tmp_path):
     assert find_counter(None, DOCUMENTS, None, str(tmp_path)) == TRAINED
     gone = find_counter(None, DOCUMENTS, sequences, f"{tmp_path}/elsewhere")
-    assert gone.startswith("Tokens are not known: their tokenizer could not be read (no tokenizer ")
+    assert gone.startswith("Tokens are not known: their tokenizer cannot be used (no tokenizer ")
     assert f"{tmp_path}/nowhere" in find_counter(f"{tmp_path}/nowhere", DOCUMENTS, None, str(tmp_path))
+
+
+def test_a_broken_tokenizer_is_named(sequences, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    why = find_counter(str(tmp_path), DOCUMENTS, None, "")
+    assert why.startswith(f"Tokens are not known: their tokenizer cannot be used ({tmp_path}/tokenizer.json ")
+    kept = tmp_path / f"{sequences.facts['tokenizer']}.json"
+    kept.write_text("{}")
+    assert f"{kept} is no tokenizer" in find_counter(None, DOCUMENTS, sequences, str(tmp_path))
+
+
+def test_a_tokenizer_without_a_token_for_some_text_is_named(tmp_path):
+    def save(*words):
+        vocabulary = {word: number for number, word in enumerate(words)}
+        Tokenizer(models.WordLevel(vocabulary)).save(str(tmp_path / "tokenizer.json"))
+        return find_counter(str(tmp_path), DOCUMENTS, None, "")
+
+    expected = "Tokens are not known: their tokenizer cannot be used (tokenizer of "
+    assert save("b").startswith(expected)  # what stands around a text is found with the text "a"
+    counter = save("a", "b")
+    assert counter.count(["a", "b"]) == [1, 1]
+    sample = [SampledText(("web", None), 1, text) for text in "ac"]
+    why = count_tokens({("web", None): Amount(2, 2)}, sample, counter, {})
+    assert why.startswith(expected)
+    assert "cannot encode a text" in why
+    assert "choose another corpus.report_tokenizer" in why

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -104,3 +105,15 @@ def test_value_types_load_no_heavy_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": "9.0", "model": {}}'])
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path, text):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(text)
+    message = f"{file} is no tokenizer \\(.*begins with {re.escape(repr(text))}; save the model with its fast"
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(str(tmp_path))
+    file.rename(tmp_path / "abc.json")
+    with pytest.raises(ValueError, match=r"/abc.json is no tokenizer .*; delete it and the sequences table"):
+        read_tokenizer(str(tmp_path), "abc")

@@ -1,5 +1,6 @@
 """What the run of a training shows of its corpus."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,7 @@ from pipelines.corpus.report.markup import describe
 from pipelines.corpus.report.numbers import write_numbers
 from pipelines.registry.runs.corpus import log_corpus
 from pipelines.registry.runs.tracker import Tracker
-from pipelines.tables import DOCUMENTS
-from tests.corpus.report_content import make_content, make_token_counts
+from tests.corpus.report_content import commit_documents, make_content, make_token_counts
 
 FACTS = {
     "records": 20,
@@ -21,13 +21,10 @@ FACTS = {
 
 
 @pytest.fixture
-def documents(spark, tmp_path):
-    """Pin of an empty table whose commit says that corpus wrote a report, without its facts."""
+def documents(tmp_path):
+    """Pin of a table whose commit says that corpus wrote a report, without its facts."""
     facts = {**FACTS, "report": f"{tmp_path}/report.html"}
-    none = spark.createDataFrame([], DOCUMENTS.schema)
-    return replace(
-        DOCUMENTS.overwrite(none, f"{tmp_path}/documents", fingerprint="a" * 32, facts=facts), facts={}
-    )
+    return replace(commit_documents(f"{tmp_path}/documents", facts), facts={})
 
 
 def list_files(tracker):
@@ -88,6 +85,42 @@ def test_a_report_of_other_documents_is_left_out(experiment, documents, tmp_path
     write_files(tmp_path, files["page"], files["numbers"])
     tracker = Tracker(experiment, "abc")
     log_corpus(tracker, documents)
+    assert list_files(tracker) == {"pictures/corpus.png"}
+
+
+def change(**changes):
+    """A change of the JSON of a report."""
+    return lambda text: json.dumps({**json.loads(text), **changes})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (change(format=2), "numbers of a report have format 1, these 2; delete them, and the stage corpus"),
+        (change(format=None), "have format 1, these None"),
+        (change(lengths=[{"is_kept": True}]), r"were changed after they were written (KeyError("),
+        (change(languages=7), "(TypeError("),
+        (change(clusters=[{"kind": "k", "documents_in_a_cluster": 2, "clusters": "x"}]), "(ValueError("),
+    ],
+    ids=["newer", "older", "key", "list", "number"],
+)
+def test_a_report_that_cannot_be_read_gives_a_warning(
+    experiment, documents, tmp_path, caplog, spoil, message
+):
+    own = (documents.version, documents.digest)
+    write_files(tmp_path, describe_page(*own), spoil(describe_numbers(*own)))
+    tracker = Tracker(experiment, "abc")
+    log_corpus(tracker, documents)
+    assert f"run {tracker.run_id}: no report of the corpus from {tmp_path}/report.html (" in caplog.text
+    assert message in caplog.text
+    assert list_files(tracker) == {"pictures/corpus.png"}
+
+
+def test_a_report_in_a_store_that_is_not_here_gives_a_warning(experiment, tmp_path, caplog):
+    facts = {**FACTS, "report": "none://bucket/report.html"}
+    tracker = Tracker(experiment, "abc")
+    log_corpus(tracker, commit_documents(f"{tmp_path}/documents", facts))
+    assert "no report of the corpus from none://bucket/report.html (" in caplog.text
     assert list_files(tracker) == {"pictures/corpus.png"}
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pyarrow.fs as pafs
 
 from pipelines.corpus.report.markup import describe
-from pipelines.corpus.report.numbers import are_about
+from pipelines.corpus.report.numbers import are_about, are_ours
 from pipelines.pin import Pin
 from pipelines.storage import Folder, locate
 
@@ -20,13 +20,28 @@ def split_place(place: str) -> tuple[Folder, str]:
 
 
 def require_file(place: str) -> None:
-    """Raises ValueError if a folder is at this place."""
-    split_place(place)
-    files, path = locate(place)
-    if files.get_file_info(path).type == pafs.FileType.Directory:
+    """Raises ValueError if a folder is at this place or at that of the numbers, or a file that is no report's
+    would be replaced by the numbers."""
+    folder, name = split_place(place)
+    if _is_folder(place):
+        raise ValueError(f"{place} is a folder; give the name of a file, such as {place}/report.html")
+    numbers = name_numbers(place)
+    beside = f"the numbers of the page {name} are written there; give the page another name"
+    if _is_folder(numbers):
+        raise ValueError(f"{numbers} is a folder; {beside}")
+    try:
+        found = folder.read(name_numbers(name))
+    except FileNotFoundError:
+        return
+    if not are_ours(found.decode("utf-8", "replace")):
         raise ValueError(
-            f"{place} is a folder; give the name of a file, such as {place.rstrip('/')}/report.html"
+            f"{numbers} is not of a report of a corpus: it has no documents_digest; {beside}, or move it away"
         )
+
+
+def _is_folder(place: str) -> bool:
+    files, path = locate(place)
+    return bool(files.get_file_info(path).type == pafs.FileType.Directory)
 
 
 class Report(NamedTuple):

@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 from pipelines.corpus.report.content import Amount, Content, Tokens, order_reasons
 from pipelines.pin import Pin
 
+FORMAT = 1
+"""Of the JSON. Raise it when a key that is read here means something else, or is new."""
+_AGAIN = "delete them, and the stage corpus writes the report again"
+
 
 class Numbers(NamedTuple):
     """What the pictures of a run show; keys as in Content."""
@@ -18,8 +22,11 @@ class Numbers(NamedTuple):
     """By drop_reason (None = kept). Empty = not known."""
 
 
-def write_numbers(content: Content) -> str:
-    """JSON, one line per group. Equal content gives equal bytes."""
+def write_numbers(content: Content, report_tokenizer: str | None = None) -> str:
+    """JSON, one line per group. Equal content gives equal bytes.
+
+    `report_tokenizer`: the setting. The tokenizer that was used may be another one, or none that can be had.
+    """
     documents, counts = content.tables[0], content.token_counts
     found = content.count()
     reasons = order_reasons(content.rules, (reason for reason in found if reason is not None))
@@ -34,8 +41,10 @@ def write_numbers(content: Content) -> str:
                 group |= {"tokens": tokens.number, "tokens_are_exact": tokens.is_exact}
             outcomes.append(group)
     value: dict[str, Any] = {
+        "format": FORMAT,
         "documents_version": documents.version,
         "documents_digest": documents.digest,
+        "report_tokenizer": report_tokenizer,
         "quarantined": content.quarantined,
         "outcomes": outcomes,
         "lengths": [
@@ -84,31 +93,67 @@ def _format(value: Mapping[str, Any]) -> str:
 
 def are_about(numbers: str, documents: Pin) -> bool:
     """Whether the JSON is of a report about these documents."""
+    value = _parse(numbers)
+    own = (documents.version, documents.digest)
+    return (value.get("documents_version"), value.get("documents_digest")) == own
+
+
+def are_ours(numbers: str) -> bool:
+    """Whether the JSON is of a report, about whatever documents."""
+    return "documents_digest" in _parse(numbers)
+
+
+def are_settled(numbers: str, report_tokenizer: str | None) -> bool:
+    """Whether a report with this setting would say the same: it has this format and this setting, and its
+    tokens are known, or need no tokenizer. A tokenizer that could not be had may be there the next time."""
+    value = _parse(numbers)
+    if (value.get("format"), value.get("report_tokenizer")) != (FORMAT, report_tokenizer):
+        return False
+    tokens = value.get("tokens")
+    return report_tokenizer is None or (isinstance(tokens, dict) and "tokenizer" in tokens)
+
+
+def _parse(numbers: str) -> dict[str, Any]:
+    """Empty where it is no JSON object."""
     try:
         value = json.loads(numbers)
     except ValueError:
-        return False
-    own = (documents.version, documents.digest)
-    return isinstance(value, dict) and (value.get("documents_version"), value.get("documents_digest")) == own
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_numbers(text: str) -> Numbers:
-    """What `write_numbers` wrote."""
-    value = json.loads(text)
+    """What `write_numbers` wrote. Raises ValueError if it has another format, or was changed."""
+    value = _parse(text)
+    if value.get("format") != FORMAT:
+        raise ValueError(f"numbers of a report have format {FORMAT}, these {value.get('format')!r}; {_AGAIN}")
+    try:
+        return _read(value)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"numbers of a report were changed after they were written ({error!r}); {_AGAIN}"
+        ) from error
+
+
+def _read(value: Mapping[str, Any]) -> Numbers:
     languages = value["languages"]
     return Numbers(
         lengths={
-            (each["is_kept"], each["max_characters"].bit_length()): _read_amount(each)
+            (each["is_kept"], int(each["max_characters"]).bit_length()): _read_amount(each)
             for each in value["lengths"]
         },
         languages=None
         if languages is None
-        else {(each["is_kept"], each["language"]): _read_amount(each) for each in languages},
+        else {
+            (each["is_kept"], each["language"] and str(each["language"])): _read_amount(each)
+            for each in languages
+        },
         clusters={
-            (each["kind"], each["documents_in_a_cluster"]): each["clusters"] for each in value["clusters"]
+            (each["kind"], int(each["documents_in_a_cluster"])): int(each["clusters"])
+            for each in value["clusters"]
         },
         tokens={
-            each["drop_reason"]: Tokens(each["tokens"], each["tokens_are_exact"])
+            each["drop_reason"]: Tokens(int(each["tokens"]), each["tokens_are_exact"])
             for each in value["outcomes"]
             if each["source"] is None and "tokens" in each
         },
@@ -116,4 +161,4 @@ def read_numbers(text: str) -> Numbers:
 
 
 def _read_amount(group: Mapping[str, Any]) -> Amount:
-    return Amount(group["documents"], group["characters"])
+    return Amount(int(group["documents"]), int(group["characters"]))

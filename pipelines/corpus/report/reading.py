@@ -6,7 +6,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pipelines.corpus.report.content import Content, TableVersion
+from pipelines.corpus.report.content import Content, TableVersion, TokenCounts
 from pipelines.corpus.report.counting import count_clusters, count_documents, count_faults, count_sequences
 from pipelines.corpus.report.texts import choose_texts
 from pipelines.corpus.report.tokens import TokenCounter, count_tokens
@@ -64,7 +64,10 @@ def read_content(
     outcomes, lengths, languages = count_documents(rows, others.get("signals"))
     texts = choose_texts(rows, outcomes, with_sample=not isinstance(counter, str))
     sequences = _find_sequences(places.sequences, documents[0])
-    if not isinstance(counter, str):
+    token_counts: TokenCounts | str
+    if isinstance(counter, str):
+        token_counts = counter
+    else:
         kept = _count_kept(spark, rows, sequences) if sequences else {}
         token_counts = count_tokens(outcomes, texts.sample, counter, kept)
     # The tables may be older than the rules of the present configuration.
@@ -83,7 +86,7 @@ def read_content(
         faults=count_faults(others["quarantine"]),
         examples=texts.examples,
         tokens=_sum_splits(sequences, "tokens") if sequences else None,
-        token_counts=counter if isinstance(counter, str) else token_counts,
+        token_counts=token_counts,
     )
 
 

@@ -30,7 +30,7 @@ class TokenCounter:
     name: str
     """Whose tokens it counts, in words."""
     count: Callable[[Sequence[str]], Sequence[int]]
-    """Texts -> tokens of each, without those that are put around a text."""
+    """Texts -> tokens of each, without those that are put around a text. Raises ValueError if it cannot."""
     num_around: int = 0
     """Tokens that are put around every text."""
 
@@ -92,11 +92,16 @@ def count_tokens(
     sample: Sequence[SampledText],
     counter: TokenCounter,
     kept: Mapping[str | None, int],
-) -> TokenCounts:
-    """The estimates, beside the exact tokens `kept`, see TokenCounts."""
-    return TokenCounts(
-        tokenizer=counter.name,
-        num_sampled=len(sample),
-        estimates=estimate_tokens(outcomes, sample, counter),
-        kept=kept,
-    )
+) -> TokenCounts | str:
+    """The estimates, beside the exact tokens `kept`, see TokenCounts; or a sentence that says why the counter
+    cannot count."""
+    try:
+        estimates = estimate_tokens(outcomes, sample, counter)
+    except ValueError as error:
+        return explain_unknown(error)
+    return TokenCounts(tokenizer=counter.name, num_sampled=len(sample), estimates=estimates, kept=kept)
+
+
+def explain_unknown(error: Exception) -> str:
+    """What the report says where its tokenizer failed: the rest of it needs none."""
+    return f"Tokens are not known: their tokenizer cannot be used ({error})."

@@ -46,5 +46,6 @@ def load_model(folder: Path) -> LoadedModel:
     module = build_from_config(config, spec)
     safetensors.torch.load_model(module, str(Path(folder) / WEIGHTS_FILE))
 
-    tokenizer = from_json((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
+    file = Path(folder) / "tokenizer.json"
+    tokenizer = from_json(file.read_text(encoding="utf-8"), str(file))
     return LoadedModel(module.eval(), tokenizer, spec)

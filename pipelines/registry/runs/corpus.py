@@ -9,49 +9,59 @@ from typing import TYPE_CHECKING
 
 from pipelines.corpus.report.content import order_drops
 from pipelines.corpus.report.file import Report, read_report
-from pipelines.corpus.report.numbers import read_numbers
+from pipelines.corpus.report.numbers import Numbers, read_numbers
 from pipelines.pin import Pin, open_log
 
 if TYPE_CHECKING:
     from pipelines.registry.runs.tracker import Tracker
 
 logger = logging.getLogger(__name__)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""What files of another version, or changed by hand, lead to."""
 
 
 def log_corpus(tracker: "Tracker", documents: Pin) -> None:
     """Keep pictures/corpus.png and, if corpus wrote a report of these documents, corpus.html and corpus.json,
     with pictures of lengths, languages and clusters of duplicates.
 
-    `documents` needs no facts: its commit has them. Where the commit or the page cannot be read any more, a
+    `documents` needs no facts: its commit has them. Where the commit or the report cannot be read any more, a
     training that has ended well does not fail for it: a warning names what is missing.
     """
     try:
         log = open_log(documents.path)
         found = log.read_pin(documents.version) if log and log.source.table_id == documents.table_id else None
-        place = found.facts.get("report") if found else None
-        report = read_report(place, found) if found and place else None
-    except OSError as error:
+    except _UNREADABLE as error:
         logger.warning("run %s: no picture of the corpus (%s)", tracker.run_id, error)
         return
     if found is None or "records" not in found.facts:
         logger.warning("run %s: no picture of the corpus: its commit is gone", tracker.run_id)
         return
-    facts = found.facts
+    facts, report, numbers = found.facts, None, None
+    try:
+        if report := _find_report(found):
+            numbers = read_numbers(report.numbers)
+    except _UNREADABLE as error:
+        logger.warning("run %s: no report of the corpus from %s (%s)", tracker.run_id, facts["report"], error)
+        report = None
     dropped = {"quarantine": facts["quarantined"]} if facts["quarantined"] else {}
     dropped |= {reason: facts["dropped"][reason] for reason in order_drops(facts["dropped"])}
-    log_pictures(tracker, facts["records"], dropped, report, f"documents version {found.version}")
+    log_pictures(tracker, facts["records"], dropped, numbers, f"documents version {found.version}")
     if report is not None:
         tracker.log_text("corpus.html", report.page)
         tracker.log_text("corpus.json", report.numbers)
 
 
+def _find_report(documents: Pin) -> Report | None:
+    place = documents.facts.get("report")
+    return read_report(place, documents) if place else None
+
+
 def log_pictures(
-    tracker: "Tracker", records: int, dropped: Mapping[str, int], report: Report | None, of: str
+    tracker: "Tracker", records: int, dropped: Mapping[str, int], numbers: Numbers | None, of: str
 ) -> None:
     """One picture for each thing that was counted and is there."""
     from pipelines.corpus.report import pictures  # loads matplotlib: only a training that ends needs it
 
-    numbers = read_numbers(report.numbers) if report else None
     drops = pictures.draw_drops(
         records, dropped, title=f"Corpus: {of}", tokens=numbers.tokens if numbers else None
     )
