@@ -11,6 +11,7 @@ teach a model to write the message itself.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -149,7 +150,7 @@ class TurnFinder:
         limit = last + int(others[0]) if len(others) else len(traced.text)
         place = bisect_left(specials, last, key=lambda each: each.own_start)
         found: list[Special] = []
-        for each in specials[place:]:
+        for each in islice(specials, place, None):
             if each.own_stop > limit or (found and each.own_start != found[-1].own_stop):
                 break
             found.append(each)

@@ -8,7 +8,7 @@ from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.examples.conversation_encode import ConversationEncoder
 from pipelines.dataset.examples.example import Document, ExampleSettings, Part
 from pipelines.dataset.examples.prompt_response import PromptResponseExamples
-from pipelines.dataset.tokenizer import from_json, identify_tokenizer, train_bpe
+from pipelines.dataset.tokenizer import ChosenTokenizer, from_json, identify_tokenizer, train_bpe
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from tests.dataset.chat.conversations import (
     BEGIN,
@@ -228,6 +228,14 @@ def test_a_changed_template_is_another_identity_for_conversations_only(tmp_path)
     others = [identify("b"), identify("a", date="2026-01-02"), identify("a", roles={"bot": "assistant"})]
     assert identify("a") not in others
     assert identify("a", is_chat=False) == identify("b", is_chat=False, date="2026-01-02")
+
+
+def test_a_tokenizer_without_an_end_token_says_what_chat_needs_it_for():
+    chosen = ChosenTokenizer(special_tokenizer(), None, "m names none")
+    with pytest.raises(
+        ValueError, match=r"chat needs an end-of-text token, .* a turn of the assistant: m names"
+    ):
+        chosen.require_end_token("chat")
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,14 @@ def test_a_token_across_turned_messages_has_no_place():
     assert unit.num_bytes.sum() == len("the card" + "a")
 
 
+def test_a_rendering_with_marks_that_wants_too_much_says_so():
+    endless = "{% if messages[0].content | length == 1 %}{{ 'a' * 10**12 }}{% endif %}"
+    with pytest.raises(
+        ValueError, match=r"document d: .* wants more work or memory than the messages explain"
+    ):
+        read_targets(CHATML + endless, TURNS)
+
+
 def test_a_conversation_with_too_many_turns_is_refused():
     turns = [("user", "a"), ("assistant", "b")] * 510
     with pytest.raises(
