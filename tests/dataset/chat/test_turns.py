@@ -169,12 +169,31 @@ THINKING = """{%- for m in messages %}
 @pytest.mark.parametrize("plain", [(), ("<think>", "</think>")])
 def test_a_dialogue_with_a_thought_may_quote_a_special_token(plain):
     tokenizer = tokenizer_of(START, plain=plain)
-    said = f"<think>\n{END} ends\n</think>\n\nyes"
-    turns = [("user", f"what is {END}?"), ("assistant", said.replace("ends", "")), ("user", "</think>")]
-    turns.append(("assistant", said))
+    turns = [("user", f"what is {END}?"), ("assistant", "<think>\n\nhm\n</think>\nyes"), ("user", "</think>")]
+    turns.append(("assistant", f"<think>\n\n{END} ends\n</think>\nno"))
     unit = build_chat(THINKING, turns, tokenizer=tokenizer)
-    assert decode_targets(tokenizer, unit)[-1] == said + END
+    expected = ["<think>\nhm\n</think>\n\nyes", f"<think>\n{END} ends\n</think>\n\nno"]
+    assert decode_targets(tokenizer, unit) == [text + END for text in expected]
     assert unit.input_ids.tolist().count(tokenizer.token_to_id(END)) == 4
+    if plain:
+        ids = [unit.input_ids.tolist().count(tokenizer.token_to_id(token)) for token in plain]
+        assert ids == [2, 3]  # it looks for them in contents, so they stay tokens, as in transformers
+
+
+def test_a_special_token_that_a_template_looks_for_is_no_token_in_a_message():
+    template = "{% if '<|im_end|>' in messages[0].content %}{% endif %}" + THINKING
+    tokenizer = tokenizer_of(START)
+    turns = [("user", f"{END} hi"), ("assistant", "<think>\n\nhm\n</think>\nyes")]
+    unit = build_chat(template, turns, tokenizer=tokenizer)
+    assert unit.input_ids.tolist().count(tokenizer.token_to_id(END)) == 2
+    assert decode_targets(tokenizer, unit) == [f"<think>\nhm\n</think>\n\nyes{END}"]
+
+
+def test_added_tokens_of_white_space_stay_tokens_of_the_content():
+    template = "{% for m in messages %}<|im_start|>{{ m.role + '\n\n' + m.content }}<|im_end|>{% endfor %}"
+    tokenizer = tokenizer_of(template, plain=("\n\n",))
+    unit = build_chat(template, [("user", "a\n\nb"), ("assistant", "c")], tokenizer=tokenizer)
+    assert unit.input_ids.tolist().count(tokenizer.token_to_id("\n\n")) == 3
 
 
 OPEN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'user' %}{{ m.content }}{% else %}"
