@@ -162,6 +162,7 @@ THINKING = """{%- for m in messages %}
 {%- if m.role == 'assistant' and '</think>' in m.content %}
     {{- '<think>\n' + m.content.split('</think>')[0].split('<think>')[-1].strip('\n') + '\n</think>\n\n' }}
     {{- m.content.split('</think>')[-1].lstrip('\n') }}
+{%- elif m.role == 'assistant' %}{{- '<think>\n\n</think>\n\n' + m.content }}
 {%- else %}{{- m.content }}{%- endif %}{{- '<|im_end|>\n' }}
 {%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
 
