@@ -15,9 +15,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-OPEN = ("spark", "finetune.model.config", "corpus.rules.thresholds", "corpus.kafka.properties")
-"""Sections that take any key: Spark, transformers, the presets of rules and librdkafka define them.
-Entries of lists have their own models."""
+OPEN = (
+    "spark",
+    "finetune.model.config",
+    "corpus.rules.thresholds",
+    "corpus.kafka.properties",
+    "dataset.tokenizer.chat.roles",
+)
+"""Sections that take any key: Spark, transformers, the presets of rules, librdkafka and the
+documents define them. Entries of lists have their own models."""
 
 
 class Layer(NamedTuple):

@@ -83,7 +83,13 @@ def _find_template(rules: ChatRules, base: Base | None) -> tuple[str | None, str
     found = read_json(base, CONFIG_FILE).get("chat_template")
     if isinstance(found, list):  # several, with names
         named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
-        found = named.get(DEFAULT_NAME)
+        if DEFAULT_NAME not in named:
+            raise ValueError(
+                f"{CONFIG_FILE} of {base.pinned_name} has chat templates named "
+                f"{', '.join(sorted(map(str, named))) or 'nothing'}, but none named {DEFAULT_NAME}; save the "
+                "one to use in a file, and set dataset.tokenizer.chat.template to it"
+            )
+        found = named[DEFAULT_NAME]
     return found if isinstance(found, str) else None, f"chat_template of {base.pinned_name}"
 
 

@@ -41,8 +41,8 @@ class ChosenTokenizer(NamedTuple):
         """The end token. Raises ValueError with the remedy if there is none."""
         if self.end_token_id is None:
             raise ValueError(
-                f"task {task} ends every document with an end-of-text token: {self.fault}; or choose another "
-                "dataset.tokenizer.base, or null to train one"
+                f"task {task} needs an end-of-text token, which ends a document or a turn of the assistant: "
+                f"{self.fault}; or choose another dataset.tokenizer.base, or null to train one"
             )
         return self.end_token_id
 

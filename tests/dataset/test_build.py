@@ -146,7 +146,7 @@ def test_tokenizer_without_special_tokens_can_be_packed(spark, tmp_path):
 
 
 def test_tokenizer_without_end_token_is_refused(spark, bpe):
-    with pytest.raises(ValueError, match="ends every document with an end-of-text token"):
+    with pytest.raises(ValueError, match="needs an end-of-text token, which ends a document"):
         collect_sequences(documents_of(spark, TEXTS), bpe._replace(end_token_id=None), PackingRules())
 
 

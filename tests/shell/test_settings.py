@@ -52,6 +52,16 @@ def test_the_later_spark_setting_wins():
     )
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_names_of_roles_are_added_to_those_known(tmp_path, is_file):
+    file = tmp_path / "mine.yaml"
+    file.write_text("dataset: {tokenizer: {chat: {roles: {bot: assistant}}}}\n")
+    overrides = [] if is_file else ["dataset.tokenizer.chat.roles={bot: assistant}"]
+    settings = load(file=file if is_file else None, overrides=overrides)
+    roles = settings.section("dataset", STAGES["dataset"].Config).tokenizer.chat.roles
+    assert roles == {"human": "user", "gpt": "assistant", "bot": "assistant"}
+
+
 def test_scientific_notation_is_a_number():
     assert (
         check_all(overrides=["finetune.optimization.learning_rate=1e-4"])[

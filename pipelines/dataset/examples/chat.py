@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.dataset.chat_rules import ROLES
-from pipelines.dataset.examples.conversation import ASSISTANT, Message
 from pipelines.dataset.examples.conversation_units import ConversationUnits
 from pipelines.dataset.examples.example import Document, Example, ExampleSettings, Part
+from pipelines.dataset.examples.template_writer import ASSISTANT, Message
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -66,10 +66,10 @@ class ConversationEncoder:
         encoded = [encoder.encode(batch) for encoder, batch in zip(self._encoders, texts, strict=True)]
         for rendering, own, place in zip(renderings, runs, places, strict=True):
             pieces = [(run.start, next(encoded[run.kind])) for run in own]
-            ids, start, stop = _join(pieces, rendering.specials)
-            unit = _make_unit(rendering, ids, start, stop, place)
-            kept = len(ids) if self._max_tokens is None else min(len(ids), self._max_tokens)
-            yield Unit(*(array[:kept] for array in unit)), len(ids) - kept
+            unit = _make_unit(rendering, _join(pieces, rendering.specials), place)
+            size = len(unit.input_ids)
+            kept = size if self._max_tokens is None else min(size, self._max_tokens)
+            yield Unit(*(array[:kept] for array in unit)), size - kept
 
     def _require_equal(self, written: str) -> None:
         """Raise ValueError if special tokens in a text lead to other ids than the library's: some settings of
@@ -95,7 +95,7 @@ class ConversationEncoder:
 def _find_runs(rendering: Rendering) -> list[Run]:
     runs, start, kind = [], 0, AT_START
     size = len(rendering.traced.text)
-    for special in [*rendering.specials, Special(size, size, -1)]:
+    for special in [*rendering.specials, Special(size, size, -1, size, size)]:
         cuts = [cut for cut in rendering.cuts if start < cut < special.start]
         for first, last in pairwise([start, *cuts, special.start]):
             if first < last:
@@ -104,29 +104,36 @@ def _find_runs(rendering: Rendering) -> list[Run]:
     return runs
 
 
-def _join(
-    pieces: Sequence[tuple[int, EncodedText]], specials: list[Special]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(ids, first character, last + 1), (num_tokens,) each, in the order of the rendering."""
-    parts = [
-        (start, text.input_ids, start + text.char_start, start + text.char_end) for start, text in pieces
-    ]
-    parts += [
-        (each.start, np.array([each.token_id]), np.array([each.start]), np.array([each.stop]))
-        for each in specials
-    ]
+class Tokens(NamedTuple):
+    """The tokens of a rendering, in order; arrays are (num_tokens,) int32, places are characters."""
+
+    ids: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    judged_start: np.ndarray
+    """A token is a target if one of its characters from here to judged_stop is. Of a special token it is its
+    first own character: the white space that it takes may be that of an answer."""
+    judged_stop: np.ndarray
+
+
+def _join(pieces: Sequence[tuple[int, EncodedText]], specials: list[Special]) -> Tokens:
+    parts: list[tuple[int, tuple[np.ndarray, ...]]] = []
+    for first, text in pieces:
+        start, stop = first + text.char_start, first + text.char_end
+        parts.append((first, (text.input_ids, start, stop, start, stop)))
+    for each in specials:
+        values = (each.token_id, each.start, each.stop, each.own_start, each.own_start + 1)
+        parts.append((each.start, tuple(np.array([value]) for value in values)))
     parts.sort(key=lambda part: part[0])
-    columns = list(zip(*parts, strict=True))[1:] or [(np.empty(0),)] * 3
-    ids, start, stop = (np.concatenate(column).astype(np.int32) for column in columns)
-    return ids, start, stop
+    columns = zip(*(columns for _, columns in parts), strict=True) if parts else [(np.empty(0),)] * 5
+    return Tokens(*(np.concatenate(column).astype(np.int32) for column in columns))
 
 
-def _make_unit(
-    rendering: Rendering, ids: np.ndarray, start: np.ndarray, stop: np.ndarray, place: np.ndarray
-) -> Unit:
-    """`start`, `stop`: characters of the rendering; all (num_tokens,). O(characters)."""
+def _make_unit(rendering: Rendering, tokens: Tokens, place: np.ndarray) -> Unit:
+    """O(characters)."""
+    start, stop = tokens.start, tokens.stop
     targets_before = np.concatenate([[0], np.cumsum(rendering.is_target)])  # (num_chars + 1,)
-    is_target = targets_before[stop] > targets_before[start]
+    is_target = targets_before[tokens.judged_stop] > targets_before[tokens.judged_start]
     is_target[:1] = False  # nothing comes before the first token
     # The first and the last character of the document in each token.
     size = len(place)
@@ -139,8 +146,11 @@ def _make_unit(
     places = np.append(place, -1)
     char_start = np.where(has_place, places[np.where(has_place, following, -1)], -1)
     char_end = np.where(has_place, places[np.where(has_place, preceding, -1)] + 1, -1)
+    # A token across two messages that the template writes in another order has no one place in the text.
+    is_turned = char_start > char_end
+    char_start[is_turned] = char_end[is_turned] = -1
     num_bytes = _count_bytes(rendering, stop)
-    return Unit(ids, is_target, char_start.astype(np.int32), char_end.astype(np.int32), num_bytes)
+    return Unit(tokens.ids, is_target, char_start.astype(np.int32), char_end.astype(np.int32), num_bytes)
 
 
 def _count_bytes(rendering: Rendering, stop: np.ndarray) -> np.ndarray:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.dataset.examples.conversation import ConversationRenderer, Message, Rendering
+from pipelines.dataset.examples.conversation import ConversationRenderer, Rendering
 from pipelines.dataset.examples.conversation_encode import ConversationEncoder
 from pipelines.dataset.examples.example import Document, Example, ExampleSettings
-from pipelines.dataset.examples.special_tokens import SpecialFinder
+from pipelines.dataset.examples.special_tokens import SpecialFinder, mark_written
+from pipelines.dataset.examples.template_writer import Message, TemplateWriter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,8 +27,11 @@ class ConversationUnits:
     ) -> None:
         chat = settings.chat.with_end_token(tokenizer, settings.end_token_id)
         chat = replace(chat, variables=(*chat.variables, ("opening", opening)))
-        self._renderer = ConversationRenderer(template, chat, SpecialFinder(tokenizer))
-        self._encoder = ConversationEncoder(tokenizer, max_tokens=settings.max_tokens)
+        writer = TemplateWriter(template, chat)
+        marked = mark_written(tokenizer, writer.probe(), writer.compared)
+        specials, eos = SpecialFinder(marked), dict(chat.variables).get("eos_token", "")
+        self._renderer = ConversationRenderer(writer, specials, marked.token_to_id(eos))
+        self._encoder = ConversationEncoder(marked, max_tokens=settings.max_tokens)
 
     def build(
         self, documents: Sequence[Document], conversations: Sequence[Sequence[Message]]

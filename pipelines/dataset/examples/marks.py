@@ -12,7 +12,7 @@ and the result must equal the real rendering; and there are three ways to mark, 
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,14 +57,34 @@ class Marks:
     def __init__(self) -> None:
         self._pieces: list[Piece] = []
 
-    def replace(self, contents: Sequence[str], *, trims: bool, keeps: Iterable[str] = ()) -> list[str]:
-        """The contents with marks in place of their texts, but for what has to stay.
+    def hide(self, contents: Sequence[str]) -> list[str]:
+        """A mark for each content."""
+        return self.replace(contents, trims=False)
+
+    def replace(
+        self,
+        contents: Sequence[str],
+        *,
+        trims: bool,
+        keeps: Iterable[str] = (),
+        forbids: Callable[[str], bool] = lambda text: False,
+    ) -> list[str]:
+        """The contents with marks in place of their texts, but for what has to stay. What `forbids` finds
+        must not be in what stays: such a content becomes one mark.
 
         Raises ValueError if there are more texts than marks.
         """
         kept = sorted(keeps, key=len, reverse=True)
         pattern = re.compile("|".join(map(re.escape, kept))) if kept else None
-        return [self._replace_one(number, text, trims, pattern) for number, text in enumerate(contents)]
+        replaced = []
+        for number, text in enumerate(contents):
+            num_pieces = len(self._pieces)
+            written = self._replace_one(number, text, trims, pattern)
+            if forbids(written) or len(self._pieces) == num_pieces:  # or nothing but what has to stay
+                del self._pieces[num_pieces:]
+                written = self._replace_one(number, text, trims, None)
+            replaced.append(written)
+        return replaced
 
     def _replace_one(self, message: int, text: str, trims: bool, pattern: re.Pattern[str] | None) -> str:
         written, start = [], 0
@@ -84,12 +104,21 @@ class Marks:
         return f"{text[:first]}{chr(FIRST + len(self._pieces) - 1)}{text[first + len(core) :]}"
 
     def put_back(self, written: str, contents: Sequence[str]) -> Traced:
-        """The rendering with texts in place of the marks. O(characters)."""
+        """The rendering with texts in place of the marks. O(characters).
+
+        Raises ValueError if the template wrote a mark of its own, or nests {% generation %} blocks.
+        """
         parts = _SPLIT.split(written)  # what the template wrote, a mark, what the template wrote, ...
         texts, messages, places, ends = [], [], [], [np.zeros(1, np.int64)]
-        size, generation_ends = 0, []
+        generation_ends: list[int] = []
+        size = 0
         for number, part in enumerate(parts):
             if part in (GENERATION_START, GENERATION_STOP):
+                is_open = len(generation_ends) % 2 == 1
+                if is_open and part == GENERATION_START:
+                    raise ValueError("nests {% generation %} blocks; leave out the inner ones")
+                if not is_open and part == GENERATION_STOP:
+                    raise _refuse_mark(part)
                 generation_ends.append(size)
                 continue
             if number % 2:
@@ -102,6 +131,8 @@ class Marks:
             messages.append(np.full(len(text), message, np.int32))
             places.append(place + np.arange(len(text)) if place >= 0 else np.full(len(text), -1))
             size += len(text)
+        if len(generation_ends) % 2:
+            raise _refuse_mark(GENERATION_START)
         return Traced(
             "".join(texts),
             np.concatenate(messages),
@@ -112,7 +143,10 @@ class Marks:
 
     def _read(self, mark: str) -> tuple[str, int, int]:
         """(text, message, place in its content) of a mark."""
-        piece = self._pieces[(ord(mark) - FIRST) % _JSON]
+        number = (ord(mark) - FIRST) % _JSON
+        if number >= len(self._pieces):
+            raise _refuse_mark(mark)
+        piece = self._pieces[number]
         if ord(mark) >= FIRST + _JSON:
             return json.dumps(piece.text, ensure_ascii=False)[1:-1], piece.message, -1
         return piece.text, piece.message, piece.start
@@ -131,6 +165,10 @@ class Marks:
             before.message == after.message and contents[before.message][stop : after.start] == parts[number]
         )
         return (before.message, stop) if is_kept else (-1, -1)
+
+
+def _refuse_mark(mark: str) -> ValueError:
+    return ValueError(f"writes the private character U+{ord(mark):X}; remove it")
 
 
 def mark_as_json(text: str) -> str:

@@ -1,16 +1,17 @@
 """Prompt and response: targets are the response and the token that ends it.
 
 With the chat template of the tokenizer if there is one: prompt and response are turns of user and assistant.
-Otherwise the response follows the prompt directly, and the end-of-text token follows the response.
+Otherwise an empty line ends a system part, the response follows the prompt directly, and the end-of-text
+token follows the response.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from pipelines.dataset.examples.conversation import ASSISTANT, Message
 from pipelines.dataset.examples.conversation_units import ConversationUnits
 from pipelines.dataset.examples.encode import find_frame
 from pipelines.dataset.examples.example import Document, Example, ExampleSettings
+from pipelines.dataset.examples.template_writer import ASSISTANT, Message
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 ROLES = {"system": "system", "prompt": "user", "response": ASSISTANT}
 """Name of a part -> role of the turn. A system part is optional."""
 PLAIN = (
-    "{{ opening }}{% for message in messages %}{{ message.content }}{% endfor %}{% if not "
-    "add_generation_prompt %}{{ eos_token }}{% endif %}"
+    "{{ opening }}{% for message in messages %}{{ message.content }}{{ '\n\n' if message.role == 'system' }}"
+    "{% endfor %}{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
 )
 """The template where there is none. `opening`: what the tokenizer puts before every text, such as BOS."""
 

@@ -1,8 +1,9 @@
 """Tokenizers, templates and documents of conversations for the tests of chat."""
 
+import re
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from pipelines.dataset.chat_template import ChatFormat
 from pipelines.dataset.examples.chat import ChatExamples
@@ -25,12 +26,29 @@ def special_tokenizer() -> Tokenizer:
     return from_json(byte_level_bpe(SPECIALS).to_str())
 
 
+def tokenizer_of(template: str, *, plain: tuple[str, ...] = (), rstrip: tuple[str, ...] = ()) -> Tokenizer:
+    """Byte-level BPE whose special tokens are </s>, BEGIN, END and what a template writes as <...>. Of these,
+    `plain` are added tokens that are not marked as special; `rstrip` take the white space behind them."""
+    specials = ["</s>", BEGIN, END, *re.findall(r"<\|?\w+\|?>|\[/?INST\]", template)]
+    own = dict.fromkeys(token for token in specials if token not in (*plain, *rstrip))
+    tokenizer = byte_level_bpe(list(own))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, rstrip=True) for token in rstrip])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
+    return from_json(tokenizer.to_str())
+
+
+def read_targets(template: str, turns: Turns, *, plain=(), rstrip=(), **settings) -> list[str]:
+    """The text of each run of targets, with the special tokens that the template writes."""
+    tokenizer = tokenizer_of(template, plain=plain, rstrip=rstrip)
+    return decode_targets(tokenizer, build_chat(template, turns, tokenizer=tokenizer, **settings))
+
+
 def read_template(name: str) -> str:
     return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def format_of(template: str | None, **others: object) -> ChatFormat:
-    return ChatFormat(template, (("bos_token", BEGIN), ("eos_token", END)), **others)
+def format_of(template: str | None, *, eos: str = END, **others: object) -> ChatFormat:
+    return ChatFormat(template, (("bos_token", BEGIN), ("eos_token", eos)), **others)
 
 
 def document_of(turns: Turns, text: str | None = None) -> Document:
@@ -46,9 +64,9 @@ def build_chat(template: str | None, turns: Turns, **settings) -> Unit:
 
 
 def build_example(
-    template: str | None, turns: Turns, *, tokenizer=None, roles=(), date=None, **settings
+    template: str | None, turns: Turns, *, tokenizer=None, roles=(), date=None, eos=END, **settings
 ) -> Example:
-    chat = format_of(template, roles=roles, date=date)
+    chat = format_of(template, roles=roles, date=date, eos=eos)
     builder = ChatExamples(tokenizer or special_tokenizer(), ExampleSettings(chat=chat, **settings))
     (example,) = builder.build([document_of(turns)])
     return example

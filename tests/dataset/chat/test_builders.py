@@ -8,7 +8,7 @@ from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.examples.conversation_encode import ConversationEncoder
 from pipelines.dataset.examples.example import Document, ExampleSettings, Part
 from pipelines.dataset.examples.prompt_response import PromptResponseExamples
-from pipelines.dataset.tokenizer import from_json, identify_tokenizer, train_bpe
+from pipelines.dataset.tokenizer import ChosenTokenizer, from_json, identify_tokenizer, train_bpe
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from tests.dataset.chat.conversations import (
     BEGIN,
@@ -23,6 +23,7 @@ from tests.dataset.chat.conversations import (
 from tests.dataset.styles import TEXTS, llama_style, write_model_folder
 
 CHATML = read_template("chatml")
+UNUSED_BLOCK = CHATML + "{% if no %}{%+ generation %}{% endgeneration %}{% endif %}"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,13 @@ def test_other_names_of_roles_are_roles():
         ("{{ messages[0].content }}{{ eos_token }}", "leaves out message 2, a turn of the assistant"),
         ("{% for m in messages + messages %}{{ m.content }}{{ eos_token }}{% endfor %}", "in several places"),
         ("{{ raise_exception('no system') }}", "does not take the messages .*no system"),
-        ("{% if false %}{% generation %}{% endgeneration %}{% endif %}", "wrote no {% generation %} block"),
+        (UNUSED_BLOCK, "wrote no {% generation %} block"),
+        (
+            "{{ '\\U000f1234' }}{{ eos_token }}",
+            r"document d: the chat template writes .* U\+F1234; remove it",
+        ),
+        ("{{ '\\ufdd0' }}{{ eos_token }}", r"document d: the chat template writes .* U\+FDD0; remove it"),
+        ("{{ strftime_now('%d %b') }}", "set dataset.tokenizer.chat.date=YYYY-MM-DD"),
         ("\U000f0000{{ eos_token }}", r"has the private character U\+F0000; remove it"),
     ],
 )
@@ -111,6 +118,13 @@ def test_prompt_and_response_take_the_template_of_the_tokenizer():
     _, example = write("b", template=read_template("llama3"), prompt="a", system=["s"])
     chat = build_chat(read_template("llama3"), [("system", "s"), ("user", "a"), ("assistant", "b")])
     assert [array.tolist() for array in example.units[0]] == [array.tolist() for array in chat]
+
+
+def test_an_empty_line_ends_a_system_part():
+    tokenizer, example = write("b", prompt="a", system=["Be kind."])
+    (unit,) = example.units
+    assert decode(tokenizer, unit.input_ids) == f"Be kind.\n\nab{END}"
+    assert decode_targets(tokenizer, unit) == [f"b{END}"]
 
 
 def test_the_tokens_that_open_every_text_open_a_prompt():
@@ -190,6 +204,9 @@ def test_the_template_is_that_of_the_configuration_or_of_the_tokenizer(tmp_path)
     several = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "of several"}]
     write_model_folder(folder, special_tokenizer(), tokenizer_config={"chat_template": several})
     assert load_chat_format(ChatRules(), str(folder)).template == "of several"
+    write_model_folder(folder, special_tokenizer(), tokenizer_config={"chat_template": several[:1]})
+    with pytest.raises(ValueError, match="has chat templates named tool_use, but none named default; save"):
+        load_chat_format(ChatRules(), str(folder))
     (folder / "chat_template.jinja").write_text("of the file")
     assert load_chat_format(ChatRules(), str(folder)).template == "of the file"
     (tmp_path / "own.jinja").write_text("我")
@@ -213,12 +230,23 @@ def test_a_changed_template_is_another_identity_for_conversations_only(tmp_path)
     assert identify("a", is_chat=False) == identify("b", is_chat=False, date="2026-01-02")
 
 
+def test_a_tokenizer_without_an_end_token_says_what_chat_needs_it_for():
+    chosen = ChosenTokenizer(special_tokenizer(), None, "m names none")
+    with pytest.raises(
+        ValueError, match=r"chat needs an end-of-text token, .* a turn of the assistant: m names"
+    ):
+        chosen.require_end_token("chat")
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
         ({"roles": {"bot": "robot"}}, "roles must lead to system, .*; got robot"),
         ({"roles": {"user": "assistant"}}, "roles renames user"),
         ({"date": "2. May"}, "date must be YYYY-MM-DD, got '2. May'"),
+        ({"date": "20260102"}, "date must be YYYY-MM-DD, got '20260102'"),
+        ({"date": "2026-W01-1"}, "date must be YYYY-MM-DD, got '2026-W01-1'"),
+        ({"date": "2026-02-30"}, "date must be YYYY-MM-DD, got '2026-02-30'"),
     ],
 )
 def test_impossible_rules_are_refused(rules, message):
