@@ -7,7 +7,8 @@ written, compared, searched or made. The largest result that an operation could 
 carried out; only what Python makes in proportion to what has been charged already (upper-case letters,
 escapes, lists of characters) is charged once it is there, so memory is a small multiple of the budget. What
 could not be counted is refused: other kinds of values and methods, widths of three digits, and a few filters.
-The count does not depend on the machine: what passes once passes everywhere.
+The count does not depend on the machine: what passes once passes everywhere. Compiling takes no budget but
+for its constants; it is linear in the template, whose length chat_template.py limits.
 
 Blocks, filters and globals are those of transformers 5, except that `strftime_now` takes a fixed date, and
 that `lipsum` and the filters in template_filters.UNBOUNDED_FILTERS are gone.
@@ -25,7 +26,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pipelines.dataset.examples import template_tree as tree_names
+from pipelines.dataset.examples import template_tree
 from pipelines.dataset.examples.marks import GENERATION_START, GENERATION_STOP, mark_as_json
 from pipelines.dataset.examples.template_budget import MAX_INTEGER_BITS, STEP_UNITS, Budget
 from pipelines.dataset.examples.template_calls import charge_call, charge_format, charge_percent
@@ -44,7 +45,6 @@ from pipelines.dataset.examples.template_globals import (
     make_dict,
     refuse,
 )
-from pipelines.dataset.examples.template_tree import count_work, find_compared
 
 BASE_UNITS, UNITS_PER_CHAR = 2_000_000, 100
 """Budget of a rendering, and more of it for each character of the messages: a template of Qwen, Llama or
@@ -103,14 +103,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {name: bound_filter(budget, name, each) for name, each in self.filters.items()}
         self.tests = {name: bound_test(budget, name, each) for name, each in tests.items()}
         self.filters |= {
-            tree_names.STEP: self._count_step,
-            tree_names.ITERATE: budget.count_items,
-            tree_names.JOIN: self._join,
-            tree_names.WEIGH: budget.weigh,
-            tree_names.MADE: budget.make,
-            tree_names.SLICED: self._charge_slice,
-            tree_names.WRITTEN: self._charge_template,
-            tree_names.CONTAINS: lambda value, container: contains(budget, value, container),
+            template_tree.STEP: self._count_step,
+            template_tree.ITERATE: budget.count_items,
+            template_tree.JOIN: self._join,
+            template_tree.WEIGH: budget.weigh,
+            template_tree.MADE: budget.make,
+            template_tree.SLICED: self._charge_slice,
+            template_tree.WRITTEN: self._charge_template,
+            template_tree.CONTAINS: lambda value, container: contains(budget, value, container),
         }
 
     def render(
@@ -128,8 +128,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """The compiled template, and the strings that it compares with or splits at."""
         self.budget.left = BASE_UNITS
         tree = self.parse(source)
-        strings = frozenset(find_compared(tree))
-        count_work(tree)
+        strings = frozenset(template_tree.find_compared(tree))
+        template_tree.count_work(tree)
         return self.template_class.from_code(self, self.compile(tree), self.make_globals(None)), strings
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:

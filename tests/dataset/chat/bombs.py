@@ -38,7 +38,8 @@ TOO_MUCH = {
     "constants": "{% for i in range(20000) %}{{ '" + "x" * 2000 + "' }}{% endfor %}",
     "constant filters": "{% for i in range(20000) %}{{ 'a' | center(100000) }}{% endfor %}",
     "a long body": "{% for i in range(100000) %}" + "{% if x %}{% endif %}" * 2000 + "{% endfor %}",
-    "nested namespaces": DOUBLING % ("'a'", "{% set ns.x = namespace(a=ns.x, b=ns.x) %}"),
+    "nested namespaces": "{% set ns = namespace(x='a') %}"
+    "{% for i in range(20) %}{% set ns.x = namespace(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
     "nested views": DOUBLING % ("{}", "{% set ns.x = dict(a=ns.x, b=ns.x).values() %}"),
     "nested cyclers": DOUBLING % ("'a'", "{% set ns.x = cycler(ns.x, ns.x).items %}"),
     "nested batches": DOUBLING
