@@ -1,29 +1,43 @@
 """A Jinja environment for templates from strangers: nothing is executed, and work and memory are bounded.
 
 Jinja's sandbox keeps a template away from Python's internals, but `{{ "a" * 10**12 }}` or three nested loops
-over range(100000) would still take all memory or run for ever. So a rendering has a budget. Every step of a
-loop, every call of a macro, and every character or element of a value that is written, or made by an
-operator, a slice, a call or a filter, takes some of it. What would be large is refused before it is made.
-The count does not depend on the machine: what passes once passes everywhere.
+over range(100000) would still take all memory or run for ever. So a rendering has a budget. Each step of a
+loop (more if its body is long), each call and filter takes some of it, and each character or element that is
+written, compared, searched or made. The largest result that an operation could have is charged before it is
+carried out; only what Python makes in proportion to what has been charged already (upper-case letters,
+escapes, lists of characters) is charged once it is there, so memory is a small multiple of the budget. What
+could not be counted is refused: other kinds of values and methods, widths of three digits, and a few filters.
+The count does not depend on the machine: what passes once passes everywhere. Compiling takes no budget but
+for its constants; it is linear in the template, whose length chat_template.py limits.
 
-Blocks, filters and globals are those of transformers 5, except that `strftime_now` takes a fixed date and
-`lipsum` is gone.
+Blocks, filters and globals are those of transformers 5, except that `strftime_now` takes a fixed date, and
+that `lipsum` and the filters in template_filters.UNBOUNDED_FILTERS are gone.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable
 from datetime import date
 from functools import wraps
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import nodes, pass_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from pipelines.dataset.examples import template_tree
 from pipelines.dataset.examples.marks import GENERATION_START, GENERATION_STOP, mark_as_json
+from pipelines.dataset.examples.template_budget import MAX_INTEGER_BITS, STEP_UNITS, Budget
+from pipelines.dataset.examples.template_calls import charge_call, charge_format, charge_percent
+from pipelines.dataset.examples.template_filters import (
+    UNBOUNDED_FILTERS,
+    bound_filter,
+    bound_test,
+    check_integers,
+    contains,
+    dump_json,
+)
 from pipelines.dataset.examples.template_globals import (
     BudgetError,
     TemplateNamespace,
@@ -31,31 +45,13 @@ from pipelines.dataset.examples.template_globals import (
     make_dict,
     refuse,
 )
-from pipelines.dataset.examples.template_tree import (
-    ITERATE,
-    JOIN,
-    MADE,
-    STEP,
-    WEIGH,
-    count_work,
-    find_compared,
-)
 
 BASE_UNITS, UNITS_PER_CHAR = 2_000_000, 100
 """Budget of a rendering, and more of it for each character of the messages: a template of Qwen, Llama or
 Mistral uses fewer than 20 per character."""
-STEP_UNITS = 10
-"""Of a step of a loop, or a call of a macro: about a microsecond."""
-MAX_INTEGER = 100_000
-"""Largest integer argument of a call or filter, such as a width. Jinja's range has the same limit."""
-MAX_INTEGER_BITS = 4_096
-ELEMENTS_PER_UNIT = 256
-"""Compared characters or elements: comparing is quick."""
-_WIDE_FORMAT = re.compile(r"\d{4}|\*|:[^}]*\{")
-_WRITING = ("tojson", "string", "urlencode", "escape", "e", "forceescape", "safe")
-"""Filters that write any value as text."""
+NODES_PER_UNIT = 8
+"""Of the body of a loop or macro: so much more does a step cost."""
 _UNBOUNDED = ("lipsum",)
-_UNBOUNDED_FILTERS = ("xmlattr", "urlize", "wordwrap", "pprint", "filesizeformat", "striptags", "random")
 
 
 class GenerationBlocks(Extension):
@@ -82,7 +78,7 @@ class GenerationBlocks(Extension):
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """Compiles and renders templates within a budget. One rendering at a time."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
     def __init__(self, today: date | None) -> None:
         # Not optimized: constants would be computed while the template is compiled.
@@ -93,19 +89,29 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             finalize=self._charge_written,
             extensions=[GenerationBlocks, loopcontrols],
         )
-        self._left = BASE_UNITS
+        self.budget = Budget(BASE_UNITS)
         self.has_marks = False
         for name in _UNBOUNDED:
             del self.globals[name]
         self.globals |= {"raise_exception": refuse, "dict": make_dict, "namespace": TemplateNamespace}
         if today is not None:
             self.globals["strftime_now"] = lambda pattern: format_date(today, pattern)
-        for name in _UNBOUNDED_FILTERS:
+        for name in UNBOUNDED_FILTERS:
             del self.filters[name]
         self.filters["tojson"] = self._to_json
-        self.filters = {name: self._bound(name, function) for name, function in self.filters.items()}
-        self.filters |= {STEP: self._count_step, ITERATE: self._count_items, JOIN: self._join}
-        self.filters |= {WEIGH: self._weigh, MADE: self._charge_made}
+        budget, tests = self.budget, dict[str, Any](self.tests)
+        self.filters = {name: bound_filter(budget, name, each) for name, each in self.filters.items()}
+        self.tests = {name: bound_test(budget, name, each) for name, each in tests.items()}
+        self.filters |= {
+            template_tree.STEP: self._count_step,
+            template_tree.ITERATE: budget.count_items,
+            template_tree.JOIN: self._join,
+            template_tree.WEIGH: budget.weigh,
+            template_tree.MADE: budget.make,
+            template_tree.SLICED: self._charge_slice,
+            template_tree.WRITTEN: self._charge_template,
+            template_tree.CONTAINS: lambda value, container: contains(budget, value, container),
+        }
 
     def render(
         self, template: Any, variables: dict[str, Any], *, num_chars: int, has_marks: bool = False
@@ -115,158 +121,86 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
         Raises whatever the template makes Python raise; TemplateError for what it refuses itself.
         """
-        self._left, self.has_marks = BASE_UNITS + UNITS_PER_CHAR * num_chars, has_marks
+        self.budget.left, self.has_marks = BASE_UNITS + UNITS_PER_CHAR * num_chars, has_marks
         return "".join(template.generate(**variables))
 
     def build(self, source: str) -> tuple[Any, frozenset[str]]:
         """The compiled template, and the strings that it compares with or splits at."""
-        self._left = BASE_UNITS
+        self.budget.left = BASE_UNITS
         tree = self.parse(source)
-        strings = frozenset(find_compared(tree))
-        count_work(tree)
+        strings = frozenset(template_tree.find_compared(tree))
+        template_tree.count_work(tree)
         return self.template_class.from_code(self, self.compile(tree), self.make_globals(None)), strings
 
-    def charge(self, units: int) -> None:
-        """Take units of the budget. Raises BudgetError if it is spent."""
-        if units > self._left:
-            raise BudgetError("it wants more work or memory than the messages explain (an endless loop?)")
-        self._left -= units
-
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        texts = [each for each in (left, right) if isinstance(each, (str, bytes, list, tuple))]
-        if operator == "*" and texts:
-            times = right if texts[0] is left else left
-            self.charge(len(texts[0]) * max(0, times) if isinstance(times, int) else 0)
-        elif operator == "+" and texts:
-            self.charge(sum(map(len, texts)))
-        elif operator == "%" and isinstance(left, (str, bytes)):
-            if _WIDE_FORMAT.search(left if isinstance(left, str) else left.decode("latin-1")):
-                raise BudgetError(f"the format {left[:40]!r} is too wide")
-            self._charge_made(right)
+        self.budget.charge(1)
+        if operator == "%" and isinstance(left, str):
+            charge_percent(self.budget, left, right)
         elif isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * max(1, right if operator == "**" else 1) + right.bit_length()
             if bits > MAX_INTEGER_BITS:
                 raise BudgetError(f"an integer has more than {MAX_INTEGER_BITS} bits")
-        return self._charge_made(super().call_binop(context, operator, left, right))
+        elif operator == "*":
+            texts = [each for each in (left, right) if isinstance(each, (str, list, tuple))]
+            times = right if texts and texts[0] is left else left
+            self.budget.charge(len(texts[0]) * max(0, times) if texts and isinstance(times, int) else 0)
+        else:
+            for each in (left, right):
+                self.budget.charge(len(each)) if isinstance(each, str) else self.budget.weigh(each)
+        return self.budget.make(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self._check_arguments([*args, *kwargs.values()])
-        owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
-        if isinstance(owner, (str, bytes)):
-            self._charge_method(owner, name, args)
-        return self._charge_made(super().call(context, function, *args, **kwargs))
+        self.budget.charge(STEP_UNITS)
+        check_integers([*args, *kwargs.values()])
+        args = charge_call(self.budget, function, args, kwargs)
+        return self.budget.make(super().call(context, function, *args, **kwargs))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        # A tuple is hashed as a whole, every time.
+        return super().getitem(obj, self.budget.weigh(argument))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None and _WIDE_FORMAT.search(value.__self__):
-            raise BudgetError(f"the format {value.__self__[:40]!r} is too wide")
-        return wrapped
+        if wrapped is None:
+            return None
 
-    def _bound(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The filter with its arguments checked and its result charged."""
-        first = 1 if hasattr(function, "jinja_pass_arg") else 0  # behind the context or the environment
-
-        @wraps(function)
-        def bounded(*args: Any, **kwargs: Any) -> Any:
-            own = args[first:]
-            self._check_arguments([*own[1:], *kwargs.values()])
-            for value in own:
-                self._weigh(value)
-            if isinstance(own[0], str) and name in ("replace", "indent", "format"):
-                self._charge_method(own[0], name, (*own[1:], *kwargs.values()))
-            elif name == "join":
-                items, separator = list(own[0]), own[1] if len(own) > 1 else kwargs.get("d", "")
-                self._charge_made(items)
-                self.charge(len(items) * len(str(separator)))
-                args = (*args[:first], items, *own[1:])
-            elif name == "sum" and not isinstance(
-                kwargs.get("start", own[2] if len(own) > 2 else 0), (int, float)
-            ):
-                raise BudgetError("sum starts from a number")
-            elif name in _WRITING:
-                self._charge_made(own[0])
-            result = function(*args, **kwargs)
-            return self._count_items(result) if isinstance(result, Iterator) else self._charge_made(result)
+        @wraps(wrapped)
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            charge_format(self.budget, value.__self__, [*args, *kwargs.values()])
+            return wrapped(*args, **kwargs)
 
         return bounded
 
-    def _check_arguments(self, values: Iterable[Any]) -> None:
-        for value in values:
-            if isinstance(value, int) and abs(value) > MAX_INTEGER:
-                raise BudgetError(f"an argument is {value}, more than {MAX_INTEGER}")
-
-    def _charge_method(self, text: Any, name: str, args: tuple[Any, ...]) -> None:
-        """Charge what a method or filter of a text could make, before it does."""
-        if name == "replace" and len(args) >= 2:
-            self.charge(text.count(args[0]) * len(args[1]))
-        elif name == "join" and args:
-            if not isinstance(args[0], (str, list, tuple, dict)):
-                raise BudgetError("join takes a list")
-            self.charge(sum(len(str(each)) + len(text) for each in args[0]))
-        elif name == "indent":
-            lines, widths = text.count("\n") + 1, [each for each in args if isinstance(each, (int, str))]
-            self.charge(lines * sum(each if type(each) is int else len(str(each)) for each in widths))
-        elif name == "expandtabs":
-            self.charge(text.count("\t") * (args[0] if args and isinstance(args[0], int) else 8))
-        elif name == "format" and _WIDE_FORMAT.search(text):
-            raise BudgetError(f"the format {text[:40]!r} is too wide")
-        elif name == "translate":
-            raise BudgetError("translate is not offered")
-
-    def _charge_written(self, value: Any) -> Any:
+    @pass_context  # so that Jinja writes no constant without asking
+    def _charge_written(self, context: Context, value: Any) -> Any:
         """The value that a template writes."""
-        if isinstance(value, str):
-            self.charge(len(value))
-            return value
-        return self._charge_made(value)
+        return self.budget.make(value)
 
-    def _charge_made(self, value: Any) -> Any:
-        """The value, charged with everything inside it as often as it stands there: a list that holds another
-        one twice, which holds another one twice, ... is small until it is written or compared."""
-        level = [value]
-        while level:
-            each = level.pop()
-            self.charge(1 + (len(each) if isinstance(each, Sized) else 0))
-            if isinstance(each, (list, tuple, set)):
-                level += each
-            elif isinstance(each, dict):
-                level += [*each.keys(), *each.values()]
-        return value
-
-    def _weigh(self, value: Any) -> Any:
-        """The value, charged for being looked at."""
-        self.charge(1 + (len(value) // ELEMENTS_PER_UNIT if isinstance(value, Sized) else 0))
-        return value
-
-    def _count_step(self, value: Any) -> str:
-        self.charge(STEP_UNITS)
+    def _charge_template(self, num_chars: int) -> str:
+        """Charge what the template writes of its own."""
+        self.budget.charge(num_chars)
         return ""
 
-    def _count_items(self, items: Any) -> Any:
-        if isinstance(items, Sized):
-            self.charge(len(items))
-            return items
-        return self._count_each(items)
+    def _charge_slice(self, value: Any) -> Any:
+        self.budget.charge(1 + (len(value) if isinstance(value, (str, list, tuple)) else 0))
+        return value
 
-    def _count_each(self, items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            self.charge(1)
-            yield item
+    def _count_step(self, num_nodes: int) -> str:
+        self.budget.charge(STEP_UNITS + num_nodes // NODES_PER_UNIT)
+        return ""
 
     def _join(self, values: list[Any]) -> str:
-        texts = [str(value) for value in values]
-        self.charge(sum(map(len, texts)))
-        return "".join(texts)
+        self.budget.make(values)
+        return "".join(map(str, values))
 
-    def _to_json(self, value: Any, ensure_ascii: bool = False, indent: Any = None, **others: Any) -> str:
+    def _to_json(
+        self,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: Any = None,
+        sort_keys: bool = False,
+    ) -> str:
         """As in transformers: Jinja's own filter would escape HTML. A mark becomes that of its JSON text."""
-        separators, sort_keys = others.pop("separators", None), others.pop("sort_keys", False)
-        written = json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-            **others,
-        )
+        written = dump_json(self.budget, value, ensure_ascii, indent, separators, sort_keys)
         return mark_as_json(written) if self.has_marks else written

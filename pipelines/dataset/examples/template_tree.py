@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from jinja2 import nodes
+from jinja2 import TemplateSyntaxError, nodes
 
 STEP, ITERATE, JOIN, WEIGH, MADE = "count a step", "count items", "join texts", "weigh", "made"
+SLICED, WRITTEN, CONTAINS = "sliced", "written", "contains"
 """Names of the filters that count: no template can spell them."""
 
 
@@ -16,13 +17,21 @@ def find_compared(tree: nodes.Template) -> Iterator[str]:
 
 
 def count_work(tree: nodes.Template) -> None:
-    """Make every part of a parsed template that can repeat or grow take units of the budget."""
+    """Make every part of a parsed template that can repeat or grow take units of the budget.
+
+    Raises TemplateSyntaxError for `in` within a chain of comparisons.
+    """
     for node in list(
         tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.Block))
     ):
-        step = _filtered(nodes.Const(0), STEP, node.lineno)
+        size = sum(1 for _ in node.find_all(nodes.Node))
+        step = _filtered(nodes.Const(size), STEP, node.lineno)
         node.body.insert(0, nodes.ExprStmt(step, lineno=node.lineno))  # type: ignore[attr-defined]
     _wrap_expressions(tree)
+    for output in list(tree.find_all(nodes.Output)):
+        size = sum(len(node.data) for node in output.nodes if isinstance(node, nodes.TemplateData))
+        if size:
+            output.nodes.insert(0, _filtered(nodes.Const(size), WRITTEN, output.lineno))
 
 
 def _wrap_expressions(node: nodes.Node) -> None:
@@ -49,12 +58,24 @@ def _wrap(child: nodes.Node, parent: nodes.Node, field: str) -> nodes.Node:
     if isinstance(child, (nodes.List, nodes.Dict, nodes.Tuple)) and is_loaded:
         return _filtered(child, MADE, child.lineno)
     if isinstance(child, nodes.Getitem) and isinstance(child.arg, nodes.Slice):
-        return _filtered(child, MADE, child.lineno)
+        return _filtered(child, SLICED, child.lineno)
+    if isinstance(child, nodes.Compare) and any(operand.op in ("in", "notin") for operand in child.ops):
+        return _wrap_contains(child)
     is_compared = isinstance(parent, (nodes.Compare, nodes.Operand)) and field == "expr"
-    if is_compared and isinstance(child, nodes.Expr) and not isinstance(child, nodes.Const):
+    is_hashed = isinstance(parent, nodes.Pair) and field == "key"
+    if (is_compared or is_hashed) and isinstance(child, nodes.Expr) and not isinstance(child, nodes.Const):
         return _filtered(child, WEIGH, child.lineno)
     return child
 
 
-def _filtered(value: nodes.Expr, name: str, line: int) -> nodes.Filter:
-    return nodes.Filter(value, name, [], [], None, None, lineno=line)
+def _wrap_contains(node: nodes.Compare) -> nodes.Expr:
+    """A filter in place of `in`: what a search costs depends on both sides."""
+    if len(node.ops) > 1:
+        raise TemplateSyntaxError("`in` stands within a chain of comparisons; use `and`", node.lineno)
+    (operand,) = node.ops
+    found = _filtered(node.expr, CONTAINS, node.lineno, operand.expr)
+    return found if operand.op == "in" else nodes.Not(found, lineno=node.lineno)
+
+
+def _filtered(value: nodes.Expr, name: str, line: int, *arguments: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(value, name, list(arguments), [], None, None, lineno=line)
