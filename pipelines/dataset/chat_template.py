@@ -18,7 +18,7 @@ from pipelines.dataset.hub import Base, resolve_base
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
-MAX_CHARS = 1_000_000
+MAX_CHARS = 100_000
 """The longest published templates have 30,000 characters."""
 DEFAULT_NAME = "default"
 """Of several named templates, the one that is meant where no tools are offered."""

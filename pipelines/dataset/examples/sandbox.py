@@ -14,7 +14,6 @@ Blocks, filters and globals are those of transformers 5, except that `strftime_n
 that `lipsum` and the filters in template_filters.UNBOUNDED_FILTERS are gone.
 """
 
-import re
 from collections.abc import Callable
 from datetime import date
 from functools import wraps
@@ -68,11 +67,6 @@ class GenerationBlocks(Extension):
     def _mark(self, caller: Callable[[], str]) -> str:
         written = caller()
         return f"{GENERATION_START}{written}{GENERATION_STOP}" if self.environment.has_marks else written
-
-    @staticmethod
-    def are_in(source: str) -> bool:
-        """Whether a template has such a block."""
-        return re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
