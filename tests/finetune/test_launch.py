@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from py4j.protocol import Py4JJavaError
 
 from pipelines.finetune.launch.barrier import RankError, run_ranks
 from pipelines.finetune.launch.rendezvous import OUTCOMES, read_outcome, run_partition
@@ -89,6 +90,19 @@ def test_spark_tries_again_after_a_storage_error(spark, tmp_path):
     assert (tmp_path / "failed").exists()
 
 
+def test_ranks_that_spark_starts_without_the_others_start_again(spark):
+    """A stage of one task stands for what Spark does if a rank ends just after another one has failed."""
+
+    def task():
+        from pipelines.finetune.launch.rendezvous import run_task
+
+        return run_task(lambda world: "worked", num_ranks=2, collectives="horovod")
+
+    ranks = spark.range(0, 1, 1, 1).mapInArrow(run_partition(task), OUTCOMES, barrier=True)
+    with pytest.raises(Py4JJavaError, match=r"Spark started 1 of 2 ranks again; it must start all"):
+        ranks.collect()
+
+
 def test_a_lasting_fault_keeps_the_ranks_traceback(spark):
     def work(world):
         raise OSError(5, "Input/output error of the disk")
@@ -142,7 +156,7 @@ def test_a_rank_that_cannot_join_keeps_no_rank_waiting(spark, lost, message, wit
             else:
                 sys.modules[lost] = None  # Python then refuses to import it
         try:
-            return run_task(lambda world: "worked", collectives="horovod")
+            return run_task(lambda world: "worked", num_ranks=2, collectives="horovod")
         finally:
             sys.modules["horovod.torch"], psutil.net_if_addrs = horovod.torch, interfaces
 

@@ -55,7 +55,7 @@ def run_ranks(
     raises.
     """
     require_slots(spark, num_ranks, gpus_per_rank=gpus_per_rank, wait_seconds=wait_for_slots_seconds)
-    task = partial(run_task, carry(work), collectives=collectives)
+    task = partial(run_task, carry(work), num_ranks=num_ranks, collectives=collectives)
     for launch in range(1, MAX_LAUNCHES + 1):
         outcomes = _run_stage(spark, task, num_ranks, gpus_per_rank, while_waiting)
         failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]

@@ -65,13 +65,17 @@ def run_partition(
     return run
 
 
-def run_task(work: Callable[[World], Any], *, collectives: Backend) -> tuple[int, str]:
+def run_task(work: Callable[[World], Any], *, num_ranks: int, collectives: Backend) -> tuple[int, str]:
     """(rank, outcome for `read_outcome`). `work` returns what JSON can hold. Faults of storage, network and
     GPU are raised: Spark then runs the stage again.
     """
     context = BarrierTaskContext.get()
     task = context.partitionId()
     hosts = [info.address.rsplit(":", 1)[0] for info in context.getTaskInfos()]
+    if len(hosts) < num_ranks:
+        # Spark 4.2 keeps the result of a rank that ended just after another one had failed, and starts only
+        # the others again, which would wait for it for ever. An error lets it start all of them.
+        raise JoinError(f"Spark started {len(hosts)} of {num_ranks} ranks again; it must start all of them")
     host = find_address(hosts[task], hosts)
     gpus = context.resources().get("gpu")
     joining, has_peers = JOINS[collectives], len(hosts) > 1
