@@ -2,6 +2,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.dataset import group
+from pipelines.dataset.chat_template import ChatFormat
 from pipelines.dataset.group import PackingJob, make_partition_packer
 from pipelines.dataset.packing.conservation import TokenCount
 from pipelines.dataset.packing.packed import PackedSequence, join_rows, slice_unit
@@ -88,6 +89,7 @@ def packed_partition(method: str) -> list[pa.RecordBatch]:
         end_token_id=tokenizer.token_to_id("<|end_of_text|>"),
         labels=(),
         rules=PackingRules(method=method, sequence_length=16),
+        chat=ChatFormat(),
     )
     columns = {"split": ["train"] * 3, "group": [0, 0, 1], "doc_id": list("abc"), "text": TEXTS}
     batch = pa.RecordBatch.from_pydict(columns)
