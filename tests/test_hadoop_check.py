@@ -68,16 +68,16 @@ def test_a_job_that_looks_at_types_is_no_sign_of_the_storage(spark, tmp_path):
 
 
 class SlowListener:
-    """Keeps the events of a job from Spark's store until it is told to go on."""
+    """Keeps the events of a job from Spark's store until it is released."""
 
     def __init__(self, identify):
-        self.told, self.identify = threading.Event(), identify
+        self.released, self.identify = threading.Event(), identify
 
     def invoke(self, proxy, method, arguments):
         if method.getName() == "equals":  # asked when the listener is removed
             return self.identify(proxy) == self.identify(arguments[0])
         if method.getName() == "onTaskStart":
-            self.told.wait(60)
+            self.released.wait(60)
         return None
 
     class Java:
@@ -100,8 +100,8 @@ def test_tasks_that_the_store_has_not_heard_of_are_waited_for(spark):
             listed = pool.submit(list_tasks, context, group)
             with pytest.raises(TimeoutError):  # the job is done, and the store has none of its tasks
                 listed.result(1)
-            slow.told.set()
+            slow.released.set()
             assert listed.result(60) == [("driver", "")] * 3
     finally:
-        slow.told.set()
+        slow.released.set()
         bus.removeListener(listener)

@@ -14,7 +14,6 @@ from pyspark.sql import functions as F
 from pipelines.corpus.build import open_corpus
 from pipelines.corpus.counts import count_records
 from pipelines.corpus.dedup import find_survivors, label_copies
-from pipelines.corpus.ids import content_hash
 from pipelines.corpus.manifest import list_sources
 from pipelines.corpus.readers import slices
 from pipelines.corpus.rules import Rules
@@ -92,24 +91,6 @@ def test_document_has_ids_sizes_and_provenance(spark, tmp_path):
             assert [(c.name, c.dataType) for c in rows_of.schema] == [
                 (c.name, c.dataType) for c in table.schema
             ]
-
-
-def test_content_hash_covers_names_and_order_of_parts():
-    dialogues = [
-        None,
-        [("user", "a"), ("assistant", "b")],
-        [("assistant", "a"), ("user", "b")],
-        [("user", "a\n\nb")],
-        [("user", "a"), ("assistant", "你")],
-        [],
-    ]
-    found = [content_hash(b"a\n\nb", parts) for parts in dialogues]
-    netstrings = [
-        "\0" + "4:a\n\nb," + "".join(f"{len(v.encode())}:{v}," for part in parts for v in part)
-        for parts in dialogues[1:]
-    ]
-    assert found == [sha("a\n\nb"), *map(sha, netstrings)]
-    assert len(set(found)) == 6
 
 
 def test_structured_documents_are_written_and_read_back(spark, tmp_path):

@@ -1,10 +1,9 @@
-import pyarrow as pa
 import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 from pyspark.sql.classic.dataframe import DataFrame
 
-from pipelines.dataset import build, group
+from pipelines.dataset import build
 from pipelines.dataset import documents as dataset_documents
 from pipelines.dataset.build import build_sequences
 from pipelines.dataset.chat_template import ChatFormat
@@ -269,32 +268,6 @@ def test_summary_counts_kept_documents(spark):
     documents = documents_of(spark, ["aaaa", "bb", "c", "dd"], splits=["train", "train", "test"], dropped={1})
     summary = summary_of(documents, max_bytes=3)
     assert summary == (3, 7, 2, ())  # aaaa, c, dd; to train on: dd
-
-
-def test_batches_are_bounded_and_keep_the_order(monkeypatch):
-    monkeypatch.setattr(group, "BATCH_CHARS", 10)
-    monkeypatch.setattr(group, "BATCH_DOCUMENTS", 3)
-    texts = ["a" * size for size in (4, 6, 1, 99, 1, 1, 1, 1)]
-    records = [{"doc_id": doc_id, "text": text} for doc_id, text in zip("abcdefgh", texts, strict=True)]
-    batches = list(group.batch_documents(records))
-    assert [len(batch) for batch in batches] == [2, 1, 1, 3, 1]
-    assert [document.text for batch in batches for document in batch] == texts
-
-
-def test_structured_documents_reach_the_builder():
-    parts = [[{"name": "user", "text": "q"}, {"name": "assistant", "text": "r"}], None]
-    metadata = [[("url", "u")], None]
-    types = [("doc_id", pa.string()), ("text", pa.string())]
-    types.append(("parts", pa.list_(pa.struct([("name", pa.string()), ("text", pa.string())]))))
-    types.append(("metadata", pa.map_(pa.string(), pa.string())))
-    table = pa.table(
-        {"doc_id": ["a", "b"], "text": ["q\n\nr", "x"], "parts": parts, "metadata": metadata},
-        pa.schema(types),
-    )
-    ((first, second),) = group.batch_documents(table.to_pylist())
-    assert first.parts == (("user", "q"), ("assistant", "r"))
-    assert first.metadata == {"url": "u"}
-    assert (second.parts, second.metadata, second.label) == (None, None, None)
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ def write_texts(folder):
     saying = "the river and the sea meet where an old town of stone houses stands by a long bridge"
     texts = [saying[: 20 + n % 60] + f", said the {n}th of the people there." for n in range(320)]
     texts += [f"No. {n}" for n in range(40)] + [texts[0]] * 3 + [""]
-    chinese = [f"第{n}条河流从山里流到海边，" * (3 + n) + "人们住在那里。" for n in range(12)]
+    river, people = "第{}条河流从山里流到海边，", "人们住在那里。"
+    chinese = [river.format(n) * (3 + n) + people for n in range(12)]
     for name, own in (("english", texts), ("chinese", chinese)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in own))
 

@@ -78,8 +78,8 @@ def _list_losses(content: Content, source: str | None) -> list[_Step]:
         steps.append(_Step("quarantine", Amount(quarantined), has_chars=False))
     removed = content.count_removed(source=source)
     if removed["paragraphs"]:
-        told = f"{removed['paragraphs']:,} in {removed['documents']:,} documents, which other documents have"
-        label = join("paragraphs removed", tag("small", told))
+        where = f"{removed['paragraphs']:,} in {removed['documents']:,} documents, which other documents have"
+        label = join("paragraphs removed", tag("small", where))
         steps.append(_Step(label, Amount(0, removed["chars"]), _estimate_removed(content, source)))
     return steps
 

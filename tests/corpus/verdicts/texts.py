@@ -42,9 +42,8 @@ class Prose:
 
     @property
     def sentences(self) -> list[str]:
-        return [
-            each.strip() for each in re.split(r"(?<=[.?!])\s+|(?<=[。！？])", self.join(self.words)) if each
-        ]
+        found = re.split(r"(?<=[.?!])\s+|(?<=[。！？])", self.join(self.words))
+        return [each.strip() for each in found if each]
 
 
 Edit = Callable[[Prose, int], str]

@@ -16,7 +16,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 END = "<|end_of_text|>"
-QUESTIONS, ANSWERS = ["我的卡在哪里？", "Where is my card?"], ["它在路上<|end_of_text|>", "On its way."]
+QUESTIONS = ["我的卡在哪里？", "Where is my card?"]
+ANSWERS = ["它在路上<|end_of_text|>", "On its way."]
 MODEL = {
     "model_type": "llama",
     "hidden_size": 16,
