@@ -21,7 +21,7 @@ from pipelines.dataset.tokenizer_choice import TokenizerChoice
 if TYPE_CHECKING:
     from pipelines.pin import Pin
 
-REVISION = 3  # raise it when equal documents give other sequences than before
+REVISION = 4  # raise it when equal documents give other sequences than before
 
 
 class Config(Section):
@@ -50,28 +50,39 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 
 
 def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
-    from pipelines.dataset.build import build_sequences
+    from pipelines.dataset.build import build_sequences, count_splits
     from pipelines.dataset.documents import choose_tokenizer, read_documents, summarize_documents
+    from pipelines.dataset.layout import lay_out_groups
     from pipelines.dataset.tokenizer import write_tokenizer
     from pipelines.tables import SEQUENCES
 
     documents, pinned = read_documents(work.spark, work.inputs)
-    has_labels, max_bytes = load_builder(config.task).has_labels, config.tokenizer.max_bytes
-    summary = summarize_documents(documents, max_bytes=max_bytes, with_labels=has_labels)
+    group_bytes = config.packing.group_bytes
+    summary = summarize_documents(
+        documents,
+        max_bytes=config.tokenizer.max_bytes,
+        group_bytes=group_bytes,
+        with_labels=load_builder(config.task).has_labels,
+    )
     work.progress.phase("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
     chosen = choose_tokenizer(documents, config.tokenizer, summary, task=config.task)
     work.progress.phase("packing documents into sequences")
-    with build_sequences(documents, chosen, config.packing, task=config.task, summary=summary) as built:
+    layout = lay_out_groups(summary.place_bytes, group_bytes)
+    built = build_sequences(
+        documents, chosen, config.packing, task=config.task, labels=summary.labels, layout=layout
+    )
+    with SEQUENCES.hold(built.rows, config.sequences) as held:
         facts = {
             "task": config.task,
             "labels": summary.labels,
             "tokenizer": write_tokenizer(chosen.tokenizer, config.tokenizers),
-            **built.facts,
+            "splits": count_splits(held.rows),
+            "end_token_id": built.end_token_id,
             "sequence_length": config.packing.sequence_length,
             "documents": {**asdict(pinned), "facts": {}},
         }
         work.progress.phase("writing sequences")
-        pin = SEQUENCES.overwrite(built.rows, config.sequences, fingerprint=work.fingerprint, facts=facts)
+        pin = SEQUENCES.overwrite(held, config.sequences, fingerprint=work.fingerprint, facts=facts)
     return display_sequences(pin)
 
 

@@ -9,12 +9,15 @@ from pyspark.sql import functions as F
 
 from pipelines.dataset.chat_template import ChatFormat, load_chat_format
 from pipelines.dataset.examples.table import load_builder
+from pipelines.dataset.layout import Place, min_own_bytes
 from pipelines.dataset.tokenizer import ChosenTokenizer, load_tokenizer, train_bpe, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.delta import ContractError
 from pipelines.pin import Pin
 from pipelines.tables import DOCUMENTS
 
+DOCUMENT_BYTES = 512
+"""Bytes that a document takes in a task besides its text, roughly."""
 MAX_LABELS = 2_000
 """An evaluation counts a matrix of classes x classes."""
 SAMPLE_MARGIN = 1.2
@@ -25,13 +28,13 @@ class DocumentSummary(NamedTuple):
     """Counts over the kept documents."""
 
     num_documents: int
-    num_bytes: int
-    """UTF-8 bytes of their text."""
     num_trainable_bytes: int
-    """Those of train documents that are small enough to train a tokenizer on."""
+    """UTF-8 bytes of train documents that are small enough to train a tokenizer on."""
     labels: tuple[str, ...]
     """Class names, sorted by code point: the class number is the place in this list. Empty if classes were
     not asked for."""
+    place_bytes: dict[Place, int]
+    """Bytes of the text at each place, and DOCUMENT_BYTES a document: what groups are laid out by."""
 
 
 def read_documents(spark: SparkSession, pinned: Pin) -> tuple[DataFrame, Pin]:
@@ -52,29 +55,41 @@ def select_kept(documents: DataFrame, split: str | None = None) -> DataFrame:
     return kept if split is None else kept.where(F.col("split") == split)
 
 
-def summarize_documents(documents: DataFrame, *, max_bytes: int, with_labels: bool) -> DocumentSummary:
-    """Everything that is counted before packing, in one Spark job.
+def summarize_documents(
+    documents: DataFrame, *, max_bytes: int, group_bytes: int, with_labels: bool
+) -> DocumentSummary:
+    """Everything that is counted before packing: one Spark job, `with_labels` two.
 
-    Raises ContractError, `with_labels`, if some kept documents have no label, or if there are too few or too
-    many classes.
+    On the driver: 100 bytes for each file with groups of its own, however many files there are. Raises
+    ContractError, `with_labels`, if some kept documents have no label, or if there are too few or too many
+    classes.
     """
+    kept = select_kept(documents)
     trainable = (F.col("split") == "train") & (F.col("num_bytes") <= max_bytes)
-    counts = (
-        select_kept(documents)
-        .groupBy(F.col("label") if with_labels else F.lit(None).cast("string").alias("label"))
+    has_own = F.col("all_bytes") >= min_own_bytes(group_bytes)
+    sums = ("num_documents", "trainable_bytes", "all_bytes")
+    found = (
+        kept.groupBy("source", "file")
         .agg(
             F.count("*").alias("num_documents"),
-            F.sum("num_bytes").alias("num_bytes"),
-            F.coalesce(F.sum(F.when(trainable, F.col("num_bytes"))), F.lit(0)).alias("num_trainable_bytes"),
+            F.coalesce(F.sum(F.when(trainable, F.col("num_bytes"))), F.lit(0)).alias("trainable_bytes"),
+            F.sum(F.col("num_bytes") + F.lit(DOCUMENT_BYTES).cast("long")).alias("all_bytes"),
         )
-        .limit(MAX_LABELS + 2)  # the classes, one too many, and null
+        .groupBy("source", F.when(has_own, F.col("file")).alias("file"))
+        .agg(*(F.sum(name).alias(name) for name in sums))
         .collect()
     )
-    labels = _require_classes({row["label"]: row["num_documents"] for row in counts}) if with_labels else ()
-    num_documents, num_bytes, num_trainable_bytes = (
-        sum(row[name] for row in counts) for name in ("num_documents", "num_bytes", "num_trainable_bytes")
+    return DocumentSummary(
+        num_documents=sum(row["num_documents"] for row in found),
+        num_trainable_bytes=sum(row["trainable_bytes"] for row in found),
+        labels=_list_labels(kept) if with_labels else (),
+        place_bytes={(row["source"], row["file"]): row["all_bytes"] for row in found},
     )
-    return DocumentSummary(num_documents, num_bytes, num_trainable_bytes, labels)
+
+
+def _list_labels(kept: DataFrame) -> tuple[str, ...]:
+    counts = kept.groupBy("label").count().limit(MAX_LABELS + 2).collect()  # classes, one too many, and null
+    return _require_classes({row["label"]: row["count"] for row in counts})
 
 
 def _require_classes(counts: dict[str | None, int]) -> tuple[str, ...]:

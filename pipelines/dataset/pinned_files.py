@@ -17,7 +17,7 @@ NUM_THREADS = 16
 
 
 class PinnedFile(NamedTuple):
-    """One file of a table version; its range of the row numbers is that of the log."""
+    """One file of a table version; its range of ids is that of the log."""
 
     path: str
     """As the file system of the table knows it."""
