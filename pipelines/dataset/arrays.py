@@ -26,7 +26,12 @@ from pipelines.dataset.rows import NO_LABEL
 
 FORMAT = 3
 """Raised when the files or their meaning change: a copy of another format is never read."""
-ROW_VALUES: dict[str, type[np.generic]] = {"labels": np.int64, "num_targets": np.int64, "num_bytes": np.int64, "source_codes": np.int32}
+ROW_VALUES: dict[str, type[np.generic]] = {
+    "labels": np.int64,
+    "num_targets": np.int64,
+    "num_bytes": np.int64,
+    "source_codes": np.int32,
+}
 SOURCE_NAMES = "source_names.json"
 LENGTHS = "num_tokens"
 """Name of the array with the tokens of each row."""

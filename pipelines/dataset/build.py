@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -81,11 +81,16 @@ def build_sequences(
 
 def count_splits(sequences: DataFrame) -> Counts:
     """COUNTED of each split that has sequences, in the order of their names. One job, over small columns."""
-    sums = [F.count(column) if name == "sequences" else F.sum(column) for name, column in COUNTED.items()]
-    found = sequences.groupBy("split").agg(
-        *(total.alias(name) for name, total in zip(COUNTED, sums, strict=True))
-    )
-    return {row["split"]: {name: row[name] for name in COUNTED} for row in found.orderBy("split").collect()}
+    found = sequences.groupBy("split").agg(*sum_counts()).orderBy("split").collect()
+    return {row["split"]: {name: row[name] for name in COUNTED} for row in found}
+
+
+def sum_counts() -> list[Column]:
+    """COUNTED, each under its name."""
+    return [
+        (F.count(column) if name == "sequences" else F.sum(column)).alias(name)
+        for name, column in COUNTED.items()
+    ]
 
 
 def find_groups(documents: DataFrame, layout: Layout) -> DataFrame:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.dataset.chat_template import ChatFormat, load_chat_format
@@ -24,6 +24,16 @@ SAMPLE_MARGIN = 1.2
 """A sample by id does not hold its exact share of bytes, so take more than max_bytes and stop there."""
 
 
+class Before(NamedTuple):
+    """Rows of the documents table in the files of two versions: those from which sequences were built, and
+    those of now."""
+
+    unchanged: DataFrame
+    """In files of both."""
+    removed: DataFrame
+    added: DataFrame
+
+
 class DocumentSummary(NamedTuple):
     """Counts over the kept documents."""
 
@@ -35,6 +45,18 @@ class DocumentSummary(NamedTuple):
     not asked for."""
     place_bytes: dict[Place, int]
     """Bytes of the text at each place, and DOCUMENT_BYTES a document: what groups are laid out by."""
+    before: "PlacesBefore | None" = None
+    """Of the version that sequences were built from; None = not asked for."""
+
+
+class PlacesBefore(NamedTuple):
+    """Places of an earlier version of the documents, and what moved between places without being changed."""
+
+    place_bytes: dict[Place, int]
+    shared_before: list[tuple[str, str]]
+    """(source, file) of those with groups of their own now that shared groups before."""
+    shared_now: list[tuple[str, str]]
+    """The reverse."""
 
 
 def read_documents(spark: SparkSession, pinned: Pin) -> tuple[DataFrame, Pin]:
@@ -56,26 +78,23 @@ def select_kept(documents: DataFrame, split: str | None = None) -> DataFrame:
 
 
 def summarize_documents(
-    documents: DataFrame, *, max_bytes: int, group_bytes: int, with_labels: bool
+    documents: DataFrame, *, max_bytes: int, group_bytes: int, with_labels: bool, before: Before | None = None
 ) -> DocumentSummary:
-    """Everything that is counted before packing: one Spark job, `with_labels` two.
+    """Everything that is counted before packing: one Spark job over small columns, `with_labels` two.
 
     On the driver: 100 bytes for each file with groups of its own, however many files there are. Raises
     ContractError, `with_labels`, if some kept documents have no label, or if there are too few or too many
     classes.
     """
     kept = select_kept(documents)
-    trainable = (F.col("split") == "train") & (F.col("num_bytes") <= max_bytes)
-    has_own = F.col("all_bytes") >= min_own_bytes(group_bytes)
-    sums = ("num_documents", "trainable_bytes", "all_bytes")
+    counted = _count_by_file(kept if before is None else _mark_versions(before), max_bytes)
+    own, own_before = (
+        F.when(F.col(name) >= min_own_bytes(group_bytes), F.col("file"))
+        for name in ("now_bytes", "old_bytes")
+    )
+    sums = ("num_documents", "trainable_bytes", "now_bytes", "old_bytes")
     found = (
-        kept.groupBy("source", "file")
-        .agg(
-            F.count("*").alias("num_documents"),
-            F.coalesce(F.sum(F.when(trainable, F.col("num_bytes"))), F.lit(0)).alias("trainable_bytes"),
-            F.sum(F.col("num_bytes") + F.lit(DOCUMENT_BYTES).cast("long")).alias("all_bytes"),
-        )
-        .groupBy("source", F.when(has_own, F.col("file")).alias("file"))
+        counted.groupBy("source", own.alias("file"), own_before.alias("file_before"))
         .agg(*(F.sum(name).alias(name) for name in sums))
         .collect()
     )
@@ -83,7 +102,66 @@ def summarize_documents(
         num_documents=sum(row["num_documents"] for row in found),
         num_trainable_bytes=sum(row["trainable_bytes"] for row in found),
         labels=_list_labels(kept) if with_labels else (),
-        place_bytes={(row["source"], row["file"]): row["all_bytes"] for row in found},
+        place_bytes=_add_up(found, "file", "now_bytes"),
+        before=None if before is None else _describe_before(found),
+    )
+
+
+def _mark_versions(before: Before) -> DataFrame:
+    """Kept documents of both versions, those of unchanged files once: is_now, is_old."""
+    marked = [
+        select_kept(rows)
+        .select("source", "file", "split", "num_bytes")
+        .withColumns({"is_now": F.lit(is_now), "is_old": F.lit(is_old)})
+        for rows, is_now, is_old in (
+            (before.unchanged, True, True),
+            (before.added, True, False),
+            (before.removed, False, True),
+        )
+    ]
+    return marked[0].unionByName(marked[1]).unionByName(marked[2])
+
+
+def _count_by_file(kept: DataFrame, max_bytes: int) -> DataFrame:
+    """source, file, and the sums of its documents now and before."""
+    if "is_now" not in kept.columns:
+        kept = kept.withColumns({"is_now": F.lit(True), "is_old": F.lit(False)})
+    trainable = F.col("is_now") & (F.col("split") == "train") & (F.col("num_bytes") <= max_bytes)
+    size = F.col("num_bytes") + F.lit(DOCUMENT_BYTES).cast("long")
+
+    def add_up(condition: Column, value: Column) -> Column:
+        return F.sum(F.when(condition, value).otherwise(F.lit(0)).cast("long"))
+
+    return kept.groupBy("source", "file").agg(
+        add_up(F.col("is_now"), F.lit(1)).alias("num_documents"),
+        add_up(trainable, F.col("num_bytes")).alias("trainable_bytes"),
+        add_up(F.col("is_now"), size).alias("now_bytes"),
+        add_up(F.col("is_old"), size).alias("old_bytes"),
+    )
+
+
+def _add_up(found: list[Row], file: str, size: str) -> dict[Place, int]:
+    totals: dict[Place, int] = {}
+    for row in found:
+        if row[size]:
+            place = (row["source"], row[file])
+            totals[place] = totals.get(place, 0) + row[size]
+    return totals
+
+
+def _describe_before(found: list[Row]) -> PlacesBefore:
+    return PlacesBefore(
+        place_bytes=_add_up(found, "file_before", "old_bytes"),
+        shared_before=[
+            (row["source"], row["file"])
+            for row in found
+            if row["file"] is not None and row["file_before"] is None and row["old_bytes"]
+        ],
+        shared_now=[
+            (row["source"], row["file_before"])
+            for row in found
+            if row["file"] is None and row["file_before"] is not None and row["now_bytes"]
+        ],
     )
 
 

@@ -70,12 +70,6 @@ def count_parts(num_bytes: int, group_bytes: int) -> int:
     return parts
 
 
-def list_own_files(one: Layout, other: Layout) -> list[tuple[str, str]]:
-    """(source, file) of those with groups of their own in `one`, but not in `other`."""
-    places = one.places.keys() - other.places.keys()
-    return sorted((source, file) for source, file in places if file is not None)
-
-
 def find_moved(old: Layout, new: Layout, *, shared_before: Files = (), shared_now: Files = ()) -> set[int]:
     """Groups, of both layouts, that a document may have left or joined although it did not change.
 
