@@ -58,11 +58,10 @@ def test_an_error_comes_where_its_item_would_have_come():
         yield 2
         raise OSError("the disk is gone")
 
-    taken = []
-    with pytest.raises(OSError, match="the disk is gone"), prefetch(make()) as items:
-        for item in items:
-            taken.append(item)
-    assert taken == [1, 2]
+    with prefetch(make()) as items:
+        assert [next(items), next(items)] == [1, 2]
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(items)
     assert not list_threads()
 
 
@@ -71,8 +70,12 @@ def test_a_consumer_that_fails_leaves_no_thread():
         while True:
             yield 1
 
-    with pytest.raises(FloatingPointError), prefetch(make()) as items:
-        next(items)
-        assert list_threads()
-        raise FloatingPointError("loss is nan")
+    def consume():
+        with prefetch(make()) as items:
+            next(items)
+            assert list_threads()
+            raise FloatingPointError("loss is nan")
+
+    with pytest.raises(FloatingPointError):
+        consume()
     assert not list_threads()
