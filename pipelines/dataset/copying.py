@@ -12,7 +12,6 @@ left.
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +29,7 @@ from pipelines.dataset.arrays import (
     mark_runs,
     require_consistent,
 )
+from pipelines.dataset.local_copies import make_room
 from pipelines.dataset.rows import NO_LABEL
 
 SIZE_COLUMNS = ["sequence_id", "num_tokens", "segments"]
@@ -41,7 +41,7 @@ NUM_THREADS = 4
 DISK_MARGIN = 1.05
 
 
-def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
+def copy_split(files: pads.Dataset, split: str, folder: Path, *, max_bytes: int | None = None) -> None:
     """Fill `folder`, which may hold what an earlier call left, with the arrays of `split`.
 
     Raises ValueError if its sequence ids have gaps or a row contradicts itself, OSError if the disk is too
@@ -54,7 +54,7 @@ def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
         # Left by a copy that was killed at its end. The arrays are made again, and hold none of these files.
         done.unlink(missing_ok=True)
         num_rows = sum(fragment.count_rows(filter=chosen) for fragment in fragments)
-        _read_sizes(fragments, chosen, split, num_rows, folder)
+        _read_sizes(fragments, chosen, split, num_rows, folder, max_bytes)
     arrays = FlatArrays(folder)
     finished = set(done.read_text().splitlines()) if done.exists() else set()
 
@@ -73,7 +73,12 @@ def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
 
 
 def _read_sizes(
-    fragments: list[pads.Fragment], chosen: pc.Expression, split: str, num_rows: int, folder: Path
+    fragments: list[pads.Fragment],
+    chosen: pc.Expression,
+    split: str,
+    num_rows: int,
+    folder: Path,
+    max_bytes: int | None,
 ) -> None:
     """The index of the split, and empty arrays of the right sizes."""
     index = create_index(folder, num_rows)
@@ -93,7 +98,8 @@ def _read_sizes(
     if num_rows and index.num_tokens.min() < 1:
         raise _gap(split, num_rows)
     num_tokens, num_segments = (int(sizes.sum(dtype=np.int64)) for sizes in index)
-    _require_space(folder, num_tokens, num_segments, num_rows)
+    num_bytes = int(DISK_MARGIN * (5 * num_tokens + 4 * num_segments + 48 * num_rows))
+    _require_space(folder, num_tokens, num_bytes, max_bytes)
     lay_out(folder, index)
     (folder / "laid_out").touch()
 
@@ -105,14 +111,15 @@ def _gap(split: str, num_rows: int) -> ValueError:
     )
 
 
-def _require_space(folder: Path, num_tokens: int, num_segments: int, num_rows: int) -> None:
-    needed = int(DISK_MARGIN * (5 * num_tokens + 4 * num_segments + 48 * num_rows))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+def _require_space(folder: Path, num_tokens: int, num_bytes: int, max_bytes: int | None) -> None:
+    room = make_room(folder.parent, num_bytes, max_bytes=max_bytes)
+    if num_bytes > room:
+        limit = "" if max_bytes is None else f" of the {max_bytes / 1e9:,.1f} GB of finetune.max_copies_gb"
         raise OSError(
             errno.ENOSPC,
-            f"a local copy of {num_tokens:,} tokens takes {needed / 1e9:,.1f} GB, and {folder.parent} has "
-            f"{free / 1e9:,.1f} GB free; set DISTRIBUTARY_CACHE to a larger disk on {os.uname().nodename}",
+            f"a local copy of {num_tokens:,} tokens takes {num_bytes / 1e9:,.1f} GB, and {folder.parent} has "
+            f"{max(0, room) / 1e9:,.1f} GB{limit} free beside the copies in use; set DISTRIBUTARY_CACHE to a "
+            f"larger disk on {os.uname().nodename}{' or raise the limit' if limit else ''}",
         )
 
 
