@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pipelines.dataset import local_copies
 from pipelines.dataset.local_copies import make_room, open_copy
 
 DAY = 24 * 3600
@@ -135,21 +136,28 @@ def test_half_a_deleted_copy_is_never_visible(tmp_path, monkeypatch):
     assert not left.exists()
 
 
-def test_all_users_of_a_new_copy_use_it_at_once(tmp_path):
+def test_all_users_of_a_new_copy_use_it_at_once(tmp_path, monkeypatch):
     """Whoever looked before the copy was there must not wait until the one who made it is done with it."""
-    made = []
+    num_users, made, try_lock = 6, [], local_copies._try_lock
 
     def make(folder):
         made.append(folder)
         make_file(folder)
 
-    for number in range(20):
-        together = threading.Barrier(6)
+    for number in range(10):
+        nothing_there, together = threading.Barrier(num_users), threading.Barrier(num_users)
+        have_looked = threading.local()
 
-        def use(name=f"copy{number}", together=together):
+        def try_lock_when_all_have_looked(copy, barrier=nothing_there, mine=have_looked):
+            if not hasattr(mine, "once"):
+                mine.once = barrier.wait(20)
+            return try_lock(copy)
+
+        def use(_, name=f"copy{number}", barrier=together):
             with open_copy(tmp_path, name, make):
-                together.wait(20)  # raises in all threads if one of them does not come
+                barrier.wait(20)  # raises in all threads if one of them does not come
 
-        with ThreadPoolExecutor(6) as pool:
-            assert list(pool.map(lambda _, use=use: use(), range(6))) == [None] * 6
-    assert len(made) == 20
+        monkeypatch.setattr(local_copies, "_try_lock", try_lock_when_all_have_looked)
+        with ThreadPoolExecutor(num_users) as pool:
+            assert list(pool.map(use, range(num_users))) == [None] * num_users
+    assert len(made) == 10
