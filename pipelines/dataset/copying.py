@@ -13,7 +13,6 @@ left.
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +32,7 @@ from pipelines.dataset.arrays import (
     require_consistent,
     write_source_names,
 )
+from pipelines.dataset.local_copies import make_room
 from pipelines.dataset.numbering import RowNumbers, Runs, find_id_runs, join_runs, number_rows
 from pipelines.dataset.rows import NO_LABEL
 
@@ -56,7 +56,7 @@ class _Rows(NamedTuple):
     """Names, ascending."""
 
 
-def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
+def copy_split(files: pads.Dataset, split: str, folder: Path, *, max_bytes: int | None = None) -> None:
     """Fill `folder`, which may hold what an earlier call left, with the arrays of `split`.
 
     Raises ValueError if its sequence ids have gaps or a row contradicts itself, OSError if the disk is too
@@ -69,7 +69,7 @@ def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
     if not (folder / "laid_out").exists():
         # Left by a copy that was killed at its end. The arrays are made again, and hold none of these files.
         done.unlink(missing_ok=True)
-        _read_sizes(fragments, chosen, rows, folder)
+        _read_sizes(fragments, chosen, rows, folder, max_bytes)
     arrays = FlatArrays(folder)
     finished = set(done.read_text().splitlines()) if done.exists() else set()
 
@@ -105,7 +105,9 @@ def _read_ids(fragments: list[pads.Fragment], chosen: pc.Expression, split: str)
     return _Rows(numbers, pa.array(names, pa.string()))
 
 
-def _read_sizes(fragments: list[pads.Fragment], chosen: pc.Expression, rows: _Rows, folder: Path) -> None:
+def _read_sizes(
+    fragments: list[pads.Fragment], chosen: pc.Expression, rows: _Rows, folder: Path, max_bytes: int | None
+) -> None:
     """The index of the split, and empty arrays of the right sizes."""
     num_rows = rows.numbers.num_rows
     index = create_index(folder, num_rows)
@@ -120,20 +122,22 @@ def _read_sizes(fragments: list[pads.Fragment], chosen: pc.Expression, rows: _Ro
         for _ in pool.map(read_sizes, fragments):
             pass
     num_tokens, num_segments = (int(sizes.sum(dtype=np.int64)) for sizes in index)
-    _require_space(folder, num_tokens, num_segments, num_rows)
+    num_bytes = int(DISK_MARGIN * (5 * num_tokens + 4 * num_segments + 52 * num_rows))
+    _require_space(folder, num_tokens, num_bytes, max_bytes)
     lay_out(folder, index)
     write_source_names(folder, rows.sources.to_pylist())
     (folder / "laid_out").touch()
 
 
-def _require_space(folder: Path, num_tokens: int, num_segments: int, num_rows: int) -> None:
-    needed = int(DISK_MARGIN * (5 * num_tokens + 4 * num_segments + 52 * num_rows))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+def _require_space(folder: Path, num_tokens: int, num_bytes: int, max_bytes: int | None) -> None:
+    room = make_room(folder.parent, num_bytes, max_bytes=max_bytes)
+    if num_bytes > room:
+        limit = "" if max_bytes is None else f" of the {max_bytes / 1e9:,.1f} GB of finetune.max_copies_gb"
         raise OSError(
             errno.ENOSPC,
-            f"a local copy of {num_tokens:,} tokens takes {needed / 1e9:,.1f} GB, and {folder.parent} has "
-            f"{free / 1e9:,.1f} GB free; set DISTRIBUTARY_CACHE to a larger disk on {os.uname().nodename}",
+            f"a local copy of {num_tokens:,} tokens takes {num_bytes / 1e9:,.1f} GB, and {folder.parent} has "
+            f"{max(0, room) / 1e9:,.1f} GB{limit} free beside the copies in use; set DISTRIBUTARY_CACHE to a "
+            f"larger disk on {os.uname().nodename}{' or raise the limit' if limit else ''}",
         )
 
 

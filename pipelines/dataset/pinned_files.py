@@ -1,5 +1,6 @@
 """The Parquet files of one version of a table, for readers without a JVM."""
 
+import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -15,6 +16,9 @@ from pipelines.stores import delta_options
 
 NUM_THREADS = 16
 """Files opened at a time: a question reads little of each, so most of the time is the store's latency."""
+
+UNREADABLE = re.compile(r"Unsupported|Column mapping|Invalid protocol")
+"""In what delta-rs says of a table with a feature that it does not know or that is set wrongly."""
 
 
 class PinnedFile(NamedTuple):
@@ -34,11 +38,14 @@ def open_pinned(
 ) -> DeltaTable:
     """The table at `path` at the pinned version.
 
-    Raises FileNotFoundError if the version is gone, ValueError if another table is there.
+    Raises FileNotFoundError if the version is gone, ValueError if another table is there, or one with unknown
+    features.
     """
     try:
         pinned = DeltaTable(path, version=version, storage_options=delta_options(path))
     except DeltaError as error:
+        if UNREADABLE.search(str(error)):
+            raise _make_feature_error(path, str(error)) from error
         raise FileNotFoundError(
             f"{table} at {path} no longer have version {version} ({error}); run the {stage} stage again"
         ) from error
@@ -58,16 +65,28 @@ def open_version(place: str, version: int) -> TableLog | None:
         return None
 
 
+def require_plain_files(path: str, pinned: DeltaTable) -> None:
+    """Raise ValueError if Arrow alone would read the files wrongly, as with deletion vectors (rows that are
+    gone) and column mapping (columns that have other names)."""
+    protocol = pinned.protocol()
+    if protocol.min_reader_version > 1:
+        features = ", ".join(sorted(protocol.reader_features or [])) or "column mapping"
+        raise _make_feature_error(path, f"reader version {protocol.min_reader_version}: {features}")
+
+
+def _make_feature_error(path: str, needs: str) -> ValueError:
+    return ValueError(
+        f"{path} needs features of Delta that files read without Spark do not have ({needs}); another "
+        "program changed the table: delete it, and run the stage that writes it again"
+    )
+
+
 def list_files(path: str, pinned: DeltaTable, *, split: str | None = None) -> list[PinnedFile]:
     """The files with rows of `split` (None = all files), in the order of their first row.
 
-    Raises ValueError if Arrow alone would read them wrongly: deletion vectors, column mapping.
+    Raises ValueError if Arrow alone would read them wrongly, see `require_plain_files`.
     """
-    if pinned.protocol().min_reader_version > 1:
-        raise ValueError(
-            f"{path} needs reader version {pinned.protocol().min_reader_version} (deletion vectors or column "
-            "mapping), and the files are read without Spark, by version 1; run the stage that writes it again"
-        )
+    require_plain_files(path, pinned)
     files = pa.table(pinned.get_add_actions(flatten=True)).to_pydict()
     nothing = [None] * len(files["path"])
     columns = (files.get(name, nothing) for name in ("num_records", "min.sequence_id", "max.sequence_id"))

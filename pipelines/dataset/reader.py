@@ -5,7 +5,9 @@ page cache, and the ranks of a machine share the copy. The copy is named by tabl
 format. Where it exists, Delta is not touched.
 """
 
+import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from pipelines.dataset.arrays import (
 )
 from pipelines.dataset.copying import copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
-from pipelines.dataset.pinned_files import open_pinned
+from pipelines.dataset.pinned_files import open_pinned, require_plain_files
 from pipelines.dataset.rows import Rows
 from pipelines.repeating import repeat_on_hdfs
 
@@ -66,23 +68,36 @@ class SequenceReader:
 
 
 def open_split(
-    path: str, *, table_id: str, version: int, split: str, copies: Path | None = None
+    path: str,
+    *,
+    table_id: str,
+    version: int,
+    split: str,
+    copies: Path | None = None,
+    max_bytes: int | None = None,
 ) -> SequenceReader:
     """The rows of `split` at `version`; the first caller on a machine makes the copy, the others wait for it.
 
-    Raises ValueError if the table at `path` is not the pinned one, or if its sequence ids have gaps, and
-    OSError if the disk has no room for the copy.
+    The copy is protected as long as the reader lives. To make room for a new one, those that were opened
+    longest ago are deleted, so that all together have at most `max_bytes` (None = what the disk has).
+
+    Raises ValueError if the table at `path` is not the pinned one, if its sequence ids have gaps, or if the
+    files alone would be read wrongly, and OSError if there is no room for the copy.
     """
 
     def copy(folder: Path) -> None:
         pinned = open_pinned(path, table_id=table_id, version=version)
-        copy_split(pinned.to_pyarrow_dataset(), split, folder)
+        require_plain_files(path, pinned)
+        copy_split(pinned.to_pyarrow_dataset(), split, folder, max_bytes=max_bytes)
 
     def make(folder: Path) -> None:
         repeat_on_hdfs(path, lambda: copy(folder))  # continues with the files that are left
 
-    with open_copy(copies or copies_folder(), copy_name(table_id, version, split), make) as folder:
-        return SequenceReader(folder)
+    with ExitStack() as stack:
+        name = copy_name(table_id, version, split)
+        reader = SequenceReader(stack.enter_context(open_copy(copies or copies_folder(), name, make)))
+        weakref.finalize(reader, stack.pop_all().close)
+    return reader
 
 
 def write_split(folder: Path, rows: Rows, sources: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.dataset import copying
+from pipelines.dataset import copying, local_copies
 from pipelines.dataset.arrays import FlatArrays
 from pipelines.dataset.local_copies import open_copy
 from pipelines.dataset.reader import SequenceReader
@@ -182,7 +183,7 @@ def test_rows_are_ranks_of_ids_of_several_groups(tmp_path):
 
 def test_too_small_disk_is_refused_before_the_values(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(copying.shutil, "disk_usage", lambda path: usage(10**4, 0, 10**4))
+    monkeypatch.setattr(local_copies.shutil, "disk_usage", lambda path: usage(10**4, 0, 10**4))
     monkeypatch.setattr(FlatArrays, "put", lambda self, rows: pytest.fail("values were read"))
     files = write_files(tmp_path / "files")
     home = tmp_path / "home"
@@ -194,6 +195,28 @@ def test_too_small_disk_is_refused_before_the_values(tmp_path, monkeypatch):
         pass
     assert caught.value.errno == errno.ENOSPC
     assert sorted(path.name for path in home.iterdir()) == ["copy.lock"]
+
+
+def test_copies_together_stay_within_their_limit(tmp_path):
+    """A copy of these files takes 45 kB in blocks of 4 kB, so that two fit."""
+    files, home = write_files(tmp_path / "files"), tmp_path / "home"
+    home.mkdir()
+    names = [f"{number:08d}-0000-0000-0000-000000000000-1-train-2" for number in range(3)]
+
+    def copy(folder, max_bytes=100_000):
+        copying.copy_split(files, "train", folder, max_bytes=max_bytes)
+
+    for age, name in enumerate(names):
+        with open_copy(home, name, copy):
+            os.utime(home / name, (time.time() - 9 + age,) * 2)
+    assert [name for name in names if (home / name).exists()] == names[1:]
+    said = r"of the 0\.0 GB of finetune.max_copies_gb .* or raise the limit"
+    with (
+        pytest.raises(OSError, match=said) as caught,
+        open_copy(home, "copy", lambda folder: copy(folder, max_bytes=9_000)),
+    ):
+        pass
+    assert caught.value.errno == errno.ENOSPC
 
 
 MEASURED = """

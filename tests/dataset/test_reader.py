@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from deltalake import DeltaTable
 
 from pipelines.dataset.arrays import copy_name
+from pipelines.dataset.local_copies import make_room
 from pipelines.dataset.reader import SequenceReader, open_split, write_split
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.tables import SEQUENCES
@@ -136,7 +138,7 @@ def test_token_table_needs_reader_protocol_1_only(table):
 def test_unfinished_copy_is_never_used(table, tmp_path, monkeypatch):
     import pipelines.dataset.reader as reader
 
-    def fail(files, split, folder):
+    def fail(files, split, folder, **options):
         (folder / "tokens.npy").write_bytes(b"half")
         raise OSError("No space left on device")
 
@@ -250,3 +252,16 @@ def test_only_copies_unused_for_a_week_are_pruned(table, tmp_path):
     assert len(opened(table, tmp_path)) == 23  # making a copy prunes old ones
     kept = [folder.exists() for folder in (stale, former, half, foreign, elsewhere)]
     assert kept == [False, False, False, True, True]
+
+
+def test_the_copy_of_a_reader_that_lives_is_not_deleted(tmp_path):
+    name = copy_name(str(uuid.uuid4()), 3, "train")
+    write_split(tmp_path / name, random_rows(0))
+    reader = open_split("/nowhere", table_id=name[:36], version=3, split="train", copies=tmp_path)
+    make_room(tmp_path, 10**18)
+    assert (tmp_path / name).exists()
+    assert len(reader) == 50
+    del reader
+    gc.collect()
+    make_room(tmp_path, 10**18)
+    assert not (tmp_path / name).exists()
