@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from jobs.shell import settings as configuration
+from jobs.shell.corpus_report import CorpusReport, show_report
 from jobs.shell.display import display_outcome, display_plan
 from jobs.shell.exits import HELP, Exit, find_exit, stop_on_sigterm
 from jobs.shell.layers import list_overlays
@@ -22,7 +23,6 @@ from jobs.shell.preflight import Preflight, probe_services
 from jobs.shell.progress import show_progress
 from jobs.shell.record import Record
 from jobs.shell.redaction import redact
-from jobs.shell.report import ReportFile, show_report
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Check
 from jobs.shell.stream import Stream, follow
@@ -134,7 +134,7 @@ def build_command(
         dry_run: DryRun = False,
         summary: Summary = None,
         what_if: WhatIf = None,
-        report: ReportFile = None,
+        report: CorpusReport = None,
         stream: Stream = False,
     ) -> None:
         if not what_if and not report:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipelines.corpus.report.content import order_drops
-from pipelines.corpus.report.file import Report, read_report
 from pipelines.corpus.report.numbers import Numbers, read_numbers
 from pipelines.pin import Pin, open_log
+from pipelines.report import Report, read_report
 
 if TYPE_CHECKING:
     from pipelines.registry.runs.tracker import Tracker
