@@ -12,7 +12,8 @@ from pydantic import AfterValidator
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_sequences
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
-from jobs.shell.settings import AbsolutePath, Section, TablePlace
+from jobs.shell.sequences_report import ReportedSection, add_report
+from jobs.shell.settings import TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.dataset.examples.table import load_builder, require_task
 from pipelines.dataset.packing.rules import PackingRules
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 REVISION = 4  # raise it when equal documents give other sequences than before
 
 
-class Config(Section):
+class Config(ReportedSection):
     documents: TablePlace
-    sequences: TablePlace
-    tokenizers: AbsolutePath
     task: Annotated[str, AfterValidator(require_task)]
     tokenizer: TokenizerChoice
     packing: PackingRules
@@ -46,7 +45,7 @@ def plan(config: Config) -> "Plan[Pin]":
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
-    return run_stage("dataset", config, plan, write_sequences, check)
+    return add_report(config, lambda: run_stage("dataset", config, plan, write_sequences, check))
 
 
 def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
@@ -73,6 +72,7 @@ def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
     )
     with SEQUENCES.hold(built.rows, config.sequences) as held:
         facts = {
+            "report": config.report,
             "task": config.task,
             "labels": summary.labels,
             "tokenizer": write_tokenizer(chosen.tokenizer, config.tokenizers),

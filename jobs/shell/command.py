@@ -23,6 +23,8 @@ from jobs.shell.preflight import Preflight, probe_services
 from jobs.shell.progress import show_progress
 from jobs.shell.record import Record
 from jobs.shell.redaction import redact
+from jobs.shell.sequences_report import SequencesReport
+from jobs.shell.sequences_report import show_report as show_sequences_report
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Check
 from jobs.shell.stream import Stream, follow
@@ -149,7 +151,26 @@ def build_command(
             if report:
                 show_report(config, settings, report)
 
-    command = run_or_compare if stage == "corpus" else run
+    def run_or_report(
+        overrides: Overrides = None,
+        recipe: Recipe = None,
+        env: Env = None,
+        file: File = None,
+        dry_run: DryRun = False,
+        summary: Summary = None,
+        report: SequencesReport = None,
+    ) -> None:
+        if not report:
+            start(overrides, recipe, env, file, dry_run, summary, stream=False)
+            return
+        with report_errors():
+            settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
+            config = settings.section(stage, model)
+            require_master(settings)
+            show_sequences_report(config, report)
+
+    commands: dict[str, Callable[..., None]] = {"corpus": run_or_compare, "dataset": run_or_report}
+    command = commands.get(stage, run)
     command.__doc__ = format_help(sys.modules[main.__module__].__doc__, stage)
     return command
 

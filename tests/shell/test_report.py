@@ -6,11 +6,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
 from jobs import corpus
 from jobs.shell import settings as configuration
-from jobs.shell.cli import build_program
 from jobs.shell.corpus_report import show_report
 from pipelines import report as file
 from pipelines.corpus.report.content import COPY, Amount, total
@@ -245,11 +243,3 @@ def test_a_page_may_lie_in_the_root(monkeypatch):
     ]
     assert opened == ["/", "dbfs:/", "/c"]
     assert [name_numbers(name) for name in ("a.html", "b.htm")] == ["a.json", "b.htm.json"]
-
-
-def test_only_corpus_takes_report():
-    def get_help(stage):
-        return CliRunner().invoke(build_program(), [stage, "--help"]).output
-
-    assert "--report" in get_help("corpus")
-    assert "--report" not in get_help("dataset")
