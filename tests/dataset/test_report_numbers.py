@@ -14,8 +14,6 @@ def test_numbers_come_back_summed_over_splits():
     assert found.documents == {2: Documents(12, 34, 14), 3: Documents(3, 15, 3), 5: Documents(1, 20, 3)}
     assert found.sequences == {1: Sequences(1, 1, 0), 3: Sequences(2, 12, 9), 4: Sequences(7, 56, 47)}
     assert found.sources == {"web": Documents(10, 45, 13), "news": Documents(6, 24, 7)}
-    unknown = make_content(documents={("train", None, 3): Documents(1, 5, 1)})
-    assert read_numbers(write_numbers(unknown)).sources == {None: Documents(1, 5, 1)}
 
 
 def test_numbers_name_their_groups():

@@ -66,11 +66,6 @@ def test_sources_stand_by_tokens_of_all_splits():
     assert rows == [["web", "10", "4565 %", "13"], ["news", "6", "2435 %", "7"]]
 
 
-def test_sources_of_lost_documents_are_not_known():
-    text = read(documents={("train", None, 3): Documents(9, 69, 9)}).text
-    assert "Sources are not known: the documents that the sequences were made from are gone." in text
-
-
 def test_many_sources_are_added_up():
     documents = {("train", f"s{n:03}", 3): Documents(1, 1000 - n, 1) for n in range(MAX_SOURCES + 2)}
     found = read(documents=documents)

@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from pipelines.charts import find_font
 from pipelines.dataset.report import pictures
 from pipelines.dataset.report.content import Documents, Sequences
 
@@ -51,8 +52,8 @@ def test_lengths_are_shares_before_and_after():
 
 def test_sources_stand_by_tokens_and_the_rest_together():
     sources = {f"s{number:02}": Documents(1, 100 - number, 1) for number in range(pictures.MAX_SOURCES + 2)}
-    figure = pictures.draw_sources({**sources, None: Documents(2, 500, 2)}, title="t")
-    assert list_names(figure)[:2] == [pictures.NOT_KNOWN, "s00"]
+    figure = pictures.draw_sources({**sources, "来": Documents(2, 500, 2)}, title="t")
+    assert list_names(figure)[:2] == ["来" if find_font(["来"]) else "(row 1)", "s00"]
     assert list_names(figure)[-1] == "3 other sources"
     assert list_notes(figure)[0].startswith("500  (")
     assert list_bars(figure)[-1][2] == 71 + 70 + 69

@@ -5,7 +5,6 @@ import json
 import pytest
 from mlflow import MlflowClient, artifacts
 
-from pipelines.dataset.report.content import Documents
 from pipelines.dataset.report.numbers import write_numbers
 from pipelines.dataset.report.page import render
 from pipelines.pin import Pin
@@ -56,13 +55,6 @@ def test_the_run_has_the_report_of_its_sequences(experiment, tmp_path):
 def test_a_run_without_a_report_shows_what_the_commit_says(experiment, tmp_path):
     for report in (None, f"{tmp_path}/gone.html"):
         assert list_files(log(experiment, make_pin(tmp_path, report=report))) == {"pictures/sequences.png"}
-
-
-def test_sources_that_are_not_known_have_no_picture(experiment, tmp_path):
-    write(tmp_path, make_content(documents={("train", None, 3): Documents(9, 69, 9)}))
-    tracker = log(experiment, make_pin(tmp_path))
-    assert "pictures/sequences_sources.png" not in list_files(tracker)
-    assert "pictures/sequences_lengths.png" in list_files(tracker)
 
 
 def test_a_report_of_another_version_is_left_out(experiment, tmp_path):

@@ -178,20 +178,6 @@ def test_the_report_of_a_corpus_is_not_replaced(made, tmp_path):
         dataset.main(made.config.model_copy(update={"report": f"{tmp_path}/report.html"}))
 
 
-def test_documents_that_are_gone_leave_sources_unknown(made, spark):
-    pinned = pin(made.config.sequences)
-    own = pinned.facts["documents"]
-    for number, changes in enumerate(({"version": 99}, {"table_id": "x"}, {"path": f"{made.folder}/none"})):
-        place = f"{made.folder}/other_{number}"
-        facts = {**pinned.facts, "documents": {**own, **changes}}
-        rows = SEQUENCES.read(spark, made.config.sequences)
-        SEQUENCES.overwrite(rows, place, fingerprint=f"{number}" * 32, facts=facts)
-        content = read_content(spark, place, made.config.tokenizers, "t")
-        assert {source for _, source, _ in content.documents} == {None}
-        assert [table.name for table in content.tables] == ["sequences"]
-        assert content.count_documents() == made.content.count_documents()
-
-
 def test_a_report_needs_a_table_of_the_stage(made, spark, tmp_path):
     with pytest.raises(ValueError, match=r"/none is not a table that dataset has written; run: distributary"):
         read_content(spark, f"{tmp_path}/none", made.config.tokenizers, "t")

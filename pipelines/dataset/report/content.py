@@ -99,7 +99,7 @@ class Content:
 
     title: str
     tables: Sequence[TableVersion]
-    """Sequences first, then the documents they were made from, if they are still there."""
+    """Sequences first, then the documents they were made from."""
     task: str
     sequence_length: int
     num_labels: int
@@ -113,8 +113,8 @@ class Content:
     """(split, bits of the number of tokens: n = 2**(n-1) to 2**n - 1)."""
     fills: Mapping[tuple[str, int], int]
     """(split, tenths of sequence_length that are filled; FULL = all) -> sequences."""
-    documents: Mapping[tuple[str, str | None, int], Documents]
-    """(split, source, bits of the number of tokens of a document); source None = it is not known."""
+    documents: Mapping[tuple[str, str, int], Documents]
+    """(split, source, bits of the number of tokens of a document)."""
     samples: Sequence[Sample]
 
     @property

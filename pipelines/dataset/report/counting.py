@@ -38,26 +38,21 @@ def count_rows(sequences: DataFrame, sequence_length: int) -> RowCounts:
     return RowCounts(lengths, fills)
 
 
-def count_documents(
-    sequences: DataFrame, sources: DataFrame | None
-) -> dict[tuple[str, str | None, int], Documents]:
-    """`documents` of `Content`. `sources`: doc_id and source of the documents; None = they are not known."""
-    pieces = sequences.select("split", F.explode("segments").alias("piece"))
+def count_documents(sequences: DataFrame) -> dict[tuple[str, str, int], Documents]:
+    """`documents` of `Content`."""
+    pieces = sequences.select("split", "source", F.explode("segments").alias("piece"))
     whole = (
         pieces.groupBy("piece.doc_id")
         .agg(
-            F.first("split").alias("split"),  # a document has one
+            F.first("split").alias("split"),  # a document has one split and one source
+            F.first("source").alias("source"),
             F.sum("piece.num_tokens").alias("tokens"),
             F.count("*").alias("segments"),
         )
         .withColumn("bits", count_bits("tokens"))
     )
-    if sources is None:
-        named = whole.withColumn("source", F.lit(None).cast("string"))
-    else:
-        named = whole.join(sources.select("doc_id", "source"), "doc_id", "left")
     groups = (
-        named.groupBy("split", "source", "bits")
+        whole.groupBy("split", "source", "bits")
         .agg(F.count("*").alias("n"), F.sum("tokens").alias("t"), F.sum("segments").alias("segments"))
         .collect()
     )

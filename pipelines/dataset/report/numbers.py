@@ -18,8 +18,7 @@ class Numbers(NamedTuple):
     """By bits of the number of tokens of a document, before packing."""
     sequences: Mapping[int, Sequences]
     """By bits of the number of tokens of a sequence."""
-    sources: Mapping[str | None, Documents]
-    """None = not known."""
+    sources: Mapping[str, Documents]
 
 
 def write_numbers(content: Content) -> str:
@@ -58,9 +57,7 @@ def write_numbers(content: Content) -> str:
         ],
         "sources": [
             {"split": split, "source": source, **_name_documents(own)}
-            for (split, source), own in sorted(
-                sources.items(), key=lambda item: (item[0][0], item[0][1] or "")
-            )
+            for (split, source), own in sorted(sources.items())
         ],
     }
     return format_numbers(value)
@@ -96,10 +93,7 @@ def read_numbers(text: str) -> Numbers:
             sequences=sum_by(
                 (_read_bits(each), _read_sequences(each)) for each in value["sequences_by_length"]
             ),
-            sources=sum_by(
-                (None if each["source"] is None else str(each["source"]), _read_documents(each))
-                for each in value["sources"]
-            ),
+            sources=sum_by((str(each["source"]), _read_documents(each)) for each in value["sources"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(

@@ -166,16 +166,10 @@ def _draw_sources(content: Content) -> Html:
     sources = rank_sources(content)
     if not sources:
         return _NO_SEQUENCES
-    if sources[0][0] is None and len(sources) == 1:
-        return tag(
-            "p",
-            "Sources are not known: the documents that the sequences were made from are gone.",
-            class_="soft",
-        )
     total = sum(own.tokens for _, own in sources)
     lines = [
         Line(
-            name(source or "(not known)"),
+            name(source),
             (own.documents, join(own.tokens, tag("small", format_share(own.tokens, total))), own.segments),
             [stack(("kept", own.tokens))],
         )
@@ -193,10 +187,10 @@ def _draw_sources(content: Content) -> Html:
     return draw_table(headers, lines, (sources[0][1].tokens,))
 
 
-def rank_sources(content: Content) -> list[tuple[str | None, Documents]]:
-    """Source (None = not known) and its documents, most tokens first."""
+def rank_sources(content: Content) -> list[tuple[str, Documents]]:
+    """Source and its documents, most tokens first."""
     sums = sum_by((source, own) for (_, source, _), own in content.documents.items())
-    return sorted(sums.items(), key=lambda item: (-item[1].tokens, item[0] or ""))
+    return sorted(sums.items(), key=lambda item: (-item[1].tokens, item[0]))
 
 
 def _draw_tables(content: Content) -> Html:

@@ -16,7 +16,6 @@ from pipelines.dataset.report.content import SPLITS, Documents, Sequences, pair_
 from pipelines.row_charts import name_rows, note_rows, open_figure
 
 MAX_SOURCES = 30
-NOT_KNOWN = "(not known)"
 
 
 def draw_places(
@@ -82,10 +81,10 @@ def draw_lengths(
     return figure
 
 
-def draw_sources(sources: Mapping[str | None, Documents], *, title: str) -> Figure:
+def draw_sources(sources: Mapping[str, Documents], *, title: str) -> Figure:
     """Tokens by source, most first; the smallest together in the last row."""
-    ranked = sorted(sources.items(), key=lambda item: (-item[1].tokens, item[0] or ""))
-    rows = [(source or NOT_KNOWN, own) for source, own in ranked[:MAX_SOURCES]]
+    ranked = sorted(sources.items(), key=lambda item: (-item[1].tokens, item[0]))
+    rows = ranked[:MAX_SOURCES]
     if rest := ranked[MAX_SOURCES:]:
         rows.append((f"{len(rest):,} other sources", sum((own for _, own in rest), Documents())))
     figure, axes = open_figure(num_rows=len(rows), title=title)

@@ -61,6 +61,6 @@ def _log_pictures(tracker: "Tracker", sequences: Pin, numbers: Numbers | None) -
     if numbers.sequences:
         lengths = pictures.draw_lengths(numbers.documents, numbers.sequences, title=f"Lengths: {of}")
         tracker.log_picture("sequences_lengths", lengths)
-    if any(source is not None for source in numbers.sources):
+    if numbers.sources:
         sources = pictures.draw_sources(numbers.sources, title=f"Tokens by source: {of}")
         tracker.log_picture("sequences_sources", sources)
