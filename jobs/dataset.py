@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_sequences
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
-from jobs.shell.settings import AbsolutePath, Section, TablePlace
+from jobs.shell.settings import AbsolutePath, Fraction, Section, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.dataset.examples.table import load_builder, require_task
 from pipelines.dataset.packing.rules import PackingRules
@@ -31,6 +31,7 @@ class Config(Section):
     task: Annotated[str, AfterValidator(require_task)]
     tokenizer: TokenizerChoice
     packing: PackingRules
+    max_left_out_fraction: Fraction
 
 
 def plan(config: Config) -> "Plan[Pin]":
@@ -52,21 +53,19 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
     from pipelines.dataset.build import build_sequences
     from pipelines.dataset.documents import choose_tokenizer, read_documents, summarize_documents
-    from pipelines.dataset.tokenizer import write_tokenizer
+    from pipelines.dataset.tokenizer import keep_tokenizer
     from pipelines.tables import SEQUENCES
 
     documents, pinned = read_documents(work.spark, work.inputs)
-    has_labels, max_bytes = load_builder(config.task).has_labels, config.tokenizer.max_bytes
-    summary = summarize_documents(documents, max_bytes=max_bytes, with_labels=has_labels)
+    builder, max_bytes = load_builder(config.task), config.tokenizer.max_bytes
+    summary = summarize_documents(documents, max_bytes=max_bytes, with_labels=builder.has_labels)
     work.progress.phase("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
     chosen = choose_tokenizer(documents, config.tokenizer, summary, task=config.task)
     work.progress.phase("packing documents into sequences")
-    with build_sequences(documents, chosen, config.packing, task=config.task, summary=summary) as built:
-        facts = {
-            "task": config.task,
-            "labels": summary.labels,
-            "tokenizer": write_tokenizer(chosen.tokenizer, config.tokenizers),
-            **built.facts,
+    build = partial(build_sequences, documents, chosen, config.packing, task=config.task)
+    with build(summary=summary, max_left_out_fraction=config.max_left_out_fraction) as built:
+        facts = {"task": config.task, "labels": summary.labels, **built.facts} | {
+            **keep_tokenizer(chosen, config.tokenizers, is_chat=builder.is_chat),
             "sequence_length": config.packing.sequence_length,
             "documents": {**asdict(pinned), "facts": {}},
         }

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -23,6 +24,7 @@ from pyspark.sql.types import LongType, StructField, StructType
 from pipelines.dataset.documents import DocumentSummary, select_kept
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.group import PackingJob, make_partition_packer, require_builder
+from pipelines.dataset.left_out import find_reasons, remark_fields, require_few_left_out
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer
 from pipelines.delta import ContractError
@@ -33,9 +35,18 @@ DOCUMENT_BYTES = 512
 """Bytes that a document takes in a task besides its text, roughly."""
 TASK_BYTES = 32 * 1024 * 1024
 """Most text of a task, about: it is sorted in memory. A table of 1 TB gets 31,000 files per split."""
-COUNTS = ("sequences", "tokens", "cut_tokens", "continued", "targets")
-"""What is counted of each group, and of each split. continued: segments whose document begins in another
-sequence."""
+COUNTS = {
+    "sequences": "count(input_ids)",
+    "tokens": "coalesce(sum(num_tokens), 0)",
+    "cut_tokens": "coalesce(sum(num_cut_tokens), 0)",
+    "continued": "coalesce(sum(num_continued), 0)",
+    "targets": "coalesce(sum(num_targets), 0)",
+    "sequences_without_target": "count_if(num_targets = 0)",
+    "documents_without_target": "count_if(doc_id IS NOT NULL AND problem IS NULL)",
+    "documents_left_out": "count(problem)",
+}
+"""What is counted of each group and of each split -> how, in SQL. continued: segments whose document begins
+in another sequence."""
 
 
 class BuiltSequences(NamedTuple):
@@ -48,20 +59,30 @@ class BuiltSequences(NamedTuple):
     """Token that ends every document; None = the task ends none."""
     num_groups: int
     """Groups that the documents fell into; `trace` finds a document by its group."""
+    left_out: list[dict[str, Any]]
+    """Why documents were left out; see left_out.find_reasons."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the commit of the table keeps of them."""
-        return {"splits": self.counts, "end_token_id": self.end_token_id, "num_groups": self.num_groups}
+        names = ("end_token_id", "num_groups", "left_out")
+        return {"splits": self.counts, **{name: getattr(self, name) for name in names}}
 
 
 @contextmanager
 def build_sequences(
-    documents: DataFrame, chosen: ChosenTokenizer, rules: PackingRules, *, task: str, summary: DocumentSummary
+    documents: DataFrame,
+    chosen: ChosenTokenizer,
+    rules: PackingRules,
+    *,
+    task: str,
+    summary: DocumentSummary,
+    max_left_out_fraction: float = 0.0,
 ) -> Iterator[BuiltSequences]:
     """Rows of SEQUENCES from the kept documents, cached while the context lasts if the session can cache.
 
-    Two Spark jobs: one packs and counts; the writer of the table runs the other.
+    Two Spark jobs: one packs and counts; the writer of the table runs the other. Raises ValueError if more
+    than max_left_out_fraction of the documents cannot be learned from.
     """
     _require_fit(task, rules)
     end_token_id = chosen.require_end_token(task) if load_builder(task).needs_end_token else None
@@ -84,10 +105,16 @@ def build_sequences(
     # The rows must be counted before they can be numbered. Without the cache, texts would be encoded twice.
     with persisted(packed):
         groups = _count_by_group(packed)
-        numbered = packed.join(F.broadcast(_number_groups(spark, groups)), ["split", "group"])
+        num_left_out = pc.sum(groups["documents_left_out"]).as_py()
+        left_out = find_reasons(packed) if num_left_out else []
+        share = num_left_out, summary.num_documents
+        require_few_left_out(*share, left_out, max_fraction=max_left_out_fraction)
+        numbered = packed.where("input_ids IS NOT NULL").join(
+            F.broadcast(_number_groups(spark, groups)), ["split", "group"]
+        )
         sequence_id = (F.col("first_id") + F.col("position")).alias("sequence_id")
         rows = numbered.select(sequence_id, *SEQUENCES.schema.names[1:])
-        yield BuiltSequences(rows, _count_by_split(groups), end_token_id, num_groups)
+        yield BuiltSequences(rows, _count_by_split(groups), end_token_id, num_groups, left_out)
 
 
 def _require_fit(task: str, rules: PackingRules) -> None:
@@ -131,25 +158,19 @@ def _deal_groups(documents: DataFrame, num_groups: int, num_tasks: int) -> DataF
 
 
 def _packed_schema() -> StructType:
-    """SEQUENCES before its rows are numbered: a place within a group instead of sequence_id, and what is
-    counted of each row."""
+    """SEQUENCES before its rows are numbered: a place within a group instead of sequence_id, what is counted
+    of each row, and remarks on documents."""
     fields = [StructField(field.name, field.dataType) for field in SEQUENCES.schema.fields[1:]]
     extra = [
         StructField(name, LongType()) for name in ("group", "position", "num_cut_tokens", "num_continued")
     ]
-    return StructType([*fields, *extra])
+    return StructType([*fields, *extra, *remark_fields()])
 
 
 def _count_by_group(packed: DataFrame) -> pa.Table:
     """split, group, and COUNTS, ordered by split and group. 60 bytes per group on the driver: 400 MB for 100
     TB of text."""
-    sums = (
-        F.count("*").alias("sequences"),
-        F.sum("num_tokens").alias("tokens"),
-        F.sum("num_cut_tokens").alias("cut_tokens"),
-        F.sum("num_continued").alias("continued"),
-        F.sum("num_targets").alias("targets"),
-    )
+    sums = [F.expr(sql).alias(name) for name, sql in COUNTS.items()]
     groups = packed.groupBy("split", "group").agg(*sums).toArrow()
     return groups.sort_by([("split", "ascending"), ("group", "ascending")])
 

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.packing.conservation import TokenCount
 from pipelines.dataset.packing.packed import PackedRows, PackedSequence, join_rows
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.packing.table import load_packer
+from pipelines.dataset.remarks import REMARK_COLUMNS, Remarks
 from pipelines.dataset.tokenizer import from_json
 
 BATCH_DOCUMENTS, BATCH_CHARS = 256, 1_000_000
@@ -60,26 +61,28 @@ def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         records = (record for batch in batches for record in _iterate_records(batch))
         for (split, number), group in groupby(records, key=lambda record: (record["split"], record["group"])):
-            first, count = 0, TokenCount()
-            for sequences in _batch_rows(pack_documents(group, job, count)):
+            first, count, remarks = 0, TokenCount(), Remarks()
+            for sequences in _batch_rows(pack_documents(group, job, count, remarks)):
                 rows = join_rows(sequences)
                 count.remove_rows(rows)
                 yield _to_batch(rows, schema, split=split, group=number, first=first)
                 first += len(sequences)
             count.require_balance(split=split, group=number, method=job.rules.method)
+            yield from remarks.to_batches(schema, split=split, group=number)
 
     return pack_partition
 
 
 def pack_documents(
-    documents: Iterable[Record], job: PackingJob, count: TokenCount
+    documents: Iterable[Record], job: PackingJob, count: TokenCount, remarks: Remarks
 ) -> Iterator[PackedSequence]:
-    """Packed rows of the documents, whose tokens are added to `count`."""
+    """Packed rows of the documents, whose tokens are added to `count`. Those that cannot be learned from are
+    added to `remarks`."""
     builder = _make_builder(job)
 
     def build_examples() -> Iterator[Example]:
         for batch in batch_documents(documents):
-            yield from builder.build(batch)
+            yield from remarks.take_learnable(builder.build(batch))
 
     return load_packer(job.rules.method)(
         count.add_examples(build_examples()), length=job.rules.sequence_length
@@ -174,6 +177,7 @@ def _to_batch(rows: PackedRows, schema: pa.Schema, *, split: str, group: int, fi
         "segments": _to_lists(_to_structs(segments, schema.field("segments")), rows.num_segments),
         "num_cut_tokens": rows.num_cut_tokens,
         "num_continued": rows.num_continued,
+        **{name: pa.nulls(num_rows, pa.string()) for name in REMARK_COLUMNS},
     }
     arrays = [_to_array(columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -6,7 +6,7 @@ from pyspark.sql.classic.dataframe import DataFrame
 from pipelines.dataset import build
 from pipelines.dataset import documents as dataset_documents
 from pipelines.dataset.build import build_sequences
-from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
 from pipelines.dataset.examples.prompt_response import PLAIN
 from pipelines.dataset.examples.table import EXAMPLES, load_builder
@@ -241,6 +241,9 @@ def test_classification_makes_one_sequence_per_kept_document(spark):
         "cut_tokens": num_cut,
         "continued": 0,
         "targets": 3,
+        "sequences_without_target": 0,
+        "documents_without_target": 0,
+        "documents_left_out": 0,
     }
     assert num_cut > 0
     assert built.end_token_id is None

@@ -1,0 +1,113 @@
+"""Conversations that teach nothing: left out with a reason, or counted, and every other token is there."""
+
+import pytest
+
+from pipelines.dataset.build import build_sequences
+from pipelines.dataset.chat_template import read_chat_format, write_chat_format
+from pipelines.dataset.documents import summarize_documents
+from pipelines.dataset.packing.rules import PackingRules
+from pipelines.dataset.tokenizer import ChosenTokenizer
+from tests.dataset.chat.conversations import END, build_chat, format_of, read_template, special_tokenizer
+from tests.dataset.test_build import documents_of
+
+GOOD = [("user", "Where is my card?"), ("assistant", "On its way.")]
+TOO_LONG = [("user", "why? " * 80), ("assistant", "because")]
+BAD = {
+    5: [("user", "a"), ("narrator", "b"), ("assistant", "c")],
+    9: [("narrator", "a"), ("assistant", "b")],
+    12: [("user", "a")],
+}
+NUM_DOCUMENTS = 20
+
+
+def conversations(spark, turns_of):
+    rows = [row.asDict() for row in documents_of(spark, ["x"] * NUM_DOCUMENTS).collect()]
+    for number, row in enumerate(rows):
+        row["parts"] = turns_of(number)
+    return spark.createDataFrame([tuple(row.values()) for row in rows], documents_of(spark, ["x"]).schema)
+
+
+def build(documents, rules, **limits):
+    tokenizer = special_tokenizer()
+    chat = format_of(read_template("chatml"))
+    chosen = ChosenTokenizer(tokenizer, tokenizer.token_to_id(END), chat=chat)
+    summary = summarize_documents(documents, max_bytes=10**9, with_labels=False)
+    return build_sequences(documents, chosen, rules, task="chat", summary=summary, **limits)
+
+
+@pytest.mark.parametrize("method", ["one_per_document", "concatenate", "best_fit"])
+@pytest.mark.parametrize("group_bytes", [10**6, 600])
+def test_bad_conversations_are_left_out_and_all_other_tokens_kept(spark, method, group_bytes):
+    documents = conversations(spark, lambda number: BAD.get(number, GOOD))
+    rules = PackingRules(method=method, sequence_length=64, group_bytes=group_bytes)
+    with build(documents, rules, max_left_out_fraction=0.15) as built:
+        rows = built.rows.collect()
+    counts = built.counts["train"]
+    tokens = len(build_chat(read_template("chatml"), GOOD).input_ids)
+    assert counts["tokens"] == sum(row["num_tokens"] for row in rows) == 17 * tokens
+    assert sorted(row["sequence_id"] for row in rows) == list(range(counts["sequences"]))
+    found = {segment["doc_id"] for row in rows for segment in row["segments"]}
+    assert found == {f"{number:032x}" for number in set(range(NUM_DOCUMENTS)) - BAD.keys()}
+    assert (counts["documents_left_out"], counts["documents_without_target"]) == (3, 0)
+    reasons = [(each["documents"], each["doc_ids"], each["reason"][:25]) for each in built.left_out]
+    assert reasons == [
+        (2, [f"{number:032x}" for number in (5, 9)], "turn 2 has role 'narrator"),
+        (1, [f"{12:032x}"], "it has no turn of the ass"),
+    ]
+    assert built.facts["left_out"] == built.left_out
+
+
+def test_too_many_bad_conversations_stop_the_stage(spark):
+    documents = conversations(spark, lambda number: BAD.get(number, GOOD))
+    message = (
+        r"3 of 20 documents cannot be learned from, more than dataset\.max_left_out_fraction = 0\.14, .*"
+        r"2 x such as document 0+5: turn 2 has role 'narrator'.*to accept the loss, raise the fraction"
+    )
+    with (
+        pytest.raises(ValueError, match=message),
+        build(documents, PackingRules(sequence_length=64), max_left_out_fraction=0.14),
+    ):
+        pass
+
+
+def test_a_group_of_bad_conversations_alone_gives_no_rows(spark):
+    documents = conversations(spark, lambda number: BAD[5])
+    with build(documents, PackingRules(sequence_length=64), max_left_out_fraction=1.0) as built:
+        assert built.rows.collect() == []
+    assert built.counts["train"]["documents_left_out"] == NUM_DOCUMENTS
+    (reason,) = built.left_out
+    assert reason["doc_ids"] == [f"{number:032x}" for number in range(10)]  # the first ones
+
+
+def test_documents_without_a_target_are_counted_and_kept(spark):
+    documents = conversations(spark, lambda number: TOO_LONG if number in (3, 4) else GOOD)
+    with build(documents, PackingRules(sequence_length=64)) as built:
+        rows = {row["segments"][0]["doc_id"]: row for row in built.rows.collect()}
+    counts = built.counts["train"]
+    assert (counts["documents_without_target"], counts["sequences_without_target"]) == (2, 2)
+    assert [rows[f"{number:032x}"]["num_targets"] > 0 for number in (2, 3, 4, 5)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert (counts["documents_left_out"], built.left_out) == (0, [])
+
+
+def test_a_kept_chat_format_is_read_back_or_refused(tmp_path):
+    chat = format_of(read_template("llama3"), roles=(("bot", "assistant"),), date="2026-01-02")
+    name = write_chat_format(chat, str(tmp_path))
+    read = read_chat_format(str(tmp_path), name)
+    assert (read.fingerprint, read.template, read.roles, read.date) == (
+        chat.fingerprint,
+        chat.template,
+        chat.roles,
+        "2026-01-02",
+    )
+    file = tmp_path / f"{name}.chat.json"
+    file.write_text(file.read_text().replace("2026-01-02", "2026-01-03"))
+    with pytest.raises(ValueError, match=r"was changed after it was written; delete it and the sequences"):
+        read_chat_format(str(tmp_path), name)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"delete the sequences table and run the dataset stage"):
+        read_chat_format(str(tmp_path), name)
