@@ -101,12 +101,12 @@ def test_a_conversation_that_cannot_be_learned_is_left_out_and_named(spark, chat
     facts = pin(chat.configs["dataset"].sequences).facts
     documents = DOCUMENTS.read(spark, chat.configs["corpus"].documents).collect()
     (bad,) = (row["doc_id"] for row in documents if row["parts"][0]["name"] == "narrator")
-    assert facts["splits"]["train"]["documents_left_out"] == 1
-    (left_out,) = facts["left_out"]
-    assert (left_out["documents"], left_out["doc_ids"]) == (1, [bad])
+    assert facts["left_out"]["documents"] == 1
+    (left_out,) = facts["left_out"]["first"]
+    assert left_out["doc_id"] == bad
     assert left_out["reason"].startswith("turn 1 has role 'narrator', known are")
     shown = chat.outcomes["dataset"].facts
-    assert f"1; 1 x such as document {bad}: turn 1 has role 'narrator'" in shown["documents left out"]
+    assert shown["documents left out"].startswith(f"1; first {bad}: turn 1 has role 'narrator'")
     sequences = SEQUENCES.read(spark, chat.configs["dataset"].sequences).collect()
     written = [segment["doc_id"] for row in sequences for segment in row["segments"]]
     assert sorted(written) == sorted(row["doc_id"] for row in documents if row["doc_id"] != bad)
@@ -117,8 +117,8 @@ def test_a_conversation_that_cannot_be_learned_is_left_out_and_named(spark, chat
 
 def test_a_document_without_a_target_is_counted(spark, chat):
     train = pin(chat.configs["dataset"].sequences).facts["splits"]["train"]
-    assert (train["documents_without_target"], train["sequences_without_target"]) == (1, 1)
-    assert chat.outcomes["dataset"].facts["without a target"] == "1 documents; 1 sequences"
+    assert train["without_target"] == 1
+    assert chat.outcomes["dataset"].facts["without a target"] == "1 sequences"
     rows = SEQUENCES.read(spark, chat.configs["dataset"].sequences).where("num_targets = 0").collect()
     assert [row["num_tokens"] for row in rows] == [160]
 

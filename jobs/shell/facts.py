@@ -47,16 +47,11 @@ def display_sequences(pin: "Pin") -> dict[str, str]:
     places = sum(counts["sequences"] for counts in splits.values()) * pin.facts["sequence_length"]
     filled = f"{tokens:,}; {tokens / max(1, places):.2%} of sequences x sequence_length"
     shown = {"sequences": sequences, "tokens": filled, "tokens cut off": f"{cut:,}"}
-    documents, rows, left_out = (
-        sum(counts.get(name, 0) for counts in splits.values())
-        for name in ("documents_without_target", "sequences_without_target", "documents_left_out")
-    )
-    if documents or rows:
-        shown["without a target"] = f"{documents:,} documents; {rows:,} sequences"
-    if left_out:
-        from pipelines.dataset.remarks import describe_reasons
-
-        shown["documents left out"] = f"{left_out:,}; {describe_reasons(pin.facts['left_out'])}"
+    if without := sum(counts.get("without_target", 0) for counts in splits.values()):
+        shown["without a target"] = f"{without:,} sequences"
+    if (left_out := pin.facts.get("left_out", {})).get("documents"):
+        first = left_out["first"][0]
+        shown["documents left out"] = f"{left_out['documents']:,}; first {first['doc_id']}: {first['reason']}"
     return shown
 
 

@@ -24,7 +24,7 @@ from pyspark.sql.types import LongType, StructField, StructType
 from pipelines.dataset.documents import DocumentSummary, select_kept
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.group import PackingJob, make_partition_packer, require_builder
-from pipelines.dataset.left_out import find_reasons, remark_fields, require_few_left_out
+from pipelines.dataset.left_out import LeftOut, find_left_out, require_few_left_out
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer
 from pipelines.delta import ContractError
@@ -36,17 +36,16 @@ DOCUMENT_BYTES = 512
 TASK_BYTES = 32 * 1024 * 1024
 """Most text of a task, about: it is sorted in memory. A table of 1 TB gets 31,000 files per split."""
 COUNTS = {
-    "sequences": "count(input_ids)",
-    "tokens": "coalesce(sum(num_tokens), 0)",
-    "cut_tokens": "coalesce(sum(num_cut_tokens), 0)",
-    "continued": "coalesce(sum(num_continued), 0)",
-    "targets": "coalesce(sum(num_targets), 0)",
-    "sequences_without_target": "count_if(num_targets = 0)",
-    "documents_without_target": "count_if(doc_id IS NOT NULL AND problem IS NULL)",
-    "documents_left_out": "count(problem)",
+    "sequences": "count(*)",
+    "tokens": "sum(num_tokens)",
+    "cut_tokens": "sum(num_cut_tokens)",
+    "continued": "sum(num_continued)",
+    "targets": "sum(num_targets)",
+    "without_target": "count_if(num_targets = 0)",
+    "units": "sum(size(segments) - num_continued)",
 }
 """What is counted of each group and of each split -> how, in SQL. continued: segments whose document begins
-in another sequence."""
+in another sequence; units: those that begin in one, of most tasks documents."""
 
 
 class BuiltSequences(NamedTuple):
@@ -59,14 +58,17 @@ class BuiltSequences(NamedTuple):
     """Token that ends every document; None = the task ends none."""
     num_groups: int
     """Groups that the documents fell into; `trace` finds a document by its group."""
-    left_out: list[dict[str, Any]]
-    """Why documents were left out; see left_out.find_reasons."""
+    num_left_out: int
+    """Documents from which nothing can be learned."""
+    left_out: list[LeftOut]
+    """The first ones of them."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the commit of the table keeps of them."""
-        names = ("end_token_id", "num_groups", "left_out")
-        return {"splits": self.counts, **{name: getattr(self, name) for name in names}}
+        facts = {"splits": self.counts, "end_token_id": self.end_token_id, "num_groups": self.num_groups}
+        named = [each._asdict() for each in self.left_out]
+        return {**facts, "left_out": {"documents": self.num_left_out, "first": named}}
 
 
 @contextmanager
@@ -105,16 +107,16 @@ def build_sequences(
     # The rows must be counted before they can be numbered. Without the cache, texts would be encoded twice.
     with persisted(packed):
         groups = _count_by_group(packed)
-        num_left_out = pc.sum(groups["documents_left_out"]).as_py()
-        left_out = find_reasons(packed) if num_left_out else []
+        num_units = pc.sum(groups["units"]).as_py() or 0
+        num_left_out = summary.num_documents - num_units if job.may_leave_out else 0
+        left_out = find_left_out(documents, packed, job) if num_left_out else []
         share = num_left_out, summary.num_documents
         require_few_left_out(*share, left_out, max_fraction=max_left_out_fraction)
-        numbered = packed.where("input_ids IS NOT NULL").join(
-            F.broadcast(_number_groups(spark, groups)), ["split", "group"]
-        )
+        numbered = packed.join(F.broadcast(_number_groups(spark, groups)), ["split", "group"])
         sequence_id = (F.col("first_id") + F.col("position")).alias("sequence_id")
         rows = numbered.select(sequence_id, *SEQUENCES.schema.names[1:])
-        yield BuiltSequences(rows, _count_by_split(groups), end_token_id, num_groups, left_out)
+        counts = _count_by_split(groups)
+        yield BuiltSequences(rows, counts, end_token_id, num_groups, num_left_out, left_out)
 
 
 def _require_fit(task: str, rules: PackingRules) -> None:
@@ -158,13 +160,13 @@ def _deal_groups(documents: DataFrame, num_groups: int, num_tasks: int) -> DataF
 
 
 def _packed_schema() -> StructType:
-    """SEQUENCES before its rows are numbered: a place within a group instead of sequence_id, what is counted
-    of each row, and remarks on documents."""
+    """SEQUENCES before its rows are numbered: a place within a group instead of sequence_id, and what is
+    counted of each row."""
     fields = [StructField(field.name, field.dataType) for field in SEQUENCES.schema.fields[1:]]
     extra = [
         StructField(name, LongType()) for name in ("group", "position", "num_cut_tokens", "num_continued")
     ]
-    return StructType([*fields, *extra, *remark_fields()])
+    return StructType([*fields, *extra])
 
 
 def _count_by_group(packed: DataFrame) -> pa.Table:

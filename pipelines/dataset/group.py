@@ -26,7 +26,6 @@ from pipelines.dataset.packing.conservation import TokenCount
 from pipelines.dataset.packing.packed import PackedRows, PackedSequence, join_rows
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.packing.table import load_packer
-from pipelines.dataset.remarks import REMARK_COLUMNS, Remarks
 from pipelines.dataset.tokenizer import from_json
 
 BATCH_DOCUMENTS, BATCH_CHARS = 256, 1_000_000
@@ -50,6 +49,11 @@ class PackingJob:
     rules: PackingRules
     chat: ChatFormat
 
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether the task may find nothing to learn in a document. Such a task makes one unit of each."""
+        return load_builder(self.task).is_chat
+
 
 def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker:
     """The function for mapInArrow, over documents that are sorted by split, group and doc_id: its rows have
@@ -61,28 +65,26 @@ def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         records = (record for batch in batches for record in _iterate_records(batch))
         for (split, number), group in groupby(records, key=lambda record: (record["split"], record["group"])):
-            first, count, remarks = 0, TokenCount(), Remarks()
-            for sequences in _batch_rows(pack_documents(group, job, count, remarks)):
+            first, count = 0, TokenCount()
+            for sequences in _batch_rows(pack_documents(group, job, count)):
                 rows = join_rows(sequences)
                 count.remove_rows(rows)
                 yield _to_batch(rows, schema, split=split, group=number, first=first)
                 first += len(sequences)
             count.require_balance(split=split, group=number, method=job.rules.method)
-            yield from remarks.to_batches(schema, split=split, group=number)
 
     return pack_partition
 
 
 def pack_documents(
-    documents: Iterable[Record], job: PackingJob, count: TokenCount, remarks: Remarks
+    documents: Iterable[Record], job: PackingJob, count: TokenCount
 ) -> Iterator[PackedSequence]:
-    """Packed rows of the documents, whose tokens are added to `count`. Those that cannot be learned from are
-    added to `remarks`."""
+    """Packed rows of the documents that can be learned from, whose tokens are added to `count`."""
     builder = _make_builder(job)
 
     def build_examples() -> Iterator[Example]:
         for batch in batch_documents(documents):
-            yield from remarks.take_learnable(builder.build(batch))
+            yield from (example for example in builder.build(batch) if example.problem is None)
 
     return load_packer(job.rules.method)(
         count.add_examples(build_examples()), length=job.rules.sequence_length
@@ -99,6 +101,14 @@ def _make_builder(job: PackingJob) -> ExampleBuilder:
         chat=job.chat,
     )
     return load_builder(job.task)(from_json(job.tokenizer_json), settings)
+
+
+def find_problems(records: Iterable[Record], job: PackingJob) -> Iterator[tuple[str, str | None]]:
+    """(doc_id, why nothing can be learned from it) of each document; None = something can."""
+    builder = _make_builder(job)
+    for batch in batch_documents(records):
+        for example in builder.build(batch):
+            yield example.doc_id, example.problem
 
 
 def require_builder(job: PackingJob) -> None:
@@ -177,7 +187,6 @@ def _to_batch(rows: PackedRows, schema: pa.Schema, *, split: str, group: int, fi
         "segments": _to_lists(_to_structs(segments, schema.field("segments")), rows.num_segments),
         "num_cut_tokens": rows.num_cut_tokens,
         "num_continued": rows.num_continued,
-        **{name: pa.nulls(num_rows, pa.string()) for name in REMARK_COLUMNS},
     }
     arrays = [_to_array(columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

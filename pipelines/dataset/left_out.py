@@ -1,54 +1,64 @@
-"""Documents that were left out of the sequences: why, and how many there may be. If most documents cannot be
-learned from, a template or the names of roles are wrong, and the stage fails instead of ending empty."""
+"""Documents that a task left out of the sequences: which, why, and how many there may be.
 
-from collections.abc import Sequence
-from typing import Any
+A document is left out if its task finds nothing in it to learn. Their number is what the counts of documents
+and of sequences leave; which they are is only asked for then. If most documents are left out, a template or
+the names of roles are wrong, and the stage fails instead of ending empty.
+"""
 
-from pyspark.sql import DataFrame, Window
+from typing import NamedTuple
+
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField
 
-from pipelines.dataset.remarks import REMARK_COLUMNS, describe_reasons
+from pipelines.dataset.documents import select_kept
+from pipelines.dataset.examples.table import load_builder
+from pipelines.dataset.group import PackingJob, find_problems
+from pipelines.delta import ContractError
 
-MAX_REASONS, MAX_IDS = 10, 10
-"""Reasons that a commit keeps, the most frequent ones, and documents of each."""
+MAX_NAMED = 20
+"""Documents that are named with their reasons, the first ones by doc_id."""
+_NUM_SHOWN = 3
 
 
-def remark_fields() -> list[StructField]:
-    return [StructField(name, StringType()) for name in REMARK_COLUMNS]
+class LeftOut(NamedTuple):
+    """A document that is in no sequence."""
+
+    doc_id: str
+    reason: str
 
 
-def find_reasons(packed: DataFrame) -> list[dict[str, Any]]:
-    """Why documents were left out: reason (that of the first of them), number of documents, the first of
-    their ids. The most frequent ones first; reasons that differ in numbers only are one."""
-    kind = F.regexp_replace("problem", r"\d[\d,]*", "0").alias("kind")
-    left_out = packed.where("problem IS NOT NULL").select("doc_id", "problem", kind)
-    first = Window.partitionBy("kind").orderBy("doc_id")
-    everyone = Window.partitionBy("kind")
-    rows = (
-        left_out.withColumns({"place": F.row_number().over(first), "documents": F.count("*").over(everyone)})
-        .where(F.col("place") <= MAX_IDS)
-        .groupBy("kind", "documents")
-        .agg(
-            F.min_by("problem", "doc_id").alias("reason"),
-            F.sort_array(F.collect_list("doc_id")).alias("doc_ids"),
-        )
-        .orderBy(F.desc("documents"), "kind")
-        .limit(MAX_REASONS)
-        .collect()
-    )
-    return [{name: row[name] for name in ("reason", "documents", "doc_ids")} for row in rows]
+def find_left_out(documents: DataFrame, sequences: DataFrame, job: PackingJob) -> list[LeftOut]:
+    """The first kept documents that are in no sequence. One shuffle of ids; the task reads the documents here
+    again.
+
+    Raises ContractError if it finds something to learn in one: then its tokens were lost.
+    """
+    ids = sequences.select(F.explode("segments.doc_id").alias("doc_id"))
+    missing = select_kept(documents).join(ids, "doc_id", "left_anti").orderBy("doc_id").limit(MAX_NAMED)
+    records = [
+        row.asDict(recursive=True)
+        for row in missing.select("doc_id", *load_builder(job.task).columns).collect()
+    ]
+    found = []
+    for doc_id, problem in find_problems(records, job):
+        if problem is None:
+            raise ContractError(
+                f"sequences: document {doc_id} is in none of them, but can be learned from; report it"
+            )
+        found.append(LeftOut(doc_id, problem))
+    return found
 
 
 def require_few_left_out(
-    num_left_out: int, num_documents: int, reasons: Sequence[dict[str, Any]], *, max_fraction: float
+    num_left_out: int, num_documents: int, named: list[LeftOut], *, max_fraction: float
 ) -> None:
     """Raises ValueError, before anything is written, if more than max_fraction of the documents were left
     out."""
     if num_left_out <= max_fraction * num_documents:
         return
+    described = "; ".join(f"document {each.doc_id}: {each.reason}" for each in named[:_NUM_SHOWN])
     raise ValueError(
         f"dataset: {num_left_out:,} of {num_documents:,} documents cannot be learned from, more than "
-        f"dataset.max_left_out_fraction = {max_fraction:g}, and sequences were not written. "
-        f"{describe_reasons(reasons)}; to accept the loss, raise the fraction"
+        f"dataset.max_left_out_fraction = {max_fraction:g}, and sequences were not written. The first ones: "
+        f"{described}; to accept the loss, raise the fraction"
     )

@@ -241,9 +241,8 @@ def test_classification_makes_one_sequence_per_kept_document(spark):
         "cut_tokens": num_cut,
         "continued": 0,
         "targets": 3,
-        "sequences_without_target": 0,
-        "documents_without_target": 0,
-        "documents_left_out": 0,
+        "without_target": 0,
+        "units": 3,
     }
     assert num_cut > 0
     assert built.end_token_id is None

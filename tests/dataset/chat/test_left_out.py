@@ -5,8 +5,11 @@ import pytest
 from pipelines.dataset.build import build_sequences
 from pipelines.dataset.chat_template import read_chat_format, write_chat_format
 from pipelines.dataset.documents import summarize_documents
+from pipelines.dataset.group import PackingJob
+from pipelines.dataset.left_out import find_left_out
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer
+from pipelines.delta import ContractError
 from tests.dataset.chat.conversations import END, build_chat, format_of, read_template, special_tokenizer
 from tests.dataset.test_build import documents_of
 
@@ -25,6 +28,18 @@ def conversations(spark, turns_of):
     for number, row in enumerate(rows):
         row["parts"] = turns_of(number)
     return spark.createDataFrame([tuple(row.values()) for row in rows], documents_of(spark, ["x"]).schema)
+
+
+def left_out_job():
+    tokenizer = special_tokenizer()
+    return PackingJob(
+        task="chat",
+        tokenizer_json=tokenizer.to_str(),
+        end_token_id=tokenizer.token_to_id(END),
+        labels=(),
+        rules=PackingRules(sequence_length=64),
+        chat=format_of(read_template("chatml")),
+    )
 
 
 def build(documents, rules, **limits):
@@ -48,20 +63,21 @@ def test_bad_conversations_are_left_out_and_all_other_tokens_kept(spark, method,
     assert sorted(row["sequence_id"] for row in rows) == list(range(counts["sequences"]))
     found = {segment["doc_id"] for row in rows for segment in row["segments"]}
     assert found == {f"{number:032x}" for number in set(range(NUM_DOCUMENTS)) - BAD.keys()}
-    assert (counts["documents_left_out"], counts["documents_without_target"]) == (3, 0)
-    reasons = [(each["documents"], each["doc_ids"], each["reason"][:25]) for each in built.left_out]
-    assert reasons == [
-        (2, [f"{number:032x}" for number in (5, 9)], "turn 2 has role 'narrator"),
-        (1, [f"{12:032x}"], "it has no turn of the ass"),
+    assert (built.num_left_out, counts["units"]) == (3, 17)
+    assert [(each.doc_id, each.reason[:25]) for each in built.left_out] == [
+        (f"{5:032x}", "turn 2 has role 'narrator"),
+        (f"{9:032x}", "turn 1 has role 'narrator"),
+        (f"{12:032x}", "it has no turn of the ass"),
     ]
-    assert built.facts["left_out"] == built.left_out
+    first = built.facts["left_out"]["first"][2]
+    assert first == {"doc_id": f"{12:032x}", "reason": built.left_out[2].reason}
 
 
 def test_too_many_bad_conversations_stop_the_stage(spark):
     documents = conversations(spark, lambda number: BAD.get(number, GOOD))
     message = (
         r"3 of 20 documents cannot be learned from, more than dataset\.max_left_out_fraction = 0\.14, .*"
-        r"2 x such as document 0+5: turn 2 has role 'narrator'.*to accept the loss, raise the fraction"
+        r"first ones: document 0+5: turn 2 has role 'narrator'.*to accept the loss, raise the fraction"
     )
     with (
         pytest.raises(ValueError, match=message),
@@ -74,9 +90,8 @@ def test_a_group_of_bad_conversations_alone_gives_no_rows(spark):
     documents = conversations(spark, lambda number: BAD[5])
     with build(documents, PackingRules(sequence_length=64), max_left_out_fraction=1.0) as built:
         assert built.rows.collect() == []
-    assert built.counts["train"]["documents_left_out"] == NUM_DOCUMENTS
-    (reason,) = built.left_out
-    assert reason["doc_ids"] == [f"{number:032x}" for number in range(10)]  # the first ones
+    assert (built.counts, built.num_left_out) == ({}, NUM_DOCUMENTS)
+    assert len(built.left_out) == NUM_DOCUMENTS
 
 
 def test_documents_without_a_target_are_counted_and_kept(spark):
@@ -84,14 +99,23 @@ def test_documents_without_a_target_are_counted_and_kept(spark):
     with build(documents, PackingRules(sequence_length=64)) as built:
         rows = {row["segments"][0]["doc_id"]: row for row in built.rows.collect()}
     counts = built.counts["train"]
-    assert (counts["documents_without_target"], counts["sequences_without_target"]) == (2, 2)
+    assert counts["without_target"] == 2
     assert [rows[f"{number:032x}"]["num_targets"] > 0 for number in (2, 3, 4, 5)] == [
         True,
         False,
         False,
         True,
     ]
-    assert (counts["documents_left_out"], built.left_out) == (0, [])
+    assert (built.num_left_out, built.left_out) == (0, [])
+
+
+def test_a_document_that_was_lost_is_not_called_left_out(spark):
+    documents = conversations(spark, lambda number: GOOD)
+    with build(documents, PackingRules(sequence_length=64)) as built:
+        some = built.rows.where(f"segments[0].doc_id != '{7:032x}'")
+        job = left_out_job()
+        with pytest.raises(ContractError, match=r"document 0+7 is in none of them, but can be learned from"):
+            find_left_out(documents, some, job)
 
 
 def test_a_kept_chat_format_is_read_back_or_refused(tmp_path):
