@@ -5,12 +5,13 @@ and of sequences leave; which they are is only asked for then. If most documents
 the names of roles are wrong, and the stage fails instead of ending empty.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.dataset.documents import select_kept
+from pipelines.dataset.build import Counts
+from pipelines.dataset.documents import DocumentSummary, select_kept
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.group import PackingJob, find_problems
 from pipelines.delta import ContractError
@@ -25,6 +26,27 @@ class LeftOut(NamedTuple):
 
     doc_id: str
     reason: str
+
+
+def check_left_out(
+    documents: DataFrame,
+    sequences: DataFrame,
+    job: PackingJob,
+    counts: Counts,
+    summary: DocumentSummary,
+    max_fraction: float,
+) -> dict[str, Any]:
+    """What the commit of the sequences keeps: the number of documents that were left out, and the first ones.
+
+    `counts` and `summary` are those of the whole table, `documents` and `sequences` what was packed now.
+    Raises ValueError, before anything is written, if more than max_fraction of the documents were left out.
+    """
+    if not job.may_leave_out:
+        return {"documents": 0, "first": []}
+    number = summary.num_documents - sum(of["units"] for of in counts.values())
+    named = find_left_out(documents, sequences, job) if number else []
+    require_few_left_out(number, summary.num_documents, named, max_fraction=max_fraction)
+    return {"documents": number, "first": [each._asdict() for each in named]}
 
 
 def find_left_out(documents: DataFrame, sequences: DataFrame, job: PackingJob) -> list[LeftOut]:

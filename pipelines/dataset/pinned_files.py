@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from pipelines.pin import TableLog, open_log
 from pipelines.storage import locate
 from pipelines.stores import delta_options
 
@@ -17,7 +18,7 @@ NUM_THREADS = 16
 
 
 class PinnedFile(NamedTuple):
-    """One file of a table version; its range of the row numbers is that of the log."""
+    """One file of a table version; its range of ids is that of the log."""
 
     path: str
     """As the file system of the table knows it."""
@@ -47,6 +48,14 @@ def open_pinned(
             f"{table_id}); run the {stage} stage and the stages after it again"
         )
     return pinned
+
+
+def open_version(place: str, version: int) -> TableLog | None:
+    """The log of a table up to `version`; None if there is no table, or it no longer has the version."""
+    try:
+        return open_log(place, version=version)
+    except DeltaError:
+        return None
 
 
 def list_files(path: str, pinned: DeltaTable, *, split: str | None = None) -> list[PinnedFile]:

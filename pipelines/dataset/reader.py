@@ -5,11 +5,20 @@ page cache, and the ranks of a machine share the copy. The copy is named by tabl
 format. Where it exists, Delta is not touched.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.dataset.arrays import LENGTHS, FlatRows, copy_name, map_array, require_consistent, write_arrays
+from pipelines.dataset.arrays import (
+    LENGTHS,
+    FlatRows,
+    copy_name,
+    map_array,
+    read_source_names,
+    require_consistent,
+    write_arrays,
+)
 from pipelines.dataset.copying import copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.pinned_files import open_pinned
@@ -18,7 +27,7 @@ from pipelines.repeating import repeat_on_hdfs
 
 
 class SequenceReader:
-    """Random access to the rows of one split. Rows are numbered by sequence_id."""
+    """Random access to the rows of one split. Rows are numbered from 0 in the order of sequence_id."""
 
     def __init__(self, folder: Path) -> None:
         self._tokens = map_array(folder, "tokens")
@@ -32,6 +41,10 @@ class SequenceReader:
         """(num_rows,) int64 terms that each row adds to the loss."""
         self.lengths = map_array(folder, LENGTHS)
         """(num_rows,) int32 tokens of each row."""
+        self.source_codes = map_array(folder, "source_codes")
+        """(num_rows,) int32: the source of each row is source_names[code]."""
+        self.source_names = read_source_names(folder)
+        """Sources of the split, in the order of their names."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -72,16 +85,19 @@ def open_split(
         return SequenceReader(folder)
 
 
-def write_split(folder: Path, rows: Rows) -> None:
-    """Write `rows` as the arrays that SequenceReader(folder) maps: row i gets sequence_id i. No Delta needed.
+def write_split(folder: Path, rows: Rows, sources: Sequence[str] | None = None) -> None:
+    """Write `rows` as the arrays that SequenceReader(folder) maps. No Delta needed.
 
-    With `folder` = copies / copy_name(...), open_split finds them and looks for no table.
+    `sources`: name of the source of each row; None = the rows have one source without a name. With `folder` =
+    copies / copy_name(...), open_split finds them and looks for no table.
 
     Raises ValueError if a row contradicts itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_tokens = np.array([len(tokens) for tokens in rows.input_ids], dtype=np.int64)
     num_segments = np.array([len(lengths) for lengths in rows.segment_lengths], dtype=np.int64)
+    named = [""] * len(num_tokens) if sources is None else sources
+    source_names, source_codes = np.unique(np.array(named, dtype=np.str_), return_inverse=True)
     everything = FlatRows(
         ids=np.arange(len(num_tokens)),
         num_tokens=num_tokens,
@@ -92,8 +108,9 @@ def write_split(folder: Path, rows: Rows) -> None:
         labels=rows.labels,
         num_targets=rows.num_targets,
         num_bytes=rows.num_bytes,
+        source_codes=source_codes,
     )
-    write_arrays(folder, require_consistent(everything))
+    write_arrays(folder, require_consistent(everything), source_names.tolist())
 
 
 def _join(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:

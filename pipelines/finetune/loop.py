@@ -67,7 +67,7 @@ def train(
             raise FloatingPointError(
                 f"loss is {loss} and gradient norm {norm} at step {step + 1}; "
                 f"lower finetune.optimization.learning_rate, or look at the {len(rows)} rows of this "
-                f"step, whose sequence_id is {', '.join(map(str, rows[:8].tolist()))}, ...: "
+                f"step, {', '.join(map(str, rows[:8].tolist()))}, ...: "
                 f"distributary trace --step {step + 1} --run RUN_ID"
             )
         num_tokens = int(reader.lengths[rows].sum())

@@ -27,9 +27,20 @@ def sequence(number: int, split: str, shift: int) -> tuple:
         ("d", first, length, 0, 1) for first, length in zip((0, num_tokens - 1), lengths, strict=False)
     ]
     runs = [(1, lengths[0] - 1)] if lengths[0] > 1 else []
-    if split == CLASSES:
-        return number, split, tokens, num_tokens, number, [], 1, 10 * number, segments
-    return number, split, tokens, num_tokens, None, runs, lengths[0] - 1, 10 * number, segments
+    label, runs, num_targets = (number, [], 1) if split == CLASSES else (None, runs, lengths[0] - 1)
+    counts = (num_targets, 10 * number, 0, 0)
+    return (
+        number,
+        split,
+        f"s{number % 2}",
+        tokens,
+        num_tokens,
+        label,
+        runs,
+        *counts,
+        segments,
+        [13] * len(segments),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +78,13 @@ def test_rows_are_of_the_pinned_version_in_the_order_asked_for(table, tmp_path):
     assert rows.num_targets.tolist() == [1, 0, 1]
     assert rows.num_bytes.tolist() == [70, 0, 220]
     assert reader.lengths.tolist() == [1 + number % 5 for number in range(23)]
-    assert reader.num_targets.tolist() == [sequence(number, "train", 0)[6] for number in range(23)]
+    assert reader.num_targets.tolist() == [sequence(number, "train", 0)[7] for number in range(23)]
+
+
+def test_the_source_of_each_row_is_known(table, tmp_path):
+    reader = opened(table, tmp_path)
+    assert reader.source_names == ["s0", "s1"]
+    assert reader.source_codes.tolist() == [number % 2 for number in range(23)]
 
 
 def test_classes_are_read_as_labels(table, tmp_path):
@@ -140,7 +157,9 @@ def test_another_table_or_a_missing_version_is_refused(table, tmp_path):
 def test_ids_with_gaps_are_refused(spark, tmp_path):
     rows = spark.createDataFrame([sequence(number, "train", 0) for number in (0, 2)], SEQUENCES.schema)
     made = SEQUENCES.overwrite(rows, str(tmp_path / "gaps"), fingerprint="gaps", facts={})
-    with pytest.raises(ValueError, match="from 0 to 1 without gaps"):
+    with pytest.raises(
+        ValueError, match="split train has no 1, but every group has ids from its first without gaps"
+    ):
         opened(made, tmp_path)
 
 
@@ -183,6 +202,12 @@ def test_written_split_opens_without_a_table(tmp_path):
     assert reader.lengths.tolist() == [len(tokens) for tokens in rows.input_ids]
 
 
+def test_sources_of_written_rows_are_read_back(tmp_path):
+    write_split(tmp_path, random_rows(0), [f"s{row % 3}" for row in range(50)])
+    reader = SequenceReader(tmp_path)
+    assert [reader.source_names[code] for code in reader.source_codes] == [f"s{row % 3}" for row in range(50)]
+
+
 def test_empty_split_is_written_and_read(tmp_path):
     write_split(tmp_path, random_rows(0, num_rows=0))
     assert len(SequenceReader(tmp_path)) == 0
@@ -209,7 +234,7 @@ def test_rows_that_contradict_themselves_are_refused(tmp_path, change, message):
         num_bytes=np.array([3]),
     )
     write_split(tmp_path, sound)
-    with pytest.raises(ValueError, match=f"sequence 0 has {message}"):
+    with pytest.raises(ValueError, match=f"row 0 of the split has {message}"):
         write_split(tmp_path, sound._replace(**change))
 
 

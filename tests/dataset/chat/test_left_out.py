@@ -1,12 +1,16 @@
 """Conversations that teach nothing: left out with a reason, or counted, and every other token is there."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 
-from pipelines.dataset.build import build_sequences
+from pipelines.dataset.build import build_sequences, count_splits
 from pipelines.dataset.chat_template import read_chat_format, write_chat_format
 from pipelines.dataset.documents import summarize_documents
 from pipelines.dataset.group import PackingJob
-from pipelines.dataset.left_out import find_left_out
+from pipelines.dataset.layout import lay_out_groups
+from pipelines.dataset.left_out import check_left_out, find_left_out
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer
 from pipelines.delta import ContractError
@@ -42,16 +46,24 @@ def left_out_job():
     )
 
 
-def build(documents, rules, **limits):
+@contextmanager
+def build(documents, rules, *, max_left_out_fraction=0.0):
+    """The rows, the counts, and what is kept of the documents that were left out."""
     tokenizer = special_tokenizer()
     chat = format_of(read_template("chatml"))
     chosen = ChosenTokenizer(tokenizer, tokenizer.token_to_id(END), chat=chat)
-    summary = summarize_documents(documents, max_bytes=10**9, with_labels=False)
-    return build_sequences(documents, chosen, rules, task="chat", summary=summary, **limits)
+    summary = summarize_documents(
+        documents, max_bytes=10**9, group_bytes=rules.group_bytes, with_labels=False
+    )
+    layout = lay_out_groups(summary.place_bytes, rules.group_bytes)
+    built = build_sequences(documents, chosen, rules, task="chat", labels=(), layout=layout)
+    counts = count_splits(built.rows)
+    left_out = check_left_out(documents, built.rows, built.job, counts, summary, max_left_out_fraction)
+    yield SimpleNamespace(rows=built.rows, counts=counts, left_out=left_out)
 
 
 @pytest.mark.parametrize("method", ["one_per_document", "concatenate", "best_fit"])
-@pytest.mark.parametrize("group_bytes", [10**6, 600])
+@pytest.mark.parametrize("group_bytes", [10**6, 2000])
 def test_bad_conversations_are_left_out_and_all_other_tokens_kept(spark, method, group_bytes):
     documents = conversations(spark, lambda number: BAD.get(number, GOOD))
     rules = PackingRules(method=method, sequence_length=64, group_bytes=group_bytes)
@@ -60,17 +72,15 @@ def test_bad_conversations_are_left_out_and_all_other_tokens_kept(spark, method,
     counts = built.counts["train"]
     tokens = len(build_chat(read_template("chatml"), GOOD).input_ids)
     assert counts["tokens"] == sum(row["num_tokens"] for row in rows) == 17 * tokens
-    assert sorted(row["sequence_id"] for row in rows) == list(range(counts["sequences"]))
+    assert len({row["sequence_id"] for row in rows}) == counts["sequences"]
     found = {segment["doc_id"] for row in rows for segment in row["segments"]}
     assert found == {f"{number:032x}" for number in set(range(NUM_DOCUMENTS)) - BAD.keys()}
-    assert (built.num_left_out, counts["units"]) == (3, 17)
-    assert [(each.doc_id, each.reason[:25]) for each in built.left_out] == [
+    assert (built.left_out["documents"], counts["units"]) == (3, 17)
+    assert [(each["doc_id"], each["reason"][:25]) for each in built.left_out["first"]] == [
         (f"{5:032x}", "turn 2 has role 'narrator"),
         (f"{9:032x}", "turn 1 has role 'narrator"),
         (f"{12:032x}", "it has no turn of the ass"),
     ]
-    first = built.facts["left_out"]["first"][2]
-    assert first == {"doc_id": f"{12:032x}", "reason": built.left_out[2].reason}
 
 
 def test_too_many_bad_conversations_stop_the_stage(spark):
@@ -90,8 +100,8 @@ def test_a_group_of_bad_conversations_alone_gives_no_rows(spark):
     documents = conversations(spark, lambda number: BAD[5])
     with build(documents, PackingRules(sequence_length=64), max_left_out_fraction=1.0) as built:
         assert built.rows.collect() == []
-    assert (built.counts, built.num_left_out) == ({}, NUM_DOCUMENTS)
-    assert len(built.left_out) == NUM_DOCUMENTS
+    assert (built.counts, built.left_out["documents"]) == ({}, NUM_DOCUMENTS)
+    assert len(built.left_out["first"]) == NUM_DOCUMENTS
 
 
 def test_documents_without_a_target_are_counted_and_kept(spark):
@@ -106,7 +116,7 @@ def test_documents_without_a_target_are_counted_and_kept(spark):
         False,
         True,
     ]
-    assert (built.num_left_out, built.left_out) == (0, [])
+    assert built.left_out == {"documents": 0, "first": []}
 
 
 def test_a_document_that_was_lost_is_not_called_left_out(spark):
