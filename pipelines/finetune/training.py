@@ -159,10 +159,8 @@ class Training:
         limit = self.cadence.max_evaluation_sequences
         return {
             **({} if limit is None else {"max_evaluation_sequences": limit}),
-            **{
-                name: asdict(getattr(self, name))
-                for name in ("spec", "architecture", "optimization", "schedule")
-            },
+            "spec": _identify(self.spec),
+            **{name: asdict(getattr(self, name)) for name in ("architecture", "optimization", "schedule")},
             "data": {
                 name: getattr(self.data, name)
                 for name in ("table_id", "version", "evaluation_split", "final_split")
@@ -230,6 +228,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
     """
     from pipelines.catalog import find_location
+    from pipelines.dataset.chat_template import read_chat_format
     from pipelines.dataset.hub import base_identity
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
@@ -260,6 +259,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             base=settings.model.start(),
             tokenizer=facts["tokenizer"],
             end_token_id=facts.get("end_token_id"),
+            chat=read_chat_format(settings.tokenizers, facts["chat"]) if "chat" in facts else None,
         ),
         architecture=settings.model,
         optimization=settings.optimization,
@@ -270,6 +270,13 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     base = base_identity(settings.model.base)
     made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
     return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _identify(spec: ModelSpec) -> dict[str, Any]:
+    """What the weights depend on in a spec."""
+    fields = asdict(replace(spec, chat=None))
+    del fields["chat"]
+    return fields if spec.chat is None else {**fields, "chat": spec.chat.fingerprint}
 
 
 def _pick(kind: type[_Value], source: Any, **others: Any) -> _Value:
