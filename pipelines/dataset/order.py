@@ -159,7 +159,7 @@ class Order:
         self._lengths, self._seed = lengths, seed
         self._rows = rows or Epochs(len(lengths), seed=seed)
         self._global_batch = global_batch
-        self._total_steps = total_steps
+        self.total_steps = total_steps
         self._window_batches = window_batches
         self._window = -1
         self._batches = np.empty((0, global_batch), dtype=np.int64)
@@ -167,8 +167,8 @@ class Order:
     def batch(self, step: int) -> np.ndarray:
         """(global_batch,) rows of `step`, shortest first: dealt out in turn, all ranks get rows of similar
         length."""
-        if not 0 <= step < self._total_steps:
-            raise IndexError(f"step must be in [0, {self._total_steps}), got {step}")
+        if not 0 <= step < self.total_steps:
+            raise IndexError(f"step must be in [0, {self.total_steps}), got {step}")
         window, inside = divmod(step, self._window_batches)
         if window != self._window:
             self._batches, self._window = self._deal(window)[1], window
@@ -179,7 +179,7 @@ class Order:
         row is."""
         window_rows = self._window_batches * self._global_batch
         visits = []
-        for epoch, position in self._rows.find(row, self._total_steps * self._global_batch):
+        for epoch, position in self._rows.find(row, self.total_steps * self._global_batch):
             window = position // window_rows
             # Rows are equal in a window that two epochs share; positions are not.
             (found,) = np.argwhere(self._deal(window)[0] == position).tolist()
@@ -190,7 +190,7 @@ class Order:
         """The positions and the rows of the batches of a window, (num_batches, global_batch) each. The last
         window may be shorter than the others."""
         first = window * self._window_batches
-        stop = min(first + self._window_batches, self._total_steps)
+        stop = min(first + self._window_batches, self.total_steps)
         positions = np.arange(first * self._global_batch, stop * self._global_batch, dtype=np.int64)
         rows = self._rows.list_rows(int(positions[0]), int(positions[-1]) + 1)  # (num_positions,)
         # Stable: rows of equal length keep the random order of the permutation.

@@ -23,7 +23,7 @@ CHOICE, PACE = 0xFFFFFFFF, 0xFFFFFFFE
 """Instead of the number of a pass, for the choice of the rows that are used and for the curriculum."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Difficulty:
     """A curriculum with the values it orders by."""
 

@@ -7,6 +7,7 @@ over the sequences that are used; the shares say which sequences fill them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.dataset.mixing.rules import SUM_TOLERANCE, Mixture
 from pipelines.dataset.order import num_steps
@@ -48,6 +49,12 @@ class MixturePlan:
     """What a training reads of every source of the split, in the order of their names."""
 
     sources: tuple[SourcePlan, ...]
+    id: str = ""
+    """Names the plan in the table of mixtures."""
+
+    def identity(self) -> list[list[Any]]:
+        """The part that the order of the training depends on."""
+        return [[each.source, each.num_sequences, each.num_used, each.num_planned] for each in self.sources]
 
     @property
     def num_planned(self) -> int:

@@ -35,9 +35,7 @@ class Case:
         self.plan = plan_mixture(mixture, counts, num_epochs=num_epochs, global_batch=global_batch)
         self.steps = self.plan.num_planned // global_batch
         self._given = {"global_batch": global_batch, "window_batches": window, "seed": seed}
-        self._difficulty = (
-            None if curriculum is None else Difficulty(curriculum=curriculum, values=self.lengths)
-        )
+        self._difficulty = None if curriculum is None else Difficulty(curriculum, self.lengths)
 
     def order(self):
         rows = MixedRows(self.codes, self.plan, **self._given, difficulty=self._difficulty)
