@@ -18,7 +18,8 @@ from pipelines.finetune import realised_mix
 from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.worker import train_rank
 from tests.finetune import data
-from tests.finetune.ranks import alone
+from tests.finetune.ranks import alone, run_processes
+from tests.finetune.test_train import read_events, read_losses
 
 NAMES = ["code", "web"]
 CURRICULUM = Curriculum(column="num_tokens", steps_fraction=0.5)
@@ -40,7 +41,7 @@ def open_train(root):
     return SequenceReader(root / "cache" / "sequences" / f"{data.TABLE_ID}-{data.VERSION}-train-{FORMAT}")
 
 
-def make_plan(root, mixture, *, num_epochs):
+def make_plan(root, mixture, *, num_epochs, global_batch=16):
     reader = open_train(root)
     counts = [
         SourceCount(
@@ -50,16 +51,11 @@ def make_plan(root, mixture, *, num_epochs):
         )
         for code, name in enumerate(NAMES)
     ]
-    return plan_mixture(mixture, counts, num_epochs=num_epochs, global_batch=16)
+    return plan_mixture(mixture, counts, num_epochs=num_epochs, global_batch=global_batch)
 
 
 def read_mix(folder):
-    events = [
-        json.loads(line)
-        for file in sorted((folder / "events").iterdir())
-        for line in file.read_text().splitlines()
-    ]
-    return {event["step"]: event for event in events if event["kind"] == "mixture"}
+    return {event["step"]: event for event in read_events(folder) if event["kind"] == "mixture"}
 
 
 def test_a_training_reads_what_was_planned_and_says_so(mixed_root, monkeypatch):
@@ -75,6 +71,26 @@ def test_a_training_reads_what_was_planned_and_says_so(mixed_root, monkeypatch):
     tokens = {name: sum(event["tokens"][name] for event in mix.values()) for name in NAMES}
     assert tokens["code"] / sum(tokens.values()) == pytest.approx(0.5, abs=0.03)
     assert plan.sources[0].repeats > 4  # a fifth of the rows gave half of the tokens
+
+
+@pytest.mark.slow
+def test_one_rank_and_three_read_the_same_and_give_the_same_losses(mixed_root):
+    plan = make_plan(mixed_root, Mixture(shares={"code": 0.5}), num_epochs=1.5, global_batch=18)
+    changes = {"mixture": plan, "curriculum": CURRICULUM, "global_batch": 18, "num_epochs": 1.5}
+    changes |= {"config": data.WITHOUT_DROPOUT, "collectives": "torch"}
+    one, three = (
+        data.make_training(mixed_root, folder=str(mixed_root / name), **changes) for name in ("one", "three")
+    )
+    train_rank(one, alone())
+    run_processes(train_on, three, num_ranks=3, backend="torch")
+    assert read_mix(mixed_root / "one") == read_mix(mixed_root / "three")
+    losses = [read_losses(mixed_root / name) for name in ("one", "three")]
+    assert sorted(losses[0]) == sorted(losses[1]) == list(range(1, 15))
+    assert max(abs(losses[0][step] - losses[1][step]) for step in losses[0]) < 1e-5
+
+
+def train_on(world, training):
+    return train_rank(training, world)
 
 
 def test_an_interrupted_training_gives_the_same_weights_and_the_same_counts(mixed_root, monkeypatch):
