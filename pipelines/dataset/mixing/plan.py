@@ -177,6 +177,10 @@ class _Division:
 
 
 def _require_sources(mixture: Mixture, existing: Sequence[str]) -> None:
+    if not existing:
+        raise ValueError(
+            "the train split has no sequences to mix; look at drop_reason and split in the documents table"
+        )
     unknown = sorted(mixture.list_sources() - set(existing))
     if unknown:
         raise ValueError(

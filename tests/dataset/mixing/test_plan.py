@@ -120,6 +120,8 @@ def test_shares_must_add_up_and_name_sources_that_exist():
     with pytest.raises(ValueError, match="add up to 1, and source wiki has no share"):
         planned(Mixture(shares={"web": 0.5, "code": 0.5}))
     assert planned(Mixture(shares={"web": 0.5, "code": 0.5, "wiki": 0.0}))["wiki"] == 0
+    with pytest.raises(ValueError, match="the train split has no sequences to mix"):
+        planned(Mixture(temperature=2.0), [])
 
 
 @pytest.mark.parametrize(
