@@ -52,7 +52,7 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
     from pipelines.dataset.build import build_sequences
     from pipelines.dataset.documents import choose_tokenizer, read_documents, summarize_documents
-    from pipelines.dataset.tokenizer import write_tokenizer
+    from pipelines.dataset.tokenizer_facts import keep_tokenizer
     from pipelines.tables import SEQUENCES
 
     documents, pinned = read_documents(work.spark, work.inputs)
@@ -65,7 +65,7 @@ def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
         facts = {
             "task": config.task,
             "labels": summary.labels,
-            "tokenizer": write_tokenizer(chosen.tokenizer, config.tokenizers),
+            **keep_tokenizer(chosen.tokenizer, config.tokenizers),
             **built.facts,
             "sequence_length": config.packing.sequence_length,
             "documents": {**asdict(pinned), "facts": {}},

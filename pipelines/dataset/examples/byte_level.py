@@ -32,7 +32,7 @@ class TokenPlaces(NamedTuple):
 
 def find_byte_lengths(tokenizer: "Tokenizer") -> np.ndarray | None:
     """(largest id + 1,) int64 bytes of text that each token stands for, UNKNOWN for special tokens; None if
-    the tokenizer is not plain byte-level BPE."""
+    the tokenizer is not plain byte-level BPE. With the normalizer NFC, they hold for texts in NFC only."""
     settings = json.loads(tokenizer.to_str())
     if not _is_byte_level(settings):
         return None
@@ -56,7 +56,7 @@ def _is_byte_level(settings: dict[str, Any]) -> bool:
     return (
         model["type"] == "BPE"
         and not any(model.get(name) for name in changes)
-        and settings["normalizer"] is None
+        and settings["normalizer"] in (None, {"type": "NFC"})
         and bool(steps)
         and all(step["type"] == "Split" for step in steps[:-1])
         and steps[-1]["type"] == "ByteLevel"
