@@ -1,5 +1,4 @@
-"""Stage 3: sequences to an MLflow run with a model folder.
-Ranks train together in a Spark barrier stage. A killed training continues from its newest checkpoint."""
+"""Stage 3: sequences to an MLflow run with a model folder, by ranks that train in a Spark barrier stage."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +34,7 @@ class Config(Section):
     strategy: StrategyName
     collectives: Backend
     gpus_per_rank: Annotated[float, Field(ge=0, le=1)]
+    max_copies_gb: Annotated[float, Field(gt=0)] | None
     wait_for_slots_seconds: Annotated[float, Field(ge=0)]
     evaluate_every_steps: Positive
     max_evaluation_sequences: Positive | None

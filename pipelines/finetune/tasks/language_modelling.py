@@ -22,7 +22,7 @@ from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.generate import generate_greedily
-from pipelines.finetune.models.padding import pad
+from pipelines.finetune.models.padding import mark_real, pad, send, stack
 from pipelines.finetune.tasks.task import Batch, Prediction
 from pipelines.finetune.tasks.texts import DocumentEncoder, batch_by_length, batched
 from pipelines.metrics import METRICS
@@ -47,18 +47,14 @@ class LanguageModelling:
 
     def collate(self, rows: Rows, device: torch.device) -> Batch:
         """Rows of one document each get a mask only; if one row is packed, all get positions and segments."""
-        ids_BT, mask_BT = pad(rows.input_ids, device)
-        inputs = {"input_ids_BT": ids_BT, "attention_mask_BT": mask_BT}
+        ids_BT, is_target_BT = stack(rows.input_ids, np.int32), stack(rows.is_target, np.bool_)
+        arrays = {"input_ids_BT": ids_BT, "attention_mask_BT": mark_real(rows.input_ids)}
         if any(len(lengths) > 1 for lengths in rows.segment_lengths):
-            inputs["position_ids_BT"], inputs["segment_ids_BT"] = (
-                torch.from_numpy(each).to(device)
-                for each in _number_documents(rows.segment_lengths, ids_BT.shape[1])
-            )
-
-        targets_BT = np.full(ids_BT.shape, NO_LABEL, dtype=np.int32)
-        for row, (tokens, is_target) in enumerate(zip(rows.input_ids, rows.is_target, strict=True)):
-            targets_BT[row, : len(tokens)] = np.where(is_target, tokens, NO_LABEL)
-        return Batch(inputs, torch.from_numpy(targets_BT).to(device), int(rows.num_bytes.sum()))
+            positions_BT, segments_BT = _number_documents(rows.segment_lengths, ids_BT.shape[1])
+            arrays |= {"position_ids_BT": positions_BT, "segment_ids_BT": segments_BT}
+        inputs = {name: send(array, device) for name, array in arrays.items()}
+        targets_BT = np.where(is_target_BT, ids_BT, np.int32(NO_LABEL))
+        return Batch(inputs, send(targets_BT, device), int(rows.num_bytes.sum()))
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
         # The logits at a token predict the token after it.
@@ -176,11 +172,15 @@ def _number_documents(segment_lengths: Sequence[np.ndarray], width: int) -> tupl
 
     Padding counts as one more document, so that no real token shares a document with it.
     """
+    runs, numbers = list[int](), list[int]()
+    for lengths in segment_lengths:
+        mine = lengths.tolist()
+        mine.append(width - sum(mine))  # the padding
+        runs += mine
+        numbers += range(len(mine))
+    # Runs are few and tokens many: one array operation for all rows, not one per document.
+    starts = np.cumsum([0, *runs[:-1]], dtype=np.int32)  # (num_runs,) first token, counted through all rows
     shape = (len(segment_lengths), width)
-    positions_BT, segments_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    for row, lengths in enumerate(segment_lengths):
-        padding = width - int(lengths.sum())
-        runs = [*lengths.tolist(), padding]
-        segments_BT[row] = np.repeat(np.arange(len(runs)), runs)
-        positions_BT[row] = np.concatenate([np.arange(run) for run in runs])
-    return positions_BT, segments_BT
+    segments_BT = np.repeat(np.array(numbers, dtype=np.int32), runs).reshape(shape)
+    places_BT = np.arange(shape[0] * width, dtype=np.int32).reshape(shape)
+    return places_BT - np.repeat(starts, runs).reshape(shape), segments_BT
