@@ -13,6 +13,7 @@ from pipelines.finetune.models.architecture import Architecture, ModelSpec
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipelines.dataset.chat_format import ChatFormat
     from pipelines.dataset.mixing.plan import MixturePlan
     from pipelines.pin import Pin
 
@@ -238,7 +239,6 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
     """
     from pipelines.catalog import find_location
-    from pipelines.dataset.chat_template import read_chat_format
     from pipelines.dataset.hub import base_identity
     from pipelines.dataset.mixing.count import plan_on_table
     from pipelines.pin import fingerprint
@@ -264,7 +264,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             base=settings.model.start(),
             tokenizer=facts["tokenizer"],
             end_token_id=facts.get("end_token_id"),
-            chat=read_chat_format(settings.tokenizers, facts["chat"]) if "chat" in facts else None,
+            chat=_read_chat(sequences, settings.tokenizers),
         ),
         architecture=settings.model,
         optimization=settings.optimization,
@@ -283,6 +283,20 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     base = base_identity(settings.model.base)
     made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
     return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _read_chat(sequences: "Pin", tokenizers: str) -> "ChatFormat | None":
+    """How the conversations of the sequences are written; None = they are none."""
+    from pipelines.dataset.chat_template import read_chat_format
+    from pipelines.dataset.examples.table import load_builder
+
+    name, task = sequences.facts.get("chat"), sequences.facts["task"]
+    if name is None and load_builder(task).is_chat:
+        raise ValueError(
+            f"sequences at {sequences.path} do not say how their conversations were written, which a model "
+            f"of task {task} needs; run the dataset stage again"
+        )
+    return None if name is None else read_chat_format(tokenizers, name)
 
 
 def _identify(spec: ModelSpec) -> dict[str, Any]:
