@@ -12,8 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from jobs.run import STAGES
 from jobs.shell.settings import load
+from pipelines.finetune.plan import make_training
 from pipelines.finetune.results import read_result
-from pipelines.finetune.training import make_training
 from pipelines.pin import pin
 from pipelines.registry.store import connect
 from pipelines.registry.versions.resolve import resolve_model
