@@ -1,5 +1,4 @@
-"""Stage 3: sequences to an MLflow run with a model folder.
-Ranks train together in a Spark barrier stage. A killed training continues from its newest checkpoint."""
+"""Stage 3: sequences to an MLflow run with a model folder. A killed training continues from a checkpoint."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +28,7 @@ class Config(Section):
     global_batch: Positive
     micro_batch: Positive
     window_batches: Positive
+    mask_fraction: Annotated[float, Field(gt=0, lt=1)]
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     num_ranks: Positive
     num_threads: Positive

@@ -48,11 +48,14 @@ class BuiltSequences(NamedTuple):
     """Token that ends every document; None = the task ends none."""
     num_groups: int
     """Groups that the documents fell into; `trace` finds a document by its group."""
+    masking: dict[str, int]
+    """What a task that masks tokens must know: mask_token_id, vocab_size. Empty for others."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the commit of the table keeps of them."""
-        return {"splits": self.counts, "end_token_id": self.end_token_id, "num_groups": self.num_groups}
+        known = {"splits": self.counts, "end_token_id": self.end_token_id, "num_groups": self.num_groups}
+        return known | self.masking
 
 
 @contextmanager
@@ -64,7 +67,9 @@ def build_sequences(
     Two Spark jobs: one packs and counts; the writer of the table runs the other.
     """
     _require_fit(task, rules)
-    end_token_id = chosen.require_end_token(task) if load_builder(task).needs_end_token else None
+    builder = load_builder(task)
+    end_token_id = chosen.require_end_token(task) if builder.needs_end_token else None
+    masking = chosen.list_masking(task) if builder.needs_mask_token else {}
     job = PackingJob(
         task=task,
         tokenizer_json=chosen.tokenizer.to_str(),
@@ -87,7 +92,7 @@ def build_sequences(
         numbered = packed.join(F.broadcast(_number_groups(spark, groups)), ["split", "group"])
         sequence_id = (F.col("first_id") + F.col("position")).alias("sequence_id")
         rows = numbered.select(sequence_id, *SEQUENCES.schema.names[1:])
-        yield BuiltSequences(rows, _count_by_split(groups), end_token_id, num_groups)
+        yield BuiltSequences(rows, _count_by_split(groups), end_token_id, num_groups, masking)
 
 
 def _require_fit(task: str, rules: PackingRules) -> None:

@@ -9,7 +9,10 @@ import torch
 from pipelines.dataset.order import permute
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.tasks.task import Task
+from pipelines.finetune.tasks.task import Draw, Task
+
+EVALUATION_SEED = 0
+"""Of random choices in an evaluation: the same for every training, so that their values compare."""
 
 
 class Evaluation(NamedTuple):
@@ -48,7 +51,8 @@ def evaluate(
     for first in range(0, most_rows, batch_rows):
         rows = by_length[first : first + batch_rows]
         # A replica that has no rows left repeats its first one, and does not count it.
-        batch = task.collate(reader.rows(rows if len(rows) else by_length[:1]), strategy.device)
+        taken = rows if len(rows) else by_length[:1]
+        batch = task.collate(reader.rows(taken), strategy.device, Draw(taken, EVALUATION_SEED, 0))
         outputs = strategy.forward(batch)
         if len(rows):
             with torch.inference_mode():

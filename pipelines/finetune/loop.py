@@ -17,7 +17,7 @@ import torch
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.tasks.task import Task
+from pipelines.finetune.tasks.task import Draw, Task
 from pipelines.finetune.training import BatchPlan, Optimization, learning_rate
 
 
@@ -55,11 +55,11 @@ def train(
         rate = learning_rate(step, steps.stop, optimization)
         torch.manual_seed(_dropout_seed(seed, step, strategy.data_rank))
         batches = (
-            task.collate(reader.rows(part), strategy.device)
+            task.collate(reader.rows(part), strategy.device, Draw(part, seed, step))
             for part in plan.micro_batches(rows, strategy.data_rank)
         )
         share = strategy.forward_backward(
-            batches, task, num_targets=max(1, int(reader.num_targets[rows].sum()))
+            batches, task, num_targets=max(1, int(task.count_targets(reader.num_targets[rows]).sum()))
         )
         norm = strategy.step(max_norm=optimization.max_gradient_norm, learning_rate=rate)
         loss = float(strategy.sum(share, name="loss"))

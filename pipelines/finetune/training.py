@@ -89,7 +89,7 @@ class Schedule:
     window_batches: int
     """Batches among which rows of similar length are grouped; 1 = plain shuffle."""
     seed: int
-    """Of new weights, the order of sequences and dropout."""
+    """Of new weights, the order of sequences, masks and dropout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,10 +157,8 @@ class Training:
         limit = self.cadence.max_evaluation_sequences
         return {
             **({} if limit is None else {"max_evaluation_sequences": limit}),
-            **{
-                name: asdict(getattr(self, name))
-                for name in ("spec", "architecture", "optimization", "schedule")
-            },
+            **{name: asdict(getattr(self, name)) for name in ("architecture", "optimization", "schedule")},
+            "spec": self.spec.identity(),
             "data": {
                 name: getattr(self.data, name)
                 for name in ("table_id", "version", "evaluation_split", "final_split")
@@ -171,8 +169,10 @@ class Training:
     def settings(self) -> dict[str, Any]:
         """Every value by its own name, for the record of a run."""
         parts = (self.data, self.optimization, self.schedule, self.cadence, self.execution)
+        fraction = self.spec.mask_fraction
         return {
             "task": self.spec.task,
+            **({} if fraction is None else {"mask_fraction": fraction}),
             "architecture": asdict(self.architecture),
             **{name: value for part in parts for name, value in asdict(part).items()},
         }
@@ -258,6 +258,9 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             base=settings.model.start(),
             tokenizer=facts["tokenizer"],
             end_token_id=facts.get("end_token_id"),
+            mask_token_id=facts.get("mask_token_id"),
+            vocab_size=facts.get("vocab_size"),
+            mask_fraction=settings.mask_fraction if "mask_token_id" in facts else None,
         ),
         architecture=settings.model,
         optimization=settings.optimization,

@@ -149,6 +149,22 @@ def test_tokenizer_without_end_token_is_refused(spark, bpe):
         collect_sequences(documents_of(spark, TEXTS), bpe._replace(end_token_id=None), PackingRules())
 
 
+def test_a_masked_task_records_mask_token_and_vocabulary(spark):
+    documents, task = documents_of(spark, [*TEXTS, ""]), "masked_language_modelling"
+    chosen = choose_tokenizer(documents, TokenizerChoice(vocab_size=300), summary_of(documents), task=task)
+    mask = chosen.tokenizer.token_to_id("<|mask|>")
+    rows, built = collect_sequences(documents, chosen, PackingRules(sequence_length=200), task)
+    size = chosen.tokenizer.get_vocab_size()
+    assert (built.facts["mask_token_id"], built.facts["vocab_size"]) == (mask, size)
+    assert built.end_token_id is None
+    assert len(rows) == len(TEXTS) + 1
+    for row in rows:  # all but the first token, which nothing opens, and the end token
+        assert marked(row) == [0 < place < row["num_tokens"] - 1 for place in range(row["num_tokens"])]
+        assert mask not in row["input_ids"]
+    # Other tasks name neither: the identity of their trainings stays.
+    assert "mask_token_id" not in collect_sequences(documents, chosen, PackingRules())[1].facts
+
+
 def test_classes_cannot_be_packed_together(spark, bpe):
     rules, documents = PackingRules(method="concatenate"), documents_of(spark, TEXTS, labels=["a", "b"])
     with pytest.raises(
@@ -174,7 +190,7 @@ def trained_on(monkeypatch):
     """The texts that train_bpe gets; training itself is not needed."""
     texts = []
 
-    def take(given, vocab_size):
+    def take(given, vocab_size, with_mask):
         texts.extend(given)
         return gpt2_style()
 
@@ -212,7 +228,7 @@ def test_sequences_do_not_depend_on_partitioning(spark, bpe, task, num_partition
     parts = {"chat": ["user", "assistant"], "prompt_response": ["prompt", "response"]}.get(task, ())
     documents = documents_of(spark, TEXTS * 4, labels="ab", splits=["train", "train", "test"], parts=parts)
     elsewhere, summary = documents.repartition(num_partitions, F.rand(3)), summary_of(documents, task)
-    chosen, digests = bpe._replace(chat=ChatFormat(PLAIN)), []
+    chosen, digests = bpe._replace(chat=ChatFormat(PLAIN), mask_token_id=0), []
     for each in (documents, elsewhere):
         with build_sequences(each, chosen, rules, task=task, summary=summary) as built:
             digests.append(SEQUENCES.digest(built.rows))

@@ -6,7 +6,7 @@ either.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,20 @@ class ModelSpec:
     """Fingerprint of the tokenizer."""
     end_token_id: int | None = None
     """Token that ends a document; null = the last special token that the tokenizer adds to a text."""
+    mask_token_id: int | None = None
+    """Token that stands for a masked one; null = the task masks none, as in the two fields below."""
+    vocab_size: int | None = None
+    """Tokens of the tokenizer."""
+    mask_fraction: float | None = None
+    """Share of the tokens that are masked."""
+
+    def identity(self) -> dict[str, Any]:
+        """The fields; those of masking only where they are set, so that earlier trainings keep their
+        fingerprint."""
+        masking = ("mask_token_id", "vocab_size", "mask_fraction")
+        return {
+            name: value for name, value in asdict(self).items() if value is not None or name not in masking
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,8 +22,8 @@ from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.generate import generate_greedily
-from pipelines.finetune.models.padding import pad
-from pipelines.finetune.tasks.task import Batch, Prediction
+from pipelines.finetune.models.padding import make_inputs, pad
+from pipelines.finetune.tasks.task import Batch, Draw, Prediction
 from pipelines.finetune.tasks.texts import DocumentEncoder, batch_by_length, batched
 from pipelines.metrics import METRICS
 
@@ -45,17 +45,13 @@ class LanguageModelling:
     def build_module(self, backbone: Any) -> nn.Module:
         return Decoder(backbone)
 
-    def collate(self, rows: Rows, device: torch.device) -> Batch:
-        """Rows of one document each get a mask only; if one row is packed, all get positions and segments."""
-        ids_BT, mask_BT = pad(rows.input_ids, device)
-        inputs = {"input_ids_BT": ids_BT, "attention_mask_BT": mask_BT}
-        if any(len(lengths) > 1 for lengths in rows.segment_lengths):
-            inputs["position_ids_BT"], inputs["segment_ids_BT"] = (
-                torch.from_numpy(each).to(device)
-                for each in _number_documents(rows.segment_lengths, ids_BT.shape[1])
-            )
+    def count_targets(self, num_targets: np.ndarray) -> np.ndarray:
+        return num_targets
 
-        targets_BT = np.full(ids_BT.shape, NO_LABEL, dtype=np.int32)
+    def collate(self, rows: Rows, device: torch.device, draw: Draw | None = None) -> Batch:
+        """Rows of one document each get a mask only; if one row is packed, all get positions and segments."""
+        inputs = make_inputs(rows.input_ids, rows.segment_lengths, device)
+        targets_BT = np.full(inputs["input_ids_BT"].shape, NO_LABEL, dtype=np.int32)
         for row, (tokens, is_target) in enumerate(zip(rows.input_ids, rows.is_target, strict=True)):
             targets_BT[row, : len(tokens)] = np.where(is_target, tokens, NO_LABEL)
         return Batch(inputs, torch.from_numpy(targets_BT).to(device), int(rows.num_bytes.sum()))
@@ -168,19 +164,3 @@ def _choose_prompt(tokens: np.ndarray, is_target: np.ndarray, room: int) -> list
     first = int(np.argmax(is_target))
     prompt = tokens[:first][-room:] if first > 1 else tokens[:PROMPT_TOKENS]
     return [int(token) for token in prompt]
-
-
-def _number_documents(segment_lengths: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(positions, segments), both (B, width) int32: place of each token in its document, number of the
-    document.
-
-    Padding counts as one more document, so that no real token shares a document with it.
-    """
-    shape = (len(segment_lengths), width)
-    positions_BT, segments_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    for row, lengths in enumerate(segment_lengths):
-        padding = width - int(lengths.sum())
-        runs = [*lengths.tolist(), padding]
-        segments_BT[row] = np.repeat(np.arange(len(runs)), runs)
-        positions_BT[row] = np.concatenate([np.arange(run) for run in runs])
-    return positions_BT, segments_BT
