@@ -52,7 +52,7 @@ def evaluate(
         rows = by_length[first : first + batch_rows]
         # A replica that has no rows left repeats its first one, and does not count it.
         taken = rows if len(rows) else by_length[:1]
-        batch = task.collate(reader.rows(taken), strategy.device, Draw(taken, EVALUATION_SEED, 0))
+        batch = task.collate(reader.rows(taken), strategy.device, Draw(taken, EVALUATION_SEED, None))
         outputs = strategy.forward(batch)
         if len(rows):
             with torch.inference_mode():

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from pipelines.finetune.models.architecture import Architecture
-from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.build import GPU_ATTENTION, build_model
 from pipelines.finetune.models.folder import load_model, save_model
 from pipelines.finetune.results import read_result
 from pipelines.finetune.tasks.masking import MaskRule, mask_tokens
@@ -82,6 +82,19 @@ def test_a_batch_shows_the_tokens_that_the_masking_writes(rows):
     assert (batch.targets[1, 7:] == -100).all()
 
 
+def test_an_evaluation_masks_the_same_whatever_the_training_masks(rows):
+    few, many = (build_task(make_spec(TASK, mask_fraction=fraction)) for fraction in (0.15, 0.6))
+    draw = DRAW._replace(step=None)
+    first, second = (task.collate(rows, CPU, draw) for task in (few, many))
+    assert torch.equal(first.targets, second.targets)
+    assert torch.equal(first.inputs["input_ids_BT"], second.inputs["input_ids_BT"])
+    assert first.num_bytes == second.num_bytes == 12 + 5
+    training = many.collate(rows, CPU, DRAW)
+    assert (
+        (training.targets != -100).sum(1).tolist() == [12, 4] == many.count_targets(rows.num_targets).tolist()
+    )
+
+
 @pytest.mark.parametrize("config", [BERT, ROBERTA], ids=["bert", "roberta"])
 def test_packed_documents_have_the_logits_they_have_alone(config):
     module, tokens = build(config), np.arange(20, 41)
@@ -97,6 +110,15 @@ def test_packed_documents_have_the_logits_they_have_alone(config):
     with torch.no_grad():  # the trap of the test: without the mask a document would look different
         together = module(seen[None, :21], torch.ones(1, 21, dtype=torch.bool))[0]
     assert (together[6:] - packed[0, 6:21]).abs().max() > 1e-3
+
+
+def test_the_attention_of_gpus_keeps_documents_apart_too():
+    module, rows = build(), make_rows(np.arange(20, 41), np.arange(2, 30), segments=[[5, 1, 15], [28]])
+    eager = logits(module, rows)[0]
+    module.encoder.set_attn_implementation(GPU_ATTENTION)
+    assert module.encoder.config._attn_implementation == GPU_ATTENTION == "sdpa"
+    assert module.probe_separation() is True
+    torch.testing.assert_close(logits(module, rows)[0], eager, atol=1e-5, rtol=0)
 
 
 def test_an_encoder_with_a_sliding_window_refuses_packed_rows():

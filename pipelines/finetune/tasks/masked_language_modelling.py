@@ -1,8 +1,8 @@
 """Masked language modelling: cross-entropy of masked tokens, predicted from both sides. Shapes: B sequences,
 T tokens, V vocabulary, N masked tokens.
 
-Masks are drawn when rows become tensors (masking.py). An evaluation uses the same masks every time, for every
-training.
+Masks are drawn when rows become tensors (masking.py). Evaluations and scores mask EVALUATION_FRACTION of the
+tokens, the same ones every time, whatever the training masks: so the values of all models compare.
 
 Bits per byte are those of the masked tokens over the bytes that they stand for. Bytes are known by row only,
 so a masked token counts as many as a token of its row has on average. Scoring a text does the same, with one
@@ -30,6 +30,9 @@ from pipelines.finetune.tasks.task import Batch, Draw, Prediction
 from pipelines.finetune.tasks.texts import ForgedTokens, batched, split_text
 from pipelines.metrics import METRICS
 
+EVALUATION_FRACTION = 0.15
+"""Share of the tokens that an evaluation masks: BERT's."""
+
 
 class MaskedLanguageModelling:
     """An encoder with the head that its architecture has for this."""
@@ -53,18 +56,19 @@ class MaskedLanguageModelling:
 
     def collate(self, rows: Rows, device: torch.device, draw: Draw | None = None) -> Batch:
         assert draw is not None, "the loop and the evaluation draw"
+        rule = self._rule if draw.step is not None else self._rule._replace(fraction=EVALUATION_FRACTION)
         width = max(len(tokens) for tokens in rows.input_ids)
         targets_BT = np.full((len(rows.input_ids), width), NO_LABEL, dtype=np.int32)
         seen = []
         tokens_of = zip(rows.input_ids, rows.is_target, draw.sequence_ids.tolist(), strict=True)
         for row, (tokens, is_target, sequence) in enumerate(tokens_of):
             written, masked = mask_tokens(
-                tokens, is_target, self._rule, seed=draw.seed, step=draw.step, sequence=sequence
+                tokens, is_target, rule, seed=draw.seed, step=draw.step or 0, sequence=sequence
             )
             seen.append(written)
             targets_BT[row, masked] = tokens[masked]
         inputs = make_inputs(seen, rows.segment_lengths, device)
-        share_B = self.count_targets(rows.num_targets) / np.maximum(rows.num_targets, 1)
+        share_B = count_masked(rows.num_targets, rule.fraction) / np.maximum(rows.num_targets, 1)
         num_bytes = float((rows.num_bytes * share_B).sum())
         return Batch(inputs, torch.from_numpy(targets_BT).to(device), num_bytes)
 
@@ -109,7 +113,7 @@ class MaskedLanguageModelling:
             tensors = self.collate(
                 encoder.to_rows([window for _, window in batch]),
                 device,
-                Draw(np.array([_hash_tokens(window) for _, window in batch]), seed=0, step=0),
+                Draw(np.array([_hash_tokens(window) for _, window in batch]), seed=0, step=None),
             )
             logits_BTV = model(**tensors.inputs).float()
             is_masked_BT = tensors.targets != NO_LABEL

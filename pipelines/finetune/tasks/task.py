@@ -35,8 +35,8 @@ class Draw(NamedTuple):
     sequence_ids: np.ndarray
     """(num_rows,) int64, those of the rows."""
     seed: int
-    step: int
-    """From 0; an evaluation draws the same every time."""
+    step: int | None
+    """From 0; null = an evaluation or a score, where settings of the training do not count either."""
 
 
 @dataclass(frozen=True, slots=True)
