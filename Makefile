@@ -25,7 +25,7 @@ help:  ## show this text
 	@printf '  make check     check style, types and imports (ruff, mypy, import-linter)\n'
 	@printf '  make faults    plant the faults of tests/faults.txt one by one; the tests named there must notice: an hour\n'
 	@printf '  make fix       format the code and correct what ruff can\n'
-	@printf '  make bench     measure Distributary beside its peers, as ratios: an hour; installs the peers (1 GB)\n'
+	@printf '  make bench     measure Distributary beside its peers, as ratios: an hour; installs the peers (2.5 GB)\n'
 	@printf '  make wheel     build the package for the executors of a cluster\n'
 	@printf '  make pack      pack Python, packages and jars for spark-submit --archives; ARGS=--cpu leaves out CUDA\n'
 	@printf '  make jars      download what s3a:// needs with the Spark of .venv (690 MB); GROUPS="s3 servers kafka" also the servers of slow tests\n'
@@ -77,6 +77,9 @@ bench: setup  ## measurements
 	@$(BIN)/python -m benchmarks.digest
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.capacity
+	@$(BIN)/python -m benchmarks.building
+	@$(BIN)/python -m benchmarks.reader
+	@$(BIN)/python -m benchmarks.resume
 
 wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment
 	@$(BIN)/python -m build --wheel --outdir dist . | tail -n 1

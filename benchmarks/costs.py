@@ -25,8 +25,8 @@ DRIVER_BYTES_PER_SHARD = 2_500
 """The result of a task and Delta's entry for its file, with statistics of 15 columns. Estimated."""
 DRIVER_BYTES_PER_TASK = 1_500
 """What Spark keeps per finished task of a running stage, with its web pages off. Estimated."""
-DRIVER_BYTES_PER_GROUP = 60
-"""Counts of a group: `dataset.build`."""
+DRIVER_BYTES_PER_GROUP = 100
+"""Number of a group, twice: `dataset.layout`. Estimated."""
 DRIVER_BYTES_PER_EDGE = 100
 """A pair of near duplicates that the driver takes: `neardup.rounds`."""
 READINGS_OF_MEMBERS, READINGS_OF_SIGNATURES = 7, 2
@@ -151,13 +151,12 @@ def cost_near_duplicates(num_bytes: float, slots: int, known: Coefficients) -> C
 
 def cost_dataset(num_bytes: float, slots: int, known: Coefficients) -> Cost:
     """One pass over the documents, one shuffle of their text, one write of tokens."""
-    from pipelines.dataset.build import TASK_BYTES
+    from pipelines.dataset.layout import count_parts
     from pipelines.dataset.packing.rules import PackingRules
 
-    group_bytes = PackingRules().group_bytes
-    groups = max(1, round(num_bytes / group_bytes))
-    # spark.sql.shuffle.partitions as this guide recommends it: four times the slots
-    tasks = min(groups, max(4 * slots, -(-groups * group_bytes // TASK_BYTES)))
+    # A task a group; a file of FILE_BYTES has groups of its own.
+    files = max(1, round(num_bytes / FILE_BYTES))
+    tasks = files * count_parts(round(num_bytes / files), PackingRules().group_bytes)
     seconds = num_bytes / known.dataset_bytes_per_second / min(slots, tasks)
     written = num_bytes * known.tokens_per_byte * known.sequences_bytes_per_token
     read = known.documents_bytes_per_text_byte * num_bytes
@@ -168,7 +167,7 @@ def cost_dataset(num_bytes: float, slots: int, known: Coefficients) -> Cost:
         shuffle_bytes=known.dataset_shuffle_bytes_per_text_byte * num_bytes,
         written_bytes=written,
         requests=read / READ_BYTES + shards + 3 * tasks,
-        driver_bytes=DRIVER_BYTES_PER_GROUP * groups
+        driver_bytes=DRIVER_BYTES_PER_GROUP * tasks
         + DRIVER_BYTES_PER_SHARD * shards
         + DRIVER_BYTES_PER_TASK * tasks,
         storage_bytes_per_second=(read + written) / seconds,

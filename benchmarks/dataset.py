@@ -33,8 +33,9 @@ from rich.table import Table
 from benchmarks.measuring import run_benchmark
 from jobs.shell.display import console
 from jobs.shell.progress import Progress, show_progress
-from pipelines.dataset.build import build_sequences
+from pipelines.dataset.build import build_sequences, count_splits
 from pipelines.dataset.documents import summarize_documents
+from pipelines.dataset.layout import lay_out_groups
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.reader import open_split
 from pipelines.dataset.tokenizer import from_json, train_bpe, wrap_trained
@@ -68,6 +69,8 @@ def write_documents(folder: Path, num_documents: int) -> list[str]:
         {
             "doc_id": [f"{number * 2_654_435_761 % 2**32:032x}" for number in range(num_documents)],
             "text": texts,
+            "source": ["books"] * num_documents,
+            "file": ["all"] * num_documents,
             "split": ["train"] * num_documents,
             "drop_reason": pa.nulls(num_documents, pa.string()),
             "label": pa.nulls(num_documents, pa.string()),
@@ -115,12 +118,16 @@ def measure_stage(
     task = "language_modelling"
     started = time.perf_counter()
     rows = spark.read.parquet(str(documents))
-    summary = summarize_documents(rows, max_bytes=1, with_labels=False)
+    group_bytes = rules.group_bytes
+    summary = summarize_documents(rows, max_bytes=1, group_bytes=group_bytes, with_labels=False)
+    layout = lay_out_groups(summary.place_bytes, group_bytes)
     chosen = wrap_trained(from_json(tokenizer_json))
-    with build_sequences(rows, chosen, rules, task=task, summary=summary) as built:
-        pin = SEQUENCES.overwrite(built.rows, str(target), fingerprint="benchmark", facts=built.facts)
+    built = build_sequences(rows, chosen, rules, task=task, labels=(), layout=layout)
+    with SEQUENCES.hold(built.rows, str(target)) as held:
+        counts = count_splits(held.rows)
+        pin = SEQUENCES.overwrite(held, str(target), fingerprint="benchmark", facts={"splits": counts})
     seconds = time.perf_counter() - started
-    return built.counts["train"]["tokens"] / seconds, pin
+    return counts["train"]["tokens"] / seconds, pin
 
 
 def measure_copy(pin: Pin, copies: Path) -> float:

@@ -6,7 +6,8 @@ loaded and compiled), and then on its input, into new tables. Measured of the se
 
 - seconds, and seconds per row (corpus: records, dataset: sequences, scoring: predictions)
 - bytes that Spark's shuffles wrote, per row, from Spark's event log
-- peak of what stays alive in the JVM after a collection of garbage; driver and executors are one JVM here
+- peak of what stays alive in the JVM after a full collection of garbage, every 2 s (seconds are without
+  these pauses); driver and executors are one JVM here
 - peak resident memory of the largest Python worker
 
 A start costs the same at every size, so seconds per row fall from 1x to 4x. What a row costs beyond the start
@@ -94,7 +95,8 @@ def measure(factor: int, megabytes: float, folder: Path) -> list[Sample]:
     samples: list[Sample] = json.loads((place / "samples.json").read_text(encoding="utf-8"))
     add_shuffles(samples, log)
     for sample in samples:
-        sample["factor"], sample["seconds"] = factor, sample["ended"] - sample["started"]
+        sample["factor"] = factor
+        sample["seconds"] = sample["ended"] - sample["started"] - sample["pause_seconds"]
         sample["input_bytes"] = sum(file.stat().st_size for file in documents.iterdir())
         sample["seconds_per_row"] = sample["seconds"] / sample["rows"]
         sample["shuffle_bytes_per_row"] = sample["shuffle_bytes"] / sample["rows"]

@@ -19,7 +19,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import tempfile
 import time
 from collections import defaultdict
@@ -30,7 +29,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.measuring import run_benchmark
-from benchmarks.peers import DAFT, DATATROVE, find_peer
+from benchmarks.peers import DAFT, DATATROVE, ask_peer, find_peer
 from benchmarks.signals import cut_books
 from jobs.shell.display import console
 
@@ -125,18 +124,6 @@ def remove_near_duplicates(spark: Any, folder: Path, lake: Path) -> tuple[dict[s
             DOCUMENTS.overwrite(documents, str(lake / "documents"), fingerprint="f", facts=corpus.facts)
         report("end")
     return dict(seconds), corpus.facts
-
-
-def ask_peer(python: Path, script: str, *arguments: object) -> dict[str, float]:
-    """What the script prints last, as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "peer.py")
-        file.write_text(script, encoding="utf-8")
-        command = [str(python), str(file), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=1_800)
-    if done.returncode:
-        raise RuntimeError(f"{python} failed: {done.stderr[-2_000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def run_rounds(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 from jobs.shell.repeating import repeat_every
 
 Sample = dict[str, Any]
+GARBAGE_SECONDS = 2.0
 
 
 def measure_table(path: str, root: Path) -> dict[str, int]:
@@ -38,9 +40,13 @@ def count_bytes(folder: Path) -> int:
 
 
 @contextmanager
-def watch_memory() -> Iterator[dict[str, int]]:
-    """The peaks of the JVM's living objects and of the largest Python worker, while the context lasts."""
-    peaks = {"jvm_bytes": 0, "worker_bytes": 0}
+def watch_memory() -> Iterator[dict[str, float]]:
+    """The peaks of the JVM's living objects and of the largest Python worker, while the context lasts.
+
+    Living objects are what is left after a full collection of garbage, every GARBAGE_SECONDS: what young
+    collections leave grows with the time that a stage runs. pause_seconds: how long the collections took.
+    """
+    peaks = {"jvm_bytes": 0, "worker_bytes": 0, "pause_seconds": 0.0}
 
     def look() -> None:
         for process in psutil.Process().children(recursive=True):
@@ -49,9 +55,13 @@ def watch_memory() -> Iterator[dict[str, int]]:
                     peaks["worker_bytes"] = max(peaks["worker_bytes"], process.memory_info().rss)
             except psutil.Error:
                 continue  # it has ended
-        peaks["jvm_bytes"] = max(peaks["jvm_bytes"], _living_bytes())
 
-    with repeat_every(0.5, look):
+    def collect() -> None:
+        started = time.perf_counter()
+        peaks["jvm_bytes"] = max(peaks["jvm_bytes"], _living_bytes())
+        peaks["pause_seconds"] += time.perf_counter() - started
+
+    with repeat_every(0.5, look), repeat_every(GARBAGE_SECONDS, collect):
         yield peaks
 
 
@@ -73,14 +83,14 @@ def watch_size(folder: Path) -> Iterator[dict[str, int]]:
 
 
 def _living_bytes() -> int:
-    """Bytes that were in use after the last collection of garbage, over all pools of the heap."""
+    """Bytes of the heap in use after a full collection of garbage."""
     from pyspark import SparkContext
 
     if SparkContext._jvm is None:
         return 0
-    pools = SparkContext._jvm.java.lang.management.ManagementFactory.getMemoryPoolMXBeans()
-    used = (pool.getCollectionUsage() for pool in pools)
-    return sum(usage.getUsed() for usage in used if usage is not None)
+    memory = SparkContext._jvm.java.lang.management.ManagementFactory.getMemoryMXBean()
+    memory.gc()
+    return int(memory.getHeapMemoryUsage().getUsed())
 
 
 def add_shuffles(samples: list[Sample], log: Path) -> None:

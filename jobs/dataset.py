@@ -1,9 +1,9 @@
 """Stage 2: documents to sequences of tokens for training.
 
 Reads the documents that are kept. Writes sequences, whose tokens lead back to documents, and the tokenizer.
+If documents were added, removed or changed, only their groups are built again.
 """
 
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +19,9 @@ from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 
 if TYPE_CHECKING:
-    from pipelines.pin import Pin
+    from pipelines.dataset.earlier import Inputs
 
-REVISION = 3  # raise it when equal documents give other sequences than before
+REVISION = 4  # raise it when equal documents give other sequences than before
 
 
 class Config(Section):
@@ -33,7 +33,8 @@ class Config(Section):
     packing: PackingRules
 
 
-def plan(config: Config) -> "Plan[Pin]":
+def plan(config: Config) -> "Plan[Inputs]":
+    from pipelines.dataset.earlier import Inputs
     from pipelines.dataset.tokenizer import find_missing_tokenizer, identify_tokenizer
     from pipelines.pin import fingerprint
 
@@ -41,38 +42,28 @@ def plan(config: Config) -> "Plan[Pin]":
     settings = config.model_dump(mode="json", include={"task", "packing"})
     settings |= identify_tokenizer(config.tokenizer, is_chat=load_builder(config.task).is_chat)
     made_from = fingerprint("dataset", REVISION, settings, documents.identity())
+    inputs = Inputs(documents, fingerprint("dataset", REVISION, settings))
     gap = partial(find_missing_tokenizer, config.tokenizers)
-    return plan_tables(made_from, [config.sequences], display_sequences, inputs=documents, find_gap=gap)
+    return plan_tables(made_from, [config.sequences], display_sequences, inputs=inputs, find_gap=gap)
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
-    return run_stage("dataset", config, plan, write_sequences, check)
+    return run_stage("dataset", config, plan, write_tables, check)
 
 
-def write_sequences(config: Config, work: "Work[Pin]") -> dict[str, str]:
-    from pipelines.dataset.build import build_sequences
-    from pipelines.dataset.documents import choose_tokenizer, read_documents, summarize_documents
-    from pipelines.dataset.tokenizer import write_tokenizer
-    from pipelines.tables import SEQUENCES
+def write_tables(config: Config, work: "Work[Inputs]") -> dict[str, str]:
+    from pipelines.dataset.write import SequenceBuild, write_sequences
 
-    documents, pinned = read_documents(work.spark, work.inputs)
-    has_labels, max_bytes = load_builder(config.task).has_labels, config.tokenizer.max_bytes
-    summary = summarize_documents(documents, max_bytes=max_bytes, with_labels=has_labels)
-    work.progress.phase("reading the tokenizer" if config.tokenizer.base else "training the tokenizer")
-    chosen = choose_tokenizer(documents, config.tokenizer, summary, task=config.task)
-    work.progress.phase("packing documents into sequences")
-    with build_sequences(documents, chosen, config.packing, task=config.task, summary=summary) as built:
-        facts = {
-            "task": config.task,
-            "labels": summary.labels,
-            "tokenizer": write_tokenizer(chosen.tokenizer, config.tokenizers),
-            **built.facts,
-            "sequence_length": config.packing.sequence_length,
-            "documents": {**asdict(pinned), "facts": {}},
-        }
-        work.progress.phase("writing sequences")
-        pin = SEQUENCES.overwrite(built.rows, config.sequences, fingerprint=work.fingerprint, facts=facts)
-    return display_sequences(pin)
+    build = SequenceBuild(
+        task=config.task,
+        tokenizer=config.tokenizer,
+        packing=config.packing,
+        sequences=config.sequences,
+        tokenizers=config.tokenizers,
+        fingerprint=work.fingerprint,
+    )
+    pin, groups = write_sequences(work.spark, work.inputs, build, phase=work.progress.phase)
+    return {**display_sequences(pin), "groups built": groups}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 3: sequences to an MLflow run with a model folder. A killed training continues from a checkpoint."""
+"""Stage 3: sequences to an MLflow run with a model folder, by ranks that train in a Spark barrier stage."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,15 +7,13 @@ from pydantic import Field
 from jobs.shell.command import run_command
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.redaction import redact
-from jobs.shell.settings import AbsolutePath, Section, Split, TablePlace
+from jobs.shell.settings import AbsolutePath, Positive, Section, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.training import Backend, Optimization, StrategyName, Training, make_training
 
 if TYPE_CHECKING:
     from pipelines.pin import Pin
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 class Config(Section):
@@ -35,6 +33,7 @@ class Config(Section):
     strategy: StrategyName
     collectives: Backend
     gpus_per_rank: Annotated[float, Field(ge=0, le=1)]
+    max_copies_gb: Annotated[float, Field(gt=0)] | None
     wait_for_slots_seconds: Annotated[float, Field(ge=0)]
     evaluate_every_steps: Positive
     max_evaluation_sequences: Positive | None

@@ -121,7 +121,7 @@ sizes.show()
 
 # COMMAND ----------
 
-sequence = sequences.where("split = 'train' AND sequence_id = 0")
+sequence = sequences.where("split = 'train'").orderBy("sequence_id").limit(1)
 sequence.select("sequence_id", "num_tokens", "label", "input_ids").show(truncate=120)
 traced = (sequence.selectExpr("inline(segments)").join(documents, "doc_id").orderBy("first_token")
           .selectExpr("first_token", "num_tokens", "doc_id", "file", "offset", "char_start", "char_end",

@@ -220,10 +220,12 @@ SEQUENCES = Table(
     partition_by=("split",),
     checks={
         "tokens": "num_tokens = size(input_ids) AND num_tokens >= 1 AND num_targets >= 0",
-        "dense_id": "sequence_id >= 0",
+        "id": "sequence_id >= 0",
+        "keys": "size(doc_keys) = size(segments)",
     },
-    ddl="""sequence_id BIGINT NOT NULL COMMENT 'from 0, without gaps within the split',
+    ddl="""sequence_id BIGINT NOT NULL COMMENT 'group * 2^32 + position in it; a row is its rank',
            split       STRING NOT NULL COMMENT 'train, validation or test',
+           source      STRING NOT NULL COMMENT 'name of the source of all its documents',
            input_ids   ARRAY<INT> NOT NULL COMMENT 'tokens, not padded',
            num_tokens  INT NOT NULL COMMENT 'length of input_ids',
            label       INT COMMENT 'class number; null = the targets are tokens',
@@ -231,9 +233,13 @@ SEQUENCES = Table(
                        COMMENT 'runs of target tokens, predicted from the tokens before in the same segment',
            num_targets INT NOT NULL COMMENT 'terms this sequence adds to the loss',
            num_bytes   INT NOT NULL COMMENT 'UTF-8 bytes of the text behind the targets',
+           num_cut_tokens INT NOT NULL COMMENT 'tokens of its documents that are in no sequence',
+           num_continued  INT NOT NULL COMMENT 'segments whose document begins in another sequence',
            segments    ARRAY<STRUCT<doc_id: STRING, first_token: INT, num_tokens: INT, char_start: INT,
                        char_end: INT>> NOT NULL
-                       COMMENT 'tokens and characters of each document; a run attends to itself only'""",
+                       COMMENT 'tokens and characters of each document; a run attends to itself only',
+           doc_keys    ARRAY<INT> NOT NULL
+                       COMMENT 'last 8 hex digits of the doc_id of each segment, as a signed number'""",
 )
 
 PREDICTIONS = Table(

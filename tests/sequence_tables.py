@@ -9,7 +9,8 @@ from pyspark.sql.types import ArrayType, IntegerType, LongType, StringType, Stru
 
 from pipelines.commit import commit_shards, create_table
 from pipelines.contract import PROPERTIES
-from pipelines.dataset.doc_groups import find_group
+from pipelines.dataset.doc_keys import make_doc_keys
+from pipelines.dataset.layout import POSITION_BITS
 from pipelines.pin import open_log, pin
 from pipelines.shards import ShardFiles, ShardPlan
 
@@ -25,16 +26,20 @@ SCHEMA = StructType(
     [
         StructField("sequence_id", LongType()),
         StructField("split", StringType()),
+        StructField("source", StringType()),
         StructField("input_ids", ArrayType(IntegerType())),
         StructField("num_tokens", IntegerType()),
         StructField("label", IntegerType()),
         StructField("targets", ArrayType(_struct("first_token", "num_tokens"))),
         StructField("num_targets", IntegerType()),
         StructField("num_bytes", IntegerType()),
+        StructField("num_cut_tokens", IntegerType()),
+        StructField("num_continued", IntegerType()),
         StructField(
             "segments",
             ArrayType(_struct("first_token", "num_tokens", "char_start", "char_end", doc_id=StringType())),
         ),
+        StructField("doc_keys", ArrayType(IntegerType())),
     ]
 )
 """That of SEQUENCES, whose DDL only a JVM can read."""
@@ -48,19 +53,17 @@ def make_rows(split, num_documents, *, num_groups, per_row=3):
     """Rows of SEQUENCES as dicts: up to `per_row` documents of one group each, in the order of group and id.
     Every fifth document continues in a second segment."""
     random = np.random.default_rng(num_documents)
-    names = [name_document(split, number) for number in range(num_documents)]
     groups = {}
-    for name in sorted(names):
-        groups.setdefault(find_group(name, num_groups), []).append(name)
-    runs = [
-        group[start : start + per_row]
-        for _, group in sorted(groups.items())
-        for start in range(0, len(group), per_row)
+    for name in sorted(name_document(split, number) for number in range(num_documents)):
+        groups.setdefault(int(name[:8], 16) % num_groups, []).append(name)
+    return [
+        _make_row(split, group << POSITION_BITS | position, documents[start : start + per_row], random)
+        for group, documents in sorted(groups.items())
+        for position, start in enumerate(range(0, len(documents), per_row))
     ]
-    return [_make_row(split, number, documents, random) for number, documents in enumerate(runs)]
 
 
-def _make_row(split, number, documents, random):
+def _make_row(split, sequence_id, documents, random):
     segments, first = [], 0
     for document in documents:
         num_tokens = int(random.integers(3, 8))
@@ -83,19 +86,23 @@ def _make_row(split, number, documents, random):
         if segment["num_tokens"] > 1
     ]
     return {
-        "sequence_id": number,
+        "sequence_id": sequence_id,
         "split": split,
+        "source": f"source {int(documents[0], 16) % 2}",
         "input_ids": random.integers(0, VOCABULARY, first).tolist(),
         "num_tokens": first,
         "label": None,
         "targets": targets,
         "num_targets": sum(run["num_tokens"] for run in targets),
         "num_bytes": 4 * first,
+        "num_cut_tokens": 0,
+        "num_continued": 0,
         "segments": segments,
+        "doc_keys": make_doc_keys([segment["doc_id"] for segment in segments]).tolist(),
     }
 
 
-def write_sequences_table(path, splits, *, num_groups, rows_per_file=7, rows_per_group=3, shuffled=False):
+def write_sequences_table(path, splits, *, rows_per_file=7, rows_per_group=3, shuffled=False):
     """Write the rows of each split; the pin. `shuffled`: as a program that moves rows between files."""
     schema = to_arrow_schema(SCHEMA)
     schema = pa.schema([pa.field(field.name, field.type) for field in schema])
@@ -122,7 +129,7 @@ def write_sequences_table(path, splits, *, num_groups, rows_per_file=7, rows_per
         "digest": "d" * 32,
         "num_rows": sum(map(len, splits.values())),
         "fingerprint": "f" * 32,
-        "facts": {} if num_groups is None else {"num_groups": num_groups},
+        "facts": {},
         "last_foreign": -1,
         "number": 1,
         "folder": "w",

@@ -109,29 +109,27 @@ def display_step(answer: Answer) -> None:
     rows = answer["sequences"]
     console.print(f"step {answer['step']:,}: {len(rows):,} sequences, {answer['num_ranks']} ranks")
     lines = [
-        (f"{row['sequence_id']:,}", str(row["rank"]), segment["doc_id"], *_format_segment(segment))
+        (f"{row['row']:,}", str(row["rank"]), segment["doc_id"], *_format_segment(segment))
         for row in rows
         for segment in row["segments"]
     ]
-    _print_table(("sequence", "rank", "document", "tokens", "characters"), lines, _has_text(rows))
+    _print_table(("row", "rank", "document", "tokens", "characters"), lines, _has_text(rows))
 
 
 def _display_document(answer: Answer) -> None:
     rows, split = answer["sequences"], answer["split"]
     console.print(f"document {answer['document']}: split {split}, {len(rows):,} sequences")
-    lines = [
-        (f"{row['sequence_id']:,}", *_format_segment(segment)) for row in rows for segment in row["segments"]
-    ]
-    _print_table(("sequence", "tokens", "characters"), lines, _has_text(rows))
+    lines = [(f"{row['row']:,}", *_format_segment(segment)) for row in rows for segment in row["segments"]]
+    _print_table(("row", "tokens", "characters"), lines, _has_text(rows))
     if split != "train":
         console.print(f"No step saw it: {split} is held out.")
         return
     seen = [
-        (f"{visit['step']:,}", str(visit["epoch"]), str(visit["rank"]), f"{row['sequence_id']:,}")
+        (f"{visit['step']:,}", str(visit["epoch"]), str(visit["rank"]), f"{row['row']:,}")
         for row in rows
         for visit in row["seen"]
     ]
-    _print_table(("step", "epoch", "rank", "sequence"), seen, False)
+    _print_table(("step", "epoch", "rank", "row"), seen, False)
 
 
 def _has_text(rows: list[Answer]) -> bool:

@@ -11,9 +11,12 @@ Values of all rows lie end to end; a `starts` array says where each row begins, 
 | segment_lengths | (all segments,) | int32 | tokens of each segment |
 | segment_starts | (num_rows + 1,) | int64 | first segment of each row |
 | labels, num_targets, num_bytes | (num_rows,) | int64 | see reader.Rows |
+| source_codes | (num_rows,) | int32 | place in source_names.json, which is in order of name |
 """
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +24,15 @@ import numpy as np
 
 from pipelines.dataset.rows import NO_LABEL
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the files or their meaning change: a copy of another format is never read."""
-ROW_VALUES = ("labels", "num_targets", "num_bytes")
+ROW_VALUES: dict[str, type[np.generic]] = {
+    "labels": np.int64,
+    "num_targets": np.int64,
+    "num_bytes": np.int64,
+    "source_codes": np.int32,
+}
+SOURCE_NAMES = "source_names.json"
 LENGTHS = "num_tokens"
 """Name of the array with the tokens of each row."""
 
@@ -32,7 +41,7 @@ class FlatRows(NamedTuple):
     """Some rows with their values end to end, as Arrow holds them."""
 
     ids: np.ndarray
-    """(num_rows,) int64: number of each row in the split."""
+    """(num_rows,) int64: number of each row in the split, from 0."""
     num_tokens: np.ndarray
     """(num_rows,)"""
     num_segments: np.ndarray
@@ -46,6 +55,8 @@ class FlatRows(NamedTuple):
     labels: np.ndarray
     num_targets: np.ndarray
     num_bytes: np.ndarray
+    source_codes: np.ndarray
+    """(num_rows,) int32"""
 
 
 class Index(NamedTuple):
@@ -54,6 +65,15 @@ class Index(NamedTuple):
     num_tokens: np.memmap
     """0 = not known yet."""
     num_segments: np.memmap
+
+
+def write_source_names(folder: Path, names: Sequence[str]) -> None:
+    (folder / SOURCE_NAMES).write_text(json.dumps(list(names)), encoding="utf-8")
+
+
+def read_source_names(folder: Path) -> list[str]:
+    names: list[str] = json.loads((folder / SOURCE_NAMES).read_text(encoding="utf-8"))
+    return names
 
 
 def create_index(folder: Path, num_rows: int) -> Index:
@@ -73,8 +93,8 @@ def lay_out(folder: Path, index: Index) -> None:
         starts.flush()
         for value, dtype in values:
             _create(folder, value, dtype, starts[-1])
-    for name in ROW_VALUES:
-        _create(folder, name, np.int64, num_rows)
+    for name, kind in ROW_VALUES.items():
+        _create(folder, name, kind, num_rows)
     for sizes in index:
         sizes.flush()
 
@@ -106,8 +126,9 @@ class FlatArrays:
             array.flush()
 
 
-def write_arrays(folder: Path, rows: FlatRows) -> None:
+def write_arrays(folder: Path, rows: FlatRows, source_names: Sequence[str]) -> None:
     """Write the files of a split whose rows are 0, 1, 2, ... in order."""
+    write_source_names(folder, source_names)
     index = create_index(folder, len(rows.ids))
     index.num_tokens[:], index.num_segments[:] = rows.num_tokens, rows.num_segments
     lay_out(folder, index)
@@ -141,8 +162,8 @@ def require_consistent(rows: FlatRows) -> FlatRows:
 def _require(holds: np.ndarray, rows: FlatRows, fault: str) -> None:
     if not holds.all():
         raise ValueError(
-            f"sequence {int(rows.ids[np.argmin(holds)])} has {fault} (and {int((~holds).sum()) - 1} more); "
-            "run the dataset stage again"
+            f"row {int(rows.ids[np.argmin(holds)])} of the split has {fault} (and {int((~holds).sum()) - 1} "
+            "more); run the dataset stage again"
         )
 
 

@@ -1,71 +1,63 @@
-"""Kept documents to the sequences table: group, pack, number.
+"""Kept documents to rows of the sequences table: deal to groups, pack.
 
-Documents fall into groups by a hash of doc_id; the number of groups depends on the data alone, never on the
-cluster. A group is packed in doc_id order inside one task (group.py), and the sequences of the groups are
-numbered one group after the other: the first number of a group is the sum of the counts of those before it.
-So sequence ids are dense, and the digest of the table is the same on any number of executors.
+Documents fall into groups by their source, file and doc_id (layout.py); one task packs one group, in doc_id
+order (group.py), and writes one file of each split. The number of a sequence is that of its group and its
+position there, so it depends on the documents of the group alone: neither on the cluster nor on other groups.
 
-Cost: one shuffle, of the text. A task gets neighbouring groups, so its rows are neighbours in number, and the
-tokens are never moved again.
+Cost: one shuffle, of the text, in one Spark job with the writer of the table; nothing is cached.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import LongType, StructField, StructType
 
-from pipelines.dataset.documents import DocumentSummary, select_kept
+from pipelines.dataset.documents import select_kept
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.group import PackingJob, make_partition_packer, require_builder
+from pipelines.dataset.layout import Layout
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer
 from pipelines.delta import ContractError
-from pipelines.spark import persisted
 from pipelines.tables import SEQUENCES
 
-DOCUMENT_BYTES = 512
-"""Bytes that a document takes in a task besides its text, roughly."""
-TASK_BYTES = 32 * 1024 * 1024
-"""Most text of a task, about: it is sorted in memory. A table of 1 TB gets 31,000 files per split."""
-COUNTS = ("sequences", "tokens", "cut_tokens", "continued", "targets")
-"""What is counted of each group, and of each split. continued: segments whose document begins in another
-sequence."""
+Counts = dict[str, dict[str, int]]
+"""split -> sequences, tokens, cut_tokens, continued, targets."""
+COUNTED = {
+    "sequences": "sequence_id",
+    "tokens": "num_tokens",
+    "cut_tokens": "num_cut_tokens",
+    "continued": "num_continued",
+    "targets": "num_targets",
+}
+"""What is counted of each split -> column of SEQUENCES, whose values are added up (of the first one, the rows
+are counted). continued: segments whose document begins in another sequence."""
 
 
 class BuiltSequences(NamedTuple):
-    """The rows of SEQUENCES, and their counts."""
+    """The rows of SEQUENCES. Nothing is computed before they are written or read."""
 
     rows: DataFrame
-    counts: dict[str, dict[str, int]]
-    """split -> COUNTS."""
     end_token_id: int | None
     """Token that ends every document; None = the task ends none."""
-    num_groups: int
-    """Groups that the documents fell into; `trace` finds a document by its group."""
     masking: dict[str, int]
     """What a task that masks tokens must know: mask_token_id, vocab_size. Empty for others."""
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the commit of the table keeps of them."""
-        known = {"splits": self.counts, "end_token_id": self.end_token_id, "num_groups": self.num_groups}
-        return known | self.masking
 
-
-@contextmanager
 def build_sequences(
-    documents: DataFrame, chosen: ChosenTokenizer, rules: PackingRules, *, task: str, summary: DocumentSummary
-) -> Iterator[BuiltSequences]:
-    """Rows of SEQUENCES from the kept documents, cached while the context lasts if the session can cache.
-
-    Two Spark jobs: one packs and counts; the writer of the table runs the other.
-    """
+    documents: DataFrame,
+    chosen: ChosenTokenizer,
+    rules: PackingRules,
+    *,
+    task: str,
+    labels: tuple[str, ...],
+    layout: Layout,
+    only: Collection[int] | None = None,
+) -> BuiltSequences:
+    """Rows of SEQUENCES from the kept documents of all groups, or of `only` some of them."""
     _require_fit(task, rules)
     builder = load_builder(task)
     end_token_id = chosen.require_end_token(task) if builder.needs_end_token else None
@@ -74,25 +66,65 @@ def build_sequences(
         task=task,
         tokenizer_json=chosen.tokenizer.to_str(),
         end_token_id=end_token_id,
-        labels=summary.labels,
+        labels=labels,
         rules=rules,
         chat=chosen.chat,
     )
     require_builder(job)
-    schema, spark = _packed_schema(), documents.sparkSession
-    num_groups = _count_groups(summary, rules)
+    groups = layout.groups if only is None else sorted(only)
+    if not groups:
+        empty = documents.sparkSession.createDataFrame([], SEQUENCES.schema)
+        return BuiltSequences(empty, end_token_id, masking)
     packed = (
-        _group_documents(documents, task, num_groups)
-        .transform(_deal_groups, num_groups, _count_tasks(spark, num_groups, rules))
-        .mapInArrow(make_partition_packer(job, to_arrow_schema(schema)), schema)
+        _select_columns(documents, task)
+        .transform(find_groups, layout)
+        .transform(_deal_groups, groups)
+        .mapInArrow(make_partition_packer(job, to_arrow_schema(SEQUENCES.schema)), SEQUENCES.schema)
     )
-    # The rows must be counted before they can be numbered. Without the cache, texts would be encoded twice.
-    with persisted(packed):
-        groups = _count_by_group(packed)
-        numbered = packed.join(F.broadcast(_number_groups(spark, groups)), ["split", "group"])
-        sequence_id = (F.col("first_id") + F.col("position")).alias("sequence_id")
-        rows = numbered.select(sequence_id, *SEQUENCES.schema.names[1:])
-        yield BuiltSequences(rows, _count_by_split(groups), end_token_id, num_groups, masking)
+    return BuiltSequences(packed, end_token_id, masking)
+
+
+def count_splits(sequences: DataFrame) -> Counts:
+    """COUNTED of each split that has sequences, in the order of their names. One job, over small columns."""
+    found = sequences.groupBy("split").agg(*sum_counts()).orderBy("split").collect()
+    return {row["split"]: {name: row[name] for name in COUNTED} for row in found}
+
+
+def sum_counts() -> list[Column]:
+    """COUNTED, each under its name."""
+    return [
+        (F.count(column) if name == "sequences" else F.sum(column)).alias(name)
+        for name, column in COUNTED.items()
+    ]
+
+
+def find_groups(documents: DataFrame, layout: Layout) -> DataFrame:
+    """The documents with the number of their `group`. No shuffle: the layout is sent to every task."""
+    small, own = (_to_places(documents.sparkSession, layout, has_file=has_file) for has_file in (False, True))
+    name = F.when(F.col("own_groups").isNull(), F.col("file")).otherwise(F.col("doc_id"))
+    numbers = F.coalesce("own_groups", "small_groups")
+    part = F.pmod(F.xxhash64(name), F.size(numbers).cast("long")).cast("int")
+    return (
+        documents.join(F.broadcast(small), "source", "left")
+        .join(F.broadcast(own), ["source", "file"], "left")
+        .withColumn("group", F.get(numbers, part))
+        .drop("own_groups", "small_groups")
+    )
+
+
+def _to_places(spark: SparkSession, layout: Layout, *, has_file: bool) -> DataFrame:
+    """source, file (only of places with one), and the numbers of the groups."""
+    chosen = [
+        (source, file, list(numbers))
+        for (source, file), numbers in layout.places.items()
+        if (file is not None) == has_file
+    ]
+    name = "own_groups" if has_file else "small_groups"
+    schema = pa.schema([("source", pa.string()), ("file", pa.string()), (name, pa.list_(pa.int64()))])
+    columns = [list(column) for column in zip(*chosen, strict=True)] or [[], [], []]
+    # From Arrow: a local relation, which is broadcast without a Spark job.
+    places = spark.createDataFrame(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
+    return places if has_file else places.drop("file")
 
 
 def _require_fit(task: str, rules: PackingRules) -> None:
@@ -104,13 +136,8 @@ def _require_fit(task: str, rules: PackingRules) -> None:
         )
 
 
-def _count_groups(summary: DocumentSummary, rules: PackingRules) -> int:
-    total = summary.num_bytes + summary.num_documents * DOCUMENT_BYTES
-    return max(1, -(-total // rules.group_bytes))
-
-
-def _group_documents(documents: DataFrame, task: str, num_groups: int) -> DataFrame:
-    """doc_id, split, group, and the columns that the task reads."""
+def _select_columns(documents: DataFrame, task: str) -> DataFrame:
+    """Kept documents: what groups depend on, and the columns that the task reads."""
     columns = load_builder(task).columns
     missing = [name for name in columns if name not in documents.columns]
     if missing:
@@ -118,58 +145,19 @@ def _group_documents(documents: DataFrame, task: str, num_groups: int) -> DataFr
             f"documents have no column {', '.join(missing)}, which dataset.task {task} reads; run the "
             "corpus stage again"
         )
-    group = F.pmod(F.xxhash64("doc_id"), F.lit(num_groups)).cast("long").alias("group")
-    return select_kept(documents).select("doc_id", "split", group, *columns)
+    return select_kept(documents).select("doc_id", "source", "file", "split", *columns)
 
 
-def _count_tasks(spark: SparkSession, num_groups: int, rules: PackingRules) -> int:
-    """As many as the session uses after a shuffle, more if a task would get over TASK_BYTES, never more than
-    groups."""
-    wanted = int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
-    return min(num_groups, max(wanted, -(-num_groups * rules.group_bytes // TASK_BYTES)))
-
-
-def _deal_groups(documents: DataFrame, num_groups: int, num_tasks: int) -> DataFrame:
-    """Neighbouring groups in one partition, about equally many in each, and every group in doc_id order."""
-    task = F.expr(f"CAST(`group` * {num_tasks} DIV {num_groups} AS INT)")
-    return documents.repartitionById(num_tasks, task).sortWithinPartitions("split", "group", "doc_id")
-
-
-def _packed_schema() -> StructType:
-    """SEQUENCES before its rows are numbered: a place within a group instead of sequence_id, and what is
-    counted of each row."""
-    fields = [StructField(field.name, field.dataType) for field in SEQUENCES.schema.fields[1:]]
-    extra = [
-        StructField(name, LongType()) for name in ("group", "position", "num_cut_tokens", "num_continued")
-    ]
-    return StructType([*fields, *extra])
-
-
-def _count_by_group(packed: DataFrame) -> pa.Table:
-    """split, group, and COUNTS, ordered by split and group. 60 bytes per group on the driver: 400 MB for 100
-    TB of text."""
-    sums = (
-        F.count("*").alias("sequences"),
-        F.sum("num_tokens").alias("tokens"),
-        F.sum("num_cut_tokens").alias("cut_tokens"),
-        F.sum("num_continued").alias("continued"),
-        F.sum("num_targets").alias("targets"),
+def _deal_groups(documents: DataFrame, groups: list[int]) -> DataFrame:
+    """One of the `groups`, ascending, in each partition, without documents of other ones; in the order in
+    which it is packed."""
+    spark = documents.sparkSession
+    tasks = spark.createDataFrame(
+        pa.table({"group": pa.array(groups, pa.int64()), "task": pa.array(range(len(groups)), pa.int32())})
     )
-    groups = packed.groupBy("split", "group").agg(*sums).toArrow()
-    return groups.sort_by([("split", "ascending"), ("group", "ascending")])
-
-
-def _count_by_split(groups: pa.Table) -> dict[str, dict[str, int]]:
-    sums = groups.group_by("split").aggregate([(name, "sum") for name in COUNTS]).sort_by("split")
-    return {row["split"]: {name: row[f"{name}_sum"] for name in COUNTS} for row in sums.to_pylist()}
-
-
-def _number_groups(spark: SparkSession, groups: pa.Table) -> DataFrame:
-    """split, group, first_id: where the numbers of each group start."""
-    counts = groups["sequences"].to_numpy()  # (num_groups,)
-    before = np.cumsum(counts) - counts  # (num_groups,) sequences of all groups above, of other splits too
-    split = groups["split"].combine_chunks().dictionary_encode().indices.to_numpy()  # (num_groups,) ascending
-    first_id = before - before[np.searchsorted(split, split)]
-    columns = groups.select(["split", "group"]).append_column("first_id", pa.array(first_id, pa.int64()))
-    # From Arrow: a local relation, which is broadcast without a Spark job.
-    return spark.createDataFrame(columns)
+    return (
+        documents.join(F.broadcast(tasks), "group")
+        .repartitionById(len(groups), F.col("task"))
+        .drop("task", "file")
+        .sortWithinPartitions("split", "source", "doc_id")
+    )

@@ -2,20 +2,21 @@
 after a kill. Arrow and NumPy only.
 
 The order of training is a permutation of all rows that changes with every epoch, so every machine needs the
-whole split: 5 bytes per token, 4 per segment and 48 per row on its disk, which is checked before the first
+whole split: 5 bytes per token, 4 per segment and 52 per row on its disk, which is checked before the first
 value is read. Memory does not depend on the number of rows: the index lies in memory-mapped files, too.
 
-Two passes. The first reads the sizes of all rows (small columns) and lays out the arrays. The second reads
+Three passes. The first reads the ids, which say where each row goes (numbering.py), and the names of the
+sources. The second reads the sizes of all rows (small columns) and lays out the arrays. The third reads
 the values; every file that is done is noted, so a copy that was interrupted continues with the files that are
 left.
 """
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,19 +30,33 @@ from pipelines.dataset.arrays import (
     lay_out,
     mark_runs,
     require_consistent,
+    write_source_names,
 )
+from pipelines.dataset.local_copies import make_room
+from pipelines.dataset.numbering import RowNumbers, Runs, find_id_runs, join_runs, number_rows
 from pipelines.dataset.rows import NO_LABEL
 
+ID_COLUMNS = ["sequence_id", "source"]
 SIZE_COLUMNS = ["sequence_id", "num_tokens", "segments"]
-VALUE_COLUMNS = [*SIZE_COLUMNS, "input_ids", "targets", "label", "num_targets", "num_bytes"]
+VALUE_COLUMNS = [*SIZE_COLUMNS, "source", "input_ids", "targets", "label", "num_targets", "num_bytes"]
 BATCH_ROWS = 4096
 """Rows that a thread holds at once: 17 MB of tokens at 1,024 tokens per row. Arrow's default is 131,072."""
+JOINED_BATCHES = 8
+"""Batches whose runs of ids are joined at once: a file in the order of its ids has one run."""
 NUM_THREADS = 4
 """Files read at a time: enough to hide the latency of a store."""
 DISK_MARGIN = 1.05
 
 
-def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
+class _Rows(NamedTuple):
+    """Where the rows of a split go."""
+
+    numbers: RowNumbers
+    sources: pa.Array
+    """Names, ascending."""
+
+
+def copy_split(files: pads.Dataset, split: str, folder: Path, *, max_bytes: int | None = None) -> None:
     """Fill `folder`, which may hold what an earlier call left, with the arrays of `split`.
 
     Raises ValueError if its sequence ids have gaps or a row contradicts itself, OSError if the disk is too
@@ -50,17 +65,17 @@ def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
     chosen = pc.field("split") == split
     fragments = list(files.get_fragments(filter=chosen))
     done = folder / "done"
+    rows = _read_ids(fragments, chosen, split)
     if not (folder / "laid_out").exists():
         # Left by a copy that was killed at its end. The arrays are made again, and hold none of these files.
         done.unlink(missing_ok=True)
-        num_rows = sum(fragment.count_rows(filter=chosen) for fragment in fragments)
-        _read_sizes(fragments, chosen, split, num_rows, folder)
+        _read_sizes(fragments, chosen, rows, folder, max_bytes)
     arrays = FlatArrays(folder)
     finished = set(done.read_text().splitlines()) if done.exists() else set()
 
     def copy_file(fragment: pads.Fragment) -> None:
         for batch in _read(fragment, VALUE_COLUMNS, chosen):
-            arrays.put(require_consistent(_flatten(batch)))
+            arrays.put(require_consistent(_flatten(batch, rows)))
 
     left = [fragment for fragment in fragments if fragment.path not in finished]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -72,47 +87,57 @@ def copy_split(files: pads.Dataset, split: str, folder: Path) -> None:
     done.unlink(missing_ok=True)
 
 
+def _read_ids(fragments: list[pads.Fragment], chosen: pc.Expression, split: str) -> _Rows:
+    """The number of each row, and the sources. Memory: 24 bytes for each run of ids, mostly a file."""
+
+    def read_ids(fragment: pads.Fragment) -> tuple[Runs, set[str]]:
+        runs, sources = list[Runs](), set[str]()
+        for batch in _read(fragment, ID_COLUMNS, chosen):
+            runs.append(find_id_runs(batch["sequence_id"].to_numpy()))
+            runs = [join_runs(runs)] if len(runs) == JOINED_BATCHES else runs
+            sources.update(pc.unique(batch["source"]).to_pylist())
+        return join_runs(runs), sources
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        found = list(pool.map(read_ids, fragments))
+    numbers = number_rows((runs for runs, _ in found), split)
+    names = sorted(set().union(*(sources for _, sources in found)))
+    return _Rows(numbers, pa.array(names, pa.string()))
+
+
 def _read_sizes(
-    fragments: list[pads.Fragment], chosen: pc.Expression, split: str, num_rows: int, folder: Path
+    fragments: list[pads.Fragment], chosen: pc.Expression, rows: _Rows, folder: Path, max_bytes: int | None
 ) -> None:
     """The index of the split, and empty arrays of the right sizes."""
+    num_rows = rows.numbers.num_rows
     index = create_index(folder, num_rows)
 
     def read_sizes(fragment: pads.Fragment) -> None:
         for batch in _read(fragment, SIZE_COLUMNS, chosen):
-            ids = batch["sequence_id"].to_numpy()
-            if len(ids) and not 0 <= ids.min() <= ids.max() < num_rows:
-                raise _gap(split, num_rows)
-            index.num_tokens[ids] = batch["num_tokens"].to_numpy()
-            index.num_segments[ids] = pc.list_value_length(batch["segments"]).to_numpy()
+            places = rows.numbers.find_rows(batch["sequence_id"].to_numpy())
+            index.num_tokens[places] = batch["num_tokens"].to_numpy()
+            index.num_segments[places] = pc.list_value_length(batch["segments"]).to_numpy()
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for _ in pool.map(read_sizes, fragments):
             pass
-    # num_rows rows have num_rows ids in the range: if none is missing, none is there twice.
-    if num_rows and index.num_tokens.min() < 1:
-        raise _gap(split, num_rows)
     num_tokens, num_segments = (int(sizes.sum(dtype=np.int64)) for sizes in index)
-    _require_space(folder, num_tokens, num_segments, num_rows)
+    num_bytes = int(DISK_MARGIN * (5 * num_tokens + 4 * num_segments + 52 * num_rows))
+    _require_space(folder, num_tokens, num_bytes, max_bytes)
     lay_out(folder, index)
+    write_source_names(folder, rows.sources.to_pylist())
     (folder / "laid_out").touch()
 
 
-def _gap(split: str, num_rows: int) -> ValueError:
-    return ValueError(
-        f"sequence_id of split {split} must run from 0 to {num_rows - 1} without gaps; "
-        "run the dataset stage again"
-    )
-
-
-def _require_space(folder: Path, num_tokens: int, num_segments: int, num_rows: int) -> None:
-    needed = int(DISK_MARGIN * (5 * num_tokens + 4 * num_segments + 48 * num_rows))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+def _require_space(folder: Path, num_tokens: int, num_bytes: int, max_bytes: int | None) -> None:
+    room = make_room(folder.parent, num_bytes, max_bytes=max_bytes)
+    if num_bytes > room:
+        limit = "" if max_bytes is None else f" of the {max_bytes / 1e9:,.1f} GB of finetune.max_copies_gb"
         raise OSError(
             errno.ENOSPC,
-            f"a local copy of {num_tokens:,} tokens takes {needed / 1e9:,.1f} GB, and {folder.parent} has "
-            f"{free / 1e9:,.1f} GB free; set DISTRIBUTARY_CACHE to a larger disk on {os.uname().nodename}",
+            f"a local copy of {num_tokens:,} tokens takes {num_bytes / 1e9:,.1f} GB, and {folder.parent} has "
+            f"{max(0, room) / 1e9:,.1f} GB{limit} free beside the copies in use; set DISTRIBUTARY_CACHE to a "
+            f"larger disk on {os.uname().nodename}{' or raise the limit' if limit else ''}",
         )
 
 
@@ -125,7 +150,7 @@ def _read(fragment: pads.Fragment, columns: list[str], chosen: pc.Expression) ->
         )
 
 
-def _flatten(batch: pa.RecordBatch) -> FlatRows:
+def _flatten(batch: pa.RecordBatch, rows: _Rows) -> FlatRows:
     """Arrow's own buffers as NumPy arrays: no Python step per row."""
     num_tokens = batch["num_tokens"].to_numpy().astype(np.int64)
     runs = batch["targets"].flatten()
@@ -137,7 +162,7 @@ def _flatten(batch: pa.RecordBatch) -> FlatRows:
         row_starts + _field(runs, "first_token"), _field(runs, "num_tokens"), size=int(num_tokens.sum())
     )
     return FlatRows(
-        ids=batch["sequence_id"].to_numpy(),
+        ids=rows.numbers.find_rows(batch["sequence_id"].to_numpy()),
         num_tokens=num_tokens,
         num_segments=pc.list_value_length(batch["segments"]).to_numpy(),
         tokens=batch["input_ids"].flatten().to_numpy(),
@@ -146,6 +171,7 @@ def _flatten(batch: pa.RecordBatch) -> FlatRows:
         labels=batch["label"].fill_null(NO_LABEL).to_numpy(zero_copy_only=False),
         num_targets=batch["num_targets"].to_numpy(),
         num_bytes=batch["num_bytes"].to_numpy(),
+        source_codes=pc.index_in(batch["source"], rows.sources).to_numpy(),
     )
 
 

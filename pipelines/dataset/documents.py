@@ -4,34 +4,59 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.dataset.chat_template import ChatFormat, load_chat_format
 from pipelines.dataset.examples.table import load_builder
+from pipelines.dataset.layout import Place, min_own_bytes
 from pipelines.dataset.tokenizer import ChosenTokenizer, load_tokenizer, train_bpe, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.delta import ContractError
 from pipelines.pin import Pin
 from pipelines.tables import DOCUMENTS
 
+DOCUMENT_BYTES = 512
+"""Bytes that a document takes in a task besides its text, roughly."""
 MAX_LABELS = 2_000
 """An evaluation counts a matrix of classes x classes."""
 SAMPLE_MARGIN = 1.2
 """A sample by id does not hold its exact share of bytes, so take more than max_bytes and stop there."""
 
 
+class Before(NamedTuple):
+    """Rows of the documents table in the files of two versions: those from which sequences were built, and
+    those of now."""
+
+    unchanged: DataFrame
+    """In files of both."""
+    removed: DataFrame
+    added: DataFrame
+
+
 class DocumentSummary(NamedTuple):
     """Counts over the kept documents."""
 
     num_documents: int
-    num_bytes: int
-    """UTF-8 bytes of their text."""
     num_trainable_bytes: int
-    """Those of train documents that are small enough to train a tokenizer on."""
+    """UTF-8 bytes of train documents that are small enough to train a tokenizer on."""
     labels: tuple[str, ...]
     """Class names, sorted by code point: the class number is the place in this list. Empty if classes were
     not asked for."""
+    place_bytes: dict[Place, int]
+    """Bytes of the text at each place, and DOCUMENT_BYTES a document: what groups are laid out by."""
+    before: "PlacesBefore | None" = None
+    """Of the version that sequences were built from; None = not asked for."""
+
+
+class PlacesBefore(NamedTuple):
+    """Places of an earlier version of the documents, and what moved between places without being changed."""
+
+    place_bytes: dict[Place, int]
+    shared_before: list[tuple[str, str]]
+    """(source, file) of those with groups of their own now that shared groups before."""
+    shared_now: list[tuple[str, str]]
+    """The reverse."""
 
 
 def read_documents(spark: SparkSession, pinned: Pin) -> tuple[DataFrame, Pin]:
@@ -52,29 +77,97 @@ def select_kept(documents: DataFrame, split: str | None = None) -> DataFrame:
     return kept if split is None else kept.where(F.col("split") == split)
 
 
-def summarize_documents(documents: DataFrame, *, max_bytes: int, with_labels: bool) -> DocumentSummary:
-    """Everything that is counted before packing, in one Spark job.
+def summarize_documents(
+    documents: DataFrame, *, max_bytes: int, group_bytes: int, with_labels: bool, before: Before | None = None
+) -> DocumentSummary:
+    """Everything that is counted before packing: one Spark job over small columns, `with_labels` two.
 
-    Raises ContractError, `with_labels`, if some kept documents have no label, or if there are too few or too
-    many classes.
+    On the driver: 100 bytes for each file with groups of its own, however many files there are. Raises
+    ContractError, `with_labels`, if some kept documents have no label, or if there are too few or too many
+    classes.
     """
-    trainable = (F.col("split") == "train") & (F.col("num_bytes") <= max_bytes)
-    counts = (
-        select_kept(documents)
-        .groupBy(F.col("label") if with_labels else F.lit(None).cast("string").alias("label"))
-        .agg(
-            F.count("*").alias("num_documents"),
-            F.sum("num_bytes").alias("num_bytes"),
-            F.coalesce(F.sum(F.when(trainable, F.col("num_bytes"))), F.lit(0)).alias("num_trainable_bytes"),
-        )
-        .limit(MAX_LABELS + 2)  # the classes, one too many, and null
+    kept = select_kept(documents)
+    counted = _count_by_file(kept if before is None else _mark_versions(before), max_bytes)
+    own, own_before = (
+        F.when(F.col(name) >= min_own_bytes(group_bytes), F.col("file"))
+        for name in ("now_bytes", "old_bytes")
+    )
+    sums = ("num_documents", "trainable_bytes", "now_bytes", "old_bytes")
+    found = (
+        counted.groupBy("source", own.alias("file"), own_before.alias("file_before"))
+        .agg(*(F.sum(name).alias(name) for name in sums))
         .collect()
     )
-    labels = _require_classes({row["label"]: row["num_documents"] for row in counts}) if with_labels else ()
-    num_documents, num_bytes, num_trainable_bytes = (
-        sum(row[name] for row in counts) for name in ("num_documents", "num_bytes", "num_trainable_bytes")
+    return DocumentSummary(
+        num_documents=sum(row["num_documents"] for row in found),
+        num_trainable_bytes=sum(row["trainable_bytes"] for row in found),
+        labels=_list_labels(kept) if with_labels else (),
+        place_bytes=_add_up(found, "file", "now_bytes"),
+        before=None if before is None else _describe_before(found),
     )
-    return DocumentSummary(num_documents, num_bytes, num_trainable_bytes, labels)
+
+
+def _mark_versions(before: Before) -> DataFrame:
+    """Kept documents of both versions, those of unchanged files once: is_now, is_old."""
+    marked = [
+        select_kept(rows)
+        .select("source", "file", "split", "num_bytes")
+        .withColumns({"is_now": F.lit(is_now), "is_old": F.lit(is_old)})
+        for rows, is_now, is_old in (
+            (before.unchanged, True, True),
+            (before.added, True, False),
+            (before.removed, False, True),
+        )
+    ]
+    return marked[0].unionByName(marked[1]).unionByName(marked[2])
+
+
+def _count_by_file(kept: DataFrame, max_bytes: int) -> DataFrame:
+    """source, file, and the sums of its documents now and before."""
+    if "is_now" not in kept.columns:
+        kept = kept.withColumns({"is_now": F.lit(True), "is_old": F.lit(False)})
+    trainable = F.col("is_now") & (F.col("split") == "train") & (F.col("num_bytes") <= max_bytes)
+    size = F.col("num_bytes") + F.lit(DOCUMENT_BYTES).cast("long")
+
+    def add_up(condition: Column, value: Column) -> Column:
+        return F.sum(F.when(condition, value).otherwise(F.lit(0)).cast("long"))
+
+    return kept.groupBy("source", "file").agg(
+        add_up(F.col("is_now"), F.lit(1)).alias("num_documents"),
+        add_up(trainable, F.col("num_bytes")).alias("trainable_bytes"),
+        add_up(F.col("is_now"), size).alias("now_bytes"),
+        add_up(F.col("is_old"), size).alias("old_bytes"),
+    )
+
+
+def _add_up(found: list[Row], file: str, size: str) -> dict[Place, int]:
+    totals: dict[Place, int] = {}
+    for row in found:
+        if row[size]:
+            place = (row["source"], row[file])
+            totals[place] = totals.get(place, 0) + row[size]
+    return totals
+
+
+def _describe_before(found: list[Row]) -> PlacesBefore:
+    return PlacesBefore(
+        place_bytes=_add_up(found, "file_before", "old_bytes"),
+        shared_before=[
+            (row["source"], row["file"])
+            for row in found
+            if row["file"] is not None and row["file_before"] is None and row["old_bytes"]
+        ],
+        shared_now=[
+            (row["source"], row["file_before"])
+            for row in found
+            if row["file"] is None and row["file_before"] is not None and row["now_bytes"]
+        ],
+    )
+
+
+def _list_labels(kept: DataFrame) -> tuple[str, ...]:
+    counts = kept.groupBy("label").count().limit(MAX_LABELS + 2).collect()  # classes, one too many, and null
+    return _require_classes({row["label"]: row["count"] for row in counts})
 
 
 def _require_classes(counts: dict[str | None, int]) -> tuple[str, ...]:

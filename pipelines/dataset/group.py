@@ -20,8 +20,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.doc_keys import make_doc_keys
 from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part
 from pipelines.dataset.examples.table import load_builder
+from pipelines.dataset.layout import POSITION_BITS
 from pipelines.dataset.packing.conservation import TokenCount
 from pipelines.dataset.packing.packed import PackedRows, PackedSequence, join_rows
 from pipelines.dataset.packing.rules import PackingRules
@@ -51,8 +53,8 @@ class PackingJob:
 
 
 def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker:
-    """The function for mapInArrow, over documents that are sorted by split, group and doc_id: its rows have
-    `schema`."""
+    """The function for mapInArrow, over documents that are sorted by split, group, source and doc_id: its
+    rows are those of SEQUENCES, whose columns `schema` has."""
 
     def pack_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Spark runs a task per core. A tokenizer that used all cores for each of them would only slow them
@@ -60,13 +62,16 @@ def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         records = (record for batch in batches for record in _iterate_records(batch))
         for (split, number), group in groupby(records, key=lambda record: (record["split"], record["group"])):
-            first, count = 0, TokenCount()
-            for sequences in _batch_rows(pack_documents(group, job, count)):
-                rows = join_rows(sequences)
-                count.remove_rows(rows)
-                yield _to_batch(rows, schema, split=split, group=number, first=first)
-                first += len(sequences)
-            count.require_balance(split=split, group=number, method=job.rules.method)
+            next_id = number << POSITION_BITS
+            # Two sources in one group: two hashes that are equal. Their documents never share a sequence.
+            for source, documents in groupby(group, key=lambda record: record["source"]):
+                count = TokenCount()
+                for sequences in _batch_rows(pack_documents(documents, job, count)):
+                    rows = join_rows(sequences)
+                    count.remove_rows(rows)
+                    yield _to_batch(rows, schema, split=split, source=source, first_id=next_id)
+                    next_id += len(sequences)
+                count.require_balance(split=split, group=number, method=job.rules.method)
 
     return pack_partition
 
@@ -150,8 +155,10 @@ def _batch_rows(sequences: Iterable[PackedSequence]) -> Iterator[list[PackedSequ
         yield rows
 
 
-def _to_batch(rows: PackedRows, schema: pa.Schema, *, split: str, group: int, first: int) -> pa.RecordBatch:
-    """Rows `first`, `first` + 1, ... of a group, as Arrow. No Python step per token."""
+def _to_batch(
+    rows: PackedRows, schema: pa.Schema, *, split: str, source: str, first_id: int
+) -> pa.RecordBatch:
+    """Sequences `first_id`, `first_id` + 1, ... as Arrow. No Python step per token."""
     num_rows = len(rows.num_tokens)
     runs = {"first_token": rows.run_first_token, "num_tokens": rows.run_num_tokens}
     segments = {
@@ -162,18 +169,19 @@ def _to_batch(rows: PackedRows, schema: pa.Schema, *, split: str, group: int, fi
         "char_end": rows.segment_char_end,
     }
     columns: dict[str, Any] = {
+        "sequence_id": np.arange(first_id, first_id + num_rows),
         "split": [split] * num_rows,
-        "group": np.full(num_rows, group),
-        "position": np.arange(first, first + num_rows),
+        "source": [source] * num_rows,
         "input_ids": _to_lists(pa.array(rows.input_ids), rows.num_tokens),
         "num_tokens": rows.num_tokens,
         "label": rows.labels,
         "targets": _to_lists(_to_structs(runs, schema.field("targets")), rows.num_runs),
         "num_targets": rows.num_targets,
         "num_bytes": rows.num_bytes,
-        "segments": _to_lists(_to_structs(segments, schema.field("segments")), rows.num_segments),
         "num_cut_tokens": rows.num_cut_tokens,
         "num_continued": rows.num_continued,
+        "segments": _to_lists(_to_structs(segments, schema.field("segments")), rows.num_segments),
+        "doc_keys": _to_lists(pa.array(make_doc_keys(rows.segment_doc_ids)), rows.num_segments),
     }
     arrays = [_to_array(columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

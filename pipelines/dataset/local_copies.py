@@ -1,5 +1,5 @@
 """Local copies that several processes share: made once, visible only when complete, continued after a kill,
-and pruned when old."""
+deleted when old or when there is no room for a new one, and never while somebody uses them."""
 
 import errno
 import fcntl
@@ -9,14 +9,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipelines.machine import cache_folder
 
 STALE_SECONDS = 7 * 24 * 3600
-COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+(-\d+)?|[0-9a-f]{32}|\.making-[\w-]+")
-"""Names that may be pruned; other files in the folder are not ours."""
+COPY_NAME = re.compile(r"[0-9a-f-]{36}-\d+-[a-z]+(-\d+)?|[0-9a-f]{32}|\.(making|removed)-[\w-]+")
+"""Names that may be deleted; other files in the folder are not ours."""
+PAUSE_SECONDS = 0.01
+_MAKING, _REMOVED = ".making-", ".removed-"
 
 
 def copies_folder(kind: str = "sequences") -> Path:
@@ -36,7 +38,7 @@ def copies_folder(kind: str = "sequences") -> Path:
 
 @contextmanager
 def open_copy(home: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
-    """The copy `name` in `home`, protected against pruning while the context lasts.
+    """The copy `name` in `home`, protected against deletion while the context lasts.
 
     The first caller on a machine lets `make` fill a folder; the others wait until it is complete, and then
     use it at the same time. A folder that `make` did not finish is never visible under `name`. It stays for
@@ -49,14 +51,51 @@ def open_copy(home: Path, name: str, make: Callable[[Path], None]) -> Iterator[P
                 os.utime(copy)
                 yield copy
                 return
-        with _lock(copy, fcntl.LOCK_EX):
-            if not copy.is_dir():
+        # Not to be waited for: another process may make the copy and then use it for days.
+        with _try_lock(copy) as is_ours:
+            if is_ours and not copy.is_dir():
                 _prune(home)
                 _make_copy(copy, make)
+        if not is_ours:
+            time.sleep(PAUSE_SECONDS)  # the next shared lock waits for a process that makes the copy
+
+
+def make_room(home: Path, num_bytes: int, *, max_bytes: int | None = None) -> int:
+    """Delete the copies in `home` that were opened longest ago until `num_bytes` fit on the disk, and with
+    the copies that stay into `max_bytes` (None = no limit). Copies in use stay, and so do younger ones when
+    enough is free. The bytes that can be had, which may be fewer.
+
+    For `make`: the copy that is being made is in use.
+    """
+    copies = sorted(
+        (copy for copy in home.iterdir() if _is_ours(copy)), key=lambda copy: copy.lstat().st_mtime
+    )
+    sizes = {copy: _measure(copy) for copy in copies}
+    for copy in copies:
+        if _find_room(home, sizes, max_bytes) >= num_bytes:
+            break
+        if _delete(copy):
+            del sizes[copy]
+    return _find_room(home, sizes, max_bytes)
+
+
+def _find_room(home: Path, sizes: dict[Path, int], max_bytes: int | None) -> int:
+    free = shutil.disk_usage(home).free
+    return free if max_bytes is None else min(free, max_bytes - sum(sizes.values()))
+
+
+def _measure(copy: Path) -> int:
+    """Bytes on the disk. A file that another process deletes meanwhile counts 0."""
+    total = 0
+    for folder, _, names in os.walk(copy):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(folder, name).lstat().st_blocks * 512
+    return total
 
 
 def _make_copy(copy: Path, make: Callable[[Path], None]) -> None:
-    partial = copy.with_name(f".making-{copy.name}")  # the lock makes it ours
+    partial = copy.with_name(f"{_MAKING}{copy.name}")  # the lock makes it ours
     partial.mkdir(mode=0o700, exist_ok=True)
     os.utime(partial)  # one that is continued may be old, and others prune what is old
     try:
@@ -78,16 +117,41 @@ def _lock(copy: Path, kind: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _try_lock(copy: Path) -> Iterator[bool]:
+    """Hold the lock of a copy alone, or yield False if somebody has it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_lock(copy, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
 def _prune(home: Path) -> None:
-    """Delete copies that were not opened for a week, and unfinished ones as old. Copies in use stay."""
+    """Delete copies that were not opened for a week, and unfinished ones as old."""
     for copy in home.iterdir():
-        if COPY_NAME.fullmatch(copy.name) and not copy.is_symlink() and _is_stale(copy):
-            if copy.name.startswith("."):
-                shutil.rmtree(copy, ignore_errors=True)
-                continue
-            with suppress(BlockingIOError), _lock(copy, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                if _is_stale(copy):  # nobody opened it since we looked
-                    shutil.rmtree(copy, ignore_errors=True)
+        if _is_ours(copy) and (_is_stale(copy) or copy.name.startswith(_REMOVED)):
+            _delete(copy, still=_is_stale)
+
+
+def _delete(copy: Path, *, still: Callable[[Path], bool] = Path.is_dir) -> bool:
+    """Whether the copy could be deleted: not if it is in use, or no longer what `still` asks for."""
+    removed = copy
+    if not copy.name.startswith(_REMOVED):
+        removed = copy.with_name(f"{_REMOVED}{copy.name.lstrip('.')}-{os.getpid()}")
+        with _try_lock(copy.with_name(copy.name.removeprefix(_MAKING))) as is_ours:
+            if not is_ours or not still(copy):  # in use, or opened since we looked
+                return False
+            # First out of sight, at once: half a copy must never be visible if we are killed now.
+            copy.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
+    return True
+
+
+def _is_ours(copy: Path) -> bool:
+    return COPY_NAME.fullmatch(copy.name) is not None and copy.is_dir() and not copy.is_symlink()
 
 
 def _is_stale(copy: Path) -> bool:

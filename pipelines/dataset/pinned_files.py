@@ -1,5 +1,6 @@
 """The Parquet files of one version of a table, for readers without a JVM."""
 
+import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -9,15 +10,19 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from pipelines.pin import TableLog, open_log
 from pipelines.storage import locate
 from pipelines.stores import delta_options
 
 NUM_THREADS = 16
 """Files opened at a time: a question reads little of each, so most of the time is the store's latency."""
 
+UNREADABLE = re.compile(r"Unsupported|Column mapping|Invalid protocol")
+"""In what delta-rs says of a table with a feature that it does not know or that is set wrongly."""
+
 
 class PinnedFile(NamedTuple):
-    """One file of a table version; its range of the row numbers is that of the log."""
+    """One file of a table version; its range of ids is that of the log."""
 
     path: str
     """As the file system of the table knows it."""
@@ -33,11 +38,14 @@ def open_pinned(
 ) -> DeltaTable:
     """The table at `path` at the pinned version.
 
-    Raises FileNotFoundError if the version is gone, ValueError if another table is there.
+    Raises FileNotFoundError if the version is gone, ValueError if another table is there, or one with unknown
+    features.
     """
     try:
         pinned = DeltaTable(path, version=version, storage_options=delta_options(path))
     except DeltaError as error:
+        if UNREADABLE.search(str(error)):
+            raise _make_feature_error(path, str(error)) from error
         raise FileNotFoundError(
             f"{table} at {path} no longer have version {version} ({error}); run the {stage} stage again"
         ) from error
@@ -49,16 +57,36 @@ def open_pinned(
     return pinned
 
 
+def open_version(place: str, version: int) -> TableLog | None:
+    """The log of a table up to `version`; None if there is no table, or it no longer has the version."""
+    try:
+        return open_log(place, version=version)
+    except DeltaError:
+        return None
+
+
+def require_plain_files(path: str, pinned: DeltaTable) -> None:
+    """Raise ValueError if Arrow alone would read the files wrongly, as with deletion vectors (rows that are
+    gone) and column mapping (columns that have other names)."""
+    protocol = pinned.protocol()
+    if protocol.min_reader_version > 1:
+        features = ", ".join(sorted(protocol.reader_features or [])) or "column mapping"
+        raise _make_feature_error(path, f"reader version {protocol.min_reader_version}: {features}")
+
+
+def _make_feature_error(path: str, needs: str) -> ValueError:
+    return ValueError(
+        f"{path} needs features of Delta that files read without Spark do not have ({needs}); another "
+        "program changed the table: delete it, and run the stage that writes it again"
+    )
+
+
 def list_files(path: str, pinned: DeltaTable, *, split: str | None = None) -> list[PinnedFile]:
     """The files with rows of `split` (None = all files), in the order of their first row.
 
-    Raises ValueError if Arrow alone would read them wrongly: deletion vectors, column mapping.
+    Raises ValueError if Arrow alone would read them wrongly, see `require_plain_files`.
     """
-    if pinned.protocol().min_reader_version > 1:
-        raise ValueError(
-            f"{path} needs reader version {pinned.protocol().min_reader_version} (deletion vectors or column "
-            "mapping), and the files are read without Spark, by version 1; run the stage that writes it again"
-        )
+    require_plain_files(path, pinned)
     files = pa.table(pinned.get_add_actions(flatten=True)).to_pydict()
     nothing = [None] * len(files["path"])
     columns = (files.get(name, nothing) for name in ("num_records", "min.sequence_id", "max.sequence_id"))

@@ -5,20 +5,31 @@ page cache, and the ranks of a machine share the copy. The copy is named by tabl
 format. Where it exists, Delta is not touched.
 """
 
+import weakref
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.dataset.arrays import LENGTHS, FlatRows, copy_name, map_array, require_consistent, write_arrays
+from pipelines.dataset.arrays import (
+    LENGTHS,
+    FlatRows,
+    copy_name,
+    map_array,
+    read_source_names,
+    require_consistent,
+    write_arrays,
+)
 from pipelines.dataset.copying import copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
-from pipelines.dataset.pinned_files import open_pinned
+from pipelines.dataset.pinned_files import open_pinned, require_plain_files
 from pipelines.dataset.rows import Rows
 from pipelines.repeating import repeat_on_hdfs
 
 
 class SequenceReader:
-    """Random access to the rows of one split. Rows are numbered by sequence_id."""
+    """Random access to the rows of one split. Rows are numbered from 0 in the order of sequence_id."""
 
     def __init__(self, folder: Path) -> None:
         self._tokens = map_array(folder, "tokens")
@@ -32,6 +43,10 @@ class SequenceReader:
         """(num_rows,) int64 terms that each row adds to the loss."""
         self.lengths = map_array(folder, LENGTHS)
         """(num_rows,) int32 tokens of each row."""
+        self.source_codes = map_array(folder, "source_codes")
+        """(num_rows,) int32: the source of each row is source_names[code]."""
+        self.source_names = read_source_names(folder)
+        """Sources of the split, in the order of their names."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -53,35 +68,51 @@ class SequenceReader:
 
 
 def open_split(
-    path: str, *, table_id: str, version: int, split: str, copies: Path | None = None
+    path: str,
+    *,
+    table_id: str,
+    version: int,
+    split: str,
+    copies: Path | None = None,
+    max_bytes: int | None = None,
 ) -> SequenceReader:
     """The rows of `split` at `version`; the first caller on a machine makes the copy, the others wait for it.
 
-    Raises ValueError if the table at `path` is not the pinned one, or if its sequence ids have gaps, and
-    OSError if the disk has no room for the copy.
+    The copy is protected as long as the reader lives. To make room for a new one, those that were opened
+    longest ago are deleted, so that all together have at most `max_bytes` (None = what the disk has).
+
+    Raises ValueError if the table at `path` is not the pinned one, if its sequence ids have gaps, or if the
+    files alone would be read wrongly, and OSError if there is no room for the copy.
     """
 
     def copy(folder: Path) -> None:
         pinned = open_pinned(path, table_id=table_id, version=version)
-        copy_split(pinned.to_pyarrow_dataset(), split, folder)
+        require_plain_files(path, pinned)
+        copy_split(pinned.to_pyarrow_dataset(), split, folder, max_bytes=max_bytes)
 
     def make(folder: Path) -> None:
         repeat_on_hdfs(path, lambda: copy(folder))  # continues with the files that are left
 
-    with open_copy(copies or copies_folder(), copy_name(table_id, version, split), make) as folder:
-        return SequenceReader(folder)
+    with ExitStack() as stack:
+        name = copy_name(table_id, version, split)
+        reader = SequenceReader(stack.enter_context(open_copy(copies or copies_folder(), name, make)))
+        weakref.finalize(reader, stack.pop_all().close)
+    return reader
 
 
-def write_split(folder: Path, rows: Rows) -> None:
-    """Write `rows` as the arrays that SequenceReader(folder) maps: row i gets sequence_id i. No Delta needed.
+def write_split(folder: Path, rows: Rows, sources: Sequence[str] | None = None) -> None:
+    """Write `rows` as the arrays that SequenceReader(folder) maps. No Delta needed.
 
-    With `folder` = copies / copy_name(...), open_split finds them and looks for no table.
+    `sources`: name of the source of each row; None = the rows have one source without a name. With `folder` =
+    copies / copy_name(...), open_split finds them and looks for no table.
 
     Raises ValueError if a row contradicts itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_tokens = np.array([len(tokens) for tokens in rows.input_ids], dtype=np.int64)
     num_segments = np.array([len(lengths) for lengths in rows.segment_lengths], dtype=np.int64)
+    named = [""] * len(num_tokens) if sources is None else sources
+    source_names, source_codes = np.unique(np.array(named, dtype=np.str_), return_inverse=True)
     everything = FlatRows(
         ids=np.arange(len(num_tokens)),
         num_tokens=num_tokens,
@@ -92,8 +123,9 @@ def write_split(folder: Path, rows: Rows) -> None:
         labels=rows.labels,
         num_targets=rows.num_targets,
         num_bytes=rows.num_bytes,
+        source_codes=source_codes,
     )
-    write_arrays(folder, require_consistent(everything))
+    write_arrays(folder, require_consistent(everything), source_names.tolist())
 
 
 def _join(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:

@@ -142,7 +142,7 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int, with_mask: bool = False)
 def identify_tokenizer(choice: TokenizerChoice, *, is_chat: bool) -> dict[str, object]:
     """What the tokens of a task, with conversations or without, depend on besides documents and packing."""
     settings = asdict(choice)
-    del settings["chat"]
+    del settings["chat"], settings["keep_trained"]
     known: dict[str, object] = {"tokenizer": settings, "tokenizer_identity": tokenizer_identity(choice)}
     if is_chat:
         known["chat"] = load_chat_format(choice.chat, choice.base).fingerprint

@@ -16,6 +16,9 @@ class TokenizerChoice:
     """Tokens of a trained tokenizer."""
     max_bytes: int = 100_000_000
     """UTF-8 bytes of text that a tokenizer is trained on, at most."""
+    keep_trained: bool = True
+    """Whether the tokenizer that earlier sequences were built with is kept while their settings stay the same
+    and documents are added; else one is trained on all documents, and all are packed again."""
     chat: ChatRules = field(default_factory=ChatRules)
     """For tasks with conversations."""
 

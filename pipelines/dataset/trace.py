@@ -1,19 +1,16 @@
 """From rows of the sequences table to documents, and back: no JVM, and little of the table is read.
 
-A row is found by the ranges of sequence_id in the log and in the footers of the files. A document is found by
-its group (build.py): groups are numbered one after the other, so they rise with sequence_id, and a binary
-search over the files finds the one that has the group. Reading the documents of 10 million sequences instead
-takes many seconds. Where the number of groups is not recorded, or another program has moved the rows, all
-files are searched.
+A row is found by the ranges of sequence_id in the log and in the footers of the files; its number is the rank
+of its id (numbering.py), known from the log alone unless another program has moved rows to other files. A
+document is found by the column doc_keys, 4 bytes a segment; reading the ids of the documents of 10 million
+sequences instead takes many seconds.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.dataset.arrays import LENGTHS, copy_name, open_lengths
-from pipelines.dataset.doc_groups import find_group
+from pipelines.dataset.doc_keys import make_doc_keys
 from pipelines.dataset.local_copies import copies_folder, open_copy
+from pipelines.dataset.numbering import RowNumbers, Runs, find_id_runs, number_rows
 from pipelines.dataset.pinned_files import NUM_THREADS, PinnedFile, list_files, open_parquet, open_pinned
 from pipelines.repeating import repeat_on_hdfs
 from pipelines.storage import locate
 
 SPAN_COLUMNS = ["sequence_id", "segments"]
+Found = TypeVar("Found")
 
 
 class Span(NamedTuple):
@@ -67,9 +66,24 @@ class SequenceTrace:
             assert kept is not None, "open_copy shows complete copies only"
             return kept
 
+    @cached_property
+    def numbers(self) -> RowNumbers:
+        """The row of each sequence. Raises ValueError if ids are missing or there twice."""
+
+        def read_runs(file: PinnedFile) -> Runs:
+            if file.last_id - file.first_id == file.num_rows - 1:
+                return np.array([file.first_id]), np.array([file.num_rows])
+            ids = self._open(file).read(columns=["sequence_id"], use_threads=False)["sequence_id"]
+            return find_id_runs(ids.to_numpy())
+
+        return number_rows(self._run(read_runs, self._files), self.split)
+
     def read_spans(self, rows: Sequence[int]) -> dict[int, list[Span]]:
-        """The documents of each row, in their order. Reads the row groups that hold the rows."""
-        wanted = np.unique(np.asarray(rows, dtype=np.int64))
+        """The documents of each row, in their order. Reads the row groups that hold the rows.
+
+        Raises ValueError for a row that the split does not have.
+        """
+        wanted = np.unique(self.numbers.find_ids(np.asarray(rows, dtype=np.int64)))
         files = [file for file in self._files if _overlaps(file.first_id, file.last_id, wanted)]
 
         def read(file: PinnedFile) -> list[Span]:
@@ -83,78 +97,51 @@ class SequenceTrace:
             ]
 
         spans: dict[int, list[Span]] = {int(row): [] for row in rows}
-        for span in self._run(read, files):
-            spans[span.sequence_id].append(span)
-        missing = [row for row, found in spans.items() if not found]
-        if missing:
-            raise ValueError(
-                f"split {self.split} of {self._table[0]} has no sequence {missing[0]}; it has "
-                f"{self.num_rows:,}, numbered from 0"
-            )
+        for span in self._run_all(read, files):
+            spans[int(self.numbers.find_rows(np.array([span.sequence_id]))[0])].append(span)
         return spans
 
-    def find_document(self, doc_id: str, *, num_groups: int | None) -> list[Span]:
-        """The spans of a document, in the order of the rows; empty if it is in no row of the split.
-
-        `num_groups`: of the documents, as the commit of the table records it; None = not known: all files are
-        searched.
-        """
+    def find_document(self, doc_id: str) -> list[Span]:
+        """The spans of a document, in the order of the rows; empty if it is in no row of the split."""
+        key = int(make_doc_keys([doc_id])[0])
 
         def search(file: PinnedFile) -> list[Span]:
             parquet = self._open(file)
-            column = next(name for name in _leaf_names(parquet) if _is_leaf(name, "segments", "doc_id"))
             spans: list[Span] = []
             for group in range(parquet.num_row_groups):
-                ids = _flatten(parquet.read_row_group(group, columns=[column], use_threads=False)["segments"])
-                if pc.any(pc.equal(ids.field("doc_id"), doc_id)).as_py():
+                rows = parquet.read_row_group(group, columns=["doc_keys"], use_threads=False)
+                keys = rows["doc_keys"].combine_chunks().flatten().to_numpy()
+                if (keys == key).any():
                     spans += [span for span in _select(parquet, group, _all_rows) if span.doc_id == doc_id]
             return spans
 
-        return sorted(self._run(search, self._choose_files(doc_id, num_groups)))
-
-    def _choose_files(self, doc_id: str, num_groups: int | None) -> list[PinnedFile]:
-        """The files that may have the document."""
-        files = self._files
-        if num_groups is None or any(one.last_id >= other.first_id for one, other in pairwise(files)):
-            return files
-        group = find_group(doc_id, num_groups)
-
-        @cache
-        def read_group(index: int) -> int:
-            """The group of the first row of a file."""
-            row = files[index].first_id
-            return find_group(self.read_spans([row])[row][0].doc_id, num_groups)
-
-        numbers = range(len(files))
-        first = bisect_left(numbers, group, key=read_group)
-        # The file before may end with the group.
-        return files[max(0, first - 1) : bisect_right(numbers, group, lo=first, key=read_group)]
+        return sorted(self._run_all(search, self._files))
 
     def _write_lengths(self, folder: Path) -> None:
         # On disk from the start: a table of billions of rows has more lengths than fit into memory.
         file = folder / f"{LENGTHS}.npy"
         lengths = np.lib.format.open_memmap(file, "w+", np.int32, (self.num_rows,))
 
-        def read(part: PinnedFile) -> list[Span]:
+        def read(part: PinnedFile) -> None:
             sizes = self._open(part).read(columns=["sequence_id", "num_tokens"], use_threads=False)
-            lengths[sizes["sequence_id"].to_numpy()] = sizes["num_tokens"].to_numpy()
-            return []
+            lengths[self.numbers.find_rows(sizes["sequence_id"].to_numpy())] = sizes["num_tokens"].to_numpy()
 
-        list(self._run(read, self._files))
-        if self.num_rows and lengths.min() < 1:
-            raise ValueError(
-                f"sequence_id of split {self.split} must run from 0 to {self.num_rows - 1} without gaps; run "
-                "the dataset stage again"
-            )
+        for _ in self._run(read, self._files):
+            pass
         lengths.flush()
 
-    def _run(self, read: Callable[[PinnedFile], list[Span]], files: Sequence[PinnedFile]) -> Iterator[Span]:
+    def _run_all(
+        self, read: Callable[[PinnedFile], list[Span]], files: Sequence[PinnedFile]
+    ) -> Iterator[Span]:
+        for spans in self._run(read, files):
+            yield from spans
+
+    def _run(self, read: Callable[[PinnedFile], Found], files: Sequence[PinnedFile]) -> Iterator[Found]:
         # Threads hide the latency of a store. On a local disk they only contend: 256 rows of 10 million took
         # 0.7 s with one thread and 1.8 s with 16, on two busy cores.
         num_threads = 1 if self._system.type_name == "local" else NUM_THREADS
         with ThreadPoolExecutor(num_threads) as pool:
-            for spans in pool.map(read, files):
-                yield from spans
+            yield from pool.map(read, files)
 
     def _open(self, file: PinnedFile) -> pq.ParquetFile:
         return open_parquet(self._system, file.path)
@@ -179,11 +166,6 @@ def _list_row_groups(parquet: pq.ParquetFile, wanted: np.ndarray) -> Iterator[in
 def _leaf_names(parquet: pq.ParquetFile) -> list[str]:
     schema = parquet.schema
     return [schema.column(index).path for index in range(len(schema.names))]
-
-
-def _is_leaf(name: str, column: str, field: str) -> bool:
-    # The names between depend on the program that wrote the file: list.element, list.item, bag.array.
-    return name.startswith(f"{column}.") and name.endswith(f".{field}")
 
 
 def _all_rows(rows: pa.Table) -> pa.Array:

@@ -9,6 +9,7 @@ import torch
 from pipelines.dataset.order import permute
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
+from pipelines.finetune.prefetch import prefetch
 from pipelines.finetune.tasks.task import Draw, Task
 
 EVALUATION_SEED = 0
@@ -48,16 +49,20 @@ def evaluate(
         )
     total: torch.Tensor | None = None
     most_rows = -(-len(chosen) // strategy.num_replicas)  # of the replicas; others have one row less
-    for first in range(0, most_rows, batch_rows):
-        rows = by_length[first : first + batch_rows]
-        # A replica that has no rows left repeats its first one, and does not count it.
-        taken = rows if len(rows) else by_length[:1]
-        batch = task.collate(reader.rows(taken), strategy.device, Draw(taken, EVALUATION_SEED, None))
-        outputs = strategy.forward(batch)
-        if len(rows):
-            with torch.inference_mode():
-                total = task.sums(outputs, batch, total)
-        progress(min(1.0, (first + batch_rows) / most_rows))
+    starts = range(0, most_rows, batch_rows)
+    parts = [by_length[first : first + batch_rows] for first in starts]
+    # A replica that has no rows left repeats its first one, and does not count it.
+    taken = (rows if len(rows) else by_length[:1] for rows in parts)
+    made = (
+        task.collate(reader.rows(rows), strategy.device, Draw(rows, EVALUATION_SEED, None)) for rows in taken
+    )
+    with prefetch(made) as batches:
+        for first, rows, batch in zip(starts, parts, batches, strict=True):
+            outputs = strategy.forward(batch)
+            if len(rows):
+                with torch.inference_mode():
+                    total = task.sums(outputs, batch, total)
+            progress(min(1.0, (first + batch_rows) / most_rows))
     assert total is not None, "every replica has a row"
     summed = strategy.sum(total, name="evaluation")
     return Evaluation(task.metrics(summed), task.confusion(summed), len(chosen))

@@ -5,10 +5,13 @@ cut into micro-batches. The loss is divided by the targets of the global batch, 
 weights do not depend on the number of ranks, except for the order of float additions. Dropout draws from
 (seed, step, data rank), one micro-batch after the other: a resumed step repeats itself exactly, but other
 numbers of ranks or micro-batches drop other units.
+
+A thread reads and pads micro-batches ahead. It draws no random numbers, so nothing depends on how far it is.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +20,8 @@ import torch
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.tasks.task import Draw, Task
+from pipelines.finetune.prefetch import prefetch
+from pipelines.finetune.tasks.task import Batch, Draw, Task
 from pipelines.finetune.training import BatchPlan, Optimization, learning_rate
 
 
@@ -49,29 +53,44 @@ def train(
     `after_step(num_steps_done, result)` is called on every rank after every step.
     Raises FloatingPointError if loss or gradient is not finite.
     """
-    for step in steps:
-        started = time.monotonic()
-        rows = order.batch(step)  # (global_batch,) the same on every rank
-        rate = learning_rate(step, steps.stop, optimization)
-        torch.manual_seed(_dropout_seed(seed, step, strategy.data_rank))
-        batches = (
-            task.collate(reader.rows(part), strategy.device, Draw(part, seed, step))
-            for part in plan.micro_batches(rows, strategy.data_rank)
-        )
-        share = strategy.forward_backward(
-            batches, task, num_targets=max(1, int(task.count_targets(reader.num_targets[rows]).sum()))
-        )
-        norm = strategy.step(max_norm=optimization.max_gradient_norm, learning_rate=rate)
-        loss = float(strategy.sum(share, name="loss"))
-        if not (np.isfinite(loss) and np.isfinite(norm)):
-            raise FloatingPointError(
-                f"loss is {loss} and gradient norm {norm} at step {step + 1}; "
-                f"lower finetune.optimization.learning_rate, or look at the {len(rows)} rows of this "
-                f"step, whose sequence_id is {', '.join(map(str, rows[:8].tolist()))}, ...: "
-                f"distributary trace --step {step + 1} --run RUN_ID"
+    with prefetch(_make_batches(strategy, task, reader, order, steps, plan, seed)) as made:
+        for step in steps:
+            started = time.monotonic()
+            parts = islice(made, plan.num_micro_batches)
+            rows, first = next(parts)  # rows: (global_batch,), the same on every rank
+            rate = learning_rate(step, steps.stop, optimization)
+            torch.manual_seed(_dropout_seed(seed, step, strategy.data_rank))
+            batches = chain([first], (batch for _, batch in parts))
+            share = strategy.forward_backward(
+                batches, task, num_targets=max(1, int(task.count_targets(reader.num_targets[rows]).sum()))
             )
-        num_tokens = int(reader.lengths[rows].sum())
-        after_step(step + 1, StepResult(loss, norm, rate, num_tokens, time.monotonic() - started))
+            norm = strategy.step(max_norm=optimization.max_gradient_norm, learning_rate=rate)
+            loss = float(strategy.sum(share, name="loss"))
+            if not (np.isfinite(loss) and np.isfinite(norm)):
+                raise FloatingPointError(
+                    f"loss is {loss} and gradient norm {norm} at step {step + 1}; "
+                    f"lower finetune.optimization.learning_rate, or look at the {len(rows)} rows of this "
+                    f"step, {', '.join(map(str, rows[:8].tolist()))}, ...: "
+                    f"distributary trace --step {step + 1} --run RUN_ID"
+                )
+            num_tokens = int(reader.lengths[rows].sum())
+            after_step(step + 1, StepResult(loss, norm, rate, num_tokens, time.monotonic() - started))
+
+
+def _make_batches(
+    strategy: Strategy,
+    task: Task,
+    reader: SequenceReader,
+    order: Order,
+    steps: range,
+    plan: BatchPlan,
+    seed: int,
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """The rows of the global batch and one micro-batch of this rank, for every micro-batch of every step."""
+    for step in steps:
+        rows = order.batch(step)
+        for part in plan.micro_batches(rows, strategy.data_rank):
+            yield rows, task.collate(reader.rows(part), strategy.device, Draw(part, seed, step))
 
 
 def _dropout_seed(seed: int, step: int, data_rank: int) -> int:

@@ -123,6 +123,8 @@ class Execution:
     """Who carries tensors between ranks; not used by one rank."""
     gpus_per_rank: float = 0.0
     """GPUs that each rank requests from Spark; 0 = what every task of the application gets."""
+    max_copies_gb: float | None = None
+    """GB that all local copies of sequences may take on a machine; None = what its disk has."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.gpus_per_rank <= 1:

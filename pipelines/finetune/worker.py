@@ -145,8 +145,14 @@ class _Rank:
         )
 
     def _open(self, split: str) -> SequenceReader:
-        data = self._training.data
-        reader = open_split(data.sequences, table_id=data.table_id, version=data.version, split=split)
+        data, most_gb = self._training.data, self._training.execution.max_copies_gb
+        reader = open_split(
+            data.sequences,
+            table_id=data.table_id,
+            version=data.version,
+            split=split,
+            max_bytes=None if most_gb is None else int(most_gb * 1e9),
+        )
         if len(reader) < self._strategy.num_replicas:
             raise ValueError(
                 f"split {split} of {data.sequences} has {len(reader)} sequences, "

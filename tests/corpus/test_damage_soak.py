@@ -49,13 +49,18 @@ def make_config(folder: Path, lake: str):
 
 @contextmanager
 def watch_memory():
-    """The most memory in MB of each Python process below this one, by what it runs."""
+    """The most memory in MB that each Python process below this one takes meanwhile, by what it runs.
+
+    A worker that was there before has loaded what other tests needed: that part is not counted.
+    """
     peaks, stopped = Counter(), threading.Event()
+    before = {process.pid: forget_peak(process) for process in list_python_processes()}
 
     def watch():
         while not stopped.wait(0.2):
-            for kind, peak in list_python_processes():
-                peaks[kind] = max(peaks[kind], peak)
+            for process in list_python_processes():
+                grown = process.peak_mb - before.get(process.pid, 0)
+                peaks[process.kind] = max(peaks[process.kind], grown)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -66,21 +71,49 @@ def watch_memory():
         thread.join()
 
 
-def list_python_processes():
-    """(guard or worker, peak of its memory in MB) of Spark's Python workers below this process."""
-    parents, found = {}, {}
+class PythonProcess(NamedTuple):
+    """One of Spark's Python workers below this process."""
+
+    pid: int
+    kind: str
+    """guard or worker."""
+    peak_mb: int
+    """Of its resident memory."""
+
+
+def list_python_processes() -> list[PythonProcess]:
+    parents, found = {}, []
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            status = dict(line.split(":\t", 1) for line in (place / "status").read_text().splitlines())
+            status = read_status(place)
             command = (place / "cmdline").read_bytes()
         except OSError:  # it has ended meanwhile
             continue
-        parents[int(place.name)] = int(status["PPid"])
-        if "VmHWM" in status and (b"guard_process" in command or b"pyspark" in command):
+        pid = int(place.name)
+        parents[pid] = int(status["PPid"])
+        is_java = b"java" in command.split(b"\0")[0]
+        if "VmHWM" in status and not is_java and (b"guard_process" in command or b"pyspark" in command):
             kind = "guard" if b"guard_process" in command else "worker"
-            is_java = b"java" in command.split(b"\0")[0]
-            found[int(place.name)] = (kind, 0 if is_java else int(status["VmHWM"].split()[0]) // 1024)
-    return [each for pid, each in found.items() if is_below(pid, parents) and each[1]]
+            found.append(PythonProcess(pid, kind, read_mb(status["VmHWM"])))
+    return [process for process in found if is_below(process.pid, parents)]
+
+
+def forget_peak(process: PythonProcess) -> int:
+    """MB that it has now; its peak is counted from here."""
+    place = Path("/proc", str(process.pid))
+    try:
+        (place / "clear_refs").write_text("5")
+        return read_mb(read_status(place)["VmRSS"])
+    except (OSError, KeyError):  # it has ended meanwhile
+        return 0
+
+
+def read_status(place: Path) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in (place / "status").read_text().splitlines())
+
+
+def read_mb(amount: str) -> int:
+    return int(amount.split()[0]) // 1024
 
 
 def is_below(pid, parents):

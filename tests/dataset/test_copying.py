@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -14,18 +15,20 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.dataset import copying
+from pipelines.dataset import copying, local_copies
 from pipelines.dataset.arrays import FlatArrays
 from pipelines.dataset.local_copies import open_copy
 from pipelines.dataset.reader import SequenceReader
 
 ROWS_PER_FILE, NUM_FILES = 50, 6
+SOURCES = ["web", "books", "码"]
 SEGMENT = pa.struct([("doc_id", pa.string()), ("first_token", pa.int32()), ("num_tokens", pa.int32())])
 RUN = pa.struct([("first_token", pa.int32()), ("num_tokens", pa.int32())])
 SCHEMA = pa.schema(
     [
         ("sequence_id", pa.int64()),
         ("split", pa.string()),
+        ("source", pa.string()),
         ("input_ids", pa.list_(pa.int32())),
         ("num_tokens", pa.int32()),
         ("label", pa.int32()),
@@ -54,12 +57,13 @@ def write_files(
                 {
                     "sequence_id": row,
                     "split": "train",
-                    "input_ids": list(range(row, row + size)),
+                    "source": SOURCES[row % len(SOURCES)],
+                    "input_ids": list(range(row % 2**16, row % 2**16 + size)),
                     "num_tokens": size,
                     "label": None,
                     "targets": runs,
                     "num_targets": size - 1,
-                    "num_bytes": row,
+                    "num_bytes": row % 2**16,
                     "segments": [segment],
                 }
             )
@@ -78,6 +82,8 @@ def check_rows(folder: Path, num_rows: int) -> None:
         assert rows.input_ids[place].tolist() == list(range(row, row + size))
         assert rows.is_target[place].tolist() == [False] + [True] * (size - 1)
         assert (rows.num_bytes[place], rows.num_targets[place]) == (row, size - 1)
+    assert reader.source_names == sorted(SOURCES)
+    assert [reader.source_names[code] for code in reader.source_codes[:7]] == (SOURCES * 3)[:7]
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -155,17 +161,29 @@ def test_copy_killed_at_its_end_has_every_row(tmp_path, monkeypatch, call, numbe
         check_rows(folder, NUM_FILES * ROWS_PER_FILE)
 
 
-@pytest.mark.parametrize("ids", [[0, 1, 3], [0, 1, 1], [-1, 0, 1]])
-def test_ids_that_are_not_dense_are_refused(tmp_path, ids):
+@pytest.mark.parametrize(
+    ("ids", "fault"), [([0, 1, 3], "has no 2"), ([0, 1, 1], "repeats 1"), ([2**32 + 1], f"has no {2**32}")]
+)
+def test_ids_that_are_missing_or_there_twice_are_refused(tmp_path, ids, fault):
     files = write_files(tmp_path / "files", num_files=1, ids=ids)
     (tmp_path / "copy").mkdir()
-    with pytest.raises(ValueError, match="must run from 0 to 2 without gaps"):
+    with pytest.raises(ValueError, match=f"sequence_id of split train {fault}, but every group"):
         copying.copy_split(files, "train", tmp_path / "copy")
+
+
+def test_rows_are_ranks_of_ids_of_several_groups(tmp_path):
+    ids = [group << 32 | position for group in (0, 3, 2**31 - 1) for position in range(40)]
+    files = write_files(tmp_path / "files", num_files=4, ids=np.random.default_rng(2).permutation(ids))
+    (tmp_path / "copy").mkdir()
+    copying.copy_split(files, "train", tmp_path / "copy")
+    reader = SequenceReader(tmp_path / "copy")
+    assert reader.lengths.tolist() == [number % 7 + 1 for number in ids]
+    assert [reader.source_names[code] for code in reader.source_codes] == [SOURCES[each % 3] for each in ids]
 
 
 def test_too_small_disk_is_refused_before_the_values(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(copying.shutil, "disk_usage", lambda path: usage(10**4, 0, 10**4))
+    monkeypatch.setattr(local_copies.shutil, "disk_usage", lambda path: usage(10**4, 0, 10**4))
     monkeypatch.setattr(FlatArrays, "put", lambda self, rows: pytest.fail("values were read"))
     files = write_files(tmp_path / "files")
     home = tmp_path / "home"
@@ -177,6 +195,28 @@ def test_too_small_disk_is_refused_before_the_values(tmp_path, monkeypatch):
         pass
     assert caught.value.errno == errno.ENOSPC
     assert sorted(path.name for path in home.iterdir()) == ["copy.lock"]
+
+
+def test_copies_together_stay_within_their_limit(tmp_path):
+    """A copy of these files takes 45 kB in blocks of 4 kB, so that two fit."""
+    files, home = write_files(tmp_path / "files"), tmp_path / "home"
+    home.mkdir()
+    names = [f"{number:08d}-0000-0000-0000-000000000000-1-train-2" for number in range(3)]
+
+    def copy(folder, max_bytes=100_000):
+        copying.copy_split(files, "train", folder, max_bytes=max_bytes)
+
+    for age, name in enumerate(names):
+        with open_copy(home, name, copy):
+            os.utime(home / name, (time.time() - 9 + age,) * 2)
+    assert [name for name in names if (home / name).exists()] == names[1:]
+    said = r"of the 0\.0 GB of finetune.max_copies_gb .* or raise the limit"
+    with (
+        pytest.raises(OSError, match=said) as caught,
+        open_copy(home, "copy", lambda folder: copy(folder, max_bytes=9_000)),
+    ):
+        pass
+    assert caught.value.errno == errno.ENOSPC
 
 
 MEASURED = """

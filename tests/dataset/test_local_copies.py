@@ -1,11 +1,16 @@
 """Copies that the processes of a machine share: used at the same time, never deleted while in use."""
 
 import os
+import shutil
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
-from pipelines.dataset.local_copies import open_copy
+import pytest
+
+from pipelines.dataset import local_copies
+from pipelines.dataset.local_copies import make_room, open_copy
 
 DAY = 24 * 3600
 
@@ -69,3 +74,90 @@ def test_an_old_copy_that_is_continued_is_not_pruned(tmp_path):
     os.utime(partial, (old, old))
     with open_copy(tmp_path, "copy", continue_half) as folder:
         assert (folder / "half").exists()
+
+
+def make_bytes(folder):
+    (folder / "file").write_bytes(b"x" * 100_000)
+
+
+def fill(home, *ages):
+    """Copies of 100 kB, opened `age` days ago; their folders, oldest first."""
+    folders = []
+    for age in ages:
+        with open_copy(home, f"{uuid.uuid4()}-3-train-2", make_bytes) as folder:
+            folders.append(folder)
+        os.utime(folder, (time.time() - age * DAY,) * 2)
+    return folders
+
+
+def exist(folders):
+    return [folder.exists() for folder in folders]
+
+
+def test_room_is_made_by_deleting_what_was_opened_longest_ago(tmp_path):
+    folders = fill(tmp_path, 3, 2, 1)
+    assert make_room(tmp_path, 100_000, max_bytes=350_000) >= 100_000
+    assert exist(folders) == [False, True, True]
+    assert make_room(tmp_path, 100_000, max_bytes=350_000) >= 100_000  # it fits already
+    assert exist(folders) == [False, True, True]
+
+
+def test_room_is_not_made_from_copies_in_use(tmp_path):
+    oldest, younger, youngest = fill(tmp_path, 3, 2, 1)
+    with open_copy(tmp_path, oldest.name, make_bytes):
+        os.utime(oldest, (time.time() - 3 * DAY,) * 2)
+        assert make_room(tmp_path, 100_000, max_bytes=350_000) >= 100_000
+        assert exist([oldest, younger, youngest]) == [True, False, True]
+        assert make_room(tmp_path, 300_000, max_bytes=350_000) < 300_000
+        assert exist([oldest, younger, youngest]) == [True, False, False]
+
+
+def test_room_is_not_made_from_files_that_are_not_copies(tmp_path):
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "file").write_bytes(b"x" * 100_000)
+    assert make_room(tmp_path, 10**18) < 10**18
+    assert thesis.exists()
+
+
+def test_half_a_deleted_copy_is_never_visible(tmp_path, monkeypatch):
+    (folder,) = fill(tmp_path, 8)
+
+    def killed(path, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_room(tmp_path, 10**18)
+    assert not folder.exists()
+    (left,) = tmp_path.glob(".removed-*")
+    fill(tmp_path, 0)  # the next copy that is made takes the rest away
+    assert not left.exists()
+
+
+def test_all_users_of_a_new_copy_use_it_at_once(tmp_path, monkeypatch):
+    """Whoever looked before the copy was there must not wait until the one who made it is done with it."""
+    num_users, made, try_lock = 6, [], local_copies._try_lock
+
+    def make(folder):
+        made.append(folder)
+        make_file(folder)
+
+    for number in range(10):
+        nothing_there, together = threading.Barrier(num_users), threading.Barrier(num_users)
+        have_looked = threading.local()
+
+        def try_lock_when_all_have_looked(copy, barrier=nothing_there, mine=have_looked):
+            if not hasattr(mine, "once"):
+                mine.once = barrier.wait(20)
+            return try_lock(copy)
+
+        def use(_, name=f"copy{number}", barrier=together):
+            with open_copy(tmp_path, name, make):
+                barrier.wait(20)  # raises in all threads if one of them does not come
+
+        monkeypatch.setattr(local_copies, "_try_lock", try_lock_when_all_have_looked)
+        with ThreadPoolExecutor(num_users) as pool:
+            assert list(pool.map(use, range(num_users))) == [None] * num_users
+    assert len(made) == 10

@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from deltalake import DeltaTable
 
 from pipelines.dataset.arrays import copy_name
+from pipelines.dataset.local_copies import make_room
 from pipelines.dataset.reader import SequenceReader, open_split, write_split
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.tables import SEQUENCES
@@ -27,9 +29,20 @@ def sequence(number: int, split: str, shift: int) -> tuple:
         ("d", first, length, 0, 1) for first, length in zip((0, num_tokens - 1), lengths, strict=False)
     ]
     runs = [(1, lengths[0] - 1)] if lengths[0] > 1 else []
-    if split == CLASSES:
-        return number, split, tokens, num_tokens, number, [], 1, 10 * number, segments
-    return number, split, tokens, num_tokens, None, runs, lengths[0] - 1, 10 * number, segments
+    label, runs, num_targets = (number, [], 1) if split == CLASSES else (None, runs, lengths[0] - 1)
+    counts = (num_targets, 10 * number, 0, 0)
+    return (
+        number,
+        split,
+        f"s{number % 2}",
+        tokens,
+        num_tokens,
+        label,
+        runs,
+        *counts,
+        segments,
+        [13] * len(segments),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +80,13 @@ def test_rows_are_of_the_pinned_version_in_the_order_asked_for(table, tmp_path):
     assert rows.num_targets.tolist() == [1, 0, 1]
     assert rows.num_bytes.tolist() == [70, 0, 220]
     assert reader.lengths.tolist() == [1 + number % 5 for number in range(23)]
-    assert reader.num_targets.tolist() == [sequence(number, "train", 0)[6] for number in range(23)]
+    assert reader.num_targets.tolist() == [sequence(number, "train", 0)[7] for number in range(23)]
+
+
+def test_the_source_of_each_row_is_known(table, tmp_path):
+    reader = opened(table, tmp_path)
+    assert reader.source_names == ["s0", "s1"]
+    assert reader.source_codes.tolist() == [number % 2 for number in range(23)]
 
 
 def test_classes_are_read_as_labels(table, tmp_path):
@@ -119,7 +138,7 @@ def test_token_table_needs_reader_protocol_1_only(table):
 def test_unfinished_copy_is_never_used(table, tmp_path, monkeypatch):
     import pipelines.dataset.reader as reader
 
-    def fail(files, split, folder):
+    def fail(files, split, folder, **options):
         (folder / "tokens.npy").write_bytes(b"half")
         raise OSError("No space left on device")
 
@@ -140,7 +159,9 @@ def test_another_table_or_a_missing_version_is_refused(table, tmp_path):
 def test_ids_with_gaps_are_refused(spark, tmp_path):
     rows = spark.createDataFrame([sequence(number, "train", 0) for number in (0, 2)], SEQUENCES.schema)
     made = SEQUENCES.overwrite(rows, str(tmp_path / "gaps"), fingerprint="gaps", facts={})
-    with pytest.raises(ValueError, match="from 0 to 1 without gaps"):
+    with pytest.raises(
+        ValueError, match="split train has no 1, but every group has ids from its first without gaps"
+    ):
         opened(made, tmp_path)
 
 
@@ -183,6 +204,12 @@ def test_written_split_opens_without_a_table(tmp_path):
     assert reader.lengths.tolist() == [len(tokens) for tokens in rows.input_ids]
 
 
+def test_sources_of_written_rows_are_read_back(tmp_path):
+    write_split(tmp_path, random_rows(0), [f"s{row % 3}" for row in range(50)])
+    reader = SequenceReader(tmp_path)
+    assert [reader.source_names[code] for code in reader.source_codes] == [f"s{row % 3}" for row in range(50)]
+
+
 def test_empty_split_is_written_and_read(tmp_path):
     write_split(tmp_path, random_rows(0, num_rows=0))
     assert len(SequenceReader(tmp_path)) == 0
@@ -209,7 +236,7 @@ def test_rows_that_contradict_themselves_are_refused(tmp_path, change, message):
         num_bytes=np.array([3]),
     )
     write_split(tmp_path, sound)
-    with pytest.raises(ValueError, match=f"sequence 0 has {message}"):
+    with pytest.raises(ValueError, match=f"row 0 of the split has {message}"):
         write_split(tmp_path, sound._replace(**change))
 
 
@@ -225,3 +252,16 @@ def test_only_copies_unused_for_a_week_are_pruned(table, tmp_path):
     assert len(opened(table, tmp_path)) == 23  # making a copy prunes old ones
     kept = [folder.exists() for folder in (stale, former, half, foreign, elsewhere)]
     assert kept == [False, False, False, True, True]
+
+
+def test_the_copy_of_a_reader_that_lives_is_not_deleted(tmp_path):
+    name = copy_name(str(uuid.uuid4()), 3, "train")
+    write_split(tmp_path / name, random_rows(0))
+    reader = open_split("/nowhere", table_id=name[:36], version=3, split="train", copies=tmp_path)
+    make_room(tmp_path, 10**18)
+    assert (tmp_path / name).exists()
+    assert len(reader) == 50
+    del reader
+    gc.collect()
+    make_room(tmp_path, 10**18)
+    assert not (tmp_path / name).exists()

@@ -144,3 +144,24 @@ def test_sums_added_in_place_equal_added_sums(classification, language_modelling
         total = task.sums(outputs, batch, total)
     assert torch.equal(total, parts[0] + parts[1])
     assert total.sum() >= 6
+
+
+def test_packed_rows_of_one_length_are_numbered_as_others(language_modelling):
+    rows = make_rows([0, 1, 2, 3], [4, 5, 6, 7], segments=[[1, 3], [2, 1, 1]])
+    batch = language_modelling.collate(rows, CPU)
+    assert batch.inputs["input_ids_BT"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert batch.inputs["position_ids_BT"].tolist() == [[0, 0, 1, 2], [0, 1, 0, 0]]
+    assert batch.inputs["segment_ids_BT"].tolist() == [[0, 1, 1, 1], [0, 0, 1, 2]]
+    assert batch.inputs["attention_mask_BT"].all()
+    assert {each.dtype for each in (*batch.inputs.values(), batch.targets)} == {torch.int32, torch.bool}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_a_gpu_equal_those_on_the_cpu(language_modelling):
+    rows = make_rows([0, 1, 2, 3], [4, 5], segments=[[1, 3], [2]])
+    here, there = (language_modelling.collate(rows, torch.device(name)) for name in ("cpu", "cuda"))
+    assert there.targets.is_cuda
+    assert there.targets.tolist() == here.targets.tolist()
+    for name, tensor in here.inputs.items():
+        assert there.inputs[name].is_cuda
+        assert there.inputs[name].tolist() == tensor.tolist()

@@ -33,7 +33,7 @@ def written(tmp_path_factory):
         for split, number in (("train", NUM_DOCUMENTS), ("validation", 20), ("test", 20))
     }
     path = str(tmp_path_factory.mktemp("trace") / "sequences")
-    return splits, write_sequences_table(path, splits, num_groups=NUM_GROUPS)
+    return splits, write_sequences_table(path, splits)
 
 
 @pytest.fixture
@@ -104,15 +104,17 @@ def read_steps(training, rank, total_steps):
 
 
 def list_rows(answer):
-    return [row["sequence_id"] for row in answer["sequences"]]
+    return [row["row"] for row in answer["sequences"]]
 
 
 def require_agreement(trace, training, written, num_ranks):
-    documents = {row["sequence_id"]: row["segments"] for row in written[0]["train"]}
+    documents = [row["segments"] for row in written[0]["train"]]
+    ids = [row["sequence_id"] for row in written[0]["train"]]
     for rank in range(num_ranks):
         for number, rows in enumerate(read_steps(training, rank, trace.total_steps)):
             answer = trace.trace_step(number + 1, rank)
             assert list_rows(answer) == rows
+            assert [row["sequence_id"] for row in answer["sequences"]] == [ids[row] for row in rows]
             assert [row["segments"] for row in answer["sequences"]] == [documents[row] for row in rows]
             assert {row["rank"] for row in answer["sequences"]} == {rank}
 
@@ -146,7 +148,7 @@ def test_visits_of_a_document_are_the_steps_that_list_it(trace):
     answers = [found.trace_step(step) for step in range(1, found.total_steps + 1)]
     for document in [name_document("train", number) for number in range(0, NUM_DOCUMENTS, 9)]:
         expected = [
-            (answer["step"], row["rank"], row["sequence_id"])
+            (answer["step"], row["rank"], row["row"], row["sequence_id"])
             for answer in answers
             for row in answer["sequences"]
             if document in {segment["doc_id"] for segment in row["segments"]}
@@ -154,7 +156,7 @@ def test_visits_of_a_document_are_the_steps_that_list_it(trace):
         answer = found.trace_document(document)
         assert answer["split"] == "train"
         assert sorted(
-            (visit["step"], visit["rank"], row["sequence_id"])
+            (visit["step"], visit["rank"], row["row"], row["sequence_id"])
             for row in answer["sequences"]
             for visit in row["seen"]
         ) == sorted(expected)

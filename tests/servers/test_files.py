@@ -58,7 +58,7 @@ def test_of_many_creators_exactly_one_wins(root):
 
 def test_a_replaced_file_is_never_missing(root):
     folder, seen, ended = Folder(root), set(), threading.Event()
-    folder.write("pointer", b"0" * 1000)
+    folder.write("pointer", b"00" * 1000)
 
     def read():
         while not ended.is_set():
@@ -66,12 +66,15 @@ def test_a_replaced_file_is_never_missing(root):
 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
-        for number in range(1, 10):
-            folder.write("pointer", f"{number}".encode() * 1000)
+        # The reader gets its turns when the machine gives them: write until it has met several contents.
+        for number in range(1, 1000):
+            folder.write("pointer", f"{number % 100:02}".encode() * 1000)
+            if (number >= 10 and len(seen) > 3) or reading.done():
+                break
         ended.set()
         reading.result()
-    assert {len(content) for content in seen} == {1000}
-    assert len(seen) > 1
+    assert {len(content) for content in seen} == {2000}
+    assert len(seen) > 3
 
 
 def test_no_marker_objects_are_left_in_s3(configured, tmp_path):

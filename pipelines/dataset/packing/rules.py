@@ -13,8 +13,9 @@ class PackingRules:
     """A name in PACKERS."""
     sequence_length: int = 128
     """Most tokens in a sequence."""
-    group_bytes: int = 16 * 1024 * 1024
-    """Bytes of text that are packed together: no sequence holds documents of two groups. Memory
+    group_bytes: int = 32 * 1024 * 1024
+    """Bytes of text that are packed together by one task into one file of each split, about: from 0.7 to 1.4
+    times as many, and less for a file from a quarter of it. No sequence holds documents of two groups. Memory
     depends on it for best_fit only, which holds a group: about 5 bytes for each."""
 
     def __post_init__(self) -> None:

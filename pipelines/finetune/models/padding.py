@@ -17,26 +17,52 @@ def pad(rows: Sequence[Any], device: torch.device) -> tuple[Tensor, Tensor]:
     T is the longest row. Rows are lists or arrays of token ids. 5 bytes per token go to the device; the
     models make int64 of them there.
     """
-    shape = (len(rows), max((len(row) for row in rows), default=0))
-    ids_BT, mask_BT = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=bool)
-    for row, tokens in enumerate(rows):
-        ids_BT[row, : len(tokens)] = tokens
-        mask_BT[row, : len(tokens)] = True
-    return torch.from_numpy(ids_BT).to(device), torch.from_numpy(mask_BT).to(device)
+    return send(stack(rows, np.int32), device), send(mark_real(rows), device)
+
+
+def stack(rows: Sequence[Any], dtype: type[np.generic]) -> np.ndarray:
+    """(B, T) values of the rows, padded on the right with zero; T is the longest row."""
+    lengths = [len(row) for row in rows]
+    width = max(lengths, default=0)
+    if width and min(lengths) == width:  # packed rows mostly are: one copy instead of one per row
+        return np.concatenate(rows, dtype=dtype, casting="same_kind").reshape(len(rows), width)
+    values_BT = np.zeros((len(rows), width), dtype=dtype)
+    for row, values in enumerate(rows):
+        values_BT[row, : lengths[row]] = values
+    return values_BT
+
+
+def mark_real(rows: Sequence[Any]) -> np.ndarray:
+    """(B, T) bool, true at the values of each row, false at its padding."""
+    lengths_B = np.array([len(row) for row in rows], dtype=np.int32)
+    width = int(lengths_B.max(initial=0))
+    if (lengths_B == width).all():
+        return np.ones((len(rows), width), dtype=bool)
+    return np.arange(width, dtype=np.int32) < lengths_B[:, None]
+
+
+def send(values: np.ndarray, device: torch.device) -> Tensor:
+    """The array as a tensor on the device. The caller does not wait for a copy to a GPU: it starts from
+    pinned memory, which torch reuses when the copy is done."""
+    if device.type == "cpu":
+        return torch.from_numpy(values)
+    host = torch.empty(values.shape, dtype=torch.from_numpy(values).dtype, pin_memory=True)
+    host.numpy()[...] = values
+    return host.to(device, non_blocking=True)
 
 
 def make_inputs(
-    rows: Sequence[np.ndarray], segment_lengths: Sequence[np.ndarray], device: torch.device
+    ids_BT: np.ndarray, segment_lengths: Sequence[np.ndarray], device: torch.device
 ) -> dict[str, Tensor]:
     """input_ids_BT and attention_mask_BT; if one row holds several documents, all get position_ids_BT and
     segment_ids_BT, too."""
-    ids_BT, mask_BT = pad(rows, device)
-    inputs = {"input_ids_BT": ids_BT, "attention_mask_BT": mask_BT}
+    lengths_B = np.array([lengths.sum() for lengths in segment_lengths], dtype=np.int32)
+    is_real_BT = np.arange(ids_BT.shape[1], dtype=np.int32) < lengths_B[:, None]
+    arrays = {"input_ids_BT": ids_BT, "attention_mask_BT": is_real_BT}
     if any(len(lengths) > 1 for lengths in segment_lengths):
-        inputs["position_ids_BT"], inputs["segment_ids_BT"] = (
-            torch.from_numpy(each).to(device) for each in _number_documents(segment_lengths, ids_BT.shape[1])
-        )
-    return inputs
+        positions_BT, segments_BT = _number_documents(segment_lengths, ids_BT.shape[1])
+        arrays |= {"position_ids_BT": positions_BT, "segment_ids_BT": segments_BT}
+    return {name: send(array, device) for name, array in arrays.items()}
 
 
 def position_offset(config: Any) -> int:
@@ -50,11 +76,15 @@ def _number_documents(segment_lengths: Sequence[np.ndarray], width: int) -> tupl
 
     Padding counts as one more document, so that no real token shares a document with it.
     """
+    runs, numbers = list[int](), list[int]()
+    for lengths in segment_lengths:
+        mine = lengths.tolist()
+        mine.append(width - sum(mine))  # the padding
+        runs += mine
+        numbers += range(len(mine))
+    # Runs are few and tokens many: one array operation for all rows, not one per document.
+    starts = np.cumsum([0, *runs[:-1]], dtype=np.int32)  # (num_runs,) first token, counted through all rows
     shape = (len(segment_lengths), width)
-    positions_BT, segments_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    for row, lengths in enumerate(segment_lengths):
-        padding = width - int(lengths.sum())
-        runs = [*lengths.tolist(), padding]
-        segments_BT[row] = np.repeat(np.arange(len(runs)), runs)
-        positions_BT[row] = np.concatenate([np.arange(run) for run in runs])
-    return positions_BT, segments_BT
+    segments_BT = np.repeat(np.array(numbers, dtype=np.int32), runs).reshape(shape)
+    places_BT = np.arange(shape[0] * width, dtype=np.int32).reshape(shape)
+    return places_BT - np.repeat(starts, runs).reshape(shape), segments_BT

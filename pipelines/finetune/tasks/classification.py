@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from pipelines.dataset.rows import Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.classifier import EncoderClassifier
-from pipelines.finetune.models.padding import pad
+from pipelines.finetune.models.padding import pad, send
 from pipelines.finetune.tasks.task import Batch, Draw, Prediction
 from pipelines.finetune.tasks.texts import ForgedTokens, batch_by_length, encode_start
 from pipelines.metrics import METRICS
@@ -43,7 +43,7 @@ class Classification:
                 "classification needs one per row; set dataset.packing.method=one_per_document"
             )
         ids_BT, mask_BT = pad(rows.input_ids, device)
-        targets_B = torch.from_numpy(rows.labels.astype(np.int64)).to(device)
+        targets_B = send(rows.labels.astype(np.int64), device)
         return Batch(
             {"input_ids_BT": ids_BT, "attention_mask_BT": mask_BT}, targets_B, int(rows.num_bytes.sum())
         )

@@ -22,7 +22,7 @@ from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.generate import generate_greedily
-from pipelines.finetune.models.padding import make_inputs, pad
+from pipelines.finetune.models.padding import make_inputs, pad, send, stack
 from pipelines.finetune.tasks.task import Batch, Draw, Prediction
 from pipelines.finetune.tasks.texts import DocumentEncoder, batch_by_length, batched
 from pipelines.metrics import METRICS
@@ -50,11 +50,10 @@ class LanguageModelling:
 
     def collate(self, rows: Rows, device: torch.device, draw: Draw | None = None) -> Batch:
         """Rows of one document each get a mask only; if one row is packed, all get positions and segments."""
-        inputs = make_inputs(rows.input_ids, rows.segment_lengths, device)
-        targets_BT = np.full(inputs["input_ids_BT"].shape, NO_LABEL, dtype=np.int32)
-        for row, (tokens, is_target) in enumerate(zip(rows.input_ids, rows.is_target, strict=True)):
-            targets_BT[row, : len(tokens)] = np.where(is_target, tokens, NO_LABEL)
-        return Batch(inputs, torch.from_numpy(targets_BT).to(device), int(rows.num_bytes.sum()))
+        ids_BT, is_target_BT = stack(rows.input_ids, np.int32), stack(rows.is_target, np.bool_)
+        inputs = make_inputs(ids_BT, rows.segment_lengths, device)
+        targets_BT = np.where(is_target_BT, ids_BT, np.int32(NO_LABEL))
+        return Batch(inputs, send(targets_BT, device), int(rows.num_bytes.sum()))
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
         # The logits at a token predict the token after it.

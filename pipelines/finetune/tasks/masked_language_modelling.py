@@ -24,7 +24,7 @@ from pipelines.dataset.examples.encode import find_frame
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.masked_encoder import MaskedEncoder
-from pipelines.finetune.models.padding import make_inputs
+from pipelines.finetune.models.padding import make_inputs, send, stack
 from pipelines.finetune.tasks.masking import MaskRule, count_masked, mask_tokens
 from pipelines.finetune.tasks.task import Batch, Draw, Prediction
 from pipelines.finetune.tasks.texts import ForgedTokens, batched, split_text
@@ -57,20 +57,18 @@ class MaskedLanguageModelling:
     def collate(self, rows: Rows, device: torch.device, draw: Draw | None = None) -> Batch:
         assert draw is not None, "the loop and the evaluation draw"
         rule = self._rule if draw.step is not None else self._rule._replace(fraction=EVALUATION_FRACTION)
-        width = max(len(tokens) for tokens in rows.input_ids)
-        targets_BT = np.full((len(rows.input_ids), width), NO_LABEL, dtype=np.int32)
-        seen = []
-        tokens_of = zip(rows.input_ids, rows.is_target, draw.sequence_ids.tolist(), strict=True)
+        seen_BT = stack(rows.input_ids, np.int32)
+        targets_BT = np.full_like(seen_BT, NO_LABEL)
+        tokens_of = zip(rows.input_ids, rows.is_target, draw.rows.tolist(), strict=True)
         for row, (tokens, is_target, sequence) in enumerate(tokens_of):
-            written, masked = mask_tokens(
+            seen_BT[row, : len(tokens)], masked = mask_tokens(
                 tokens, is_target, rule, seed=draw.seed, step=draw.step or 0, sequence=sequence
             )
-            seen.append(written)
             targets_BT[row, masked] = tokens[masked]
-        inputs = make_inputs(seen, rows.segment_lengths, device)
+        inputs = make_inputs(seen_BT, rows.segment_lengths, device)
         share_B = count_masked(rows.num_targets, rule.fraction) / np.maximum(rows.num_targets, 1)
         num_bytes = float((rows.num_bytes * share_B).sum())
-        return Batch(inputs, torch.from_numpy(targets_BT).to(device), num_bytes)
+        return Batch(inputs, send(targets_BT, device), num_bytes)
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
         is_masked_BT = batch.targets != NO_LABEL

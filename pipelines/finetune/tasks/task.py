@@ -32,8 +32,8 @@ class Batch(NamedTuple):
 class Draw(NamedTuple):
     """What the random choices of a task depend on: the same for any number of ranks and micro-batches."""
 
-    sequence_ids: np.ndarray
-    """(num_rows,) int64, those of the rows."""
+    rows: np.ndarray
+    """(num_rows,) int64: their numbers in the split."""
     seed: int
     step: int | None
     """From 0; null = an evaluation or a score, where settings of the training do not count either."""

@@ -17,7 +17,6 @@ from pipelines.dataset.order import Order, num_steps
 from pipelines.dataset.trace import SequenceTrace, Span
 from pipelines.finetune.results import read_result
 from pipelines.finetune.training import BatchPlan
-from pipelines.pin import open_log
 from pipelines.registry.runs.data import RunData
 
 TRAINED, HELD_OUT = "train", ("validation", "test")
@@ -55,7 +54,8 @@ class RunTrace:
         spans = self._sequences(TRAINED).read_spans(batch[places].tolist())
         listed = [
             {
-                "sequence_id": row,
+                "row": row,
+                "sequence_id": spans[row][0].sequence_id,
                 "rank": int(self._ranks[place]),
                 "segments": [_describe(span) for span in spans[row]],
             }
@@ -75,20 +75,22 @@ class RunTrace:
                 f"{doc_id!r}"
             )
         for split in (TRAINED, *HELD_OUT):
-            rows: dict[int, list[Span]] = {}
-            for span in self._sequences(split).find_document(doc_id, num_groups=self._num_groups):
-                rows.setdefault(span.sequence_id, []).append(span)
-            if rows:
+            found: dict[int, list[Span]] = {}
+            for span in self._sequences(split).find_document(doc_id):
+                found.setdefault(span.sequence_id, []).append(span)
+            if found:
                 break
         else:
             raise LookupError(self._explain_absence(doc_id))
+        rows = self._sequences(split).numbers.find_rows(np.array(list(found)))  # (num_found,)
         listed = [
             {
-                "sequence_id": row,
+                "row": row,
+                "sequence_id": sequence_id,
                 "segments": [_describe(span) for span in spans],
                 "seen": self._list_visits(row) if split == TRAINED else [],
             }
-            for row, spans in rows.items()
+            for row, (sequence_id, spans) in zip(rows.tolist(), found.items(), strict=True)
         ]
         return {**self._describe_run(), "document": doc_id, "split": split, "sequences": listed}
 
@@ -160,13 +162,6 @@ class RunTrace:
         """The step whose weights became the model: later steps left nothing in it. None = not known."""
         result = read_result(self.run.folder) if self.run.folder else None
         return None if result is None else int(result["best_step"])
-
-    @cached_property
-    def _num_groups(self) -> int | None:
-        """What the commit of the sequences says; None = it is of an earlier version, or gone."""
-        log = open_log(self.run.sequences["path"])
-        pin = None if log is None else log.read_pin(self.run.sequences["version"])
-        return None if pin is None else pin.facts.get("num_groups")
 
     @cached_property
     def _opened(self) -> dict[str, SequenceTrace]:

@@ -1,7 +1,4 @@
-"""The group of a document, as Spark computes it in build.py: pmod(xxhash64(doc_id), num_groups).
-
-Without Spark, for one document at a time: 20 microseconds.
-"""
+"""Spark's xxhash64 of a text without Spark: 20 microseconds for a short one."""
 
 _1, _2, _3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
 _4, _5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
@@ -9,11 +6,11 @@ _ALL = 2**64 - 1
 SPARK_SEED = 42
 
 
-def find_group(doc_id: str, num_groups: int) -> int:
-    """In [0, num_groups)."""
-    value = xxhash64(doc_id.encode(), SPARK_SEED)
+def hash_modulo(text: str, number: int) -> int:
+    """pmod(xxhash64(text), number) of Spark, in [0, number)."""
+    value = xxhash64(text.encode(), SPARK_SEED)
     signed = value - 2**64 if value >= 2**63 else value  # Spark's hash is a signed number; pmod is Python's %
-    return signed % num_groups
+    return signed % number
 
 
 def xxhash64(data: bytes, seed: int) -> int:

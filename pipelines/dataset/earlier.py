@@ -1,0 +1,114 @@
+"""Sequences that were built before from the same documents table with the same settings. No Spark here.
+
+Whether only some groups have to be built again is a question to the logs of two tables: which files of the
+documents are new or gone, and which files of the sequences hold the groups that these touch.
+"""
+
+import sys
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from pipelines.dataset.layout import POSITION_BITS
+from pipelines.dataset.pinned_files import open_version
+from pipelines.pin import FileSource, Pin, TableLog, open_log
+from pipelines.storage import locate
+
+
+class FullBuildNeededError(Exception):
+    """All documents must be packed again, for the reason that the message says."""
+
+
+class Inputs(NamedTuple):
+    """What sequences are built from."""
+
+    documents: Pin
+    settings: str
+    """Fingerprint of all settings that the tokens depend on."""
+
+
+class ChangedFiles(NamedTuple):
+    """Files of a documents table of two versions, relative to its folder."""
+
+    folder: str
+    unchanged: list[str]
+    removed: list[str]
+    added: list[str]
+
+
+def find_earlier(path: str, inputs: Inputs) -> Pin | None:
+    """The newest rows of the sequences table at `path`, if they were built with these settings from an
+    earlier version of the same documents table, or from the same one; else None."""
+    log = open_log(path)
+    pin = None if log is None else log.pin()
+    if pin is None or pin.facts.get("settings") != inputs.settings:
+        return None
+    built_from = pin.facts["documents"]
+    same = built_from["table_id"] == inputs.documents.table_id
+    return pin if same and built_from["version"] <= inputs.documents.version else None
+
+
+def find_changed_files(earlier: Pin, documents: Pin) -> ChangedFiles:
+    """What happened to the files of the documents since sequences were built from them.
+
+    Raises FullBuildNeededError if the log or the files of that version are gone, or if Delta's own reader is
+    needed for them.
+    """
+    version = earlier.facts["documents"]["version"]
+    logs = [open_version(documents.path, each) for each in (version, documents.version)]
+    if logs[0] is None or logs[1] is None:
+        raise FullBuildNeededError(f"the log of documents version {version} is gone")
+    folder, names = logs[0].folder, [log.list_plain_shards(sys.maxsize) for log in logs if log is not None]
+    if folder is None or names[0] is None or names[1] is None:
+        raise FullBuildNeededError("the files of the documents table need Delta's own reader")
+    old, new = set(names[0]), set(names[1])
+    removed = sorted(old - new)
+    if gone := _find_gone(folder, removed):
+        raise FullBuildNeededError(f"files of documents version {version} were deleted, such as {gone[0]}")
+    return ChangedFiles(folder, sorted(old & new), removed, sorted(new - old))
+
+
+def find_shards(log: TableLog, groups: Collection[int]) -> list[str]:
+    """Files of the sequences, as the log names them, that hold the `groups`, and nothing else.
+
+    Raises FullBuildNeededError if one holds other groups too.
+    """
+    assert isinstance(log.source, FileSource), "its sequences are found by `find_earlier`"
+    files = pa.table(log.source.table.get_add_actions(flatten=True)).to_pydict()
+    nothing = [None] * len(files["path"])
+    wanted, found = set(groups), []
+    ranges = (files.get(f"{end}.sequence_id", nothing) for end in ("min", "max"))
+    for name, lowest, highest in zip(files["path"], *ranges, strict=True):
+        if lowest is None or lowest >> POSITION_BITS != highest >> POSITION_BITS:
+            raise FullBuildNeededError("another program has moved sequences of several groups into one file")
+        if lowest >> POSITION_BITS in wanted:
+            found.append(name)
+    return found
+
+
+def add_counts(
+    before: Mapping[str, Mapping[str, int]],
+    added: Mapping[str, Mapping[str, int]],
+    removed: Mapping[str, Mapping[str, int]],
+) -> dict[str, dict[str, int]]:
+    """Counts of the splits after some sequences were replaced; a split without sequences is left out."""
+    nothing: Mapping[str, int] = {}
+    names = dict.fromkeys(name for counts in (before, added) for of in counts.values() for name in of)
+    totals = {
+        split: {
+            name: before.get(split, nothing).get(name, 0)
+            + added.get(split, nothing).get(name, 0)
+            - removed.get(split, nothing).get(name, 0)
+            for name in names
+        }
+        for split in sorted({*before, *added})
+    }
+    return {split: counts for split, counts in totals.items() if counts["sequences"]}
+
+
+def _find_gone(folder: str, names: Collection[str]) -> list[str]:
+    files, root = locate(folder)
+    found = files.get_file_info([f"{root.rstrip('/')}/{name}" for name in names])
+    return [info.path for info in found if info.type != pafs.FileType.File]

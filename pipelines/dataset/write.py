@@ -1,0 +1,198 @@
+"""The sequences table: built from all documents, or only in the groups that changed since it was built."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from pipelines.dataset.build import BuiltSequences, build_sequences, count_splits
+from pipelines.dataset.chat_template import ChatFormat, load_chat_format
+from pipelines.dataset.documents import (
+    Before,
+    DocumentSummary,
+    choose_tokenizer,
+    read_documents,
+    summarize_documents,
+)
+from pipelines.dataset.earlier import (
+    FullBuildNeededError,
+    Inputs,
+    add_counts,
+    find_changed_files,
+    find_earlier,
+)
+from pipelines.dataset.examples.table import load_builder
+from pipelines.dataset.increment import Increment, find_increment, read_versions, select_groups
+from pipelines.dataset.layout import Layout, lay_out_groups
+from pipelines.dataset.packing.rules import PackingRules
+from pipelines.dataset.tokenizer import ChosenTokenizer, read_tokenizer, wrap_trained, write_tokenizer
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
+from pipelines.pin import Pin, open_log
+from pipelines.tables import SEQUENCES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceBuild:
+    """What to build, and where."""
+
+    task: str
+    tokenizer: TokenizerChoice
+    packing: PackingRules
+    sequences: str
+    """Table written."""
+    tokenizers: str
+    """Folder written."""
+    fingerprint: str
+    """Of all inputs."""
+
+
+def write_sequences(
+    spark: SparkSession, inputs: Inputs, build: SequenceBuild, *, phase: Callable[[str], None]
+) -> tuple[Pin, str]:
+    """(the written rows, what was built in words).
+
+    Raises FileNotFoundError if the table is there, but its tokenizer is lost.
+    """
+    documents, pinned = read_documents(spark, inputs.documents)
+    earlier = find_earlier(build.sequences, inputs)
+    kept = _keep_tokenizer(build, earlier)
+    if earlier is not None and (kept is not None or build.tokenizer.base is not None):
+        try:
+            return _write_increment(spark, documents, pinned, inputs, build, earlier, kept, phase)
+        except FullBuildNeededError as needed:
+            reason = f"; {needed}"
+    else:
+        reason = ""
+    summary = _summarize(documents, build)
+    layout = lay_out_groups(summary.place_bytes, build.packing.group_bytes)
+    chosen = _choose(documents, build, summary, kept, phase)
+    phase(f"packing documents into sequences, {len(layout.groups):,} groups{reason}")
+    built = _build(documents, build, chosen, summary, layout)
+    with SEQUENCES.hold(built.rows, build.sequences) as held:
+        facts = _describe(build, inputs, pinned, chosen, summary, built, count_splits(held.rows))
+        phase("writing sequences")
+        pin = SEQUENCES.overwrite(held, build.sequences, fingerprint=build.fingerprint, facts=facts)
+    if pin.facts["tokenizer"] != facts["tokenizer"]:
+        raise FileNotFoundError(
+            f"no tokenizer {pin.facts['tokenizer']} in {build.tokenizers}, and it was trained on other "
+            "documents; delete the sequences table and run the dataset stage again"
+        )
+    return pin, f"all {len(layout.groups):,}{reason}"
+
+
+def _write_increment(
+    spark: SparkSession,
+    documents: DataFrame,
+    pinned: Pin,
+    inputs: Inputs,
+    build: SequenceBuild,
+    earlier: Pin,
+    kept: ChosenTokenizer | None,
+    phase: Callable[[str], None],
+) -> tuple[Pin, str]:
+    """Raises FullBuildNeededError before anything is written."""
+    phase(f"comparing documents with version {earlier.facts['documents']['version']}")
+    versions = read_versions(spark, find_changed_files(earlier, pinned))
+    summary = _summarize(documents, build, versions)
+    if list(summary.labels) != list(earlier.facts["labels"]):
+        raise FullBuildNeededError("there are other classes than before, and classes are numbered")
+    layout, log = lay_out_groups(summary.place_bytes, build.packing.group_bytes), open_log(build.sequences)
+    if log is None or log.folder is None:
+        raise FullBuildNeededError("the sequences table is written by its catalog")
+    increment = find_increment(
+        versions, summary, layout, log, task=build.task, group_bytes=build.packing.group_bytes
+    )
+    chosen = _choose(documents, build, summary, kept, phase)
+    words = f"{len(increment.groups):,} of {len(layout.groups):,}"
+    if kept is not None:
+        words += f"; the tokenizer is that of version {earlier.version}"
+    phase(f"packing documents into sequences again, groups {words}")
+    built = _build(documents, build, chosen, summary, layout, increment)
+    with SEQUENCES.hold(built.rows, build.sequences) as held:
+        counts = add_counts(earlier.facts["splits"], count_splits(held.rows), increment.counts)
+        facts = _describe(build, inputs, pinned, chosen, summary, built, counts)
+        phase("writing sequences")
+        pin = SEQUENCES.extend(
+            held,
+            build.sequences,
+            base=earlier.fingerprint,
+            fingerprint=build.fingerprint,
+            facts=facts,
+            replaced=increment.replaced,
+        )
+    return pin, words
+
+
+def _summarize(documents: DataFrame, build: SequenceBuild, before: Before | None = None) -> DocumentSummary:
+    return summarize_documents(
+        documents,
+        max_bytes=build.tokenizer.max_bytes,
+        group_bytes=build.packing.group_bytes,
+        with_labels=load_builder(build.task).has_labels,
+        before=before,
+    )
+
+
+def _keep_tokenizer(build: SequenceBuild, earlier: Pin | None) -> ChosenTokenizer | None:
+    """The trained tokenizer of the earlier sequences; None if there is none to keep."""
+    choice = build.tokenizer
+    if earlier is None or choice.base is not None or not choice.keep_trained:
+        return None
+    chat = load_chat_format(choice.chat, None) if load_builder(build.task).is_chat else ChatFormat()
+    with suppress(FileNotFoundError):  # it was deleted: another one is trained
+        kept = read_tokenizer(build.tokenizers, earlier.facts["tokenizer"])
+        return wrap_trained(kept)._replace(chat=chat)
+    return None
+
+
+def _choose(
+    documents: DataFrame,
+    build: SequenceBuild,
+    summary: DocumentSummary,
+    kept: ChosenTokenizer | None,
+    phase: Callable[[str], None],
+) -> ChosenTokenizer:
+    if kept is not None:
+        return kept
+    phase("reading the tokenizer" if build.tokenizer.base else "training the tokenizer")
+    return choose_tokenizer(documents, build.tokenizer, summary, task=build.task)
+
+
+def _build(
+    documents: DataFrame,
+    build: SequenceBuild,
+    chosen: ChosenTokenizer,
+    summary: DocumentSummary,
+    layout: Layout,
+    increment: Increment | None = None,
+) -> BuiltSequences:
+    options: dict[str, Any] = {"task": build.task, "labels": summary.labels, "layout": layout}
+    if increment is not None:
+        options["only"] = increment.groups.intersection(layout.groups)
+        documents = select_groups(documents, layout, increment.groups)
+    return build_sequences(documents, chosen, build.packing, **options)
+
+
+def _describe(
+    build: SequenceBuild,
+    inputs: Inputs,
+    pinned: Pin,
+    chosen: ChosenTokenizer,
+    summary: DocumentSummary,
+    built: BuiltSequences,
+    counts: dict[str, dict[str, int]],
+) -> dict[str, Any]:
+    """What the commit keeps."""
+    return {
+        "task": build.task,
+        "labels": summary.labels,
+        "tokenizer": write_tokenizer(chosen.tokenizer, build.tokenizers),
+        "splits": counts,
+        "end_token_id": built.end_token_id,
+        **built.masking,
+        "sequence_length": build.packing.sequence_length,
+        "settings": inputs.settings,
+        "documents": {**asdict(pinned), "facts": {}},
+    }

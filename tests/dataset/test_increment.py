@@ -1,0 +1,264 @@
+"""Increments of sequences: after each change of the documents, the table is that of a full build."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+from deltalake import DeltaTable
+
+from pipelines import delta
+from pipelines.dataset.earlier import Inputs
+from pipelines.dataset.packing.rules import PackingRules
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
+from pipelines.dataset.write import SequenceBuild, write_sequences
+from pipelines.pin import fingerprint, pin
+from pipelines.tables import DOCUMENTS, SEQUENCES
+from tests.dataset.styles import END, gpt2_style, write_model_folder
+
+PACKING = PackingRules(method="best_fit", sequence_length=32, group_bytes=6_000)
+"""A file from 1,500 bytes has groups of its own; a document takes 512 bytes and its text."""
+COLUMNS = ["doc_id", "source", "text", "label", "parts", "metadata", "content_hash", "num_chars", "num_bytes"]
+COLUMNS += ["duplicate_of", "drop_reason", "split", "file", "offset"]
+
+
+def make_document(source, file, number, **changes):
+    text = f"Text {number} of {file}. " + "Where is my card, 我的卡? " * (number % 7)
+    name = hashlib.sha256(f"{source} {file} {number}".encode()).hexdigest()[:32]
+    row = dict.fromkeys(COLUMNS) | {"doc_id": name, "source": source, "file": file, "text": text, "offset": 0}
+    row |= {"split": "test" if number % 5 == 0 else "train", "label": "ab"[number % 2], **changes}
+    text = row["text"]
+    row |= {"num_chars": len(text), "num_bytes": len(text.encode())}
+    return row | {"content_hash": hashlib.sha256(text.encode()).hexdigest()[:32]}
+
+
+def make_file(source, file, num_documents):
+    return [make_document(source, file, number) for number in range(num_documents)]
+
+
+class Lake:
+    """Tables of documents and sequences in a folder."""
+
+    def __init__(self, spark, folder, base, **changes):
+        self.spark, self.folder, self.words = spark, folder, []
+        self.documents = str(folder / "documents")
+        self.build = SequenceBuild(
+            task="language_modelling",
+            tokenizer=TokenizerChoice(base=base, vocab_size=300),
+            packing=PACKING,
+            sequences=str(folder / "sequences"),
+            tokenizers=str(folder / "tokenizers"),
+            fingerprint="",
+        )
+        self.build = replace(self.build, **changes)
+
+    def _frame(self, rows):
+        return self.spark.createDataFrame(
+            [tuple(row[name] for name in COLUMNS) for row in rows], DOCUMENTS.schema
+        )
+
+    def put(self, rows):
+        """All rows of the documents anew, in other files."""
+        made_from = fingerprint([sorted(row.items(), key=str) for row in rows])
+        DOCUMENTS.overwrite(self._frame(rows), self.documents, fingerprint=made_from, facts={})
+
+    def add(self, rows):
+        """More rows, in files of their own."""
+        base = pin(self.documents).fingerprint
+        made_from = fingerprint(base, [row["doc_id"] for row in rows])
+        DOCUMENTS.extend(self._frame(rows), self.documents, base=base, fingerprint=made_from, facts={})
+
+    def run(self, place=None, **changes):
+        """(pin, what was built in words) of the stage."""
+        build = replace(self.build, **changes)
+        documents = pin(self.documents)
+        settings = fingerprint(build.task, str(build.packing), str(build.tokenizer.base))
+        made_from = fingerprint(settings, documents.identity())
+        build = replace(build, sequences=place or build.sequences, fingerprint=made_from)
+        return write_sequences(self.spark, Inputs(documents, settings), build, phase=self.words.append)
+
+    def require_equal_to_full(self, found, **changes):
+        """The table is that of a full build now, with its counts and its rows."""
+        place = f"{self.folder}/full{found.version}"
+        full, words = self.run(place, **changes)
+        assert words.startswith("all ")
+        assert (found.digest, found.num_rows) == (full.digest, full.num_rows)
+        facts = [
+            {name: each.facts[name] for name in each.facts if name != "documents"} for each in (found, full)
+        ]
+        assert facts[0] == facts[1]
+        rows = [sorted(SEQUENCES.read(self.spark, each).collect()) for each in (found.path, place)]
+        assert rows[0] == rows[1]
+        assert SEQUENCES.digest(SEQUENCES.read(self.spark, found.path)) == (found.digest, found.num_rows)
+
+    def list_files(self):
+        """group -> files of the sequences."""
+        files = DeltaTable(self.build.sequences).get_add_actions(flatten=True)
+        found = {}
+        for path, lowest in zip(files["path"].to_pylist(), files["min.sequence_id"].to_pylist(), strict=True):
+            found.setdefault(lowest >> 32, set()).add(path)
+        return found
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(
+        write_model_folder(tmp_path_factory.mktemp("base"), gpt2_style(), tokenizer_config={"eos_token": END})
+    )
+
+
+@pytest.fixture
+def lake(spark, tmp_path, base):
+    return Lake(spark, tmp_path, base)
+
+
+def list_changed(before, after):
+    return {group for group in before.keys() | after.keys() if before.get(group) != after.get(group)}
+
+
+def test_five_increments_are_one_full_build(lake):
+    batches = [
+        [*make_file("web", "a", 12), *make_file("web", "b", 2), *make_file("books", "c", 2)],
+        make_file("web", "d", 9),  # groups of its own
+        [make_document("web", "b", number) for number in range(2, 8)],  # now large: leaves the shared group
+        [
+            row for number in range(9) for row in make_file("books", f"small {number}", 2)
+        ],  # shared groups double
+        make_file("码", "e", 1),  # another source
+    ]
+    lake.put(batches[0])
+    found, words = lake.run()
+    assert words.startswith("all ")
+    for batch in batches[1:]:
+        before = lake.list_files()
+        lake.add(batch)
+        found, words = lake.run()
+        assert " of " in words, words
+        changed = list_changed(before, lake.list_files())
+        assert words == f"{len(changed)} of {len(lake.list_files())}"
+        assert before.keys() - changed, "nothing stayed"
+    lake.require_equal_to_full(found)
+    assert lake.run()[0] == found
+    in_order = Lake(lake.spark, lake.folder / "order", lake.build.tokenizer.base)
+    in_order.put([row for batch in batches[::-1] for row in batch])
+    assert in_order.run()[0].digest == found.digest
+
+
+def test_a_document_that_goes_or_changes_rewrites_its_group_only(lake):
+    rows = [*make_file("web", "a", 24), *make_file("web", "b", 2), *make_file("books", "c", 2)]
+    lake.put(rows)
+    lake.run()
+    for number, change in (
+        (3, None),
+        (4, {"split": "validation"}),
+        (6, {"text": "another text"}),
+        (7, {"drop_reason": "too_short"}),
+    ):
+        before = lake.list_files()
+        rows[number] = None if change is None else make_document("web", "a", number, **change)
+        lake.put([row for row in rows if row])
+        found, words = lake.run()
+        assert words.startswith("1 of ")
+        assert len(list_changed(before, lake.list_files())) == 1 < len(before)
+        lake.require_equal_to_full(found)
+    assert set(found.facts["splits"]) == {"train", "test", "validation"}
+
+
+def test_what_no_sequence_shows_changes_no_file(lake):
+    rows = [*make_file("web", "a", 5), make_document("web", "a", 6, drop_reason="too_short")]
+    lake.put(rows)
+    first, _ = lake.run()
+    files = lake.list_files()
+    lake.put([{**row, "label": "other", "offset": 7} for row in rows])
+    found, words = lake.run()
+    assert words.startswith("0 of ")
+    assert lake.list_files() == files
+    assert (found.version, found.digest) == (first.version + 1, first.digest)
+    assert found.facts["documents"]["version"] == pin(lake.documents).version
+
+
+def test_a_label_rewrites_its_group_and_a_new_class_all(lake):
+    rows = make_file("web", "a", 30)
+    task = {"task": "classification", "packing": PackingRules(sequence_length=32, group_bytes=6_000)}
+    lake.put(rows)
+    lake.run(**task)
+    rows[3] = make_document("web", "a", 3, label="a")
+    lake.put(rows)
+    found, words = lake.run(**task)
+    assert words.startswith("1 of ")
+    lake.require_equal_to_full(found, **task)
+    rows[3] = make_document("web", "a", 3, label="0")
+    lake.put(rows)
+    found, words = lake.run(**task)
+    assert words.startswith("all ")
+    assert "there are other classes than before" in words
+    lake.require_equal_to_full(found, **task)
+
+
+@pytest.mark.parametrize("killed", ["before", "after"])
+def test_a_build_that_was_killed_is_done_once(lake, monkeypatch, killed):
+    lake.put(make_file("web", "a", 12))
+    lake.run()
+    lake.add(make_file("web", "b", 5))
+    real = delta.commit_shards
+
+    def kill(*args, **options):
+        if killed == "after":
+            real(*args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(delta, "commit_shards", kill)
+        with pytest.raises(KeyboardInterrupt):
+            lake.run()
+    version = pin(lake.build.sequences).version
+    found, _ = lake.run()
+    assert found.version == version + (killed == "before")
+    lake.require_equal_to_full(found)
+
+
+def test_what_an_increment_cannot_do_is_built_whole_with_the_reason(lake, spark):
+    lake.put([*make_file("web", "a", 12), *make_file("web", "b", 12)])
+    lake.run()
+    lake.add(make_file("web", "c", 5))
+    packing = replace(PACKING, sequence_length=48)
+    found, words = lake.run(packing=packing)
+    assert words.split(";") == [f"all {len(lake.list_files())}"]  # other settings
+    lake.add(make_file("web", "d", 5))
+    spark.sql(f"OPTIMIZE delta.`{lake.build.sequences}`")
+    found, words = lake.run(packing=packing)
+    assert "another program has moved sequences of several groups into one file" in words
+    lake.require_equal_to_full(found, packing=packing)
+    lake.put(make_file("web", "a", 12))
+    DeltaTable(lake.documents).vacuum(0, enforce_retention_duration=False, dry_run=False)
+    found, words = lake.run(packing=packing)
+    assert "files of documents version" in words
+    assert "were deleted, such as" in words
+    lake.require_equal_to_full(found, packing=packing)
+
+
+def test_a_trained_tokenizer_is_kept_until_it_is_trained_anew(lake):
+    trained = TokenizerChoice(vocab_size=300)
+    lake.put(make_file("web", "a", 12))
+    first, _ = lake.run(tokenizer=trained)
+    lake.add([make_document("web", "b", number, text="zebra zoo " * 9) for number in range(4)])
+    found, words = lake.run(tokenizer=trained)
+    assert words.endswith(f"; the tokenizer is that of version {first.version}")
+    assert found.facts["tokenizer"] == first.facts["tokenizer"]
+    lake.add(make_file("web", "c", 4))
+    found, words = lake.run(tokenizer=replace(trained, keep_trained=False))
+    assert words.startswith("all ")
+    assert found.facts["tokenizer"] != first.facts["tokenizer"]
+
+
+def test_a_lost_tokenizer_that_cannot_be_trained_again_is_named(lake):
+    trained = TokenizerChoice(vocab_size=300)
+    lake.put(make_file("web", "a", 12))
+    lake.run(tokenizer=trained)
+    lake.add([make_document("web", "b", number, text="zebra zoo " * 9) for number in range(4)])
+    found, _ = lake.run(tokenizer=trained)
+    for file in (lake.folder / "tokenizers").iterdir():
+        file.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"no tokenizer {found.facts['tokenizer']} .* delete the seq"
+    ):
+        lake.run(tokenizer=trained)

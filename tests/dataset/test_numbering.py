@@ -1,0 +1,56 @@
+"""Numbers of rows, beside a sorted list of all ids."""
+
+import numpy as np
+import pytest
+
+from pipelines.dataset.numbering import find_id_runs, number_rows
+
+
+def make_ids(seed):
+    generator = np.random.default_rng(seed)
+    groups = sorted(generator.choice(2**31, size=7, replace=False).tolist())
+    ids = [group << 32 | place for group in groups for place in range(int(generator.integers(1, 20)))]
+    return ids, generator
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("num_files", [1, 4])
+def test_rows_are_ranks_of_ids(seed, num_files):
+    ids, generator = make_ids(seed)
+    for order in (ids, generator.permutation(ids)):
+        files = np.array_split(np.array(order), num_files)
+        numbers = number_rows(map(find_id_runs, files), "train")
+        assert numbers.num_rows == len(ids)
+        assert len(numbers.first) <= 7
+        assert numbers.find_rows(np.array(ids)).tolist() == list(range(len(ids)))
+        assert numbers.find_ids(np.arange(len(ids))[::-1]).tolist() == ids[::-1]
+
+
+def test_ids_that_are_not_there_have_no_row():
+    numbers = number_rows([find_id_runs(np.array([0, 1, 5 << 32]))], "train")
+    assert numbers.find_rows(np.array([-1, 2, 5 << 32, (5 << 32) + 1, 4 << 32])).tolist() == [
+        -1,
+        -1,
+        2,
+        -1,
+        -1,
+    ]
+    assert number_rows([], "train").find_rows(np.array([0])).tolist() == [-1]
+
+
+@pytest.mark.parametrize("row", [-1, 3])
+def test_rows_that_are_not_there_are_refused(row):
+    numbers = number_rows([find_id_runs(np.arange(3))], "train")
+    with pytest.raises(ValueError, match=f"there is no row {row}; rows are 0 to 2"):
+        numbers.find_ids(np.array([0, row]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_id_that_is_missing_or_there_twice_is_named(seed):
+    ids, generator = make_ids(seed)
+    place = int(generator.choice([at for at in range(len(ids) - 1) if ids[at + 1] == ids[at] + 1]))
+    twice = [find_id_runs(np.array(ids)), find_id_runs(np.array(ids[place : place + 1]))]
+    with pytest.raises(ValueError, match=f"split train repeats {ids[place]}, but"):
+        number_rows(twice, "train")
+    with pytest.raises(ValueError, match=f"split train has no {ids[place]}, but"):
+        number_rows([find_id_runs(np.array(ids[:place] + ids[place + 1 :]))], "train")
