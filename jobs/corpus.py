@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from jobs.shell.command import run_command
+from jobs.shell.corpus_report import add_report
 from jobs.shell.facts import display_documents
 from jobs.shell.intake import IntakeSection, land_sources, plan_files
 from jobs.shell.near_duplicates import write_measured
 from jobs.shell.plan import Outcome, Plan
 from jobs.shell.progress import follow_tasks
-from jobs.shell.report import add_report
 from jobs.shell.settings import Fraction
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 

@@ -12,7 +12,8 @@ from pydantic import AfterValidator
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_sequences
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
-from jobs.shell.settings import AbsolutePath, Section, TablePlace
+from jobs.shell.sequences_report import ReportedSection, add_report
+from jobs.shell.settings import TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.dataset.examples.table import load_builder, require_task
 from pipelines.dataset.packing.rules import PackingRules
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 REVISION = 4  # raise it when equal documents give other sequences than before
 
 
-class Config(Section):
+class Config(ReportedSection):
     documents: TablePlace
-    sequences: TablePlace
-    tokenizers: AbsolutePath
     task: Annotated[str, AfterValidator(require_task)]
     tokenizer: TokenizerChoice
     packing: PackingRules
@@ -48,7 +47,7 @@ def plan(config: Config) -> "Plan[Inputs]":
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
-    return run_stage("dataset", config, plan, write_tables, check)
+    return add_report(config, lambda: run_stage("dataset", config, plan, write_tables, check))
 
 
 def write_tables(config: Config, work: "Work[Inputs]") -> dict[str, str]:
@@ -61,6 +60,7 @@ def write_tables(config: Config, work: "Work[Inputs]") -> dict[str, str]:
         sequences=config.sequences,
         tokenizers=config.tokenizers,
         fingerprint=work.fingerprint,
+        report=config.report,
     )
     pin, groups = write_sequences(work.spark, work.inputs, build, phase=work.progress.phase)
     return {**display_sequences(pin), "groups built": groups}

@@ -83,7 +83,7 @@ def test_run_has_metrics_pictures_and_pinned_inputs(flow):
         item.path for folder in ("", "pictures") for item in client.list_artifacts(run.info.run_id, folder)
     }
     assert {"config.yaml", "environment.json", "lineage.json", "verdict.json"} <= artifacts
-    assert {"pictures/loss.png", "pictures/confusion.png"} <= artifacts
+    assert {f"pictures/{name}.png" for name in ("loss", "confusion", "corpus", "sequences")} <= artifacts
     written = json.loads(mlflow.artifacts.load_text(f"runs:/{current.run_id}/lineage.json"))
     assert written["model_versions"] == [{"name": "tickets", "version": 1}]
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from jobs.shell import settings as configuration
+from jobs.shell.corpus_report import CorpusReport, show_report
 from jobs.shell.display import display_outcome, display_plan
 from jobs.shell.exits import HELP, Exit, find_exit, stop_on_sigterm
 from jobs.shell.layers import list_overlays
@@ -22,7 +23,8 @@ from jobs.shell.preflight import Preflight, probe_services
 from jobs.shell.progress import show_progress
 from jobs.shell.record import Record
 from jobs.shell.redaction import redact
-from jobs.shell.report import ReportFile, show_report
+from jobs.shell.sequences_report import SequencesReport
+from jobs.shell.sequences_report import show_report as show_sequences_report
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Check
 from jobs.shell.stream import Stream, follow
@@ -134,7 +136,7 @@ def build_command(
         dry_run: DryRun = False,
         summary: Summary = None,
         what_if: WhatIf = None,
-        report: ReportFile = None,
+        report: CorpusReport = None,
         stream: Stream = False,
     ) -> None:
         if not what_if and not report:
@@ -149,7 +151,26 @@ def build_command(
             if report:
                 show_report(config, settings, report)
 
-    command = run_or_compare if stage == "corpus" else run
+    def run_or_report(
+        overrides: Overrides = None,
+        recipe: Recipe = None,
+        env: Env = None,
+        file: File = None,
+        dry_run: DryRun = False,
+        summary: Summary = None,
+        report: SequencesReport = None,
+    ) -> None:
+        if not report:
+            start(overrides, recipe, env, file, dry_run, summary, stream=False)
+            return
+        with report_errors():
+            settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
+            config = settings.section(stage, model)
+            require_master(settings)
+            show_sequences_report(config, report)
+
+    commands: dict[str, Callable[..., None]] = {"corpus": run_or_compare, "dataset": run_or_report}
+    command = commands.get(stage, run)
     command.__doc__ = format_help(sys.modules[main.__module__].__doc__, stage)
     return command
 

@@ -46,6 +46,8 @@ class SequenceBuild:
     """Folder written."""
     fingerprint: str
     """Of all inputs."""
+    report: str | None = None
+    """Folder of the report; None = none is written."""
 
 
 def write_sequences(
@@ -186,6 +188,7 @@ def _describe(
 ) -> dict[str, Any]:
     """What the commit keeps."""
     return {
+        "report": build.report,
         "task": build.task,
         "labels": summary.labels,
         "tokenizer": write_tokenizer(chosen.tokenizer, build.tokenizers),

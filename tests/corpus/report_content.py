@@ -4,9 +4,10 @@ import pyarrow as pa
 from deltalake import CommitProperties, write_deltalake
 
 from pipelines.commit_record import encode_record
-from pipelines.corpus.report.content import COPY, Amount, Content, Example, Fault, TableVersion, TokenCounts
+from pipelines.corpus.report.content import COPY, Amount, Content, Example, Fault, TokenCounts
 from pipelines.corpus.rules import Rules
 from pipelines.pin import Pin, pin
+from pipelines.report import TableVersion
 
 SHORT_LINES, STOP_LINES = "fineweb/max_short_line_fraction", "fineweb/min_stop_line_fraction"
 RULES = Rules(min_chars=20, languages=("en",), presets=("fineweb",))

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from pipelines.corpus.report.bars import Part, draw_bars, format_large, format_share, format_tokens
-from pipelines.corpus.report.content import Tokens, show_url
-from pipelines.corpus.report.markup import escape, name, tag
+from pipelines.bars import Part, draw_bars, format_large, format_share
+from pipelines.corpus.report.content import Tokens, format_tokens, show_url
+from pipelines.markup import escape, name, tag
 
 
 def test_bars_stay_inside_their_picture():

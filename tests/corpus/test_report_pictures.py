@@ -8,6 +8,7 @@ from pipelines.corpus.presets import PRESETS
 from pipelines.corpus.report import pictures
 from pipelines.corpus.report.content import COPY, Amount, Tokens
 from pipelines.corpus.rules import Rules
+from pipelines.row_charts import MAX_NAME
 
 
 def test_drops_stand_in_their_order_with_what_is_left():
@@ -77,7 +78,7 @@ def test_names_of_rules_stay_different():
     rules = Rules(languages=("en",), presets=tuple(PRESETS))
     names = [limit.rule for limit in rules.limits]
     figure = pictures.draw_drops(len(names), dict.fromkeys(names, 1), title="t")
-    assert max(map(len, names)) > pictures.MAX_NAME  # so some lose their middle
+    assert max(map(len, names)) > MAX_NAME  # so some lose their middle
     assert len(set(list_names(figure))) == len({*names}) + 2
 
 

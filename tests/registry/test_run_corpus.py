@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from mlflow import MlflowClient, artifacts
 
-from pipelines.corpus.report.content import TableVersion
-from pipelines.corpus.report.markup import describe
 from pipelines.corpus.report.numbers import write_numbers
+from pipelines.markup import describe
 from pipelines.registry.runs.corpus import log_corpus
 from pipelines.registry.runs.tracker import Tracker
+from pipelines.report import TableVersion
 from tests.corpus.report_content import commit_documents, make_content, make_token_counts
 
 FACTS = {

@@ -6,21 +6,19 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
 from jobs import corpus
 from jobs.shell import settings as configuration
-from jobs.shell.cli import build_program
-from jobs.shell.report import show_report
-from pipelines.corpus.report import file
+from jobs.shell.corpus_report import show_report
+from pipelines import report as file
 from pipelines.corpus.report.content import COPY, Amount, total
-from pipelines.corpus.report.file import name_numbers, require_file, split_place
 from pipelines.corpus.report.numbers import write_numbers
 from pipelines.corpus.report.page import render
 from pipelines.corpus.report.reading import Places, read_content
 from pipelines.corpus.report.texts import NUM_EXAMPLES, choose_texts
 from pipelines.dataset.token_counter import TRAINED
 from pipelines.pin import pin
+from pipelines.report import name_numbers, require_file, split_place
 from pipelines.tables import DOCUMENTS, QUARANTINE, SEQUENCES, SIGNALS
 from tests.conftest import TEST_CONF
 
@@ -232,7 +230,7 @@ def test_a_report_needs_tables_made_together(made, spark, tmp_path):
 )
 def test_a_report_is_a_file(tmp_path, place, message):
     with pytest.raises(ValueError, match=message):
-        require_file(place.format(tmp_path))
+        require_file(place.format(tmp_path), "documents")
 
 
 def test_a_page_may_lie_in_the_root(monkeypatch):
@@ -245,11 +243,3 @@ def test_a_page_may_lie_in_the_root(monkeypatch):
     ]
     assert opened == ["/", "dbfs:/", "/c"]
     assert [name_numbers(name) for name in ("a.html", "b.htm")] == ["a.json", "b.htm.json"]
-
-
-def test_only_corpus_takes_report():
-    def get_help(stage):
-        return CliRunner().invoke(build_program(), [stage, "--help"]).output
-
-    assert "--report" in get_help("corpus")
-    assert "--report" not in get_help("dataset")

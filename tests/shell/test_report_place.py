@@ -7,11 +7,10 @@ import pytest
 
 from jobs import corpus
 from jobs.shell import settings as configuration
-from jobs.shell.report import _is_current, show_report
-from pipelines.corpus.report.content import TableVersion
-from pipelines.corpus.report.file import write_report
+from jobs.shell.corpus_report import is_current, show_report
 from pipelines.corpus.report.numbers import write_numbers
 from pipelines.corpus.report.page import render
+from pipelines.report import TableVersion, write_report
 from tests.corpus.report_content import commit_documents, make_content, make_token_counts
 
 UNKNOWN = "Tokens are not known: their tokenizer cannot be used (cannot reach the hub)."
@@ -39,37 +38,37 @@ def change_numbers(folder, **changes):
 def test_a_report_is_written_again_when_its_setting_changes(tmp_path):
     config, other = load(tmp_path, "org/small").config, load(tmp_path, "org/large").config
     documents = commit_documents(config.documents, {})
-    assert not _is_current(config)
+    assert not is_current(config)
     write(config, documents, make_token_counts())
-    assert [_is_current(each) for each in (config, other, load(tmp_path).config)] == [True, False, False]
+    assert [is_current(each) for each in (config, other, load(tmp_path).config)] == [True, False, False]
     change_numbers(tmp_path, format=None)  # of an earlier Distributary
-    assert not _is_current(config)
+    assert not is_current(config)
     write(config, documents, make_token_counts())
     commit_documents(config.documents, {})
-    assert not _is_current(config)
+    assert not is_current(config)
 
 
 def test_tokens_that_a_failure_left_unknown_are_tried_again(tmp_path):
     config, without = load(tmp_path, "org/small").config, load(tmp_path).config
     documents = commit_documents(config.documents, {})
     write(config, documents, UNKNOWN)
-    assert not _is_current(config)
+    assert not is_current(config)
     write(config, documents, make_token_counts())
-    assert _is_current(config)
+    assert is_current(config)
     write(without, documents, UNKNOWN)  # no tokenizer is set: nothing to try
-    assert _is_current(without)
+    assert is_current(without)
 
 
 @pytest.mark.parametrize("text", ['{"my": "notes"}', "[]", "my notes", ""])
 def test_a_file_of_someone_else_is_not_replaced(tmp_path, text):
     made, file = load(tmp_path), tmp_path / "notes.json"
     file.write_text(text)
-    rule = f"{file} is not of a report of a corpus: it has no documents_digest; .*page notes.html are written"
+    rule = f"{file} is not of a report about documents: it has no documents_digest; .*page notes.html are "
     for start in (
         lambda: show_report(made.config, made.settings, made.config.report),
         lambda: corpus.main(made.config),
     ):
-        with pytest.raises(ValueError, match=f"{rule}.*; give the page another name, or move it away"):
+        with pytest.raises(ValueError, match=f"{rule}written.*; give the page another name, or move it away"):
             start()
     assert file.read_text() == text
     assert not (tmp_path / "lake").exists()

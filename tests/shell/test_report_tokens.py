@@ -8,7 +8,7 @@ import pytest
 
 from jobs import corpus, dataset
 from jobs.shell import settings as configuration
-from jobs.shell.report import show_report
+from jobs.shell.corpus_report import show_report
 from pipelines.corpus.report.content import Tokens
 from pipelines.corpus.report.reading import Places, read_content
 from pipelines.corpus.report.texts import choose_texts

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
+from pipelines.bars import format_bits
 from pipelines.corpus.report.content import Amount, total
 
 MAX_LANGUAGES = 20
@@ -18,11 +19,7 @@ def group_lengths(lengths: Mapping[tuple[bool, int], Amount]) -> list[tuple[str,
     found = {bits for _, bits in lengths}
     if not found:
         return []
-    return [(_name_bits(bits), _pair(lengths, bits)) for bits in range(min(found), max(found) + 1)]
-
-
-def _name_bits(bits: int) -> str:
-    return str(bits) if bits < 2 else f"{2 ** (bits - 1):,} to {2**bits - 1:,}"
+    return [(format_bits(bits), _pair(lengths, bits)) for bits in range(min(found), max(found) + 1)]
 
 
 def group_languages(languages: Mapping[tuple[bool, str | None], Amount]) -> list[tuple[str, Pair]]:

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pipelines.bars import NO_BREAK, format_large
 from pipelines.corpus.decontamination import CONTAMINATED
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.presets import PRESETS
 from pipelines.corpus.rules import Rules
+from pipelines.report import TableVersion
 
 COPY = "exact_duplicate"
 EXAMPLE_CHARS = 300
@@ -62,18 +64,6 @@ class TokenCounts:
             return Tokens(self.kept[source], is_exact=True)
         cells = self.estimates.items()
         return Tokens(sum(n for (of, why), n in cells if why == reason and source in (None, of)))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TableVersion:
-    """A table as the report has read it."""
-
-    name: str
-    version: int
-    digest: str
-    num_rows: int
-    written: str
-    """Time of the commit, UTC; empty = the log does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,6 +182,17 @@ def order_drops(found: Iterable[str]) -> list[str]:
 
 def total(amounts: Iterable[Amount]) -> Amount:
     return sum(amounts, Amount())
+
+
+def format_tokens(tokens: Tokens | None) -> str:
+    """Exact ones in full, estimates as "about" with three digits; - if they are not known."""
+    if tokens is None:
+        return "-"
+    if tokens.is_exact or not tokens.number:
+        return f"{tokens.number:,}"
+    digits = 3 - len(str(tokens.number))
+    number = format_large(round(tokens.number, min(0, digits)))
+    return f"about {number.replace(' ', NO_BREAK)}"
 
 
 def show_url(url: str | None) -> str | None:

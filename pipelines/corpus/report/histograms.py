@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from pipelines.bars import Line, draw_legend, draw_table, format_share, stack
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.quarantine import choose_remedy
-from pipelines.corpus.report.bars import Line, draw_legend, draw_table, format_share, format_tokens, stack
 from pipelines.corpus.report.bins import Pair, group_clusters, group_languages, group_lengths
-from pipelines.corpus.report.content import COPY, Amount, Content, Fault, total
-from pipelines.corpus.report.markup import Html, join, name, tag
+from pipelines.corpus.report.content import COPY, Amount, Content, Fault, format_tokens, total
+from pipelines.markup import Html, join, name, tag
 
 _LEGEND = (("kept", "kept"), ("lost", "dropped"))
 _NO_DOCUMENTS = tag("p", "There are no documents.", class_="soft")

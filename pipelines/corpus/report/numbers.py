@@ -1,11 +1,10 @@
 """What a page counts, as JSON for programs: no text of a document and no address is in it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipelines.corpus.report.content import Amount, Content, Tokens, order_reasons
-from pipelines.pin import Pin
+from pipelines.report import format_numbers, name_version, parse_numbers
 
 FORMAT = 1
 """Of the JSON. Raise it when a key that is read here means something else, or is new."""
@@ -42,8 +41,7 @@ def write_numbers(content: Content, report_tokenizer: str | None = None) -> str:
             outcomes.append(group)
     value: dict[str, Any] = {
         "format": FORMAT,
-        "documents_version": documents.version,
-        "documents_digest": documents.digest,
+        **name_version(documents),
         "report_tokenizer": report_tokenizer,
         "quarantined": content.quarantined,
         "outcomes": outcomes,
@@ -72,59 +70,26 @@ def write_numbers(content: Content, report_tokenizer: str | None = None) -> str:
         if isinstance(counts, str)
         else {"tokenizer": counts.tokenizer, "sampled_documents": counts.num_sampled},
     }
-    return _format(value)
+    return format_numbers(value)
 
 
 def _name_amount(amount: Amount) -> dict[str, int]:
     return {"documents": amount.documents, "characters": amount.chars}
 
 
-def _format(value: Mapping[str, Any]) -> str:
-    """A key a line; lists have an item a line, so that people can read it and versions can be compared."""
-    lines = []
-    for key, item in value.items():
-        if isinstance(item, list) and item:
-            items = ",\n".join(f"    {json.dumps(each, ensure_ascii=False)}" for each in item)
-            lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
-        else:
-            lines.append(f"  {json.dumps(key)}: {json.dumps(item, ensure_ascii=False)}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def are_about(numbers: str, documents: Pin) -> bool:
-    """Whether the JSON is of a report about these documents."""
-    value = _parse(numbers)
-    own = (documents.version, documents.digest)
-    return (value.get("documents_version"), value.get("documents_digest")) == own
-
-
-def are_ours(numbers: str) -> bool:
-    """Whether the JSON is of a report, about whatever documents."""
-    return "documents_digest" in _parse(numbers)
-
-
 def are_settled(numbers: str, report_tokenizer: str | None) -> bool:
     """Whether a report with this setting would say the same: it has this format and this setting, and its
     tokens are known, or need no tokenizer. A tokenizer that could not be had may be there the next time."""
-    value = _parse(numbers)
+    value = parse_numbers(numbers)
     if (value.get("format"), value.get("report_tokenizer")) != (FORMAT, report_tokenizer):
         return False
     tokens = value.get("tokens")
     return report_tokenizer is None or (isinstance(tokens, dict) and "tokenizer" in tokens)
 
 
-def _parse(numbers: str) -> dict[str, Any]:
-    """Empty where it is no JSON object."""
-    try:
-        value = json.loads(numbers)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def read_numbers(text: str) -> Numbers:
     """What `write_numbers` wrote. Raises ValueError if it has another format, or was changed."""
-    value = _parse(text)
+    value = parse_numbers(text)
     if value.get("format") != FORMAT:
         raise ValueError(f"numbers of a report have format {FORMAT}, these {value.get('format')!r}; {_AGAIN}")
     try:

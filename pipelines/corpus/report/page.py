@@ -5,12 +5,19 @@ Text of documents, names and addresses are not trusted; see `markup.py`. Equal c
 
 from collections.abc import Mapping
 
+from pipelines.bars import Line, draw_table, format_large, format_share
 from pipelines.corpus.report import histograms
-from pipelines.corpus.report.bars import Line, draw_table, format_large, format_share, format_tokens
-from pipelines.corpus.report.content import EXAMPLE_CHARS, Content, Example, order_reasons, total
-from pipelines.corpus.report.markup import Html, join, name, page, tag
-from pipelines.corpus.report.style import STYLE
+from pipelines.corpus.report.content import (
+    EXAMPLE_CHARS,
+    Content,
+    Example,
+    format_tokens,
+    order_reasons,
+    total,
+)
 from pipelines.corpus.report.waterfall import draw_waterfall, explain_reason
+from pipelines.markup import Html, join, name, page, tag
+from pipelines.page_style import STYLE
 
 MAX_SOURCES = 100
 """Sources that get a section of their own: the largest."""
@@ -46,8 +53,7 @@ def render(content: Content) -> str:
         tag("nav", *(tag("a", title, href=f"#{key}") for key, title in _SECTIONS.items())),
         *(tag("section", tag("h2", _SECTIONS[key], id=key), section) for key, section in sections.items()),
     )
-    described = {"version": str(documents.version), "digest": documents.digest}
-    return page(f"Corpus report: {content.title}", STYLE, tag("main", body), described)
+    return page(f"Corpus report: {content.title}", STYLE, tag("main", body), documents.properties)
 
 
 def _draw_head(content: Content) -> Html:

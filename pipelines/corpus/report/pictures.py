@@ -6,18 +6,15 @@ picture is drawn: it loads matplotlib.
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from pipelines.charts import BLUE, GREY, ORANGE, find_font, shorten_name
+from pipelines.bars import format_share
+from pipelines.charts import BLUE, GREY, ORANGE
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
-from pipelines.corpus.report.bars import format_share, format_tokens
 from pipelines.corpus.report.bins import Pair, group_clusters, group_languages, group_lengths
-from pipelines.corpus.report.content import COPY, Amount, Tokens
+from pipelines.corpus.report.content import COPY, Amount, Tokens, format_tokens
+from pipelines.row_charts import name_rows, note_rows, open_figure
 
-MAX_NAME = 52
-"""Longer names lose their middle. With fewer characters, some rules of presets would get one name."""
 _KINDS = {COPY: "exact copies", NEAR_DUPLICATE: "near duplicates"}
 
 
@@ -28,7 +25,7 @@ def draw_drops(
 
     `tokens`: of a reason (None = of what is kept); written behind its documents.
     """
-    figure, axes = _open_figure(num_rows=len(dropped) + 2, title=title)
+    figure, axes = open_figure(num_rows=len(dropped) + 2, title=title)
     left = records
     axes.barh(0, records, color=GREY, alpha=0.5)
     for row, count in enumerate(dropped.values(), start=1):
@@ -36,10 +33,10 @@ def draw_drops(
         axes.barh(row, left, color=GREY, alpha=0.2)
         axes.barh(row, count, left=left, color=ORANGE)
     axes.barh(len(dropped) + 1, left, color=BLUE)
-    _name_rows(axes, ["records read", *dropped, "kept"])
+    name_rows(axes, ["records read", *dropped, "kept"])
     reasons: list[str | None] = [*dropped, None]
     own = [None, *((tokens or {}).get(reason) for reason in reasons)]
-    _note_rows(
+    note_rows(
         axes,
         [
             _describe(count, records) + (f"\n{format_tokens(of)} tokens" if of else "")
@@ -65,14 +62,14 @@ def draw_languages(languages: Mapping[tuple[bool, str | None], Amount], *, title
 
 
 def _draw_pairs(groups: Sequence[tuple[str, Pair]], title: str, ylabel: str) -> Figure:
-    figure, axes = _open_figure(num_rows=len(groups) + 1, title=title)  # a row for the legend
+    figure, axes = open_figure(num_rows=len(groups) + 1, title=title)  # a row for the legend
     rows = range(len(groups))
     kept = [own.documents for _, (own, _) in groups]
     dropped = [own.documents for _, (_, own) in groups]
     axes.barh(rows, kept, color=BLUE, label="kept")
     axes.barh(rows, dropped, left=kept, color=ORANGE, label="dropped")
-    _name_rows(axes, [label for label, _ in groups])
-    _note_rows(axes, [f"{a:,} kept, {b:,} dropped" for a, b in zip(kept, dropped, strict=True)])
+    name_rows(axes, [label for label, _ in groups])
+    note_rows(axes, [f"{a:,} kept, {b:,} dropped" for a, b in zip(kept, dropped, strict=True)])
     axes.set(xlabel="documents", ylabel=ylabel)
     figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     return figure
@@ -84,38 +81,9 @@ def draw_clusters(clusters: Mapping[tuple[str, int], int], *, title: str) -> Fig
     for kind, label in _KINDS.items():
         sizes = {size: number for (found, size), number in clusters.items() if found == kind}
         rows += [(f"{label}, {name}", number, texts) for name, number, texts in group_clusters(sizes)]
-    figure, axes = _open_figure(num_rows=len(rows), title=title)
+    figure, axes = open_figure(num_rows=len(rows), title=title)
     axes.barh(range(len(rows)), [number for _, number, _ in rows], color=BLUE)
-    _name_rows(axes, [label for label, _, _ in rows])
-    _note_rows(axes, [f"{number:,}  ({texts:,} documents)" for _, number, texts in rows])
+    name_rows(axes, [label for label, _, _ in rows])
+    note_rows(axes, [f"{number:,}  ({texts:,} documents)" for _, number, texts in rows])
     axes.set(xlabel="clusters", ylabel="documents in a cluster")
     return figure
-
-
-def _open_figure(*, num_rows: int, title: str) -> tuple[Figure, Axes]:
-    """A figure for horizontal bars, the first at the top."""
-    figure = Figure(figsize=(9, 1.1 + 0.3 * max(2, num_rows)), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.invert_yaxis()
-    axes.tick_params(axis="x", labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Names that no installed font can draw become numbers of rows; the page has them."""
-    drawn = [name if find_font([name]) else f"(row {row})" for row, name in enumerate(names, start=1)]
-    shown = [shorten_name(name, MAX_NAME) for name in drawn]
-    axes.set_yticks(range(len(names)), shown, fontsize=8, fontfamily=find_font(shown) or ["DejaVu Sans"])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-
-
-def _note_rows(axes: Axes, notes: Sequence[str]) -> None:
-    """Numbers at the right of each row, outside of the bars."""
-    for row, note in enumerate(notes):
-        axes.annotate(
-            note, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8, linespacing=1.0
-        )

@@ -1,17 +1,16 @@
 """The tables of one corpus, at the versions that belong together, as the `Content` of a report."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pipelines.corpus.report.content import Content, TableVersion, TokenCounts
+from pipelines.corpus.report.content import Content, TokenCounts
 from pipelines.corpus.report.counting import count_clusters, count_documents, count_faults, count_sequences
 from pipelines.corpus.report.texts import choose_texts
 from pipelines.corpus.report.tokens import TokenCounter, count_tokens
 from pipelines.corpus.rules import Rules
-from pipelines.pin import Pin, open_log
+from pipelines.pin import Pin
+from pipelines.report import find_version
 from pipelines.tables import DOCUMENTS, NEAR_DUPLICATES, QUARANTINE, SEQUENCES, SIGNALS
 
 
@@ -36,14 +35,14 @@ def read_content(
     are left out, as if they were not there. Raises ValueError if there are no documents, or no quarantine
     that was made with them.
     """
-    documents = _pin(places.documents)
+    documents = find_version(places.documents)
     if documents is None or not documents[0].fingerprint:
         raise ValueError(
             f"{places.documents} is not a table that corpus has written; run: distributary corpus"
         )
     made_from, facts = documents[0].fingerprint, documents[0].facts
     found = {
-        name: _pin(place, made_from)
+        name: find_version(place, made_from)
         for name, place in (
             ("quarantine", places.quarantine),
             ("signals", places.signals),
@@ -74,7 +73,7 @@ def read_content(
     is_measured = bool(rules.languages) and any(language for _, language in languages)
     return Content(
         title=title,
-        tables=[_describe(each) for each in (documents, *found.values()) if each is not None],
+        tables=[each[1] for each in (documents, *found.values()) if each is not None],
         rules=rules,
         outcomes=outcomes,
         lengths=lengths,
@@ -90,35 +89,9 @@ def read_content(
     )
 
 
-_Found = tuple[Pin, str]
-"""A pin, and the time of its commit in UTC."""
-
-
-def _pin(place: str, made_from: str | None = None) -> _Found | None:
-    """The newest rows of the table; None if there is none, or it was made from something else."""
-    log = open_log(place)
-    found = log.pin() if log else None
-    if log is None or found is None or made_from not in (None, found.fingerprint):
-        return None
-    return found, _format_time((log.source.read_commit(found.version) or {}).get("timestamp"))
-
-
-def _format_time(value: Any) -> str:
-    """Milliseconds since 1970 of a log file, or what Spark says of the table's history."""
-    moment = datetime.fromtimestamp(value / 1000, UTC) if isinstance(value, int) else value
-    return moment.strftime("%Y-%m-%d %H:%M UTC") if isinstance(moment, datetime) else ""
-
-
-def _describe(found: _Found) -> TableVersion:
-    own, written = found
-    return TableVersion(
-        name=own.table, version=own.version, digest=own.digest, num_rows=own.num_rows, written=written
-    )
-
-
 def _find_sequences(place: str | None, documents: Pin) -> Pin | None:
     """The sequences that were made from exactly these documents."""
-    found = _pin(place) if place else None
+    found = find_version(place) if place else None
     return found[0] if found and are_made_from(found[0], documents) else None
 
 

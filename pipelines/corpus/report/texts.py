@@ -40,8 +40,8 @@ def choose_texts(documents: DataFrame, outcomes: Mapping[Cell, Amount], *, with_
         (
             source,
             reason,
-            None if reason is None else _limit_place(_CANDIDATES, dropped[reason]),
-            _limit_place(cells[source, reason], amount.documents) if (source, reason) in cells else None,
+            None if reason is None else limit_place(_CANDIDATES, dropped[reason]),
+            limit_place(cells[source, reason], amount.documents) if (source, reason) in cells else None,
         )
         for (source, reason), amount in outcomes.items()
     ]
@@ -59,7 +59,7 @@ def choose_texts(documents: DataFrame, outcomes: Mapping[Cell, Amount], *, with_
     return chosen
 
 
-def _limit_place(expected: int, num_documents: int) -> int:
+def limit_place(expected: int, num_documents: int) -> int:
     """The largest hash of as many documents as are expected, or of all if there are fewer."""
     return 2**63 - 1 if num_documents <= expected else -(2**63) + 2**64 * expected // num_documents
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pipelines.bars import Line, Part, draw_legend, draw_table, format_share
 from pipelines.corpus.decontamination import CONTAMINATED
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
-from pipelines.corpus.report.bars import Line, Part, draw_legend, draw_table, format_share, format_tokens
-from pipelines.corpus.report.content import COPY, Amount, Content, Tokens, order_reasons, total
-from pipelines.corpus.report.markup import Html, join, name, tag
+from pipelines.corpus.report.content import COPY, Amount, Content, Tokens, format_tokens, order_reasons, total
 from pipelines.corpus.rules import Rules
+from pipelines.markup import Html, join, name, tag
 
 _EXPLAINED = {
     "empty": "no text",

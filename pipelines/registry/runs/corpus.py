@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipelines.corpus.report.content import order_drops
-from pipelines.corpus.report.file import Report, read_report
 from pipelines.corpus.report.numbers import Numbers, read_numbers
 from pipelines.pin import Pin, open_log
+from pipelines.report import Report, read_report
 
 if TYPE_CHECKING:
     from pipelines.registry.runs.tracker import Tracker
 
 logger = logging.getLogger(__name__)
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 """What files of another version, or changed by hand, lead to."""
 
 
@@ -30,7 +30,7 @@ def log_corpus(tracker: "Tracker", documents: Pin) -> None:
     try:
         log = open_log(documents.path)
         found = log.read_pin(documents.version) if log and log.source.table_id == documents.table_id else None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         logger.warning("run %s: no picture of the corpus (%s)", tracker.run_id, error)
         return
     if found is None or "records" not in found.facts:
@@ -40,7 +40,7 @@ def log_corpus(tracker: "Tracker", documents: Pin) -> None:
     try:
         if report := _find_report(found):
             numbers = read_numbers(report.numbers)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         logger.warning("run %s: no report of the corpus from %s (%s)", tracker.run_id, facts["report"], error)
         report = None
     dropped = {"quarantine": facts["quarantined"]} if facts["quarantined"] else {}

@@ -13,6 +13,7 @@ from pipelines.lease import Lease
 from pipelines.pin import Pin
 from pipelines.registry.runs.corpus import log_corpus
 from pipelines.registry.runs.current import CurrentRun, write_current
+from pipelines.registry.runs.dataset import log_sequences
 from pipelines.registry.runs.tracker import Tracker, find_run, open_run
 from pipelines.storage import Folder
 
@@ -74,7 +75,7 @@ def record_run(
                 record = RunRecord(tracker, lease)
                 yield record
                 lease.require()
-                _conclude(tracker, training, documents)
+                _conclude(tracker, training, sequences, documents)
                 run_id = tracker.run_id
         lease.require()
         write_current(folder, CurrentRun(run_id, training.fingerprint, training.folder))
@@ -89,7 +90,7 @@ def _find_finished(training: Training, experiment: str) -> str | None:
     return str(run.info.run_id)
 
 
-def _conclude(tracker: Tracker, training: Training, documents: Pin) -> None:
+def _conclude(tracker: Tracker, training: Training, sequences: Pin, documents: Pin) -> None:
     """Add pictures, sample text and final metrics of a finished training; its events must have been
     logged.
     """
@@ -109,4 +110,5 @@ def _conclude(tracker: Tracker, training: Training, documents: Pin) -> None:
     if sample is not None:
         tracker.log_text("sample.txt", sample)
     log_corpus(tracker, documents)
+    log_sequences(tracker, sequences)
     tracker.finish({f"final/{name}": value for name, value in result["after"].items()})

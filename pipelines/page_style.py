@@ -53,6 +53,15 @@ margin:.5rem 0}
 max-height:15rem;
 overflow-y:auto;font:13.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto Sans Mono",
 "Noto Sans CJK SC",monospace}
+.segment{border-left:3px solid var(--kept2);padding-left:.6rem;margin:.6rem 0}
+.example pre.tokens{max-height:24rem}
+.tokens{line-height:1.9}
+.tokens span,.tokens u{border-left:1px solid var(--line);text-decoration:none}
+.tokens .target{border-left-color:var(--kept2);background:var(--rest);
+text-decoration:underline 2px var(--kept);text-underline-offset:4px}
+.tokens .special{border:1px solid var(--lost);border-radius:4px;padding:0 .15em;font-size:.85em}
+.tokens .name{color:var(--soft);font-size:.75em;border:1px dotted var(--soft);border-radius:3px;
+padding:0 .15em}
 .meta{font-size:.82rem;margin:0;overflow-wrap:anywhere}
 code{font-size:.88em;overflow-wrap:anywhere}
 @media(max-width:32rem){body{padding:1rem .8rem 3rem;font-size:14px}th,td{padding:.35rem .35rem}

@@ -7,8 +7,7 @@ Its numbers stand beside it as text; what cannot see the picture reads the table
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipelines.corpus.report.content import Tokens
-from pipelines.corpus.report.markup import Html, join, tag
+from pipelines.markup import Html, join, tag
 
 _WIDTH, _MIN_WIDTH = 1000.0, 4.0
 """Units of a whole bar, and of the smallest amount that is not 0: it must be seen."""
@@ -118,17 +117,6 @@ def format_share(part: int, whole: int) -> str:
     return f"{share:.3g} %" if share >= 99.5 else f"{share:.2g} %"
 
 
-def format_tokens(tokens: Tokens | None) -> str:
-    """Exact ones in full, estimates as "about" with three digits; - if they are not known."""
-    if tokens is None:
-        return "-"
-    if tokens.is_exact or not tokens.number:
-        return f"{tokens.number:,}"
-    digits = 3 - len(str(tokens.number))
-    number = format_large(round(tokens.number, min(0, digits)))
-    return f"about {number.replace(' ', NO_BREAK)}"
-
-
 def format_large(number: int) -> str:
     """A number for a small place: whole up to ten million, then 12.3 million, 4.56 billion."""
     if number < 10**7:
@@ -136,3 +124,8 @@ def format_large(number: int) -> str:
     size, unit = next(item for item in _UNITS if number >= item[0])
     value = number / size
     return f"{value:,.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"
+
+
+def format_bits(bits: int) -> str:
+    """The whole numbers of so many bits: 0, 1, 2 to 3, 4 to 7; each group is twice as wide as the last."""
+    return str(bits) if bits < 2 else f"{2 ** (bits - 1):,} to {2**bits - 1:,}"
