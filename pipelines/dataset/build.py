@@ -43,8 +43,6 @@ class BuiltSequences(NamedTuple):
     rows: DataFrame
     end_token_id: int | None
     """Token that ends every document; None = the task ends none."""
-    masking: dict[str, int]
-    """What a task that masks tokens must know: mask_token_id, vocab_size. Empty for others."""
 
 
 def build_sequences(
@@ -59,9 +57,8 @@ def build_sequences(
 ) -> BuiltSequences:
     """Rows of SEQUENCES from the kept documents of all groups, or of `only` some of them."""
     _require_fit(task, rules)
-    builder = load_builder(task)
-    end_token_id = chosen.require_end_token(task) if builder.needs_end_token else None
-    masking = chosen.list_masking(task) if builder.needs_mask_token else {}
+    describe_masking(chosen, task)  # before texts are read
+    end_token_id = chosen.require_end_token(task) if load_builder(task).needs_end_token else None
     job = PackingJob(
         task=task,
         tokenizer_json=chosen.tokenizer.to_str(),
@@ -73,15 +70,22 @@ def build_sequences(
     require_builder(job)
     groups = layout.groups if only is None else sorted(only)
     if not groups:
-        empty = documents.sparkSession.createDataFrame([], SEQUENCES.schema)
-        return BuiltSequences(empty, end_token_id, masking)
+        return BuiltSequences(documents.sparkSession.createDataFrame([], SEQUENCES.schema), end_token_id)
     packed = (
         _select_columns(documents, task)
         .transform(find_groups, layout)
         .transform(_deal_groups, groups)
         .mapInArrow(make_partition_packer(job, to_arrow_schema(SEQUENCES.schema)), SEQUENCES.schema)
     )
-    return BuiltSequences(packed, end_token_id, masking)
+    return BuiltSequences(packed, end_token_id)
+
+
+def describe_masking(chosen: ChosenTokenizer, task: str) -> dict[str, int]:
+    """What a training that masks tokens must know: mask_token_id, vocab_size. Empty for other tasks.
+
+    Raises ValueError if the tokenizer has no mask token.
+    """
+    return chosen.list_masking(task) if load_builder(task).needs_mask_token else {}
 
 
 def count_splits(sequences: DataFrame) -> Counts:

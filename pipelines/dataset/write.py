@@ -7,7 +7,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pipelines.dataset.build import BuiltSequences, build_sequences, count_splits
+from pipelines.dataset.build import BuiltSequences, build_sequences, count_splits, describe_masking
 from pipelines.dataset.chat_template import ChatFormat, load_chat_format
 from pipelines.dataset.documents import (
     Before,
@@ -194,7 +194,7 @@ def _describe(
         "tokenizer": write_tokenizer(chosen.tokenizer, build.tokenizers),
         "splits": counts,
         "end_token_id": built.end_token_id,
-        **built.masking,
+        **describe_masking(chosen, build.task),
         "sequence_length": build.packing.sequence_length,
         "settings": inputs.settings,
         "documents": {**asdict(pinned), "facts": {}},

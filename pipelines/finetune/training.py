@@ -159,8 +159,8 @@ class Training:
         limit = self.cadence.max_evaluation_sequences
         return {
             **({} if limit is None else {"max_evaluation_sequences": limit}),
+            "spec": _identify(self.spec),
             **{name: asdict(getattr(self, name)) for name in ("architecture", "optimization", "schedule")},
-            "spec": self.spec.identity(),
             "data": {
                 name: getattr(self.data, name)
                 for name in ("table_id", "version", "evaluation_split", "final_split")
@@ -273,6 +273,14 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     base = base_identity(settings.model.base)
     made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
     return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _identify(spec: ModelSpec) -> dict[str, Any]:
+    """What the weights depend on in a spec. What a task does not have is left out, so that earlier trainings
+    keep their fingerprint."""
+    optional = ("mask_token_id", "vocab_size", "mask_fraction")
+    fields = asdict(spec)
+    return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
 def _pick(kind: type[_Value], source: Any, **others: Any) -> _Value:

@@ -2,7 +2,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from pipelines.dataset import documents as dataset_documents
-from pipelines.dataset.build import build_sequences, count_splits
+from pipelines.dataset.build import build_sequences, count_splits, describe_masking
 from pipelines.dataset.chat_template import ChatFormat
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
 from pipelines.dataset.examples.prompt_response import PLAIN
@@ -166,15 +166,16 @@ def test_a_masked_task_records_mask_token_and_vocabulary(spark):
     mask = chosen.tokenizer.token_to_id("<|mask|>")
     rules = PackingRules(sequence_length=200)
     rows, _ = collect_sequences(documents, chosen, rules, task)
-    built, size = build(documents, chosen, rules, task), chosen.tokenizer.get_vocab_size()
-    assert built.masking == {"mask_token_id": mask, "vocab_size": size}
-    assert built.end_token_id is None
+    size = chosen.tokenizer.get_vocab_size()
+    assert describe_masking(chosen, task) == {"mask_token_id": mask, "vocab_size": size}
     assert len(rows) == len(TEXTS) + 1
     for row in rows:  # all but the first token, which nothing opens, and the end token
         assert marked(row) == [0 < place < row["num_tokens"] - 1 for place in range(row["num_tokens"])]
         assert mask not in row["input_ids"]
     # Other tasks name neither: the identity of their trainings stays.
-    assert build(documents, chosen, rules, "language_modelling").masking == {}
+    assert describe_masking(chosen, "language_modelling") == {}
+    with pytest.raises(ValueError, match="needs a mask token"):
+        build(documents, chosen._replace(mask_token_id=None), rules, task)
 
 
 def test_classes_cannot_be_packed_together(spark, bpe):

@@ -6,7 +6,7 @@ either.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,6 @@ class ModelSpec:
     """Tokens of the tokenizer."""
     mask_fraction: float | None = None
     """Share of the tokens that are masked."""
-
-    def identity(self) -> dict[str, Any]:
-        """The fields; those of masking only where they are set, so that earlier trainings keep their
-        fingerprint."""
-        masking = ("mask_token_id", "vocab_size", "mask_fraction")
-        return {
-            name: value for name, value in asdict(self).items() if value is not None or name not in masking
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
