@@ -7,7 +7,8 @@ from typing import NamedTuple
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.dataset.chat_template import ChatFormat, load_chat_format
+from pipelines.dataset.chat_format import ChatFormat
+from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.layout import Place, min_own_bytes
 from pipelines.dataset.tokenizer import ChosenTokenizer, load_tokenizer, train_bpe, wrap_trained

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
-from pipelines.dataset.chat_template import ChatFormat, load_chat_format
+from pipelines.dataset.chat_format import ChatFormat
+from pipelines.dataset.chat_template import find_missing_format, load_chat_format, write_chat_format
 from pipelines.dataset.end_token import find_end_token, mark_as_special
 from pipelines.dataset.hub import Base, resolve_base
 from pipelines.dataset.mask_token import MASK, find_mask_token
@@ -144,8 +145,8 @@ def identify_tokenizer(choice: TokenizerChoice, *, is_chat: bool) -> dict[str, o
     settings = asdict(choice)
     del settings["chat"], settings["keep_trained"]
     known: dict[str, object] = {"tokenizer": settings, "tokenizer_identity": tokenizer_identity(choice)}
-    if is_chat:
-        known["chat"] = load_chat_format(choice.chat, choice.base).fingerprint
+    if is_chat:  # "chat" named it when the format was not kept beside the tokenizer
+        known["chat_format"] = load_chat_format(choice.chat, choice.base).fingerprint
     return known
 
 
@@ -167,6 +168,16 @@ def tokenizer_identity(choice: TokenizerChoice) -> list[object] | None:
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """sha256 of the tokenizer's JSON, first 32 hex digits."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:32]
+
+
+def keep_tokenizer(chosen: ChosenTokenizer, folder: str, *, is_chat: bool) -> dict[str, str]:
+    """Keep the tokenizer in `folder`, and how conversations are written if the task has some. Returns their
+    names, for the commit of the sequences."""
+    names = {"tokenizer": write_tokenizer(chosen.tokenizer, folder)}
+    if is_chat:
+        chat = chosen.chat.with_end_token(chosen.tokenizer, chosen.end_token_id)
+        names["chat"] = write_chat_format(chat, folder)
+    return names
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: str) -> str:
@@ -195,6 +206,8 @@ def read_tokenizer(folder: str, fingerprint: str) -> Tokenizer:
 
 
 def find_missing_tokenizer(folder: str, sequences: "Pin") -> str:
-    """A sentence if the tokenizer of the sequences is not in `folder`; "" if it is."""
+    """A sentence if the tokenizer of the sequences or its chat format is not in `folder`; "" if they are."""
     name = sequences.facts["tokenizer"]
-    return "" if Folder(folder).exists(f"{name}.json") else f"tokenizer {name} is not in {folder}"
+    if not Folder(folder).exists(f"{name}.json"):
+        return f"tokenizer {name} is not in {folder}"
+    return find_missing_format(folder, sequences)

@@ -230,6 +230,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
     """
     from pipelines.catalog import find_location
+    from pipelines.dataset.chat_template import read_chat_format
     from pipelines.dataset.hub import base_identity
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
@@ -263,6 +264,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             mask_token_id=facts.get("mask_token_id"),
             vocab_size=facts.get("vocab_size"),
             mask_fraction=settings.mask_fraction if "mask_token_id" in facts else None,
+            chat=read_chat_format(settings.tokenizers, facts["chat"]) if "chat" in facts else None,
         ),
         architecture=settings.model,
         optimization=settings.optimization,
@@ -278,8 +280,8 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
 def _identify(spec: ModelSpec) -> dict[str, Any]:
     """What the weights depend on in a spec. What a task does not have is left out, so that earlier trainings
     keep their fingerprint."""
-    optional = ("mask_token_id", "vocab_size", "mask_fraction")
-    fields = asdict(spec)
+    fields = asdict(replace(spec, chat=None)) | {"chat": spec.chat and spec.chat.fingerprint}
+    optional = ("chat", "mask_token_id", "vocab_size", "mask_fraction")
     return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 

@@ -3,7 +3,7 @@ from pyspark.sql import functions as F
 
 from pipelines.dataset import documents as dataset_documents
 from pipelines.dataset.build import build_sequences, count_splits, describe_masking
-from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
 from pipelines.dataset.examples.prompt_response import PLAIN
 from pipelines.dataset.examples.table import EXAMPLES, load_builder
@@ -148,7 +148,7 @@ def test_tokenizer_without_special_tokens_can_be_packed(spark, tmp_path):
     rules = PackingRules(method="concatenate", sequence_length=500)
     documents = documents_of(spark, TEXTS)
     ((row,), _) = collect_sequences(documents, chosen, rules)
-    end_token_id = build(documents, chosen, rules).end_token_id
+    end_token_id = build(documents, chosen, rules).job.end_token_id
     assert end_token_id == chosen.end_token_id
     ends = [segment["first_token"] + segment["num_tokens"] - 1 for segment in row["segments"]]
     assert [place for place, token in enumerate(row["input_ids"]) if token == end_token_id] == ends
@@ -266,9 +266,11 @@ def test_classification_makes_one_sequence_per_kept_document(spark):
         "cut_tokens": num_cut,
         "continued": 0,
         "targets": 3,
+        "without_target": 0,
+        "units": 3,
     }
     assert num_cut > 0
-    assert build(documents, chosen, rules, "classification").end_token_id is None
+    assert build(documents, chosen, rules, "classification").job.end_token_id is None
 
 
 @pytest.mark.parametrize(

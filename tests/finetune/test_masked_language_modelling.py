@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from pipelines.dataset.examples.example import Document
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import GPU_ATTENTION, build_model
 from pipelines.finetune.models.folder import load_model, save_model
@@ -194,7 +195,7 @@ def test_scores_are_the_bits_of_the_masked_tokens_over_their_bytes():
     task, module, tokenizer = build_task(make_spec(TASK)), build().eval(), make_tokenizer()
     # 17 tokens in windows of at most 8: 8, 8 and 1. One of each is masked: 3 of 17 tokens, 67 bytes.
     text = " ".join(f"w{number}" for number in range(20, 37))
-    (found,) = task.predict(module, tokenizer, [text], batch_size=2)
+    (found,) = task.predict(module, tokenizer, [Document("", text)], batch_size=2)
     nats = 0.0
     for window in (range(20, 28), range(28, 36), range(36, 37)):
         ids = np.array(window, np.int32)
@@ -211,7 +212,10 @@ def test_scores_are_the_bits_of_the_masked_tokens_over_their_bytes():
 @torch.inference_mode()
 def test_a_score_depends_on_its_text_alone():
     task, module, tokenizer = build_task(make_spec(TASK)), build().eval(), make_tokenizer()
-    texts = ["w7 w8 w9", "", " ".join(f"w{number}" for number in range(20, 45)), "w1"]
+    texts = [
+        Document("", text)
+        for text in ("w7 w8 w9", "", " ".join(f"w{number}" for number in range(20, 45)), "w1")
+    ]
     together = task.predict(module, tokenizer, texts, batch_size=3)
     single = [task.predict(module, tokenizer, [text], batch_size=1)[0].score for text in texts]
     assert [each.score for each in together] == pytest.approx(single, abs=1e-5)

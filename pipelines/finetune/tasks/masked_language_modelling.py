@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipelines.dataset.examples.encode import find_frame
+from pipelines.dataset.examples.example import Document
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.masked_encoder import MaskedEncoder
@@ -96,12 +97,13 @@ class MaskedLanguageModelling:
         self,
         model: nn.Module,
         tokenizer: Tokenizer,
-        texts: Sequence[str],
+        documents: Sequence[Document],
         *,
         batch_size: int,
         generate: bool = True,
     ) -> list[Prediction]:
         """No text, and the bits per byte of the masked tokens of the text. A text without tokens scores 0."""
+        texts = [document.text for document in documents]
         device = next(model.parameters()).device
         encoder = _WindowEncoder(tokenizer, self._max_tokens)
         nats, num_masked, num_tokens = (np.zeros(len(texts)) for _ in range(3))
@@ -124,7 +126,10 @@ class MaskedLanguageModelling:
             np.add.at(num_tokens, numbers, [window.num_text_tokens for _, window in batch])
         num_bytes = np.array([len(text.encode()) for text in texts]) * num_masked / np.maximum(num_tokens, 1)
         bits = np.divide(nats / math.log(2), num_bytes, out=np.zeros(len(texts)), where=num_bytes > 0)
-        return [Prediction("", score) for score in bits.tolist()]
+        return [
+            Prediction("", score, len(text.encode()))
+            for text, score in zip(texts, bits.tolist(), strict=True)
+        ]
 
 
 class _Window(NamedTuple):
