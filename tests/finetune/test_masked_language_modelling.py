@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -220,3 +221,13 @@ def test_a_score_depends_on_its_text_alone():
     single = [task.predict(module, tokenizer, [text], batch_size=1)[0].score for text in texts]
     assert [each.score for each in together] == pytest.approx(single, abs=1e-5)
     assert together[1].score == 0 < min(single[0], single[2], single[3])
+
+
+def test_only_a_masked_training_depends_on_the_share_of_masked_tokens(text_root):
+    masked, other = make_training(text_root, task=TASK), make_training(text_root)
+    more = replace(masked, spec=replace(masked.spec, mask_fraction=0.4))
+    assert more.identity() != masked.identity()
+    assert (more.settings()["mask_fraction"], "mask_fraction" in other.settings()) == (0.4, False)
+    # Other trainings keep the fingerprints that they had before there was masking.
+    names = {"task", "labels", "max_tokens", "base", "tokenizer", "end_token_id"}
+    assert other.identity()["spec"].keys() == names
