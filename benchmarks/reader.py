@@ -3,13 +3,15 @@
 The dataset stage makes the sequences of books (Spark), so the files are those that a user has. Each
 reader runs in a fresh process with one main process and no workers, and goes through one epoch, in turn:
 
-- ours: batches as a training takes them (ids, mask, targets, positions and segments), in the main thread;
+- ours, ids: ids as tensors, which is what the peers give; the bars are about these;
+- ours, batches: batches as a training takes them (ids, mask, targets, positions and segments);
 - ours, thread: the same, made ahead by the thread of a training;
 - Arrow: a bare decode of the token column of the same Parquet files, on all cores, not shuffled;
 - MosaicML Streaming and LanceDB: their StreamingDataset and StreamingDataLoader;
 - Hugging Face datasets: with_format("torch").shuffle(), the better of `iter` and a DataLoader.
 
-Peers give ids only. Files lie in the page cache. Ours copies the split once per machine, at the rate that is
+Counted are tokens per second by the clock, and per second of the processor, which other programs on the
+machine disturb less. Files lie in the page cache. Ours copies the split once per machine, at the rate that is
 printed first. Last, what a process waits for its first batch after a restart, at several places of an
 epoch (opening the copy, drawing the order, the batch; not the imports of Python).
 
@@ -41,8 +43,10 @@ LENGTH, DOCUMENTS_PER_SEQUENCE = 1_024, 1.15
 BATCH, WARM_UP = 8, 50
 """Sequences of a batch; batches that a reader gives before those that count."""
 BARS = {"mosaicml": 10.0, "huggingface": 2.0, "Arrow": 0.5}
-"""Least tokens/s of ours over theirs."""
+"""Least tokens/s of ours over theirs, by the clock."""
 MAX_RESTART_SECONDS, RESTARTS = 1.0, (0.0, 0.1, 0.5, 0.9, 0.999)
+OUR_IDS = "ours, ids"
+KINDS = ("seconds", "cpu")
 Samples = dict[str, list[float]]
 
 
@@ -80,7 +84,8 @@ def list_readers() -> dict[str, tuple[Path, str, tuple[object, ...]]]:
     """Name -> Python, script and its last arguments, of all that are installed."""
     own = Path(sys.executable)
     found: dict[str, tuple[Path | None, str, tuple[object, ...]]] = {
-        "ours": (own, OURS, ("batches", 0)),
+        OUR_IDS: (own, OURS, ("ids", 0)),
+        "ours, batches": (own, OURS, ("batches", 0)),
         "ours, thread": (own, OURS, ("thread", 0)),
         "Arrow": (own, ARROW, ()),
         "mosaicml": (find_peer("mosaicml"), MOSAICML, ()),
@@ -94,16 +99,18 @@ def list_readers() -> dict[str, tuple[Path, str, tuple[object, ...]]]:
 def run_rounds(place: Path, num_sequences: int, rounds: int) -> dict[str, Any]:
     facts = make_sequences(place, num_sequences)
     console.print(f"{facts['sequences']:,} sequences; copied at {facts['copy'] / 1e6:.1f} million tokens/s")
-    samples: Samples = {}
+    samples: dict[str, Samples] = {kind: {} for kind in KINDS}
     for number in range(rounds + 1):
         for name, (python, script, more) in list_readers().items():
             found = ask_peer(python, script, place, number, *more)
             missing = facts["tokens"] - found["tokens"]
             if not -LENGTH * BATCH <= missing <= LENGTH * BATCH * (WARM_UP + 1):  # part of the last batch
                 raise RuntimeError(f"{name} gave {found['tokens']:,} of {facts['tokens']:,} tokens")
-            samples.setdefault(name, []).append(found["tokens"] / found["seconds"])
+            for kind in KINDS:
+                samples[kind].setdefault(name, []).append(found["tokens"] / found[kind])
             turn = f"round {number} of {rounds}" if number else "warm-up"
-            console.print(f"{turn}: {name}: {samples[name][-1] / 1e6:.1f} million tokens/s")
+            clock, cpu = (samples[kind][name][-1] / 1e6 for kind in KINDS)
+            console.print(f"{turn}: {name}: {clock:.1f} million tokens/s, {cpu:.1f} of the processor")
     restarts = {
         str(share): ask_peer(Path(sys.executable), OURS, place, 1, "restart", share)["seconds"]
         for share in RESTARTS
@@ -111,17 +118,19 @@ def run_rounds(place: Path, num_sequences: int, rounds: int) -> dict[str, Any]:
     return summarize(samples, restarts, facts)
 
 
-def summarize(samples: Samples, restarts: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
-    medians = {name: statistics.median(values[1:]) for name, values in samples.items()}
-    ways = [medians.pop(f"huggingface, {way}", None) for way in ("iter", "loader")]
-    if any(ways):
-        medians["huggingface"] = max(way for way in ways if way)
-    ratios = {name: medians["ours"] / value for name, value in medians.items() if not name.startswith("ours")}
-    met = {name: ratios[name] >= bar for name, bar in BARS.items() if name in ratios}
+def summarize(
+    samples: dict[str, Samples], restarts: dict[str, float], facts: dict[str, Any]
+) -> dict[str, Any]:
+    medians = {kind: take_medians(samples[kind]) for kind in KINDS}
+    ratios = {
+        kind: {name: found[OUR_IDS] / value for name, value in found.items() if name != OUR_IDS}
+        for kind, found in medians.items()
+    }
+    met = {name: ratios["seconds"][name] >= bar for name, bar in BARS.items() if name in ratios["seconds"]}
     met["restart"] = max(restarts.values()) < MAX_RESTART_SECONDS
-    for name, ratio in ratios.items():
-        bar = f", bar {BARS[name]:g}: {'met' if met[name] else 'not met'}" if name in BARS else ""
-        console.print(f"ours over {name}: {ratio:.2f}{bar}")
+    for name, ratio in ratios["seconds"].items():
+        bar = f"; bar {BARS[name]:g}: {'met' if met[name] else 'not met'}" if name in met else ""
+        console.print(f"{OUR_IDS} over {name}: {ratio:.2f}, processor {ratios['cpu'][name]:.2f}{bar}")
     console.print(f"seconds to the first batch after a restart, by share of the epoch: {restarts}")
     return {
         "tokens_per_second": medians,
@@ -131,6 +140,13 @@ def summarize(samples: Samples, restarts: dict[str, float], facts: dict[str, Any
         "samples": samples,
         "met": met,
     }
+
+
+def take_medians(samples: Samples) -> dict[str, float]:
+    """Tokens/s of each reader, of Hugging Face its better way; the first round is not counted."""
+    medians = {name: statistics.median(values[1:]) for name, values in samples.items()}
+    ways = [medians.pop(name) for name in list(medians) if name.startswith("huggingface")]
+    return {**medians, **({"huggingface": max(ways)} if ways else {})}
 
 
 Rounds = Annotated[int, typer.Option(min=1, help="Counted rounds.")]

@@ -1,8 +1,8 @@
 """Programs of `benchmarks.reader`, each run in a process of its own: tokens of all sequences as batches of 8.
 
 Arguments: folder with `tokens.npy`, (num_rows, length) int32; number of the round, which seeds the shuffle.
-Each prints one line of JSON: tokens, and seconds of one epoch from the first request to the last batch, after
-a few batches that are not counted. `write` makes the format of the peer, once.
+Each prints one line of JSON: tokens, and seconds of one epoch by the clock and of the processor, after a few
+batches that are not counted. The first call of a peer writes its format.
 """
 
 OURS = """
@@ -13,13 +13,14 @@ import torch
 from pipelines.dataset.order import Order, num_steps
 from pipelines.dataset.reader import open_split
 from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.models.padding import pad
 from pipelines.finetune.prefetch import prefetch
 from pipelines.finetune.tasks.language_modelling import LanguageModelling
 
 place = json.loads(Path(sys.argv[1], "pin.json").read_text())
 seed, way, share = int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 spec = ModelSpec(task="language_modelling", labels=(), max_tokens=1024, base="scratch", tokenizer="")
-task, cpu = LanguageModelling(spec), torch.device("cpu")
+task, cpu_device = LanguageModelling(spec), torch.device("cpu")
 begun = time.perf_counter()
 reader = open_split(**place, split="train", copies=Path(sys.argv[1], "copies"))
 steps = num_steps(len(reader), global_batch=8, num_epochs=1)
@@ -28,7 +29,7 @@ order = Order(reader.lengths, global_batch=8, total_steps=steps, seed=seed, wind
 def make(first):
     for step in range(first, steps):
         rows = reader.rows(order.batch(step))
-        yield rows.input_ids if way == "rows" else task.collate(rows, cpu)
+        yield pad(rows.input_ids, cpu_device)[0] if way == "ids" else task.collate(rows, cpu_device)
 
 if way == "restart":
     with prefetch(make(int(share * steps))) as batches:
@@ -37,7 +38,7 @@ if way == "restart":
 else:
     for _, _ in zip(range(50), make(0)):
         pass
-    begun = time.perf_counter()
+    begun, spent = time.perf_counter(), time.process_time()
     if way == "thread":
         with prefetch(make(0)) as batches:
             for batch in batches:
@@ -45,12 +46,12 @@ else:
     else:
         for batch in make(0):
             pass
-    seconds = time.perf_counter() - begun
-    print(json.dumps({"seconds": seconds, "tokens": int(reader.lengths.sum())}))
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - spent
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "tokens": int(reader.lengths.sum())}))
 """
-"""Two more arguments: way (batches: as tensors with mask, targets, positions and segments; thread: the same,
-made ahead by the thread of a training; restart: the first batch only), and the share of the epoch at which
-`restart` begins."""
+"""Two more arguments: way (ids: padded ids and their mask; batches: with targets, positions and segments;
+thread: batches made ahead by the thread of a training; restart: the first batch only), and the share of the
+epoch at which `restart` begins."""
 
 ARROW = """
 import json, sys, time
@@ -61,11 +62,11 @@ from deltalake import DeltaTable
 place = json.loads(Path(sys.argv[1], "pin.json").read_text())
 files = DeltaTable(place["path"], version=place["version"]).to_pyarrow_dataset()
 for number in range(2):  # the first time, threads start
-    begun = time.perf_counter()
+    begun, spent = time.perf_counter(), time.process_time()
     batches = files.to_batches(columns=["input_ids"])
     tokens = sum(pc.sum(pc.list_value_length(batch["input_ids"])).as_py() or 0 for batch in batches)
-    seconds = time.perf_counter() - begun
-print(json.dumps({"seconds": seconds, "tokens": tokens}))
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - spent
+print(json.dumps({"seconds": seconds, "cpu": cpu, "tokens": tokens}))
 """
 
 MOSAICML = """
@@ -86,11 +87,12 @@ def main(folder, seed):
     it = iter(batches)
     for _ in range(50):
         next(it)
-    tokens, begun = 0, time.perf_counter()
+    tokens, begun, spent = 0, time.perf_counter(), time.process_time()
     for batch in it:
         assert isinstance(batch["tokens"], torch.Tensor)
         tokens += batch["tokens"].numel()
-    print(json.dumps({"seconds": time.perf_counter() - begun, "tokens": tokens}))
+    print(json.dumps({
+        "seconds": time.perf_counter() - begun, "cpu": time.process_time() - spent, "tokens": tokens}))
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
@@ -117,11 +119,12 @@ batches = (
 it = iter(batches)
 for _ in range(50):
     next(it)
-tokens, begun = 0, time.perf_counter()
+tokens, begun, spent = 0, time.perf_counter(), time.process_time()
 for batch in it:
     assert batch["tokens"].shape[1] == 1024 and isinstance(batch["tokens"], torch.Tensor)
     tokens += batch["tokens"].numel()
-print(json.dumps({"seconds": time.perf_counter() - begun, "tokens": tokens}))
+print(json.dumps({
+    "seconds": time.perf_counter() - begun, "cpu": time.process_time() - spent, "tokens": tokens}))
 """
 """One more argument: iter or loader."""
 
@@ -149,11 +152,12 @@ def main(folder, seed):
     it = iter(StreamingDataLoader(rows, batch_size=8))
     for _ in range(50):
         next(it)
-    tokens, begun = 0, time.perf_counter()
+    tokens, begun, spent = 0, time.perf_counter(), time.process_time()
     for batch in it:
         assert isinstance(batch, torch.Tensor)
         tokens += batch.numel()
-    print(json.dumps({"seconds": time.perf_counter() - begun, "tokens": tokens}))
+    print(json.dumps({
+        "seconds": time.perf_counter() - begun, "cpu": time.process_time() - spent, "tokens": tokens}))
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))

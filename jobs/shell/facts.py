@@ -39,8 +39,8 @@ def display_documents(pin: "Pin") -> dict[str, str]:
 
 
 def display_sequences(pin: "Pin") -> dict[str, str]:
-    """Sequences by split, tokens and the share of the sequences that they fill, and tokens lost because a
-    document is longer than a sequence."""
+    """Sequences by split, tokens and the share of the sequences that they fill, tokens lost because a
+    document is longer than a sequence, and what made the tokens."""
     splits = pin.facts["splits"]
     sequences = ", ".join(f"{split} {counts['sequences']:,}" for split, counts in splits.items())
     tokens, cut = (sum(counts[name] for counts in splits.values()) for name in ("tokens", "cut_tokens"))
@@ -52,6 +52,8 @@ def display_sequences(pin: "Pin") -> dict[str, str]:
     if (left_out := pin.facts.get("left_out", {})).get("documents"):
         first = left_out["first"][0]
         shown["documents left out"] = f"{left_out['documents']:,}; first {first['doc_id']}: {first['reason']}"
+    if "encoder" in pin.facts:
+        shown["tokens made by"] = pin.facts["encoder"]
     return shown
 
 

@@ -64,7 +64,7 @@ def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker
     def pack_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Spark runs a task per core. A tokenizer that used all cores for each of them would only slow them
         # down.
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
         records = (record for batch in batches for record in _iterate_records(batch))
         for (split, number), group in groupby(records, key=lambda record: (record["split"], record["group"])):
             next_id = number << POSITION_BITS

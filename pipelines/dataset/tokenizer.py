@@ -1,4 +1,4 @@
-"""Tokenizers: a Hugging Face fast tokenizer by name, or byte-level BPE trained on the corpus.
+"""Tokenizers: a Hugging Face fast tokenizer by name, or BPE or Unigram over bytes, trained on the corpus.
 
 Only the `tokenizers` library: executors need neither torch nor transformers. A tokenizer travels as its JSON
 text, and the sha256 of that text is its fingerprint, stored with the sequences and with every model.
@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
 from pipelines.dataset.chat_format import ChatFormat
-from pipelines.dataset.chat_template import find_missing_format, load_chat_format, write_chat_format
+from pipelines.dataset.chat_template import find_missing_format, load_chat_format
 from pipelines.dataset.end_token import find_end_token, mark_as_special
 from pipelines.dataset.hub import Base, resolve_base
 from pipelines.dataset.mask_token import MASK, find_mask_token
-from pipelines.dataset.tokenizer_choice import TokenizerChoice
+from pipelines.dataset.tokenizer_choice import BPE, UNIGRAM, TokenizerChoice
+from pipelines.dataset.unigram import train_pieces
 from pipelines.storage import Folder
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|end_of_text|>"
 PAD = "<|pad|>"
+NUM_BYTES = 256
 _SAVE_AGAIN = "save the model with its fast tokenizer again, or name another one"
 
 
@@ -89,7 +91,7 @@ def _load_from(base: Base) -> ChosenTokenizer:
 
 
 def wrap_trained(tokenizer: Tokenizer) -> ChosenTokenizer:
-    """A tokenizer of train_bpe with its special tokens."""
+    """A tokenizer of TRAINERS with its special tokens."""
     end, mask = (tokenizer.token_to_id(token) for token in (END_OF_TEXT, MASK))
     return ChosenTokenizer(tokenizer, end, mask_token_id=mask)
 
@@ -118,21 +120,47 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int, with_mask: bool = False)
     The library breaks ties between merges in the order of token ids, so equal texts in equal order give equal
     tokenizers. The tokenizer puts END_OF_TEXT behind every text. `with_mask`: it has MASK, too.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = [PAD, END_OF_TEXT, *([MASK] if with_mask else [])]
-    if vocab_size < len(alphabet) + len(special):
-        raise ValueError(
-            f"vocab_size must be at least {len(alphabet) + len(special)} (256 bytes and {len(special)} "
-            f"special tokens), got {vocab_size}"
-        )
+    special = _list_special(vocab_size, with_mask=with_mask)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.encode_special_tokens = True
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
+    return _end_texts(tokenizer)
+
+
+def train_unigram(texts: Iterator[str], *, vocab_size: int, with_mask: bool = False) -> Tokenizer:
+    """Unigram over bytes, with the same promises; fewer tokens if the texts do not have so many pieces."""
+    special = _list_special(vocab_size, with_mask=with_mask)
+    tokenizer = train_pieces(texts, num_pieces=vocab_size - len(special))
+    tokenizer.encode_special_tokens = True
+    tokenizer.add_special_tokens(special)
+    return _end_texts(tokenizer)
+
+
+TRAINERS = {BPE: train_bpe, UNIGRAM: train_unigram}
+"""By TokenizerChoice.model."""
+
+
+def _list_special(vocab_size: int, *, with_mask: bool) -> list[str]:
+    """The special tokens of a trained tokenizer. Raises ValueError if the vocabulary has no room for them."""
+    special = [PAD, END_OF_TEXT, *([MASK] if with_mask else [])]
+    if vocab_size < NUM_BYTES + len(special):
+        raise ValueError(
+            f"vocab_size must be at least {NUM_BYTES + len(special)} (256 bytes and {len(special)} special "
+            f"tokens), got {vocab_size}"
+        )
+    return special
+
+
+def _end_texts(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer itself, which puts END_OF_TEXT behind every text from now on."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     tokenizer.post_processor = TemplateProcessing(
         single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, end)]
@@ -144,6 +172,8 @@ def identify_tokenizer(choice: TokenizerChoice, *, is_chat: bool) -> dict[str, o
     """What the tokens of a task, with conversations or without, depend on besides documents and packing."""
     settings = asdict(choice)
     del settings["chat"], settings["keep_trained"]
+    if choice.model == BPE:  # the only model once: tables of that time stay up to date
+        del settings["model"]
     known: dict[str, object] = {"tokenizer": settings, "tokenizer_identity": tokenizer_identity(choice)}
     if is_chat:  # "chat" named it when the format was not kept beside the tokenizer
         known["chat_format"] = load_chat_format(choice.chat, choice.base).fingerprint
@@ -168,16 +198,6 @@ def tokenizer_identity(choice: TokenizerChoice) -> list[object] | None:
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """sha256 of the tokenizer's JSON, first 32 hex digits."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:32]
-
-
-def keep_tokenizer(chosen: ChosenTokenizer, folder: str, *, is_chat: bool) -> dict[str, str]:
-    """Keep the tokenizer in `folder`, and how conversations are written if the task has some. Returns their
-    names, for the commit of the sequences."""
-    names = {"tokenizer": write_tokenizer(chosen.tokenizer, folder)}
-    if is_chat:
-        chat = chosen.chat.with_end_token(chosen.tokenizer, chosen.end_token_id)
-        names["chat"] = write_chat_format(chat, folder)
-    return names
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: str) -> str:

@@ -37,8 +37,9 @@ from pipelines.dataset.increment import Increment, find_increment, read_versions
 from pipelines.dataset.layout import Layout, lay_out_groups
 from pipelines.dataset.left_out import check_left_out
 from pipelines.dataset.packing.rules import PackingRules
-from pipelines.dataset.tokenizer import ChosenTokenizer, keep_tokenizer, read_tokenizer, wrap_trained
+from pipelines.dataset.tokenizer import ChosenTokenizer, read_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
+from pipelines.dataset.tokenizer_facts import keep_tokenizer
 from pipelines.pin import Pin, open_log
 from pipelines.tables import SEQUENCES
 
@@ -56,10 +57,10 @@ class SequenceBuild:
     """Folder written."""
     fingerprint: str
     """Of all inputs."""
-    report: str | None = None
-    """Folder of the report; None = none is written."""
     max_left_out_fraction: float = 0.0
     """Share of the documents that a task may leave out."""
+    report: str | None = None
+    """Folder of the report; None = none is written."""
 
 
 def write_sequences(

@@ -9,11 +9,12 @@ from pipelines.dataset.examples.prompt_response import PLAIN
 from pipelines.dataset.examples.table import EXAMPLES, load_builder
 from pipelines.dataset.layout import Layout, lay_out_groups
 from pipelines.dataset.packing.rules import PackingRules
-from pipelines.dataset.tokenizer import load_tokenizer
+from pipelines.dataset.tokenizer import load_tokenizer, tokenizer_fingerprint
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.dataset.styles import END, gpt2_style, write_model_folder
+from tests.dataset.texts import read_chinese, read_english
 
 TEXTS = [
     "Where is my card? It has not arrived.",
@@ -196,14 +197,14 @@ def test_documents_without_a_column_of_the_task_are_refused(spark, bpe):
 
 @pytest.fixture
 def trained_on(monkeypatch):
-    """The texts that train_bpe gets; training itself is not needed."""
+    """The texts that the trainer of BPE gets; training itself is not needed."""
     texts = []
 
     def take(given, vocab_size, with_mask):
         texts.extend(given)
         return gpt2_style()
 
-    monkeypatch.setattr(dataset_documents, "train_bpe", take)
+    monkeypatch.setitem(dataset_documents.TRAINERS, "bpe", take)
     return texts
 
 
@@ -222,6 +223,28 @@ def test_sample_by_id_holds_the_bytes_asked_for(spark, trained_on):
     documents = documents_of(spark, ["ten bytes!"] * 1000).withColumn("doc_id", F.sha2("doc_id", 256))
     tokenizer_for(documents, TokenizerChoice(max_bytes=2_000))
     assert len(trained_on) == 200
+
+
+@pytest.mark.parametrize("num_partitions", [1, 5])
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_a_trained_tokenizer_does_not_depend_on_partitions(spark, monkeypatch, model, num_partitions):
+    if model == "unigram":
+        pytest.importorskip(
+            "sentencepiece", reason="sentencepiece is missing: pip install distributary[unigram]"
+        )
+    monkeypatch.setattr(dataset_documents, "SAMPLE_MARGIN", 1e6)  # so few documents are no sample
+    texts = [*read_english()[:10], *read_chinese()[:10]]
+    documents = documents_of(spark, texts).repartition(num_partitions, F.rand(3))
+    choice = TokenizerChoice(model=model, vocab_size=400, max_bytes=30_000)
+    chosen = tokenizer_for(documents, choice).tokenizer
+    by_hand, room = list[str](), choice.max_bytes
+    for text in texts:  # in the order of doc_id
+        if len(text.encode()) <= room:
+            by_hand.append(text)
+            room -= len(text.encode())
+    assert 10 < len(by_hand) < len(texts)
+    expected = dataset_documents.TRAINERS[model](iter(by_hand), vocab_size=400)
+    assert tokenizer_fingerprint(chosen) == tokenizer_fingerprint(expected)
 
 
 def test_training_a_tokenizer_on_nothing_is_refused(spark):

@@ -6,7 +6,7 @@ either.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ class ModelSpec:
     """Tokens of the tokenizer."""
     mask_fraction: float | None = None
     """Share of the tokens that are masked."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on. What a task does not have is left out, so that earlier trainings keep
+        their fingerprint."""
+        fields = asdict(replace(self, chat=None)) | {"chat": self.chat and self.chat.fingerprint}
+        optional = ("chat", "mask_token_id", "vocab_size", "mask_fraction")
+        return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
