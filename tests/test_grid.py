@@ -56,7 +56,8 @@ def test_every_task_names_a_known_metric():
     from pipelines.scoring.evaluate import SUMS
 
     for name, task in TASKS.items():
-        spec = ModelSpec(task=name, labels=("a", "b"), max_tokens=8, base="scratch", tokenizer="t")
+        masking = {"mask_token_id": 1, "vocab_size": 8, "mask_fraction": 0.15}
+        spec = ModelSpec(task=name, labels=("a", "b"), max_tokens=8, base="scratch", tokenizer="t", **masking)
         metric = METRICS[task(spec).metric]
         assert set(metric.sums) <= set(SUMS), (
             f"scoring can't compute {metric.name}, so the gate can't judge {name}"

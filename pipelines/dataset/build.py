@@ -59,6 +59,7 @@ def build_sequences(
 ) -> BuiltSequences:
     """Rows of SEQUENCES from the kept documents of all groups, or of `only` some of them."""
     _require_fit(task, rules)
+    describe_masking(chosen, task)  # before texts are read
     end_token_id = chosen.require_end_token(task) if load_builder(task).needs_end_token else None
     job = PackingJob(
         task=task,
@@ -79,6 +80,14 @@ def build_sequences(
         .mapInArrow(make_partition_packer(job, to_arrow_schema(SEQUENCES.schema)), SEQUENCES.schema)
     )
     return BuiltSequences(packed, job)
+
+
+def describe_masking(chosen: ChosenTokenizer, task: str) -> dict[str, int]:
+    """What a training that masks tokens must know: mask_token_id, vocab_size. Empty for other tasks.
+
+    Raises ValueError if the tokenizer has no mask token.
+    """
+    return chosen.list_masking(task) if load_builder(task).needs_mask_token else {}
 
 
 def count_splits(sequences: DataFrame) -> Counts:

@@ -191,10 +191,11 @@ def choose_tokenizer(
     documents: DataFrame, choice: TokenizerChoice, summary: DocumentSummary, *, task: str
 ) -> ChosenTokenizer:
     """The tokenizer of `choice.base`, or one trained on kept train documents in doc_id order, at most
-    `max_bytes` of text; with the chat template if the task has conversations."""
-    chat = load_chat_format(choice.chat, choice.base) if load_builder(task).is_chat else ChatFormat()
+    `max_bytes` of text; with the chat template if the task has conversations, the mask token if it masks."""
+    builder = load_builder(task)
+    chat = load_chat_format(choice.chat, choice.base) if builder.is_chat else ChatFormat()
     if choice.base is not None:
-        return load_tokenizer(choice.base)._replace(chat=chat)
+        return load_tokenizer(choice.base, with_mask=builder.needs_mask_token)._replace(chat=chat)
     if not summary.num_trainable_bytes:
         raise ValueError(
             "there is no kept train document of at most dataset.tokenizer.max_bytes to train a tokenizer on; "
@@ -221,5 +222,6 @@ def choose_tokenizer(
                 num_bytes += row["num_bytes"]
                 yield row["text"]
 
-    trained = TRAINERS[choice.model](take_texts(), vocab_size=choice.vocab_size)
+    train, size = TRAINERS[choice.model], choice.vocab_size
+    trained = train(take_texts(), vocab_size=size, with_mask=builder.needs_mask_token)
     return wrap_trained(trained)._replace(chat=chat)

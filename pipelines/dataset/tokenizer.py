@@ -16,6 +16,7 @@ from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.chat_template import find_missing_format, load_chat_format
 from pipelines.dataset.end_token import find_end_token, mark_as_special
 from pipelines.dataset.hub import Base, resolve_base
+from pipelines.dataset.mask_token import MASK, find_mask_token
 from pipelines.dataset.tokenizer_choice import BPE, UNIGRAM, TokenizerChoice
 from pipelines.dataset.unigram import train_pieces
 from pipelines.storage import Folder
@@ -39,6 +40,8 @@ class ChosenTokenizer(NamedTuple):
     """Why it has none: shown only to a task that needs one."""
     chat: ChatFormat = ChatFormat()
     """How conversations are written; empty for a task without."""
+    mask_token_id: int | None = None
+    """Token that stands for a masked one; None = it has none, or the task masks nothing."""
 
     def require_end_token(self, task: str) -> int:
         """The end token. Raises ValueError with the remedy if there is none."""
@@ -49,11 +52,25 @@ class ChosenTokenizer(NamedTuple):
             )
         return self.end_token_id
 
+    def list_masking(self, task: str) -> dict[str, int]:
+        """mask_token_id and vocab_size. Raises ValueError with the remedy if there is no mask token."""
+        if self.mask_token_id is None:
+            raise ValueError(
+                f"task {task} needs a mask token, such as [MASK], and the tokenizer has none; take an "
+                "encoder's tokenizer in dataset.tokenizer.base, or null to train one"
+            )
+        return {"mask_token_id": self.mask_token_id, "vocab_size": self.tokenizer.get_vocab_size()}
 
-def load_tokenizer(name: str) -> ChosenTokenizer:
+
+def load_tokenizer(name: str, *, with_mask: bool = False) -> ChosenTokenizer:
     """The fast tokenizer of a model folder, package folder or hub id, with its truncation and padding
-    switched off."""
-    return _load_from(resolve_base(name))
+    switched off. `with_mask`: with its mask token, which becomes special."""
+    base = resolve_base(name)
+    chosen = _load_from(base)
+    mask = find_mask_token(chosen.tokenizer, base) if with_mask else None
+    if mask is not None:
+        mark_as_special(chosen.tokenizer, mask)
+    return chosen._replace(mask_token_id=mask)
 
 
 def _load_from(base: Base) -> ChosenTokenizer:
@@ -74,8 +91,9 @@ def _load_from(base: Base) -> ChosenTokenizer:
 
 
 def wrap_trained(tokenizer: Tokenizer) -> ChosenTokenizer:
-    """A tokenizer of TRAINERS with its end token."""
-    return ChosenTokenizer(tokenizer, tokenizer.token_to_id(END_OF_TEXT))
+    """A tokenizer of TRAINERS with its special tokens."""
+    end, mask = (tokenizer.token_to_id(token) for token in (END_OF_TEXT, MASK))
+    return ChosenTokenizer(tokenizer, end, mask_token_id=mask)
 
 
 def from_json(text: str, name: str = "tokenizer.json", remedy: str = _SAVE_AGAIN) -> Tokenizer:
@@ -95,21 +113,21 @@ def from_json(text: str, name: str = "tokenizer.json", remedy: str = _SAVE_AGAIN
     return tokenizer
 
 
-def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
+def train_bpe(texts: Iterator[str], *, vocab_size: int, with_mask: bool = False) -> Tokenizer:
     """Byte-level BPE (Sennrich 2016, on bytes as in GPT-2): any text encodes, nothing is unknown, decoding
     restores the text.
 
     The library breaks ties between merges in the order of token ids, so equal texts in equal order give equal
-    tokenizers. The tokenizer puts END_OF_TEXT behind every text.
+    tokenizers. The tokenizer puts END_OF_TEXT behind every text. `with_mask`: it has MASK, too.
     """
-    _require_size(vocab_size)
+    special = _list_special(vocab_size, with_mask=with_mask)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.encode_special_tokens = True
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[PAD, END_OF_TEXT],
+        special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -117,12 +135,12 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     return _end_texts(tokenizer)
 
 
-def train_unigram(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
+def train_unigram(texts: Iterator[str], *, vocab_size: int, with_mask: bool = False) -> Tokenizer:
     """Unigram over bytes, with the same promises; fewer tokens if the texts do not have so many pieces."""
-    _require_size(vocab_size)
-    tokenizer = train_pieces(texts, num_pieces=vocab_size - len((PAD, END_OF_TEXT)))
+    special = _list_special(vocab_size, with_mask=with_mask)
+    tokenizer = train_pieces(texts, num_pieces=vocab_size - len(special))
     tokenizer.encode_special_tokens = True
-    tokenizer.add_special_tokens([PAD, END_OF_TEXT])
+    tokenizer.add_special_tokens(special)
     return _end_texts(tokenizer)
 
 
@@ -130,11 +148,15 @@ TRAINERS = {BPE: train_bpe, UNIGRAM: train_unigram}
 """By TokenizerChoice.model."""
 
 
-def _require_size(vocab_size: int) -> None:
-    if vocab_size < NUM_BYTES + 2:
+def _list_special(vocab_size: int, *, with_mask: bool) -> list[str]:
+    """The special tokens of a trained tokenizer. Raises ValueError if the vocabulary has no room for them."""
+    special = [PAD, END_OF_TEXT, *([MASK] if with_mask else [])]
+    if vocab_size < NUM_BYTES + len(special):
         raise ValueError(
-            f"vocab_size must be at least {NUM_BYTES + 2} (256 bytes and 2 special tokens), got {vocab_size}"
+            f"vocab_size must be at least {NUM_BYTES + len(special)} (256 bytes and {len(special)} special "
+            f"tokens), got {vocab_size}"
         )
+    return special
 
 
 def _end_texts(tokenizer: Tokenizer) -> Tokenizer:

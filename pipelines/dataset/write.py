@@ -8,7 +8,14 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.dataset.build import BuiltSequences, Counts, build_sequences, count_splits, find_groups
+from pipelines.dataset.build import (
+    BuiltSequences,
+    Counts,
+    build_sequences,
+    count_splits,
+    describe_masking,
+    find_groups,
+)
 from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.documents import (
@@ -207,6 +214,7 @@ def _describe(
         "splits": counts,
         "left_out": left_out,
         "end_token_id": built.job.end_token_id,
+        **describe_masking(chosen, build.task),
         "sequence_length": build.packing.sequence_length,
         "settings": inputs.settings,
         "documents": {**asdict(pinned), "facts": {}},

@@ -10,7 +10,10 @@ from pipelines.dataset.order import permute
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.prefetch import prefetch
-from pipelines.finetune.tasks.task import Task
+from pipelines.finetune.tasks.task import Draw, Task
+
+EVALUATION_SEED = 0
+"""Of random choices in an evaluation: the same for every training, so that their values compare."""
 
 
 class Evaluation(NamedTuple):
@@ -49,8 +52,9 @@ def evaluate(
     starts = range(0, most_rows, batch_rows)
     parts = [by_length[first : first + batch_rows] for first in starts]
     # A replica that has no rows left repeats its first one, and does not count it.
+    taken = (rows if len(rows) else by_length[:1] for rows in parts)
     made = (
-        task.collate(reader.rows(rows if len(rows) else by_length[:1]), strategy.device) for rows in parts
+        task.collate(reader.rows(rows), strategy.device, Draw(rows, EVALUATION_SEED, None)) for rows in taken
     )
     with prefetch(made) as batches:
         for first, rows, batch in zip(starts, parts, batches, strict=True):

@@ -21,7 +21,7 @@ from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.prefetch import prefetch
-from pipelines.finetune.tasks.task import Batch, Task
+from pipelines.finetune.tasks.task import Batch, Draw, Task
 from pipelines.finetune.training import BatchPlan, Optimization, learning_rate
 
 
@@ -54,7 +54,7 @@ def train(
     global batch.
     Raises FloatingPointError if loss or gradient is not finite.
     """
-    with prefetch(_make_batches(strategy, task, reader, order, steps, plan)) as made:
+    with prefetch(_make_batches(strategy, task, reader, order, steps, plan, seed)) as made:
         for step in steps:
             started = time.monotonic()
             parts = islice(made, plan.num_micro_batches)
@@ -63,7 +63,7 @@ def train(
             torch.manual_seed(_dropout_seed(seed, step, strategy.data_rank))
             batches = chain([first], (batch for _, batch in parts))
             share = strategy.forward_backward(
-                batches, task, num_targets=max(1, int(reader.num_targets[rows].sum()))
+                batches, task, num_targets=max(1, int(task.count_targets(reader.num_targets[rows]).sum()))
             )
             norm = strategy.step(max_norm=optimization.max_gradient_norm, learning_rate=rate)
             loss = float(strategy.sum(share, name="loss"))
@@ -80,13 +80,19 @@ def train(
 
 
 def _make_batches(
-    strategy: Strategy, task: Task, reader: SequenceReader, order: Order, steps: range, plan: BatchPlan
+    strategy: Strategy,
+    task: Task,
+    reader: SequenceReader,
+    order: Order,
+    steps: range,
+    plan: BatchPlan,
+    seed: int,
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """The rows of the global batch and one micro-batch of this rank, for every micro-batch of every step."""
     for step in steps:
         rows = order.batch(step)
         for part in plan.micro_batches(rows, strategy.data_rank):
-            yield rows, task.collate(reader.rows(part), strategy.device)
+            yield rows, task.collate(reader.rows(part), strategy.device, Draw(part, seed, step))
 
 
 def _dropout_seed(seed: int, step: int, data_rank: int) -> int:

@@ -4,7 +4,7 @@ it.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.mixing.rules import Curriculum
@@ -89,7 +89,7 @@ class Schedule:
     window_batches: int
     """Batches among which rows of similar length are grouped; 1 = plain shuffle."""
     seed: int
-    """Of new weights, the order of sequences and dropout."""
+    """Of new weights, the order of sequences, masks and dropout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +165,7 @@ class Training:
             **({} if limit is None else {"max_evaluation_sequences": limit}),
             **({} if mixture is None else {"mixture": mixture.identity()}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
-            "spec": _identify(self.spec),
+            "spec": self.spec.identity(),
             **{name: asdict(getattr(self, name)) for name in ("architecture", "optimization", "schedule")},
             "data": {
                 name: getattr(self.data, name)
@@ -177,8 +177,10 @@ class Training:
     def settings(self) -> dict[str, Any]:
         """Every value by its own name, for the record of a run."""
         parts = (self.data, self.optimization, self.schedule, self.cadence, self.execution)
+        fraction = self.spec.mask_fraction
         return {
             "task": self.spec.task,
+            **({} if fraction is None else {"mask_fraction": fraction}),
             "architecture": asdict(self.architecture),
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
@@ -228,10 +230,3 @@ class BatchPlan:
             stop = start + size + (number < num_longer)
             yield mine[start:stop]
             start = stop
-
-
-def _identify(spec: ModelSpec) -> dict[str, Any]:
-    """What the weights depend on in a spec."""
-    fields = asdict(replace(spec, chat=None))
-    del fields["chat"]
-    return fields if spec.chat is None else {**fields, "chat": spec.chat.fingerprint}

@@ -2,7 +2,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from pipelines.dataset import documents as dataset_documents
-from pipelines.dataset.build import build_sequences, count_splits
+from pipelines.dataset.build import build_sequences, count_splits, describe_masking
 from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
 from pipelines.dataset.examples.prompt_response import PLAIN
@@ -161,6 +161,24 @@ def test_tokenizer_without_end_token_is_refused(spark, bpe):
         collect_sequences(documents_of(spark, TEXTS), bpe._replace(end_token_id=None), PackingRules())
 
 
+def test_a_masked_task_records_mask_token_and_vocabulary(spark):
+    documents, task = documents_of(spark, [*TEXTS, ""]), "masked_language_modelling"
+    chosen = choose_tokenizer(documents, TokenizerChoice(vocab_size=300), summary_of(documents), task=task)
+    mask = chosen.tokenizer.token_to_id("<|mask|>")
+    rules = PackingRules(sequence_length=200)
+    rows, _ = collect_sequences(documents, chosen, rules, task)
+    size = chosen.tokenizer.get_vocab_size()
+    assert describe_masking(chosen, task) == {"mask_token_id": mask, "vocab_size": size}
+    assert len(rows) == len(TEXTS) + 1
+    for row in rows:  # all but the first token, which nothing opens, and the end token
+        assert marked(row) == [0 < place < row["num_tokens"] - 1 for place in range(row["num_tokens"])]
+        assert mask not in row["input_ids"]
+    # Other tasks name neither: the identity of their trainings stays.
+    assert describe_masking(chosen, "language_modelling") == {}
+    with pytest.raises(ValueError, match="needs a mask token"):
+        build(documents, chosen._replace(mask_token_id=None), rules, task)
+
+
 def test_classes_cannot_be_packed_together(spark, bpe):
     rules, documents = PackingRules(method="concatenate"), documents_of(spark, TEXTS, labels=["a", "b"])
     with pytest.raises(
@@ -182,7 +200,7 @@ def trained_on(monkeypatch):
     """The texts that the trainer of BPE gets; training itself is not needed."""
     texts = []
 
-    def take(given, vocab_size):
+    def take(given, vocab_size, with_mask):
         texts.extend(given)
         return gpt2_style()
 
@@ -242,7 +260,7 @@ def test_sequences_do_not_depend_on_partitioning(spark, bpe, task, num_partition
     parts = {"chat": ["user", "assistant"], "prompt_response": ["prompt", "response"]}.get(task, ())
     documents = documents_of(spark, TEXTS * 4, labels="ab", splits=["train", "train", "test"], parts=parts)
     elsewhere = documents.repartition(num_partitions, F.rand(3))
-    chosen, digests = bpe._replace(chat=ChatFormat(PLAIN)), []
+    chosen, digests = bpe._replace(chat=ChatFormat(PLAIN), mask_token_id=0), []
     for each in (documents, elsewhere):
         rows = build(each, chosen, rules, task).rows
         digests.append(SEQUENCES.digest(rows))

@@ -5,6 +5,7 @@ from pipelines.dataset.examples.classification import ClassificationExamples
 from pipelines.dataset.examples.encode import TextEncoder, count_token_bytes
 from pipelines.dataset.examples.example import Document, ExampleSettings
 from pipelines.dataset.examples.language_modelling import LanguageModellingExamples
+from pipelines.dataset.examples.masked_language_modelling import MaskedLanguageModellingExamples
 from pipelines.dataset.examples.table import EXAMPLES, load_builder, require_task
 from pipelines.dataset.packing.table import PACKERS
 from pipelines.dataset.tokenizer import load_tokenizer, train_bpe
@@ -97,6 +98,15 @@ def test_classification_counts_no_token_and_numbers_the_label():
     assert long.units[0].input_ids.tolist() == [1, 6, 7, 2]  # [SEP] stays, three words are cut
     assert (short.num_cut_tokens, long.num_cut_tokens) == (0, 3)
     assert not short.units[0].is_target.any()
+
+
+def test_masked_language_modelling_may_mask_every_token_of_the_text():
+    builder = MaskedLanguageModellingExamples(bert_style(), ExampleSettings(max_tokens=6))
+    whole, cut = builder.build([Document("x", "the card"), Document("y", "the card has not arrived")])
+    assert whole.units[0].input_ids.tolist() == [1, 6, 7, 2]  # [CLS] and [SEP] around the words
+    assert whole.units[0].is_target.tolist() == [False, True, True, False]
+    assert cut.units[0].is_target.tolist() == [False, True, True, True, True, False]
+    assert (whole.label, whole.num_cut_tokens, cut.num_cut_tokens) == (None, 0, 1)
 
 
 def test_text_without_tokens_is_one_padding_token():

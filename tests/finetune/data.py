@@ -92,6 +92,8 @@ def make_training(root: Path, **changes) -> Training:
         "cadence": Cadence(evaluate_every_steps=10, checkpoint_every_steps=7, log_every_steps=1),
         "execution": Execution(micro_batch=8, num_threads=1),
     }
+    task = changes.pop("task", "classification")
+    masking = {"mask_token_id": 0, "vocab_size": VOCABULARY, "mask_fraction": 0.15}
     config = {**TINY_ENCODER, **changes.pop("config", {})}
     for name, part in parts.items():
         mine = {field: changes.pop(field) for field in list(changes) if field in part.__dataclass_fields__}
@@ -100,11 +102,12 @@ def make_training(root: Path, **changes) -> Training:
         fingerprint="tests",
         folder=changes.pop("folder", str(root / "run")),
         spec=ModelSpec(
-            task=changes.pop("task", "classification"),
+            task=task,
             labels=tuple("abcd"),
             max_tokens=MAX_TOKENS,
             base="scratch",
             tokenizer=write_tokenizer(make_tokenizer(), tokenizers),
+            **(masking if task == "masked_language_modelling" else {}),
         ),
         architecture=changes.pop("architecture", Architecture(config=config)),
         **{**parts, **changes},

@@ -11,11 +11,14 @@ from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.tasks.table import TASKS, build_task
 
 CPU = torch.device("cpu")
+MASKING = {"mask_token_id": 1, "vocab_size": 8, "mask_fraction": 0.15}
 
 
 def make_spec(task="language_modelling", labels=(), **fields):
     return ModelSpec(
-        **{"max_tokens": 8, "base": "scratch", "tokenizer": "t", **fields}, task=task, labels=labels
+        **{"max_tokens": 8, "base": "scratch", "tokenizer": "t", **MASKING, **fields},
+        task=task,
+        labels=labels,
     )
 
 
@@ -117,8 +120,7 @@ def test_rows_of_one_document_carry_no_positions(language_modelling):
 
 def test_an_unknown_task_is_named():
     with pytest.raises(
-        ValueError,
-        match="unknown task 'ranking'; known: chat, classification, language_modelling, prompt_response",
+        ValueError, match=r"unknown task 'ranking'; known: chat, classification, .*, prompt_response"
     ):
         build_task(make_spec("ranking"))
 

@@ -19,6 +19,7 @@ class ClassificationExamples:
     packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document",)
     has_labels: ClassVar[bool] = True
     needs_end_token: ClassVar[bool] = False
+    needs_mask_token: ClassVar[bool] = False
     is_chat: ClassVar[bool] = False
 
     def __init__(self, tokenizer: "Tokenizer", settings: ExampleSettings) -> None:

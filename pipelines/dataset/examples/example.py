@@ -97,6 +97,8 @@ class ExampleBuilder(Protocol):
     """Whether every document needs a label, which becomes a class number."""
     needs_end_token: ClassVar[bool]
     """Whether documents end in the tokenizer's end-of-text token."""
+    needs_mask_token: ClassVar[bool]
+    """Whether tokens are masked when a model is trained."""
     is_chat: ClassVar[bool]
     """Whether it reads `ExampleSettings.chat`."""
 

@@ -23,6 +23,7 @@ class LanguageModellingExamples:
     packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate", "best_fit")
     has_labels: ClassVar[bool] = False
     needs_end_token: ClassVar[bool] = True
+    needs_mask_token: ClassVar[bool] = False
     is_chat: ClassVar[bool] = False
 
     def __init__(self, tokenizer: "Tokenizer", settings: ExampleSettings) -> None:

@@ -28,6 +28,12 @@ def _load_language_modelling() -> "type[ExampleBuilder]":
     return LanguageModellingExamples
 
 
+def _load_masked_language_modelling() -> "type[ExampleBuilder]":
+    from pipelines.dataset.examples.masked_language_modelling import MaskedLanguageModellingExamples
+
+    return MaskedLanguageModellingExamples
+
+
 def _load_prompt_response() -> "type[ExampleBuilder]":
     from pipelines.dataset.examples.prompt_response import PromptResponseExamples
 
@@ -38,6 +44,7 @@ EXAMPLES: "dict[str, Callable[[], type[ExampleBuilder]]]" = {
     "chat": _load_chat,
     "classification": _load_classification,
     "language_modelling": _load_language_modelling,
+    "masked_language_modelling": _load_masked_language_modelling,
     "prompt_response": _load_prompt_response,
 }
 

@@ -6,7 +6,7 @@ either.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,19 @@ class ModelSpec:
     """Token that ends a document; null = the last special token that the tokenizer adds to a text."""
     chat: ChatFormat | None = None
     """How conversations are written; null = the task has none."""
+    mask_token_id: int | None = None
+    """Token that stands for a masked one; null = the task masks none, as in the two fields below."""
+    vocab_size: int | None = None
+    """Tokens of the tokenizer."""
+    mask_fraction: float | None = None
+    """Share of the tokens that are masked."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on. What a task does not have is left out, so that earlier trainings keep
+        their fingerprint."""
+        fields = asdict(replace(self, chat=None)) | {"chat": self.chat and self.chat.fingerprint}
+        optional = ("chat", "mask_token_id", "vocab_size", "mask_fraction")
+        return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

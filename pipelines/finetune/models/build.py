@@ -14,9 +14,11 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipelines.dataset.hub import Base, resolve_base
-from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.models.architecture import SPEC_FILE, Architecture, ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.freeze import freeze_named, freeze_unused
+from pipelines.finetune.models.masked_encoder import MaskedEncoder
+from pipelines.finetune.models.padding import position_offset
 from pipelines.finetune.tasks.table import build_task
 
 CPU_ATTENTION = "eager"
@@ -26,8 +28,10 @@ GPU_ATTENTION = "sdpa"
 WITH_POOLER = ("bert", "roberta", "xlm-roberta", "camembert")
 """Model types whose pooler can be left out. Poolers of other types are frozen, because no loss reaches them.
 """
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
-"""Model types that number positions from behind the padding token."""
+OURS = {r"^(encoder|decoder)\.": ""}
+"""From the names of weights in a model folder of this package to those of its backbone."""
+NEW_HEADS = ("AutoModelForMaskedLM",)
+"""Auto classes whose head may be missing in a base: it is drawn from the seed."""
 
 
 def build_model(
@@ -63,7 +67,7 @@ def build_model(
 
     freeze_named(module, architecture.frozen)
     freeze_unused(module)
-    if isinstance(module, Decoder):
+    if isinstance(module, Decoder | MaskedEncoder):
         module.probe_separation()
     return module
 
@@ -87,11 +91,13 @@ def _make_backbone(config: PreTrainedConfig, auto_class: str) -> PreTrainedModel
 def _load_backbone(
     base: Base, model_type: str, auto_class: str, architecture: Architecture
 ) -> PreTrainedModel:
-    """The backbone with the weights of the base. Raises ValueError if weights of its architecture are
-    missing.
+    """The backbone with the weights of the base, which may be a model folder that this package wrote. Raises
+    ValueError if weights of its architecture are missing; a head of NEW_HEADS may be new.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # Only a folder is looked into: on the hub, a file that is not there would cost a request.
+    is_ours = base.commit is None and base.file(SPEC_FILE) is not None
     # A pair, because of output_loading_info; the library's types do not say so.
     loaded: Any = getattr(transformers, auto_class).from_pretrained(
         base.place,
@@ -101,15 +107,18 @@ def _load_backbone(
         dtype=torch.float32,
         output_loading_info=True,
         attn_implementation=CPU_ATTENTION,
+        key_mapping=OURS if is_ours else None,
         **_leave_out_pooler(model_type, auto_class),
         **architecture.config,
     )
     backbone: PreTrainedModel
     backbone, report = loaded
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:5])
+    missing = sorted(report["missing_keys"])
+    if auto_class in NEW_HEADS:
+        missing = [name for name in missing if name.startswith(f"{backbone.base_model_prefix}.")]
+    if missing:
         raise ValueError(
-            f"{architecture.base} lacks weights of its own architecture: {missing}; "
+            f"{architecture.base} lacks weights of its own architecture: {', '.join(missing[:5])}; "
             "take weights saved from this model type, or train from scratch"
         )
     return backbone
@@ -140,8 +149,8 @@ def _require_vocabulary(config: PreTrainedConfig, vocab_size: int) -> None:
 
 def _require_positions(config: PreTrainedConfig, max_tokens: int) -> None:
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in OFFSET_POSITIONS:
-        positions -= (config.pad_token_id or 0) + 1
+    if positions is not None:
+        positions -= position_offset(config)
     if positions is not None and positions < max_tokens:
         raise ValueError(
             f"dataset.packing.sequence_length is {max_tokens} tokens, but the model "

@@ -16,7 +16,7 @@ from pipelines.dataset.rows import Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.classifier import EncoderClassifier
 from pipelines.finetune.models.padding import pad, send
-from pipelines.finetune.tasks.task import Batch, Prediction
+from pipelines.finetune.tasks.task import Batch, Draw, Prediction
 from pipelines.finetune.tasks.texts import ForgedTokens, batch_by_length, encode_start
 from pipelines.metrics import METRICS
 
@@ -32,7 +32,10 @@ class Classification:
     def build_module(self, backbone: Any) -> nn.Module:
         return EncoderClassifier(backbone, len(self._labels))
 
-    def collate(self, rows: Rows, device: torch.device) -> Batch:
+    def count_targets(self, num_targets: np.ndarray) -> np.ndarray:
+        return num_targets
+
+    def collate(self, rows: Rows, device: torch.device, draw: Draw | None = None) -> Batch:
         """Raises ValueError for a row of several documents: it would have no class of its own."""
         packed = next((row for row, lengths in enumerate(rows.segment_lengths) if len(lengths) > 1), None)
         if packed is not None:

@@ -24,9 +24,9 @@ from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.generate import generate_greedily
-from pipelines.finetune.models.padding import mark_real, pad, send, stack
+from pipelines.finetune.models.padding import make_inputs, pad, send, stack
 from pipelines.finetune.tasks.reading import OpenReader, Reader, Reading, Window
-from pipelines.finetune.tasks.task import Batch, Prediction
+from pipelines.finetune.tasks.task import Batch, Draw, Prediction
 from pipelines.finetune.tasks.texts import TextReader, batch_by_length, batched
 from pipelines.metrics import METRICS
 
@@ -59,14 +59,13 @@ class LanguageModelling:
     def build_module(self, backbone: Any) -> nn.Module:
         return Decoder(backbone)
 
-    def collate(self, rows: Rows, device: torch.device) -> Batch:
+    def count_targets(self, num_targets: np.ndarray) -> np.ndarray:
+        return num_targets
+
+    def collate(self, rows: Rows, device: torch.device, draw: Draw | None = None) -> Batch:
         """Rows of one document each get a mask only; if one row is packed, all get positions and segments."""
         ids_BT, is_target_BT = stack(rows.input_ids, np.int32), stack(rows.is_target, np.bool_)
-        arrays = {"input_ids_BT": ids_BT, "attention_mask_BT": mark_real(rows.input_ids)}
-        if any(len(lengths) > 1 for lengths in rows.segment_lengths):
-            positions_BT, segments_BT = _number_documents(rows.segment_lengths, ids_BT.shape[1])
-            arrays |= {"position_ids_BT": positions_BT, "segment_ids_BT": segments_BT}
-        inputs = {name: send(array, device) for name, array in arrays.items()}
+        inputs = make_inputs(ids_BT, rows.segment_lengths, device)
         targets_BT = np.where(is_target_BT, ids_BT, np.int32(NO_LABEL))
         return Batch(inputs, send(targets_BT, device), int(rows.num_bytes.sum()))
 
@@ -194,23 +193,3 @@ def _choose_prompt(tokens: np.ndarray, is_target: np.ndarray, room: int) -> list
     first = int(np.argmax(is_target))
     prompt = tokens[:first][-room:] if first > 1 else tokens[:PROMPT_TOKENS]
     return [int(token) for token in prompt]
-
-
-def _number_documents(segment_lengths: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(positions, segments), both (B, width) int32: place of each token in its document, number of the
-    document.
-
-    Padding counts as one more document, so that no real token shares a document with it.
-    """
-    runs, numbers = list[int](), list[int]()
-    for lengths in segment_lengths:
-        mine = lengths.tolist()
-        mine.append(width - sum(mine))  # the padding
-        runs += mine
-        numbers += range(len(mine))
-    # Runs are few and tokens many: one array operation for all rows, not one per document.
-    starts = np.cumsum([0, *runs[:-1]], dtype=np.int32)  # (num_runs,) first token, counted through all rows
-    shape = (len(segment_lengths), width)
-    segments_BT = np.repeat(np.array(numbers, dtype=np.int32), runs).reshape(shape)
-    places_BT = np.arange(shape[0] * width, dtype=np.int32).reshape(shape)
-    return places_BT - np.repeat(starts, runs).reshape(shape), segments_BT

@@ -6,6 +6,7 @@ from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.tasks.chat import build_chat
 from pipelines.finetune.tasks.classification import Classification
 from pipelines.finetune.tasks.language_modelling import LanguageModelling
+from pipelines.finetune.tasks.masked_language_modelling import MaskedLanguageModelling
 from pipelines.finetune.tasks.prompt_response import build_prompt_response
 from pipelines.finetune.tasks.task import Task
 
@@ -13,6 +14,7 @@ TASKS: dict[str, Callable[[ModelSpec], Task]] = {
     "chat": build_chat,
     Classification.name: Classification,
     LanguageModelling.name: LanguageModelling,
+    MaskedLanguageModelling.name: MaskedLanguageModelling,
     "prompt_response": build_prompt_response,
 }
 

@@ -26,8 +26,18 @@ class Batch(NamedTuple):
     """
     targets: Tensor
     """(B,) class numbers, or (B, T) token ids with -100 where the loss does not count."""
-    num_bytes: int
-    """UTF-8 bytes behind the targets."""
+    num_bytes: float
+    """UTF-8 bytes behind the targets. A task that draws its targets counts each as the mean of its row."""
+
+
+class Draw(NamedTuple):
+    """What the random choices of a task depend on: the same for any number of ranks and micro-batches."""
+
+    rows: np.ndarray
+    """(num_rows,) int64: their numbers in the split."""
+    seed: int
+    step: int | None
+    """From 0; null = an evaluation or a score, where settings of the training do not count either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,7 @@ class Prediction:
     """What a model says about one document."""
 
     prediction: str
-    """Class name, or the continuation or answer that a language model writes."""
+    """Class name, or the continuation or answer that a language model writes; empty for a masked one."""
     score: float
     """Probability of the class, or bits per byte of what was predicted."""
     num_bytes: int = 0
@@ -64,7 +74,13 @@ class Task(Protocol):
         """
         ...
 
-    def collate(self, rows: Rows, device: torch.device) -> Batch: ...
+    def count_targets(self, num_targets: np.ndarray) -> np.ndarray:
+        """(num_rows,) terms of the loss of rows that have `num_targets` in the table."""
+        ...
+
+    def collate(self, rows: Rows, device: torch.device, draw: Draw | None = None) -> Batch:
+        """Rows as tensors. `draw` is for tasks with random choices; without them it may be null."""
+        ...
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Sum of the loss over the targets, in nats; a scalar with a gradient."""
