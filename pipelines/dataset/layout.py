@@ -23,7 +23,7 @@ POSITION_BITS = 32
 GROUP_BITS = 31
 OWN_FRACTION = 4
 """A file from group_bytes / OWN_FRACTION has groups of its own: adding it rebuilds nothing else. Smaller
-groups of their own would waste more places of best_fit: 0.36 % at 8 MiB, 0.6 % at 4 MiB."""
+groups of their own would waste more places of best_fit: 0.36 % at 8 MiB, 0.2 % at 32 MiB."""
 
 Place = tuple[str, str | None]
 """(source, file), or (source, None): all files of the source that have no groups of their own."""
