@@ -12,6 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from jobs import finetune, registry
+from jobs.shell.facts import display_sequences
+from pipelines.dataset.examples.encode import TextEncoder
+from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.finetune.results import read_result
 from pipelines.pin import pin
 from pipelines.registry.runs.current import require_current
@@ -62,6 +65,15 @@ def test_every_kept_document_has_one_sequence(spark, flow):
     assert sorted(row["doc_id"] for row in kept.collect()) == sorted(
         row["doc_id"] for row in sequences.collect()
     )
+
+
+def test_sequences_name_what_made_their_tokens(flow):
+    config = flow.configs["dataset"]
+    sequences = pin(config.sequences)
+    tokenizer = read_tokenizer(config.tokenizers, sequences.facts["tokenizer"])
+    assert sequences.facts["encoder"] == TextEncoder(tokenizer).description
+    assert sequences.facts["encoder"].startswith(("gigatoken 0.10", "tokenizers 0."))
+    assert display_sequences(sequences)["tokens made by"] == sequences.facts["encoder"]
 
 
 def test_run_has_metrics_pictures_and_pinned_inputs(flow):

@@ -169,6 +169,15 @@ def test_without_gigatoken_the_library_encodes(monkeypatch):
 LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 
+def test_one_process_compares_a_tokenizer_once(fast, monkeypatch):
+    compared = list[object]()
+    monkeypatch.setattr(ids, "_equal", set())
+    monkeypatch.setattr(ids, "list_probes", lambda tokenizer: compared.append(tokenizer) or ["a"])
+    for tokenizer in (trained("gpt2"), trained("gpt2"), trained("llama3"), trained("llama3")):
+        IdEncoder(tokenizer)
+    assert len(compared) == 2
+
+
 class Wrong:
     """An encoder that differs from the library from some text on."""
 

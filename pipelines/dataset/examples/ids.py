@@ -20,6 +20,7 @@ import numpy as np
 
 from pipelines.dataset.examples.gigatoken import FastEncoder
 from pipelines.dataset.examples.probes import list_probes
+from pipelines.dataset.tokenizer import tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 CHECKED_FRACTION = 1 / 256
 """Of the characters that gigatoken encodes, those that the library encodes again: 3 % of the time."""
+_equal = set[tuple[str, bool]]()
+"""Tokenizers, and whether they read special tokens as characters, for which this process found equal ids."""
 
 
 class IdEncoder:
@@ -74,7 +77,7 @@ class IdEncoder:
         return added - {""}
 
     def _choose(self) -> None:
-        """Take gigatoken if it gives the ids of the library for every probe."""
+        """Take gigatoken if it knows the tokenizer and gives the ids of the library."""
         try:
             self._fast = FastEncoder(self._tokenizer)
         except ImportError:
@@ -83,12 +86,20 @@ class IdEncoder:
         except RuntimeError as error:
             self._fault = str(error)
             return
+        # Once for each tokenizer: a process may make many encoders of one.
+        name = (tokenizer_fingerprint(self._tokenizer), bool(self._tokenizer.encode_special_tokens))
+        if name not in _equal and self._agrees():
+            _equal.add(name)
+
+    def _agrees(self) -> bool:
+        """Whether gigatoken gives the ids of the library for every probe; it is left if not."""
         probes = list_probes(self._tokenizer)
         found = [self._encode_fast(text) for text in probes]
         for text, ids, expected in zip(probes, found, self._encode_by_library(probes), strict=True):
             if ids is not None and not np.array_equal(ids, expected):
                 self._leave(f"gigatoken gives other ids for {text[:40]!r}")
-                return
+                return False
+        return self._fast is not None
 
     def _leave(self, fault: str) -> None:
         """Let the library encode every text from now on."""
