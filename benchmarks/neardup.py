@@ -7,8 +7,8 @@ counted per second of the processor, and per second of the clock with all proces
 End to end: two JSON Lines files are read, near duplicates are found and removed, and the rest is written:
 ours with ids, exact similarities and evidence, as Delta tables; datatrove's four steps as JSON Lines. One
 document in ten is a near duplicate. Counted is the work, not the start of Spark or of Python. How many
-documents each removes is printed. About 7 s of ours are plans and commits, however few documents there are;
-datatrove has no such part, so it gets fewer documents of the same kind.
+documents each removes is printed. A few seconds of ours are plans and commits, however few documents there
+are; datatrove has no such part, so it gets fewer documents of the same kind.
 
 Peers have environments of their own, which `python -m benchmarks.peers` makes; without them only ours is
 measured. Rounds are in turn; the first one is printed but not counted. Exit status: 0, also if a bar is
