@@ -115,7 +115,10 @@ def _write_increment(
     summary = _summarize(documents, build, versions)
     if list(summary.labels) != list(earlier.facts["labels"]):
         raise FullBuildNeededError("there are other classes than before, and classes are numbered")
-    layout, log = lay_out_groups(summary.place_bytes, build.packing.num_group_bytes), open_log(build.sequences)
+    layout, log = (
+        lay_out_groups(summary.place_bytes, build.packing.num_group_bytes),
+        open_log(build.sequences),
+    )
     if log is None or log.folder is None:
         raise FullBuildNeededError("the sequences table is written by its catalog")
     increment = find_increment(
