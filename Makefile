@@ -70,6 +70,7 @@ bench: setup  ## measurements
 	@$(BIN)/python -m benchmarks.peers
 	@$(BIN)/python -m benchmarks.launcher $(ARGS)
 	@$(BIN)/python -m benchmarks.dataset $(ARGS)
+	@$(BIN)/python -m benchmarks.encoding
 	@$(BIN)/python -m benchmarks.packing
 	@$(BIN)/python -m benchmarks.signals
 	@$(BIN)/python -m benchmarks.neardup

@@ -117,7 +117,8 @@ def remove_near_duplicates(spark: Any, folder: Path, lake: Path) -> tuple[dict[s
     sources = [Source(name="s", path=str(folder), format="jsonl", fields={"text": "text"})]
     with open_corpus(spark, sources, list_sources(sources), Rules(), search) as corpus:
         report("quarantine")
-        QUARANTINE.overwrite(corpus.quarantine(), str(lake / "quarantine"), fingerprint="f", facts={})
+        broken = corpus.find_quarantine(str(lake / "quarantine"))
+        QUARANTINE.overwrite(broken, str(lake / "quarantine"), fingerprint="f", facts={})
         write_evidence(corpus.near_duplicates, search, "f", corpus.facts["sources"])
         report("documents")
         with corpus.hold_documents(str(lake / "documents")) as documents:

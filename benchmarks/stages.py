@@ -7,10 +7,12 @@ recorded apart, so what is left is the data path: choosing, dealing, tokenizing,
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.samples import Sample, count_bytes, measure_table, watch_memory, watch_size
 
@@ -78,15 +80,23 @@ def run_scoring(root: Path) -> list[Sample]:
 
 def _measure_near_duplicates(documents: Path, root: Path, log: Path) -> Sample:
     """The corpus stage with a search; how many pairs it compared, and the bytes of its tables: those that
-    stay, and those that are held only while it runs."""
+    stay, and those that are held only while it runs. Members are paired by executors, as those of a large
+    corpus are, which the figures are computed for."""
     from jobs import corpus
     from jobs.shell.plan import require_table
+    from pipelines.corpus.neardup import find
+
+    prepare = find.prepare_search
+
+    def prepare_large(places: find.TablePlaces, report: Callable[[str], None]) -> find.Search | None:
+        prepared = prepare(places, report)
+        return prepared and replace(prepared, driver_buckets=0)
 
     search = ("corpus.near_duplicates.enabled=true", f"corpus.near_duplicates.preset={PRESET}")
     settings = _load(documents, root, log, *search)
     config = settings.section("corpus", corpus.Config)
     evidence = Path(config.duplicates)
-    with watch_size(evidence) as size:
+    with watch_size(evidence) as size, patch.object(find, "prepare_search", prepare_large):
         sample = _measure("near_duplicates", corpus, "documents", settings, root)
     facts = require_table(config.documents, "documents", "corpus").facts["near_duplicates"]
     kept = (config.signatures, config.similarities, config.duplicates)

@@ -60,7 +60,7 @@ def write_tables(config: Config, work: "Work[Intake]", intake: "Intake") -> dict
             found = open_intake(spark, config.sources, intake, config.rules, *also)
             facts = config.note_report((corpus := stack.enter_context(found)).facts)
         work.progress.phase("writing quarantine")
-        intake.write(QUARANTINE, corpus.quarantine(), config.quarantine, facts)
+        intake.write(QUARANTINE, corpus.find_quarantine(config.quarantine), config.quarantine, facts)
         rows = QUARANTINE.read_newest(spark, config.quarantine)
         limits = config.model_dump(include={"max_quarantined_fraction", "max_damaged_fraction"})
         require_few_quarantined(facts, rows, num_files=intake.whole.num_files, **limits)

@@ -13,7 +13,7 @@ from jobs.shell.command import run_command
 from jobs.shell.facts import display_sequences
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
 from jobs.shell.sequences_report import ReportedSection, add_report
-from jobs.shell.settings import TablePlace
+from jobs.shell.settings import Fraction, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.dataset.examples.table import load_builder, require_task
 from pipelines.dataset.packing.rules import PackingRules
@@ -30,6 +30,7 @@ class Config(ReportedSection):
     task: Annotated[str, AfterValidator(require_task)]
     tokenizer: TokenizerChoice
     packing: PackingRules
+    max_left_out_fraction: Fraction
 
 
 def plan(config: Config) -> "Plan[Inputs]":
@@ -61,6 +62,7 @@ def write_tables(config: Config, work: "Work[Inputs]") -> dict[str, str]:
         tokenizers=config.tokenizers,
         fingerprint=work.fingerprint,
         report=config.report,
+        max_left_out_fraction=config.max_left_out_fraction,
     )
     pin, groups = write_sequences(work.spark, work.inputs, build, phase=work.progress.phase)
     return {**display_sequences(pin), "groups built": groups}

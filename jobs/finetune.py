@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from jobs.shell.command import run_command
+from jobs.shell.data_order import OrderSection, describe_mixture, list_inputs
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.redaction import redact
-from jobs.shell.settings import AbsolutePath, Section, Split, TablePlace
+from jobs.shell.settings import AbsolutePath, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.training import Backend, Optimization, StrategyName, Training, make_training
@@ -18,17 +19,13 @@ if TYPE_CHECKING:
 Positive = Annotated[int, Field(ge=1)]
 
 
-class Config(Section):
+class Config(OrderSection):
     sequences: TablePlace
     tokenizers: AbsolutePath
     folder: AbsolutePath
     model: Architecture
     optimization: Optimization
-    num_epochs: Annotated[float, Field(gt=0)]
-    global_batch: Positive
     micro_batch: Positive
-    window_batches: Positive
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
     num_ranks: Positive
     num_threads: Positive
     strategy: StrategyName
@@ -51,7 +48,8 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
     sequences = require_unmodified_table(config.sequences, "sequences", "dataset")
     tracking, training = config.tracking, make_training(config, sequences)
     state = find_state(training, Lookup(tracking.uri, tracking.artifacts), tracking.experiment, config.folder)
-    return Plan(fingerprint=training.fingerprint, inputs=(training, sequences), **state._asdict())
+    inputs, notes = (training, sequences), describe_mixture(training)
+    return Plan(fingerprint=training.fingerprint, inputs=inputs, notes=notes, **state._asdict())
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
@@ -68,7 +66,8 @@ def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, s
     connect(config.tracking.uri, config.tracking.artifacts)
     if work.needs_spark:
         require_room(work.spark, training, num_ranks, wait_seconds=config.wait_for_slots_seconds)
-    with record_run(training, sequences, config.tracking.experiment, about, config.folder) as run:
+    inputs = list_inputs(config, work, training, sequences)
+    with record_run(training, inputs, config.tracking.experiment, about, config.folder) as run:
         if run.tracker is not None:  # else it had finished before
             listeners = Listeners(run.log, show.update, show.print, run.require_lease)
             run_training(work.spark, training, listeners, num_ranks=num_ranks)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
     from pipelines.registry.runs.current import CurrentRun
 
-REVISION = 2  # raise it when equal inputs give another verdict than before
+REVISION = 3  # raise it when equal inputs give another verdict than before
 
 
 class Config(Section):
@@ -57,7 +57,7 @@ def judge_model(config: Config, work: "Work[tuple[CurrentRun, Pin]]") -> dict[st
     from pipelines.registry.store import connect
     from pipelines.registry.versions.aliases import find_champion
     from pipelines.registry.versions.register import register_model
-    from pipelines.scoring.compare import SERVE_SCRIPT, compare, example_texts
+    from pipelines.scoring.compare import SERVE_SCRIPT, compare, example_inputs
     from pipelines.storage import Folder
     from pipelines.tables import DOCUMENTS
 
@@ -65,8 +65,8 @@ def judge_model(config: Config, work: "Work[tuple[CurrentRun, Pin]]") -> dict[st
     (run, documents), name, phase = work.inputs, config.name, work.progress.phase
     phase(f"registering the model of run {run.run_id}")
     rows = select_kept(DOCUMENTS.read(work.spark, documents.path, documents.version), config.split)
-    examples = example_texts(rows)
     with Folder(run.folder).local("model") as folder:
+        examples = example_inputs(rows, folder)
         version = register_model(run.run_id, folder, name, code=SERVE_SCRIPT, input_example=examples)
     verdict = compare(rows, name, version, min_gain=config.min_gain, batch_size=config.batch_size, say=phase)
     verdict = require_decontaminated(verdict, run.run_id, config.decontaminated_from)

@@ -1,15 +1,20 @@
-"""Rows of a small table, read on the driver with Arrow: a plan reads them before there is a JVM."""
+"""Rows of a small table, read on the driver with Arrow: a plan reads them before there is a JVM, and an
+increment looks them up without a job."""
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.pin import open_log
+from pipelines.pin import TableLog, open_log
 from pipelines.storage import locate
 
 _READERS = 16
 """Shards that are read at once: a table that grows often has many small ones."""
+_MOST_SHARDS = 200
+MOST_ROWS = 500_000
+"""Rows of ids and sizes that the driver takes of one table: about 100 MB."""
 
 
 def read_arrow(path: str, version: int, schema: pa.Schema) -> pa.Table:
@@ -21,12 +26,37 @@ def read_arrow(path: str, version: int, schema: pa.Schema) -> pa.Table:
     log = open_log(path, version=version)
     if log is None:
         raise FileNotFoundError(f"no table at {path}")
+    return _read_shards(path, log.list_shards(), schema)
+
+
+def read_few(log: TableLog, schema: pa.Schema, *, shard: str = "") -> pa.Table | None:
+    """The columns of `schema` of all rows at the version of `log`, in no order; None if there are more than
+    MOST_ROWS, or if Delta's own reader must read them (`TableLog.list_plain_shards`).
+
+    `shard` is the name of a further column: the file name of the row's shard; empty = none.
+    """
+    shards = log.list_plain_shards(_MOST_SHARDS)
+    if shards is None:
+        return None
+    numbers = log.list_shards().values()
+    # Another program may leave the number out.
+    if any(number is None for number in numbers) or sum(numbers) > MOST_ROWS:
+        return None
+    return _read_shards(log.folder or log.path, shards, schema, shard)
+
+
+def _read_shards(path: str, shards: Collection[str], schema: pa.Schema, shard: str = "") -> pa.Table:
     files, root = locate(path)
 
-    def read(shard: str) -> pa.Table:
-        place = f"{root.rstrip('/')}/{shard}"
-        return pq.read_table(place, columns=schema.names, filesystem=files).cast(schema)
+    def read(name: str) -> pa.Table:
+        place = f"{root.rstrip('/')}/{name}"
+        rows = pq.read_table(place, columns=schema.names, filesystem=files).cast(schema)
+        if not shard:
+            return rows
+        own = pa.repeat(pa.scalar(name.rpartition("/")[2], pa.string()), rows.num_rows)
+        return rows.append_column(shard, own)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        shards = list(pool.map(read, log.list_shards()))
-    return pa.concat_tables(shards) if shards else schema.empty_table()
+        found = list(pool.map(read, shards))
+    whole = schema.append(pa.field(shard, pa.string())) if shard else schema
+    return pa.concat_tables(found) if found else whole.empty_table()

@@ -38,8 +38,11 @@ CJK_FONTS = (
     "Droid Sans Fallback",
 )
 MAX_NAME = 32
-"""Longer class names lose their middle in a chart, because beginnings are often the same. The text keeps them
-whole."""
+"""Longer names of classes and sources lose their middle in a chart, because beginnings are often the same.
+The text keeps them whole."""
+
+MAX_SOURCES = 20
+"""Sources with a colour and a name of their own."""
 
 Points = Mapping[int, float]
 """Step -> value."""
@@ -81,6 +84,28 @@ def draw_loss_curve(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
         axes.margins(x=0.01)
+    return figure
+
+
+def draw_mixture(realised: Mapping[str, Points], planned: Mapping[str, float]) -> Figure:
+    """Share of the tokens that came from each source, up to each step, with the planned share as a dashed
+    line; the largest sources have names."""
+    figure = Figure(figsize=(9, 4.4), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    by_share = sorted(planned, key=lambda source: (-planned[source], source))
+    for number, source in enumerate(by_share):
+        color = f"C{number % 10}" if number < MAX_SOURCES else GREY
+        steps, values = _finite_points(realised[source])
+        label = f"{shorten_name(source)}: {planned[source]:.2%} planned" if number < MAX_SOURCES else None
+        axes.plot(steps, values, color=color, linewidth=1.6, marker="o", markersize=3.5, label=label)
+        axes.axhline(planned[source], color=color, linewidth=1, linestyle="--", alpha=0.6)
+    axes.set(
+        xlabel="step", ylabel="share of the tokens", ylim=(0, None), title="Mixture: realised and planned"
+    )
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
     return figure
 
 

@@ -25,7 +25,6 @@ from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from pipelines.catalog import quote_name
@@ -34,7 +33,7 @@ from pipelines.commit import ConflictError, commit_shards
 from pipelines.contract import ContractError as ContractError
 from pipelines.contract import Definition, select_columns
 from pipelines.digest import Totals, digest_rows
-from pipelines.held import HeldRows, hold_rows, read_shards, require_contract
+from pipelines.held import HeldRows, find_new_rows, hold_rows, read_shards, require_contract
 from pipelines.named import commit_named, staging_folder
 from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import Pin, TableLog, open_log
@@ -45,9 +44,7 @@ logger = logging.getLogger(__name__)
 
 WRITE_ATTEMPTS = 20
 """Against other writers: each time, one of them succeeds."""
-MOST_FILES = 200
-"""Files up to which a table is read without Spark's reader of Delta logs."""
-MOST_KEYS = 100_000  # new keys that travel to those of a table; more are shuffled with them
+MOST_FILES = 200  # up to which a table is read without Spark's reader of Delta logs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +108,11 @@ class Table:
         with hold_rows(select_columns(rows, definition), folder, definition) as held:
             require_contract(held, definition)
             yield held
+
+    def hold_nothing(self, spark: SparkSession, path: str) -> HeldRows:
+        """What `hold` gives for no rows, without a job."""
+        folder = prepare_folder(spark, path, self._definition)
+        return HeldRows(spark=spark, schema=self.schema, path=folder)
 
     def overwrite(
         self,
@@ -203,12 +205,20 @@ class Table:
                     break
         raise self._disturbed(path)
 
-    def append(self, rows: DataFrame, path: str, *, fingerprint: str, facts: Mapping[str, Any]) -> Pin:
+    def append(
+        self,
+        rows: DataFrame,
+        path: str,
+        *,
+        fingerprint: str,
+        facts: Mapping[str, Any],
+        compared: TableLog | None = None,
+    ) -> Pin:
         """Add the rows whose key is not in the table yet, in one commit; does nothing if a commit carries
         `fingerprint`.
 
-        Raises ContractError if the rows break the definition, RuntimeError if other writers are faster
-        WRITE_ATTEMPTS times.
+        The version `compared` has none of the keys: they are compared with newer ones only. Raises
+        ContractError if the rows break the definition, RuntimeError if others win WRITE_ATTEMPTS times.
         """
         log = open_log(path)
         earlier = log.pin(made_from=fingerprint) if log else None
@@ -219,8 +229,9 @@ class Table:
             held = stack.enter_context(self.hold(rows, path))
             before = -1 if log is None else log.version
             for _ in range(WRITE_ATTEMPTS):
-                if log is not None and (missing := self._find_missing(held, path, log)) is not None:
-                    held = stack.enter_context(self.hold(missing, path))
+                if log is not None and (compared is None or compared.version != log.version):
+                    new = find_new_rows(held, self.key, self.read_newest(held.spark, path, log))
+                    held = held if new is None else stack.enter_context(self.hold(new, path))
                 self._commit(held, path, log, Change(), made_from=fingerprint, facts=facts)
                 log = open_log(path)
                 held.note_commits(log, after=before)
@@ -245,14 +256,6 @@ class Table:
             partition_by=self.partition_by,
             checks=self.checks,
         )
-
-    def _find_missing(self, held: HeldRows, path: str, log: TableLog) -> DataFrame | None:
-        """The rows whose key is not in the table at the version of `log`; None if that is all of them. Keys
-        alone are compared; rows are read again only if some of them must be left out."""
-        keys, table = held.rows.select(*self.key), self.read_newest(held.spark, path, log)
-        keys = F.broadcast(keys) if held.num_rows <= MOST_KEYS else keys
-        present = table.select(*self.key).join(keys, [*self.key], "left_semi")
-        return held.rows.join(present, list(self.key), "left_anti") if present.count() else None
 
     def _commit(
         self,

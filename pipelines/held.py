@@ -11,7 +11,7 @@ import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import reduce
 from typing import Any
@@ -43,6 +43,8 @@ from pipelines.stores import carry
 
 logger = logging.getLogger(__name__)
 
+MOST_KEYS = 100_000  # new keys that travel to those of a table; more are shuffled with them
+
 
 @dataclass(kw_only=True, slots=True)
 class HeldRows:
@@ -52,13 +54,13 @@ class HeldRows:
     schema: StructType
     path: str
     """Folder that the paths of the shards are relative to."""
-    shards: tuple[Shard, ...]
-    totals: Totals
-    num_nulls: dict[str, int]
+    shards: tuple[Shard, ...] = ()
+    totals: Totals = field(default_factory=Totals)
+    num_nulls: dict[str, int] = field(default_factory=dict)
     """Required column -> rows where it is null."""
-    num_violations: dict[str, int]
+    num_violations: dict[str, int] = field(default_factory=dict)
     """Check -> rows that break it."""
-    keys: KeyHashes
+    keys: KeyHashes = field(default_factory=KeyHashes)
     may_be_committed: bool = False
     """True from a commit that names the shards until it is known that no commit does: they must not be
     deleted."""
@@ -172,6 +174,15 @@ def _add_up(results: Sequence[Row], rows: DataFrame, path: str, definition: Defi
             KeyHashes(inline=bytes(result["keys"]), files=tuple(result.key_files)) for result in results
         ),
     )
+
+
+def find_new_rows(held: HeldRows, key: Sequence[str], table: DataFrame) -> DataFrame | None:
+    """The rows whose key is not in the table; None if that is all of them. Keys alone are compared; rows are
+    read again only if some of them must be left out."""
+    keys = held.rows.select(*key)
+    keys = F.broadcast(keys) if held.num_rows <= MOST_KEYS else keys
+    present = table.select(*key).join(keys, [*key], "left_semi")
+    return held.rows.join(present, [*key], "left_anti") if present.count() else None
 
 
 def require_contract(held: HeldRows, definition: Definition) -> None:

@@ -242,6 +242,29 @@ SEQUENCES = Table(
                        COMMENT 'last 8 hex digits of the doc_id of each segment, as a signed number'""",
 )
 
+MIXTURES = Table(
+    name="mixtures",
+    row="one source in the plan of a mixture; rows are only added",
+    key=("mixture", "source"),
+    checks={
+        "used": "num_used >= 0 AND num_used <= num_sequences AND (num_used > 0 OR num_planned = 0)",
+        "share": "share >= 0 AND share <= 1",
+    },
+    ddl="""mixture       STRING  NOT NULL COMMENT 'fingerprint of sequences, settings and plan',
+           source        STRING  NOT NULL COMMENT 'name of the source in the configuration',
+           share         DOUBLE  NOT NULL COMMENT 'of all tokens that the training reads, as planned',
+           num_planned   BIGINT  NOT NULL COMMENT 'sequences that the training reads, repetitions included',
+           num_used      BIGINT  NOT NULL COMMENT 'different sequences that it may read; 0 = left out',
+           num_sequences BIGINT  NOT NULL COMMENT 'sequences that the train split has of the source',
+           repeats       DOUBLE  NOT NULL COMMENT 'num_planned / num_used; 0 = left out',
+           is_limited    BOOLEAN NOT NULL COMMENT 'max_repeats made the share smaller',
+           asked_share   DOUBLE  COMMENT 'in the configuration; null = by size and temperature',
+           temperature   DOUBLE  NOT NULL COMMENT 'of sources without a share: weight = tokens^(1/T)',
+           max_repeats   DOUBLE  COMMENT 'most passes over the source; null = no limit',
+           sequences_table_id STRING NOT NULL COMMENT 'table that was counted',
+           sequences_version  BIGINT NOT NULL COMMENT 'its version'""",
+)
+
 PREDICTIONS = Table(
     name="predictions",
     row="one document scored by one model version",
@@ -249,13 +272,16 @@ PREDICTIONS = Table(
     key=("doc_id", "content_hash", "model_name", "model_version", "run_id", "documents_version"),
     # Equal trainings have different run ids.
     volatile=("run_id", "scored_at", "latency_ms"),
-    checks={"latency": "latency_ms >= 0"},
+    checks={"latency": "latency_ms >= 0", "bytes": "num_bytes >= 0"},
     ddl="""doc_id            STRING NOT NULL COMMENT 'document scored',
-           text              STRING NOT NULL COMMENT 'text scored',
+           text              STRING NOT NULL COMMENT 'its text; of a dialogue that of its turns',
            content_hash      STRING NOT NULL COMMENT 'of the document: its text and its parts',
            label             STRING COMMENT 'expected class; null = unknown',
-           prediction        STRING NOT NULL COMMENT 'class name, or text continued by a language model',
-           score             DOUBLE NOT NULL COMMENT 'probability of the class, or bits per byte of the text',
+           prediction        STRING NOT NULL COMMENT 'class name, or what a language model wrote',
+           score             DOUBLE NOT NULL COMMENT 'probability of the class, or bits per byte',
+           num_bytes         BIGINT NOT NULL
+                             COMMENT 'UTF-8 bytes scored: text after its first token; turns of the assistant',
+           problem           STRING COMMENT 'why the document could not be read; null = it was',
            model_name        STRING NOT NULL COMMENT 'registered model',
            model_version     INT NOT NULL COMMENT 'version of the registered model',
            run_id            STRING NOT NULL COMMENT 'MLflow run that trained it',

@@ -85,3 +85,22 @@ def test_smoothing_keeps_constants_and_lines():
     assert charts._smooth(np.full(20, 2.0), window=5).tolist() == [2.0] * 20
     line = np.arange(20.0)
     assert np.allclose(charts._smooth(line, window=5)[2:-2], line[2:-2])
+
+
+def test_a_mixture_is_drawn_beside_its_plan_largest_source_first():
+    realised = {"code": {1000: 0.21, 2000: 0.19}, "web": {1000: 0.79, 2000: 0.81}}
+    (axes,) = charts.draw_mixture(realised, {"code": 0.2, "web": 0.8}).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "web: 80.00% planned",
+        "code: 20.00% planned",
+    ]
+    lines = [(line.get_xdata(), line.get_ydata()) for line in axes.lines]
+    assert [list(map(float, ys)) for _, ys in lines] == [[0.79, 0.81], [0.8, 0.8], [0.21, 0.19], [0.2, 0.2]]
+    assert list(lines[0][0]) == [1000, 2000]
+
+
+def test_many_sources_share_one_colour():
+    planned = {f"s{number:02}": 1 / 30 for number in range(30)}
+    (axes,) = charts.draw_mixture({name: {1: 1 / 30} for name in planned}, planned).axes
+    assert len(axes.get_legend().get_texts()) == charts.MAX_SOURCES
+    assert axes.lines[-1].get_color() == charts.GREY

@@ -72,6 +72,30 @@ def test_an_append_adds_only_new_keys(spark, path):
     }
 
 
+def test_an_append_compares_keys_with_versions_that_its_caller_has_not_seen(spark, path):
+    QUARANTINE.append(broken_rows(spark, [1]), path, fingerprint="a", facts={})
+    compared = open_log(path)
+    QUARANTINE.append(broken_rows(spark, [2]), path, fingerprint="b", facts={}, compared=compared)
+    # A version is new, so key 2 is found; key 1 is compared, too.
+    late = QUARANTINE.append(
+        broken_rows(spark, [1, 2, 3]), path, fingerprint="c", facts={}, compared=compared
+    )
+    assert late.num_rows == 1
+    assert sorted(row.offset for row in QUARANTINE.read(spark, path).collect()) == [1, 2, 3]
+
+
+def test_nothing_is_held_without_a_job(spark, path):
+    QUARANTINE.overwrite(broken_rows(spark, [1]), path, fingerprint="a", facts={})
+    before = count_jobs(spark)
+    held = QUARANTINE.hold_nothing(spark, path)
+    extended = QUARANTINE.extend(held, path, base="a", fingerprint="b", facts={"n": 1})
+    assert count_jobs(spark) == before
+    assert extended.num_rows == 1
+    emptied = QUARANTINE.overwrite(held, path, fingerprint="c", facts={})
+    assert (emptied.num_rows, emptied.digest) == (0, QUARANTINE.digest(held.rows)[0])
+    assert QUARANTINE.read(spark, path).count() == 0
+
+
 def test_deleted_rows_are_appended_again(spark, path):
     QUARANTINE.append(broken_rows(spark, range(3)), path, fingerprint="a", facts={})
     spark.sql(f"DELETE FROM delta.`{path}` WHERE offset = 1")

@@ -16,9 +16,11 @@ console = Console(soft_wrap=True, highlight=False, emoji=False)
 
 
 def display_plan(stage: str, plan: Plan[Any]) -> None:
-    """One line: what the stage would do, and why."""
+    """One line: what the stage would do, and why; and one for each note."""
     state = "up to date" if plan.up_to_date else "would run"
     console.print(f"{stage}: {state}: {redact(plan.why)}", markup=False)
+    for name, text in plan.notes.items():
+        console.print(f"  {name}: {redact(text)}", markup=False)
 
 
 def display_outcome(outcome: Outcome) -> None:

@@ -39,14 +39,22 @@ def display_documents(pin: "Pin") -> dict[str, str]:
 
 
 def display_sequences(pin: "Pin") -> dict[str, str]:
-    """Sequences by split, tokens and the share of the sequences that they fill, and tokens lost because a
-    document is longer than a sequence."""
+    """Sequences by split, tokens and the share of the sequences that they fill, tokens lost because a
+    document is longer than a sequence, and what made the tokens."""
     splits = pin.facts["splits"]
     sequences = ", ".join(f"{split} {counts['sequences']:,}" for split, counts in splits.items())
     tokens, cut = (sum(counts[name] for counts in splits.values()) for name in ("tokens", "cut_tokens"))
     places = sum(counts["sequences"] for counts in splits.values()) * pin.facts["sequence_length"]
     filled = f"{tokens:,}; {tokens / max(1, places):.2%} of sequences x sequence_length"
-    return {"sequences": sequences, "tokens": filled, "tokens cut off": f"{cut:,}"}
+    shown = {"sequences": sequences, "tokens": filled, "tokens cut off": f"{cut:,}"}
+    if without := sum(counts.get("without_target", 0) for counts in splits.values()):
+        shown["without a target"] = f"{without:,} sequences"
+    if (left_out := pin.facts.get("left_out", {})).get("documents"):
+        first = left_out["first"][0]
+        shown["documents left out"] = f"{left_out['documents']:,}; first {first['doc_id']}: {first['reason']}"
+    if "encoder" in pin.facts:
+        shown["tokens made by"] = pin.facts["encoder"]
+    return shown
 
 
 def display_predictions(pin: "Pin") -> dict[str, str]:

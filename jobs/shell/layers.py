@@ -21,9 +21,11 @@ OPEN = (
     "corpus.rules.thresholds",
     "corpus.kafka.properties",
     "dataset.tokenizer.chat.roles",
+    "finetune.mixture.shares",
+    "finetune.mixture.max_sequences",
 )
-"""Sections that take any key: Spark, transformers, the presets of rules, librdkafka and the
-documents define them. Entries of lists have their own models."""
+"""Sections that take any key: Spark, transformers, the presets of rules, librdkafka, the
+documents and the sources define them. Entries of lists have their own models."""
 
 
 class Layer(NamedTuple):

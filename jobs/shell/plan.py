@@ -28,6 +28,8 @@ class Plan(Generic[_Inputs]):
     """The versions that the fingerprint names; the stage works on these, not on newer ones."""
     facts: dict[str, str] = field(default_factory=dict)
     """If up to date: what a person wants to know of the output, in the order of display."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What a person wants to know before the stage runs, in the order of display."""
     outputs: tuple[str, ...] = ()
     """Tables that the stage writes."""
     needs_spark: bool = True

@@ -99,6 +99,8 @@ class Record:
         """What a stage would do (--dry-run)."""
         state = "up to date" if plan.up_to_date else "would run"
         self._stages[name] |= {"state": state, "why": plan.why, "fingerprint": plan.fingerprint}
+        if plan.notes:
+            self._stages[name]["notes"] = plan.notes
 
     def end(self, status: Exit, error: BaseException | None = None, message: str = "") -> None:
         """The command is over; never raises, because the status of the command stands already."""

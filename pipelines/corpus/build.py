@@ -25,32 +25,14 @@ from pyspark.sql import functions as F
 from pipelines.change import Replaced
 from pipelines.contract import ChangedMeanwhileError
 from pipelines.corpus.cleaning import Cleaning
+from pipelines.corpus.copies import count_groups, find_copies, find_earlier
 from pipelines.corpus.counts import compute_checksum, count_edits, count_records
-from pipelines.corpus.dedup import (
-    find_first_records,
-    find_survivors,
-    label_copies,
-    label_repeated_keys,
-    leave_out_repeated_keys,
-)
+from pipelines.corpus.dedup import find_first_records, label_repeated_keys, leave_out_repeated_keys
 from pipelines.corpus.evidence import count_contamination, list_contamination, list_word_matches
-from pipelines.corpus.few import settle_rows
-from pipelines.corpus.increment import (
-    BROADCAST_ROWS,
-    Earlier,
-    Relabelled,
-    add_facts,
-    add_rows,
-    count_moves,
-    find_relabelled,
-    label_again,
-    require_later_records,
-    select_contents,
-    select_keys,
-)
+from pipelines.corpus.increment import Earlier, add_facts, add_rows, require_later_records, select_keys
 from pipelines.corpus.manifest import Manifest
 from pipelines.corpus.measure import MEASURES, prepare_measuring
-from pipelines.corpus.members import Choice, search_members
+from pipelines.corpus.members import search_members
 from pipelines.corpus.neardup.find import Found, Search
 from pipelines.corpus.paragraphs.evidence import count_removed, list_removed
 from pipelines.corpus.paragraphs.find import open_edits
@@ -60,6 +42,7 @@ from pipelines.corpus.quarantine import number_lines
 from pipelines.corpus.readers.files import read_documents, read_positions, read_repeated
 from pipelines.corpus.readers.settle import settle
 from pipelines.corpus.readers.slices import LABELS, Slices, choose_partitions, choose_slice_bytes, cut_files
+from pipelines.corpus.relabel import Relabelled, relabel
 from pipelines.corpus.rules import Rules
 from pipelines.corpus.screens import Screens
 from pipelines.corpus.signals.names import SIGNALS as SIGNAL_NAMES
@@ -109,22 +92,23 @@ class Corpus:
     def quarantine(self) -> DataFrame:
         """Rows of QUARANTINE."""
         spark = self.positions.sparkSession
-        if not self.read["quarantined"]:
-            return spark.createDataFrame([], QUARANTINE.schema)
         broken = self.positions.where("reason IS NOT NULL").drop("failed_rule").transform(_leave_out_measures)
         if self.repeated is not None:
             labels = _select_labels(self.repeated)
             broken = broken.unionByName(read_repeated(spark, self.sources, self.slices, labels))
         return number_lines(broken, self.positions).select(*QUARANTINE.schema.names)
 
+    def find_quarantine(self, path: str) -> DataFrame | HeldRows:
+        """Rows of QUARANTINE for the table at `path`. If there are none, they cost no job."""
+        if self.read["quarantined"]:
+            return self.quarantine()
+        return QUARANTINE.hold_nothing(self.positions.sparkSession, path)
+
     def signals(self) -> DataFrame:
         """Rows of SIGNALS; a signal that no rule looks at is null."""
-        asked = {name: place for place, name in enumerate(self.rules.signals)}
-        columns = (
-            (F.col("signals")[asked[name]] if name in asked else F.lit(None).cast("double")).alias(name)
-            for name in SIGNAL_NAMES
-        )
-        return self.documents.select("doc_id", "language", "language_score", *columns)
+        asked = {name: f"signals[{place}]" for place, name in enumerate(self.rules.signals)}
+        columns = (f"{asked.get(name, 'CAST(NULL AS DOUBLE)')} AS `{name}`" for name in SIGNAL_NAMES)
+        return self.documents.selectExpr("doc_id", "language", "language_score", *columns)
 
     def contamination(self) -> DataFrame:
         """Rows of CONTAMINATION."""
@@ -200,39 +184,26 @@ def open_corpus(
         positions, slices = stack.enter_context(settle(positions, slices, read))
         documents, repeated = positions.where("doc_id IS NOT NULL"), None
         if any("key" in source.fields for source in sources):
-            same_keys = _find_earlier(stack, earlier, select_keys(documents))
-            first_records, found = _count(stack, earlier, find_first_records(add_rows(documents, same_keys)))
-            if found and same_keys is not None:
+            same_keys = find_earlier(stack, earlier, select_keys(documents))
+            groups = find_first_records(add_rows(documents, same_keys))
+            first_records, num_repeated = count_groups(stack, earlier, groups)
+            if num_repeated and same_keys is not None:
                 require_later_records(same_keys, first_records)
-            if found:
+            if num_repeated:
                 repeated = stack.enter_context(
                     persisted(label_repeated_keys(_leave_out_measures(documents), first_records))
                 )
                 documents = leave_out_repeated_keys(documents, first_records)
         protected = search.settings.protected_sources if search else ()
-        others = _find_earlier(stack, earlier, select_contents(documents))
-        survivors, found = _count(stack, earlier, find_survivors(add_rows(documents, others), protected))
-        small = _leave_out_measures(documents)
-        copies = stack.enter_context(persisted(label_copies(small, survivors))) if found else None
-        near, removed = None, None
+        found = find_copies(stack, _leave_out_measures(documents), earlier, protected)
+        near, copies = None, found.labelled
         if search is not None:
-            choice = Choice(rules=rules, survivors=survivors if found else None)
-            near = stack.enter_context(
-                search_members(small, sources, slices, choice, search, earlier, others)
-            )
+            near = stack.enter_context(search_members(found, sources, slices, rules, search, earlier))
             removed = near.removed.where("task IS NOT NULL")
             copies = removed if copies is None else copies.unionByName(removed, True)
         relabelled, moves = None, list[Row]()
-        if earlier is not None and others is not None:
-            if near is not None:
-                removed = near.removed.where("task IS NULL").select(
-                    "doc_id", F.col("duplicate_of").alias("near_survivor_id")
-                )
-                again = near.revisited if near.revisited is not None else earlier.find_removed(removed)
-                others = others.union(again.select(others.columns)).distinct()
-            changed = stack.enter_context(persisted(label_again(others, survivors, rules, removed)))
-            moves = count_moves(changed)
-            relabelled = find_relabelled(earlier, changed, moves)
+        if earlier is not None:
+            relabelled, moves = relabel(stack, earlier, found, near, rules)
         shared_names = [source.name for source in sources if source.reader.name_file]
         facts, checksum = count_records(positions, documents, copies, repeated, rules, shared_names)
         if any(source.cleaning != Cleaning() for source in sources):
@@ -268,25 +239,6 @@ def open_corpus(
 def _leave_out_measures(positions: DataFrame) -> DataFrame:
     """Without what was measured, which is kept with the positions only; failed_rule stays."""
     return positions.drop(*arrow_schema(MEASURES).names)
-
-
-def _count(stack: ExitStack, earlier: Earlier | None, groups: DataFrame) -> tuple[DataFrame, int]:
-    """The rows, ready to be joined, and their number. The number is not known to Spark's planner."""
-    if earlier is not None and (few := settle_rows(groups)):
-        return F.broadcast(few[0]), few[1]
-    held = stack.enter_context(persisted(groups))
-    num_rows = held.count()
-    return (F.broadcast(held) if num_rows <= BROADCAST_ROWS else held), num_rows
-
-
-def _find_earlier(stack: ExitStack, earlier: Earlier | None, values: DataFrame) -> DataFrame | None:
-    """The earlier documents that have one of the values; None if there are no earlier documents."""
-    if earlier is None:
-        return None
-    found, _ = _count(stack, earlier, values)
-    rows = earlier.find_rows(found)
-    few = settle_rows(rows)
-    return few[0] if few else stack.enter_context(persisted(rows))
 
 
 def _select_labels(rows: DataFrame) -> DataFrame:

@@ -9,6 +9,8 @@ more are joined back.
 
 from collections.abc import Sequence
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -38,11 +40,33 @@ def find_survivors(documents: DataFrame, protected_sources: Sequence[str] = ()) 
     )
 
 
+def find_few_survivors(documents: pa.Table, protected_sources: Sequence[str] = ()) -> pa.Table:
+    """The same of rows that the driver holds."""
+    rows = documents.filter(pc.greater(documents["num_chars"], 0))
+    places = pc.index_in(rows["split"], value_set=pa.array(SPLIT_ORDER, pa.string()))
+    priority = pa.array(SPLIT_ORDER.values(), pa.int32()).take(places.combine_chunks())
+    is_protected = pc.is_in(rows["source"], value_set=pa.array(protected_sources, pa.string()))
+    rows = rows.append_column("priority", pc.if_else(is_protected, -1, priority))
+    ordered = rows.sort_by([("priority", "ascending"), ("doc_id", "ascending")])
+    groups = ordered.group_by("content_hash", use_threads=False)  # or else there is no first one
+    found = groups.aggregate([("doc_id", "first"), ("doc_id", "count")])
+    found = found.filter(pc.greater(found["doc_id_count"], 1))
+    return pa.table({"content_hash": found["content_hash"], "survivor_id": found["doc_id_first"]})
+
+
 def label_copies(documents: DataFrame, survivors: DataFrame) -> DataFrame:
     """The documents that are copies of a survivor, with its doc_id as duplicate_of. `survivors` are those of
     `find_survivors`."""
     copies = documents.join(survivors, "content_hash").where("survivor_id != doc_id")
     return copies.withColumnRenamed("survivor_id", "duplicate_of")
+
+
+def label_few_copies(documents: pa.Table, survivors: pa.Table) -> pa.Table:
+    """The same of rows that the driver holds."""
+    hashes = survivors["content_hash"].combine_chunks()
+    places = pc.index_in(documents["content_hash"], value_set=hashes).combine_chunks()
+    labelled = documents.append_column("duplicate_of", survivors["survivor_id"].combine_chunks().take(places))
+    return labelled.filter(pc.not_equal(labelled["duplicate_of"], labelled["doc_id"]))
 
 
 def leave_out_copies(documents: DataFrame, survivors: DataFrame) -> DataFrame:

@@ -12,37 +12,43 @@ What a full run decides about a document depends on other documents in three way
    that cannot be told. It has signatures and similarities of earlier texts, and reads texts of the table
    `documents` only where it has not.
 
-Earlier rows are read without their texts, about 150 bytes a document. Rows that change are written again
-together with the other rows of their shards.
+Earlier rows are read without their texts, about 150 bytes a document: once into the driver's memory if they
+are few, otherwise by Spark for each question. Rows that change are written again together with the other rows
+of their shards.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from pyspark.sql import DataFrame, Observation, Row, SparkSession
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.change import Replaced
-from pipelines.contract import ChangedMeanwhileError
+from pipelines.arrow_rows import read_few
 from pipelines.corpus.counts import LABELS_COUNTED
-from pipelines.corpus.few import settle_rows
+from pipelines.corpus.few import bring_rows, send_rows, send_values
 from pipelines.corpus.intake import FullRunNeededError
+from pipelines.corpus.lookup import ArrowRows, Rows, SparkRows, find_rows
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.neardup.stored import Work
-from pipelines.corpus.quality import EXACT_DUPLICATE, label_quality
 from pipelines.corpus.readers.files import work_on_documents
-from pipelines.corpus.rules import Rules
-from pipelines.digest import aggregate_totals, collect_totals
 from pipelines.held import read_shards
 from pipelines.pin import Pin, TableLog, open_log
 from pipelines.tables import CONTAMINATION, DOCUMENTS
 
-_COLUMNS = (
-    *("doc_id", "source", "file", "offset", "content_hash", "num_chars"),
-    *("split", "duplicate_of", "drop_reason"),
+HELD = pa.schema(
+    [
+        *((name, pa.string()) for name in ("doc_id", "source", "file")),
+        ("offset", pa.int64()),
+        ("content_hash", pa.string()),
+        ("num_chars", pa.int32()),
+        *((name, pa.string()) for name in ("split", "duplicate_of", "drop_reason")),
+    ]
 )
+"""Columns that decisions need."""
 BROADCAST_ROWS = 1_000_000
 """Rows of a hash and an id that every executor gets: 100 MB. More are joined by a shuffle."""
 _LATEST = ("contamination", "decontamination", "near_duplicates", "report")
@@ -61,6 +67,8 @@ class Earlier:
     same rows to other files."""
     documents: DataFrame
     """All columns of the rows."""
+    held: pa.Table | None = None
+    """What `read_rows` gives, in the driver's memory; None = there are too many rows."""
     hits: DataFrame | None = None
     """Rows of CONTAMINATION of the documents; None = there are no evaluation sets."""
 
@@ -70,15 +78,33 @@ class Earlier:
 
     def read_rows(self) -> DataFrame:
         """The columns that decisions need, and shard, the name of the file of the row."""
-        return self.documents.select(*_COLUMNS, F.col("_metadata.file_name").alias("shard"))
+        return self.documents.select(*HELD.names, F.col("_metadata.file_name").alias("shard"))
 
     def find_rows(self, values: DataFrame) -> DataFrame:
         """The rows that have one of the values, of the one column that `values` has."""
         return self.read_rows().join(values, values.columns[0], "left_semi")
 
+    def find_few(self, values: DataFrame) -> DataFrame | None:
+        """The same, as values in a plan; None if rows or values are not few."""
+        few = None if self.held is None else bring_rows(values)
+        if self.held is None or few is None:
+            return None
+        (column,) = values.columns
+        found = find_rows(self.held, column, few[column])
+        return send_rows(values.sparkSession, found, self.read_rows().schema)
+
     def find_members(self) -> DataFrame:
         """The rows among which near duplicates were looked for."""
         return select_members(self.read_rows())
+
+    def open_members(self) -> Rows:
+        """The same rows, to be looked up."""
+        if self.held is None:
+            return SparkRows(self.find_members(), "doc_id")
+        reason, has_survivor = self.held["drop_reason"], pc.is_valid(self.held["duplicate_of"])
+        is_kept = pc.and_not(pc.is_null(reason), has_survivor)
+        is_near = pc.fill_null(pc.equal(reason, NEAR_DUPLICATE), False)
+        return ArrowRows(self.held.filter(pc.or_(is_kept, is_near)))
 
     def find_removed(self, removed: DataFrame) -> DataFrame:
         """The rows that were near duplicates, or are now: `removed` has their doc_id."""
@@ -88,13 +114,29 @@ class Earlier:
 
     def work_on_texts(self, positions: DataFrame, work: Work, ddl: str) -> DataFrame | None:
         """Rows of `ddl` that `work` makes of the texts of these rows; see `readers.files.read_texts`. None if
-        there are none."""
+        there are none. Of few rows, only the shards that hold them are read."""
         wanted = positions.select("doc_id").distinct()
-        ids, number = settle_rows(wanted) or (wanted, wanted.count())
+        few, documents = bring_rows(wanted), self.documents
+        number = wanted.count() if few is None else few.num_rows
         if not number:
             return None
-        ids = F.broadcast(ids) if number <= BROADCAST_ROWS else ids
-        return work_on_documents(self.documents.join(ids, "doc_id", "left_semi"), work, ddl)
+        if few is not None:
+            wanted = send_values(documents.sparkSession, "doc_id", few["doc_id"])
+            if self.held is not None:
+                names = find_rows(self.held, "doc_id", few["doc_id"])["shard"]
+                documents = self.read_shards(set(names.to_pylist()))
+        ids = F.broadcast(wanted) if number <= BROADCAST_ROWS else wanted
+        return work_on_documents(documents.join(ids, "doc_id", "left_semi"), work, ddl)
+
+    def find_shards(self, names: Collection[str]) -> dict[str, int]:
+        """Path, as the log has it, and number of rows of the files with these names."""
+        files = self.log.list_shards()
+        return {path: rows for path, rows in files.items() if path.rpartition("/")[2] in names}
+
+    def read_shards(self, names: Collection[str]) -> DataFrame:
+        """All columns of the rows of the files with these names."""
+        spark, path = self.documents.sparkSession, self.log.folder or self.pin.path
+        return read_shards(spark, DOCUMENTS.schema, path, sorted(self.find_shards(names)))
 
 
 def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> Earlier:
@@ -120,48 +162,8 @@ def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> E
         if log.list_shards()
         else DOCUMENTS.read(spark, pinned.path, log.version)
     )
-    return Earlier(pin=pinned, log=log, documents=documents, hits=hits)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Relabelled:
-    """Earlier rows whose label is another one now."""
-
-    earlier: Earlier
-    labels: DataFrame
-    """doc_id, new_duplicate_of, new_drop_reason."""
-    shards: tuple[str, ...]
-    """Paths of the files that hold the rows, as the log has them."""
-    num_rows: int
-    """Of these files."""
-    measured: Observation = field(default_factory=Observation)
-    """Gets the totals of the rows as they were."""
-
-    def read_changed(self) -> DataFrame:
-        """All rows of the shards, with the labels that they have now. To be computed once."""
-        spark, path = self.earlier.documents.sparkSession, self.earlier.pin.path
-        rows = read_shards(spark, DOCUMENTS.schema, path, self.shards)
-        totals = aggregate_totals(rows.schema, DOCUMENTS.schema.names)
-        labelled = rows.observe(self.measured, *totals).join(self.labels, "doc_id", "left")
-        is_changed = F.col("is_changed").isNotNull()
-        return labelled.withColumns(
-            {
-                name: F.when(is_changed, F.col(f"new_{name}")).otherwise(F.col(name))
-                for name in ("duplicate_of", "drop_reason")
-            }
-        ).select(*DOCUMENTS.schema.names)
-
-    @property
-    def replaced(self) -> Replaced:
-        """What the rows replace, once they have been written. Raises ChangedMeanwhileError if rows were
-        missed."""
-        totals = collect_totals(self.measured.get)
-        if totals.num_rows != self.num_rows:
-            raise ChangedMeanwhileError(
-                f"documents: {len(self.shards):,} shards of {self.earlier.pin.path} have {self.num_rows:,} "
-                f"rows by the log, but {totals.num_rows:,} were read; run the stage again"
-            )
-        return Replaced(shards=self.shards, totals=totals)
+    held = read_few(log, HELD, shard="shard")
+    return Earlier(pin=pinned, log=log, documents=documents, held=held, hits=hits)
 
 
 def select_members(rows: DataFrame) -> DataFrame:
@@ -198,56 +200,6 @@ def require_later_records(same_keys: DataFrame, first_records: DataFrame) -> Non
             f"source {moved.source!r}: new file {moved['first'].file} has a key of {moved.file}, and the "
             "first of both by name stays"
         )
-
-
-def label_again(
-    copies: DataFrame, survivors: DataFrame, rules: Rules, removed: DataFrame | None = None
-) -> DataFrame:
-    """The earlier rows whose duplicate_of or drop_reason is another one now, with both as new_duplicate_of
-    and new_drop_reason. Needs the columns of `Earlier.read_rows`.
-
-    removed: doc_id and near_survivor_id of the near duplicates among them; None = they are not looked for.
-    """
-    # Every other reason comes before being a copy, so it stays whatever the survivor is.
-    reason, is_copy = F.col("drop_reason"), F.col("drop_reason").isin(EXACT_DUPLICATE, NEAR_DUPLICATE)
-    kept = {"old_duplicate_of": F.col("duplicate_of"), "old_drop_reason": reason}
-    survivor = F.when(F.col("survivor_id") != F.col("doc_id"), F.col("survivor_id"))
-    labelled = copies.join(survivors, "content_hash", "left")
-    near = F.lit(None).cast("string")
-    if removed is not None:
-        labelled, near = labelled.join(removed, "doc_id", "left"), F.col("near_survivor_id")
-    failed = F.when(near.isNotNull(), F.lit(NEAR_DUPLICATE)).when(~is_copy, reason)
-    now = {"duplicate_of": F.coalesce(survivor, near), "failed_rule": failed}
-    labelled = labelled.withColumns({**kept, **now})
-    labelled = label_quality(labelled, rules).withColumnsRenamed(
-        {"duplicate_of": "new_duplicate_of", "drop_reason": "new_drop_reason"}
-    )
-    differs = [
-        ~F.col(f"new_{name}").eqNullSafe(F.col(f"old_{name}")) for name in ("duplicate_of", "drop_reason")
-    ]
-    return labelled.where(differs[0] | differs[1])
-
-
-def count_moves(changed: DataFrame) -> list[Row]:
-    """How many rows of `label_again` there are by shard, source, split, old_drop_reason and
-    new_drop_reason."""
-    groups = changed.groupBy("shard", "source", "split", "old_drop_reason", "new_drop_reason")
-    return groups.count().collect()
-
-
-def find_relabelled(earlier: Earlier, changed: DataFrame, moves: Sequence[Row]) -> Relabelled | None:
-    """The rows that `label_again` gave, with the shards that hold them; None if there are none."""
-    names = {move.shard for move in moves}
-    if not names:
-        return None
-    labels = changed.select("doc_id", "new_duplicate_of", "new_drop_reason", F.lit(True).alias("is_changed"))
-    if sum(move["count"] for move in moves) <= BROADCAST_ROWS:  # or else the join would sort the texts
-        labels = F.broadcast(labels)
-    files = earlier.log.list_shards()
-    shards = {path: num_rows for path, num_rows in files.items() if path.rpartition("/")[2] in names}
-    return Relabelled(
-        earlier=earlier, labels=labels, shards=tuple(sorted(shards)), num_rows=sum(shards.values())
-    )
 
 
 def add_facts(before: Mapping[str, Any], found: Mapping[str, Any], moves: Sequence[Row]) -> dict[str, Any]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
 
+from pipelines.corpus.copies import Copies
 from pipelines.corpus.counts import without_survivor
 from pipelines.corpus.dedup import leave_out_copies
 from pipelines.corpus.increment import Earlier, add_rows, select_members
 from pipelines.corpus.neardup.affected import SearchAllError
+from pipelines.corpus.neardup.before import open_before, open_nothing
 from pipelines.corpus.neardup.find import Found, Search, find_near_duplicates
-from pipelines.corpus.neardup.grown import open_before, search_changed
+from pipelines.corpus.neardup.grown import search_changed
 from pipelines.corpus.neardup.stored import ReadTexts, Work
 from pipelines.corpus.quality import label_quality
 from pipelines.corpus.readers.files import read_texts
@@ -39,34 +41,39 @@ class Choice:
 
 @contextmanager
 def search_members(
-    documents: DataFrame,
+    copies: Copies,
     sources: Sequence[Source],
     slices: Slices,
-    choice: Choice,
+    rules: Rules,
     search: Search,
     earlier: Earlier | None,
-    others: DataFrame | None,
 ) -> Iterator[Found]:
-    """Near duplicates among the members. Rows of earlier ones have no task. `others` are the earlier rows
-    that have a content of the documents.
+    """Near duplicates among the members. Rows of earlier ones have no task.
 
-    With earlier documents, only what the new ones can change is looked at, where that is possible.
+    With earlier documents, only what the new ones can change is looked at, where that is possible. Without,
+    few documents are compared on the driver.
     """
 
     def read(positions: DataFrame, work: Work, ddl: str) -> DataFrame:
         labels = positions.where("task IS NOT NULL").select("task", "slice", "offset")
-        rows = read_texts(documents.sparkSession, sources, slices, labels, work, ddl)
+        rows = read_texts(positions.sparkSession, sources, slices, labels, work, ddl)
         if earlier is None:
             return rows
         known = earlier.work_on_texts(positions.where("task IS NULL"), work, ddl)
         return rows if known is None else rows.unionByName(known)
 
+    documents, others = copies.documents, copies.earlier
+    choice = Choice(rules=rules, survivors=None if copies.labelled is None else copies.survivors)
     changed, num_signed = None, 0
-    if earlier is not None and others is not None and search.driver_buckets:
+    if search.driver_buckets:
         try:
-            changed = _search_changed(documents, choice, search, earlier, others, read)
+            if earlier is None:
+                changed = _search_few(documents, choice, search, read)
+            elif others is not None:
+                changed = _search_changed(documents, choice, search, earlier, others, read)
         except SearchAllError as reason:
-            search.report(f"near duplicates: looking among all documents, because {reason}")
+            where = "by executors" if earlier is None else "among all documents"
+            search.report(f"near duplicates: looking {where}, because {reason}")
             num_signed = reason.num_signed
     if changed is not None:
         yield changed
@@ -77,12 +84,20 @@ def search_members(
         yield found
 
 
+def _search_few(documents: DataFrame, choice: Choice, search: Search, read: ReadTexts) -> Found | None:
+    """The result of a search on the driver; None if the documents are not few. Raises SearchAllError if their
+    pairs are not."""
+    if documents.count() > search.driver_buckets // search.settings.banding.num_bands:
+        return None
+    return search_changed(choice.choose(documents), open_nothing(search), read, search)
+
+
 def _search_changed(
     documents: DataFrame, choice: Choice, search: Search, earlier: Earlier, others: DataFrame, read: ReadTexts
 ) -> Found:
     """The result of a search among what the documents can change. Raises SearchAllError if it takes all
     members."""
     known = select_members(others)
-    before = open_before(earlier.find_members(), known, search, earlier.pin.fingerprint)
+    before = open_before(earlier.open_members(), known, search, earlier.pin.fingerprint)
     arrived = choice.choose(add_rows(documents, known.drop(*_NOT_COMPARED)))
     return search_changed(arrived, before, read, search)

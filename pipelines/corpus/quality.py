@@ -63,7 +63,7 @@ def label_rules(positions: DataFrame, rules: Rules) -> DataFrame:
 
     Needs signals, the array of `rules.signals`, language and language_score.
     """
-    signals = {name: F.col("signals")[place] for place, name in enumerate(rules.signals)}
+    signals = {name: F.expr(f"signals[{place}]") for place, name in enumerate(rules.signals)}
     signals |= {name: F.col(name) for name in ("language", "language_score")}
     return positions.withColumn("failed_rule", find_failed_rule(rules, signals))
 

@@ -115,6 +115,8 @@ def leave_out_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
         for source in settings["sources"]
     ]
     for source in sources:
+        if not source.get("messages"):
+            source.pop("ignored_turn_fields", None)
         if source["format"] in ("kafka", "delta_changes"):  # to land or not changes no document that is there
             source["options"] = {name: value for name, value in source["options"].items() if name != "land"}
     return {**settings, "rules": rules, "sources": sources}

@@ -39,6 +39,9 @@ class Source:
     """Name of the part -> field of the record, in order. An array of strings becomes several parts."""
     messages: str | None = None
     """Field with a dialogue, [{role, content}, ...] or [{from, value}, ...]: its turns become the parts."""
+    ignored_turn_fields: tuple[str, ...] = ()
+    """Fields of turns that may be lost, such as id or timestamp; a turn with another one, such as tool_calls,
+    goes to quarantine unless it is empty."""
     metadata: dict[str, str] = field(default_factory=dict)
     """Key in the document's metadata -> field of the record."""
     splits: dict[str, float] = field(default_factory=lambda: {"train": 1.0})
@@ -72,6 +75,8 @@ class Source:
                 f"{at}: cleaning.c4_lines is for web pages, and would take short turns out of a dialogue; "
                 "remove it, or parts and messages"
             )
+        if self.ignored_turn_fields and not self.messages:
+            raise ValueError(f"{at}: ignored_turn_fields are fields of messages; map messages, or remove it")
         if self.parts and self.messages:
             raise ValueError(f"{at}: parts and messages both say what the parts are; remove one of them")
         known = self.reader.field_names

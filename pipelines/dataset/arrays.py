@@ -215,10 +215,10 @@ def copy_name(table_id: str, version: int, split: str) -> str:
     return f"{table_id}-{version}-{split}-{FORMAT}"
 
 
-def open_lengths(folder: Path) -> np.ndarray | None:
-    """(num_rows,) int32 tokens of each row, mapped from a copy; None if the copy is not there."""
+def open_array(folder: Path, name: str) -> np.ndarray | None:
+    """One array of a copy, mapped into memory; None if the copy is not there."""
     try:
-        return map_array(folder, LENGTHS)
+        return map_array(folder, name)
     except FileNotFoundError:  # pruned, or never made
         return None
 

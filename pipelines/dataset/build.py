@@ -25,24 +25,26 @@ from pipelines.delta import ContractError
 from pipelines.tables import SEQUENCES
 
 Counts = dict[str, dict[str, int]]
-"""split -> sequences, tokens, cut_tokens, continued, targets."""
+"""split -> COUNTED."""
 COUNTED = {
-    "sequences": "sequence_id",
-    "tokens": "num_tokens",
-    "cut_tokens": "num_cut_tokens",
-    "continued": "num_continued",
-    "targets": "num_targets",
+    "sequences": "count(*)",
+    "tokens": "sum(num_tokens)",
+    "cut_tokens": "sum(num_cut_tokens)",
+    "continued": "sum(num_continued)",
+    "targets": "sum(num_targets)",
+    "without_target": "count_if(num_targets = 0)",
+    "units": "sum(size(doc_keys) - num_continued)",
 }
-"""What is counted of each split -> column of SEQUENCES, whose values are added up (of the first one, the rows
-are counted). continued: segments whose document begins in another sequence."""
+"""What is counted of each split -> how, in SQL over SEQUENCES. continued: segments whose document begins in
+another sequence; units: those that begin in one, of most tasks documents."""
 
 
 class BuiltSequences(NamedTuple):
     """The rows of SEQUENCES. Nothing is computed before they are written or read."""
 
     rows: DataFrame
-    end_token_id: int | None
-    """Token that ends every document; None = the task ends none."""
+    job: PackingJob
+    """How a group is packed."""
 
 
 def build_sequences(
@@ -69,14 +71,14 @@ def build_sequences(
     require_builder(job)
     groups = layout.groups if only is None else sorted(only)
     if not groups:
-        return BuiltSequences(documents.sparkSession.createDataFrame([], SEQUENCES.schema), end_token_id)
+        return BuiltSequences(documents.sparkSession.createDataFrame([], SEQUENCES.schema), job)
     packed = (
         _select_columns(documents, task)
         .transform(find_groups, layout)
         .transform(_deal_groups, groups)
         .mapInArrow(make_partition_packer(job, to_arrow_schema(SEQUENCES.schema)), SEQUENCES.schema)
     )
-    return BuiltSequences(packed, end_token_id)
+    return BuiltSequences(packed, job)
 
 
 def count_splits(sequences: DataFrame) -> Counts:
@@ -87,10 +89,7 @@ def count_splits(sequences: DataFrame) -> Counts:
 
 def sum_counts() -> list[Column]:
     """COUNTED, each under its name."""
-    return [
-        (F.count(column) if name == "sequences" else F.sum(column)).alias(name)
-        for name, column in COUNTED.items()
-    ]
+    return [F.expr(sql).alias(name) for name, sql in COUNTED.items()]
 
 
 def find_groups(documents: DataFrame, layout: Layout) -> DataFrame:

@@ -5,52 +5,22 @@ asks them: chat_template.jinja, `chat_template` of tokenizer_config.json. A temp
 examples/sandbox.py says how it is rendered.
 """
 
-import hashlib
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
-
+from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat, from_fields, read_template, require_short
 from pipelines.dataset.chat_rules import ChatRules
 from pipelines.dataset.end_token import TOKEN_FILES, read_json
 from pipelines.dataset.hub import Base, resolve_base
+from pipelines.storage import Folder
 
-TEMPLATE_FILE = "chat_template.jinja"
+if TYPE_CHECKING:
+    from pipelines.pin import Pin
+
 CONFIG_FILE = "tokenizer_config.json"
-MAX_CHARS = 100_000
-"""The longest published templates have 30,000 characters."""
 DEFAULT_NAME = "default"
 """Of several named templates, the one that is meant where no tools are offered."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatFormat:
-    """How conversations are written; travels to the executors."""
-
-    template: str | None = None
-    """Jinja; None = the tokenizer has none."""
-    variables: tuple[tuple[str, str], ...] = ()
-    """Name -> special token, such as ("eos_token", "<|im_end|>")."""
-    roles: tuple[tuple[str, str], ...] = ()
-    """Other name of a role -> role."""
-    date: str | None = None
-    """YYYY-MM-DD, today for the template; None = templates know no date."""
-    name: str = "the chat template"
-    """Where the template is from, for errors."""
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of all that the tokens depend on, first 32 hex digits."""
-        content = json.dumps([self.template, self.variables, self.roles, self.date])
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-    def with_end_token(self, tokenizer: Tokenizer, end_token_id: int | None) -> "ChatFormat":
-        """With an eos_token, even if no file names one."""
-        known = dict(self.variables)
-        if end_token_id is not None:
-            known.setdefault("eos_token", str(tokenizer.id_to_token(end_token_id)))
-        return replace(self, variables=tuple(sorted(known.items())))
 
 
 def load_chat_format(rules: ChatRules, base: str | None) -> ChatFormat:
@@ -60,10 +30,46 @@ def load_chat_format(rules: ChatRules, base: str | None) -> ChatFormat:
     """
     resolved = resolve_base(base) if base is not None else None
     template, name = _find_template(rules, resolved)
-    if template is not None and len(template) > MAX_CHARS:
-        raise ValueError(f"{name} has {len(template):,} characters, at most {MAX_CHARS:,} are read")
+    if template is not None:
+        require_short(template, name)
     variables = _read_variables(resolved) if resolved is not None else ()
     return ChatFormat(template, variables, tuple(sorted(rules.roles.items())), rules.date, name)
+
+
+def write_chat_format(chat: ChatFormat, folder: str) -> str:
+    """Keep the format in `folder` under its fingerprint, and return the fingerprint."""
+    name = chat.fingerprint
+    content = json.dumps({**chat.to_fields(), "template": chat.template}, ensure_ascii=False)
+    Folder(folder).write(_file_of(name), content.encode())
+    return name
+
+
+def read_chat_format(folder: str, fingerprint: str) -> ChatFormat:
+    """The format kept under `fingerprint`. Raises ValueError if the file has another one."""
+    files, name = Folder(folder), _file_of(fingerprint)
+    if not files.exists(name):
+        raise FileNotFoundError(
+            f"no {name} in {folder}; delete the sequences table and run the dataset stage again"
+        )
+    fields = json.loads(files.read(name))
+    chat = from_fields(fields, fields["template"], "the chat template of the sequences")
+    if chat.fingerprint != fingerprint:
+        raise ValueError(
+            f"{folder}/{name} was changed after it was written; delete it and the sequences table, then run "
+            "the dataset stage"
+        )
+    return chat
+
+
+def find_missing_format(folder: str, sequences: "Pin") -> str:
+    """A sentence if the format of the sequences is not in `folder`; "" if it is, or if they have none."""
+    name = sequences.facts.get("chat")
+    is_there = name is None or Folder(folder).exists(_file_of(name))
+    return "" if is_there else f"chat format {name} is not in {folder}"
+
+
+def _file_of(fingerprint: str) -> str:
+    return f"{fingerprint}.chat.json"
 
 
 def _find_template(rules: ChatRules, base: Base | None) -> tuple[str | None, str]:
@@ -74,12 +80,12 @@ def _find_template(rules: ChatRules, base: Base | None) -> tuple[str | None, str
             raise FileNotFoundError(
                 f"no chat template {path}; set dataset.tokenizer.chat.template to a Jinja file"
             )
-        return _read_text(path), f"chat template {path}"
+        return read_template(path, name := f"chat template {path}"), name
     if base is None:
         return None, "the chat template"
     file = base.file(TEMPLATE_FILE)
     if file is not None:
-        return _read_text(file), f"{TEMPLATE_FILE} of {base.pinned_name}"
+        return read_template(file, name := f"{TEMPLATE_FILE} of {base.pinned_name}"), name
     found = read_json(base, CONFIG_FILE).get("chat_template")
     if isinstance(found, list):  # several, with names
         named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
@@ -91,13 +97,6 @@ def _find_template(rules: ChatRules, base: Base | None) -> tuple[str | None, str
             )
         found = named[DEFAULT_NAME]
     return found if isinstance(found, str) else None, f"chat_template of {base.pinned_name}"
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
 
 
 def _read_variables(base: Base) -> tuple[tuple[str, str], ...]:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.dataset.chat_template import ChatFormat, load_chat_format
+from pipelines.dataset.chat_format import ChatFormat
+from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.layout import Place, min_own_bytes
-from pipelines.dataset.tokenizer import ChosenTokenizer, load_tokenizer, train_bpe, wrap_trained
+from pipelines.dataset.tokenizer import TRAINERS, ChosenTokenizer, load_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.delta import ContractError
 from pipelines.pin import Pin
@@ -189,7 +190,7 @@ def _require_classes(counts: dict[str | None, int]) -> tuple[str, ...]:
 def choose_tokenizer(
     documents: DataFrame, choice: TokenizerChoice, summary: DocumentSummary, *, task: str
 ) -> ChosenTokenizer:
-    """The tokenizer of `choice.base`, or BPE trained on kept train documents in doc_id order, at most
+    """The tokenizer of `choice.base`, or one trained on kept train documents in doc_id order, at most
     `max_bytes` of text; with the chat template if the task has conversations."""
     chat = load_chat_format(choice.chat, choice.base) if load_builder(task).is_chat else ChatFormat()
     if choice.base is not None:
@@ -220,4 +221,5 @@ def choose_tokenizer(
                 num_bytes += row["num_bytes"]
                 yield row["text"]
 
-    return wrap_trained(train_bpe(take_texts(), vocab_size=choice.vocab_size))._replace(chat=chat)
+    trained = TRAINERS[choice.model](take_texts(), vocab_size=choice.vocab_size)
+    return wrap_trained(trained)._replace(chat=chat)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.doc_keys import make_doc_keys
 from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part
 from pipelines.dataset.examples.table import load_builder
@@ -51,6 +51,11 @@ class PackingJob:
     rules: PackingRules
     chat: ChatFormat
 
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether the task may find nothing to learn in a document. Such a task makes one unit of each."""
+        return load_builder(self.task).is_chat
+
 
 def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker:
     """The function for mapInArrow, over documents that are sorted by split, group, source and doc_id: its
@@ -59,7 +64,7 @@ def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker
     def pack_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Spark runs a task per core. A tokenizer that used all cores for each of them would only slow them
         # down.
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
         records = (record for batch in batches for record in _iterate_records(batch))
         for (split, number), group in groupby(records, key=lambda record: (record["split"], record["group"])):
             next_id = number << POSITION_BITS
@@ -79,12 +84,12 @@ def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker
 def pack_documents(
     documents: Iterable[Record], job: PackingJob, count: TokenCount
 ) -> Iterator[PackedSequence]:
-    """Packed rows of the documents, whose tokens are added to `count`."""
+    """Packed rows of the documents that can be learned from, whose tokens are added to `count`."""
     builder = _make_builder(job)
 
     def build_examples() -> Iterator[Example]:
         for batch in batch_documents(documents):
-            yield from builder.build(batch)
+            yield from (example for example in builder.build(batch) if example.problem is None)
 
     return load_packer(job.rules.method)(
         count.add_examples(build_examples()), length=job.rules.sequence_length
@@ -101,6 +106,14 @@ def _make_builder(job: PackingJob) -> ExampleBuilder:
         chat=job.chat,
     )
     return load_builder(job.task)(from_json(job.tokenizer_json), settings)
+
+
+def find_problems(records: Iterable[Record], job: PackingJob) -> Iterator[tuple[str, str | None]]:
+    """(doc_id, why nothing can be learned from it) of each document; None = something can."""
+    builder = _make_builder(job)
+    for batch in batch_documents(records):
+        for example in builder.build(batch):
+            yield example.doc_id, example.problem
 
 
 def require_builder(job: PackingJob) -> None:

@@ -8,10 +8,13 @@ memory is O(window), not O(rows).
 Within a window of some batches, rows are sorted by length, cut into global batches, and the batches are
 shuffled: the rows stay the same, with little padding. Every step is a full global batch, so the last epoch
 may borrow a few rows from the next one.
+
+That is the order without a mixture and without a curriculum (`Epochs`). With one, other rows stand at the
+positions (`mixing.mixed`); windows and batches are the same.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -42,7 +45,7 @@ class _Network(NamedTuple):
     @classmethod
     def of(cls, num_rows: int, seed: int, epoch: int) -> "_Network":
         half_bits = np.uint64(max(1, ((num_rows - 1).bit_length() + 1) // 2))
-        keys = _generator(seed, epoch).integers(0, 2**64, NUM_ROUNDS, dtype=np.uint64)
+        keys = make_generator(seed, epoch).integers(0, 2**64, NUM_ROUNDS, dtype=np.uint64)
         return cls(half_bits, (np.uint64(1) << half_bits) - np.uint64(1), keys)
 
 
@@ -73,7 +76,7 @@ def _backward(values: np.ndarray, network: _Network) -> np.ndarray:
     return (left << network.half_bits) | right
 
 
-def _generator(seed: int, word: int) -> np.random.Generator:
+def make_generator(seed: int, word: int) -> np.random.Generator:
     """Philox (Salmon 2011) keyed by two 64-bit words."""
     # Name the type: NumPy turns a list that holds a number from 2**63 on into floats, where neighbours are
     # equal.
@@ -95,26 +98,68 @@ class Visit(NamedTuple):
     """One time that a training sees a row."""
 
     epoch: int
-    """From 0."""
+    """From 0: the pass over the rows, or over those of its source."""
     step: int
     """From 0."""
     place: int
     """In the global batch."""
 
 
+class RowSequence(Protocol):
+    """Which row stands at each position of a training: a pure function with random access."""
+
+    def list_rows(self, first: int, stop: int) -> np.ndarray:
+        """(stop - first,) int64 rows at the positions of one window."""
+
+    def find(self, row: int, num_positions: int) -> list[tuple[int, int]]:
+        """Epoch and position of every time that `row` stands at one of the first `num_positions`."""
+
+
+class Epochs:
+    """All rows in a new random order in every epoch."""
+
+    def __init__(self, num_rows: int, *, seed: int) -> None:
+        self._num_rows, self._seed = num_rows, seed
+
+    def list_rows(self, first: int, stop: int) -> np.ndarray:
+        positions = np.arange(first, stop, dtype=np.int64)
+        epochs, inside = np.divmod(positions, self._num_rows)  # (num_positions,) each
+        rows = np.empty_like(positions)  # (num_positions,)
+        for epoch in np.unique(epochs):  # two where a window crosses the end of an epoch
+            chosen = epochs == epoch
+            rows[chosen] = permute(inside[chosen], self._num_rows, seed=self._seed, epoch=int(epoch))
+        return rows
+
+    def find(self, row: int, num_positions: int) -> list[tuple[int, int]]:
+        found = []
+        for epoch in range(-(-num_positions // self._num_rows)):
+            (inside,) = find_positions(np.array([row]), self._num_rows, seed=self._seed, epoch=epoch).tolist()
+            found.append((epoch, epoch * self._num_rows + inside))
+        return [visit for visit in found if visit[1] < num_positions]  # the last epoch may end early
+
+
 class Order:
     """Rows of every step. `lengths` is (num_rows,) tokens per row and may be a memory map."""
 
     def __init__(
-        self, lengths: np.ndarray, *, global_batch: int, total_steps: int, seed: int, window_batches: int
+        self,
+        lengths: np.ndarray,
+        *,
+        global_batch: int,
+        total_steps: int,
+        seed: int,
+        window_batches: int,
+        rows: RowSequence | None = None,
     ) -> None:
+        """`rows`: the row at each position; None = `Epochs`."""
         if not len(lengths):
             raise ValueError(
                 "the split has no sequences to train on; look at drop_reason and split in the documents table"
             )
         self._lengths, self._seed = lengths, seed
+        self._rows = rows or Epochs(len(lengths), seed=seed)
         self._global_batch = global_batch
-        self._total_steps = total_steps
+        self.total_steps = total_steps
         self._window_batches = window_batches
         self._window = -1
         self._batches = np.empty((0, global_batch), dtype=np.int64)
@@ -122,54 +167,35 @@ class Order:
     def batch(self, step: int) -> np.ndarray:
         """(global_batch,) rows of `step`, shortest first: dealt out in turn, all ranks get rows of similar
         length."""
-        if not 0 <= step < self._total_steps:
-            raise IndexError(f"step must be in [0, {self._total_steps}), got {step}")
+        if not 0 <= step < self.total_steps:
+            raise IndexError(f"step must be in [0, {self.total_steps}), got {step}")
         window, inside = divmod(step, self._window_batches)
         if window != self._window:
-            self._batches, self._window = self._draw(window), window
+            self._batches, self._window = self._deal(window)[1], window
         return self._batches[inside]
 
     def find_visits(self, row: int) -> list[Visit]:
         """When the training sees `row`, in the order of the epochs. Costs one window per epoch, wherever the
         row is."""
-        num_rows, window_rows = len(self._lengths), self._window_batches * self._global_batch
+        window_rows = self._window_batches * self._global_batch
         visits = []
-        for epoch in range(-(-self._total_steps * self._global_batch // num_rows)):
-            (inside,) = find_positions(np.array([row]), num_rows, seed=self._seed, epoch=epoch).tolist()
-            position = epoch * num_rows + inside
-            if position < self._total_steps * self._global_batch:  # the last epoch may end early
-                window = position // window_rows
-                # Rows are equal in a window that two epochs share; positions are not.
-                (found,) = np.argwhere(self._deal(window)[0] == position).tolist()
-                visits.append(Visit(epoch, window * self._window_batches + found[0], found[1]))
+        for epoch, position in self._rows.find(row, self.total_steps * self._global_batch):
+            window = position // window_rows
+            # Rows are equal in a window that two epochs share; positions are not.
+            (found,) = np.argwhere(self._deal(window)[0] == position).tolist()
+            visits.append(Visit(epoch, window * self._window_batches + found[0], found[1]))
         return visits
 
-    def _draw(self, window: int) -> np.ndarray:
-        """The batches of a window, (num_batches, global_batch) rows."""
-        return self._deal(window)[1]
-
     def _deal(self, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """The positions and the rows of the batches of a window, (num_batches, global_batch) each."""
-        positions = self._list_positions(window)
-        rows = self._list_rows(positions)  # (num_batches * global_batch,)
+        """The positions and the rows of the batches of a window, (num_batches, global_batch) each. The last
+        window may be shorter than the others."""
+        first = window * self._window_batches
+        stop = min(first + self._window_batches, self.total_steps)
+        positions = np.arange(first * self._global_batch, stop * self._global_batch, dtype=np.int64)
+        rows = self._rows.list_rows(int(positions[0]), int(positions[-1]) + 1)  # (num_positions,)
         # Stable: rows of equal length keep the random order of the permutation.
-        by_length = np.argsort(self._lengths[rows], kind="stable")  # (num_batches * global_batch,)
+        by_length = np.argsort(self._lengths[rows], kind="stable")  # (num_positions,)
         batches = by_length.reshape(-1, self._global_batch)  # (num_batches, global_batch)
         # Shuffle the batches, not the rows in them. The high bit keeps window keys distinct from epoch keys.
-        shuffled = _generator(self._seed, window | 1 << 63).permutation(batches)
+        shuffled = make_generator(self._seed, window | 1 << 63).permutation(batches)
         return positions[shuffled], rows[shuffled]
-
-    def _list_positions(self, window: int) -> np.ndarray:
-        """(num_batches * global_batch,). The last window may be shorter than the others."""
-        first = window * self._window_batches
-        stop = min(first + self._window_batches, self._total_steps)
-        return np.arange(first * self._global_batch, stop * self._global_batch, dtype=np.int64)
-
-    def _list_rows(self, positions: np.ndarray) -> np.ndarray:
-        num_rows = len(self._lengths)
-        epochs, inside = np.divmod(positions, num_rows)  # (num_positions,) each
-        rows = np.empty_like(positions)  # (num_positions,)
-        for epoch in np.unique(epochs):  # two where a window crosses the end of an epoch
-            chosen = epochs == epoch
-            rows[chosen] = permute(inside[chosen], num_rows, seed=self._seed, epoch=int(epoch))
-        return rows

@@ -23,6 +23,7 @@ from pipelines.dataset.arrays import (
 )
 from pipelines.dataset.copying import copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
+from pipelines.dataset.mixing.rules import CurriculumColumn
 from pipelines.dataset.pinned_files import open_pinned, require_plain_files
 from pipelines.dataset.rows import Rows
 from pipelines.repeating import repeat_on_hdfs
@@ -50,6 +51,12 @@ class SequenceReader:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def read_values(self, column: CurriculumColumn) -> np.ndarray:
+        """(num_rows,) a numeric column of the table."""
+        return {"num_tokens": self.lengths, "num_targets": self.num_targets, "num_bytes": self._num_bytes}[
+            column
+        ]
 
     def rows(self, ids: np.ndarray) -> Rows:
         """The rows `ids`, (num_rows,) int64, as views of the memory maps where possible."""

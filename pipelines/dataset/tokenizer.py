@@ -1,4 +1,4 @@
-"""Tokenizers: a Hugging Face fast tokenizer by name, or byte-level BPE trained on the corpus.
+"""Tokenizers: a Hugging Face fast tokenizer by name, or BPE or Unigram over bytes, trained on the corpus.
 
 Only the `tokenizers` library: executors need neither torch nor transformers. A tokenizer travels as its JSON
 text, and the sha256 of that text is its fingerprint, stored with the sequences and with every model.
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
-from pipelines.dataset.chat_template import ChatFormat, load_chat_format
+from pipelines.dataset.chat_format import ChatFormat
+from pipelines.dataset.chat_template import find_missing_format, load_chat_format
 from pipelines.dataset.end_token import find_end_token, mark_as_special
 from pipelines.dataset.hub import Base, resolve_base
-from pipelines.dataset.tokenizer_choice import TokenizerChoice
+from pipelines.dataset.tokenizer_choice import BPE, UNIGRAM, TokenizerChoice
+from pipelines.dataset.unigram import train_pieces
 from pipelines.storage import Folder
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|end_of_text|>"
 PAD = "<|pad|>"
+NUM_BYTES = 256
 _SAVE_AGAIN = "save the model with its fast tokenizer again, or name another one"
 
 
@@ -71,7 +74,7 @@ def _load_from(base: Base) -> ChosenTokenizer:
 
 
 def wrap_trained(tokenizer: Tokenizer) -> ChosenTokenizer:
-    """A tokenizer of train_bpe with its end token."""
+    """A tokenizer of TRAINERS with its end token."""
     return ChosenTokenizer(tokenizer, tokenizer.token_to_id(END_OF_TEXT))
 
 
@@ -99,12 +102,7 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     The library breaks ties between merges in the order of token ids, so equal texts in equal order give equal
     tokenizers. The tokenizer puts END_OF_TEXT behind every text.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    if vocab_size < len(alphabet) + 2:
-        raise ValueError(
-            f"vocab_size must be at least {len(alphabet) + 2} (256 bytes and 2 special tokens), got "
-            f"{vocab_size}"
-        )
+    _require_size(vocab_size)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.encode_special_tokens = True
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -112,10 +110,35 @@ def train_bpe(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[PAD, END_OF_TEXT],
-        initial_alphabet=alphabet,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
+    return _end_texts(tokenizer)
+
+
+def train_unigram(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
+    """Unigram over bytes, with the same promises; fewer tokens if the texts do not have so many pieces."""
+    _require_size(vocab_size)
+    tokenizer = train_pieces(texts, num_pieces=vocab_size - len((PAD, END_OF_TEXT)))
+    tokenizer.encode_special_tokens = True
+    tokenizer.add_special_tokens([PAD, END_OF_TEXT])
+    return _end_texts(tokenizer)
+
+
+TRAINERS = {BPE: train_bpe, UNIGRAM: train_unigram}
+"""By TokenizerChoice.model."""
+
+
+def _require_size(vocab_size: int) -> None:
+    if vocab_size < NUM_BYTES + 2:
+        raise ValueError(
+            f"vocab_size must be at least {NUM_BYTES + 2} (256 bytes and 2 special tokens), got {vocab_size}"
+        )
+
+
+def _end_texts(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer itself, which puts END_OF_TEXT behind every text from now on."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     tokenizer.post_processor = TemplateProcessing(
         single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, end)]
@@ -127,9 +150,11 @@ def identify_tokenizer(choice: TokenizerChoice, *, is_chat: bool) -> dict[str, o
     """What the tokens of a task, with conversations or without, depend on besides documents and packing."""
     settings = asdict(choice)
     del settings["chat"], settings["keep_trained"]
+    if choice.model == BPE:  # the only model once: tables of that time stay up to date
+        del settings["model"]
     known: dict[str, object] = {"tokenizer": settings, "tokenizer_identity": tokenizer_identity(choice)}
-    if is_chat:
-        known["chat"] = load_chat_format(choice.chat, choice.base).fingerprint
+    if is_chat:  # "chat" named it when the format was not kept beside the tokenizer
+        known["chat_format"] = load_chat_format(choice.chat, choice.base).fingerprint
     return known
 
 
@@ -179,6 +204,8 @@ def read_tokenizer(folder: str, fingerprint: str) -> Tokenizer:
 
 
 def find_missing_tokenizer(folder: str, sequences: "Pin") -> str:
-    """A sentence if the tokenizer of the sequences is not in `folder`; "" if it is."""
+    """A sentence if the tokenizer of the sequences or its chat format is not in `folder`; "" if they are."""
     name = sequences.facts["tokenizer"]
-    return "" if Folder(folder).exists(f"{name}.json") else f"tokenizer {name} is not in {folder}"
+    if not Folder(folder).exists(f"{name}.json"):
+        return f"tokenizer {name} is not in {folder}"
+    return find_missing_format(folder, sequences)

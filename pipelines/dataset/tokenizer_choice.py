@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from pipelines.dataset.chat_rules import ChatRules
 
+BPE, UNIGRAM = "bpe", "unigram"
+MODELS = (BPE, UNIGRAM)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerChoice:
@@ -12,6 +15,8 @@ class TokenizerChoice:
     base: str | None = None
     """Folder, package://NAME/FOLDER or hub id (org/name or org/name@revision) of a model with a fast
     tokenizer; null = train one on the corpus."""
+    model: str = BPE
+    """Of a trained tokenizer, over bytes: bpe, or unigram, which needs sentencepiece."""
     vocab_size: int = 8192
     """Tokens of a trained tokenizer."""
     max_bytes: int = 100_000_000
@@ -23,6 +28,8 @@ class TokenizerChoice:
     """For tasks with conversations."""
 
     def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(f"model must be {' or '.join(MODELS)}, got {self.model!r}")
         if self.vocab_size < 1 or self.max_bytes < 1:
             raise ValueError(
                 f"vocab_size and max_bytes must be at least 1, got {self.vocab_size} and {self.max_bytes}"

@@ -8,7 +8,7 @@ sequences instead takes many seconds.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.dataset.arrays import LENGTHS, copy_name, open_lengths
+from pipelines.dataset.arrays import LENGTHS, copy_name, open_array
 from pipelines.dataset.doc_keys import make_doc_keys
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.numbering import RowNumbers, Runs, find_id_runs, number_rows
@@ -26,6 +26,8 @@ from pipelines.repeating import repeat_on_hdfs
 from pipelines.storage import locate
 
 SPAN_COLUMNS = ["sequence_id", "segments"]
+ARRAYS = {"num_tokens": LENGTHS, "source": "source_codes"}
+"""Arrays of a copy that have another name than the column."""
 Found = TypeVar("Found")
 
 
@@ -52,17 +54,23 @@ class SequenceTrace:
         self.num_rows = sum(file.num_rows for file in self._files)
 
     def read_lengths(self) -> np.ndarray:
-        """(num_rows,) int32 tokens of each row.
+        """(num_rows,) int32 tokens of each row."""
+        return self.read_column("num_tokens")
 
-        From the copy of a training on this machine, else read once and kept beside the copies: 4 bytes a row.
+    def read_column(self, column: str, names: Sequence[str] = ()) -> np.ndarray:
+        """(num_rows,) a numeric column of each row, or its `source` as the place in `names`, all sources of
+        the split.
+
+        From the copy of a training on this machine, else read once and kept beside the copies.
         """
         (_, table_id), version = self._table, self._version
-        lengths = open_lengths(copies_folder() / copy_name(table_id, version, self.split))
-        if lengths is not None:
-            return lengths
-        name = copy_name(table_id, version, self.split)
-        with open_copy(copies_folder("lengths"), name, self._write_lengths) as folder:
-            kept = open_lengths(folder)
+        name, array = copy_name(table_id, version, self.split), ARRAYS.get(column, column)
+        copied = open_array(copies_folder() / name, array)
+        if copied is not None:
+            return copied
+        write = partial(self._write_column, column, names)
+        with open_copy(copies_folder(f"column-{column}"), name, write) as folder:
+            kept = open_array(folder, array)
             assert kept is not None, "open_copy shows complete copies only"
             return kept
 
@@ -117,18 +125,19 @@ class SequenceTrace:
 
         return sorted(self._run_all(search, self._files))
 
-    def _write_lengths(self, folder: Path) -> None:
+    def _write_column(self, column: str, names: Sequence[str], folder: Path) -> None:
         # On disk from the start: a table of billions of rows has more lengths than fit into memory.
-        file = folder / f"{LENGTHS}.npy"
-        lengths = np.lib.format.open_memmap(file, "w+", np.int32, (self.num_rows,))
+        file = folder / f"{ARRAYS.get(column, column)}.npy"
+        kept = np.lib.format.open_memmap(file, "w+", np.int32, (self.num_rows,))
 
         def read(part: PinnedFile) -> None:
-            sizes = self._open(part).read(columns=["sequence_id", "num_tokens"], use_threads=False)
-            lengths[self.numbers.find_rows(sizes["sequence_id"].to_numpy())] = sizes["num_tokens"].to_numpy()
+            rows = self._open(part).read(columns=["sequence_id", column], use_threads=False)
+            values = pc.index_in(rows[column], pa.array(names)) if column == "source" else rows[column]
+            kept[self.numbers.find_rows(rows["sequence_id"].to_numpy())] = values.to_numpy()
 
         for _ in self._run(read, self._files):
             pass
-        lengths.flush()
+        kept.flush()
 
     def _run_all(
         self, read: Callable[[PinnedFile], list[Span]], files: Sequence[PinnedFile]

@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from pipelines.dataset.build import BuiltSequences, build_sequences, count_splits
-from pipelines.dataset.chat_template import ChatFormat, load_chat_format
+from pipelines.dataset.build import BuiltSequences, Counts, build_sequences, count_splits, find_groups
+from pipelines.dataset.chat_format import ChatFormat
+from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.documents import (
     Before,
     DocumentSummary,
@@ -26,9 +28,11 @@ from pipelines.dataset.earlier import (
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.increment import Increment, find_increment, read_versions, select_groups
 from pipelines.dataset.layout import Layout, lay_out_groups
+from pipelines.dataset.left_out import check_left_out
 from pipelines.dataset.packing.rules import PackingRules
-from pipelines.dataset.tokenizer import ChosenTokenizer, read_tokenizer, wrap_trained, write_tokenizer
+from pipelines.dataset.tokenizer import ChosenTokenizer, read_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
+from pipelines.dataset.tokenizer_facts import keep_tokenizer
 from pipelines.pin import Pin, open_log
 from pipelines.tables import SEQUENCES
 
@@ -46,6 +50,8 @@ class SequenceBuild:
     """Folder written."""
     fingerprint: str
     """Of all inputs."""
+    max_left_out_fraction: float = 0.0
+    """Share of the documents that a task may leave out."""
     report: str | None = None
     """Folder of the report; None = none is written."""
 
@@ -73,7 +79,9 @@ def write_sequences(
     phase(f"packing documents into sequences, {len(layout.groups):,} groups{reason}")
     built = _build(documents, build, chosen, summary, layout)
     with SEQUENCES.hold(built.rows, build.sequences) as held:
-        facts = _describe(build, inputs, pinned, chosen, summary, built, count_splits(held.rows))
+        counts, max_fraction = count_splits(held.rows), build.max_left_out_fraction
+        left_out = check_left_out(documents, held.rows, built.job, counts, summary, max_fraction)
+        facts = _describe(build, inputs, pinned, chosen, summary, built, counts, left_out)
         phase("writing sequences")
         pin = SEQUENCES.overwrite(held, build.sequences, fingerprint=build.fingerprint, facts=facts)
     if pin.facts["tokenizer"] != facts["tokenizer"]:
@@ -114,7 +122,10 @@ def _write_increment(
     built = _build(documents, build, chosen, summary, layout, increment)
     with SEQUENCES.hold(built.rows, build.sequences) as held:
         counts = add_counts(earlier.facts["splits"], count_splits(held.rows), increment.counts)
-        facts = _describe(build, inputs, pinned, chosen, summary, built, counts)
+        max_fraction = build.max_left_out_fraction
+        packed = find_groups(documents, layout).where(F.col("group").isin(sorted(increment.groups)))
+        left_out = check_left_out(packed, held.rows, built.job, counts, summary, max_fraction)
+        facts = _describe(build, inputs, pinned, chosen, summary, built, counts, left_out)
         phase("writing sequences")
         pin = SEQUENCES.extend(
             held,
@@ -184,16 +195,18 @@ def _describe(
     chosen: ChosenTokenizer,
     summary: DocumentSummary,
     built: BuiltSequences,
-    counts: dict[str, dict[str, int]],
+    counts: Counts,
+    left_out: dict[str, Any],
 ) -> dict[str, Any]:
     """What the commit keeps."""
     return {
         "report": build.report,
         "task": build.task,
         "labels": summary.labels,
-        "tokenizer": write_tokenizer(chosen.tokenizer, build.tokenizers),
+        **keep_tokenizer(chosen, build.tokenizers, is_chat=load_builder(build.task).is_chat),
         "splits": counts,
-        "end_token_id": built.end_token_id,
+        "left_out": left_out,
+        "end_token_id": built.job.end_token_id,
         "sequence_length": build.packing.sequence_length,
         "settings": inputs.settings,
         "documents": {**asdict(pinned), "facts": {}},

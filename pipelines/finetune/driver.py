@@ -76,6 +76,10 @@ def train_on_rank(training: Training, world: World) -> dict[str, Any]:
     return train_rank(training, world)
 
 
+MIXTURE_METRIC = "mixture"
+"""mixture/SOURCE: share of the tokens that came from a source, over the thousand steps up to the point."""
+
+
 class Watcher:
     """Hands the events of a training to the listeners, each once, in order."""
 
@@ -120,6 +124,8 @@ class Watcher:
             elif kind == "step":
                 self._listeners.show_progress(format_step(event))
                 self._listeners.log(step, step_metrics(event))
+            elif kind == "mixture":
+                self._listeners.log(step, mixture_metrics(event))
             else:
                 self._hand_out_evaluation(event)
 
@@ -140,6 +146,12 @@ def step_metrics(event: dict[str, Any]) -> dict[str, float]:
         "train/learning_rate": event["learning_rate"],
         "train/tokens_per_second": event["num_tokens"] / max(event["seconds"], 1e-9),
     }
+
+
+def mixture_metrics(event: dict[str, Any]) -> dict[str, float]:
+    """The points of the realised mixture that a mixture event gives."""
+    total = max(1, sum(event["tokens"].values()))
+    return {f"{MIXTURE_METRIC}/{source}": tokens / total for source, tokens in event["tokens"].items()}
 
 
 def format_step(event: dict[str, Any]) -> str:

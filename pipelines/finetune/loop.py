@@ -46,11 +46,12 @@ def train(
     plan: BatchPlan,
     optimization: Optimization,
     seed: int,
-    after_step: Callable[[int, StepResult], None],
+    after_step: Callable[[int, StepResult, np.ndarray], None],
 ) -> None:
     """Run `steps`, which end at the last step of the training. `strategy` is built.
 
-    `after_step(num_steps_done, result)` is called on every rank after every step.
+    `after_step(num_steps_done, result, rows)` is called on every rank after every step, with the rows of the
+    global batch.
     Raises FloatingPointError if loss or gradient is not finite.
     """
     with prefetch(_make_batches(strategy, task, reader, order, steps, plan)) as made:
@@ -74,7 +75,8 @@ def train(
                     f"distributary trace --step {step + 1} --run RUN_ID"
                 )
             num_tokens = int(reader.lengths[rows].sum())
-            after_step(step + 1, StepResult(loss, norm, rate, num_tokens, time.monotonic() - started))
+            result = StepResult(loss, norm, rate, num_tokens, time.monotonic() - started)
+            after_step(step + 1, result, rows)
 
 
 def _make_batches(

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pipelines.dataset.mixing.rules import Curriculum
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipelines.dataset.mixing.plan import MixturePlan
     from pipelines.pin import Pin
 
 REVISION = 3
@@ -149,20 +151,24 @@ class Training:
     schedule: Schedule
     cadence: Cadence
     execution: Execution
+    mixture: "MixturePlan | None" = None
+    """What is read of every source; None = every train sequence num_epochs times."""
+    curriculum: Curriculum | None = None
+    """Which sequences come first; None = random order."""
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on: everything but where the training runs, how, and how often it reports.
 
         The evaluation cadence is part of it, because the best checkpoint is one of those evaluated; so is the
-        limit of sequences, where there is one.
+        limit of sequences, the mixture and the curriculum, where there is one.
         """
-        limit = self.cadence.max_evaluation_sequences
+        limit, mixture = self.cadence.max_evaluation_sequences, self.mixture
         return {
             **({} if limit is None else {"max_evaluation_sequences": limit}),
-            **{
-                name: asdict(getattr(self, name))
-                for name in ("spec", "architecture", "optimization", "schedule")
-            },
+            **({} if mixture is None else {"mixture": mixture.identity()}),
+            **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
+            "spec": _identify(self.spec),
+            **{name: asdict(getattr(self, name)) for name in ("architecture", "optimization", "schedule")},
             "data": {
                 name: getattr(self.data, name)
                 for name in ("table_id", "version", "evaluation_split", "final_split")
@@ -176,6 +182,8 @@ class Training:
         return {
             "task": self.spec.task,
             "architecture": asdict(self.architecture),
+            **({} if self.mixture is None else {"mixture_id": self.mixture.id}),
+            **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
             **{name: value for part in parts for name, value in asdict(part).items()},
         }
 
@@ -230,7 +238,9 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
     """
     from pipelines.catalog import find_location
+    from pipelines.dataset.chat_template import read_chat_format
     from pipelines.dataset.hub import base_identity
+    from pipelines.dataset.mixing.count import plan_on_table
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
 
@@ -242,17 +252,11 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     BatchPlan(
         global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
     )
-    facts = sequences.facts
+    facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
     training = Training(
         fingerprint="",
         folder="",
-        data=_pick(
-            Data,
-            settings,
-            sequences=find_location(sequences.path),  # ranks read files, without Spark
-            table_id=sequences.table_id,
-            version=sequences.version,
-        ),
+        data=_pick(Data, settings, sequences=files, table_id=sequences.table_id, version=sequences.version),
         spec=ModelSpec(
             task=facts["task"],
             labels=tuple(facts["labels"]),
@@ -260,16 +264,32 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             base=settings.model.start(),
             tokenizer=facts["tokenizer"],
             end_token_id=facts.get("end_token_id"),
+            chat=read_chat_format(settings.tokenizers, facts["chat"]) if "chat" in facts else None,
         ),
         architecture=settings.model,
         optimization=settings.optimization,
         schedule=_pick(Schedule, settings),
         cadence=_pick(Cadence, settings),
         execution=_pick(Execution, settings),
+        mixture=plan_on_table(
+            settings.mixture,
+            sequences,
+            files,
+            num_epochs=settings.num_epochs,
+            global_batch=settings.global_batch,
+        ),
+        curriculum=settings.curriculum if settings.curriculum.column else None,
     )
     base = base_identity(settings.model.base)
     made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
     return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _identify(spec: ModelSpec) -> dict[str, Any]:
+    """What the weights depend on in a spec."""
+    fields = asdict(replace(spec, chat=None))
+    del fields["chat"]
+    return fields if spec.chat is None else {**fields, "chat": spec.chat.fingerprint}
 
 
 def _pick(kind: type[_Value], source: Any, **others: Any) -> _Value:

@@ -19,7 +19,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from pipelines.dataset.order import Order, num_steps
+from pipelines.dataset.mixing.build import Sources, build_order
+from pipelines.dataset.mixing.mixed import Difficulty
+from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader, open_split
 from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.finetune.checkpoint.format import TrainState
@@ -33,6 +35,7 @@ from pipelines.finetune.models.folder import save_model
 from pipelines.finetune.opening import open_together
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
+from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.results import read_result
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Task
@@ -73,7 +76,9 @@ class _Rank:
         self._train: SequenceReader
         self._validation: SequenceReader
         self._final: SequenceReader
+        self._order: Order
         self._total_steps: int
+        self._mix: RealisedMix | None = None
         self._plan = BatchPlan(
             global_batch=training.schedule.global_batch,
             micro_batch=training.execution.micro_batch,
@@ -97,18 +102,14 @@ class _Rank:
             text = f"continues from the checkpoint of step {self._state.step}"
             self._events.write("note", step=self._state.step, text=text)
         before = self._evaluate_before()
-        order = Order(
-            self._train.lengths,
-            global_batch=schedule.global_batch,
-            total_steps=self._total_steps,
-            seed=schedule.seed,
-            window_batches=schedule.window_batches,
-        )
+        if self._sources is not None and strategy.rank == 0:
+            step = self._state.step
+            self._mix = RealisedMix(self._sources, self._train.lengths, self._order, first_step=step)
         train(
             strategy,
             self._task,
             self._train,
-            order,
+            self._order,
             steps=range(self._state.step, self._total_steps),
             plan=self._plan,
             optimization=training.optimization,
@@ -138,11 +139,17 @@ class _Rank:
             world_size=strategy.world_size,
             note=self._note,
         )
-        self._total_steps = num_steps(
-            len(self._train),
-            global_batch=training.schedule.global_batch,
-            num_epochs=training.schedule.num_epochs,
+        self._sources, difficulty = self._find_sources(), None
+        if training.curriculum is not None and training.curriculum.column is not None:
+            difficulty = Difficulty(training.curriculum, self._train.read_values(training.curriculum.column))
+        self._order = build_order(
+            self._train.lengths, training.schedule, sources=self._sources, difficulty=difficulty
         )
+        self._total_steps = self._order.total_steps
+
+    def _find_sources(self) -> Sources | None:
+        plan, reader = self._training.mixture, self._train
+        return None if plan is None else Sources(plan, reader.source_names, reader.source_codes)
 
     def _open(self, split: str) -> SequenceReader:
         data, most_gb = self._training.data, self._training.execution.max_copies_gb
@@ -203,12 +210,14 @@ class _Rank:
             progress=lambda share: self._note(f"evaluating {split}: {share:.0%}"),
         )
 
-    def _after_step(self, step: int, result: StepResult) -> None:
+    def _after_step(self, step: int, result: StepResult, rows: np.ndarray) -> None:
         cadence, rank = self._training.cadence, self._strategy.rank
         is_last = step == self._total_steps
         self._state = replace(self._state, step=step)
         if rank == 0 and (step % cadence.log_every_steps == 0 or is_last):
             self._events.write("step", step=step, total_steps=self._total_steps, **result._asdict())
+        for counts in [] if self._mix is None else self._mix.count(step, rows):
+            self._events.write("mixture", step=step, **counts)
         evaluates = step % cadence.evaluate_every_steps == 0 or is_last
         if evaluates:
             self._compare_with_best(step)

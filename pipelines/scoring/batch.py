@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from pipelines.dataset.examples.example import Document, Part
 from pipelines.finetune.launch.devices import show_only
 from pipelines.scoring.pull import Place, open_place
 from pipelines.stores import carry
@@ -31,7 +32,7 @@ SLICE_ROWS = 512
 """Texts held as Python strings at once: enough to sort by length, little to hold."""
 GIVEN = ("doc_id", "text", "content_hash", "label")
 """What the workers read and return as it is."""
-SCORED = (*GIVEN, "prediction", "score", "latency_ms")
+SCORED = (*GIVEN, "prediction", "score", "num_bytes", "problem", "latency_ms")
 """Columns of PREDICTIONS that the workers return; the rest is constant."""
 
 
@@ -64,7 +65,8 @@ def score_documents(
     with torch_workers(documents.sparkSession):
         schema = StructType([PREDICTIONS.schema[name] for name in SCORED])
         score = _make_scorer(load, batch_size, generate)
-        scored = documents.select(*GIVEN).mapInArrow(carry(score), schema)
+        columns = (*GIVEN, "parts") if place.reads_parts else GIVEN
+        scored = documents.select(*columns).mapInArrow(carry(score), schema)
     constants = {
         "model_name": F.lit(model.name),
         "model_version": F.lit(model.version),
@@ -93,15 +95,28 @@ def _score_slice(
     rows: pa.RecordBatch, predictor: "Predictor", batch_size: int, generate: bool, schema: pa.Schema
 ) -> pa.RecordBatch:
     before = predictor.model_seconds
-    predictions = predictor.predict(rows.column("text").to_pylist(), batch_size=batch_size, generate=generate)
+    predictions = predictor.predict(_read_documents(rows), batch_size=batch_size, generate=generate)
     milliseconds = (predictor.model_seconds - before) * 1000 / max(1, rows.num_rows)
     columns = [
         *(rows.column(name) for name in GIVEN),
         pa.array([each.prediction for each in predictions], pa.string()),
         pa.array([each.score for each in predictions], pa.float64()),
+        pa.array([each.num_bytes for each in predictions], pa.int64()),
+        pa.array([each.problem for each in predictions], pa.string()),
         pa.array([milliseconds] * rows.num_rows, pa.float64()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _read_documents(rows: pa.RecordBatch) -> list[str | Document]:
+    texts: list[str] = rows.column("text").to_pylist()
+    if "parts" not in rows.schema.names:
+        return list(texts)
+    ids, parts = rows.column("doc_id").to_pylist(), rows.column("parts").to_pylist()
+    return [
+        Document(doc_id, text, parts=None if turns is None else tuple(Part(**turn) for turn in turns))
+        for doc_id, text, turns in zip(ids, texts, parts, strict=True)
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.finetune.models.architecture import read_spec
 from pipelines.registry.gate.decide import Measurement, Verdict, decide
 from pipelines.registry.versions.aliases import find_rival
 from pipelines.registry.versions.resolve import LocatedModel, locate_model
@@ -16,27 +18,34 @@ from pipelines.scoring.place import place_model
 from pipelines.scoring.select import deal
 from pipelines.spark import persisted
 
-NUM_EXAMPLES, EXAMPLE_CHARS = 2, 200
+NUM_EXAMPLES, EXAMPLE_CHARS, EXAMPLE_TURNS = 2, 200, 2
 SERVE_SCRIPT = Path(__file__).with_name("serve.py")
 """What MLflow runs to serve a model; it reads the model folder."""
 
 
-def example_texts(documents: DataFrame) -> list[str]:
-    """Beginnings of the first documents by doc_id: the input example of a model version.
+def example_inputs(documents: DataFrame, model_folder: Path) -> list[Any]:
+    """Beginnings of the first documents by doc_id, the input example of a model version: texts, or for a
+    model of conversations the first turns as {role, content}.
 
     Raises ValueError if there are no documents.
     """
-    beginnings = (
-        documents.orderBy("doc_id")
-        .select(F.substring("text", 1, EXAMPLE_CHARS).alias("text"))
-        .limit(NUM_EXAMPLES)
-    )
-    texts = [row["text"] for row in beginnings.collect()]
-    if not texts:
+    beginning = F.substring("text", 1, EXAMPLE_CHARS)
+    if read_spec(model_folder).chat is not None:
+        user = F.array(F.struct(F.lit("user").alias("name"), F.col("text")))
+        turns = F.slice(F.coalesce("parts", user), 1, EXAMPLE_TURNS)
+        beginning = F.transform(
+            turns,
+            lambda turn: F.struct(
+                turn["name"].alias("role"), F.substring(turn["text"], 1, EXAMPLE_CHARS).alias("content")
+            ),
+        )
+    beginnings = documents.orderBy("doc_id").select(beginning.alias("example")).limit(NUM_EXAMPLES)
+    examples = [row.asDict(recursive=True)["example"] for row in beginnings.collect()]
+    if not examples:
         raise ValueError(
             "there are no kept documents to measure a model on; set registry.split to a split that has some"
         )
-    return texts
+    return examples
 
 
 def compare(

@@ -10,9 +10,9 @@ from pipelines.registry.gate.decide import Measurement
 SUMS = {
     "num_labelled": "count(label)",
     "num_correct": "count_if(label = prediction)",
-    "num_bytes": "coalesce(sum(octet_length(text)), 0)",
+    "num_bytes": "coalesce(sum(num_bytes), 0)",
     # The score of a language model is bits per byte.
-    "nats": "coalesce(sum(score * octet_length(text)), 0D) * ln(2D)",
+    "nats": "coalesce(sum(score * num_bytes), 0D) * ln(2D)",
 }
 """Name of a sum, as the formulas call it -> how PREDICTIONS gives it, in SQL."""
 

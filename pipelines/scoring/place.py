@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from pyspark.sql import SparkSession
 
-from pipelines.finetune.models.architecture import SPEC_FILE, parse_metric
+from pipelines.finetune.models.architecture import SPEC_FILE, parse_use
 from pipelines.registry.verify import require_digest
 from pipelines.scoring.pull import Place
 from pipelines.scoring.ship import needs_shipping, ship_folder
@@ -35,10 +35,10 @@ def place_model(spark: SparkSession, model: "LocatedModel") -> Place:
     from pipelines.registry.versions.resolve import fetch_model  # loads MLflow
 
     folder = fetch_model(model).folder
-    metric = parse_metric((folder / SPEC_FILE).read_bytes())
+    use = parse_use((folder / SPEC_FILE).read_bytes())
     if _is_seen(spark, folder):
-        return Place("folder", str(folder.resolve()), model.digest, metric)
-    return Place("shipped", ship_folder(spark, folder), model.digest, metric)
+        return Place("folder", str(folder.resolve()), model.digest, *use)
+    return Place("shipped", ship_folder(spark, folder), model.digest, *use)
 
 
 def _find_trained(spark: SparkSession, model: "LocatedModel") -> Place | None:
@@ -48,14 +48,14 @@ def _find_trained(spark: SparkSession, model: "LocatedModel") -> Place | None:
     folder = Folder(model.trained_in)
     if not folder.exists(SPEC_FILE):
         return None
-    metric = parse_metric(folder.read(SPEC_FILE))
+    use = parse_use(folder.read(SPEC_FILE))
     files, path = locate(model.trained_in)
     if not isinstance(files, pafs.LocalFileSystem):
-        return Place("storage", model.trained_in, model.digest, metric)
+        return Place("storage", model.trained_in, model.digest, *use)
     if not _is_seen(spark, Path(path)):
         return None
     require_digest(Path(path), model.digest, what=model.uri)
-    return Place("folder", path, model.digest, metric)
+    return Place("folder", path, model.digest, *use)
 
 
 def _is_seen(spark: SparkSession, folder: Path) -> bool:

@@ -1,17 +1,19 @@
-"""A model folder and texts in, predictions out. The task of the model does the work; this file knows none of
-them.
+"""A model folder and texts or dialogues in, predictions out. The task of the model does the work; this file
+knows none of them.
 
 Needs torch, transformers and tokenizers only, so that executors and servers need no more.
 """
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from pipelines.dataset.examples.example import Document
 from pipelines.finetune.models.folder import LoadedModel, load_model
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Prediction
@@ -65,21 +67,23 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(
-        self, texts: Sequence[str], *, batch_size: int = 32, generate: bool = True
+        self, texts: Sequence[str | Document], *, batch_size: int = 32, generate: bool = True
     ) -> list[Prediction]:
-        """One prediction per text, in the order given; scores have 6 decimals.
+        """One prediction per text or document, in the order given; scores have 6 decimals.
 
-        `generate=False`: a language model writes no continuations, which take most of its time, and only
-        scores.
+        A model of conversations reads the parts of a document as its turns, and a text as what the user says.
+        It answers, and scores the turns of the assistant that are there. `generate=False`: a language model
+        writes no text, which takes most of its time, and only scores.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 text, got {batch_size}")
+        documents = [Document("", each) if isinstance(each, str) else each for each in texts]
         in_bfloat16 = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16):
             predictions = self._task.predict(
-                self._module, self._tokenizer, texts, batch_size=batch_size, generate=generate
+                self._module, self._tokenizer, documents, batch_size=batch_size, generate=generate
             )
-        return [Prediction(each.prediction, round(each.score, DECIMALS)) for each in predictions]
+        return [replace(each, score=round(each.score, DECIMALS)) for each in predictions]
 
     def _start_clock(self, module: nn.Module, arguments: Any) -> None:
         self._began = time.perf_counter()

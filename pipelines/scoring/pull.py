@@ -28,6 +28,8 @@ class Place(NamedTuple):
     """Of the model folder, as it was registered; a copy from storage is checked against it."""
     metric: str
     """The metric that decides about this model, a key of `pipelines.metrics.METRICS`."""
+    reads_parts: bool = False
+    """Whether the model reads the parts of documents."""
 
 
 @contextmanager

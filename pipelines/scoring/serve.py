@@ -8,15 +8,19 @@ not installed.
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from pandas.api.types import is_list_like
 
 
 class TextModel(PythonModel):
-    """In: column `text`, or a plain list of texts. Out: columns `prediction` and `score`, one row per text in
-    the order given.
+    """In: column `text`, or a plain list of texts. A model of conversations also reads column `messages`, a
+    list of {role, content} per row; a row without messages is the text of a user. Out: columns `prediction`
+    and `score`, one row per input in the order given.
+
+    A dialogue is answered where a turn of the assistant that ends it begins, else where it ends. It is scored
+    by the turns of the assistant that it has (bits per byte; 0 = it has none).
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -30,7 +34,11 @@ class TextModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        predictions = self.predictor.predict(_read_texts(model_input))
+        reads_messages = self.predictor.spec.chat is not None
+        predictions = self.predictor.predict(_read_inputs(model_input, reads_messages))
+        for row, each in enumerate(predictions):
+            if each.problem is not None:
+                raise MlflowException.invalid_parameter_value(f"row {row}: {each.problem}")
         return pd.DataFrame(
             {
                 "prediction": pd.Series([each.prediction for each in predictions], dtype=object),
@@ -39,29 +47,55 @@ class TextModel(PythonModel):
         )
 
 
-def _read_texts(model_input: Any) -> list[str]:
-    """The texts of a request. Raises MlflowException, the only kind whose message MLflow's server passes on
-    to the caller (as status 400).
+def _read_inputs(model_input: Any, reads_messages: bool) -> list[Any]:
+    """The texts or dialogues of a request. Raises MlflowException, the only kind whose message MLflow's
+    server passes on to the caller (as status 400).
     """
     if isinstance(model_input, dict):
+        columns = {name: rows if is_list_like(rows) else [rows] for name, rows in model_input.items()}
         model_input = pd.DataFrame(
-            {name: np.atleast_1d(np.asarray(texts, dtype=object)) for name, texts in model_input.items()}
+            {name: pd.Series(list(rows), dtype=object) for name, rows in columns.items()}
         )
-    if isinstance(model_input, pd.DataFrame):
-        if "text" not in model_input.columns:
-            columns = ", ".join(map(str, model_input.columns)) or "none"
-            raise MlflowException.invalid_parameter_value(
-                f"the model needs column 'text', got {columns}; rename the column that holds the texts"
-            )
-        model_input = model_input["text"]
-    texts = list(model_input)
-    wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
-    if wrong is not None:
+    if not isinstance(model_input, pd.DataFrame):
+        return [_require_text(row, text) for row, text in enumerate(model_input)]
+    known = ["messages", "text"] if reads_messages else ["text"]
+    found = [name for name in known if name in model_input.columns]
+    if not found:
+        given = ", ".join(map(str, model_input.columns)) or "none"
         raise MlflowException.invalid_parameter_value(
-            f"row {wrong}: text must be a string, got {type(texts[wrong]).__name__}; "
-            "replace missing texts by ''"
+            f"the model needs column {' or '.join(map(repr, known))}, got {given}; rename the column that "
+            "holds the texts"
         )
-    return texts
+    has_messages = model_input["messages"].notna() if "messages" in found else [False] * len(model_input)
+    return [
+        _read_turns(row, values["messages"]) if is_given else _require_text(row, values.get("text"))
+        for row, (values, is_given) in enumerate(
+            zip(model_input[found].to_dict("records"), has_messages, strict=True)
+        )
+    ]
+
+
+def _read_turns(row: int, messages: Any) -> Any:
+    """A dialogue as the documents table has it."""
+    from pipelines.dataset.examples.example import Document, Part
+
+    try:
+        turns = tuple(Part(turn["role"], turn["content"]) for turn in messages)
+    except (KeyError, TypeError):
+        turns = ()
+    if not turns or not all(isinstance(text, str) for turn in turns for text in turn):
+        raise MlflowException.invalid_parameter_value(
+            f"row {row}: messages must be a list of {{role, content}}, both strings"
+        )
+    return Document("", "", parts=turns)
+
+
+def _require_text(row: int, text: Any) -> str:
+    if not isinstance(text, str):
+        raise MlflowException.invalid_parameter_value(
+            f"row {row}: text must be a string, got {type(text).__name__}; replace missing texts by ''"
+        )
+    return text
 
 
 mlflow.models.set_model(TextModel())

@@ -4,9 +4,10 @@ them, have the types of the table that owns them."""
 import pyarrow as pa
 import pytest
 
+from pipelines.corpus import increment
 from pipelines.corpus.ledger import ENTRIES
 from pipelines.corpus.measure import MEASURES
-from pipelines.corpus.neardup import grown, outcome, stored
+from pipelines.corpus.neardup import grown, outcome, similar, stored
 from pipelines.corpus.neardup.affected import CLUSTERED, ROWS, SIGNED
 from pipelines.corpus.neardup.candidates import MEMBERS
 from pipelines.corpus.readers.rows import DOCUMENT_ROWS, POSITIONS
@@ -43,7 +44,10 @@ def types_of(columns):
         (SIGNED, SIGNATURES, "content_hash buckets"),
         (CLUSTERED, NEAR_DUPLICATES, "doc_id source cluster_id duplicate_of"),
         (stored._SIGNED, SIGNATURES, "content_hash num_shingles buckets"),
-        (stored._SIMILAR, SIMILARITIES, "first second jaccard"),
+        (stored._BUCKETS, SIGNATURES, "content_hash scheme buckets"),
+        (similar._COMPARED, SIMILARITIES, "first second jaccard"),
+        (increment.HELD, DOCUMENTS, " ".join(increment.HELD.names)),
+        (similar._SIMILAR, SIMILARITIES, "first second jaccard"),
         (outcome.REMOVED_DDL, MEMBERS, "doc_id source file split num_chars content_hash task slice offset"),
         (
             grown._REVISITED_DDL,

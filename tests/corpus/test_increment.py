@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 from jobs import corpus
+from pipelines import arrow_rows
 from pipelines.corpus.increment import add_facts
 from pipelines.pin import pin, version_of
 from pipelines.tables import DOCUMENTS
+from tests.conftest import count_jobs
 from tests.corpus.increments import (
     NEAR,
     describe_tables,
     list_screens,
     make_config,
     make_text,
+    make_variant,
     write_batch,
     write_file,
 )
@@ -41,7 +44,9 @@ def read_labels(spark, config):
 
 
 @pytest.mark.slow
-def test_each_increment_equals_a_full_run(spark, tmp_path):
+@pytest.mark.parametrize("most", [arrow_rows.MOST_ROWS, 0], ids=["driver", "spark"])
+def test_each_increment_equals_a_full_run(spark, tmp_path, monkeypatch, most):
+    monkeypatch.setattr(arrow_rows, "MOST_ROWS", most)  # of earlier rows in the driver's memory
     draw, moves, changed = random.Random(5), Counter(), Counter()
     # Near duplicates of five texts: their buckets have more members than leaders.
     knobs = [*list_screens(tmp_path), *NEAR, "corpus.near_duplicates.max_leaders=2"]
@@ -76,6 +81,25 @@ def test_each_increment_equals_a_full_run(spark, tmp_path):
     assert facts["dropped"]["contaminated"] > facts["contamination"]["exam"]["records_hit"] == 2
     assert grown["word_matches"][1] >= facts["dropped"]["word_list/rude/max_matches"] > 5
     assert facts["quarantine"]["duplicate key"] > 5
+
+
+@pytest.mark.slow
+def test_a_near_copy_relabels_an_earlier_text_that_has_no_exact_copy(spark, tmp_path):
+    config = make_config(tmp_path, "lake", *NEAR)
+    write_file(tmp_path, "a", "1")
+    write_file(tmp_path, "b", "1", *({"text": make_variant(n, 1), "split": "train"} for n in (1, 5, 9)))
+    run(config)
+    write_file(tmp_path, "b", "2", {"text": make_variant(1, 1) + " behind", "split": "train"})
+    run(config)
+    reasons = Counter(reason for _, reason in read_labels(spark, config).values())
+    assert reasons == {None: 3, "near_duplicate": 1}
+    assert describe_tables(spark, config) == describe_full_run(spark, tmp_path, *NEAR)
+    # Nor is there anything to relabel. A query costs more than its work here, so their number is the cost.
+    write_file(tmp_path, "b", "3", {"text": make_text(1), "split": "train"})
+    before = count_jobs(spark)
+    run(config)
+    assert count_jobs(spark) - before <= 12
+    assert describe_tables(spark, config) == describe_full_run(spark, tmp_path, *NEAR)
 
 
 @pytest.mark.slow

@@ -59,6 +59,19 @@ def test_turns_become_parts_named_by_role(messages, expected):
     assert columns.text == "\n\n".join(text for _, text in expected)
 
 
+def test_fields_of_turns_are_lost_only_by_order():
+    turn = {"role": "user", "content": "a", "id": "7", "tool_calls": [], "audio": None, "refusal": ""}
+    with pytest.raises(MalformedError, match="turn 1 has id, a string, which would be lost"):
+        map_columns({"m": [turn]}, messages="m")
+    columns = map_columns({"m": [turn]}, messages="m", ignored_turn_fields=("id",))
+    assert columns.parts == [("user", "a")]
+
+
+def test_ignored_turn_fields_need_messages():
+    with pytest.raises(ValueError, match="ignored_turn_fields are fields of messages; map messages"):
+        make_source(fields={"text": "t"}, ignored_turn_fields=("id",))
+
+
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
@@ -71,6 +84,14 @@ def test_turns_become_parts_named_by_role(messages, expected):
         ([{"role": "", "content": "a"}], "messages: role of turn 1 is empty, not a name"),
         ([{"role": Number("1"), "content": "a"}], "messages: role of turn 1 is a number, not a name"),
         ([{"role": "user"}], "messages: content of turn 1 is null or missing, not a string"),
+        (
+            [{"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}],
+            "messages: turn 1 has tool_calls, an array, which would be lost; write it in its text, or name",
+        ),
+        (
+            [OPENAI[0], {"role": "a", "content": "b", "weight": Number("0")}],
+            "messages: turn 2 has weight, a num",
+        ),
         ([{"from": "gpt", "value": ["a"]}], "messages: value of turn 1 is an array, not a string"),
         ('[{"role": "user", "content": "a\\u0000"}]', "NUL: field 'm' contains"),
     ],

@@ -312,7 +312,7 @@ def test_rules_without_presets_keep_their_fingerprint():
     off = {"mojibake": False, "control_characters": False, "white_space": False, "c4_lines": None, "pii": []}
     unset = {"languages": [], "min_language_score": 0.65, "presets": [], "thresholds": {}}
     unset |= {"word_lists": []}
-    source = {"name": "s", "format": "text", "options": {}, "cleaning": off}
+    source = {"name": "s", "format": "text", "options": {}, "cleaning": off, "ignored_turn_fields": []}
     assert leave_out_unset({"rules": {**rules, **unset}, "sources": [source]}) == before
     changes = [({"presets": ["fineweb"]}, {}), ({"languages": ["en"]}, {}), ({}, {"pii": ["ip"]})]
     changes.append(({}, {"c4_lines": "paper"}))

@@ -3,17 +3,18 @@ from pyspark.sql import functions as F
 
 from pipelines.dataset import documents as dataset_documents
 from pipelines.dataset.build import build_sequences, count_splits
-from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.documents import choose_tokenizer, summarize_documents
 from pipelines.dataset.examples.prompt_response import PLAIN
 from pipelines.dataset.examples.table import EXAMPLES, load_builder
 from pipelines.dataset.layout import Layout, lay_out_groups
 from pipelines.dataset.packing.rules import PackingRules
-from pipelines.dataset.tokenizer import load_tokenizer
+from pipelines.dataset.tokenizer import load_tokenizer, tokenizer_fingerprint
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.delta import ContractError
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.dataset.styles import END, gpt2_style, write_model_folder
+from tests.dataset.texts import read_chinese, read_english
 
 TEXTS = [
     "Where is my card? It has not arrived.",
@@ -148,7 +149,7 @@ def test_tokenizer_without_special_tokens_can_be_packed(spark, tmp_path):
     rules = PackingRules(method="concatenate", sequence_length=500)
     documents = documents_of(spark, TEXTS)
     ((row,), _) = collect_sequences(documents, chosen, rules)
-    end_token_id = build(documents, chosen, rules).end_token_id
+    end_token_id = build(documents, chosen, rules).job.end_token_id
     assert end_token_id == chosen.end_token_id
     ends = [segment["first_token"] + segment["num_tokens"] - 1 for segment in row["segments"]]
     assert [place for place, token in enumerate(row["input_ids"]) if token == end_token_id] == ends
@@ -178,14 +179,14 @@ def test_documents_without_a_column_of_the_task_are_refused(spark, bpe):
 
 @pytest.fixture
 def trained_on(monkeypatch):
-    """The texts that train_bpe gets; training itself is not needed."""
+    """The texts that the trainer of BPE gets; training itself is not needed."""
     texts = []
 
     def take(given, vocab_size):
         texts.extend(given)
         return gpt2_style()
 
-    monkeypatch.setattr(dataset_documents, "train_bpe", take)
+    monkeypatch.setitem(dataset_documents.TRAINERS, "bpe", take)
     return texts
 
 
@@ -204,6 +205,28 @@ def test_sample_by_id_holds_the_bytes_asked_for(spark, trained_on):
     documents = documents_of(spark, ["ten bytes!"] * 1000).withColumn("doc_id", F.sha2("doc_id", 256))
     tokenizer_for(documents, TokenizerChoice(max_bytes=2_000))
     assert len(trained_on) == 200
+
+
+@pytest.mark.parametrize("num_partitions", [1, 5])
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_a_trained_tokenizer_does_not_depend_on_partitions(spark, monkeypatch, model, num_partitions):
+    if model == "unigram":
+        pytest.importorskip(
+            "sentencepiece", reason="sentencepiece is missing: pip install distributary[unigram]"
+        )
+    monkeypatch.setattr(dataset_documents, "SAMPLE_MARGIN", 1e6)  # so few documents are no sample
+    texts = [*read_english()[:10], *read_chinese()[:10]]
+    documents = documents_of(spark, texts).repartition(num_partitions, F.rand(3))
+    choice = TokenizerChoice(model=model, vocab_size=400, max_bytes=30_000)
+    chosen = tokenizer_for(documents, choice).tokenizer
+    by_hand, room = list[str](), choice.max_bytes
+    for text in texts:  # in the order of doc_id
+        if len(text.encode()) <= room:
+            by_hand.append(text)
+            room -= len(text.encode())
+    assert 10 < len(by_hand) < len(texts)
+    expected = dataset_documents.TRAINERS[model](iter(by_hand), vocab_size=400)
+    assert tokenizer_fingerprint(chosen) == tokenizer_fingerprint(expected)
 
 
 def test_training_a_tokenizer_on_nothing_is_refused(spark):
@@ -248,9 +271,11 @@ def test_classification_makes_one_sequence_per_kept_document(spark):
         "cut_tokens": num_cut,
         "continued": 0,
         "targets": 3,
+        "without_target": 0,
+        "units": 3,
     }
     assert num_cut > 0
-    assert build(documents, chosen, rules, "classification").end_token_id is None
+    assert build(documents, chosen, rules, "classification").job.end_token_id is None
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.dataset import group
-from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.group import PackingJob, make_partition_packer
 from pipelines.dataset.packing.conservation import TokenCount
 from pipelines.dataset.packing.packed import PackedSequence, join_rows, slice_unit

@@ -115,6 +115,7 @@ def list_changed(before, after):
     return {group for group in before.keys() | after.keys() if before.get(group) != after.get(group)}
 
 
+@pytest.mark.slow
 def test_five_increments_are_one_full_build(lake):
     batches = [
         [*make_file("web", "a", 12), *make_file("web", "b", 2), *make_file("books", "c", 2)],
@@ -143,6 +144,7 @@ def test_five_increments_are_one_full_build(lake):
     assert in_order.run()[0].digest == found.digest
 
 
+@pytest.mark.slow
 def test_a_document_that_goes_or_changes_rewrites_its_group_only(lake):
     rows = [*make_file("web", "a", 24), *make_file("web", "b", 2), *make_file("books", "c", 2)]
     lake.put(rows)
@@ -216,6 +218,7 @@ def test_a_build_that_was_killed_is_done_once(lake, monkeypatch, killed):
     lake.require_equal_to_full(found)
 
 
+@pytest.mark.slow
 def test_what_an_increment_cannot_do_is_built_whole_with_the_reason(lake, spark):
     lake.put([*make_file("web", "a", 12), *make_file("web", "b", 12)])
     lake.run()

@@ -1,9 +1,13 @@
-"""Numbers of rows, beside a sorted list of all ids."""
+"""Numbers of rows, beside a sorted list of all ids, and the files that they are in. No Spark."""
 
 import numpy as np
 import pytest
 
+from pipelines.dataset.earlier import FullBuildNeededError, find_shards
 from pipelines.dataset.numbering import find_id_runs, number_rows
+from pipelines.dataset.pinned_files import open_version
+from pipelines.pin import open_log
+from tests.sequence_tables import make_rows, write_sequences_table
 
 
 def make_ids(seed):
@@ -54,3 +58,29 @@ def test_an_id_that_is_missing_or_there_twice_is_named(seed):
         number_rows(twice, "train")
     with pytest.raises(ValueError, match=f"split train has no {ids[place]}, but"):
         number_rows([find_id_runs(np.array(ids[:place] + ids[place + 1 :]))], "train")
+
+
+def test_a_version_that_is_gone_has_no_log(tmp_path):
+    pinned = write_sequences_table(str(tmp_path / "t"), {"train": make_rows("train", 9, num_groups=2)})
+    log = open_version(pinned.path, pinned.version)
+    assert log is not None
+    assert log.version == pinned.version
+    assert open_version(pinned.path, pinned.version + 1) is None
+    assert open_version(str(tmp_path / "none"), 0) is None
+
+
+def test_shards_are_found_by_their_group(tmp_path):
+    rows = make_rows("train", 60, num_groups=3)
+    of_group = [[row for row in rows if row["sequence_id"] >> 32 == group] for group in range(3)]
+    path = str(tmp_path / "t")
+    # `write_sequences_table` begins a file for each of these, as a task does.
+    write_sequences_table(path, dict(enumerate(of_group)), rows_per_file=100)
+    log = open_log(path)
+    assert len(log.list_shards()) == 3
+    found = {group: find_shards(log, [group]) for group in range(3)}
+    assert sorted(name for names in found.values() for name in names) == sorted(log.list_shards())
+    assert [log.list_shards()[name] for (name,) in found.values()] == [len(group) for group in of_group]
+    assert find_shards(log, [7]) == []
+    write_sequences_table(str(tmp_path / "mixed"), {"train": rows}, rows_per_file=100)
+    with pytest.raises(FullBuildNeededError, match="moved sequences of several groups into one file"):
+        find_shards(open_log(str(tmp_path / "mixed")), [1])

@@ -111,6 +111,14 @@ def test_each_kind_goes_to_its_listener(events):
     assert heard.progress == ["building", "step 3/9: loss 1.0000, 15 tokens/s, about 0 min 12 s left"]
 
 
+def test_a_realised_mixture_becomes_shares_of_the_tokens(events):
+    heard = Heard()
+    mix = {"kind": "mixture", "first_step": 0, "sequences": {"web": 3, "code": 1}}
+    write(events / "1.jsonl", {**mix, "step": 1000, "tokens": {"web": 75, "code": 25}})
+    watch(events, heard).look()
+    assert heard.points == [(1000, {"mixture/web": 0.75, "mixture/code": 0.25})]
+
+
 def test_a_lost_lease_stops_the_watch_before_anything_is_logged(events):
     def lost():
         raise RuntimeError("another driver has taken over")

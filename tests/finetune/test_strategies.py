@@ -80,7 +80,7 @@ def run_steps(world, training, steps=range(STEPS), *, unused=False):
     )
     found = []
 
-    def after_step(step, result):
+    def after_step(step, result, rows):
         found.append((result.loss, result.gradient_norm))
         if step == steps.stop:
             strategy.save(checkpoints, TrainState(step=step))

@@ -102,8 +102,8 @@ def test_other_partitions_and_slices_move_scores_by_noise_only(
 
 def predictions(spark, rows):
     return spark.createDataFrame(
-        [(f"d{i}", *row) for i, row in enumerate(rows)],
-        "doc_id STRING, text STRING, label STRING, prediction STRING, score DOUBLE",
+        [(f"d{i}", *row, len(row[0].encode())) for i, row in enumerate(rows)],
+        "doc_id STRING, text STRING, label STRING, prediction STRING, score DOUBLE, num_bytes LONG",
     )
 
 

@@ -59,6 +59,8 @@ def as_predictions(documents):
     constants = {
         "prediction": F.lit("lost_card"),
         "score": F.lit(0.5),
+        "num_bytes": F.lit(1).cast("bigint"),
+        "problem": F.lit(None).cast("string"),
         "model_name": F.lit("intents"),
         "model_version": F.lit(3),
         "run_id": F.lit("r1"),

@@ -6,6 +6,8 @@ with all others. So a bucket costs at most max_leaders pairs per member, a bucke
 completely, and the member that is to survive is always among the leaders.
 """
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, Window
@@ -75,6 +77,19 @@ def rank_members(documents: DataFrame, settings: NearDuplicates) -> DataFrame:
     return ranked.withColumn("order", F.format_string(f"%0{ORDER_DIGITS}d%s", "rank", "doc_id"))
 
 
+def order_rows(rows: pa.Table, settings: NearDuplicates) -> pa.Array:
+    """`order` of rows that the driver holds, as `rank_members` gives it."""
+    protected = pc.is_in(rows["source"], value_set=pa.array(settings.protected_sources, pa.string()))
+    is_dropped_from = pc.is_in(rows["split"], value_set=pa.array(settings.drop_from, pa.string()))
+    splits = pc.index_in(rows["split"], value_set=pa.array(_PRIORITY, pa.string()))
+    kept = np.where(_numbers(protected), 0, np.where(_numbers(is_dropped_from), 2, 1))
+    lengths = _numbers(rows["num_chars"])
+    by_policy = {"longest": (1 << 32) - lengths, "shortest": lengths, "smallest_id": 0 * lengths}
+    ranks = (kept * 4 + _numbers(splits) << _RANK_BITS) + by_policy[settings.survivor]
+    digits = pc.utf8_lpad(pa.array(ranks).cast(pa.string()), ORDER_DIGITS, "0")
+    return pc.binary_join_element_wise(digits, rows["doc_id"].combine_chunks(), "")
+
+
 def is_removable(order: Column) -> Column:
     """Whether the document at this place of the order may be removed at all."""
     return F.substring(order, 1, ORDER_DIGITS).cast("bigint") >= F.lit(_REMOVABLE)
@@ -120,6 +135,10 @@ def find_pairs(buckets: DataFrame, max_leaders: int) -> DataFrame:
 def count_crowded(buckets: DataFrame, max_leaders: int) -> int:
     """Buckets with more members than leaders: not all of their pairs were compared."""
     return buckets.groupBy("bucket").count().where(F.col("count") > max_leaders).count()
+
+
+def _numbers(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.asarray(values.to_numpy(), np.int64)
 
 
 def name_pairs(pairs: DataFrame, members: DataFrame) -> DataFrame:

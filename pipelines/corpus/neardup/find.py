@@ -9,17 +9,17 @@ A document is removed only if it has an edge to its survivor: never by a chain. 
 The result is a function of the documents and the settings; neither partitions nor earlier runs change it.
 
 Cost: 24 bytes per document and band are shuffled, and the sets of candidate pairs. Texts are read again for
-new signatures and new pairs only.
+new signatures and new pairs only. Few members are compared on the driver (`grown.py`).
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -40,13 +40,8 @@ from pipelines.corpus.neardup.graph import choose_best, find_components, find_re
 from pipelines.corpus.neardup.outcome import REMOVED, REMOVED_DDL, describe_clusters, select_removed
 from pipelines.corpus.neardup.presets import NEAR_DUPLICATE, NearDuplicates
 from pipelines.corpus.neardup.rounds import DRIVER_EDGES, Rounds, choose_survivors, list_clusters
-from pipelines.corpus.neardup.stored import (
-    ReadTexts,
-    add_signatures,
-    add_similarities,
-    compare_few,
-    describe_signed,
-)
+from pipelines.corpus.neardup.similar import add_similarities, compare_few
+from pipelines.corpus.neardup.stored import ReadTexts, add_signatures, describe_signed
 from pipelines.corpus.quality import EXACT_DUPLICATE
 from pipelines.spark import persisted
 from pipelines.tables import NEAR_DUPLICATES
@@ -56,8 +51,8 @@ logger = logging.getLogger(__name__)
 SIGNED_BY, LOOKED_AT = "signatures", "looked_at"
 """Names in `Found.record`: `stored.describe_signed`; the members whose buckets were compared."""
 DRIVER_BUCKETS = 2_000_000
-"""Buckets of the members that the driver takes in a search of what new files change. Members, buckets and the
-pairs that may change (DRIVER_EDGES) take up to 1 GB in Python and 0.5 GB in the JVM."""
+"""Buckets of the members that the driver takes: all members, or those that new files can change. Members,
+buckets and their pairs (DRIVER_EDGES) take up to 1 GB in Python and 0.5 GB in the JVM."""
 
 
 class TablePlaces(Protocol):
@@ -91,7 +86,8 @@ class Search:
     driver_edges: int = DRIVER_EDGES
     """Of more pairs, edges up to which the driver finds clusters and survivors."""
     driver_buckets: int = DRIVER_BUCKETS
-    """Buckets of members up to which an increment looks only at what new files can change; 0 = never."""
+    """Buckets of members up to which the driver finds pairs, and an increment looks only at what new files
+    can change; 0 = never."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +104,8 @@ class Found:
     revisited: DataFrame | None = None
     """Rows of documents of before whose labels may be other ones now, besides those with a content of new
     files; None = all that were removed or are now."""
+    has_revisited: bool = True
+    """False: `revisited` has no rows."""
 
 
 @contextmanager
@@ -159,20 +157,15 @@ class _Decided:
 def _decide_on_driver(
     pairs: DataFrame, members: DataFrame, read_texts: ReadTexts, search: Search
 ) -> _Decided:
-    """Rows that the driver holds cost a job each time they are looked for, and none to combine."""
+    """Rows that the driver holds cost a job when they are looked for, and none to combine."""
     spark, known = members.sparkSession, pairs.toArrow()
-
-    def find_rows(column: str, values: pa.Array) -> DataFrame:
-        return members.join(send_values(spark, column, values), column, "left_semi")
-
-    jaccards, num_compared = compare_few(
-        known, partial(find_rows, "content_hash"), read_texts, search.settings, search.similarities, spark
-    )
+    ends = pc.unique(pa.chunked_array([*known["a"].chunks, *known["b"].chunks], pa.string()))
+    rows = members.join(send_values(spark, "order", ends), "order", "left_semi").toArrow()
+    jaccards, num_compared = compare_few(known, rows, read_texts, search.settings, search.similarities, spark)
     known = known.append_column("jaccard", pa.array(jaccards, pa.float64()))
     edges = known.filter(pa.array(jaccards >= search.settings.min_jaccard))
     removals, clusters = keep_removable(edges), find_components(edges)
     survivors = choose_best(removals, find_removed(removals))
-    rows = find_rows("order", clusters["member"]).toArrow()
     evidence = describe_clusters(rows, clusters, survivors)
     return _Decided(
         removed=send_rows(spark, select_removed(rows, survivors), REMOVED_DDL),

@@ -24,6 +24,8 @@ REMOVED = (
 )
 REMOVED_DDL = """doc_id STRING, source STRING, file STRING, split STRING, num_chars INT, content_hash STRING,
 task INT, slice INT, offset BIGINT, duplicate_of STRING, failed_rule STRING"""
+FACTS = ("pairs", "near_pairs", "crowded_buckets", "clusters")
+"""Of a search among all members."""
 _LABELLED = (
     *("doc_id", "source", "file", "offset", "content_hash", "num_chars"),
     *("split", "duplicate_of", "drop_reason", "shard"),

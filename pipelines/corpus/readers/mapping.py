@@ -4,7 +4,8 @@
   parts are left out.
 - label, key, split and metadata: a string, number, bool or date, as text. A missing label, split or metadata
   value is null.
-- parts: named texts in order, from `Source.parts` or from the turns of the dialogue in `Source.messages`.
+- parts: named texts in order, from `Source.parts` or from the turns of the dialogue in `Source.messages`. A
+  turn is a role and a text: one with more, such as tool_calls, is refused, so that nothing of it is lost.
 
 Text, label and the texts of parts are normalised; text and parts are cleaned as the source says. A value of
 another kind raises MalformedError: the record goes to quarantine.
@@ -23,6 +24,7 @@ from pipelines.corpus.source import SPLITS, Source
 Parts = list[tuple[str, str]]
 _ROLE_NAMES = (("role", "content"), ("from", "value"))
 """Names of a turn's role and text: OpenAI's, and ShareGPT's."""
+_EMPTY: tuple[object, ...] = (None, "", [], {})
 
 
 class Columns(NamedTuple):
@@ -60,6 +62,7 @@ class Mapper:
         self._label, self._split = fields.get("label"), fields.get("split")
         self._cleaner = Cleaner(source.cleaning)
         self._parts, self._messages = tuple(source.parts.items()), source.messages
+        self._ignored = frozenset(source.ignored_turn_fields)
         self._metadata = tuple((key, name, f"metadata {key}") for key, name in metadata.items())
 
     def map_values(self, values: Mapping[str, object]) -> Columns:
@@ -67,7 +70,9 @@ class Mapper:
         self._cleaner.take_counts()  # those of a record that broke half-way
         parts, clean = None, self._cleaner.clean
         if self._messages:
-            parts = _read_turns(values.get(self._messages), self._messages, clean)
+            turns = enumerate(_read_turns(values.get(self._messages), self._messages), start=1)
+            read = (_read_turn(turn, number, self._ignored) for number, turn in turns)
+            parts = [(role, clean(text)) for role, text in read]
         elif self._parts:
             parts = _read_parts(values, self._parts, clean)
         if self._text:
@@ -134,8 +139,8 @@ def _read_parts(
     return parts
 
 
-def _read_turns(value: object, name: str, clean: Callable[[str], str]) -> Parts:
-    """The turns of a dialogue, in order, named by role as written."""
+def _read_turns(value: object, name: str) -> list[object]:
+    """The turns of a dialogue, at least one."""
     if type(value) is str:
         try:
             value = parse_json(value)
@@ -146,10 +151,11 @@ def _read_turns(value: object, name: str, clean: Callable[[str], str]) -> Parts:
         raise MalformedError(f"messages: field {name!r} is {describe_kind(value)}, not an array of turns")
     if not value:
         raise MalformedError(f"messages: field {name!r} is an empty array")
-    return [_read_turn(turn, number, clean) for number, turn in enumerate(value, start=1)]
+    return value
 
 
-def _read_turn(turn: object, number: int, clean: Callable[[str], str]) -> tuple[str, str]:
+def _read_turn(turn: object, number: int, ignored: frozenset[str]) -> tuple[str, str]:
+    """Role as written, and text. What the turn has besides must be empty or `ignored`."""
     if not isinstance(turn, dict):
         raise MalformedError(f"messages: turn {number} is {describe_kind(turn)}, not an object")
     role_name, text_name = next(
@@ -159,6 +165,12 @@ def _read_turn(turn: object, number: int, clean: Callable[[str], str]) -> tuple[
     if type(role) is not str or not role:
         problem = "empty" if role == "" else describe_kind(role)
         raise MalformedError(f"messages: {role_name} of turn {number} is {problem}, not a name")
+    for field, value in turn.items():
+        if field not in (role_name, text_name) and field not in ignored and value not in _EMPTY:
+            raise MalformedError(
+                f"messages: turn {number} has {field[:40]}, {describe_kind(value)}, which would be lost; "
+                "write it in its text, or name it in ignored_turn_fields of the source"
+            )
     if type(text) is not str:
         raise MalformedError(f"messages: {text_name} of turn {number} is {describe_kind(text)}, not a string")
-    return role, clean(text)
+    return role, text

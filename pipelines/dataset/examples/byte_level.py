@@ -1,4 +1,5 @@
-"""Places of tokens in a text without the library's offsets, for byte-level BPE (GPT-2, Qwen, Llama 3, ours).
+"""Places of tokens in a text without the library's offsets, for tokenizers over bytes (GPT-2, Qwen, Llama 3,
+ours).
 
 There every token stands for a fixed number of bytes and the tokens of a text cover all of it. So the bytes of
 the tokens, summed up, say where each one starts and ends, and the characters follow from the first byte of
@@ -32,17 +33,22 @@ class TokenPlaces(NamedTuple):
 
 def find_byte_lengths(tokenizer: "Tokenizer") -> np.ndarray | None:
     """(largest id + 1,) int64 bytes of text that each token stands for, UNKNOWN for special tokens; None if
-    the tokenizer is not plain byte-level BPE."""
+    the tokenizer is not plain BPE or Unigram over bytes. With the normalizer NFC, they hold for texts in NFC
+    only."""
     settings = json.loads(tokenizer.to_str())
     if not _is_byte_level(settings):
         return None
     alphabet = set(ByteLevel.alphabet())  # one character per byte
-    vocabulary = settings["model"]["vocab"]
+    vocabulary = _number_tokens(settings["model"])
     added = tokenizer.get_added_tokens_decoder()
     lengths = np.full(max([*vocabulary.values(), *added]) + 1, UNKNOWN, dtype=np.int64)
-    for token, number in vocabulary.items():
-        if alphabet.issuperset(token):
-            lengths[number] = len(token)
+    for written, number in vocabulary.items():
+        if alphabet.issuperset(written):
+            lengths[number] = len(written)
+    model = settings["model"]
+    for unknown in (tokenizer.token_to_id(model.get("unk_token") or ""), model.get("unk_id")):
+        if unknown is not None:  # it stands for any bytes
+            lengths[unknown] = UNKNOWN
     for number, token in added.items():  # the library looks for them in the text as it is
         lengths[number] = UNKNOWN if token.special else len(token.content.encode())
     return lengths
@@ -54,9 +60,9 @@ def _is_byte_level(settings: dict[str, Any]) -> bool:
     model, steps = settings["model"], _list_steps(settings["pre_tokenizer"], "pretokenizers")
     changes = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     return (
-        model["type"] == "BPE"
+        model["type"] in ("BPE", "Unigram")
         and not any(model.get(name) for name in changes)
-        and settings["normalizer"] is None
+        and settings["normalizer"] in (None, {"type": "NFC"})
         and bool(steps)
         and all(step["type"] == "Split" for step in steps[:-1])
         and steps[-1]["type"] == "ByteLevel"
@@ -66,6 +72,13 @@ def _is_byte_level(settings: dict[str, Any]) -> bool:
             for step in _list_steps(settings["post_processor"], "processors")
         )
     )
+
+
+def _number_tokens(model: dict[str, Any]) -> dict[str, int]:
+    """Token -> id. Unigram lists its tokens with their scores, in the order of the ids."""
+    if model["type"] == "BPE":
+        return dict(model["vocab"])
+    return {token: number for number, (token, _) in enumerate(model["vocab"])}
 
 
 def _list_steps(step: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.dataset.examples.marks import Marks, Traced
 from pipelines.dataset.examples.special_tokens import Special, SpecialFinder
-from pipelines.dataset.examples.template_writer import Message, TemplateWriter
+from pipelines.dataset.examples.template_writer import PROBES, Message, TemplateWriter
 from pipelines.dataset.examples.turns import Trace, TurnFinder
 
 
@@ -41,18 +41,42 @@ class ConversationRenderer:
         Raises ValueError if the template refuses them or leaves one out, if the origin of some characters is
         unknown, or if nothing ends a turn of the assistant.
         """
-        trace = self._trace(messages, self._writer.write(messages))
-        traced = trace.traced
-        is_template = traced.message < 0
-        specials = self._specials.find(traced.text, is_template)
+        trace = self._trace(messages)
+        specials = self._find_specials(trace)
         turns, cuts = self._turns.find(trace, specials)
-        is_target = np.zeros(len(traced.text), dtype=bool)
+        is_target = np.zeros(len(trace.traced.text), dtype=bool)
         for start, stop in turns:
             is_target[start:stop] = True
-        return Rendering(traced, specials, is_target, cuts)
+        return Rendering(trace.traced, specials, is_target, cuts)
 
-    def _trace(self, messages: Sequence[Message], real: str) -> Trace:
-        """The rendering `real` with its origins."""
+    def render_prompt(self, messages: Sequence[Message]) -> Rendering:
+        """The rendering of messages with the generation prompt. It has no targets, and the cuts of the turns
+        of the assistant are those of training.
+
+        Raises ValueError as `render`.
+        """
+        trace = self._trace(messages, prompts=True)
+        cuts = self._turns.find_cuts(trace)
+        is_target = np.zeros(len(trace.traced.text), dtype=bool)
+        return Rendering(trace.traced, self._find_specials(trace), is_target, cuts)
+
+    def find_ends(self) -> set[int]:
+        """The special tokens that end a turn of the assistant, in dialogues of several kinds."""
+        found: set[int] = set()
+        for roles in PROBES:
+            try:
+                trace = self._trace([Message(role, role) for role in roles])
+            except ValueError:  # it does not take such a dialogue
+                continue
+            found.update(self._turns.find_end_ids(trace, self._find_specials(trace)))
+        return found
+
+    def _find_specials(self, trace: Trace) -> list[Special]:
+        return self._specials.find(trace.traced.text, trace.traced.message < 0)
+
+    def _trace(self, messages: Sequence[Message], *, prompts: bool = False) -> Trace:
+        """The rendering of messages with its origins."""
+        real = self._writer.write(messages, prompts=prompts)
         contents = [message.content for message in messages]
         kept = {each for each in self._writer.compared if any(each in content for content in contents)}
         ways: list[dict[str, Any]] = [{"trims": False}, {"trims": True}]
@@ -62,7 +86,7 @@ class ConversationRenderer:
             marks = Marks()
             replaced = marks.replace(contents, **way)
             marked = [Message(old.role, text) for old, text in zip(messages, replaced, strict=True)]
-            written = self._writer.try_marked(marked)
+            written = self._writer.try_marked(marked, prompts=prompts)
             if written is None:
                 continue
             try:

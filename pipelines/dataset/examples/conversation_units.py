@@ -1,26 +1,61 @@
 """Conversations of documents to examples: render, encode, and lead the tokens back to the documents' text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from pipelines.dataset.examples.conversation import ConversationRenderer, Rendering
 from pipelines.dataset.examples.conversation_encode import ConversationEncoder
-from pipelines.dataset.examples.example import Document, Example, ExampleSettings
+from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings
 from pipelines.dataset.examples.special_tokens import SpecialFinder, mark_written
-from pipelines.dataset.examples.template_writer import Message, TemplateWriter
+from pipelines.dataset.examples.template_writer import ASSISTANT, Message, TemplateWriter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PART_SEPARATOR = "\n\n"
 """Between parts in the text of a document; corpus/readers/mapping.py writes it."""
+Made = TypeVar("Made")
+Read = Callable[[Document], list[Message]]
+"""The messages of a document. Raises ValueError if it has none that a task can use."""
+
+
+class ConversationTask:
+    """What the tasks of conversations say of themselves (see ExampleBuilder)."""
+
+    columns: ClassVar[tuple[str, ...]] = ("text", "parts")
+    packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate", "best_fit")
+    has_labels: ClassVar[bool] = False
+    needs_end_token: ClassVar[bool] = True
+    is_chat: ClassVar[bool] = True
+
+
+class ConversationBuilder(ExampleBuilder, Protocol):
+    """A builder that also writes what a model is asked."""
+
+    units: "ConversationUnits"
+
+    def build_prompts(self, documents: Sequence[Document]) -> "Iterator[Prompt]":
+        """One prompt per document, in order."""
+        ...
+
+    def count_answer_bytes(self, document: Document) -> int:
+        """UTF-8 bytes of the assistant's turns."""
+        ...
+
+
+class Prompt(NamedTuple):
+    """What a model is given to write the next turn of the assistant."""
+
+    input_ids: list[int]
+    problem: str | None = None
+    """Why there is no prompt, with the remedy; None = there is one."""
 
 
 class ConversationUnits:
-    """One unit per conversation."""
+    """One unit per conversation, or the prompt for its next turn."""
 
     def __init__(
         self, tokenizer: "Tokenizer", settings: ExampleSettings, template: str, *, opening: str = ""
@@ -28,33 +63,62 @@ class ConversationUnits:
         chat = settings.chat.with_end_token(tokenizer, settings.end_token_id)
         chat = replace(chat, variables=(*chat.variables, ("opening", opening)))
         writer = TemplateWriter(template, chat)
-        marked = mark_written(tokenizer, writer.probe(), writer.compared)
+        self.tokenizer = marked = mark_written(tokenizer, writer.probe(), writer.compared)
+        """With every token marked as special that the template writes around contents."""
         specials, eos = SpecialFinder(marked), dict(chat.variables).get("eos_token", "")
-        self._renderer = ConversationRenderer(writer, specials, marked.token_to_id(eos))
+        self._eos_id = marked.token_to_id(eos)
+        self._renderer = ConversationRenderer(writer, specials, self._eos_id)
         self._encoder = ConversationEncoder(marked, max_tokens=settings.max_tokens)
 
-    def build(
-        self, documents: Sequence[Document], conversations: Sequence[Sequence[Message]]
-    ) -> Iterator[Example]:
-        """One example per document, in order. Messages are the parts of the document that are not empty, or
-        all of them, in order."""
-        renderings = [
-            self._render(document, messages)
-            for document, messages in zip(documents, conversations, strict=True)
-        ]
-        places = [
-            locate_characters(document, messages, rendering)
-            for document, messages, rendering in zip(documents, conversations, renderings, strict=True)
-        ]
-        encoded = self._encoder.encode(renderings, places)
-        for document, (unit, num_cut) in zip(documents, encoded, strict=True):
-            yield Example(document.doc_id, [unit], num_cut_tokens=num_cut)
+    def find_stop_ids(self) -> frozenset[int]:
+        """The tokens of which each ends a turn of the assistant: one of them ends a generation."""
+        own = {self._eos_id} if self._eos_id is not None else set()
+        return frozenset(self._renderer.find_ends() | own)
 
-    def _render(self, document: Document, messages: Sequence[Message]) -> Rendering:
-        try:
-            return self._renderer.render(messages)
-        except ValueError as error:
-            raise ValueError(f"document {document.doc_id}: {error}") from error
+    def build(self, documents: Sequence[Document], read: Read) -> Iterator[Example]:
+        """One example per document, in order; with a problem if `read` or the template refuse it. Messages
+        are the parts of the document that are not empty, or all of them, in order."""
+
+        def place(document: Document) -> tuple[Rendering, np.ndarray]:
+            messages = read(document)
+            rendering = self._renderer.render(messages)
+            return rendering, locate_characters(document, messages, rendering)
+
+        made = [_try(place, document) for document in documents]
+        placed = [each for each in made if not isinstance(each, str)]
+        encoded = self._encoder.encode([each for each, _ in placed], [place for _, place in placed])
+        for document, each in zip(documents, made, strict=True):
+            if isinstance(each, str):
+                yield Example(document.doc_id, [], problem=each)
+            else:
+                unit, num_cut = next(encoded)
+                yield Example(document.doc_id, [unit], num_cut_tokens=num_cut)
+
+    def build_prompts(self, documents: Sequence[Document], read: Read) -> Iterator[Prompt]:
+        """One prompt per document, in order: its messages without an answer at the end, and what the template
+        writes where the assistant's turn begins. Tokens are those of training before its targets."""
+
+        def render(document: Document) -> Rendering:
+            return self._renderer.render_prompt(_drop_answer(read(document)))
+
+        made = [_try(render, document) for document in documents]
+        renderings = [each for each in made if not isinstance(each, str)]
+        encoded = self._encoder.encode(renderings, [each.traced.place for each in renderings])
+        for each in made:
+            yield Prompt([], each) if isinstance(each, str) else Prompt(next(encoded)[0].input_ids.tolist())
+
+
+def _try(make: Callable[[Document], Made], document: Document) -> Made | str:
+    """What is made of the document, or why it is refused."""
+    try:
+        return make(document)
+    except ValueError as error:
+        return str(error)
+
+
+def _drop_answer(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages before a turn of the assistant that ends them."""
+    return messages[:-1] if messages and messages[-1].role == ASSISTANT else messages
 
 
 def locate_characters(document: Document, messages: Sequence[Message], rendering: Rendering) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipelines.dataset.arrays import expand
 from pipelines.dataset.examples.byte_level import find_byte_lengths, find_covered, locate_tokens
-from pipelines.dataset.examples.words import ID_BYTES, WordEncoder
+from pipelines.dataset.examples.ids import IdEncoder, describe_library
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -52,7 +52,7 @@ class TextEncoder:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._byte_lengths = find_byte_lengths(tokenizer)
-        self._words = None if self._byte_lengths is None else WordEncoder(tokenizer)
+        self._ids = None if self._byte_lengths is None else IdEncoder(tokenizer)
         opening, closing = find_frame(tokenizer) if is_framed else ([], [])
         self._appended_id: int | None = None
         if end_token_id is not None and not closes_texts(tokenizer, end_token_id):
@@ -64,18 +64,23 @@ class TextEncoder:
     @property
     def needs_offsets(self) -> bool:
         """Whether every text takes the slower way, with the library's offsets."""
-        return self._words is None
+        return self._ids is None
+
+    @property
+    def description(self) -> str:
+        """What makes the tokens, with its version; of the library also why it does."""
+        return describe_library("with offsets") if self._ids is None else self._ids.description
 
     def encode(self, texts: Sequence[str]) -> Iterator[EncodedText]:
         """One result per text, in order."""
-        if self._byte_lengths is None or self._words is None:
+        if self._byte_lengths is None or self._ids is None:
             yield from self._encode_with_offsets(texts)
             return
-        pieces = self._words.encode(texts)
-        counts = np.array([len(piece) for piece in pieces], dtype=np.int64) // ID_BYTES  # (num_texts,)
-        ids = np.frombuffer(b"".join(pieces), dtype=np.int32)  # (num_tokens,)
+        pieces = self._ids.encode(texts)
+        counts = np.array([len(piece) for piece in pieces], dtype=np.int64)  # (num_texts,)
+        ids = np.concatenate(pieces)  # (num_tokens,)
         lengths = self._byte_lengths[ids]  # (num_tokens,)
-        is_covered = find_covered(texts, counts, lengths)
+        is_covered = find_covered(texts, counts, lengths) & self._ids.find_normal(texts)
         if is_covered.all():
             yield from self._frame(texts, counts, ids, lengths)
             return

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.chat_format import ChatFormat
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -67,6 +67,8 @@ class Example(NamedTuple):
     """Class number; None = the targets are tokens."""
     num_cut_tokens: int = 0
     """Tokens cut off because the document did not fit."""
+    problem: str | None = None
+    """Why nothing can be learned from the document, with the remedy: it has no units then. None = it can."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,18 +6,22 @@ token follows the response.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from pipelines.dataset.examples.conversation_units import ConversationUnits
+from pipelines.dataset.examples.conversation_units import ConversationTask, ConversationUnits, Prompt
 from pipelines.dataset.examples.encode import find_frame
-from pipelines.dataset.examples.example import Document, Example, ExampleSettings
+from pipelines.dataset.examples.example import Document, Example, ExampleSettings, Part
 from pipelines.dataset.examples.template_writer import ASSISTANT, Message
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-ROLES = {"system": "system", "prompt": "user", "response": ASSISTANT}
+SYSTEM, PROMPT, RESPONSE = "system", "prompt", "response"
+ROLES = {SYSTEM: "system", PROMPT: "user", RESPONSE: ASSISTANT}
 """Name of a part -> role of the turn. A system part is optional."""
+PAIRS = ((PROMPT, RESPONSE), (SYSTEM, PROMPT, RESPONSE))
+PROMPTS = ((PROMPT,), (SYSTEM, PROMPT), *PAIRS)
+"""Parts of which a response can be written."""
 PLAIN = (
     "{{ opening }}{% for message in messages %}{{ message.content }}{{ '\n\n' if message.role == 'system' }}"
     "{% endfor %}{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
@@ -25,37 +29,38 @@ PLAIN = (
 """The template where there is none. `opening`: what the tokenizer puts before every text, such as BOS."""
 
 
-class PromptResponseExamples:
+class PromptResponseExamples(ConversationTask):
     """The parts of a document are prompt and response, perhaps with a system part before them. Where they are
     too long, the end of the response is cut off."""
-
-    columns: ClassVar[tuple[str, ...]] = ("text", "parts")
-    packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate", "best_fit")
-    has_labels: ClassVar[bool] = False
-    needs_end_token: ClassVar[bool] = True
-    is_chat: ClassVar[bool] = True
 
     def __init__(self, tokenizer: "Tokenizer", settings: ExampleSettings) -> None:
         opening, _ = find_frame(tokenizer)
         written = "".join(str(tokenizer.id_to_token(number)) for number in opening)
-        self._units = ConversationUnits(tokenizer, settings, settings.chat.template or PLAIN, opening=written)
+        self.units = ConversationUnits(tokenizer, settings, settings.chat.template or PLAIN, opening=written)
 
     def build(self, documents: Sequence[Document]) -> Iterator[Example]:
-        yield from self._units.build(documents, [_read(document) for document in documents])
+        yield from self.units.build(documents, lambda document: _read(document.parts, PAIRS))
 
-
-def _read(document: Document) -> list[Message]:
-    names = [part.name for part in document.parts or ()]
-    if names not in (["prompt", "response"], ["system", "prompt", "response"]):
-        raise ValueError(
-            f"document {document.doc_id} has parts {names}, but task prompt_response needs prompt and "
-            "response, and may have system before them; map them in corpus.sources[].parts, such as {prompt: "
-            "question, response: answer}, and run the corpus stage"
+    def build_prompts(self, documents: Sequence[Document]) -> Iterator[Prompt]:
+        """A document without parts is a prompt."""
+        yield from self.units.build_prompts(
+            documents, lambda document: _read(document.parts or (Part(PROMPT, document.text),), PROMPTS)
         )
-    assert document.parts is not None, "it has names"
-    for part in document.parts[-2:]:
-        if not part.text.strip():
-            raise ValueError(
-                f"document {document.doc_id}: its {part.name} is empty; remove it from its source"
-            )
-    return [Message(ROLES[part.name], part.text) for part in document.parts if part.text]
+
+    def count_answer_bytes(self, document: Document) -> int:
+        return sum(len(part.text.encode()) for part in document.parts or () if part.name == RESPONSE)
+
+
+def _read(parts: Sequence[Part] | None, accepted: Sequence[tuple[str, ...]]) -> list[Message]:
+    names = tuple(part.name for part in parts or ())
+    if names not in accepted:
+        raise ValueError(
+            f"it has parts {list(names)}, but task prompt_response needs prompt and response, and may have "
+            "system before them; map them in corpus.sources[].parts, such as {prompt: question, response: "
+            "answer}, and run the corpus stage"
+        )
+    assert parts is not None, "it has names"
+    for part in parts:
+        if part.name != SYSTEM and not part.text.strip():
+            raise ValueError(f"its {part.name} is empty; remove it from its source")
+    return [Message(ROLES[part.name], part.text) for part in parts if part.text]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jinja2.exceptions import UndefinedError
 
-from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.examples.marks import Marks, find_reserved
 from pipelines.dataset.examples.sandbox import BoundedEnvironment
 from pipelines.dataset.examples.template_globals import BudgetError
@@ -42,10 +42,11 @@ class TemplateWriter:
         except Exception as error:  # a stranger's code: anything may happen
             raise self._refuse(error, "cannot be read") from error
 
-    def write(self, messages: Sequence[Message]) -> str:
-        """The rendering of messages. Raises ValueError if the template refuses them."""
+    def write(self, messages: Sequence[Message], *, prompts: bool = False) -> str:
+        """The rendering of messages, perhaps with the generation prompt. Raises ValueError if the template
+        refuses them."""
         try:
-            return self._write(messages, has_marks=False, prompts=False)
+            return self._write(messages, has_marks=False, prompts=prompts)
         except Exception as error:
             raise self._refuse(error, "does not take the messages") from error
 
@@ -63,13 +64,13 @@ class TemplateWriter:
             return None
 
     def probe(self) -> Iterator[str]:
-        """Texts that the template writes around contents, in dialogues of several kinds."""
+        """Texts that the template writes around contents, in dialogues of several kinds.
+
+        Raises ValueError if the budget is spent on them: it would be on every document.
+        """
         for roles in PROBES:
             messages = [Message(role, text) for role, text in zip(roles, Marks().hide(roles), strict=True)]
-            try:
-                written = self.try_marked(messages)
-            except ValueError:  # the budget: the first document says so
-                return
+            written = self.try_marked(messages)
             if written is not None:
                 yield written
 

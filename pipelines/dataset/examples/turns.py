@@ -67,6 +67,24 @@ class TurnFinder:
             ]
         return turns, sorted({start for start, _ in turns} & set(ends.values()))
 
+    def find_cuts(self, trace: Trace) -> list[int]:
+        """Where the prompts of the turns of the assistant end, in a rendering whose last turn is to be
+        written.
+
+        Raises ValueError if the template leaves out a message.
+        """
+        self._require_all_written(trace)
+        prompts = self._find_prompts(trace)
+        if self._writer.has_blocks:
+            starts = {start for start, _ in trace.traced.generated}
+        else:
+            starts = {self._find_start(number, trace, prompt) for number, prompt in prompts.items()}
+        return sorted(starts & {end for end, _ in prompts.values()})
+
+    def find_end_ids(self, trace: Trace, specials: list[Special]) -> set[int]:
+        """The special tokens behind the content of the last message."""
+        return {each.token_id for each in self._find_ends(len(trace.messages) - 1, trace.traced, specials)}
+
     def _require_all_written(self, trace: Trace) -> None:
         is_written = set(np.unique(trace.traced.message).tolist())
         for number, message in enumerate(trace.messages):

@@ -6,9 +6,11 @@ either.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat, from_fields, read_template
 
 SPEC_FILE = "model_spec.json"
 
@@ -29,6 +31,8 @@ class ModelSpec:
     """Fingerprint of the tokenizer."""
     end_token_id: int | None = None
     """Token that ends a document; null = the last special token that the tokenizer adds to a text."""
+    chat: ChatFormat | None = None
+    """How conversations are written; null = the task has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,18 +59,34 @@ class Architecture:
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """The spec of a model folder. Raises FileNotFoundError if the folder holds no model."""
+    """The spec of a model folder. Raises FileNotFoundError if the folder holds no model, ValueError if its
+    chat template is too long. The template is only read."""
     fields = _read(folder)
     fields.pop("metric")
+    if (chat := fields.get("chat")) is not None:
+        file, name = Path(folder) / TEMPLATE_FILE, f"{TEMPLATE_FILE} of the model"
+        template = read_template(file, name) if chat.pop("has_template") else None
+        fields["chat"] = from_fields(chat, template, name)
     return ModelSpec(**{**fields, "labels": tuple(fields["labels"])})
 
 
-def parse_metric(spec: bytes) -> str:
-    """Name of the metric that decides about a model, a key of `pipelines.metrics.METRICS`.
+def describe_spec(spec: ModelSpec) -> dict[str, Any]:
+    """The fields of a spec as a model folder keeps them: the chat template has a file of its own."""
+    fields = asdict(spec)
+    del fields["chat"]
+    if spec.chat is not None:
+        fields["chat"] = {**spec.chat.to_fields(), "has_template": spec.chat.template is not None}
+    return fields
+
+
+def parse_use(spec: bytes) -> tuple[str, bool]:
+    """Name of the metric that decides about a model, a key of `pipelines.metrics.METRICS`, and whether the
+    model reads conversations.
 
     `spec` is the content of its SPEC_FILE.
     """
-    return str(json.loads(spec)["metric"])
+    fields = json.loads(spec)
+    return str(fields["metric"]), "chat" in fields
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -1,21 +1,24 @@
-"""The model folder: `model.safetensors`, `config.json`, `tokenizer.json`, `model_spec.json`.
+"""The model folder: `model.safetensors`, `config.json`, `tokenizer.json`, `model_spec.json`. A model of
+conversations also has `chat_template.jinja`, `tokenizer_config.json` and `generation_config.json`.
 
-Nothing in it is ever unpickled, and it holds no code.
+Nothing in it is ever unpickled, and it holds no code but the template, which runs in a sandbox.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
+from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat
+from pipelines.dataset.chat_template import CONFIG_FILE
 from pipelines.dataset.tokenizer import from_json
-from pipelines.finetune.models.architecture import SPEC_FILE, ModelSpec, read_spec
+from pipelines.finetune.models.architecture import SPEC_FILE, ModelSpec, describe_spec, read_spec
 from pipelines.finetune.models.build import build_from_config
+from pipelines.finetune.tasks.conversations import ConversationReader
 from pipelines.finetune.tasks.table import build_task
 
 WEIGHTS_FILE = "model.safetensors"
@@ -35,8 +38,28 @@ def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: 
     module.config.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
 
-    text = json.dumps({**asdict(spec), "metric": build_task(spec).metric}, ensure_ascii=False, indent=2)
-    (folder / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
+    if spec.chat is not None:
+        _save_chat(spec.chat, tokenizer_json, spec, folder)
+    _write_json({**describe_spec(spec), "metric": build_task(spec).metric}, folder / SPEC_FILE)
+
+
+def _save_chat(chat: ChatFormat, tokenizer_json: str, spec: ModelSpec, folder: Path) -> None:
+    """Write the template, and what else transformers and servers of other projects read: names of special
+    tokens, and those that end an answer."""
+    if chat.template is not None:
+        (folder / TEMPLATE_FILE).write_text(chat.template, encoding="utf-8", newline="")
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": spec.max_tokens,
+        "clean_up_tokenization_spaces": False,
+    }
+    _write_json(config | dict(chat.variables), folder / CONFIG_FILE)
+    stop_ids = ConversationReader(from_json(tokenizer_json), spec).stop_ids
+    GenerationConfig(eos_token_id=sorted(stop_ids)).save_pretrained(folder)
+
+
+def _write_json(content: dict[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def load_model(folder: Path) -> LoadedModel:

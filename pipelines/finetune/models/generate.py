@@ -1,6 +1,6 @@
 """Greedy text generation with a causal language model. Shapes: B prompts, T tokens, V vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -10,9 +10,10 @@ from pipelines.finetune.models.padding import pad
 
 @torch.inference_mode()
 def generate_greedily(
-    model: nn.Module, prompts: Sequence[list[int]], *, max_new_tokens: int, end_token_id: int | None
+    model: nn.Module, prompts: Sequence[list[int]], *, max_new_tokens: int, stop_ids: Collection[int]
 ) -> list[list[int]]:
-    """The new tokens of each prompt: the likeliest one at each step, up to and with the end token.
+    """The new tokens of each prompt: the likeliest one at each step, up to and with one of
+    `stop_ids`.
 
     An empty prompt gets no tokens, because there is nothing to predict from. Without a key-value cache, as
     windows are short: cost max_new_tokens forward passes over all prompts that have not ended. The caller
@@ -30,5 +31,5 @@ def generate_greedily(
         next_B = logits_BTV[torch.arange(len(open_rows), device=device), last_B].argmax(-1)
         for row, token in zip(open_rows, next_B.tolist(), strict=True):
             sequences[row].append(token)
-        open_rows = [row for row in open_rows if sequences[row][-1] != end_token_id]
+        open_rows = [row for row in open_rows if sequences[row][-1] not in stop_ids]
     return [sequence[len(prompt) :] for sequence, prompt in zip(sequences, prompts, strict=True)]

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipelines.dataset.examples.example import Document
 from pipelines.dataset.rows import Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.classifier import EncoderClassifier
@@ -83,7 +84,7 @@ class Classification:
         self,
         model: nn.Module,
         tokenizer: Tokenizer,
-        texts: Sequence[str],
+        documents: Sequence[Document],
         *,
         batch_size: int,
         generate: bool = True,
@@ -95,12 +96,13 @@ class Classification:
         device = next(model.parameters()).device
         forged = ForgedTokens(tokenizer)
         # A text without tokens still gets a prediction: the model sees one padding token.
-        windows = [encode_start(tokenizer, forged, text, self._max_tokens) or [0] for text in texts]
-        predictions = [Prediction("", 0.0)] * len(texts)
+        windows = [encode_start(tokenizer, forged, each.text, self._max_tokens) or [0] for each in documents]
+        predictions = [Prediction("", 0.0)] * len(documents)
         for rows in batch_by_length(windows, batch_size):
             ids_BT, mask_BT = pad([windows[row] for row in rows], device)
             logits_BC = model(input_ids_BT=ids_BT, attention_mask_BT=mask_BT)
             scores_B, classes_B = logits_BC.float().softmax(-1).max(-1)
             for row, score, number in zip(rows, scores_B.tolist(), classes_B.tolist(), strict=True):
-                predictions[row] = Prediction(self._labels[number], score)
+                num_bytes = len(documents[row].text.encode())
+                predictions[row] = Prediction(self._labels[number], score, num_bytes)
         return predictions

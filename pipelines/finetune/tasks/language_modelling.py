@@ -10,6 +10,7 @@ so it counts that one.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,21 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipelines.dataset.examples.example import Document
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.generate import generate_greedily
 from pipelines.finetune.models.padding import mark_real, pad, send, stack
+from pipelines.finetune.tasks.reading import OpenReader, Reader, Reading, Window
 from pipelines.finetune.tasks.task import Batch, Prediction
-from pipelines.finetune.tasks.texts import DocumentEncoder, batch_by_length, batched
+from pipelines.finetune.tasks.texts import TextReader, batch_by_length, batched
 from pipelines.metrics import METRICS
 
 MAX_NEW_TOKENS = 32
 """Most tokens of a continuation."""
+UNREADABLE_BITS = 8.0
+"""Bits per byte of a conversation that cannot be written: as if all bytes were alike."""
 NUM_SAMPLES, PROMPT_TOKENS = 4, 24
 """Held-out rows that `sample_text` continues, and the tokens it starts from."""
 
@@ -38,9 +43,18 @@ class LanguageModelling:
 
     name, metric, auto_class = "language_modelling", "bits_per_byte", "AutoModelForCausalLM"
 
-    def __init__(self, spec: ModelSpec, *, name: str = name) -> None:
-        self.name = name
-        self._max_tokens, self._end_token_id = spec.max_tokens, spec.end_token_id
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        name: str = name,
+        open_reader: OpenReader = TextReader,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
+        """`open_reader`: how documents are read. A continuation has at most half of max_tokens."""
+        self.name, self._max_tokens = name, spec.max_tokens
+        self._max_new_tokens = min(max_new_tokens, spec.max_tokens // 2)
+        self._open_reader = lru_cache(maxsize=1)(lambda tokenizer: open_reader(tokenizer, spec))
 
     def build_module(self, backbone: Any) -> nn.Module:
         return Decoder(backbone)
@@ -82,7 +96,7 @@ class LanguageModelling:
         The beginning is that of the row's first document, so that the prompt is one text. It reaches to the
         first target where some tokens before it are none, as in a conversation.
         """
-        room = self._max_tokens - self._max_new_tokens()
+        room = self._max_tokens - self._max_new_tokens
         prompts = [
             _choose_prompt(tokens[: int(lengths[0])], is_target[: int(lengths[0])], room)
             for tokens, is_target, lengths in zip(
@@ -94,7 +108,7 @@ class LanguageModelling:
         was_training = model.training
         model.eval()
         try:
-            new = self._generate(model, DocumentEncoder(tokenizer, self._end_token_id), prompts)
+            new = self._generate(model, self._open_reader(tokenizer), prompts)
         finally:
             model.train(was_training)
         pairs = zip(prompts, new, strict=True)
@@ -105,57 +119,73 @@ class LanguageModelling:
         self,
         model: nn.Module,
         tokenizer: Tokenizer,
-        texts: Sequence[str],
+        documents: Sequence[Document],
         *,
         batch_size: int,
         generate: bool = True,
     ) -> list[Prediction]:
-        """The greedy continuation of the text's first tokens, and the bits per byte of the text.
+        """The greedy continuation of the document's prompt, and the bits per byte of its targets.
 
-        `generate=False` leaves the continuations empty, which take most of the time. A text without a token
-        that is predicted from another scores 0.
+        `generate=False` leaves the continuations empty, which take most of the time. A document without a
+        token that is predicted from another scores 0; one that cannot be read UNREADABLE_BITS, if it has
+        bytes.
         """
-        encoder = DocumentEncoder(tokenizer, self._end_token_id)
-        continuations = [""] * len(texts)
+        reader = self._open_reader(tokenizer)
+        readings = reader.read(documents, with_prompts=generate)
+        continuations = [""] * len(documents)
         if generate:
-            room = self._max_tokens - self._max_new_tokens()
-            prompts = [encoder.encode_prompt(text, room) for text in texts]
+            room = self._max_tokens - self._max_new_tokens
+            prompts = [reading.prompt(room) for reading in readings]
             for rows in batch_by_length(prompts, batch_size):
-                written = self._generate(model, encoder, [prompts[row] for row in rows])
+                written = self._generate(model, reader, [prompts[row] for row in rows])
                 for row, text in zip(rows, written, strict=True):
                     continuations[row] = text
-        bits = self._bits_per_byte(model, encoder, texts, batch_size)
-        return [Prediction(text, score) for text, score in zip(continuations, bits, strict=True)]
+        bits = self._bits_per_byte(model, readings, batch_size)
+        return [
+            Prediction(text, score, reading.num_bytes, reading.problem)
+            for text, score, reading in zip(continuations, bits, readings, strict=True)
+        ]
 
-    def _max_new_tokens(self) -> int:
-        return min(MAX_NEW_TOKENS, self._max_tokens // 2)
+    def _generate(self, model: nn.Module, reader: Reader, prompts: list[list[int]]) -> list[str]:
+        new = generate_greedily(model, prompts, max_new_tokens=self._max_new_tokens, stop_ids=reader.stop_ids)
+        return reader.decode(new)
 
-    def _generate(self, model: nn.Module, encoder: DocumentEncoder, prompts: list[list[int]]) -> list[str]:
-        new = generate_greedily(
-            model, prompts, max_new_tokens=self._max_new_tokens(), end_token_id=encoder.end_token_id
-        )
-        return encoder.decode(new)
-
-    def _bits_per_byte(
-        self, model: nn.Module, encoder: DocumentEncoder, texts: Sequence[str], batch_size: int
-    ) -> list[float]:
+    def _bits_per_byte(self, model: nn.Module, readings: Sequence[Reading], batch_size: int) -> list[float]:
         device = next(model.parameters()).device
-        nats = [0.0] * len(texts)
+        nats = [0.0] * len(readings)
+        is_scored = [False] * len(readings)
         windows = (
             (row, window)
-            for row, text in enumerate(texts)
-            for window in encoder.encode_windows(text, self._max_tokens)
+            for row, reading in enumerate(readings)
+            for window in reading.windows(self._max_tokens)
         )
         for batch in batched(windows, batch_size):
-            ids_BT, mask_BT = pad([window for _, window in batch], device)
+            ids_BT, mask_BT = pad([window.input_ids for _, window in batch], device)
+            counts_BT = _mask_targets([window for _, window in batch], mask_BT)
             logits_BTV = model(input_ids_BT=ids_BT, attention_mask_BT=mask_BT)
             log_probabilities_BTV = logits_BTV[:, :-1].float().log_softmax(-1)
             targets_BT1 = ids_BT[:, 1:].long().unsqueeze(-1)
-            losses_BT = -log_probabilities_BTV.gather(-1, targets_BT1).squeeze(-1) * mask_BT[:, 1:]
+            losses_BT = -log_probabilities_BTV.gather(-1, targets_BT1).squeeze(-1) * counts_BT[:, 1:]
             for (row, _), loss in zip(batch, losses_BT.sum(1, dtype=torch.float64).tolist(), strict=True):
                 nats[row] += loss
-        num_bytes = [encoder.count_predicted_bytes(text) for text in texts]
-        return [nat / math.log(2) / size if size else 0.0 for nat, size in zip(nats, num_bytes, strict=True)]
+                is_scored[row] = True
+        scores = []
+        for reading, nat, has_windows in zip(readings, nats, is_scored, strict=True):
+            size = reading.num_bytes
+            bits = nat / math.log(2) / size if size else 0.0
+            scores.append(bits if has_windows or not size else UNREADABLE_BITS)
+        return scores
+
+
+def _mask_targets(windows: Sequence[Window], mask_BT: Tensor) -> Tensor:
+    """(B, T) bool: tokens that count."""
+    if all(window.is_target is None for window in windows):
+        return mask_BT
+    counts_BT = np.zeros(tuple(mask_BT.shape), dtype=bool)
+    for row, window in enumerate(windows):
+        size = len(window.input_ids)
+        counts_BT[row, :size] = True if window.is_target is None else window.is_target
+    return torch.from_numpy(counts_BT).to(mask_BT.device)
 
 
 def _choose_prompt(tokens: np.ndarray, is_target: np.ndarray, room: int) -> list[int]:

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from pipelines.dataset.examples.example import Document
 from pipelines.dataset.rows import Rows
 
 
@@ -31,12 +32,17 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says about one text."""
+    """What a model says about one document."""
 
     prediction: str
-    """Class name, or the continuation that a language model writes."""
+    """Class name, or the continuation or answer that a language model writes."""
     score: float
-    """Probability of the class, or bits per UTF-8 byte of the text."""
+    """Probability of the class, or bits per byte of what was predicted."""
+    num_bytes: int = 0
+    """UTF-8 bytes that the score is about: of the text, but for a first token that nothing predicts; of a
+    conversation those of the assistant's turns."""
+    problem: str | None = None
+    """Why the document could not be read, with the remedy: then the prediction is empty. None = it was."""
 
 
 class Task(Protocol):
@@ -84,9 +90,15 @@ class Task(Protocol):
         ...
 
     def predict(
-        self, model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], *, batch_size: int, generate: bool
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        documents: Sequence[Document],
+        *,
+        batch_size: int,
+        generate: bool,
     ) -> list[Prediction]:
-        """One prediction per text, in the order given. `generate=False` leaves out text that takes time to
-        write.
+        """One prediction per document, in the order given. `generate=False` leaves out text that takes time
+        to write.
         """
         ...

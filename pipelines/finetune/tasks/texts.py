@@ -6,6 +6,9 @@ from typing import TypeVar
 from tokenizers import Tokenizer
 
 from pipelines.dataset.examples.encode import find_special_ids, find_unknown_id
+from pipelines.dataset.examples.example import Document
+from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.tasks.reading import Window
 
 Item = TypeVar("Item")
 
@@ -118,6 +121,40 @@ class DocumentEncoder:
     def decode(self, sequences: Sequence[list[int]]) -> list[str]:
         """Texts of token lists, without special tokens."""
         return [str(text) for text in self._tokenizer.decode_batch(sequences, skip_special_tokens=True)]
+
+
+class TextReading:
+    """A plain document: every token but the first is a target."""
+
+    problem = None
+
+    def __init__(self, encoder: DocumentEncoder, text: str) -> None:
+        self._encoder, self._text = encoder, text
+
+    @property
+    def num_bytes(self) -> int:
+        return self._encoder.count_predicted_bytes(self._text)
+
+    def prompt(self, max_tokens: int) -> list[int]:
+        return self._encoder.encode_prompt(self._text, max_tokens)
+
+    def windows(self, max_tokens: int) -> Iterator[Window]:
+        return map(Window, self._encoder.encode_windows(self._text, max_tokens))
+
+
+class TextReader:
+    """Reads the texts of documents; nothing is encoded before it is asked for."""
+
+    def __init__(self, tokenizer: Tokenizer, spec: ModelSpec) -> None:
+        self._encoder = DocumentEncoder(tokenizer, spec.end_token_id)
+        end = self._encoder.end_token_id
+        self.stop_ids = frozenset[int]() if end is None else frozenset({end})
+
+    def read(self, documents: Sequence[Document], *, with_prompts: bool) -> list[TextReading]:
+        return [TextReading(self._encoder, document.text) for document in documents]
+
+    def decode(self, sequences: Sequence[list[int]]) -> list[str]:
+        return self._encoder.decode(sequences)
 
 
 def _find_special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

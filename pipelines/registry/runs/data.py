@@ -3,12 +3,14 @@
 Loads MLflow only to read: `Lookup` keeps the answer.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipelines.paths import is_table_name
 from pipelines.registry.runs.current import FOLDER_TAG
 
 PARAMS = {"num_epochs": float, "global_batch": int, "window_batches": int, "seed": int, "num_ranks": int}
+MIXTURE, CURRICULUM = "mixture_id", "curriculum."
 
 
 class RunData(NamedTuple):
@@ -31,6 +33,10 @@ class RunData(NamedTuple):
     other_num_ranks: str | None
     """Ranks that continued the training, if these were fewer or more; None = it had `num_ranks` all the
     time."""
+    mixture: dict[str, Any] | None = None
+    """path, table_id and version of the mixtures, and the id of the one of the run; None = it has none."""
+    curriculum: dict[str, Any] | None = None
+    """Fields of mixing.rules.Curriculum; None = it has none."""
 
 
 def read_run_data(run_id: str) -> RunData:
@@ -73,7 +79,21 @@ def read_run_data(run_id: str) -> RunData:
         documents=documents,
         **{name: kind(params[name]) for name, kind in PARAMS.items()},
         other_num_ranks=tags.get(f"{RESUMED_TAG}.num_ranks"),
+        mixture=None
+        if "mixtures" not in inputs
+        else _pick(inputs["mixtures"]) | {"mixture": params[MIXTURE]},
+        curriculum=_read_curriculum(params),
     )
+
+
+def _read_curriculum(params: Mapping[str, str]) -> dict[str, Any] | None:
+    given = {
+        name.removeprefix(CURRICULUM): value for name, value in params.items() if name.startswith(CURRICULUM)
+    }
+    if not given:
+        return None
+    numbers = {name: float(given[name]) for name in ("steps_fraction", "start_fraction", "power")}
+    return {"column": given["column"], "descending": given["descending"] == "True", **numbers}
 
 
 def _pick(pin: dict[str, Any]) -> dict[str, Any]:

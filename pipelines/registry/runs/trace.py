@@ -13,6 +13,11 @@ import numpy as np
 
 from pipelines.catalog import find_location
 from pipelines.dataset.document_rows import read_documents_by_id
+from pipelines.dataset.mixing.build import Sources, build_order
+from pipelines.dataset.mixing.mixed import Difficulty
+from pipelines.dataset.mixing.plan import MixturePlan
+from pipelines.dataset.mixing.rules import Curriculum
+from pipelines.dataset.mixing.stored import read_mixture
 from pipelines.dataset.order import Order, num_steps
 from pipelines.dataset.trace import SequenceTrace, Span
 from pipelines.finetune.results import read_result
@@ -109,17 +114,25 @@ class RunTrace:
     def total_steps(self) -> int:
         """Optimizer steps of the whole training."""
         num_rows, run = self._sequences(TRAINED).num_rows, self.run
+        if self._mixture is not None:
+            return self._mixture.num_planned // run.global_batch
         return num_steps(num_rows, global_batch=run.global_batch, num_epochs=run.num_epochs)
 
     @cached_property
     def _order(self) -> Order:
-        return Order(
-            self._sequences(TRAINED).read_lengths(),
-            global_batch=self.run.global_batch,
-            total_steps=self.total_steps,
-            seed=self.run.seed,
-            window_batches=self.run.window_batches,
-        )
+        rows, plan, sources, difficulty = self._sequences(TRAINED), self._mixture, None, None
+        if plan is not None:
+            names = [each.source for each in plan.sources]
+            sources = Sources(plan, names, rows.read_column("source", names))
+        if self.run.curriculum is not None:
+            curriculum = Curriculum(**self.run.curriculum)
+            difficulty = Difficulty(curriculum, rows.read_column(str(curriculum.column)))
+        return build_order(rows.read_lengths(), self.run, sources=sources, difficulty=difficulty)
+
+    @cached_property
+    def _mixture(self) -> MixturePlan | None:
+        pinned = self.run.mixture
+        return None if pinned is None else read_mixture(**{**pinned, "path": find_location(pinned["path"])})
 
     @cached_property
     def _ranks(self) -> np.ndarray:

@@ -120,7 +120,7 @@ class Tracker:
             self._client.set_tag(
                 self.run_id, RESUMED_TAG, str(int(earlier.data.tags.get(RESUMED_TAG, 0)) + 1)
             )
-            self._logged = {key: set(self._read_history(key)) for key in earlier.data.metrics}
+            self._logged = {key: set(self.read_history(key)) for key in earlier.data.metrics}
             logger.info("continuing run %s (was %s)", self.run_id, earlier.info.status)
         else:
             given = {
@@ -209,9 +209,9 @@ class Tracker:
 
         self.flush()
         figure = draw_loss_curve(
-            self._read_history(train),
-            self._read_history(evaluation),
-            self._read_history(learning_rate),
+            self.read_history(train),
+            self.read_history(evaluation),
+            self.read_history(learning_rate),
             title=title,
         )
         self.log_picture("loss", figure)
@@ -273,5 +273,6 @@ class Tracker:
             self._client.delete_tag(self.run_id, ERROR_TAG)
         self._client.set_terminated(self.run_id, status=status)
 
-    def _read_history(self, key: str) -> dict[int, float]:
+    def read_history(self, key: str) -> dict[int, float]:
+        """Step -> value of the points that the run has of a metric."""
         return {point.step: point.value for point in self._client.get_metric_history(self.run_id, key)}

@@ -1,6 +1,6 @@
 """The MLflow run of a training: its record while it runs and when it ends."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from pipelines.pin import Pin
 from pipelines.registry.runs.corpus import log_corpus
 from pipelines.registry.runs.current import CurrentRun, write_current
 from pipelines.registry.runs.dataset import log_sequences
+from pipelines.registry.runs.mixture import log_mixture
 from pipelines.registry.runs.tracker import Tracker, find_run, open_run
 from pipelines.storage import Folder
 
@@ -50,15 +51,16 @@ class RunRecord:
 
 @contextmanager
 def record_run(
-    training: Training, sequences: Pin, experiment: str, description: Description, folder: str
+    training: Training, inputs: Sequence[Pin], experiment: str, description: Description, folder: str
 ) -> Iterator[RunRecord]:
     """The run of this training, started or continued; concluded when the context ends well, else failed with
     the error.
 
+    `inputs`: the sequences, and the mixture if the training has one.
     Holds the lease of the run folder. At the end the run is the current one of `folder`.
     """
     with Lease(Folder(training.folder)) as lease:
-        run_id, documents = _find_finished(training, experiment), Pin(**sequences.facts["documents"])
+        run_id, documents = _find_finished(training, experiment), Pin(**inputs[0].facts["documents"])
         if run_id is not None:
             record = RunRecord(None, lease)
             yield record
@@ -69,13 +71,13 @@ def record_run(
                 folder=training.folder,
                 params=description.params,
                 config=description.config,
-                inputs=[sequences, documents],
+                inputs=[*inputs, documents],
                 hide=description.hide,
             ) as tracker:
                 record = RunRecord(tracker, lease)
                 yield record
                 lease.require()
-                _conclude(tracker, training, sequences, documents)
+                _conclude(tracker, training, inputs[0], documents)
                 run_id = tracker.run_id
         lease.require()
         write_current(folder, CurrentRun(run_id, training.fingerprint, training.folder))
@@ -103,6 +105,8 @@ def _conclude(tracker: Tracker, training: Training, sequences: Pin, documents: P
         learning_rate="train/learning_rate",
         title=f"Training: loss on train and {data.evaluation_split}",
     )
+    if training.mixture is not None:
+        log_mixture(tracker, training.mixture)
     if result["confusion"] is not None:
         title = f"{data.final_split} after training"
         tracker.log_confusion(np.asarray(result["confusion"]), list(training.spec.labels), title=title)

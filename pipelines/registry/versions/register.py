@@ -6,6 +6,7 @@ A call that was killed can be repeated.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -21,15 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 def register_model(
-    run_id: str, model_folder: Path, name: str, *, code: Path, input_example: Sequence[str]
+    run_id: str, model_folder: Path, name: str, *, code: Path, input_example: Sequence[Any]
 ) -> int:
     """The version of `name` with this run's model, with the alias `challenger`; it is created only once.
 
     Killed at any point and called again, it continues: a version with this run and these weights is returned,
     a complete upload is registered, an incomplete upload of a dead driver is deleted. Two drivers that
     register one model at the same time agree on the smaller version. `code` is the models-from-code script
-    inside the `pipelines` package. The alias only moves forward: registering an old run again does not make
-    it the challenger. The run's lineage names the version.
+    inside the `pipelines` package; `input_example` is that of upload_model. The alias only moves forward:
+    registering an old run again does not make it the challenger. The run's lineage names the version.
     """
     require_connection()
     client = MlflowClient()

@@ -20,9 +20,11 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array, Object, Property
 
 from pipelines import process
+from pipelines.finetune.models.architecture import read_spec
 from pipelines.registry.store import hide_mlflow_warnings
 
 with hide_mlflow_warnings():
@@ -34,10 +36,16 @@ UPLOAD_DIGEST_TAG, PROCESS_TAG = "distributary.model_digest", "distributary.uplo
 MAX_UPLOAD_SECONDS = 6 * 3600.0
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "tokenizers", "torch", "transformers")
 """Packages that a process needs to load a model; pinned to the versions installed when it is registered."""
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec("string", "text")]),
-    outputs=Schema([ColSpec("string", "prediction"), ColSpec("double", "score")]),
+TURNS = Array(Object([Property("role", DataType.string), Property("content", DataType.string)]))
+OUTPUTS = Schema([ColSpec(DataType.string, "prediction"), ColSpec(DataType.double, "score")])
+SIGNATURE = ModelSignature(inputs=Schema([ColSpec(DataType.string, "text")]), outputs=OUTPUTS)
+CHAT_SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [ColSpec(TURNS, "messages", required=False), ColSpec(DataType.string, "text", required=False)]
+    ),
+    outputs=OUTPUTS,
 )
+"""Every row has messages, or a text of the user."""
 
 
 def find_complete_upload(run_id: str, digest: str) -> str | None:
@@ -61,17 +69,19 @@ def find_complete_upload(run_id: str, digest: str) -> str | None:
 
 
 def upload_model(
-    run_id: str, model_folder: Path, *, code: Path, input_example: Sequence[str], digest: str
+    run_id: str, model_folder: Path, *, code: Path, input_example: Sequence[Any], digest: str
 ) -> str:
     """Upload the model and return its id.
 
-    `code` is a script inside the `pipelines` package, which is uploaded with it.
+    `code` is a script inside the `pipelines` package, which is uploaded with it. `input_example` has texts,
+    or for a model of conversations lists of {role, content}.
     """
     package = next((parent for parent in Path(code).resolve().parents if parent.name == "pipelines"), None)
     if package is None:
         raise ValueError(
             f"{code} is not inside the pipelines package, so its imports cannot be uploaded with the model"
         )
+    reads_messages = read_spec(model_folder).chat is not None
     client = MlflowClient()
     # Created here, because MLflow would use the experiment of the active run, or else "Default", whose files
     # go to ./mlruns.
@@ -94,8 +104,8 @@ def upload_model(
             python_model=str(code),
             code_paths=[str(package)],
             artifacts={"model": str(Path(model_folder).resolve())},
-            signature=SIGNATURE,
-            input_example=pd.DataFrame({"text": list(input_example)}),
+            signature=CHAT_SIGNATURE if reads_messages else SIGNATURE,
+            input_example=pd.DataFrame({"messages" if reads_messages else "text": list(input_example)}),
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
         )
     return str(created.model_id)

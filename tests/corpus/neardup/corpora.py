@@ -47,7 +47,7 @@ def make_source(folder, name="s"):
     return Source(name=name, path=f"{folder}/{name}", format="jsonl", fields=fields)
 
 
-def make_search(tables, *, driver_pairs=100_000, driver_edges=1_000_000, **knobs):
+def make_search(tables, *, driver_pairs=100_000, driver_edges=1_000_000, driver_buckets=2_000_000, **knobs):
     return Search(
         settings=NearDuplicates(enabled=True, **knobs),
         signatures=f"{tables}/signatures",
@@ -55,6 +55,7 @@ def make_search(tables, *, driver_pairs=100_000, driver_edges=1_000_000, **knobs
         evidence=f"{tables}/duplicates",
         driver_pairs=driver_pairs,
         driver_edges=driver_edges,
+        driver_buckets=driver_buckets,
     )
 
 

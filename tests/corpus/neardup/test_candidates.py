@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 from pyspark.sql import functions as F
 
-from pipelines.corpus.neardup.candidates import is_removable, rank_members, spread_buckets
+from pipelines.corpus.neardup.candidates import is_removable, order_rows, rank_members, spread_buckets
 from pipelines.corpus.neardup.presets import NearDuplicates
 
 
@@ -34,6 +34,8 @@ def test_survivors_are_ordered_by_protection_split_and_policy(spark, survivor, o
     assert [row.doc_id for row in by_number] == [row.doc_id for row in found]
     assert {row.content_hash for row in found if not row.removable} == {"p", "q", "x"}
     assert [row.order[20:] for row in found] == [row.doc_id for row in found]
+    # The driver gives its rows the same order.
+    assert order_rows(members.toArrow(), settings).to_pylist() == [row.order for row in ranked.collect()]
 
 
 @pytest.mark.parametrize(("scope", "groups"), [("corpus", "abcd"), ("source", "abc d"), ("file", "ab c d")])

@@ -163,11 +163,19 @@ def test_result_does_not_depend_on_partitions_or_driver(spark, tmp_path):
     usual = spark.conf.get("spark.sql.shuffle.partitions")
     results = []
     try:
-        for number, (partitions, pairs, edges) in enumerate(
-            [("2", 10**6, 10**6), ("1", 0, 10**6), ("7", 20, 20), ("200", 10**6, 10**6)]
+        # The driver finds the pairs; its pairs are too many; survivors only; nothing; survivors again.
+        for number, (partitions, buckets, pairs, edges) in enumerate(
+            [
+                ("2", 10**6, 10**6, 10**6),
+                ("1", 10**6, 0, 20),
+                ("2", 0, 10**6, 10**6),
+                ("7", 0, 20, 20),
+                ("200", 20, 0, 10**6),
+            ]
         ):
             spark.conf.set("spark.sql.shuffle.partitions", partitions)
-            search = make_search(tmp_path / f"tables{number}", driver_pairs=pairs, driver_edges=edges)
+            limits = {"driver_buckets": buckets, "driver_pairs": pairs, "driver_edges": edges}
+            search = make_search(tmp_path / f"tables{number}", **limits)
             results.append(collect_results(spark, sources, search))
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", usual)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
-from pipelines.dataset.chat_template import ChatFormat
+from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.examples.chat import ChatExamples
 from pipelines.dataset.examples.example import Document, Example, ExampleSettings, Part, Unit
 from pipelines.dataset.tokenizer import from_json
@@ -69,6 +69,13 @@ def build_example(
     chat = format_of(template, roles=roles, date=date, eos=eos)
     builder = ChatExamples(tokenizer or special_tokenizer(), ExampleSettings(chat=chat, **settings))
     (example,) = builder.build([document_of(turns)])
+    return require_learnable(example)
+
+
+def require_learnable(example: Example) -> Example:
+    """Raises ValueError with the problem of the example."""
+    if example.problem is not None:
+        raise ValueError(f"document {example.doc_id}: {example.problem}")
     return example
 
 

@@ -15,7 +15,6 @@ TURNS = [("user", "a"), ("assistant", "b")]
 def test_a_template_that_wants_too_much_is_refused(name):
     with pytest.raises(ValueError, match="does not take the messages") as raised:
         build_chat(TOO_MUCH[name], TURNS, date="2026-01-02", end_token_id=2)
-    assert isinstance(raised.value.__cause__, ValueError)  # with the document in front
     assert "correct it, or let dataset.tokenizer.chat.template name another" in str(raised.value)
 
 

@@ -1,0 +1,86 @@
+"""Documents that a task left out of the sequences: which, why, and how many there may be.
+
+A document is left out if its task finds nothing in it to learn. Their number is what the counts of documents
+and of sequences leave; which they are is only asked for then. If most documents are left out, a template or
+the names of roles are wrong, and the stage fails instead of ending empty.
+"""
+
+from typing import Any, NamedTuple
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from pipelines.dataset.build import Counts
+from pipelines.dataset.documents import DocumentSummary, select_kept
+from pipelines.dataset.examples.table import load_builder
+from pipelines.dataset.group import PackingJob, find_problems
+from pipelines.delta import ContractError
+
+MAX_NAMED = 20
+"""Documents that are named with their reasons, the first ones by doc_id."""
+_NUM_SHOWN = 3
+
+
+class LeftOut(NamedTuple):
+    """A document that is in no sequence."""
+
+    doc_id: str
+    reason: str
+
+
+def check_left_out(
+    documents: DataFrame,
+    sequences: DataFrame,
+    job: PackingJob,
+    counts: Counts,
+    summary: DocumentSummary,
+    max_fraction: float,
+) -> dict[str, Any]:
+    """What the commit of the sequences keeps: the number of documents that were left out, and the first ones.
+
+    `counts` and `summary` are those of the whole table, `documents` and `sequences` what was packed now.
+    Raises ValueError, before anything is written, if more than max_fraction of the documents were left out.
+    """
+    if not job.may_leave_out:
+        return {"documents": 0, "first": []}
+    number = summary.num_documents - sum(of["units"] for of in counts.values())
+    named = find_left_out(documents, sequences, job) if number else []
+    require_few_left_out(number, summary.num_documents, named, max_fraction=max_fraction)
+    return {"documents": number, "first": [each._asdict() for each in named]}
+
+
+def find_left_out(documents: DataFrame, sequences: DataFrame, job: PackingJob) -> list[LeftOut]:
+    """The first kept documents that are in no sequence. One shuffle of ids; the task reads the documents here
+    again.
+
+    Raises ContractError if it finds something to learn in one: then its tokens were lost.
+    """
+    ids = sequences.select(F.explode("segments.doc_id").alias("doc_id"))
+    missing = select_kept(documents).join(ids, "doc_id", "left_anti").orderBy("doc_id").limit(MAX_NAMED)
+    records = [
+        row.asDict(recursive=True)
+        for row in missing.select("doc_id", *load_builder(job.task).columns).collect()
+    ]
+    found = []
+    for doc_id, problem in find_problems(records, job):
+        if problem is None:
+            raise ContractError(
+                f"sequences: document {doc_id} is in none of them, but can be learned from; report it"
+            )
+        found.append(LeftOut(doc_id, problem))
+    return found
+
+
+def require_few_left_out(
+    num_left_out: int, num_documents: int, named: list[LeftOut], *, max_fraction: float
+) -> None:
+    """Raises ValueError, before anything is written, if more than max_fraction of the documents were left
+    out."""
+    if num_left_out <= max_fraction * num_documents:
+        return
+    described = "; ".join(f"document {each.doc_id}: {each.reason}" for each in named[:_NUM_SHOWN])
+    raise ValueError(
+        f"dataset: {num_left_out:,} of {num_documents:,} documents cannot be learned from, more than "
+        f"dataset.max_left_out_fraction = {max_fraction:g}, and sequences were not written. The first ones: "
+        f"{described}; to accept the loss, raise the fraction"
+    )
