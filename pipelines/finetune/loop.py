@@ -54,6 +54,7 @@ def train(
     global batch.
     Raises FloatingPointError if loss or gradient is not finite.
     """
+    # From here on only the thread asks `order`, which keeps a window.
     with prefetch(_make_batches(strategy, task, reader, order, steps, plan, seed)) as made:
         for step in steps:
             started = time.monotonic()
