@@ -11,7 +11,8 @@ from jobs.shell.redaction import redact
 from jobs.shell.settings import AbsolutePath, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.finetune.models.architecture import Architecture
-from pipelines.finetune.training import Backend, Optimization, StrategyName, Training, make_training
+from pipelines.finetune.plan import make_training
+from pipelines.finetune.training import Backend, Optimization, StrategyName, Training
 
 if TYPE_CHECKING:
     from pipelines.pin import Pin

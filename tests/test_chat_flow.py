@@ -2,6 +2,7 @@
 tiny model that learns its answers by heart."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mlflow
@@ -11,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from jobs.run import STAGES
 from jobs.shell.settings import load
+from pipelines.finetune.plan import make_training
 from pipelines.finetune.results import read_result
 from pipelines.pin import pin
 from pipelines.registry.store import connect
@@ -131,6 +133,15 @@ def test_too_many_left_out_stop_the_stage_before_it_writes(chat, tmp_path):
     ):
         STAGES["dataset"].main(config)
     assert not (tmp_path / "sequences").exists()
+
+
+def test_sequences_that_do_not_say_how_they_were_written_are_refused(chat):
+    sequences = pin(chat.configs["dataset"].sequences)
+    config, facts = chat.configs["finetune"], dict(sequences.facts)
+    assert make_training(config, sequences).spec.chat.template == read_template("chatml")
+    del facts["chat"]
+    with pytest.raises(ValueError, match=r"do not say how their conversations were written.*dataset stage"):
+        make_training(config, replace(sequences, facts=facts))
 
 
 def test_the_gate_measures_what_training_measured(chat):

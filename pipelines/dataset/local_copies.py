@@ -3,6 +3,7 @@ deleted when old or when there is no room for a new one, and never while somebod
 
 import errno
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -67,9 +68,7 @@ def make_room(home: Path, num_bytes: int, *, max_bytes: int | None = None) -> in
 
     For `make`: the copy that is being made is in use.
     """
-    copies = sorted(
-        (copy for copy in home.iterdir() if _is_ours(copy)), key=lambda copy: copy.lstat().st_mtime
-    )
+    copies = sorted((copy for copy in home.iterdir() if _is_ours(copy)), key=_find_opened)
     sizes = {copy: _measure(copy) for copy in copies}
     for copy in copies:
         if _find_room(home, sizes, max_bytes) >= num_bytes:
@@ -155,4 +154,12 @@ def _is_ours(copy: Path) -> bool:
 
 
 def _is_stale(copy: Path) -> bool:
-    return copy.is_dir() and time.time() - copy.stat().st_mtime > STALE_SECONDS
+    return copy.is_dir() and time.time() - _find_opened(copy) > STALE_SECONDS
+
+
+def _find_opened(copy: Path) -> float:
+    """When the copy was opened last, in seconds since 1970; infinity if another process just deleted it."""
+    try:
+        return copy.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf

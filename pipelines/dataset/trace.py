@@ -113,15 +113,20 @@ class SequenceTrace:
         """The spans of a document, in the order of the rows; empty if it is in no row of the split."""
         key = int(make_doc_keys([doc_id])[0])
 
+        def has_key(rows: pa.Table) -> bool:
+            return bool((rows["doc_keys"].combine_chunks().flatten().to_numpy() == key).any())
+
         def search(file: PinnedFile) -> list[Span]:
             parquet = self._open(file)
-            spans: list[Span] = []
-            for group in range(parquet.num_row_groups):
-                rows = parquet.read_row_group(group, columns=["doc_keys"], use_threads=False)
-                keys = rows["doc_keys"].combine_chunks().flatten().to_numpy()
-                if (keys == key).any():
-                    spans += [span for span in _select(parquet, group, _all_rows) if span.doc_id == doc_id]
-            return spans
+            if not has_key(parquet.read(columns=["doc_keys"], use_threads=False)):
+                return []
+            return [
+                span
+                for group in range(parquet.num_row_groups)
+                if has_key(parquet.read_row_group(group, columns=["doc_keys"], use_threads=False))
+                for span in _select(parquet, group, _all_rows)
+                if span.doc_id == doc_id
+            ]
 
         return sorted(self._run_all(search, self._files))
 

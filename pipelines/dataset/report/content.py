@@ -18,15 +18,21 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """A number of sequences, of their tokens, and of the terms that they add to the loss."""
+    """A number of sequences, and what they have together."""
 
     sequences: int = 0
     tokens: int = 0
     targets: int = 0
+    """Terms that they add to the loss."""
+    continued: int = 0
+    """Segments whose document begins in another sequence."""
 
     def __add__(self, other: "Sequences") -> "Sequences":
         return Sequences(
-            self.sequences + other.sequences, self.tokens + other.tokens, self.targets + other.targets
+            self.sequences + other.sequences,
+            self.tokens + other.tokens,
+            self.targets + other.targets,
+            self.continued + other.continued,
         )
 
 
@@ -37,10 +43,15 @@ class Documents:
     documents: int = 0
     tokens: int = 0
     segments: int = 0
+    cut: int = 0
+    """Tokens that are in no sequence: they were cut off, because their document did not fit."""
 
     def __add__(self, other: "Documents") -> "Documents":
         return Documents(
-            self.documents + other.documents, self.tokens + other.tokens, self.segments + other.segments
+            self.documents + other.documents,
+            self.tokens + other.tokens,
+            self.segments + other.segments,
+            self.cut + other.cut,
         )
 
 
@@ -105,16 +116,12 @@ class Content:
     num_labels: int
     tokenizer: str
     """Fingerprint."""
-    cut_tokens: Mapping[str, int]
-    """Split -> tokens that were cut off, because their document did not fit."""
-    continued: Mapping[str, int]
-    """Split -> segments whose document begins in another sequence."""
     lengths: Mapping[tuple[str, int], Sequences]
     """(split, bits of the number of tokens: n = 2**(n-1) to 2**n - 1)."""
     fills: Mapping[tuple[str, int], int]
     """(split, tenths of sequence_length that are filled; FULL = all) -> sequences."""
     documents: Mapping[tuple[str, str, int], Documents]
-    """(split, source, bits of the number of tokens of a document)."""
+    """(split, source, bits of the number of tokens of a document, with those that were cut off)."""
     samples: Sequence[Sample]
 
     @property
@@ -129,10 +136,6 @@ class Content:
     def count_places(self, split: str | None = None) -> int:
         """Tokens that the sequences could hold."""
         return self.count(split).sequences * self.sequence_length
-
-    def count_cut(self, split: str | None = None) -> int:
-        """Tokens that were cut off."""
-        return sum(number for of, number in self.cut_tokens.items() if split in (None, of))
 
     def count_documents(self, split: str | None = None) -> Documents:
         return sum((own for (of, _, _), own in self.documents.items() if split in (None, of)), Documents())

@@ -23,15 +23,17 @@ class RowCounts(NamedTuple):
 def count_rows(sequences: DataFrame, sequence_length: int) -> RowCounts:
     """Sequences, tokens and targets by split and length."""
     tenths = F.least(F.floor(F.col("num_tokens") * FULL / sequence_length), F.lit(FULL)).cast("int")
-    keyed = sequences.select(
-        "split", count_bits("num_tokens").alias("bits"), tenths.alias("tenths"), "num_tokens", "num_targets"
-    )
+    bits = count_bits(F.col("num_tokens"))
+    names = {"num_tokens": "tokens", "num_targets": "targets", "num_continued": "continued"}
     groups = (
-        keyed.groupBy("split", "bits", "tenths")
-        .agg(F.count("*").alias("n"), F.sum("num_tokens").alias("t"), F.sum("num_targets").alias("targets"))
+        sequences.select("split", bits.alias("bits"), tenths.alias("tenths"), *names)
+        .groupBy("split", "bits", "tenths")
+        .agg(F.count("*").alias("n"), *(F.sum(name).alias(short) for name, short in names.items()))
         .collect()
     )
-    lengths = sum_by(((row.split, row.bits), Sequences(row.n, row.t, row.targets)) for row in groups)
+    lengths = sum_by(
+        ((row.split, row.bits), Sequences(row.n, row.tokens, row.targets, row.continued)) for row in groups
+    )
     fills: dict[tuple[str, int], int] = {}
     for row in groups:
         fills[row.split, row.tenths] = fills.get((row.split, row.tenths), 0) + row.n
@@ -39,26 +41,33 @@ def count_rows(sequences: DataFrame, sequence_length: int) -> RowCounts:
 
 
 def count_documents(sequences: DataFrame) -> dict[tuple[str, str, int], Documents]:
-    """`documents` of `Content`."""
-    pieces = sequences.select("split", "source", F.explode("segments").alias("piece"))
+    """`documents` of `Content`. What was cut off a sequence is of its first document: only a sequence of one
+    document is cut."""
+    piece = F.posexplode("segments").alias("place", "piece")
+    cut = F.when(F.col("place") == 0, F.col("num_cut_tokens")).otherwise(0)
     whole = (
-        pieces.groupBy("piece.doc_id")
+        sequences.select("split", "source", "num_cut_tokens", piece)
+        .groupBy("piece.doc_id")
         .agg(
             F.first("split").alias("split"),  # a document has one split and one source
             F.first("source").alias("source"),
             F.sum("piece.num_tokens").alias("tokens"),
             F.count("*").alias("segments"),
+            F.sum(cut).alias("cut"),
         )
-        .withColumn("bits", count_bits("tokens"))
+        .withColumn("bits", count_bits(F.col("tokens") + F.col("cut")))
     )
     groups = (
         whole.groupBy("split", "source", "bits")
-        .agg(F.count("*").alias("n"), F.sum("tokens").alias("t"), F.sum("segments").alias("segments"))
+        .agg(F.count("*").alias("n"), *(F.sum(name).alias(name) for name in ("tokens", "segments", "cut")))
         .collect()
     )
-    return {(row.split, row.source, row.bits): Documents(row.n, row.t, row.segments) for row in groups}
+    return {
+        (row.split, row.source, row.bits): Documents(row.n, row.tokens, row.segments, row.cut)
+        for row in groups
+    }
 
 
-def count_bits(column: str) -> Column:
+def count_bits(number: Column) -> Column:
     """Bits of a number of at least 1, as int.bit_length."""
-    return F.length(F.bin(F.col(column).cast("long")))
+    return F.length(F.bin(number.cast("long")))

@@ -28,8 +28,6 @@ def write_numbers(content: Content) -> str:
             "split": split,
             **_name_sequences(content.count(split)),
             "places": content.count_places(split),
-            "cut_tokens": content.count_cut(split),
-            "continued_segments": content.continued.get(split, 0),
             **_name_documents(content.count_documents(split), "document_tokens"),
         }
         for split in content.splits
@@ -68,11 +66,16 @@ def _name_bits(bits: int) -> dict[str, int]:
 
 
 def _name_sequences(own: Sequences) -> dict[str, int]:
-    return {"sequences": own.sequences, "tokens": own.tokens, "targets": own.targets}
+    return {
+        "sequences": own.sequences,
+        "tokens": own.tokens,
+        "targets": own.targets,
+        "continued_segments": own.continued,
+    }
 
 
 def _name_documents(own: Documents, tokens: str = "tokens") -> dict[str, int]:
-    return {"documents": own.documents, tokens: own.tokens, "segments": own.segments}
+    return {"documents": own.documents, tokens: own.tokens, "segments": own.segments, "cut_tokens": own.cut}
 
 
 def are_settled(numbers: str) -> bool:
@@ -106,8 +109,9 @@ def _read_bits(group: Mapping[str, Any]) -> int:
 
 
 def _read_documents(group: Mapping[str, Any]) -> Documents:
-    return Documents(int(group["documents"]), int(group["tokens"]), int(group["segments"]))
+    return Documents(*(int(group[name]) for name in ("documents", "tokens", "segments", "cut_tokens")))
 
 
 def _read_sequences(group: Mapping[str, Any]) -> Sequences:
-    return Sequences(int(group["sequences"]), int(group["tokens"]), int(group["targets"]))
+    names = ("sequences", "tokens", "targets", "continued_segments")
+    return Sequences(*(int(group[name]) for name in names))

@@ -43,7 +43,7 @@ def render(content: Content) -> str:
 
 def _draw_head(content: Content) -> Html:
     found, documents, about = content.count(), content.count_documents(), content.tables[0]
-    places, cut = content.count_places(), content.count_cut()
+    places, cut = content.count_places(), documents.cut
     facts: list[tuple[str, int, str]] = [
         ("sequences", found.sequences, f"of at most {content.sequence_length:,} tokens"),
         ("documents", documents.documents, f"in {documents.segments:,} segments"),
@@ -84,7 +84,8 @@ def _draw_splits(content: Content) -> Html:
         return _NO_SEQUENCES
     lines = []
     for split in content.splits:
-        found, places, cut = content.count(split), content.count_places(split), content.count_cut(split)
+        found, places = content.count(split), content.count_places(split)
+        cut = content.count_documents(split).cut
         # A class is no token: then all tokens are input.
         targets = 0 if content.num_labels else found.targets
         bar = stack(("kept", targets), ("kept2", found.tokens - targets), ("rest", places - found.tokens))
@@ -94,7 +95,7 @@ def _draw_splits(content: Content) -> Html:
             join(found.targets, tag("small", _share_targets(content, found))),
             join(places - found.tokens, tag("small", format_share(places - found.tokens, places))),
             join(cut, tag("small", format_share(cut, found.tokens + cut))),
-            content.continued.get(split, 0),
+            found.continued,
         )
         lines.append(Line(split, numbers, [bar], wholes=[places]))
     legend = draw_legend(("kept", "targets"), ("kept2", "other tokens"), ("rest", "padding"))
@@ -120,7 +121,7 @@ def _draw_lengths(content: Content) -> Html:
     lines = [
         Line(
             format_bits(bits),
-            (before.documents, before.tokens, after.sequences, after.tokens),
+            (before.documents, before.tokens + before.cut, after.sequences, after.tokens),
             [stack(("lost", before.documents)), stack(("kept", after.sequences))],
         )
         for bits, before, after in groups
@@ -129,12 +130,10 @@ def _draw_lengths(content: Content) -> Html:
         max(before.documents for _, before, _ in groups),
         max(after.sequences for _, _, after in groups),
     ]
-    cut = content.count_cut()
-    note = f" The {cut:,} tokens that were cut off are not in these lengths." if cut else ""
     intro = tag(
         "p",
-        "Documents before packing, with the special tokens around them, and the sequences that were made of "
-        f"them, by number of tokens; each line is twice as long as the one before.{note}",
+        "Documents before packing, with the special tokens around them and what was cut off, and the "
+        "sequences made of them, by number of tokens; each line is twice as long as the one before.",
     )
     legend = draw_legend(("lost", "documents, before packing"), ("kept", "sequences, after packing"))
     headers = ("tokens", "documents", "their tokens", "sequences", "their tokens")
@@ -168,23 +167,20 @@ def _draw_sources(content: Content) -> Html:
         return _NO_SEQUENCES
     total = sum(own.tokens for _, own in sources)
     lines = [
-        Line(
-            name(source),
-            (own.documents, join(own.tokens, tag("small", format_share(own.tokens, total))), own.segments),
-            [stack(("kept", own.tokens))],
-        )
+        Line(name(source), _list_numbers(own, total), [stack(("kept", own.tokens))])
         for source, own in sources[:MAX_SOURCES]
     ]
     if rest := sources[MAX_SOURCES:]:
-        own = sum((each for _, each in rest), Documents())
-        numbers = (
-            own.documents,
-            join(own.tokens, tag("small", format_share(own.tokens, total))),
-            own.segments,
-        )
-        lines.append(Line(f"{len(rest):,} other sources", numbers))
-    headers = ("source", "documents", "tokens", "segments")
+        others = sum((own for _, own in rest), Documents())
+        lines.append(Line(f"{len(rest):,} other sources", _list_numbers(others, total)))
+    headers = ("source", "documents", "tokens", "cut off", "segments")
     return draw_table(headers, lines, (sources[0][1].tokens,))
+
+
+def _list_numbers(own: Documents, total: int) -> list[object]:
+    tokens = join(own.tokens, tag("small", format_share(own.tokens, total)))
+    cut = join(own.cut, tag("small", format_share(own.cut, own.tokens + own.cut)))
+    return [own.documents, tokens, cut, own.segments]
 
 
 def rank_sources(content: Content) -> list[tuple[str, Documents]]:

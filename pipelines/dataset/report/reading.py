@@ -1,7 +1,5 @@
 """A table of sequences as the `Content` of a report."""
 
-from typing import Any
-
 from pyspark.sql import SparkSession
 
 from pipelines.dataset.report.content import Content
@@ -38,17 +36,11 @@ def read_content(spark: SparkSession, sequences: str, tokenizers: str, title: st
         sequence_length=facts["sequence_length"],
         num_labels=len(facts["labels"]),
         tokenizer=facts["tokenizer"],
-        cut_tokens=_list_counts(facts, "cut_tokens"),
-        continued=_list_counts(facts, "continued"),
         lengths=counted.lengths,
         fills=counted.fills,
         documents=count_documents(rows),
         samples=choose_samples(rows, num_rows, decoder, facts["labels"]),
     )
-
-
-def _list_counts(facts: dict[str, Any], name: str) -> dict[str, int]:
-    return {split: int(counts[name]) for split, counts in facts["splits"].items()}
 
 
 def _name_documents(pinned: Pin) -> TableVersion:
