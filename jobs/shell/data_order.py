@@ -1,4 +1,4 @@
-"""The keys of stage 3 that say which sequences every step trains on."""
+"""The keys of stage 3 that say which sequences every step trains on, and how many of their tokens it masks."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class OrderSection(Section):
-    """A section with the length of a training, its mixture and its curriculum."""
+    """A section with the length of a training, its masks, its mixture and its curriculum."""
 
     num_epochs: Annotated[float, Field(gt=0)]
     global_batch: Annotated[int, Field(ge=1)]
     window_batches: Annotated[int, Field(ge=1)]
+    mask_fraction: Annotated[float, Field(gt=0, lt=1)]
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     mixture: Mixture
     mixtures: TablePlace
