@@ -1,4 +1,4 @@
-"""The keys of stage 3 that say which sequences every step trains on, and how many of their tokens it masks."""
+"""The keys of stage 3 that say what every step trains on: which sequences, and how many masks."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
