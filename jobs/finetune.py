@@ -8,7 +8,7 @@ from jobs.shell.command import run_command
 from jobs.shell.data_order import OrderSection, describe_mixture, list_inputs
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.redaction import redact
-from jobs.shell.settings import AbsolutePath, Split, TablePlace
+from jobs.shell.settings import AbsolutePath, Positive, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.plan import make_training
@@ -16,8 +16,6 @@ from pipelines.finetune.training import Backend, Optimization, StrategyName, Tra
 
 if TYPE_CHECKING:
     from pipelines.pin import Pin
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 class Config(OrderSection):

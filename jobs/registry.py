@@ -9,7 +9,7 @@ from pydantic import Field
 
 from jobs.shell.command import run_command
 from jobs.shell.plan import Outcome, Plan, require_table
-from jobs.shell.settings import AbsolutePath, Section, Split, TablePlace
+from jobs.shell.settings import AbsolutePath, Positive, Section, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Config(Section):
     split: Split
     min_gain: Annotated[float, Field(ge=0)]
     decontaminated_from: tuple[str, ...]
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Positive
 
 
 def plan(config: Config) -> "Plan[tuple[CurrentRun, Pin]]":

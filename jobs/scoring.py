@@ -3,14 +3,12 @@
 Reads documents of one split and the version that an alias names now; skips what it scored before."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Literal
 
 from jobs.shell.command import run_command
 from jobs.shell.facts import display_predictions
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
-from jobs.shell.settings import Section, TablePlace
+from jobs.shell.settings import Positive, Section, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 
 if TYPE_CHECKING:
@@ -26,8 +24,8 @@ class Config(Section):
     documents: TablePlace
     split: Literal["train", "validation", "test", "all"]
     predictions: TablePlace
-    batch_size: Annotated[int, Field(ge=1)]
-    num_partitions: Annotated[int, Field(ge=1)] | None
+    batch_size: Positive
+    num_partitions: Positive | None
     precision: Literal["auto", "float32", "bfloat16"]
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from jobs.shell.settings import Section, TablePlace
+from jobs.shell.settings import Positive, Section, TablePlace
 from jobs.shell.stage import Work
 from pipelines.dataset.mixing.rules import Curriculum, Mixture
 
@@ -17,9 +17,8 @@ class OrderSection(Section):
     """A section with the length of a training, its masks, its mixture and its curriculum."""
 
     num_epochs: Annotated[float, Field(gt=0)]
-    global_batch: Annotated[int, Field(ge=1)]
-    window_batches: Annotated[int, Field(ge=1)]
-    mask_fraction: Annotated[float, Field(gt=0, lt=1)]
+    global_batch: Positive
+    window_batches: Positive
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     mixture: Mixture
     mixtures: TablePlace

@@ -51,6 +51,7 @@ TablePlace = Annotated[str, AfterValidator(_table_place)]
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
 
 Split = Literal["train", "validation", "test"]
 
