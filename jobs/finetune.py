@@ -25,6 +25,7 @@ class Config(OrderSection):
     model: Architecture
     optimization: Optimization
     micro_batch: Positive
+    mask_fraction: Annotated[float, Field(gt=0, lt=1)]
     num_ranks: Positive
     num_threads: Positive
     strategy: StrategyName

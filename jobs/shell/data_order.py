@@ -1,4 +1,4 @@
-"""The keys of stage 3 that say what every step trains on: which sequences, and how many masks."""
+"""The keys of stage 3 that say which sequences every step trains on."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class OrderSection(Section):
-    """A section with the length of a training, its masks, its mixture and its curriculum."""
+    """A section with the length of a training, its mixture and its curriculum."""
 
     num_epochs: Annotated[float, Field(gt=0)]
     global_batch: Positive
