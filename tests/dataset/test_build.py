@@ -4,7 +4,7 @@ from pyspark.sql import functions as F
 from pipelines.dataset import documents as dataset_documents
 from pipelines.dataset.build import build_sequences, count_splits, describe_masking
 from pipelines.dataset.chat_format import ChatFormat
-from pipelines.dataset.documents import choose_tokenizer, summarize_documents
+from pipelines.dataset.documents import DocumentSummary, choose_tokenizer, summarize_documents
 from pipelines.dataset.examples.prompt_response import PLAIN
 from pipelines.dataset.examples.table import EXAMPLES, load_builder
 from pipelines.dataset.layout import Layout, lay_out_groups
@@ -317,7 +317,8 @@ def test_too_many_labels_are_refused(spark, monkeypatch):
 def test_summary_counts_kept_documents(spark):
     documents = documents_of(spark, ["aaaa", "bb", "c", "dd"], splits=["train", "train", "test"], dropped={1})
     summary = summary_of(documents, max_bytes=3)
-    assert summary == (3, 2, (), {("s", None): 7 + 3 * 512})  # aaaa, c, dd; to train on: dd
+    # aaaa, c, dd; to train on: dd
+    assert summary == DocumentSummary(3, 2, (), {("s", None): 7 + 3 * 512})
 
 
 def test_bytes_are_counted_by_source_and_by_large_file(spark):
