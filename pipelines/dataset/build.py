@@ -123,10 +123,13 @@ def _to_places(spark: SparkSession, layout: Layout, *, has_file: bool) -> DataFr
         if (file is not None) == has_file
     ]
     name = "own_groups" if has_file else "small_groups"
-    schema = pa.schema([("source", pa.string()), ("file", pa.string()), (name, pa.list_(pa.int64()))])
-    columns = [list(column) for column in zip(*chosen, strict=True)] or [[], [], []]
-    # From Arrow: a local relation, which is broadcast without a Spark job.
-    places = spark.createDataFrame(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
+    if not chosen:  # Spark Connect takes no empty Arrow table
+        places = spark.createDataFrame([], f"source STRING, file STRING, {name} ARRAY<BIGINT>")
+    else:
+        schema = pa.schema([("source", pa.string()), ("file", pa.string()), (name, pa.list_(pa.int64()))])
+        columns = dict(zip(schema.names, map(list, zip(*chosen, strict=True)), strict=True))
+        # From Arrow: a local relation, which is broadcast without a Spark job.
+        places = spark.createDataFrame(pa.table(columns, schema=schema))
     return places if has_file else places.drop("file")
 
 

@@ -10,6 +10,7 @@ import pytest
 from jobs import finetune, registry
 from jobs.shell import redaction
 from jobs.shell import settings as configuration
+from pipelines.dataset.build import COUNTED
 from pipelines.lease import Lease
 from pipelines.registry.runs import current as runs
 from pipelines.registry.runs.tracker import ERROR_TAG, Tracker, read_run_status
@@ -38,6 +39,7 @@ def tables(spark, tmp_path_factory):
         "labels": ["a", "b"],
         "tokenizer": "t",
         "sequence_length": 48,
+        "splits": {"train": dict.fromkeys(COUNTED, 1)},
         "documents": asdict(pinned),
     }
     SEQUENCES.overwrite(
