@@ -1,4 +1,5 @@
-"""Stage 3: sequences to an MLflow run with a model folder, by ranks that train in a Spark barrier stage."""
+"""Stage 3: sequences to an MLflow run with a model folder.
+Ranks train together in a Spark barrier stage. A killed training continues from its newest checkpoint."""
 
 from typing import TYPE_CHECKING, Annotated
 

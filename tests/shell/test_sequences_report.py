@@ -18,6 +18,7 @@ from pipelines.dataset.report.page import render
 from pipelines.dataset.report.reading import read_content
 from pipelines.dataset.report.samples import NUM_SAMPLES, choose_samples
 from pipelines.dataset.tokenizer import read_tokenizer
+from pipelines.markup import escape
 from pipelines.pin import pin
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.conftest import TEST_CONF
@@ -115,12 +116,13 @@ def test_counts_of_documents_equal_their_segments(made):
 
 def test_samples_spell_the_texts_of_their_documents(made):
     rows = {(row["split"], row["sequence_id"]): row for row in made.rows}
-    samples = made.content.samples
+    samples, end = made.content.samples, pin(made.config.sequences).facts["end_token_id"]
     assert [sample.split for sample in samples] == ["train"] * NUM_SAMPLES + ["validation"] * NUM_SAMPLES
     for sample in samples:
         row = rows[sample.split, sample.sequence_id]
         pieces = [piece for segment in sample.segments for piece in segment.pieces]
         assert [number for piece in pieces for number in piece.ids] == row["input_ids"]
+        assert all(piece.is_special == (list(piece.ids) == [end]) for piece in pieces)
         targets = sum(len(piece.ids) for piece in pieces if piece.is_target)
         assert targets == sample.num_targets == row["num_targets"] > 0
         for segment in sample.segments:
@@ -129,9 +131,6 @@ def test_samples_spell_the_texts_of_their_documents(made):
             if not any(piece.is_name for piece in shown):
                 assert "".join(piece.text for piece in shown) == text
             assert not segment.pieces[0].is_target
-    assert any(
-        piece.is_special for sample in samples for segment in sample.segments for piece in segment.pieces
-    )
 
 
 def test_the_choice_of_samples_ignores_partitions(made, spark):
@@ -154,7 +153,8 @@ def test_the_stage_writes_the_same_page_as_the_command(made, capsys):
     assert numbers == (made.folder / "later.json").read_text() == write_numbers(made.content)
     assert made.outcome.facts["report"] == f"{made.folder}/made/sequences.html"
     assert "Sequences report: 网页语料" in page
-    assert "人们" in page
+    shown = [piece.text for piece in made.content.samples[0].segments[0].pieces]
+    assert all(escape(text.strip()) in page for text in shown)
     assert "<script" not in page
     assert "\u202e" not in page
 
