@@ -6,16 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from pipelines.dataset.build import (
-    BuiltSequences,
-    Counts,
-    build_sequences,
-    count_splits,
-    describe_masking,
-    find_groups,
-)
+from pipelines.dataset.build import BuiltSequences, Counts, build_sequences, count_splits, describe_masking
 from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.documents import (
@@ -35,7 +27,7 @@ from pipelines.dataset.earlier import (
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.increment import Increment, find_increment, read_versions, select_groups
 from pipelines.dataset.layout import Layout, lay_out_groups
-from pipelines.dataset.left_out import check_left_out
+from pipelines.dataset.left_out import Rebuilt, check_left_out
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer, read_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
@@ -133,8 +125,8 @@ def _write_increment(
     with SEQUENCES.hold(built.rows, build.sequences) as held:
         counts = add_counts(earlier.facts["splits"], count_splits(held.rows), increment.counts)
         max_fraction = build.max_left_out_fraction
-        packed = find_groups(documents, layout).where(F.col("group").isin(sorted(increment.groups)))
-        left_out = check_left_out(packed, held.rows, built.job, counts, summary, max_fraction)
+        rebuilt = Rebuilt(layout, increment.groups)
+        left_out = check_left_out(documents, held.rows, built.job, counts, summary, max_fraction, rebuilt)
         facts = _describe(build, inputs, pinned, chosen, summary, built, counts, left_out)
         phase("writing sequences")
         pin = SEQUENCES.extend(
