@@ -35,11 +35,15 @@ class Config(ReportedSection):
 
 def plan(config: Config) -> "Plan[Inputs]":
     from pipelines.dataset.earlier import Inputs
+    from pipelines.dataset.layout import LAYOUT_REVISION
     from pipelines.dataset.tokenizer import find_missing_tokenizer, identify_tokenizer
     from pipelines.pin import fingerprint
 
     documents = require_table(config.documents, "documents", "corpus")
     settings = config.model_dump(mode="json", include={"task", "packing"})
+    # The number that the layout is computed with, also if it is a default.
+    settings["packing"]["group_bytes"] = config.packing.num_group_bytes
+    settings["layout"] = LAYOUT_REVISION
     settings |= identify_tokenizer(config.tokenizer, is_chat=load_builder(config.task).is_chat)
     made_from = fingerprint("dataset", REVISION, settings, documents.identity())
     inputs = Inputs(documents, fingerprint("dataset", REVISION, settings))

@@ -61,14 +61,14 @@ def find_increment(
 ) -> Increment:
     """The groups of `layout` that are not the same as in the table `sequences`. Two Spark jobs.
 
-    Raises FullBuildNeededError if the files of the table do not hold one group each.
+    Raises FullBuildNeededError if the files of the table do not hold one group each, of those known before.
     """
     known = summary.before
     assert known is not None, "the summary counts both versions"
     old = lay_out_groups(known.place_bytes, group_bytes)
     groups = find_moved(old, layout, shared_before=known.shared_before, shared_now=known.shared_now)
     groups |= _find_changed(versions, old, layout, task)
-    shards = find_shards(sequences, groups)
+    shards = find_shards(sequences, groups, old.groups)
     totals, counts = _measure(
         read_shards(versions.added.sparkSession, SEQUENCES.schema, sequences.folder or sequences.path, shards)
     )

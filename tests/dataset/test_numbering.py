@@ -77,10 +77,12 @@ def test_shards_are_found_by_their_group(tmp_path):
     write_sequences_table(path, dict(enumerate(of_group)), rows_per_file=100)
     log = open_log(path)
     assert len(log.list_shards()) == 3
-    found = {group: find_shards(log, [group]) for group in range(3)}
+    found = {group: find_shards(log, [group], range(3)) for group in range(3)}
     assert sorted(name for names in found.values() for name in names) == sorted(log.list_shards())
     assert [log.list_shards()[name] for (name,) in found.values()] == [len(group) for group in of_group]
-    assert find_shards(log, [7]) == []
+    assert find_shards(log, [7], range(8)) == []
+    with pytest.raises(FullBuildNeededError, match="has groups that its documents do not give now"):
+        find_shards(log, [1], [0, 1])
     write_sequences_table(str(tmp_path / "mixed"), {"train": rows}, rows_per_file=100)
     with pytest.raises(FullBuildNeededError, match="moved sequences of several groups into one file"):
-        find_shards(open_log(str(tmp_path / "mixed")), [1])
+        find_shards(open_log(str(tmp_path / "mixed")), [1], range(3))
