@@ -91,6 +91,17 @@ def find_shards(log: TableLog, groups: Collection[int], known: Collection[int]) 
     return found
 
 
+def require_measured(log: TableLog, shards: Collection[str], num_rows: Mapping[str | None, int]) -> None:
+    """Raises FullBuildNeededError if the rows of each split that were read from the shards are not all rows
+    with their split: files of another program may lack the column that partitions the table."""
+    noted = log.list_shards()
+    if None in num_rows or sum(num_rows.values()) != sum(noted[name] or 0 for name in shards):
+        raise FullBuildNeededError(
+            "another program has written files of the sequences that are not as ours: their rows lack "
+            "`split`, or are not as many as the log says"
+        )
+
+
 def add_counts(
     before: Mapping[str, Mapping[str, int]],
     added: Mapping[str, Mapping[str, int]],

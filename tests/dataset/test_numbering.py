@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.dataset.earlier import FullBuildNeededError, find_shards
+from pipelines.dataset.earlier import FullBuildNeededError, find_shards, require_measured
 from pipelines.dataset.numbering import find_id_runs, number_rows
 from pipelines.dataset.pinned_files import open_version
 from pipelines.pin import open_log
@@ -86,3 +86,20 @@ def test_shards_are_found_by_their_group(tmp_path):
     write_sequences_table(str(tmp_path / "mixed"), {"train": rows}, rows_per_file=100)
     with pytest.raises(FullBuildNeededError, match="moved sequences of several groups into one file"):
         find_shards(open_log(str(tmp_path / "mixed")), [1], range(3))
+
+
+def test_rows_that_are_not_those_of_the_log_are_refused(tmp_path):
+    rows = {split: make_rows(split, number, num_groups=1) for split, number in (("train", 9), ("test", 5))}
+    path = str(tmp_path / "t")
+    write_sequences_table(path, rows, rows_per_file=2)
+    log = open_log(path)
+    counts = {split: len(of) for split, of in rows.items()}
+    require_measured(log, list(log.list_shards()), counts)
+    require_measured(log, [], {})
+    for wrong in (
+        {**counts, "train": counts["train"] - 1},
+        {"train": counts["train"]},
+        {"train": counts["train"], None: counts["test"]},
+    ):
+        with pytest.raises(FullBuildNeededError, match="their rows lack `split`, or are not as many as"):
+            require_measured(log, list(log.list_shards()), wrong)
