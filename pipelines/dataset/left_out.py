@@ -16,18 +16,11 @@ from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.group import PackingJob, find_problems
 from pipelines.dataset.increment import select_groups
 from pipelines.dataset.layout import Layout
+from pipelines.dataset.left_out_limit import LeftOut, require_few_left_out
 from pipelines.delta import ContractError
 
 MAX_NAMED = 20
 """Documents that are named with their reasons, the first ones by doc_id."""
-_NUM_SHOWN = 3
-
-
-class LeftOut(NamedTuple):
-    """A document that is in no sequence."""
-
-    doc_id: str
-    reason: str
 
 
 class Rebuilt(NamedTuple):
@@ -35,6 +28,8 @@ class Rebuilt(NamedTuple):
 
     layout: Layout
     groups: frozenset[int]
+    named_before: tuple[LeftOut, ...]
+    """What the commit named that the increment is on top of."""
 
 
 def check_left_out(
@@ -86,22 +81,25 @@ def find_left_out(documents: DataFrame, sequences: DataFrame, job: PackingJob) -
 def _name_left_out(
     documents: DataFrame, sequences: DataFrame, job: PackingJob, rebuilt: Rebuilt | None
 ) -> list[LeftOut]:
+    """The first ones. After an increment, those of groups that were not built are of the documents that were
+    named before: there may be more."""
     if rebuilt is None:
         return find_left_out(documents, sequences, job)
-    some = find_groups(select_groups(documents, rebuilt.layout, rebuilt.groups), rebuilt.layout)
-    return find_left_out(some.where(F.col("group").isin(sorted(rebuilt.groups))), sequences, job)
+    found = _list_untouched(documents, rebuilt)
+    if rebuilt.groups:
+        some = find_groups(select_groups(documents, rebuilt.layout, rebuilt.groups), rebuilt.layout)
+        found += find_left_out(some.where(F.col("group").isin(sorted(rebuilt.groups))), sequences, job)
+    return sorted(found)[:MAX_NAMED]
 
 
-def require_few_left_out(
-    num_left_out: int, num_documents: int, named: list[LeftOut], *, max_fraction: float
-) -> None:
-    """Raises ValueError, before anything is written, if more than max_fraction of the documents were left
-    out."""
-    if num_left_out <= max_fraction * num_documents:
-        return
-    described = "; ".join(f"document {each.doc_id}: {each.reason}" for each in named[:_NUM_SHOWN])
-    raise ValueError(
-        f"dataset: {num_left_out:,} of {num_documents:,} documents cannot be learned from, more than "
-        f"dataset.max_left_out_fraction = {max_fraction:g}, and sequences were not written. The first ones: "
-        f"{described}; to accept the loss, raise the fraction"
-    )
+def _list_untouched(documents: DataFrame, rebuilt: Rebuilt) -> list[LeftOut]:
+    """Of the documents named before, those that are kept, in groups that were not built."""
+    named = {each.doc_id: each for each in rebuilt.named_before}
+    if not named:
+        return []
+    there = find_groups(select_kept(documents).where(F.col("doc_id").isin(sorted(named))), rebuilt.layout)
+    return [
+        named[row["doc_id"]]
+        for row in there.select("doc_id", "group").collect()
+        if row["group"] not in rebuilt.groups
+    ]

@@ -28,6 +28,7 @@ from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.increment import Increment, find_increment, read_versions, select_groups
 from pipelines.dataset.layout import Layout, lay_out_groups
 from pipelines.dataset.left_out import Rebuilt, check_left_out
+from pipelines.dataset.left_out_limit import LeftOut
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer, read_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
@@ -125,7 +126,8 @@ def _write_increment(
     with SEQUENCES.hold(built.rows, build.sequences) as held:
         counts = add_counts(earlier.facts["splits"], count_splits(held.rows), increment.counts)
         max_fraction = build.max_left_out_fraction
-        rebuilt = Rebuilt(layout, increment.groups)
+        named = (LeftOut(**each) for each in earlier.facts["left_out"]["first"])
+        rebuilt = Rebuilt(layout, increment.groups, tuple(named))
         left_out = check_left_out(documents, held.rows, built.job, counts, summary, max_fraction, rebuilt)
         facts = _describe(build, inputs, pinned, chosen, summary, built, counts, left_out)
         phase("writing sequences")
