@@ -3,7 +3,7 @@
 import pytest
 
 from jobs.shell.facts import display_sequences
-from pipelines.dataset.left_out_limit import LeftOut, require_few_left_out
+from pipelines.dataset.left_out_limit import LeftOut, require_few_committed, require_few_left_out
 from pipelines.pin import Pin
 
 
@@ -36,3 +36,12 @@ def test_a_limit_is_told_with_the_first_documents_or_without():
         require_few_left_out(3, 20, [], max_fraction=0.1)
     with pytest.raises(ValueError, match=r"The first ones: document d1: no answer; to accept the loss"):
         require_few_left_out(3, 20, [LeftOut("d1", "no answer")], max_fraction=0.1)
+
+
+def test_a_limit_that_was_lowered_refuses_sequences_that_are_there():
+    left_out = {"documents": 1, "first": [{"doc_id": "d1", "reason": "no answer"}]}
+    require_few_committed(make_pin(left_out), 0.05)
+    require_few_committed(make_pin({"documents": 0, "first": []}), 0.0)
+    message = r"1 of 20 documents .* 0\.01, and version 3 of /t was written without them\. .* document d1"
+    with pytest.raises(ValueError, match=message):
+        require_few_committed(make_pin(left_out), 0.01)
