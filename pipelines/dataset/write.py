@@ -1,7 +1,6 @@
 """The sequences table: built from all documents, or only in the groups that changed since it was built."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,14 +64,13 @@ def write_sequences(
     """
     documents, pinned = read_documents(spark, inputs.documents)
     earlier = find_earlier(build.sequences, inputs)
-    kept = _keep_tokenizer(build, earlier)
-    if earlier is not None and (kept is not None or build.tokenizer.base is not None):
-        try:
+    kept, reason = None, ""
+    try:
+        kept = _keep_tokenizer(build, earlier)
+        if earlier is not None and (kept is not None or build.tokenizer.base is not None):
             return _write_increment(spark, documents, pinned, inputs, build, earlier, kept, phase)
-        except FullBuildNeededError as needed:
-            reason = f"; {needed}"
-    else:
-        reason = ""
+    except FullBuildNeededError as needed:
+        reason = f"; {needed}"
     summary = _summarize(documents, build)
     layout = lay_out_groups(summary.place_bytes, build.packing.num_group_bytes)
     chosen = _choose(documents, build, summary, kept, phase)
@@ -153,15 +151,19 @@ def _summarize(documents: DataFrame, build: SequenceBuild, before: Before | None
 
 
 def _keep_tokenizer(build: SequenceBuild, earlier: Pin | None) -> ChosenTokenizer | None:
-    """The trained tokenizer of the earlier sequences; None if there is none to keep."""
+    """The trained tokenizer of the earlier sequences; None if there is none to keep.
+
+    Raises FullBuildNeededError if it is lost: another one is trained.
+    """
     choice = build.tokenizer
     if earlier is None or choice.base is not None or not choice.keep_trained:
         return None
     chat = load_chat_format(choice.chat, None) if load_builder(build.task).is_chat else ChatFormat()
-    with suppress(FileNotFoundError):  # it was deleted: another one is trained
+    try:
         kept = read_tokenizer(build.tokenizers, earlier.facts["tokenizer"])
-        return wrap_trained(kept)._replace(chat=chat)
-    return None
+    except FileNotFoundError:
+        raise FullBuildNeededError(f"the tokenizer of version {earlier.version} is gone") from None
+    return wrap_trained(kept)._replace(chat=chat)
 
 
 def _choose(

@@ -272,6 +272,10 @@ def test_a_lost_tokenizer_that_cannot_be_trained_again_is_named(lake):
         FileNotFoundError, match=rf"no tokenizer {found.facts['tokenizer']} .* delete the seq"
     ):
         lake.run(tokenizer=trained)
+    lake.add(make_file("web", "c", 4))
+    again, words = lake.run(tokenizer=trained)
+    assert words == f"all {len(lake.list_files())}; the tokenizer of version {found.version} is gone"
+    lake.require_equal_to_full(again, tokenizer=trained)
 
 
 GOOD = [("user", "Where is my card?"), ("assistant", "On its way.")]
