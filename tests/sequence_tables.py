@@ -102,7 +102,7 @@ def _make_row(split, sequence_id, documents, random):
     }
 
 
-def write_sequences_table(path, splits, *, rows_per_file=7, rows_per_group=3, shuffled=False):
+def write_sequences_table(path, splits, *, rows_per_file=7, rows_per_group=3, shuffled=False, facts=None):
     """Write the rows of each split; the pin. `shuffled`: as a program that moves rows between files."""
     schema = to_arrow_schema(SCHEMA)
     schema = pa.schema([pa.field(field.name, field.type) for field in schema])
@@ -129,7 +129,7 @@ def write_sequences_table(path, splits, *, rows_per_file=7, rows_per_group=3, sh
         "digest": "d" * 32,
         "num_rows": sum(map(len, splits.values())),
         "fingerprint": "f" * 32,
-        "facts": {},
+        "facts": facts or {},
         "last_foreign": -1,
         "number": 1,
         "folder": "w",
