@@ -102,13 +102,17 @@ def _make_row(split, sequence_id, documents, random):
     }
 
 
-def write_sequences_table(path, splits, *, rows_per_file=7, rows_per_group=3, shuffled=False, facts=None):
-    """Write the rows of each split; the pin. `shuffled`: as a program that moves rows between files."""
-    schema = to_arrow_schema(SCHEMA)
+def write_sequences_table(
+    path, splits, *, rows_per_file=7, rows_per_group=3, shuffled=False, facts=None, lacks=()
+):
+    """Write the rows of each split; the pin. `shuffled`: as a program that moves rows between files.
+    `lacks`: columns that an earlier Distributary did not write."""
+    columns = StructType([column for column in SCHEMA if column.name not in lacks])
+    schema = to_arrow_schema(columns)
     schema = pa.schema([pa.field(field.name, field.type) for field in schema])
     create_table(
         path,
-        SCHEMA.json(),
+        columns.json(),
         name="sequences",
         description="",
         partition_by=["split"],
