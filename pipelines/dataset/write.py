@@ -29,6 +29,7 @@ from pipelines.dataset.layout import Layout, lay_out_groups
 from pipelines.dataset.left_out import Rebuilt, check_left_out
 from pipelines.dataset.left_out_limit import LeftOut
 from pipelines.dataset.packing.rules import PackingRules
+from pipelines.dataset.pinned_files import require_columns
 from pipelines.dataset.tokenizer import ChosenTokenizer, read_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.dataset.tokenizer_facts import keep_tokenizer
@@ -60,8 +61,10 @@ def write_sequences(
 ) -> tuple[Pin, str]:
     """(the written rows, what was built in words).
 
-    Raises FileNotFoundError if the table is there, but its tokenizer is lost.
+    Raises ValueError, before documents are read, if an earlier Distributary wrote the table with other
+    columns, FileNotFoundError if the table is there, but its tokenizer is lost.
     """
+    _require_present_columns(build.sequences)
     documents, pinned = read_documents(spark, inputs.documents)
     earlier = find_earlier(build.sequences, inputs)
     kept, reason = None, ""
@@ -138,6 +141,12 @@ def _write_increment(
             replaced=increment.replaced,
         )
     return pin, words
+
+
+def _require_present_columns(path: str) -> None:
+    log = open_log(path)
+    if log is not None:
+        require_columns(path, log.version, log.source.columns, SEQUENCES.schema.names)
 
 
 def _summarize(documents: DataFrame, build: SequenceBuild, before: Before | None = None) -> DocumentSummary:

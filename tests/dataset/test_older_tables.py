@@ -1,10 +1,16 @@
 """Sequences that an earlier Distributary wrote: what needs a newer column says so, all else is answered."""
 
+from dataclasses import replace
+
 import pytest
 
+from pipelines.dataset.earlier import Inputs
+from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.reader import open_split
 from pipelines.dataset.report.reading import read_content
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.dataset.trace import SequenceTrace
+from pipelines.dataset.write import SequenceBuild, write_sequences
 from tests.sequence_tables import make_rows, name_document, write_sequences_table
 
 NEW = ("source", "num_cut_tokens", "num_continued", "doc_keys")
@@ -40,6 +46,21 @@ def test_an_older_table_has_no_copy_to_train_on(older, tmp_path):
 
 
 def test_there_is_no_report_of_an_older_table(older, spark, tmp_path):
-    missing = r"has no column doc_keys, num_continued, num_cut_tokens, source, "
-    with pytest.raises(ValueError, match=missing + REMEDY):
+    with pytest.raises(ValueError, match=f"has no column {', '.join(sorted(NEW))}, {REMEDY}"):
         read_content(spark, older[1].path, str(tmp_path), "t")
+
+
+def test_an_older_table_is_refused_before_documents_are_read(older, spark, tmp_path):
+    build = SequenceBuild(
+        task="language_modelling",
+        tokenizer=TokenizerChoice(),
+        packing=PackingRules(),
+        sequences=older[1].path,
+        tokenizers=str(tmp_path),
+        fingerprint="x",
+    )
+    no_documents = replace(older[1], path=str(tmp_path / "none"))
+    phases = []
+    with pytest.raises(ValueError, match=f"has no column {', '.join(sorted(NEW))}, {REMEDY}"):
+        write_sequences(spark, Inputs(no_documents, "settings"), build, phase=phases.append)
+    assert phases == []
