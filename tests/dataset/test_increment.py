@@ -328,8 +328,7 @@ def test_documents_that_were_left_out_before_stay_named(spark, tmp_path):
         )
         after = plan(config)
         assert after.up_to_date
-        left_out = found.facts["left_out"]
-        return words, left_out, after.facts.get("documents left out", "")
+        return words, found.facts["left_out"], after.facts.get("documents left out", "")
 
     a, b = make_dialogues("a", 3), make_dialogues("b")
     lake.put([*a, *b])
