@@ -4,7 +4,6 @@ Reads the documents that are kept. Writes sequences, whose tokens lead back to d
 If documents were added, removed or changed, only their groups are built again.
 """
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
@@ -21,6 +20,7 @@ from pipelines.dataset.tokenizer_choice import TokenizerChoice
 
 if TYPE_CHECKING:
     from pipelines.dataset.earlier import Inputs
+    from pipelines.pin import Pin
 
 REVISION = 4  # raise it when equal documents give other sequences than before
 
@@ -35,16 +35,23 @@ class Config(ReportedSection):
 
 def plan(config: Config) -> "Plan[Inputs]":
     from pipelines.dataset.earlier import Inputs
+    from pipelines.dataset.layout import LAYOUT_REVISION
+    from pipelines.dataset.left_out_limit import require_few_committed
     from pipelines.dataset.tokenizer import find_missing_tokenizer, identify_tokenizer
     from pipelines.pin import fingerprint
 
     documents = require_table(config.documents, "documents", "corpus")
-    settings = config.model_dump(mode="json", include={"task", "packing"})
+    settings = {"layout": LAYOUT_REVISION, **config.model_dump(mode="json", include={"task", "packing"})}
+    settings["packing"]["group_bytes"] = config.packing.num_group_bytes  # the layout needs the default, too
     settings |= identify_tokenizer(config.tokenizer, is_chat=load_builder(config.task).is_chat)
     made_from = fingerprint("dataset", REVISION, settings, documents.identity())
     inputs = Inputs(documents, fingerprint("dataset", REVISION, settings))
-    gap = partial(find_missing_tokenizer, config.tokenizers)
-    return plan_tables(made_from, [config.sequences], display_sequences, inputs=inputs, find_gap=gap)
+
+    def find_gap(sequences: "Pin") -> str:
+        require_few_committed(sequences, config.max_left_out_fraction)  # the limit is in no fingerprint
+        return find_missing_tokenizer(config.tokenizers, sequences)
+
+    return plan_tables(made_from, [config.sequences], display_sequences, inputs=inputs, find_gap=find_gap)
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:

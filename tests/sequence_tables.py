@@ -102,13 +102,17 @@ def _make_row(split, sequence_id, documents, random):
     }
 
 
-def write_sequences_table(path, splits, *, rows_per_file=7, rows_per_group=3, shuffled=False):
-    """Write the rows of each split; the pin. `shuffled`: as a program that moves rows between files."""
-    schema = to_arrow_schema(SCHEMA)
+def write_sequences_table(
+    path, splits, *, rows_per_file=7, rows_per_group=3, shuffled=False, facts=None, lacks=()
+):
+    """Write the rows of each split; the pin. `shuffled`: as a program that moves rows between files.
+    `lacks`: columns that an earlier Distributary did not write."""
+    columns = StructType([column for column in SCHEMA if column.name not in lacks])
+    schema = to_arrow_schema(columns)
     schema = pa.schema([pa.field(field.name, field.type) for field in schema])
     create_table(
         path,
-        SCHEMA.json(),
+        columns.json(),
         name="sequences",
         description="",
         partition_by=["split"],
@@ -129,7 +133,7 @@ def write_sequences_table(path, splits, *, rows_per_file=7, rows_per_group=3, sh
         "digest": "d" * 32,
         "num_rows": sum(map(len, splits.values())),
         "fingerprint": "f" * 32,
-        "facts": {},
+        "facts": facts or {},
         "last_foreign": -1,
         "number": 1,
         "folder": "w",

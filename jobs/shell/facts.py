@@ -50,8 +50,8 @@ def display_sequences(pin: "Pin") -> dict[str, str]:
     if without := sum(counts.get("without_target", 0) for counts in splits.values()):
         shown["without a target"] = f"{without:,} sequences"
     if (left_out := pin.facts.get("left_out", {})).get("documents"):
-        first = left_out["first"][0]
-        shown["documents left out"] = f"{left_out['documents']:,}; first {first['doc_id']}: {first['reason']}"
+        named = [f"; first {first['doc_id']}: {first['reason']}" for first in left_out["first"][:1]]
+        shown["documents left out"] = f"{left_out['documents']:,}{''.join(named)}"
     if "encoder" in pin.facts:
         shown["tokens made by"] = pin.facts["encoder"]
     return shown

@@ -70,22 +70,36 @@ def find_changed_files(earlier: Pin, documents: Pin) -> ChangedFiles:
     return ChangedFiles(folder, sorted(old & new), removed, sorted(new - old))
 
 
-def find_shards(log: TableLog, groups: Collection[int]) -> list[str]:
+def find_shards(log: TableLog, groups: Collection[int], known: Collection[int]) -> list[str]:
     """Files of the sequences, as the log names them, that hold the `groups`, and nothing else.
 
-    Raises FullBuildNeededError if one holds other groups too.
+    Raises FullBuildNeededError if one holds other groups too, or a group that is not one of the `known`: all
+    that the table was laid out in.
     """
     assert isinstance(log.source, FileSource), "its sequences are found by `find_earlier`"
     files = pa.table(log.source.table.get_add_actions(flatten=True)).to_pydict()
     nothing = [None] * len(files["path"])
-    wanted, found = set(groups), []
+    wanted, all_groups, found = set(groups), set(known), []
     ranges = (files.get(f"{end}.sequence_id", nothing) for end in ("min", "max"))
     for name, lowest, highest in zip(files["path"], *ranges, strict=True):
         if lowest is None or lowest >> POSITION_BITS != highest >> POSITION_BITS:
             raise FullBuildNeededError("another program has moved sequences of several groups into one file")
+        if lowest >> POSITION_BITS not in all_groups:
+            raise FullBuildNeededError("the sequences table has groups that its documents do not give now")
         if lowest >> POSITION_BITS in wanted:
             found.append(name)
     return found
+
+
+def require_measured(log: TableLog, shards: Collection[str], num_rows: Mapping[str | None, int]) -> None:
+    """Raises FullBuildNeededError if the rows of each split that were read from the shards are not all rows
+    with their split: files of another program may lack the column that partitions the table."""
+    noted = log.list_shards()
+    if None in num_rows or sum(num_rows.values()) != sum(noted[name] or 0 for name in shards):
+        raise FullBuildNeededError(
+            "another program has written files of the sequences that are not as ours: their rows lack "
+            "`split`, or are not as many as the log says"
+        )
 
 
 def add_counts(

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from pipelines.change import Replaced
 from pipelines.dataset.build import COUNTED, Counts, find_groups, sum_counts
 from pipelines.dataset.documents import Before, DocumentSummary, select_kept
-from pipelines.dataset.earlier import ChangedFiles, find_shards
+from pipelines.dataset.earlier import ChangedFiles, find_shards, require_measured
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.layout import Layout, find_moved, lay_out_groups
 from pipelines.digest import Totals, aggregate_totals, collect_totals, hash_rows
@@ -61,17 +61,19 @@ def find_increment(
 ) -> Increment:
     """The groups of `layout` that are not the same as in the table `sequences`. Two Spark jobs.
 
-    Raises FullBuildNeededError if the files of the table do not hold one group each.
+    Raises FullBuildNeededError if the files of the table do not hold one group each, of those known before,
+    or if another program has written them so that they cannot be read alone.
     """
     known = summary.before
     assert known is not None, "the summary counts both versions"
     old = lay_out_groups(known.place_bytes, group_bytes)
     groups = find_moved(old, layout, shared_before=known.shared_before, shared_now=known.shared_now)
     groups |= _find_changed(versions, old, layout, task)
-    shards = find_shards(sequences, groups)
+    shards = find_shards(sequences, groups, old.groups)
     totals, counts = _measure(
         read_shards(versions.added.sparkSession, SEQUENCES.schema, sequences.folder or sequences.path, shards)
     )
+    require_measured(sequences, shards, {split: of["sequences"] for split, of in counts.items()})
     return Increment(frozenset(groups), Replaced(shards=tuple(shards), totals=totals), counts)
 
 

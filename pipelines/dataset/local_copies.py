@@ -64,12 +64,18 @@ def open_copy(home: Path, name: str, make: Callable[[Path], None]) -> Iterator[P
 def make_room(home: Path, num_bytes: int, *, max_bytes: int | None = None) -> int:
     """Delete the copies in `home` that were opened longest ago until `num_bytes` fit on the disk, and with
     the copies that stay into `max_bytes` (None = no limit). Copies in use stay, and so do younger ones when
-    enough is free. The bytes that can be had, which may be fewer.
+    enough is free; all stay if even without them it were too little. The bytes that can be had, which may be
+    fewer.
 
     For `make`: the copy that is being made is in use.
     """
     copies = sorted((copy for copy in home.iterdir() if _is_ours(copy)), key=_find_opened)
     sizes = {copy: _measure(copy) for copy in copies}
+    if _find_room(home, sizes, max_bytes) < num_bytes:
+        unused = sum(sizes[copy] for copy in copies if _is_unused(copy))
+        possible = _find_room(home, sizes, max_bytes, freed=unused)
+        if possible < num_bytes:
+            return possible
     for copy in copies:
         if _find_room(home, sizes, max_bytes) >= num_bytes:
             break
@@ -78,18 +84,21 @@ def make_room(home: Path, num_bytes: int, *, max_bytes: int | None = None) -> in
     return _find_room(home, sizes, max_bytes)
 
 
-def _find_room(home: Path, sizes: dict[Path, int], max_bytes: int | None) -> int:
+def _find_room(home: Path, sizes: dict[Path, int], max_bytes: int | None, *, freed: int = 0) -> int:
+    """`freed`: bytes of the copies that would be deleted before."""
     free = shutil.disk_usage(home).free
-    return free if max_bytes is None else min(free, max_bytes - sum(sizes.values()))
+    return freed + (free if max_bytes is None else min(free, max_bytes - sum(sizes.values())))
 
 
 def _measure(copy: Path) -> int:
-    """Bytes on the disk. A file that another process deletes meanwhile counts 0."""
+    """Bytes on the disk, or those that a file will have when it is filled. A file that another process
+    deletes meanwhile counts 0."""
     total = 0
     for folder, _, names in os.walk(copy):
         for name in names:
             with suppress(FileNotFoundError):
-                total += Path(folder, name).lstat().st_blocks * 512
+                status = Path(folder, name).lstat()
+                total += max(status.st_size, status.st_blocks * 512)
     return total
 
 
@@ -147,6 +156,13 @@ def _delete(copy: Path, *, still: Callable[[Path], bool] = Path.is_dir) -> bool:
             copy.rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
     return True
+
+
+def _is_unused(copy: Path) -> bool:
+    if copy.name.startswith(_REMOVED):
+        return True
+    with _try_lock(copy.with_name(copy.name.removeprefix(_MAKING))) as is_free:
+        return is_free
 
 
 def _is_ours(copy: Path) -> bool:

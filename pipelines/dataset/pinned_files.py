@@ -1,6 +1,7 @@
 """The Parquet files of one version of a table, for readers without a JVM."""
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -63,6 +64,21 @@ def open_version(place: str, version: int) -> TableLog | None:
         return open_log(place, version=version)
     except DeltaError:
         return None
+
+
+def require_columns(path: str, version: int, present: Iterable[str], needed: Iterable[str]) -> None:
+    """Raises ValueError if sequences lack one of the columns: an earlier Distributary wrote them."""
+    missing = sorted({*needed}.difference(present))
+    if missing:
+        raise ValueError(
+            f"version {version} of the sequences at {path} has no column {', '.join(missing)}, because an "
+            "earlier Distributary wrote it; delete or move the table, and run the dataset stage and the "
+            "stages after it again"
+        )
+
+
+def list_columns(pinned: DeltaTable) -> list[str]:
+    return [field.name for field in pinned.schema().fields]
 
 
 def require_plain_files(path: str, pinned: DeltaTable) -> None:

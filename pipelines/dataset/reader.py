@@ -21,10 +21,10 @@ from pipelines.dataset.arrays import (
     require_consistent,
     write_arrays,
 )
-from pipelines.dataset.copying import copy_split
+from pipelines.dataset.copying import VALUE_COLUMNS, copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.mixing.rules import CurriculumColumn
-from pipelines.dataset.pinned_files import open_pinned, require_plain_files
+from pipelines.dataset.pinned_files import list_columns, open_pinned, require_columns, require_plain_files
 from pipelines.dataset.rows import Rows
 from pipelines.repeating import repeat_on_hdfs
 
@@ -88,13 +88,14 @@ def open_split(
     The copy is protected as long as the reader lives. To make room for a new one, those that were opened
     longest ago are deleted, so that all together have at most `max_bytes` (None = what the disk has).
 
-    Raises ValueError if the table at `path` is not the pinned one, if its sequence ids have gaps, or if the
-    files alone would be read wrongly, and OSError if there is no room for the copy.
+    Raises ValueError if the table at `path` is not the pinned one or lacks columns, if its sequence ids have
+    gaps, or if the files alone would be read wrongly, and OSError if there is no room for the copy.
     """
 
     def copy(folder: Path) -> None:
         pinned = open_pinned(path, table_id=table_id, version=version)
         require_plain_files(path, pinned)
+        require_columns(path, version, list_columns(pinned), VALUE_COLUMNS)
         copy_split(pinned.to_pyarrow_dataset(), split, folder, max_bytes=max_bytes)
 
     def make(folder: Path) -> None:

@@ -21,7 +21,15 @@ from pipelines.dataset.arrays import LENGTHS, copy_name, open_array
 from pipelines.dataset.doc_keys import make_doc_keys
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.numbering import RowNumbers, Runs, find_id_runs, number_rows
-from pipelines.dataset.pinned_files import NUM_THREADS, PinnedFile, list_files, open_parquet, open_pinned
+from pipelines.dataset.pinned_files import (
+    NUM_THREADS,
+    PinnedFile,
+    list_columns,
+    list_files,
+    open_parquet,
+    open_pinned,
+    require_columns,
+)
 from pipelines.repeating import repeat_on_hdfs
 from pipelines.storage import locate
 
@@ -50,6 +58,7 @@ class SequenceTrace:
         self._table, self._version, self.split = (path, table_id), version, split
         pinned = repeat_on_hdfs(path, lambda: open_pinned(path, table_id=table_id, version=version))
         self._files = list_files(path, pinned, split=split)
+        self._columns = list_columns(pinned)
         self._system, _ = locate(path)
         self.num_rows = sum(file.num_rows for file in self._files)
 
@@ -110,7 +119,11 @@ class SequenceTrace:
         return spans
 
     def find_document(self, doc_id: str) -> list[Span]:
-        """The spans of a document, in the order of the rows; empty if it is in no row of the split."""
+        """The spans of a document, in the order of the rows; empty if it is in no row of the split.
+
+        Raises ValueError if the table has no `doc_keys`.
+        """
+        self._require_columns(["doc_keys"])
         key = int(make_doc_keys([doc_id])[0])
 
         def has_key(rows: pa.Table) -> bool:
@@ -131,6 +144,7 @@ class SequenceTrace:
         return sorted(self._run_all(search, self._files))
 
     def _write_column(self, column: str, names: Sequence[str], folder: Path) -> None:
+        self._require_columns([column])
         # On disk from the start: a table of billions of rows has more lengths than fit into memory.
         file = folder / f"{ARRAYS.get(column, column)}.npy"
         kept = np.lib.format.open_memmap(file, "w+", np.int32, (self.num_rows,))
@@ -143,6 +157,9 @@ class SequenceTrace:
         for _ in self._run(read, self._files):
             pass
         kept.flush()
+
+    def _require_columns(self, needed: Sequence[str]) -> None:
+        require_columns(self._table[0], self._version, self._columns, needed)
 
     def _run_all(
         self, read: Callable[[PinnedFile], list[Span]], files: Sequence[PinnedFile]

@@ -1,21 +1,12 @@
 """The sequences table: built from all documents, or only in the groups that changed since it was built."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from pipelines.dataset.build import (
-    BuiltSequences,
-    Counts,
-    build_sequences,
-    count_splits,
-    describe_masking,
-    find_groups,
-)
+from pipelines.dataset.build import BuiltSequences, Counts, build_sequences, count_splits, describe_masking
 from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.documents import (
@@ -35,8 +26,10 @@ from pipelines.dataset.earlier import (
 from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.increment import Increment, find_increment, read_versions, select_groups
 from pipelines.dataset.layout import Layout, lay_out_groups
-from pipelines.dataset.left_out import check_left_out
+from pipelines.dataset.left_out import Rebuilt, check_left_out
+from pipelines.dataset.left_out_limit import LeftOut
 from pipelines.dataset.packing.rules import PackingRules
+from pipelines.dataset.pinned_files import require_columns
 from pipelines.dataset.tokenizer import ChosenTokenizer, read_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.dataset.tokenizer_facts import keep_tokenizer
@@ -68,18 +61,19 @@ def write_sequences(
 ) -> tuple[Pin, str]:
     """(the written rows, what was built in words).
 
-    Raises FileNotFoundError if the table is there, but its tokenizer is lost.
+    Raises ValueError, before documents are read, if an earlier Distributary wrote the table with other
+    columns, FileNotFoundError if the table is there, but its tokenizer is lost.
     """
+    _require_present_columns(build.sequences)
     documents, pinned = read_documents(spark, inputs.documents)
     earlier = find_earlier(build.sequences, inputs)
-    kept = _keep_tokenizer(build, earlier)
-    if earlier is not None and (kept is not None or build.tokenizer.base is not None):
-        try:
+    kept, reason = None, ""
+    try:
+        kept = _keep_tokenizer(build, earlier)
+        if earlier is not None and (kept is not None or build.tokenizer.base is not None):
             return _write_increment(spark, documents, pinned, inputs, build, earlier, kept, phase)
-        except FullBuildNeededError as needed:
-            reason = f"; {needed}"
-    else:
-        reason = ""
+    except FullBuildNeededError as needed:
+        reason = f"; {needed}"
     summary = _summarize(documents, build)
     layout = lay_out_groups(summary.place_bytes, build.packing.num_group_bytes)
     chosen = _choose(documents, build, summary, kept, phase)
@@ -133,8 +127,9 @@ def _write_increment(
     with SEQUENCES.hold(built.rows, build.sequences) as held:
         counts = add_counts(earlier.facts["splits"], count_splits(held.rows), increment.counts)
         max_fraction = build.max_left_out_fraction
-        packed = find_groups(documents, layout).where(F.col("group").isin(sorted(increment.groups)))
-        left_out = check_left_out(packed, held.rows, built.job, counts, summary, max_fraction)
+        named = (LeftOut(**each) for each in earlier.facts["left_out"]["first"])
+        rebuilt = Rebuilt(layout, increment.groups, tuple(named))
+        left_out = check_left_out(documents, held.rows, built.job, counts, summary, max_fraction, rebuilt)
         facts = _describe(build, inputs, pinned, chosen, summary, built, counts, left_out)
         phase("writing sequences")
         pin = SEQUENCES.extend(
@@ -148,6 +143,12 @@ def _write_increment(
     return pin, words
 
 
+def _require_present_columns(path: str) -> None:
+    log = open_log(path)
+    if log is not None:
+        require_columns(path, log.version, log.source.columns, SEQUENCES.schema.names)
+
+
 def _summarize(documents: DataFrame, build: SequenceBuild, before: Before | None = None) -> DocumentSummary:
     return summarize_documents(
         documents,
@@ -159,15 +160,19 @@ def _summarize(documents: DataFrame, build: SequenceBuild, before: Before | None
 
 
 def _keep_tokenizer(build: SequenceBuild, earlier: Pin | None) -> ChosenTokenizer | None:
-    """The trained tokenizer of the earlier sequences; None if there is none to keep."""
+    """The trained tokenizer of the earlier sequences; None if there is none to keep.
+
+    Raises FullBuildNeededError if it is lost: another one is trained.
+    """
     choice = build.tokenizer
     if earlier is None or choice.base is not None or not choice.keep_trained:
         return None
     chat = load_chat_format(choice.chat, None) if load_builder(build.task).is_chat else ChatFormat()
-    with suppress(FileNotFoundError):  # it was deleted: another one is trained
+    try:
         kept = read_tokenizer(build.tokenizers, earlier.facts["tokenizer"])
-        return wrap_trained(kept)._replace(chat=chat)
-    return None
+    except FileNotFoundError:
+        raise FullBuildNeededError(f"the tokenizer of version {earlier.version} is gone") from None
+    return wrap_trained(kept)._replace(chat=chat)
 
 
 def _choose(

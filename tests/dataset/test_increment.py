@@ -1,11 +1,14 @@
 """Increments of sequences: after each change of the documents, the table is that of a full build."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 import pytest
 from deltalake import DeltaTable
 
+from jobs.dataset import Config, plan
+from jobs.shell.settings import load
 from pipelines import delta
 from pipelines.dataset.earlier import Inputs
 from pipelines.dataset.packing.rules import PackingRules
@@ -13,6 +16,9 @@ from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.dataset.write import SequenceBuild, write_sequences
 from pipelines.pin import fingerprint, pin
 from pipelines.tables import DOCUMENTS, SEQUENCES
+from tests.conftest import TEST_CONF
+from tests.dataset.chat.conversations import END as TURN_END
+from tests.dataset.chat.conversations import read_template, special_tokenizer
 from tests.dataset.styles import END, gpt2_style, write_model_folder
 
 PACKING = PackingRules(method="best_fit", sequence_length=32, group_bytes=6_000)
@@ -27,8 +33,9 @@ def make_document(source, file, number, **changes):
     row = dict.fromkeys(COLUMNS) | {"doc_id": name, "source": source, "file": file, "text": text, "offset": 0}
     row |= {"split": "test" if number % 5 == 0 else "train", "label": "ab"[number % 2], **changes}
     text = row["text"]
+    content = f"{text}{row['parts'] or ''}"
     row |= {"num_chars": len(text), "num_bytes": len(text.encode())}
-    return row | {"content_hash": hashlib.sha256(text.encode()).hexdigest()[:32]}
+    return row | {"content_hash": hashlib.sha256(content.encode()).hexdigest()[:32]}
 
 
 def make_file(source, file, num_documents):
@@ -265,3 +272,79 @@ def test_a_lost_tokenizer_that_cannot_be_trained_again_is_named(lake):
         FileNotFoundError, match=rf"no tokenizer {found.facts['tokenizer']} .* delete the seq"
     ):
         lake.run(tokenizer=trained)
+    lake.add(make_file("web", "c", 4))
+    again, words = lake.run(tokenizer=trained)
+    assert words == f"all {len(lake.list_files())}; the tokenizer of version {found.version} is gone"
+    lake.require_equal_to_full(again, tokenizer=trained)
+
+
+GOOD = [("user", "Where is my card?"), ("assistant", "On its way.")]
+BAD = [("narrator", "Once"), ("assistant", "upon a time")]
+
+
+def write_chat_folder(folder):
+    folder.mkdir()
+    special_tokenizer().save(str(folder / "tokenizer.json"))
+    config = {"eos_token": TURN_END, "chat_template": read_template("chatml")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(folder)
+
+
+def make_dialogues(file, *bad, num_documents=6):
+    return [
+        make_document("web", file, number, parts=BAD if number in bad else GOOD)
+        for number in range(num_documents)
+    ]
+
+
+def test_documents_that_were_left_out_before_stay_named(spark, tmp_path):
+    base = write_chat_folder(tmp_path / "base")
+    lake = Lake(spark, tmp_path, base, task="chat", max_left_out_fraction=0.2)
+    settings = load(
+        overrides=[
+            f"root={tmp_path}/lake",
+            f"dataset.documents={lake.documents}",
+            f"dataset.sequences={lake.build.sequences}",
+            f"dataset.tokenizers={lake.build.tokenizers}",
+            "dataset.task=chat",
+            f"dataset.tokenizer.base={base}",
+            "dataset.packing.method=one_per_document",
+            "dataset.packing.group_bytes=6000",
+            "dataset.max_left_out_fraction=0.2",
+            f"spark={json.dumps(TEST_CONF)}",
+        ]
+    )
+    config = settings.section("dataset", Config)
+    lake.build = replace(lake.build, packing=config.packing)
+
+    def build():
+        """What was built, what the commit keeps, and what the plan shows after it."""
+        planned = plan(config)
+        found, words = write_sequences(
+            spark,
+            planned.inputs,
+            replace(lake.build, fingerprint=planned.fingerprint),
+            phase=lake.words.append,
+        )
+        after = plan(config)
+        assert after.up_to_date
+        return words, found.facts["left_out"], after.facts.get("documents left out", "")
+
+    a, b = make_dialogues("a", 3), make_dialogues("b")
+    lake.put([*a, *b])
+    words, left_out, shown = build()
+    assert words == "all 2"
+    assert [left_out["documents"], *(each["doc_id"] for each in left_out["first"])] == [1, a[3]["doc_id"]]
+    assert shown.startswith(f"1; first {a[3]['doc_id']}: turn 1 has role 'narrator")
+    lake.add(make_dialogues("c"))
+    assert build() == ("1 of 3", left_out, shown)
+    d = make_dialogues("d", 1)
+    lake.add(d)
+    words, both, _ = build()
+    names = sorted([a[3]["doc_id"], d[1]["doc_id"]])
+    assert (words, both["documents"], [each["doc_id"] for each in both["first"]]) == ("1 of 4", 2, names)
+    lake.put([*make_dialogues("a"), *b, *d])  # repaired in one file, and another one is gone
+    words, left_out, _ = build()
+    assert (words, [each["doc_id"] for each in left_out["first"]]) == ("2 of 3", [d[1]["doc_id"]])
+    lake.put([*make_dialogues("a"), *b])
+    assert build() == ("1 of 2", {"documents": 0, "first": []}, "")

@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
+from pipelines.dataset.documents import DOCUMENT_BYTES
 from pipelines.dataset.earlier import add_counts
-from pipelines.dataset.layout import count_parts, find_moved, lay_out_groups, min_own_bytes
+from pipelines.dataset.layout import LAYOUT_REVISION, count_parts, find_moved, lay_out_groups, min_own_bytes
 from pipelines.dataset.spark_hash import hash_modulo
 
 GROUP_BYTES = 1_000
@@ -93,3 +94,10 @@ def test_counts_of_splits_are_added_and_taken_away():
         "train": {"sequences": 6, "tokens": 59},
         "validation": {"sequences": 1, "tokens": 4},
     }
+
+
+def test_another_layout_needs_another_revision():
+    """An increment computes the layout of the table that is there. If this fails, raise LAYOUT_REVISION."""
+    groups = lay_out_groups({("a", None): 3_000, ("码", "f"): 900}, GROUP_BYTES).groups
+    assert (LAYOUT_REVISION, min_own_bytes(GROUP_BYTES), DOCUMENT_BYTES) == (1, 250, 512)
+    assert groups == [829990839, 893394984, 935592157, 1250109421, 1738051039]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.dataset.earlier import FullBuildNeededError, find_shards
+from pipelines.dataset.earlier import FullBuildNeededError, find_shards, require_measured
 from pipelines.dataset.numbering import find_id_runs, number_rows
 from pipelines.dataset.pinned_files import open_version
 from pipelines.pin import open_log
@@ -77,10 +77,29 @@ def test_shards_are_found_by_their_group(tmp_path):
     write_sequences_table(path, dict(enumerate(of_group)), rows_per_file=100)
     log = open_log(path)
     assert len(log.list_shards()) == 3
-    found = {group: find_shards(log, [group]) for group in range(3)}
+    found = {group: find_shards(log, [group], range(3)) for group in range(3)}
     assert sorted(name for names in found.values() for name in names) == sorted(log.list_shards())
     assert [log.list_shards()[name] for (name,) in found.values()] == [len(group) for group in of_group]
-    assert find_shards(log, [7]) == []
+    assert find_shards(log, [7], range(8)) == []
+    with pytest.raises(FullBuildNeededError, match="has groups that its documents do not give now"):
+        find_shards(log, [1], [0, 1])
     write_sequences_table(str(tmp_path / "mixed"), {"train": rows}, rows_per_file=100)
     with pytest.raises(FullBuildNeededError, match="moved sequences of several groups into one file"):
-        find_shards(open_log(str(tmp_path / "mixed")), [1])
+        find_shards(open_log(str(tmp_path / "mixed")), [1], range(3))
+
+
+def test_rows_that_are_not_those_of_the_log_are_refused(tmp_path):
+    rows = {split: make_rows(split, number, num_groups=1) for split, number in (("train", 9), ("test", 5))}
+    path = str(tmp_path / "t")
+    write_sequences_table(path, rows, rows_per_file=2)
+    log = open_log(path)
+    counts = {split: len(of) for split, of in rows.items()}
+    require_measured(log, list(log.list_shards()), counts)
+    require_measured(log, [], {})
+    for wrong in (
+        {**counts, "train": counts["train"] - 1},
+        {"train": counts["train"]},
+        {"train": counts["train"], None: counts["test"]},
+    ):
+        with pytest.raises(FullBuildNeededError, match="their rows lack `split`, or are not as many as"):
+            require_measured(log, list(log.list_shards()), wrong)

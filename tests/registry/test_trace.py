@@ -5,7 +5,9 @@ from collections import Counter
 from dataclasses import asdict, replace
 from itertools import chain
 
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from jobs.shell.trace import choose_num_ranks, display_answer
 from pipelines.dataset.mixing.count import plan_on_table
@@ -221,6 +223,31 @@ def test_faults_of_a_question_are_named(trace, record, connected, experiment):
     other = Tracker(experiment, "other")
     with pytest.raises(ValueError, match=r"does not record num_epochs, .*it is no training of Distributary"):
         lookup.read_run_data(other.run_id)
+
+
+def test_a_document_in_no_sequence_is_explained(trace, tmp_path):
+    names = [name_document("none", number) for number in range(3)]
+    documents = str(tmp_path / "documents")
+    rows = {"doc_id": names, "drop_reason": [None, None, "too_short"], "split": ["train"] * 3}
+    write_deltalake(documents, pa.table(rows, schema=pa.schema([(name, pa.string()) for name in rows])))
+    left_out = {"documents": 2, "first": [{"doc_id": names[0], "reason": "it has no turn of the assistant"}]}
+    splits = {"train": make_rows("train", 9, num_groups=1)}
+    sequences = write_sequences_table(str(tmp_path / "sequences"), splits, facts={"left_out": left_out})
+    pinned = {"path": documents, "table_id": str(DeltaTable(documents).metadata().id), "version": 0}
+    found = trace()
+    place = {name: getattr(sequences, name) for name in ("path", "table_id", "version")}
+    found = replace(found, run=found.run._replace(documents=pinned, sequences=place))
+    for name, reason in zip(
+        names,
+        (
+            r"no sequence: its task found nothing to learn in it \(it has no turn of the assistant\)$",
+            r"no sequence: its task found nothing to learn in it$",
+            "was dropped by too_short",
+        ),
+        strict=True,
+    ):
+        with pytest.raises(LookupError, match=rf"document {name} .*{reason}"):
+            found.trace_document(name)
 
 
 def test_ranks_that_changed_must_be_chosen(trace):

@@ -2,6 +2,7 @@
 
 from pyspark.sql import SparkSession
 
+from pipelines.dataset.pinned_files import require_columns
 from pipelines.dataset.report.content import Content
 from pipelines.dataset.report.counting import count_documents, count_rows
 from pipelines.dataset.report.decoding import PieceDecoder
@@ -15,8 +16,8 @@ from pipelines.tables import SEQUENCES
 def read_content(spark: SparkSession, sequences: str, tokenizers: str, title: str) -> Content:
     """Counts the newest sequences and decodes some: four Spark jobs.
 
-    Raises ValueError if the table is not one that the stage dataset has written, and what `read_tokenizer`
-    raises.
+    Raises ValueError if the table is not one that the stage dataset has written, or lacks columns, and what
+    `read_tokenizer` raises.
     """
     found = find_version(sequences)
     if found is None or not found[0].fingerprint:
@@ -24,6 +25,7 @@ def read_content(spark: SparkSession, sequences: str, tokenizers: str, title: st
     pinned, about = found
     facts = pinned.facts
     rows = SEQUENCES.read(spark, pinned.path, pinned.version)
+    require_columns(sequences, pinned.version, rows.columns, SEQUENCES.schema.names)
     decoder = PieceDecoder(read_tokenizer(tokenizers, facts["tokenizer"]))
     counted = count_rows(rows, facts["sequence_length"])
     num_rows: dict[str, int] = {}

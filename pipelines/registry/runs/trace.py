@@ -19,6 +19,7 @@ from pipelines.dataset.mixing.plan import MixturePlan
 from pipelines.dataset.mixing.rules import Curriculum
 from pipelines.dataset.mixing.stored import read_mixture
 from pipelines.dataset.order import Order, num_steps
+from pipelines.dataset.pinned_files import open_version
 from pipelines.dataset.trace import SequenceTrace, Span
 from pipelines.finetune.results import read_result
 from pipelines.finetune.training import BatchPlan
@@ -200,10 +201,19 @@ class RunTrace:
                 f"document {doc_id} was dropped by {row['drop_reason']} in {where}: no step saw it; "
                 "the rules are in corpus.rules"
             )
+        known = self._read_left_out().get(doc_id)
         return (
-            f"document {doc_id} of split {row['split']} was kept in {where}, but gave no tokens, so it is in "
-            "no sequence"
+            f"document {doc_id} of split {row['split']} was kept in {where}, but is in no sequence: its task "
+            f"found nothing to learn in it{f' ({known})' if known else ''}"
         )
+
+    def _read_left_out(self) -> dict[str, str]:
+        """doc_id -> reason of the documents left out that the commit of the sequences names."""
+        path, version = self.run.sequences["path"], self.run.sequences["version"]
+        log = open_version(path, version)
+        pinned = None if log is None else log.read_pin(version)
+        named = pinned.facts.get("left_out", {}).get("first", []) if pinned else []
+        return {each["doc_id"]: each["reason"] for each in named}
 
 
 def _describe(span: Span) -> Answer:
