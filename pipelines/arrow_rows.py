@@ -1,7 +1,7 @@
 """Rows of a small table, read on the driver with Arrow: a plan reads them before there is a JVM, and an
 increment looks them up without a job."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -13,8 +13,9 @@ from pipelines.storage import locate
 _READERS = 16
 """Shards that are read at once: a table that grows often has many small ones."""
 _MOST_SHARDS = 200
-MOST_ROWS = 500_000
-"""Rows of ids and sizes that the driver takes of one table: about 100 MB."""
+MOST_HELD_ROWS = 500_000
+"""Rows of ids and sizes that the driver takes of one table: about 100 MB. Wider rows have a limit of their
+own, below it."""
 
 
 def read_arrow(path: str, version: int, schema: pa.Schema) -> pa.Table:
@@ -29,28 +30,44 @@ def read_arrow(path: str, version: int, schema: pa.Schema) -> pa.Table:
     return _read_shards(path, log.list_shards(), schema)
 
 
-def read_few(log: TableLog, schema: pa.Schema, *, shard: str = "") -> pa.Table | None:
-    """The columns of `schema` of all rows at the version of `log`, in no order; None if there are more than
-    MOST_ROWS, or if Delta's own reader must read them (`TableLog.list_plain_shards`).
+def read_few(
+    log: TableLog,
+    schema: pa.Schema,
+    *,
+    most: int | None = None,
+    where: Mapping[str, str] | None = None,
+    shard: str = "",
+) -> pa.Table | None:
+    """The columns of `schema` of the rows at the version of `log`, in no order; None if the table has more
+    than `most` (None or more than MOST_HELD_ROWS = that many), or if Delta's own reader must read them
+    (`TableLog.list_plain_shards`). Both are known from the log, before anything is read.
 
-    `shard` is the name of a further column: the file name of the row's shard; empty = none.
+    `where`: column -> the value that the rows must have in it; None = all rows. `shard` is the name of a
+    further column: the file name of the row's shard; empty = none.
     """
     shards = log.list_plain_shards(_MOST_SHARDS)
     if shards is None:
         return None
-    numbers = log.list_shards().values()
+    numbers, limit = log.list_shards().values(), MOST_HELD_ROWS if most is None else min(most, MOST_HELD_ROWS)
     # Another program may leave the number out.
-    if any(number is None for number in numbers) or sum(numbers) > MOST_ROWS:
+    if any(number is None for number in numbers) or sum(numbers) > limit:
         return None
-    return _read_shards(log.folder or log.path, shards, schema, shard)
+    return _read_shards(log.folder or log.path, shards, schema, where, shard)
 
 
-def _read_shards(path: str, shards: Collection[str], schema: pa.Schema, shard: str = "") -> pa.Table:
+def _read_shards(
+    path: str,
+    shards: Collection[str],
+    schema: pa.Schema,
+    where: Mapping[str, str] | None = None,
+    shard: str = "",
+) -> pa.Table:
     files, root = locate(path)
+    wanted = [(column, "==", value) for column, value in where.items()] if where else None
 
     def read(name: str) -> pa.Table:
         place = f"{root.rstrip('/')}/{name}"
-        rows = pq.read_table(place, columns=schema.names, filesystem=files).cast(schema)
+        rows = pq.read_table(place, columns=schema.names, filesystem=files, filters=wanted).cast(schema)
         if not shard:
             return rows
         own = pa.repeat(pa.scalar(name.rpartition("/")[2], pa.string()), rows.num_rows)

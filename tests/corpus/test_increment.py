@@ -44,9 +44,9 @@ def read_labels(spark, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [arrow_rows.MOST_ROWS, 0], ids=["driver", "spark"])
+@pytest.mark.parametrize("most", [arrow_rows.MOST_HELD_ROWS, 0], ids=["driver", "spark"])
 def test_each_increment_equals_a_full_run(spark, tmp_path, monkeypatch, most):
-    monkeypatch.setattr(arrow_rows, "MOST_ROWS", most)  # of earlier rows in the driver's memory
+    monkeypatch.setattr(arrow_rows, "MOST_HELD_ROWS", most)  # of earlier rows in the driver's memory
     draw, moves, changed = random.Random(5), Counter(), Counter()
     # Near duplicates of five texts: their buckets have more members than leaders.
     knobs = [*list_screens(tmp_path), *NEAR, "corpus.near_duplicates.max_leaders=2"]

@@ -97,13 +97,11 @@ def _look_up(
     """Of each pair, its similarity at the version of `log`; null = not known."""
     if log is None:
         return pa.nulls(pairs.num_rows, pa.float64())
-    held = read_few(log, _SIMILAR.append(pa.field("shingles", pa.string())))
-    if held is None:
+    found = read_few(log, _SIMILAR, where={"shingles": _name_shingles(settings)})
+    if found is None:
         asked = F.broadcast(spark.createDataFrame(pairs.select(["first", "second"])))
         rows = read_similarities(spark, path, settings, log).join(asked, ["first", "second"], "left_semi")
         found = rows.toArrow().select(_SIMILAR.names).cast(_SIMILAR)
-    else:
-        found = held.filter(pc.equal(held["shingles"], _name_shingles(settings)))
     places = pc.index_in(_name_pairs(pairs), value_set=_name_pairs(found))
     return found["jaccard"].combine_chunks().take(places)
 
