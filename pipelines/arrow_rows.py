@@ -1,8 +1,10 @@
 """Rows of a small table, read on the driver with Arrow: a plan reads them before there is a JVM, and an
 increment looks them up without a job."""
 
+import logging
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,9 +12,12 @@ import pyarrow.parquet as pq
 from pipelines.pin import TableLog, open_log
 from pipelines.storage import locate
 
+logger = logging.getLogger(__name__)
+
 _READERS = 16
 """Shards that are read at once: a table that grows often has many small ones."""
-_MOST_SHARDS = 200
+MOST_HELD_SHARDS = 5_000
+"""An increment adds one or a few. Small ones take 5 s from a local disk."""
 MOST_HELD_ROWS = 500_000
 """Rows of ids and sizes that the driver takes of one table: about 100 MB. Wider rows have a limit of their
 own, below it."""
@@ -45,14 +50,24 @@ def read_few(
     `where`: column -> the value that the rows must have in it; None = all rows. `shard` is the name of a
     further column: the file name of the row's shard; empty = none.
     """
-    shards = log.list_plain_shards(_MOST_SHARDS)
+    shards = log.list_plain_shards(MOST_HELD_SHARDS)
     if shards is None:
+        _note_refusal(log.path, f"it has more than {MOST_HELD_SHARDS:,} files, or needs Delta's own reader")
         return None
     numbers, limit = log.list_shards().values(), MOST_HELD_ROWS if most is None else min(most, MOST_HELD_ROWS)
-    # Another program may leave the number out.
-    if any(number is None for number in numbers) or sum(numbers) > limit:
+    if any(number is None for number in numbers):
+        _note_refusal(log.path, "another program wrote files whose number of rows is not in the log")
+        return None
+    if sum(numbers) > limit:
+        _note_refusal(log.path, f"it has more than {limit:,} rows")
         return None
     return _read_shards(log.folder or log.path, shards, schema, where, shard)
+
+
+@cache
+def _note_refusal(path: str, why: str) -> None:
+    """Once in a process for each table and reason."""
+    logger.info("%s: each question about its rows is a query of Spark, because %s", path, why)
 
 
 def _read_shards(

@@ -93,6 +93,24 @@ def test_only_rows_with_the_value_are_read_and_the_limit_is_of_all(tmp_path, mon
     assert read_few(open_log(path), NAMED, most=3, where={"kind": "x"}) is None
 
 
+def test_a_table_of_many_small_files_is_read_and_a_refusal_is_logged_once(tmp_path, monkeypatch, caplog):
+    path = str(tmp_path / "names")
+    for number in range(201):
+        write_deltalake(path, pa.table({"name": [f"{number}"]}), mode="append")
+    assert len(open_log(path).list_shards()) == 201
+    assert sorted(map(int, read_few(open_log(path), NAMED)["name"].to_pylist())) == list(range(201))
+    caplog.set_level("INFO", logger=arrow_rows.__name__)
+    for _ in range(2):
+        assert read_few(open_log(path), NAMED, most=200) is None
+    monkeypatch.setattr(arrow_rows, "MOST_HELD_SHARDS", 200)
+    assert read_few(open_log(path), NAMED) is None
+    assert [message.partition("because ")[2] for message in caplog.messages] == [
+        "it has more than 200 rows",
+        "it has more than 200 files, or needs Delta's own reader",
+    ]
+    assert all(message.startswith(f"{path}: each question") for message in caplog.messages)
+
+
 def test_signatures_are_held_up_to_a_number_of_buckets(spark, tmp_path, monkeypatch):
     """A row of another scheme counts too: it is read to be left out."""
     path, settings = str(tmp_path / "signatures"), NearDuplicates(preset="sensitive")
