@@ -2,14 +2,19 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
+from pyspark.sql import functions as F
 
 from jobs import corpus
 from pipelines import arrow_rows
-from pipelines.corpus.increment import add_facts
-from pipelines.pin import pin, version_of
+from pipelines.corpus.increment import Earlier, add_facts
+from pipelines.corpus.relabel import Relabelled
+from pipelines.pin import open_log, pin, version_of
 from pipelines.tables import DOCUMENTS
 from tests.conftest import count_jobs
 from tests.corpus.increments import (
@@ -206,6 +211,31 @@ def test_kept_documents_outlive_their_files(spark, tmp_path):
         corpus.main(make_config(tmp_path, changed_files="stop"))
     run(make_config(tmp_path))
     assert read_texts(spark, keep) == ["two", "two"]
+
+
+def test_rows_of_a_table_with_a_name_are_relabelled_in_its_folder(spark, tmp_path):
+    """On S3, a table of Spark's own catalog has a name, and the log has its folder: `catalog.find_folder`."""
+    path, schema = str(tmp_path / "documents"), DOCUMENTS.arrow_schema
+    rows = [{"doc_id": name, "drop_reason": None} for name in "ab"]
+    nullable = pa.schema([column.with_nullable(True) for column in schema])
+    write_deltalake(path, pa.Table.from_pylist(rows, nullable))
+    log = open_log(path)
+    earlier = Earlier(
+        pin=replace(log.pin(), path="lake.documents"),
+        log=log,
+        documents=spark.createDataFrame([], DOCUMENTS.schema),
+    )
+    labels = spark.createDataFrame(
+        [("b", "a", "exact_duplicate")], "doc_id STRING, new_duplicate_of STRING, new_drop_reason STRING"
+    )
+    changed = Relabelled(
+        earlier=earlier,
+        labels=labels.withColumn("is_changed", F.lit(True)),
+        shards=tuple(log.list_shards()),
+        num_rows=2,
+    ).read_changed()
+    found = changed.select("doc_id", "duplicate_of", "drop_reason").collect()
+    assert sorted(map(tuple, found)) == [("a", None, None), ("b", "a", "exact_duplicate")]
 
 
 def test_facts_that_are_no_sums_are_those_of_the_last_run():
