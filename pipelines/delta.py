@@ -214,10 +214,9 @@ class Table:
         facts: Mapping[str, Any],
         compared: TableLog | None = None,
     ) -> Pin:
-        """Add the rows whose key is not in the table yet, in one commit; does nothing if a commit carries
-        `fingerprint`.
+        """Add the rows whose key is not in the table, in one commit; nothing if a commit has `fingerprint`.
 
-        The version `compared` has none of the keys: they are compared with newer ones only. Raises
+        The version `compared` has none of the keys: they are compared only if the newest is another. Raises
         ContractError if the rows break the definition, RuntimeError if others win WRITE_ATTEMPTS times.
         """
         log = open_log(path)
@@ -228,8 +227,9 @@ class Table:
         with ExitStack() as stack:
             held = stack.enter_context(self.hold(rows, path))
             before = -1 if log is None else log.version
+            seen = compared and (compared.source.table_id, compared.version)
             for _ in range(WRITE_ATTEMPTS):
-                if log is not None and (compared is None or compared.version != log.version):
+                if log is not None and seen != (log.source.table_id, log.version):
                     new = find_new_rows(held, self.key, self.read_newest(held.spark, path, log))
                     held = held if new is None else stack.enter_context(self.hold(new, path))
                 self._commit(held, path, log, Change(), made_from=fingerprint, facts=facts)

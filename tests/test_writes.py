@@ -1,5 +1,6 @@
 """Overwrites and appends of one writer, and the pins that they leave."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_an_append_compares_keys_with_versions_that_its_caller_has_not_seen(spar
     )
     assert late.num_rows == 1
     assert sorted(row.offset for row in QUARANTINE.read(spark, path).collect()) == [1, 2, 3]
+
+
+def test_an_append_compares_keys_with_a_table_that_was_created_again(spark, path):
+    QUARANTINE.append(broken_rows(spark, [1]), path, fingerprint="a", facts={})
+    compared = open_log(path)
+    shutil.rmtree(path)
+    QUARANTINE.append(broken_rows(spark, [2]), path, fingerprint="b", facts={})
+    assert open_log(path).version == compared.version
+    late = QUARANTINE.append(broken_rows(spark, [2, 3]), path, fingerprint="c", facts={}, compared=compared)
+    assert late.num_rows == 1
+    assert sorted(row.offset for row in QUARANTINE.read(spark, path).collect()) == [2, 3]
 
 
 def test_nothing_is_held_without_a_job(spark, path):

@@ -135,8 +135,12 @@ class Earlier:
 
     def read_shards(self, names: Collection[str]) -> DataFrame:
         """All columns of the rows of the files with these names."""
-        spark, path = self.documents.sparkSession, self.log.folder or self.pin.path
-        return read_shards(spark, DOCUMENTS.schema, path, sorted(self.find_shards(names)))
+        return self.read_paths(sorted(self.find_shards(names)))
+
+    def read_paths(self, shards: Sequence[str]) -> DataFrame:
+        """The same by the paths that the log has. The table may have a name: the log knows its folder."""
+        folder = self.log.folder or self.pin.path
+        return read_shards(self.documents.sparkSession, DOCUMENTS.schema, folder, shards)
 
 
 def open_earlier(spark: SparkSession, pinned: Pin, contamination: str = "") -> Earlier:

@@ -17,7 +17,6 @@ from pipelines.corpus.neardup.presets import NEAR_DUPLICATE
 from pipelines.corpus.quality import EXACT_DUPLICATE, label_quality
 from pipelines.corpus.rules import Rules
 from pipelines.digest import aggregate_totals, collect_totals
-from pipelines.held import read_shards
 from pipelines.spark import persisted
 from pipelines.tables import DOCUMENTS
 
@@ -38,8 +37,7 @@ class Relabelled:
 
     def read_changed(self) -> DataFrame:
         """All rows of the shards, with the labels that they have now. To be computed once."""
-        spark, path = self.earlier.documents.sparkSession, self.earlier.pin.path
-        rows = read_shards(spark, DOCUMENTS.schema, path, self.shards)
+        rows = self.earlier.read_paths(self.shards)
         totals = aggregate_totals(rows.schema, DOCUMENTS.schema.names)
         labelled = rows.observe(self.measured, *totals).join(self.labels, "doc_id", "left")
         is_changed = F.col("is_changed").isNotNull()

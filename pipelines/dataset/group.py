@@ -1,7 +1,7 @@
 """Groups of documents to packed rows, inside one task: encode, build examples, pack. No Spark here.
 
-A task gets its groups one after the other, each in doc_id order, and streams them: its memory is one Arrow
-batch of documents and one of rows, whatever the size of a group. Only best_fit holds the tokens of a group.
+A task gets one group, in doc_id order within a split, and streams it: its memory here is one Arrow batch of
+documents and one of rows, whatever the size of a group. Only best_fit holds the tokens of a group.
 
 Of every group, the tokens of each document are counted before packing and after (packing/conservation.py).
 

@@ -85,6 +85,9 @@ class Tables:
         self.left = min(MOST_MEMBERS, search.driver_buckets // search.settings.banding.num_bands)
 
     def open_signatures(self, log: TableLog | None) -> None:
+        self.signed: Rows = ArrowRows(
+            SIGNED.empty_table()
+        )  # those of before are not held beside the new ones
         self.signed = open_signatures(self.spark, log, self.search.settings)
 
     def take(self, found: pa.Table | None) -> pa.Table:
@@ -137,8 +140,8 @@ class Tables:
 
 
 def _open_evidence(spark: SparkSession, log: TableLog) -> Rows:
-    held = read_few(log, NEAR_DUPLICATES.arrow_schema)
-    if held is not None and held.num_rows <= MOST_ROWS:  # they are sent out again
+    held = read_few(log, NEAR_DUPLICATES.arrow_schema, most=MOST_ROWS)  # they are sent out again
+    if held is not None:
         return ArrowRows(held)
     return SparkRows(NEAR_DUPLICATES.read_newest(spark, log.path, log), "doc_id")
 

@@ -28,6 +28,8 @@ POSITION = ["doc_id", "content_hash", "task", "slice", "offset"]
 _COMPARED = "first STRING, second STRING, jaccard DOUBLE"
 MOST_CHARS = 64_000_000
 """Of texts whose shingles the driver compares: 100 MB of shingles in English, 500 MB in Chinese."""
+MOST_PAIRED_CHARS = 1_000_000_000
+"""Of both texts of each pair, added up over the pairs that the driver compares on one core."""
 _SIMILAR = pa.schema([("first", pa.string()), ("second", pa.string()), ("jaccard", pa.float64())])
 
 
@@ -63,8 +65,8 @@ def compare_few(
     """(the similarity of each pair, how many were compared now), of pairs that the driver holds.
 
     `pairs`: first and second (content hashes), each pair once. Of `members`, which have all of the contents,
-    needs POSITION and num_chars. Up to MOST_CHARS, the driver compares sets of shingles; otherwise executors
-    do. Raises ChangedMeanwhileError if a pair could not be compared.
+    needs POSITION and num_chars. The driver compares sets of shingles if it `can_compare` them; otherwise
+    executors do. Raises ChangedMeanwhileError if a pair could not be compared.
     """
     if not pairs.num_rows:
         return np.empty(0), 0
@@ -79,7 +81,7 @@ def compare_few(
         hashes = found["content_hash"].to_numpy(zero_copy_only=False).astype(str)
         found = found.take(pa.array(np.unique(hashes, return_index=True)[1]))
         positions = spark.createDataFrame(found.select(POSITION))
-        if pc.sum(found["num_chars"]).as_py() <= MOST_CHARS:
+        if can_compare(missing, found):
             sets = _read_sets(positions, read_texts, settings).toArrow()
             rows = send_rows(spark, compare_held(missing, sets), _COMPARED)
             _append_similarities(rows, described, settings, path, log)
@@ -97,13 +99,11 @@ def _look_up(
     """Of each pair, its similarity at the version of `log`; null = not known."""
     if log is None:
         return pa.nulls(pairs.num_rows, pa.float64())
-    held = read_few(log, _SIMILAR.append(pa.field("shingles", pa.string())))
-    if held is None:
+    found = read_few(log, _SIMILAR, where={"shingles": _name_shingles(settings)})
+    if found is None:
         asked = F.broadcast(spark.createDataFrame(pairs.select(["first", "second"])))
         rows = read_similarities(spark, path, settings, log).join(asked, ["first", "second"], "left_semi")
         found = rows.toArrow().select(_SIMILAR.names).cast(_SIMILAR)
-    else:
-        found = held.filter(pc.equal(held["shingles"], _name_shingles(settings)))
     places = pc.index_in(_name_pairs(pairs), value_set=_name_pairs(found))
     return found["jaccard"].combine_chunks().take(places)
 
@@ -161,6 +161,15 @@ def compare_sets(pairs: DataFrame, sets: DataFrame) -> DataFrame:
     return (
         pairs.join(ones, "first").join(others, "second").select("first", "second", jaccard.alias("jaccard"))
     )
+
+
+def can_compare(pairs: pa.Table, texts: pa.Table) -> bool:
+    """Whether the driver has memory and time to compare these pairs: up to MOST_CHARS in the texts and up to
+    MOST_PAIRED_CHARS in the pairs. `texts`: content_hash and num_chars, each content once."""
+    lengths, hashes = (texts[name].combine_chunks() for name in ("num_chars", "content_hash"))
+    places = (pc.index_in(pairs[name], value_set=hashes) for name in ("first", "second"))
+    paired = sum(pc.sum(lengths.take(each.combine_chunks())).as_py() or 0 for each in places)
+    return (pc.sum(lengths).as_py() or 0) <= MOST_CHARS and paired <= MOST_PAIRED_CHARS
 
 
 def compare_held(pairs: pa.Table, sets: pa.Table) -> pa.Table:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -32,9 +31,9 @@ ReadTexts = Callable[[DataFrame, Work, str], DataFrame]
 
 _SIGNED = "content_hash STRING, num_shingles INT, buckets ARRAY<BIGINT>"
 _NO_BUCKETS = np.empty(0, np.int64)
-_BUCKETS = pa.schema(
-    [("content_hash", pa.string()), ("scheme", pa.string()), ("buckets", pa.list_(pa.int64()))]
-)
+_BUCKETS = pa.schema([("content_hash", pa.string()), ("buckets", pa.list_(pa.int64()))])
+MOST_HELD_BUCKETS = 10_000_000
+"""Of the signatures that the driver holds: 80 MB."""
 _CHANGED = "files changed while they were read, or a row of the table was deleted; run the stage again"
 
 
@@ -72,13 +71,15 @@ def read_signatures(
 
 def open_signatures(spark: SparkSession, log: TableLog | None, settings: NearDuplicates) -> Rows:
     """content_hash and buckets of the rows of the scheme, at the version of `log`, to be looked up."""
-    held = _BUCKETS.empty_table() if log is None else read_few(log, _BUCKETS)
-    if held is None:
-        assert log is not None, "no table is small"
-        rows = read_signatures(spark, log.path, log, settings).select("content_hash", "buckets")
-        return SparkRows(rows, "content_hash")
+    if log is None:
+        return ArrowRows(_BUCKETS.empty_table())
     scheme = describe_scheme(settings.banding, settings.seed)
-    return ArrowRows(held.filter(pc.equal(held["scheme"], scheme)).drop_columns("scheme"))
+    most = MOST_HELD_BUCKETS // settings.banding.num_bands
+    held = read_few(log, _BUCKETS, most=most, where={"scheme": scheme})
+    if held is not None:
+        return ArrowRows(held)
+    rows = read_signatures(spark, log.path, log, settings).select(*_BUCKETS.names)
+    return SparkRows(rows, "content_hash")
 
 
 def write_signatures(
