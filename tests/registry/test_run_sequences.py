@@ -18,7 +18,8 @@ COUNTS = {"sequences": 8, "tokens": 60, "cut_tokens": 7, "continued": 3, "target
 
 def make_pin(folder, **facts):
     """That of `make_content`, whose commit says that dataset wrote a report."""
-    own = {"splits": {"train": COUNTS}, "sequence_length": 8, "labels": [], "report": f"{folder}/s.html"}
+    own = {"task": "language_modelling", "splits": {"train": COUNTS}, "sequence_length": 8, "labels": []}
+    own |= {"report": f"{folder}/s.html"}
     values = {"path": f"{folder}/sequences", "table_id": "t", "num_rows": 10, "fingerprint": "a" * 32}
     return Pin(table="sequences", version=3, digest="cd" * 16, facts={**own, **facts}, **values)
 
