@@ -53,15 +53,19 @@ def test_the_run_has_the_report_of_its_sequences(experiment, tmp_path):
     assert page == (tmp_path / "s.html").read_text()
 
 
-def test_a_run_without_a_report_shows_what_the_commit_says(experiment, tmp_path):
-    for report in (None, f"{tmp_path}/gone.html"):
-        assert list_files(log(experiment, make_pin(tmp_path, report=report))) == {"pictures/sequences.png"}
+def test_a_run_without_a_report_shows_what_the_commit_says(experiment, tmp_path, caplog):
+    assert list_files(log(experiment, make_pin(tmp_path, report=None))) == {"pictures/sequences.png"}
+    assert "no report" not in caplog.text
+    tracker = log(experiment, make_pin(tmp_path, report=f"{tmp_path}/gone.html"))
+    assert list_files(tracker) == {"pictures/sequences.png"}
+    assert f"run {tracker.run_id}: no report of the sequences: {tmp_path}/gone.html or its" in caplog.text
 
 
-def test_a_report_of_another_version_is_left_out(experiment, tmp_path):
+def test_a_report_of_another_version_is_left_out_with_a_warning(experiment, tmp_path, caplog):
     other = make_content()
     write(tmp_path, make_content(tables=[*other.tables[1:]]))  # about documents
     assert list_files(log(experiment, make_pin(tmp_path))) == {"pictures/sequences.png"}
+    assert f"{tmp_path}/s.html or its numbers are missing, or about another version" in caplog.text
 
 
 @pytest.mark.parametrize("changes", [{"format": 2}, {"sources": 7}])

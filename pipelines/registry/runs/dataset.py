@@ -29,6 +29,13 @@ def log_sequences(tracker: "Tracker", sequences: Pin) -> None:
     try:
         if report := _find_report(sequences):
             numbers = read_numbers(report.numbers)
+        elif facts.get("report"):
+            logger.warning(
+                "run %s: no report of the sequences: %s or its numbers are missing, or about another version "
+                "of the table; run: distributary dataset --report",
+                tracker.run_id,
+                facts["report"],
+            )
     except UNREADABLE as error:
         logger.warning(
             "run %s: no report of the sequences from %s (%s)", tracker.run_id, facts["report"], error
