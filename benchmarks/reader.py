@@ -120,7 +120,7 @@ def run_rounds(place: Path, num_sequences: int, rounds: int) -> dict[str, Any]:
     for number in range(rounds + 1):
         for name, (python, script, more) in list_readers().items():
             found = ask_peer(python, script, place, number, *more)
-            require_tokens(name, found["tokens"], facts)
+            require_tokens(name, int(found["tokens"]), facts)
             for kind in KINDS:
                 samples[kind].setdefault(name, []).append(found["tokens"] / found[kind])
             turn = f"round {number} of {rounds}" if number else "warm-up"
