@@ -75,6 +75,7 @@ bench: setup  ## measurements
 	@$(BIN)/python -m benchmarks.signals
 	@$(BIN)/python -m benchmarks.neardup
 	@$(BIN)/python -m benchmarks.increment
+	@$(BIN)/python -m benchmarks.increment_dataset
 	@$(BIN)/python -m benchmarks.digest
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.capacity

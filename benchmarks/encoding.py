@@ -79,29 +79,31 @@ def splice_texts(source: str, megabytes: float, seed: int) -> list[str]:
 
 
 def to_batches(texts: list[str]) -> list[pa.RecordBatch]:
-    """As Spark gives them to a task: sorted by split, group and doc_id."""
+    """As Spark gives them to a task: sorted by split, group, source and doc_id."""
     size = sum(len(text.encode()) for text in texts)
     num_groups = max(1, round(size / GROUP_BYTES))
     columns = {
         "doc_id": [f"{number:032x}" for number in range(len(texts))],
         "split": ["train"] * len(texts),
         "group": pa.array([number * num_groups // len(texts) for number in range(len(texts))], pa.int64()),
+        "source": ["books"] * len(texts),
         "text": texts,
     }
     return pa.table(columns).to_batches(max_chunksize=10_000)
 
 
 def packed_schema() -> pa.Schema:
-    """What the stage asks of a task; the stage itself derives it from the table, which needs Spark."""
+    """The columns of SEQUENCES; the stage derives them from the table, which needs a JVM."""
     integer, text = pa.int32(), pa.string()
     run = [("first_token", integer), ("num_tokens", integer)]
     segment = [("doc_id", text), *run, ("char_start", integer), ("char_end", integer)]
     return pa.schema(
         [
-            *(("split", text), ("input_ids", pa.list_(integer)), ("num_tokens", integer), ("label", integer)),
+            *(("sequence_id", pa.int64()), ("split", text), ("source", text)),
+            *(("input_ids", pa.list_(integer)), ("num_tokens", integer), ("label", integer)),
             *(("targets", pa.list_(pa.struct(run))), ("num_targets", integer), ("num_bytes", integer)),
-            *(("segments", pa.list_(pa.struct(segment))), ("group", pa.int64()), ("position", pa.int64())),
-            *(("num_cut_tokens", pa.int64()), ("num_continued", pa.int64())),
+            *(("num_cut_tokens", integer), ("num_continued", integer)),
+            *(("segments", pa.list_(pa.struct(segment))), ("doc_keys", pa.list_(integer))),
         ]
     )
 

@@ -8,12 +8,13 @@ up to the checkpoint and those after the restart. In these, each sequence should
 - replayed: how often a sequence came again; lost: sequences that never came;
 - steps: global batches after the restart whose sequences differ from those of an epoch without a kill, at
   the first world size, as sets (0 = the same training, at any world size);
-- litter: entries that the killed ranks left in /dev/shm.
+- litter: entries that the killed ranks left in /dev/shm, by the names that their libraries give them.
 
 Exit status: 0, also if the bar is missed (ours 0 and 0); 2 if something failed.
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -39,6 +40,8 @@ NUM_ROWS, GLOBAL_BATCH, CHECKPOINT, KILLED = 4_992, 24, 40, 60
 WORLDS = ((2, 2), (2, 3), (2, 1))
 """Ranks before the kill and after it."""
 SHARED = Path("/dev/shm")
+LITTER = re.compile(r"\d{6}_|torch_|psm_|sem\.mp-|mp-")
+"""Names of MosaicML Streaming (000000_barrier), torch's tensors, and Python's multiprocessing."""
 
 
 class Found(NamedTuple):
@@ -101,16 +104,21 @@ def launch(
     return [[row for line in lines for row in loads(line)[1]] for lines in zip(*logs, strict=True)]
 
 
+def list_litter() -> set[Path]:
+    """Entries of shared memory with names of our readers' libraries; other programs make others meanwhile."""
+    return {entry for entry in SHARED.iterdir() if LITTER.match(entry.name)}
+
+
 def measure(python: Path, script: str, place: Path, name: str) -> dict[str, Found]:
     """By world sizes, as "2 to 3 ranks"."""
     file = place / f"{name}.py"
     file.write_text(script, encoding="utf-8")
     found, undisturbed = {}, launch(python, file, place, place / f"{name}-whole", WORLDS[0][0], 0, None)
     for number, (first, second) in enumerate(WORLDS):
-        existing = set(SHARED.iterdir())
+        existing = list_litter()
         killed, resumed = place / f"{name}-{number}-killed", place / f"{name}-{number}-resumed"
         steps = launch(python, file, place, killed, first, KILLED, None)[:CHECKPOINT]
-        litter = set(SHARED.iterdir()) - existing
+        litter = list_litter() - existing
         steps += launch(python, file, place, resumed, second, 0, killed)
         seen = Counter(row for step in steps for row in step)
         others = sum(

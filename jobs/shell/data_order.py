@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from jobs.shell.settings import Positive, Section, TablePlace
 from jobs.shell.stage import Work
@@ -23,6 +23,19 @@ class OrderSection(Section):
     mixture: Mixture
     mixtures: TablePlace
     curriculum: Curriculum
+
+    @field_validator("mixture", mode="before")
+    @classmethod
+    def remove_nulls(cls, mixture: Any) -> Any:
+        """A later layer takes a source of an earlier one back with null."""
+        if not isinstance(mixture, dict):
+            return mixture
+        return {
+            key: {source: number for source, number in value.items() if number is not None}
+            if isinstance(value, dict)
+            else value
+            for key, value in mixture.items()
+        }
 
 
 def describe_mixture(training: "Training") -> dict[str, str]:

@@ -83,7 +83,8 @@ class Schedule:
     """Which rows every step trains on: together with the table it fixes the order of the data."""
 
     num_epochs: float
-    """How often every train sequence is seen."""
+    """How often every train sequence is seen. With a mixture: steps x global_batch over the sequences that
+    are used, whichever source fills the steps."""
     global_batch: int
     """Sequences per step, over all ranks."""
     window_batches: int

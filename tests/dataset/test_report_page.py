@@ -107,6 +107,19 @@ def test_a_class_is_shown_as_the_target():
     assert "one of 77 classes for each sequence" in found.text
 
 
+def test_tokens_that_may_be_masked_are_not_called_targets():
+    found = read(task="masked_language_modelling")
+    masks = "a training masks finetune.mask_fraction of the"
+    assert f"may be masked5681 % of the tokens; {masks}m" in found.text  # on the card
+    (headers,) = [row for row in found.rows if row[:1] == [["split"]]]
+    assert ["may be masked"] in headers
+    assert f"token may be masked; {masks}se \u00a0 token is never masked" in found.text
+    assert "4 tokens \u00b7 2 that may be masked \u00b7 1 segment" in found.text
+    for wrong in ("targets", "count in the loss", "counts in the loss"):
+        assert wrong in read().text
+        assert wrong not in found.text
+
+
 def test_what_is_left_out_of_a_sample_is_counted():
     segment = make_segment(Piece("a", (1,)), Piece("b", (2,)), num_tokens=1_000)
     found = read(samples=[make_sample(segment, num_tokens=1_300, first_token=300)])

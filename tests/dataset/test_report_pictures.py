@@ -42,6 +42,12 @@ def test_a_class_takes_no_place():
     assert list_bars(figure) == [(0, 0, 0), (0, 0, 0.75), (0.75, 0, 0.25)]
 
 
+@pytest.mark.parametrize(("is_masked", "name"), [(False, "targets"), (True, "may be masked")])
+def test_the_legend_names_targets_or_what_may_be_masked(is_masked, name):
+    figure = pictures.draw_places({"train": TRAIN}, 8, has_labels=False, is_masked=is_masked, title="t")
+    assert [text.get_text() for text in figure.legends[0].texts] == [name, "other tokens", "padding"]
+
+
 def test_lengths_are_shares_before_and_after():
     documents = {3: Documents(3, 15, 3), 5: Documents(1, 20, 3)}
     figure = pictures.draw_lengths(documents, {4: Sequences(2, 16, 14)}, title="t")

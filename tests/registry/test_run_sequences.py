@@ -18,7 +18,8 @@ COUNTS = {"sequences": 8, "tokens": 60, "cut_tokens": 7, "continued": 3, "target
 
 def make_pin(folder, **facts):
     """That of `make_content`, whose commit says that dataset wrote a report."""
-    own = {"splits": {"train": COUNTS}, "sequence_length": 8, "labels": [], "report": f"{folder}/s.html"}
+    own = {"task": "language_modelling", "splits": {"train": COUNTS}, "sequence_length": 8, "labels": []}
+    own |= {"report": f"{folder}/s.html"}
     values = {"path": f"{folder}/sequences", "table_id": "t", "num_rows": 10, "fingerprint": "a" * 32}
     return Pin(table="sequences", version=3, digest="cd" * 16, facts={**own, **facts}, **values)
 
@@ -52,15 +53,19 @@ def test_the_run_has_the_report_of_its_sequences(experiment, tmp_path):
     assert page == (tmp_path / "s.html").read_text()
 
 
-def test_a_run_without_a_report_shows_what_the_commit_says(experiment, tmp_path):
-    for report in (None, f"{tmp_path}/gone.html"):
-        assert list_files(log(experiment, make_pin(tmp_path, report=report))) == {"pictures/sequences.png"}
+def test_a_run_without_a_report_shows_what_the_commit_says(experiment, tmp_path, caplog):
+    assert list_files(log(experiment, make_pin(tmp_path, report=None))) == {"pictures/sequences.png"}
+    assert "no report" not in caplog.text
+    tracker = log(experiment, make_pin(tmp_path, report=f"{tmp_path}/gone.html"))
+    assert list_files(tracker) == {"pictures/sequences.png"}
+    assert f"run {tracker.run_id}: no report of the sequences: {tmp_path}/gone.html or its" in caplog.text
 
 
-def test_a_report_of_another_version_is_left_out(experiment, tmp_path):
+def test_a_report_of_another_version_is_left_out_with_a_warning(experiment, tmp_path, caplog):
     other = make_content()
     write(tmp_path, make_content(tables=[*other.tables[1:]]))  # about documents
     assert list_files(log(experiment, make_pin(tmp_path))) == {"pictures/sequences.png"}
+    assert f"{tmp_path}/s.html or its numbers are missing, or about another version" in caplog.text
 
 
 @pytest.mark.parametrize("changes", [{"format": 2}, {"sources": 7}])

@@ -4,6 +4,7 @@ import pytest
 
 from jobs.run import STAGES
 from jobs.shell.settings import load
+from pipelines.dataset.mixing.rules import Mixture
 from tests.shell.conftest import check_all
 
 
@@ -117,3 +118,15 @@ def test_keys_of_the_storage_are_checked_and_never_printed(monkeypatch):
         load(overrides=["storage.s3.credentials=keys"]).section("corpus", STAGES["corpus"].Config)
     with pytest.raises(ValueError, match=r"unknown key storage.s3.endpont"):
         load(overrides=["storage.s3.endpont=http://a:1"]).section("corpus", STAGES["corpus"].Config)
+
+
+def test_null_takes_a_share_of_an_earlier_layer_back(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "finetune: {mixture: {shares: {wiki: 0.3, web.zh: 0.1, old: 0.2}, max_sequences: {wiki: 7}}}"
+    )
+    given = ["finetune.mixture.shares.wiki=null", "finetune.mixture.shares={web.zh: 0.2, old: null}"]
+    settings = load(file=file, overrides=[*given, "finetune.mixture.max_sequences.wiki=null"])
+    mixture = settings.section("finetune", STAGES["finetune"].Config).mixture
+    assert mixture == Mixture(shares={"web.zh": 0.2})
+    assert mixture.shares.keys() == {"web.zh"}  # without wiki, which is not left out (share 0)

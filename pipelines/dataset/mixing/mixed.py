@@ -3,7 +3,8 @@
 A position belongs to a source (`turns`). Turns of a source count through its passes: in each, a keyed
 permutation of the rows that are used maps a turn to a row, as epochs do for all rows. A curriculum puts the
 rows of the first turns in another order. All of it is a pure function of (rows by source, plan, curriculum,
-seed), with random access; memory is that of the runs of sources, and 8 bytes per row of the curriculum.
+seed), with random access. Memory is that of the runs of sources, and 4 bytes per row of the curriculum (8 of
+a source above 2^31 rows). While a curriculum is ordered, a source takes 22 to 29 bytes per row of it.
 """
 
 from collections.abc import Callable
@@ -12,13 +13,15 @@ from hashlib import sha256
 
 import numpy as np
 
-from pipelines.dataset.mixing.pace import order_by_pace
+from pipelines.dataset.mixing.pace import choose_dtype, order_by_pace
 from pipelines.dataset.mixing.plan import MixturePlan, SourcePlan
 from pipelines.dataset.mixing.rules import Curriculum
 from pipelines.dataset.mixing.source_rows import SourceRows, split_rows
 from pipelines.dataset.mixing.turns import Turns
 from pipelines.dataset.order import find_positions, make_generator, permute
 
+CHUNK = 1 << 18
+"""Rows whose values are looked up at once."""
 CHOICE, PACE = 0xFFFFFFFF, 0xFFFFFFFE
 """Instead of the number of a pass, for the choice of the rows that are used and for the curriculum."""
 
@@ -100,8 +103,14 @@ class _Stream:
 
     def follow(self, difficulty: Difficulty, num_turns: int) -> None:
         """Order the first turns, at most one pass, by a curriculum."""
-        used = self._list_used(np.arange(min(num_turns, self._plan.num_used), dtype=np.int64))
-        values = np.asarray(difficulty.values[self._locate(used)])
+        num_paced = min(num_turns, self._plan.num_used)
+        used = np.empty(num_paced, dtype=choose_dtype(self._plan.num_used))
+        values = np.empty(num_paced, dtype=difficulty.values.dtype)
+        # In chunks: a permutation takes some 60 bytes for each number that it maps.
+        for first in range(0, num_paced, CHUNK):
+            stop = min(first + CHUNK, num_paced)
+            part = self._list_used(np.arange(first, stop, dtype=np.int64))
+            used[first:stop], values[first:stop] = part, difficulty.values[self._locate(part)]
         generator = make_generator(self._seed, self._key | PACE)
         self._paced = used[order_by_pace(values, difficulty.curriculum, generator)]
 

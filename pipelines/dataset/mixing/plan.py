@@ -2,13 +2,17 @@
 
 Shares are of tokens, and a step takes sequences. So a source gets sequences in proportion to its share
 divided by its mean number of tokens. A training has as many steps as without a mixture: num_epochs passes
-over the sequences that are used; the shares say which sequences fill them.
+over the sequences that are used; the shares say which sequences fill them. The last global batch is filled
+up, as without a mixture; only for this may a source be read a little more often than max_repeats.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pipelines.dataset.mixing.division import Division, TooManyPassesError
 from pipelines.dataset.mixing.rules import SUM_TOLERANCE, Mixture
 from pipelines.dataset.order import num_steps
 
@@ -76,16 +80,12 @@ def plan_mixture(
     """
     counts = sorted(counts, key=lambda count: count.source)
     _require_sources(mixture, [count.source for count in counts])
-    used = {
-        count.source: min(count.num_sequences, mixture.max_sequences.get(count.source, count.num_sequences))
-        for count in counts
-        if mixture.shares.get(count.source) != 0
-    }
-    means = {count.source: count.num_tokens / count.num_sequences for count in counts}
-    num_used = sum(used.values())
-    total = num_steps(num_used, global_batch=global_batch, num_epochs=num_epochs) * global_batch
-    amounts, limited = _Division(mixture, used, means, num_epochs).divide(total)
-    planned = _round(amounts, total)
+    try:
+        division, planned, limited = _divide(mixture, counts, num_epochs, global_batch)
+    except TooManyPassesError as refusal:
+        remedies = _find_remedies(refusal, mixture, counts, num_epochs, global_batch)
+        raise ValueError(f"finetune.mixture: {refusal}; {', '.join(remedies)}") from None
+    used, means = division.used, division.means
     tokens = {source: number * means[source] for source, number in planned.items()}
     return MixturePlan(
         sources=tuple(
@@ -102,78 +102,75 @@ def plan_mixture(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Division:
-    """How many sequences each source gives, as real numbers."""
+def _divide(
+    mixture: Mixture, counts: Sequence[SourceCount], num_epochs: float, global_batch: int
+) -> tuple[Division, dict[str, int], set[str]]:
+    """How many sequences each source gives, and the sources that max_repeats made smaller.
 
-    mixture: Mixture
-    used: Mapping[str, int]
-    """Source -> sequences that are used, without sources that are left out."""
-    means: Mapping[str, float]
-    """Source -> tokens per sequence."""
-    num_epochs: float
+    Raises TooManyPassesError.
+    """
+    used = {
+        count.source: min(count.num_sequences, mixture.max_sequences.get(count.source, count.num_sequences))
+        for count in counts
+        if mixture.shares.get(count.source) != 0
+    }
+    means = {count.source: count.num_tokens / count.num_sequences for count in counts}
+    division, num_used = Division(mixture, used, means), sum(used.values())
+    total = num_steps(num_used, global_batch=global_batch, num_epochs=num_epochs) * global_batch
+    try:
+        amounts, limited = division.divide(total)
+    except TooManyPassesError:
+        # Without what fills up the last batch it may fit. Then every source gives its part of that.
+        amounts, limited = division.divide(num_used * num_epochs)
+    return division, _round(amounts, total), limited
 
-    def divide(self, total: int) -> tuple[dict[str, float], set[str]]:
-        """Sequences of each source, `total` in all, and the sources that max_repeats made smaller."""
-        named = {source: share for source, share in self.mixture.shares.items() if share}
-        limits = {source: self.mixture.find_limit(source) * number for source, number in self.used.items()}
-        limited: set[str] = set()
-        while True:
-            free = [source for source in self.used if source not in named and source not in limited]
-            if limited and not free:
-                raise ValueError(self._refuse_total(total, sum(named.values()), limits, limited))
-            fixed = {source: limits[source] for source in limited}
-            amounts = self._solve(total, named, free, fixed)
-            over = {source for source in free if amounts[source] > limits[source] * (1 + 1e-12)}
-            if not over:
-                break
-            limited |= over
-        for source in named:
-            if amounts[source] > limits[source] * (1 + 1e-9):
-                raise ValueError(self._refuse_share(source, amounts[source], total))
-        return amounts, limited
 
-    def _solve(
-        self, total: int, named: Mapping[str, float], free: Sequence[str], fixed: Mapping[str, float]
-    ) -> dict[str, float]:
-        """Sequences of each source, if `fixed` sources give these numbers. Linear in the number of tokens."""
-        weights = {
-            source: (self.used[source] * self.means[source]) ** (1 / self.mixture.temperature)
-            for source in free
-        }
-        per_token = sum(weights[source] / self.means[source] for source in free) / max(
-            sum(weights.values()), 1e-300
-        )  # sequences per token of the free sources
-        left = max(0.0, 1 - sum(named.values())) if free else 0.0
-        fixed_tokens = sum(number * self.means[source] for source, number in fixed.items())
-        per_token_of_all = sum(share / self.means[source] for source, share in named.items())
-        per_token_of_all += left * per_token
-        tokens = (total - sum(fixed.values()) + fixed_tokens * per_token) / per_token_of_all
-        amounts = {source: share * tokens / self.means[source] for source, share in named.items()}
-        rest = (left * tokens - fixed_tokens) / max(sum(weights.values()), 1e-300)
-        amounts |= {source: weights[source] * rest / self.means[source] for source in free}
-        return amounts | dict(fixed)
+def _find_remedies(
+    refusal: TooManyPassesError,
+    mixture: Mixture,
+    counts: Sequence[SourceCount],
+    num_epochs: float,
+    global_batch: int,
+) -> list[str]:
+    """Keys with values that are accepted: they were tried."""
 
-    def _refuse_share(self, source: str, amount: float, total: int) -> str:
-        limit, passes = self.mixture.find_limit(source), amount / self.used[source]
-        share, fits = self.mixture.shares[source], limit / passes
-        return (
-            f"finetune.mixture: a share of {share:g} of {total:,} sequences takes {passes:.3g} passes over "
-            f"the {self.used[source]:,} sequences of source {source}, and max_repeats is {limit:g}; set "
-            f"finetune.num_epochs to about {_cut(self.num_epochs * fits)} or less, "
-            f"finetune.mixture.shares.{source} to about {_cut(share * fits)} or less, or raise max_repeats"
-        )
+    def accepts(mixture: Mixture, num_epochs: float) -> bool:
+        try:
+            _require_sources(mixture, [count.source for count in counts])
+            _divide(mixture, counts, num_epochs, global_batch)
+        except ValueError:
+            return False
+        return True
 
-    def _refuse_total(self, total: int, named: float, limits: Mapping[str, float], limited: set[str]) -> str:
-        tokens = sum(limits[source] * self.means[source] for source in limited) / max(1 - named, 1e-300)
-        most = sum(limits[source] for source in limited) + sum(
-            share * tokens / self.means[source] for source, share in self.mixture.shares.items()
-        )
-        return (
-            f"finetune.mixture: {total:,} sequences are asked for, and with max_repeats the sources "
-            f"{', '.join(sorted(limited))} give only {most:,.0f} with what goes with them; set "
-            f"finetune.num_epochs to {_cut(self.num_epochs * most / total)} or less, or raise max_repeats"
-        )
+    remedies, source = [], refusal.source
+    if epochs := _find_most(lambda value: accepts(mixture, value), num_epochs):
+        remedies.append(f"set finetune.num_epochs to {epochs} or less")
+    if source is not None:
+
+        def accepts_share(share: float) -> bool:
+            return accepts(replace(mixture, shares={**mixture.shares, source: share}), num_epochs)
+
+        if share := _find_most(accepts_share, mixture.shares[source]):
+            remedies.append(f"set finetune.mixture.shares={{{_quote(source)}: {share}}}")
+    return [*remedies, "or raise max_repeats" if remedies else "raise max_repeats"]
+
+
+def _find_most(accepts: Callable[[float], bool], refused: float) -> str:
+    """About the highest value below `refused` that is accepted, with three digits; empty = none was found."""
+    accepted = 0.0
+    for _ in range(30):
+        middle = (accepted + refused) / 2
+        accepted, refused = (middle, refused) if accepts(middle) else (accepted, middle)
+    for value in (refused, accepted, accepted * 0.995):
+        text = f"{value:.3g}"
+        if float(text) > 0 and accepts(float(text)):
+            return text
+    return ""
+
+
+def _quote(name: str) -> str:
+    """As a key of YAML."""
+    return name if re.fullmatch(r"[A-Za-z_][\w.-]*", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _require_sources(mixture: Mixture, existing: Sequence[str]) -> None:
@@ -209,12 +206,6 @@ def _round(amounts: Mapping[str, float], total: int) -> dict[str, int]:
     for source in by_remainder[: total - sum(whole.values())]:
         whole[source] += 1
     return whole
-
-
-def _cut(value: float) -> str:
-    """Three digits, never more than the value."""
-    near = float(f"{value:.3g}")
-    return f"{near if near <= value else near * 0.995:.3g}"
 
 
 def _describe(plan: SourcePlan) -> str:

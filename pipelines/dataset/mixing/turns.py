@@ -4,7 +4,9 @@ The k-th of r sequences of a source wants to come at time (k + 1/2) / r of the t
 all sources are ordered by this time. So after any position, a source with share q of S sources is at most
 1 + q * S / 2 sequences away from its share. How many a source has among the first x positions follows from a
 binary search over the time: no list is kept, and any position costs the same. Within a window, the positions
-are then shuffled, so that sources do not alternate in a pattern.
+are then shuffled, so that sources do not alternate in a pattern. `order` sorts the rows of a window by length
+and cuts batches from them, so a single step has the shares only if sources are alike in length, or if a
+window is one batch.
 """
 
 from bisect import bisect_left, bisect_right
@@ -31,8 +33,8 @@ class Turns:
         self._count_before = lru_cache(maxsize=4)(self._count)
 
     def count(self, position: int) -> np.ndarray:
-        """(num_sources,) int64 turns of each source at the positions before `position`, which begins a window
-        or ends the training."""
+        """(num_sources,) int64 turns of each source that are due before `position`, in [0, num_positions].
+        They are those at these positions where a window ends; within a window, positions are shuffled."""
         return np.array(self._count_before(position), dtype=np.int64)
 
     def list_turns(self, window: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from pipelines.dataset.examples.table import load_builder
 from pipelines.report import TableVersion
 
 FULL = 10
@@ -23,7 +24,7 @@ class Sequences:
     sequences: int = 0
     tokens: int = 0
     targets: int = 0
-    """Terms that they add to the loss."""
+    """Terms that they add to the loss; of masked language modelling, those that they may add."""
     continued: int = 0
     """Segments whose document begins in another sequence."""
 
@@ -125,6 +126,11 @@ class Content:
     samples: Sequence[Sample]
 
     @property
+    def is_masked(self) -> bool:
+        """Whether a training draws at every step which of the targets count."""
+        return masks_targets(self.task)
+
+    @property
     def splits(self) -> list[str]:
         found = {split for split, _ in self.lengths}
         return [*(name for name in SPLITS if name in found), *sorted(found - set(SPLITS))]
@@ -139,6 +145,11 @@ class Content:
 
     def count_documents(self, split: str | None = None) -> Documents:
         return sum((own for (of, _, _), own in self.documents.items() if split in (None, of)), Documents())
+
+
+def masks_targets(task: str) -> bool:
+    """Whether the targets of the table are only those that may be masked."""
+    return load_builder(task).needs_mask_token
 
 
 def sum_by(amounts: Iterable[tuple[_Key, _Amount]]) -> dict[_Key, _Amount]:

@@ -48,7 +48,7 @@ def _draw_head(content: Content) -> Html:
         ("sequences", found.sequences, f"of at most {content.sequence_length:,} tokens"),
         ("documents", documents.documents, f"in {documents.segments:,} segments"),
         ("tokens", found.tokens, f"fill {format_share(found.tokens, places)} of the sequences"),
-        ("targets", found.targets, _explain_targets(content, found)),
+        (_name_targets(content), found.targets, _explain_targets(content, found)),
         ("padding", places - found.tokens, f"{format_share(places - found.tokens, places)} of the places"),
         ("tokens cut off", cut, f"{format_share(cut, found.tokens + cut)} of all tokens"),
     ]
@@ -75,7 +75,14 @@ def _draw_head(content: Content) -> Html:
 def _explain_targets(content: Content, found: Sequences) -> str:
     if content.num_labels:
         return f"one of {content.num_labels:,} classes for each sequence"
-    return f"{format_share(found.targets, found.tokens)} of the tokens count in the loss"
+    share = format_share(found.targets, found.tokens)
+    if content.is_masked:
+        return f"{share} of the tokens; a training masks finetune.mask_fraction of them"
+    return f"{share} of the tokens count in the loss"
+
+
+def _name_targets(content: Content) -> str:
+    return "may be masked" if content.is_masked else "targets"
 
 
 def _draw_splits(content: Content) -> Html:
@@ -98,8 +105,8 @@ def _draw_splits(content: Content) -> Html:
             found.continued,
         )
         lines.append(Line(split, numbers, [bar], wholes=[places]))
-    legend = draw_legend(("kept", "targets"), ("kept2", "other tokens"), ("rest", "padding"))
-    headers = ("split", "sequences", "tokens", "targets", "padding", "cut off", "continued")
+    legend = draw_legend(("kept", _name_targets(content)), ("kept2", "other tokens"), ("rest", "padding"))
+    headers = ("split", "sequences", "tokens", _name_targets(content), "padding", "cut off", "continued")
     note = tag(
         "p",
         "Continued are the segments whose document begins in another sequence: the model does not see what "

@@ -19,11 +19,17 @@ MAX_SOURCES = 30
 
 
 def draw_places(
-    splits: Mapping[str, Mapping[str, Any]], sequence_length: int, *, has_labels: bool, title: str
+    splits: Mapping[str, Mapping[str, Any]],
+    sequence_length: int,
+    *,
+    has_labels: bool,
+    is_masked: bool = False,
+    title: str,
 ) -> Figure:
     """What the places of the sequences hold, as a share of each split: targets, other tokens, padding.
 
-    `splits`: the counts of the commit, see `build.COUNTS`. With labels, the targets are no tokens.
+    `splits`: the counts of the commit, see `build.COUNTS`. With labels, the targets are no tokens. If masked,
+    they are the tokens that may be masked.
     """
     names = [*(name for name in SPLITS if name in splits), *sorted(set(splits) - set(SPLITS))]
     figure, axes = open_figure(num_rows=len(names) + 2, title=title)  # rows for the legend
@@ -38,8 +44,9 @@ def draw_places(
             f"{tokens:,} tokens, {format_share(cut, tokens + cut)} cut off"
         )
     left = [0.0] * len(names)
+    name_of_targets = "may be masked" if is_masked else "targets"
     for number, (label, colour) in enumerate(
-        (("targets", BLUE), ("other tokens", ORANGE), ("padding", GREY))
+        ((name_of_targets, BLUE), ("other tokens", ORANGE), ("padding", GREY))
     ):
         widths = [share[number] for share in shares]
         axes.barh(

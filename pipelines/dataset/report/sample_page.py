@@ -19,23 +19,33 @@ def draw_samples(content: Content) -> Html:
         "together make a character stand together. A hash of the number chooses, so equal tables show equal "
         f"samples.{shown}",
     )
+    target, target_role, token_role = "target", "counts in the loss", "is input only"
+    if content.is_masked:
+        target, target_role, token_role = (
+            "token",
+            "may be masked; a training masks finetune.mask_fraction of these",
+            "is never masked",
+        )
     legend = tag(
         "p",
-        _draw_piece(Piece("target", (), is_target=True)),
-        " counts in the loss \u00a0 ",
+        _draw_piece(Piece(target, (), is_target=True)),
+        f" {target_role} \u00a0 ",
         _draw_piece(Piece("token", ())),
-        " is input only \u00a0 ",
+        f" {token_role} \u00a0 ",
         _draw_piece(Piece("special", (), is_special=True)),
         " special token \u00a0 ",
         _draw_piece(Piece("E6 88", (), is_name=True)),
         " bytes of a part of a character, or a token without text",
         class_="tokens soft",
     )
-    return join(intro, legend, *(_draw_sample(sample) for sample in content.samples))
+    return join(
+        intro, legend, *(_draw_sample(sample, is_masked=content.is_masked) for sample in content.samples)
+    )
 
 
-def _draw_sample(sample: Sample) -> Html:
-    targets = "1 class as target" if sample.label is not None else f"{sample.num_targets:,} targets"
+def _draw_sample(sample: Sample, *, is_masked: bool) -> Html:
+    kind = "that may be masked" if is_masked else "targets"
+    targets = "1 class as target" if sample.label is not None else f"{sample.num_targets:,} {kind}"
     segments = f"{sample.num_segments:,} segment{'' if sample.num_segments == 1 else 's'}"
     facts = [f"{sample.num_tokens:,} tokens", targets, segments]
     parts: list[object] = [

@@ -6,6 +6,7 @@ All comes from what dataset recorded with the sequences and wrote beside them, s
 import logging
 from typing import TYPE_CHECKING
 
+from pipelines.dataset.report.content import masks_targets
 from pipelines.dataset.report.numbers import Numbers, read_numbers
 from pipelines.pin import Pin
 from pipelines.registry.runs.corpus import UNREADABLE
@@ -28,6 +29,13 @@ def log_sequences(tracker: "Tracker", sequences: Pin) -> None:
     try:
         if report := _find_report(sequences):
             numbers = read_numbers(report.numbers)
+        elif facts.get("report"):
+            logger.warning(
+                "run %s: no report of the sequences: %s or its numbers are missing, or about another version "
+                "of the table; run: distributary dataset --report",
+                tracker.run_id,
+                facts["report"],
+            )
     except UNREADABLE as error:
         logger.warning(
             "run %s: no report of the sequences from %s (%s)", tracker.run_id, facts["report"], error
@@ -53,6 +61,7 @@ def _log_pictures(tracker: "Tracker", sequences: Pin, numbers: Numbers | None) -
         facts["splits"],
         facts["sequence_length"],
         has_labels=bool(facts["labels"]),
+        is_masked=masks_targets(facts["task"]),
         title=f"Tokens and padding: {of}",
     )
     tracker.log_picture("sequences", places)

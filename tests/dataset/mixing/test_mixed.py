@@ -1,8 +1,10 @@
+import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from pipelines.dataset.mixing import mixed
 from pipelines.dataset.mixing.mixed import Difficulty, MixedRows
 from pipelines.dataset.mixing.plan import SourceCount, plan_mixture
 from pipelines.dataset.mixing.rules import Curriculum, Mixture
@@ -165,6 +167,28 @@ def test_a_curriculum_orders_the_first_turns_of_every_source_and_no_more():
     shares = np.bincount(paced.codes[after[:20].ravel()], minlength=3) / 240
     planned = np.array([source.num_planned for source in paced.plan.sources]) / paced.plan.num_planned
     assert np.abs(shares - planned).max() < 0.01
+
+
+def test_rows_of_a_curriculum_are_looked_up_in_chunks(monkeypatch):
+    whole = Case(Mixture(shares=SHARES), curriculum=CURRICULUM).batches()
+    monkeypatch.setattr(mixed, "CHUNK", 7)
+    assert Case(Mixture(shares=SHARES), curriculum=CURRICULUM).batches() == whole
+
+
+def test_a_curriculum_takes_few_bytes_per_row():
+    num_rows = 600_000
+    values = np.random.default_rng(0).integers(1, 1024, num_rows).astype(np.int32)
+    codes, plan = np.zeros(num_rows, dtype=np.int8), _plan(web=num_rows)
+    everything = Difficulty(Curriculum(column="num_tokens", start_fraction=1.0), values)
+    tracemalloc.start()
+    try:
+        rows = MixedRows(codes, plan, global_batch=10, window_batches=1, seed=0, difficulty=everything)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(rows.list_rows(0, 10)) == 10
+    assert 4 <= kept / num_rows < 6
+    assert peak / num_rows < 60
 
 
 def test_seeds_and_passes_change_the_order():

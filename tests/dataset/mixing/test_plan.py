@@ -1,4 +1,10 @@
+import re
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import yaml
 
 from pipelines.dataset.mixing.plan import SourceCount, plan_mixture
 from pipelines.dataset.mixing.rules import Curriculum, Mixture
@@ -98,8 +104,10 @@ def test_a_share_that_repeats_too_often_is_refused_with_values_that_fit():
         ValueError, match=r"4 passes over the 50 sequences of source code, and max_repeats is 3"
     ):
         planned(Mixture(shares=shares, max_repeats=3))
-    with pytest.raises(ValueError, match=r"num_epochs to about 0.75 or less, .*shares.code to about 0.15 or"):
-        planned(Mixture(shares=shares, max_repeats=3))
+    with pytest.raises(ValueError, match=r"set finetune.num_epochs to 0.75 or less, or raise"):
+        planned(Mixture(shares=shares, max_repeats=3))  # a lower share alone would not add up to 1
+    with pytest.raises(ValueError, match=r"set finetune.mixture.shares=\{code: 0.15\}, or raise"):
+        planned(Mixture(shares={"code": 0.2}, max_repeats={"code": 3}))
     assert planned(Mixture(shares=shares, max_repeats=3), num_epochs=0.75)["code"] == 150
     assert planned(Mixture(shares=shares, max_repeats=4))["code"] == 200
 
@@ -108,6 +116,70 @@ def test_more_sequences_than_all_limits_give_are_refused():
     with pytest.raises(ValueError, match=r"code, web, wiki give only 1,500.*num_epochs to 1.5 or less"):
         planned(Mixture(max_repeats=1.5), num_epochs=2)
     assert planned(Mixture(max_repeats=1.5), num_epochs=1.5) == {"code": 75, "web": 1200, "wiki": 225}
+
+
+def test_what_fills_up_the_last_batch_does_not_count_as_a_repetition():
+    of = counts(web=(801, 8010), wiki=(150, 1500))
+    assert planned(Mixture(max_repeats=1), of, global_batch=32) == {"web": 809, "wiki": 151}
+    # Where others may give more, they fill it up: 1.1 * 951 = 1,046.1 sequences in 33 batches.
+    mixture = Mixture(max_repeats={"wiki": 1})
+    assert planned(mixture, of, num_epochs=1.1, global_batch=32) == {"web": 906, "wiki": 150}
+    with pytest.raises(ValueError, match=r"num_epochs to 1 or less"):
+        planned(Mixture(max_repeats=1), of, num_epochs=1.001, global_batch=32)
+
+
+def test_a_low_temperature_leaves_the_largest_source():
+    of = counts(web=(10**6, 10**9), wiki=(900_000, 9 * 10**8), code=(5, 500))
+    plan = planned(Mixture(temperature=0.02), of)
+    # (9 / 10)^50 = 0.005154 to 1, of 1,900,010 sequences.
+    assert plan == {"code": 0, "web": 1_890_268, "wiki": 9_742}
+
+
+def draw_case(random):
+    """A mixture with limits that are often too narrow, on sources of any size."""
+    names = ["a", "b.c", "d e"][: random.integers(1, 4)]
+    of = [
+        SourceCount(source=name, num_sequences=n, num_tokens=n * int(random.integers(1, 200)))
+        for name, n in ((name, int(10 ** random.uniform(0, 4))) for name in names)
+    ]
+    weights = random.dirichlet(np.ones(len(names)))
+    shares = dict(zip(names, (weights * random.choice([0.9, 1.0])).tolist(), strict=True))
+    if sum(shares.values()) < 0.95 or random.random() < 0.5:
+        shares = dict(list(shares.items())[: random.integers(0, len(names))])
+    limit = float(random.choice([0.5, 1, 1, 3]))
+    mixture = Mixture(
+        shares=shares,
+        temperature=float(random.choice([0.02, 1, 3])),
+        max_repeats=limit if random.random() < 0.5 else {names[0]: limit},
+    )
+    others = {
+        "num_epochs": random.choice([0.3, 1, 2.7]),
+        "global_batch": int(random.choice([1, 7, 64, 1000])),
+    }
+    return mixture, of, others
+
+
+def test_values_that_a_refusal_names_are_accepted():
+    random, seen = np.random.default_rng(0), Counter()
+    for _ in range(600):
+        mixture, of, others = draw_case(random)
+        try:
+            plan = plan_mixture(mixture, of, **others)
+        except ValueError as refusal:
+            epochs = re.search(r"finetune\.num_epochs to (\S+) or less", str(refusal))
+            plan_mixture(mixture, of, **{**others, "num_epochs": float(epochs[1])})
+            seen["epochs"] += 1
+            if found := re.search(r"finetune\.mixture\.shares=(\{.*\})", str(refusal)):
+                less = replace(mixture, shares={**mixture.shares, **yaml.safe_load(found[1])})
+                plan_mixture(less, of, **others)
+                seen["share"] += 1
+            continue
+        seen["accepted"] += 1
+        for each in plan.sources:
+            over = each.num_planned - mixture.find_limit(each.source) * each.num_used
+            assert over < others["global_batch"] + 1  # and one by rounding
+            seen["over"] += over > 1
+    assert min(seen[kind] for kind in ("accepted", "epochs", "share", "over")) > 20, seen
 
 
 def test_shares_must_add_up_and_name_sources_that_exist():
