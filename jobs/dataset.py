@@ -40,7 +40,9 @@ def plan(config: Config) -> "Plan[Inputs]":
 
     documents = require_table(config.documents, "documents", "corpus")
     settings = config.model_dump(mode="json", include={"task", "packing"})
-    settings |= identify_tokenizer(config.tokenizer, is_chat=load_builder(config.task).is_chat)
+    builder = load_builder(config.task)
+    chosen, with_mask = config.tokenizer, builder.needs_mask_token
+    settings |= identify_tokenizer(chosen, is_chat=builder.is_chat, with_mask=with_mask)
     made_from = fingerprint("dataset", REVISION, settings, documents.identity())
     inputs = Inputs(documents, fingerprint("dataset", REVISION, settings))
     gap = partial(find_missing_tokenizer, config.tokenizers)
