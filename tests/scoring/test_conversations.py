@@ -227,6 +227,28 @@ def test_a_dialogue_that_cannot_be_read_is_named_and_scored_as_chance(model):
     assert "narrator" in silent.problem
 
 
+def test_an_empty_answer_is_one_to_be_written(model):
+    folder, _, builder = model
+    asked = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    open_ended, whole, only = Predictor.load(folder).predict(
+        [document_of([*asked, ("assistant", " ")]), document_of(asked), document_of([("assistant", "")])]
+    )
+    assert open_ended == whole
+    assert (whole.problem, whole.num_bytes) == (None, 1)
+    assert "turn 1, of the assistant, is empty" in only.problem
+    (example,) = builder.build([document_of([*asked, ("assistant", "")])])
+    assert "turn 4, of the assistant, is empty" in example.problem
+
+
+def test_a_pair_without_a_response_is_a_prompt(tmp_path):
+    chat = ChatFormat(None, (("eos_token", END),))
+    predictor = Predictor.load(build_folder(tmp_path / "model", spec_of(chat, task="prompt_response")))
+    pair = Document("d", "ab", parts=(Part("prompt", "ab"), Part("response", "")))
+    found, expected = predictor.predict([pair, Document("d", "ab")])
+    assert found == expected
+    assert found.problem is None
+
+
 def test_prompt_and_response_need_no_template(tmp_path):
     tokenizer = special_tokenizer()
     chat = ChatFormat(None, (("eos_token", END),))

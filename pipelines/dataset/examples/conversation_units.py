@@ -9,7 +9,7 @@ import numpy as np
 from pipelines.dataset.examples.conversation import ConversationRenderer, Rendering
 from pipelines.dataset.examples.conversation_encode import ConversationEncoder
 from pipelines.dataset.examples.encode import ForgedTokenError
-from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Unit
+from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part, Unit
 from pipelines.dataset.examples.special_tokens import SpecialFinder, mark_written
 from pipelines.dataset.examples.template_writer import ASSISTANT, Message, TemplateWriter
 
@@ -43,9 +43,20 @@ class ConversationBuilder(ExampleBuilder, Protocol):
         """One prompt per document, in order."""
         ...
 
+    def drop_empty_answer(self, document: Document) -> Document:
+        """The document without an empty answer at its end."""
+        ...
+
     def count_answer_bytes(self, document: Document) -> int:
         """UTF-8 bytes of the assistant's turns."""
         ...
+
+
+def drop_empty_answer(document: Document, is_answer: Callable[[Part], bool]) -> Document:
+    """The document without an empty answer at its end, as test sets without answers have it."""
+    parts = document.parts or ()
+    is_open = len(parts) > 1 and is_answer(parts[-1]) and not parts[-1].text.strip()
+    return document._replace(parts=parts[:-1]) if is_open else document
 
 
 class Prompt(NamedTuple):

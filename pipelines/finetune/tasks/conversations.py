@@ -56,6 +56,7 @@ class ConversationReader:
         self.stop_ids = self._builder.units.find_stop_ids()
 
     def read(self, documents: Sequence[Document], *, with_prompts: bool) -> list[ConversationReading]:
+        documents = [self._builder.drop_empty_answer(document) for document in documents]
         num_bytes = [self._builder.count_answer_bytes(document) for document in documents]
         answered = [each for each, size in zip(documents, num_bytes, strict=True) if size]
         examples, prompts = self._builder.build(answered), self._builder.build_prompts(documents)
