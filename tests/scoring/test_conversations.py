@@ -14,7 +14,7 @@ from pipelines.dataset.examples.chat import ChatExamples
 from pipelines.dataset.examples.example import Document, ExampleSettings, Part
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.dataset.tokenizer import tokenizer_fingerprint
-from pipelines.finetune.models.architecture import Architecture, ModelSpec, read_spec
+from pipelines.finetune.models.architecture import SPEC_FILE, Architecture, ModelSpec, parse_use, read_spec
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
 from pipelines.finetune.tasks.conversations import ConversationReader
@@ -294,6 +294,21 @@ def test_a_template_of_a_model_folder_that_wants_too_much_is_refused(tmp_path):
         Predictor.load(folder)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"chat_template\.jinja"):
+        Predictor.load(folder)
+
+
+@pytest.mark.parametrize("task", ["chat", "prompt_response"])
+def test_a_model_of_conversations_of_an_earlier_release_is_refused_by_name(tmp_path, task):
+    folder = build_folder(tmp_path / "model", spec_of(format_of(read_template("chatml")), task=task))
+    file = folder / SPEC_FILE
+    assert parse_use(file.read_bytes(), "version 3 of bank") == ("bits_per_byte", True, task)
+    fields = json.loads(file.read_text())
+    del fields["chat"]
+    file.write_text(json.dumps(fields))
+    message = "was trained by an earlier Distributary and has no template; train again, and remove its alias"
+    with pytest.raises(ValueError, match=f"^version 3 of bank {message} champion"):
+        parse_use(file.read_bytes(), "version 3 of bank")
+    with pytest.raises(ValueError, match=message):
         Predictor.load(folder)
 
 
