@@ -51,7 +51,9 @@ def count_confusion(predictions: DataFrame) -> DataFrame:
     )
 
 
-def evaluate_predictions(predictions: DataFrame, *, model_version: int, metric: str) -> Measurement:
+def evaluate_predictions(
+    predictions: DataFrame, *, model_version: int, task: str, metric: str
+) -> Measurement:
     """What the gate compares: the metric, and a digest of the documents behind it (id, text and label, no
     predictions)."""
     uses_labels = "num_labelled" in METRICS[metric].sums
@@ -59,6 +61,7 @@ def evaluate_predictions(predictions: DataFrame, *, model_version: int, metric: 
     rows_digest, num_rows = digest_rows(counted, ("doc_id", "label", "text"))
     return Measurement(
         model_version=model_version,
+        task=task,
         metric=metric,
         value=compute_metric(predictions, metric),
         num_rows=num_rows,

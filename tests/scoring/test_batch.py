@@ -117,7 +117,7 @@ def test_accuracy_counts_labelled_documents_only(spark):
         ("a", "b", 1),
         ("b", "a", 1),
     ]
-    assert evaluate_predictions(frame, model_version=3, metric="accuracy").num_rows == 3
+    assert evaluate_predictions(frame, model_version=3, task="t", metric="accuracy").num_rows == 3
 
 
 def test_bits_per_byte_weighs_texts_by_their_bytes(spark):
@@ -145,7 +145,7 @@ def test_two_models_on_equal_documents_have_equal_rows_digests(spark):
     two = predictions(spark, [("t", "a", "b", 0.1), ("u", "b", "b", 0.2)]).repartition(2)
     other = predictions(spark, [("t", "a", "a", 0.9), ("u", "a", "a", 0.8)])
     digests = [
-        evaluate_predictions(frame, model_version=1, metric="accuracy").rows_digest
+        evaluate_predictions(frame, model_version=1, task="t", metric="accuracy").rows_digest
         for frame in (one, two, other)
     ]
     assert digests[0] == digests[1] != digests[2]

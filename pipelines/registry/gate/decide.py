@@ -19,6 +19,8 @@ class Measurement:
     """The metric of one model version on one set of rows."""
 
     model_version: int
+    task: str
+    """What the model does: bits per byte of a chat and of its text are not one thing."""
     metric: str
     value: float
     num_rows: int
@@ -67,7 +69,7 @@ def decide(challenger: Measurement, champion: Measurement | None, *, min_gain: f
     """Promote if there is no champion or the gain is above zero and at least `min_gain` (in units of the
     metric).
 
-    Raises ValueError if the two were not measured with one metric on the same rows.
+    Raises ValueError if the two have different tasks, or were not measured with one metric on the same rows.
     """
     if not 0 <= min_gain < math.inf:
         raise ValueError(f"min_gain must be at least 0 and finite, got {min_gain}")
@@ -85,6 +87,11 @@ def decide(challenger: Measurement, champion: Measurement | None, *, min_gain: f
 
 
 def _gain(challenger: Measurement, champion: Measurement) -> float | None:
+    if challenger.task != champion.task:
+        raise ValueError(
+            f"version {challenger.model_version} has task {challenger.task}, the champion, version "
+            f"{champion.model_version}, task {champion.task}; give the new task another registry.name"
+        )
     if challenger.metric != champion.metric:
         raise ValueError(
             f"version {challenger.model_version} was measured by {challenger.metric}, "
