@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +62,20 @@ def test_measurements_on_different_rows_are_refused():
         decide(measurement(2, 0.9, num_rows=99), measurement(1, 0.8))
 
 
+@pytest.mark.parametrize(("num_unreadable", "promote"), [(0, True), (10, True), (11, False)])
+@pytest.mark.parametrize("champion", [None, measurement(1, 0.5)])
+def test_a_model_whose_template_refuses_many_documents_is_not_promoted(num_unreadable, promote, champion):
+    challenger = replace(
+        measurement(2, 0.9), num_unreadable=num_unreadable, first_problem="turn 1 has role 'bot'"
+    )
+    verdict = decide(challenger, champion)
+    assert verdict.promote is promote
+    said = f"{num_unreadable} documents could not be written with the template; first: turn 1 has role 'bot'"
+    assert (said in verdict.reason) is (num_unreadable > 0)
+    assert verdict.reason.endswith("11.0%, at most 10% may be") is not promote
+    assert verdict.to_dict()["challenger"]["num_unreadable"] == num_unreadable
+
+
 def test_models_of_two_tasks_are_not_compared():
     chat, text = (
         measurement(version, 1.0 / version, task=task, metric="bits_per_byte")
@@ -107,6 +122,8 @@ def test_a_verdict_is_strict_json():
         "value": None,
         "num_rows": 100,
         "rows_digest": "d1",
+        "num_unreadable": 0,
+        "first_problem": None,
     }
     assert written["champion"]["value"] == 0.5
 
