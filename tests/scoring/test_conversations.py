@@ -209,10 +209,14 @@ def test_a_token_that_ends_a_turn_ends_the_answer(name, opens):
     )
     assert answer.prediction == "xy"
     unstopped = Successor({start: x, x: y, y: x}, tokenizer.get_vocab_size())
-    (endless,) = build_task(spec_of(chat)).predict(
-        unstopped, tokenizer, [Document("", "hi")], batch_size=1, generate=True
-    )
-    assert endless.prediction == "xy" * 64  # half of the window
+    documents = [Document("", text) for text in ("hi", "hi " * 40, "hi " * 400)]
+    task, reader = build_task(spec_of(chat)), ConversationReader(tokenizer, spec_of(chat))
+    endless = task.predict(unstopped, tokenizer, documents, batch_size=3, generate=True)
+    sizes = [len(each.prompt_ids) for each in reader.read(documents, with_prompts=True)]
+    # What the prompt leaves of the window, whatever else is in the batch; the longest is cut to leave 32.
+    assert sizes[0] < sizes[1] < 256 - 32 < sizes[2]
+    assert [len(each.prediction) for each in endless] == [256 - sizes[0], 256 - sizes[1], 32]
+    assert endless[1].prediction.startswith("xyxy")
 
 
 def test_a_dialogue_that_cannot_be_read_is_named_and_scored_as_chance(model):

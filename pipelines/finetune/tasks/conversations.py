@@ -15,7 +15,8 @@ from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.tasks.reading import Window
 
 MAX_NEW_TOKENS = 256
-"""Most tokens of an answer. Turns end themselves, so it bounds those of models that have not learned to."""
+"""Most tokens of an answer that its prompt has room for. Turns end themselves, so it bounds those of models
+that have not learned to."""
 
 NOTHING = Example("", [])
 """Of a conversation without a turn of the assistant."""
