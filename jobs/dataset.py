@@ -1,8 +1,7 @@
 """Stage 2: documents to sequences of tokens for training.
 
 Reads the documents that are kept. Writes sequences, whose tokens lead back to documents, and the tokenizer.
-If documents were added, removed or changed, only their groups are built again.
-"""
+If documents were added, removed or changed, only their groups are built again."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,9 +40,10 @@ def plan(config: Config) -> "Plan[Inputs]":
     from pipelines.pin import fingerprint
 
     documents = require_table(config.documents, "documents", "corpus")
+    builder, chosen = load_builder(config.task), config.tokenizer
     settings = {"layout": LAYOUT_REVISION, **config.model_dump(mode="json", include={"task", "packing"})}
     settings["packing"]["group_bytes"] = config.packing.num_group_bytes  # the layout needs the default, too
-    settings |= identify_tokenizer(config.tokenizer, is_chat=load_builder(config.task).is_chat)
+    settings |= identify_tokenizer(chosen, is_chat=builder.is_chat, with_mask=builder.needs_mask_token)
     made_from = fingerprint("dataset", REVISION, settings, documents.identity())
     inputs = Inputs(documents, fingerprint("dataset", REVISION, settings))
 

@@ -29,10 +29,10 @@ def test_digest_ignores_order_and_sees_changes(spark):
 def test_digest_separates_null_from_next_column(spark):
     def prediction(text, label):
         rows = spark.createDataFrame(
-            [("d", "h", text, label, "p", 0.5, "m", 1, "r", 0)],
+            [("d", "h", text, label, "p", 0.5, "m", 1, "r", 0, 1, None)],
             "doc_id string, content_hash string, text string, label string, "
             "prediction string, score double, model_name string, model_version int, run_id string, "
-            "documents_version bigint",
+            "documents_version bigint, num_bytes bigint, problem string",
         )
         return rows.selectExpr("*", "now() AS scored_at", "rand() AS latency_ms")
 

@@ -168,8 +168,11 @@ def _end_texts(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def identify_tokenizer(choice: TokenizerChoice, *, is_chat: bool) -> dict[str, object]:
-    """What the tokens of a task, with conversations or without, depend on besides documents and packing."""
+def identify_tokenizer(
+    choice: TokenizerChoice, *, is_chat: bool, with_mask: bool = False
+) -> dict[str, object]:
+    """What the tokens of a task, with conversations or without, depend on besides documents and packing.
+    `with_mask`: the task masks tokens."""
     settings = asdict(choice)
     del settings["chat"], settings["keep_trained"]
     if choice.model == BPE:  # the only model once: tables of that time stay up to date
@@ -177,6 +180,9 @@ def identify_tokenizer(choice: TokenizerChoice, *, is_chat: bool) -> dict[str, o
     known: dict[str, object] = {"tokenizer": settings, "tokenizer_identity": tokenizer_identity(choice)}
     if is_chat:  # "chat" named it when the format was not kept beside the tokenizer
         known["chat_format"] = load_chat_format(choice.chat, choice.base).fingerprint
+    # A commit holds the files that name it; of a trained tokenizer it follows from the task.
+    if with_mask and choice.base is not None and resolve_base(choice.base).commit is None:
+        known["mask_token_id"] = load_tokenizer(choice.base, with_mask=True).mask_token_id
     return known
 
 

@@ -83,4 +83,4 @@ def measure_version(documents: DataFrame, model: LocatedModel, *, batch_size: in
         generate=False,
     )
     with persisted(scored):
-        return evaluate_predictions(scored, model_version=model.version, metric=place.metric)
+        return evaluate_predictions(scored, model_version=model.version, task=place.task, metric=place.metric)

@@ -17,6 +17,16 @@ SUMS = {
 """Name of a sum, as the formulas call it -> how PREDICTIONS gives it, in SQL."""
 
 
+def find_problems(predictions: DataFrame) -> tuple[int, str | None]:
+    """How many documents could not be read, and why the first one by doc_id could not. One job, over small
+    columns."""
+    found = predictions.agg(
+        F.count("problem").alias("num_documents"),
+        F.expr("min_by(problem, doc_id) FILTER (WHERE problem IS NOT NULL)").alias("first_problem"),
+    ).collect()[0]
+    return int(found.num_documents), found.first_problem
+
+
 def compute_metric(predictions: DataFrame, metric: str) -> float:
     """The value of `metric` over all rows; rows without a label do not count for metrics of labels.
 
@@ -51,16 +61,22 @@ def count_confusion(predictions: DataFrame) -> DataFrame:
     )
 
 
-def evaluate_predictions(predictions: DataFrame, *, model_version: int, metric: str) -> Measurement:
+def evaluate_predictions(
+    predictions: DataFrame, *, model_version: int, task: str, metric: str
+) -> Measurement:
     """What the gate compares: the metric, and a digest of the documents behind it (id, text and label, no
     predictions)."""
     uses_labels = "num_labelled" in METRICS[metric].sums
     counted = predictions.where("label IS NOT NULL") if uses_labels else predictions
+    num_unreadable, first_problem = find_problems(counted)
     rows_digest, num_rows = digest_rows(counted, ("doc_id", "label", "text"))
     return Measurement(
         model_version=model_version,
+        task=task,
         metric=metric,
         value=compute_metric(predictions, metric),
         num_rows=num_rows,
         rows_digest=rows_digest,
+        num_unreadable=num_unreadable,
+        first_problem=first_problem,
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def place_model(spark: SparkSession, model: "LocatedModel") -> Place:
     """Where workers find the model, tried out. Calls MLflow only if the folder of the training is gone.
 
-    Raises ValueError if the files are not those that were registered.
+    Raises ValueError if the files are not those that were registered, or if the model cannot be used.
     """
     found = _find_trained(spark, model)
     if found is not None:
@@ -35,7 +35,7 @@ def place_model(spark: SparkSession, model: "LocatedModel") -> Place:
     from pipelines.registry.versions.resolve import fetch_model  # loads MLflow
 
     folder = fetch_model(model).folder
-    use = parse_use((folder / SPEC_FILE).read_bytes())
+    use = parse_use((folder / SPEC_FILE).read_bytes(), _describe(model))
     if _is_seen(spark, folder):
         return Place("folder", str(folder.resolve()), model.digest, *use)
     return Place("shipped", ship_folder(spark, folder), model.digest, *use)
@@ -48,7 +48,7 @@ def _find_trained(spark: SparkSession, model: "LocatedModel") -> Place | None:
     folder = Folder(model.trained_in)
     if not folder.exists(SPEC_FILE):
         return None
-    use = parse_use(folder.read(SPEC_FILE))
+    use = parse_use(folder.read(SPEC_FILE), _describe(model))
     files, path = locate(model.trained_in)
     if not isinstance(files, pafs.LocalFileSystem):
         return Place("storage", model.trained_in, model.digest, *use)
@@ -56,6 +56,10 @@ def _find_trained(spark: SparkSession, model: "LocatedModel") -> Place | None:
         return None
     require_digest(Path(path), model.digest, what=model.uri)
     return Place("folder", path, model.digest, *use)
+
+
+def _describe(model: "LocatedModel") -> str:
+    return f"version {model.version} of {model.name}"
 
 
 def _is_seen(spark: SparkSession, folder: Path) -> bool:

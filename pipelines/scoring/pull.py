@@ -30,6 +30,8 @@ class Place(NamedTuple):
     """The metric that decides about this model, a key of `pipelines.metrics.METRICS`."""
     reads_parts: bool = False
     """Whether the model reads the parts of documents."""
+    task: str = ""
+    """What it was trained for; empty = unknown."""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ It travels inside the model version together with the `pipelines` package, so it
 not installed.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlflow
@@ -13,11 +14,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pandas.api.types import is_list_like
 
+AS_PARTS = {"prompt_response": {"user": "prompt", "assistant": "response"}}
+"""Task -> the names of its parts by role, where they are others."""
+
 
 class TextModel(PythonModel):
     """In: column `text`, or a plain list of texts. A model of conversations also reads column `messages`, a
-    list of {role, content} per row; a row without messages is the text of a user. Out: columns `prediction`
-    and `score`, one row per input in the order given.
+    list of {role, content} per row; a row without messages is the text of a user, and a row has one of the
+    two. Out: columns `prediction` and `score`, one row per input in the order given.
 
     A dialogue is answered where a turn of the assistant that ends it begins, else where it ends. It is scored
     by the turns of the assistant that it has (bits per byte; 0 = it has none).
@@ -34,8 +38,9 @@ class TextModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        reads_messages = self.predictor.spec.chat is not None
-        predictions = self.predictor.predict(_read_inputs(model_input, reads_messages))
+        spec = self.predictor.spec
+        roles = None if spec.chat is None else AS_PARTS.get(spec.task, {})
+        predictions = self.predictor.predict(_read_inputs(model_input, roles))
         for row, each in enumerate(predictions):
             if each.problem is not None:
                 raise MlflowException.invalid_parameter_value(f"row {row}: {each.problem}")
@@ -47,8 +52,9 @@ class TextModel(PythonModel):
         )
 
 
-def _read_inputs(model_input: Any, reads_messages: bool) -> list[Any]:
-    """The texts or dialogues of a request. Raises MlflowException, the only kind whose message MLflow's
+def _read_inputs(model_input: Any, roles: Mapping[str, str] | None) -> list[Any]:
+    """The texts or dialogues of a request. `roles`: role -> the part that it is, if it has another name; None
+    = the model reads no dialogues. Raises MlflowException, the only kind whose message MLflow's
     server passes on to the caller (as status 400).
     """
     if isinstance(model_input, dict):
@@ -58,7 +64,7 @@ def _read_inputs(model_input: Any, reads_messages: bool) -> list[Any]:
         )
     if not isinstance(model_input, pd.DataFrame):
         return [_require_text(row, text) for row, text in enumerate(model_input)]
-    known = ["messages", "text"] if reads_messages else ["text"]
+    known = ["text"] if roles is None else ["messages", "text"]
     found = [name for name in known if name in model_input.columns]
     if not found:
         given = ", ".join(map(str, model_input.columns)) or "none"
@@ -68,19 +74,25 @@ def _read_inputs(model_input: Any, reads_messages: bool) -> list[Any]:
         )
     has_messages = model_input["messages"].notna() if "messages" in found else [False] * len(model_input)
     return [
-        _read_turns(row, values["messages"]) if is_given else _require_text(row, values.get("text"))
+        _read_turns(row, values, roles or {}) if is_given else _require_text(row, values.get("text"))
         for row, (values, is_given) in enumerate(
             zip(model_input[found].to_dict("records"), has_messages, strict=True)
         )
     ]
 
 
-def _read_turns(row: int, messages: Any) -> Any:
+def _read_turns(row: int, values: Mapping[str, Any], roles: Mapping[str, str]) -> Any:
     """A dialogue as the documents table has it."""
     from pipelines.dataset.examples.example import Document, Part
 
+    if isinstance(values.get("text"), str):
+        raise MlflowException.invalid_parameter_value(
+            f"row {row} has messages and text; give one, and null for the other"
+        )
     try:
-        turns = tuple(Part(turn["role"], turn["content"]) for turn in messages)
+        turns = tuple(
+            Part(roles.get(turn["role"], turn["role"]), turn["content"]) for turn in values["messages"]
+        )
     except (KeyError, TypeError):
         turns = ()
     if not turns or not all(isinstance(text, str) for turn in turns for text in turn):

@@ -2,7 +2,8 @@ import pytest
 
 from pipelines.dataset.hub import Base
 from pipelines.dataset.mask_token import find_mask_token, find_named_mask
-from pipelines.dataset.tokenizer import load_tokenizer, train_bpe, wrap_trained
+from pipelines.dataset.tokenizer import identify_tokenizer, load_tokenizer, train_bpe, wrap_trained
+from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from tests.dataset.styles import TEXTS, bert_style, write_model_folder
 
 AS_TEXT, AS_ENTRY = {"mask_token": "card"}, {"mask_token": {"content": "card", "lstrip": True}}
@@ -47,6 +48,20 @@ def test_a_task_that_masks_refuses_a_tokenizer_without_a_mask_token(tmp_path):
     chosen = load_tokenizer(str(write_model_folder(tmp_path, bert_style())), with_mask=True)
     with pytest.raises(ValueError, match=r"task t needs a mask token, such as \[MASK\].*null to train one"):
         chosen.list_masking("t")
+
+
+def test_another_mask_token_makes_other_sequences_of_tasks_that_mask(tmp_path):
+    tokenizer = bert_style()
+    tokenizer.add_special_tokens(["[MASK]", "[HOLE]"])
+
+    def identify(mask, **task):
+        folder = write_model_folder(tmp_path, tokenizer, tokenizer_config={"mask_token": mask})
+        return identify_tokenizer(TokenizerChoice(base=str(folder)), is_chat=False, **task)
+
+    assert identify("[MASK]", with_mask=True) == identify("[MASK]", with_mask=True)
+    assert identify("[MASK]", with_mask=True) != identify("[HOLE]", with_mask=True)
+    assert identify("[MASK]") == identify("[HOLE]")
+    assert "mask_token_id" not in identify_tokenizer(TokenizerChoice(), is_chat=False, with_mask=True)
 
 
 def test_only_tokenizers_trained_for_masking_have_a_mask_token():

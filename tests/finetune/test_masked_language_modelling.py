@@ -130,26 +130,31 @@ def test_an_encoder_with_a_sliding_window_refuses_packed_rows():
         logits(module, make_rows([5, 6, 7], segments=[[1, 2]]), Draw(np.arange(1), 0, 0))
 
 
-def test_a_saved_model_keeps_its_tied_weights(tmp_path, rows):
-    module, spec = build(), make_spec(TASK)
-    embeddings = module.encoder.bert.embeddings.word_embeddings.weight
-    assert module.encoder.cls.predictions.decoder.weight is embeddings
+ALL = pytest.mark.parametrize("config", [BERT, ROBERTA, MODERN], ids=["bert", "roberta", "modernbert"])
+
+
+@ALL
+def test_a_saved_model_keeps_its_tied_weights(tmp_path, rows, config):
+    module, spec = build(config), make_spec(TASK)
+    embeddings = module.encoder.get_input_embeddings().weight
+    assert module.encoder.get_output_embeddings().weight is embeddings
     save_model(module, make_tokenizer().to_str(), spec, tmp_path)
     loaded = load_model(tmp_path)
     assert loaded.spec == spec
     assert torch.equal(logits(loaded.module, rows)[0], logits(module, rows)[0])
     tied = loaded.module.encoder
-    assert tied.cls.predictions.decoder.weight is tied.bert.embeddings.word_embeddings.weight
-    assert not any(
-        "decoder.weight" in name for name in safetensors.torch.load_file(tmp_path / "model.safetensors")
-    )
+    assert tied.get_output_embeddings().weight is tied.get_input_embeddings().weight
+    saved = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert not any("decoder.weight" in name for name in saved)
+    assert saved.keys() < module.state_dict().keys()
 
 
-def test_classification_starts_from_a_masked_model_folder(tmp_path):
-    source = build(seed=7)
+@ALL
+def test_classification_starts_from_a_masked_model_folder(tmp_path, config):
+    source = build(config, seed=7)
     save_model(source, make_tokenizer().to_str(), make_spec(TASK), tmp_path)
     classifier = build(Architecture(base=str(tmp_path)), task="classification")
-    weights, expected = classifier.encoder.state_dict(), source.encoder.bert.state_dict()
+    weights, expected = classifier.encoder.state_dict(), source.encoder.base_model.state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 

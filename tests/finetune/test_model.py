@@ -51,7 +51,7 @@ def test_a_saved_model_gives_the_same_logits(tmp_path, task, config, metric):
     ids, mask = [[5, 6, 7], [8, 9, 0]], [[1, 1, 1], [1, 1, 0]]
     assert torch.equal(logits(loaded.module, ids, mask), logits(module, ids, mask))
     assert loaded.spec == spec == read_spec(tmp_path / "model")
-    assert parse_use((tmp_path / "model" / SPEC_FILE).read_bytes()) == (metric, False)
+    assert parse_use((tmp_path / "model" / SPEC_FILE).read_bytes(), "") == (metric, False, task)
     suffixes = {path.suffix for path in (tmp_path / "model").iterdir()}
     assert suffixes == {".json", ".safetensors"}  # no pickle
 

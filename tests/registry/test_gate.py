@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +11,9 @@ from pipelines.registry.gate.decide import Measurement, decide
 from pipelines.registry.gate.decontamination import find_contaminated
 
 
-def measurement(version, value, *, metric="accuracy", num_rows=100, digest="d1"):
+def measurement(version, value, *, task="classification", metric="accuracy", num_rows=100, digest="d1"):
     return Measurement(
-        model_version=version, metric=metric, value=value, num_rows=num_rows, rows_digest=digest
+        model_version=version, task=task, metric=metric, value=value, num_rows=num_rows, rows_digest=digest
     )
 
 
@@ -61,6 +62,31 @@ def test_measurements_on_different_rows_are_refused():
         decide(measurement(2, 0.9, num_rows=99), measurement(1, 0.8))
 
 
+@pytest.mark.parametrize(("num_unreadable", "promote"), [(0, True), (10, True), (11, False)])
+@pytest.mark.parametrize("champion", [None, measurement(1, 0.5)])
+def test_a_model_whose_template_refuses_many_documents_is_not_promoted(num_unreadable, promote, champion):
+    challenger = replace(
+        measurement(2, 0.9), num_unreadable=num_unreadable, first_problem="turn 1 has role 'bot'"
+    )
+    verdict = decide(challenger, champion)
+    assert verdict.promote is promote
+    said = f"{num_unreadable} documents could not be written with the template; first: turn 1 has role 'bot'"
+    assert (said in verdict.reason) is (num_unreadable > 0)
+    assert verdict.reason.endswith("11.0%, at most 10% may be") is not promote
+    assert verdict.to_dict()["challenger"]["num_unreadable"] == num_unreadable
+
+
+def test_models_of_two_tasks_are_not_compared():
+    chat, text = (
+        measurement(version, 1.0 / version, task=task, metric="bits_per_byte")
+        for version, task in ((2, "chat"), (1, "language_modelling"))
+    )
+    with pytest.raises(
+        ValueError, match=r"version 2 has task chat, .* version 1, task language_modelling; .*registry\.name"
+    ):
+        decide(chat, text)
+
+
 def test_measurements_of_two_metrics_are_refused():
     with pytest.raises(ValueError, match="version 2 was measured by bits_per_byte, version 1 by accuracy"):
         decide(measurement(2, 0.9, metric="bits_per_byte"), measurement(1, 0.8))
@@ -91,10 +117,13 @@ def test_a_verdict_is_strict_json():
     assert written["promote"] is False
     assert written["challenger"] == {
         "model_version": 2,
+        "task": "classification",
         "metric": "accuracy",
         "value": None,
         "num_rows": 100,
         "rows_digest": "d1",
+        "num_unreadable": 0,
+        "first_problem": None,
     }
     assert written["champion"]["value"] == 0.5
 

@@ -56,7 +56,12 @@ def unity_catalog(monkeypatch):
 def judge(run_id, name, version, value, rival=None, rival_value=0.0, made_from="f0"):
     def measurement(number, measured):
         return Measurement(
-            model_version=number, metric="accuracy", value=measured, num_rows=10, rows_digest="d"
+            model_version=number,
+            task="classification",
+            metric="accuracy",
+            value=measured,
+            num_rows=10,
+            rows_digest="d",
         )
 
     verdict = decide(measurement(version, value), None if rival is None else measurement(rival, rival_value))
@@ -175,7 +180,7 @@ def documents(spark, tmp_path):
 
 def judge_documents(tracker, name, pinned, *sets):
     tracker.log_inputs([pinned])
-    first = Measurement(model_version=1, metric="accuracy", value=0.8, num_rows=10, rows_digest="d")
+    first = Measurement(model_version=1, task="t", metric="accuracy", value=0.8, num_rows=10, rows_digest="d")
     verdict = require_decontaminated(decide(first, None), tracker.run_id, sets)
     return apply_verdict(verdict, tracker.run_id, name, made_from="f0")
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.scoring import batch
-from pipelines.scoring.evaluate import compute_metric, count_confusion, evaluate_predictions
+from pipelines.scoring.evaluate import compute_metric, count_confusion, evaluate_predictions, find_problems
 from pipelines.scoring.predict import Predictor
 from pipelines.scoring.pull import Place
 from pipelines.tables import PREDICTIONS
@@ -100,11 +100,21 @@ def test_other_partitions_and_slices_move_scores_by_noise_only(
         assert other[row.doc_id].score == pytest.approx(row.score, abs=1e-5)
 
 
-def predictions(spark, rows):
+def predictions(spark, rows, problems=None):
+    problems = problems or [None] * len(rows)
     return spark.createDataFrame(
-        [(f"d{i}", *row, len(row[0].encode())) for i, row in enumerate(rows)],
-        "doc_id STRING, text STRING, label STRING, prediction STRING, score DOUBLE, num_bytes LONG",
+        [(f"d{i}", *row, len(row[0].encode()), problems[i]) for i, row in enumerate(rows)],
+        "doc_id STRING, text STRING, label STRING, prediction STRING, score DOUBLE, num_bytes LONG, "
+        "problem STRING",
     )
+
+
+def test_documents_that_could_not_be_read_are_counted(spark):
+    frame = predictions(spark, [("t", None, "", 8.0)] * 4, [None, "first", None, "second"])
+    assert find_problems(frame.repartition(3, "problem")) == (2, "first")
+    assert find_problems(frame.where("problem IS NULL")) == (0, None)
+    measured = evaluate_predictions(frame, model_version=1, task="chat", metric="bits_per_byte")
+    assert (measured.num_rows, measured.num_unreadable, measured.first_problem) == (4, 2, "first")
 
 
 def test_accuracy_counts_labelled_documents_only(spark):
@@ -117,7 +127,7 @@ def test_accuracy_counts_labelled_documents_only(spark):
         ("a", "b", 1),
         ("b", "a", 1),
     ]
-    assert evaluate_predictions(frame, model_version=3, metric="accuracy").num_rows == 3
+    assert evaluate_predictions(frame, model_version=3, task="t", metric="accuracy").num_rows == 3
 
 
 def test_bits_per_byte_weighs_texts_by_their_bytes(spark):
@@ -145,7 +155,7 @@ def test_two_models_on_equal_documents_have_equal_rows_digests(spark):
     two = predictions(spark, [("t", "a", "b", 0.1), ("u", "b", "b", 0.2)]).repartition(2)
     other = predictions(spark, [("t", "a", "a", 0.9), ("u", "a", "a", 0.8)])
     digests = [
-        evaluate_predictions(frame, model_version=1, metric="accuracy").rows_digest
+        evaluate_predictions(frame, model_version=1, task="t", metric="accuracy").rows_digest
         for frame in (one, two, other)
     ]
     assert digests[0] == digests[1] != digests[2]

@@ -14,7 +14,7 @@ from pipelines.dataset.examples.chat import ChatExamples
 from pipelines.dataset.examples.example import Document, ExampleSettings, Part
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.dataset.tokenizer import tokenizer_fingerprint
-from pipelines.finetune.models.architecture import Architecture, ModelSpec, read_spec
+from pipelines.finetune.models.architecture import SPEC_FILE, Architecture, ModelSpec, parse_use, read_spec
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
 from pipelines.finetune.tasks.conversations import ConversationReader
@@ -209,10 +209,14 @@ def test_a_token_that_ends_a_turn_ends_the_answer(name, opens):
     )
     assert answer.prediction == "xy"
     unstopped = Successor({start: x, x: y, y: x}, tokenizer.get_vocab_size())
-    (endless,) = build_task(spec_of(chat)).predict(
-        unstopped, tokenizer, [Document("", "hi")], batch_size=1, generate=True
-    )
-    assert endless.prediction == "xy" * 64  # half of the window
+    documents = [Document("", text) for text in ("hi", "hi " * 40, "hi " * 400)]
+    task, reader = build_task(spec_of(chat)), ConversationReader(tokenizer, spec_of(chat))
+    endless = task.predict(unstopped, tokenizer, documents, batch_size=3, generate=True)
+    sizes = [len(each.prompt_ids) for each in reader.read(documents, with_prompts=True)]
+    # What the prompt leaves of the window, whatever else is in the batch; the longest is cut to leave 32.
+    assert sizes[0] < sizes[1] < 256 - 32 < sizes[2]
+    assert [len(each.prediction) for each in endless] == [256 - sizes[0], 256 - sizes[1], 32]
+    assert endless[1].prediction.startswith("xyxy")
 
 
 def test_a_dialogue_that_cannot_be_read_is_named_and_scored_as_chance(model):
@@ -225,6 +229,28 @@ def test_a_dialogue_that_cannot_be_read_is_named_and_scored_as_chance(model):
     assert "turn 1 has role 'narrator', known are" in bad.problem
     assert (silent.score, silent.num_bytes) == (0.0, 0)
     assert "narrator" in silent.problem
+
+
+def test_an_empty_answer_is_one_to_be_written(model):
+    folder, _, builder = model
+    asked = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    open_ended, whole, only = Predictor.load(folder).predict(
+        [document_of([*asked, ("assistant", " ")]), document_of(asked), document_of([("assistant", "")])]
+    )
+    assert open_ended == whole
+    assert (whole.problem, whole.num_bytes) == (None, 1)
+    assert "turn 1, of the assistant, is empty" in only.problem
+    (example,) = builder.build([document_of([*asked, ("assistant", "")])])
+    assert "turn 4, of the assistant, is empty" in example.problem
+
+
+def test_a_pair_without_a_response_is_a_prompt(tmp_path):
+    chat = ChatFormat(None, (("eos_token", END),))
+    predictor = Predictor.load(build_folder(tmp_path / "model", spec_of(chat, task="prompt_response")))
+    pair = Document("d", "ab", parts=(Part("prompt", "ab"), Part("response", "")))
+    found, expected = predictor.predict([pair, Document("d", "ab")])
+    assert found == expected
+    assert found.problem is None
 
 
 def test_prompt_and_response_need_no_template(tmp_path):
@@ -272,6 +298,21 @@ def test_a_template_of_a_model_folder_that_wants_too_much_is_refused(tmp_path):
         Predictor.load(folder)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"chat_template\.jinja"):
+        Predictor.load(folder)
+
+
+@pytest.mark.parametrize("task", ["chat", "prompt_response"])
+def test_a_model_of_conversations_of_an_earlier_release_is_refused_by_name(tmp_path, task):
+    folder = build_folder(tmp_path / "model", spec_of(format_of(read_template("chatml")), task=task))
+    file = folder / SPEC_FILE
+    assert parse_use(file.read_bytes(), "version 3 of bank") == ("bits_per_byte", True, task)
+    fields = json.loads(file.read_text())
+    del fields["chat"]
+    file.write_text(json.dumps(fields))
+    message = "was trained by an earlier Distributary and has no template; train again, and remove its alias"
+    with pytest.raises(ValueError, match=f"^version 3 of bank {message} champion"):
+        parse_use(file.read_bytes(), "version 3 of bank")
+    with pytest.raises(ValueError, match=message):
         Predictor.load(folder)
 
 

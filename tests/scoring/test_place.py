@@ -37,6 +37,9 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "cache" / "models"
 
 
+TASK = "classification"
+
+
 def names(folder):
     return sorted(path.name for path in Path(folder).iterdir())
 
@@ -85,7 +88,9 @@ def test_workers_score_with_a_model_from_storage(spark, classifier_folder, reque
 
 def test_the_folder_of_the_training_comes_first(spark, classifier_folder):
     found = place_model(spark, located(classifier_folder))
-    assert found == Place("folder", str(classifier_folder), folder_digest(classifier_folder), "accuracy")
+    assert found == Place(
+        "folder", str(classifier_folder), folder_digest(classifier_folder), "accuracy", False, TASK
+    )
 
 
 def test_a_changed_folder_of_the_training_is_refused(spark, classifier_folder):

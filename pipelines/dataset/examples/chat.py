@@ -4,7 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.dataset.chat_rules import ROLES
-from pipelines.dataset.examples.conversation_units import ConversationTask, ConversationUnits, Prompt
+from pipelines.dataset.examples.conversation_units import (
+    ConversationTask,
+    ConversationUnits,
+    Prompt,
+    drop_empty_answer,
+)
 from pipelines.dataset.examples.example import Document, Example, ExampleSettings, Part
 from pipelines.dataset.examples.template_writer import ASSISTANT, Message
 
@@ -35,6 +40,9 @@ class ChatExamples(ConversationTask):
     def build_prompts(self, documents: Sequence[Document]) -> Iterator[Prompt]:
         """A document without parts is a message of the user."""
         yield from self.units.build_prompts(documents, self._read_turns)
+
+    def drop_empty_answer(self, document: Document) -> Document:
+        return drop_empty_answer(document, lambda part: self._roles.get(part.name) == ASSISTANT)
 
     def count_answer_bytes(self, document: Document) -> int:
         parts = document.parts or ()

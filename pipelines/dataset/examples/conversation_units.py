@@ -8,7 +8,8 @@ import numpy as np
 
 from pipelines.dataset.examples.conversation import ConversationRenderer, Rendering
 from pipelines.dataset.examples.conversation_encode import ConversationEncoder
-from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings
+from pipelines.dataset.examples.encode import ForgedTokenError
+from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part, Unit
 from pipelines.dataset.examples.special_tokens import SpecialFinder, mark_written
 from pipelines.dataset.examples.template_writer import ASSISTANT, Message, TemplateWriter
 
@@ -42,9 +43,20 @@ class ConversationBuilder(ExampleBuilder, Protocol):
         """One prompt per document, in order."""
         ...
 
+    def drop_empty_answer(self, document: Document) -> Document:
+        """The document without an empty answer at its end."""
+        ...
+
     def count_answer_bytes(self, document: Document) -> int:
         """UTF-8 bytes of the assistant's turns."""
         ...
+
+
+def drop_empty_answer(document: Document, is_answer: Callable[[Part], bool]) -> Document:
+    """The document without an empty answer at its end, as test sets without answers have it."""
+    parts = document.parts or ()
+    is_open = len(parts) > 1 and is_answer(parts[-1]) and not parts[-1].text.strip()
+    return document._replace(parts=parts[:-1]) if is_open else document
 
 
 class Prompt(NamedTuple):
@@ -77,8 +89,8 @@ class ConversationUnits:
         return frozenset(self._renderer.find_ends() | own)
 
     def build(self, documents: Sequence[Document], read: Read) -> Iterator[Example]:
-        """One example per document, in order; with a problem if `read` or the template refuse it. Messages
-        are the parts of the document that are not empty, or all of them, in order."""
+        """One example per document, in order; with a problem if `read`, the template or the tokenizer refuse
+        it. Messages are the parts of the document that are not empty, or all of them, in order."""
 
         def place(document: Document) -> tuple[Rendering, np.ndarray]:
             messages = read(document)
@@ -87,12 +99,13 @@ class ConversationUnits:
 
         made = [_try(place, document) for document in documents]
         placed = [each for each in made if not isinstance(each, str)]
-        encoded = self._encoder.encode([each for each, _ in placed], [place for _, place in placed])
+        encoded = self._encode([each for each, _ in placed], [place for _, place in placed])
         for document, each in zip(documents, made, strict=True):
-            if isinstance(each, str):
-                yield Example(document.doc_id, [], problem=each)
+            result = each if isinstance(each, str) else next(encoded)
+            if isinstance(result, str):
+                yield Example(document.doc_id, [], problem=result)
             else:
-                unit, num_cut = next(encoded)
+                unit, num_cut = result
                 yield Example(document.doc_id, [unit], num_cut_tokens=num_cut)
 
     def build_prompts(self, documents: Sequence[Document], read: Read) -> Iterator[Prompt]:
@@ -104,9 +117,31 @@ class ConversationUnits:
 
         made = [_try(render, document) for document in documents]
         renderings = [each for each in made if not isinstance(each, str)]
-        encoded = self._encoder.encode(renderings, [each.traced.place for each in renderings])
+        encoded = self._encode(renderings, [each.traced.place for each in renderings])
         for each in made:
-            yield Prompt([], each) if isinstance(each, str) else Prompt(next(encoded)[0].input_ids.tolist())
+            result = each if isinstance(each, str) else next(encoded)
+            yield Prompt([], result) if isinstance(result, str) else Prompt(result[0].input_ids.tolist())
+
+    def _encode(
+        self, renderings: Sequence[Rendering], places: Sequence[np.ndarray]
+    ) -> Iterator[tuple[Unit, int] | str]:
+        """Per rendering its unit and the tokens that were cut off, or why the tokenizer refuses it."""
+        encoded, num_done = self._encoder.encode(renderings, places), 0
+        while num_done < len(renderings):
+            try:
+                result = next(encoded)
+            except ForgedTokenError:
+                break
+            yield result
+            num_done += 1
+        for rendering, place in zip(renderings[num_done:], places[num_done:], strict=True):
+            # Each alone: of several at once it is not known which one was refused.
+            refused = ""
+            try:
+                (result,) = self._encoder.encode([rendering], [place])
+            except ForgedTokenError as error:
+                refused = str(error)
+            yield refused or result
 
 
 def _try(make: Callable[[Document], Made], document: Document) -> Made | str:

@@ -30,6 +30,10 @@ class EncodedText(NamedTuple):
     num_cut_tokens: int
 
 
+class ForgedTokenError(ValueError):
+    """A text spells a special token, and the tokenizer has no unknown token to put in its place."""
+
+
 class TextEncoder:
     """Encodes texts with the tokenizer's own special tokens (`is_framed`), and ends each with `end_token_id`
     if it is given.
@@ -159,11 +163,10 @@ class TextEncoder:
         if not forged.any():
             return ids
         if self._unknown_id is None:
-            raise ValueError(
+            raise ForgedTokenError(
                 f"a text spells special token {self._tokenizer.id_to_token(int(ids[forged][0]))!r} and this "
-                "tokenizer has "
-                "no unknown token to put in its place; remove it from the text or choose another "
-                "dataset.tokenizer.base"
+                "tokenizer has no unknown token to put in its place; remove it from the text or choose "
+                "another dataset.tokenizer.base"
             )
         return np.where(forged, np.int32(self._unknown_id), ids)
 

@@ -8,7 +8,12 @@ token follows the response.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.dataset.examples.conversation_units import ConversationTask, ConversationUnits, Prompt
+from pipelines.dataset.examples.conversation_units import (
+    ConversationTask,
+    ConversationUnits,
+    Prompt,
+    drop_empty_answer,
+)
 from pipelines.dataset.examples.encode import find_frame
 from pipelines.dataset.examples.example import Document, Example, ExampleSettings, Part
 from pipelines.dataset.examples.template_writer import ASSISTANT, Message
@@ -46,6 +51,9 @@ class PromptResponseExamples(ConversationTask):
         yield from self.units.build_prompts(
             documents, lambda document: _read(document.parts or (Part(PROMPT, document.text),), PROMPTS)
         )
+
+    def drop_empty_answer(self, document: Document) -> Document:
+        return drop_empty_answer(document, lambda part: part.name == RESPONSE)
 
     def count_answer_bytes(self, document: Document) -> int:
         return sum(len(part.text.encode()) for part in document.parts or () if part.name == RESPONSE)

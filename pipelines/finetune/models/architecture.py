@@ -8,9 +8,10 @@ either.
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat, from_fields, read_template
+from pipelines.dataset.examples.table import load_builder
 
 SPEC_FILE = "model_spec.json"
 
@@ -73,8 +74,10 @@ class Architecture:
 
 def read_spec(folder: Path) -> ModelSpec:
     """The spec of a model folder. Raises FileNotFoundError if the folder holds no model, ValueError if its
-    chat template is too long. The template is only read."""
+    chat template is too long, or if it was trained on conversations and has none. The template is only
+    read."""
     fields = _read(folder)
+    _require_chat(fields, f"the model in {folder}")
     fields.pop("metric")
     if (chat := fields.get("chat")) is not None:
         file, name = Path(folder) / TEMPLATE_FILE, f"{TEMPLATE_FILE} of the model"
@@ -92,14 +95,32 @@ def describe_spec(spec: ModelSpec) -> dict[str, Any]:
     return fields
 
 
-def parse_use(spec: bytes) -> tuple[str, bool]:
-    """Name of the metric that decides about a model, a key of `pipelines.metrics.METRICS`, and whether the
-    model reads conversations.
+class Use(NamedTuple):
+    """What scoring and the gate must know of a model before a worker loads it."""
 
-    `spec` is the content of its SPEC_FILE.
+    metric: str
+    """The metric that decides about it, a key of `pipelines.metrics.METRICS`."""
+    reads_parts: bool
+    """Whether it reads the parts of documents: conversations."""
+    task: str
+
+
+def parse_use(spec: bytes, what: str) -> Use:
+    """The use of a model from the content of its SPEC_FILE; `what` names it.
+
+    Raises ValueError if it was trained on conversations and does not say how they are written.
     """
     fields = json.loads(spec)
-    return str(fields["metric"]), "chat" in fields
+    _require_chat(fields, what)
+    return Use(str(fields["metric"]), "chat" in fields, str(fields["task"]))
+
+
+def _require_chat(fields: dict[str, Any], what: str) -> None:
+    if "chat" not in fields and load_builder(str(fields["task"])).is_chat:
+        raise ValueError(
+            f"{what} was trained by an earlier Distributary and has no template; train again, and remove its "
+            "alias champion in MLflow if it has it"
+        )
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat
 from pipelines.dataset.chat_template import CONFIG_FILE
@@ -33,7 +33,7 @@ class LoadedModel(NamedTuple):
 def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: Path) -> None:
     """Write the model folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_model(module, str(folder / WEIGHTS_FILE))
+    _save_weights(module, folder / WEIGHTS_FILE)
     assert isinstance(module.config, PreTrainedConfig), "every module of this package has its backbone's"
     module.config.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
@@ -41,6 +41,26 @@ def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: 
     if spec.chat is not None:
         _save_chat(spec.chat, tokenizer_json, spec, folder)
     _write_json({**describe_spec(spec), "metric": build_task(spec).metric}, folder / SPEC_FILE)
+
+
+def _save_weights(module: nn.Module, file: Path) -> None:
+    """Write each weight once. What is tied to the token embeddings goes under their name, because a model
+    with another head, such as a classifier, has the embeddings and nothing else of it."""
+    backbone = next(each for each in module.modules() if isinstance(each, PreTrainedModel))
+    embeddings = backbone.get_input_embeddings()
+    kept = next(f"{name}.weight" for name, each in module.named_modules() if each is embeddings)
+    weights = module.state_dict(keep_vars=True)  # tied ones are one tensor
+    tied = [name for name in weights if name != kept and weights[name] is weights.get(kept)]
+
+    def leave_out(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+        for name in tied:
+            del state[name]
+
+    hook = module.register_state_dict_post_hook(leave_out)
+    try:
+        safetensors.torch.save_model(module, str(file), metadata=dict.fromkeys(tied, kept) or None)
+    finally:
+        hook.remove()
 
 
 def _save_chat(chat: ChatFormat, tokenizer_json: str, spec: ModelSpec, folder: Path) -> None:

@@ -15,7 +15,8 @@ from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.tasks.reading import Window
 
 MAX_NEW_TOKENS = 256
-"""Most tokens of an answer. Turns end themselves, so it bounds those of models that have not learned to."""
+"""Most tokens of an answer that its prompt has room for. Turns end themselves, so it bounds those of models
+that have not learned to."""
 
 NOTHING = Example("", [])
 """Of a conversation without a turn of the assistant."""
@@ -56,6 +57,7 @@ class ConversationReader:
         self.stop_ids = self._builder.units.find_stop_ids()
 
     def read(self, documents: Sequence[Document], *, with_prompts: bool) -> list[ConversationReading]:
+        documents = [self._builder.drop_empty_answer(document) for document in documents]
         num_bytes = [self._builder.count_answer_bytes(document) for document in documents]
         answered = [each for each, size in zip(documents, num_bytes, strict=True) if size]
         examples, prompts = self._builder.build(answered), self._builder.build_prompts(documents)

@@ -49,11 +49,16 @@ class LanguageModelling:
         *,
         name: str = name,
         open_reader: OpenReader = TextReader,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> None:
-        """`open_reader`: how documents are read. A continuation has at most half of max_tokens."""
+        """`open_reader`: how documents are read. A prompt leaves MAX_NEW_TOKENS of max_tokens, or half if the
+        model has fewer than twice that. A continuation has as many; with `max_new_tokens`, what its prompt
+        leaves, at most these.
+        """
         self.name, self._max_tokens = name, spec.max_tokens
-        self._max_new_tokens = min(max_new_tokens, spec.max_tokens // 2)
+        reserve = min(MAX_NEW_TOKENS, spec.max_tokens // 2)
+        self._max_prompt_tokens = spec.max_tokens - reserve
+        self._max_new_tokens = reserve if max_new_tokens is None else max_new_tokens
         self._open_reader = lru_cache(maxsize=1)(lambda tokenizer: open_reader(tokenizer, spec))
 
     def build_module(self, backbone: Any) -> nn.Module:
@@ -95,7 +100,7 @@ class LanguageModelling:
         The beginning is that of the row's first document, so that the prompt is one text. It reaches to the
         first target where some tokens before it are none, as in a conversation.
         """
-        room = self._max_tokens - self._max_new_tokens
+        room = self._max_prompt_tokens
         prompts = [
             _choose_prompt(tokens[: int(lengths[0])], is_target[: int(lengths[0])], room)
             for tokens, is_target, lengths in zip(
@@ -133,8 +138,7 @@ class LanguageModelling:
         readings = reader.read(documents, with_prompts=generate)
         continuations = [""] * len(documents)
         if generate:
-            room = self._max_tokens - self._max_new_tokens
-            prompts = [reading.prompt(room) for reading in readings]
+            prompts = [reading.prompt(self._max_prompt_tokens) for reading in readings]
             for rows in batch_by_length(prompts, batch_size):
                 written = self._generate(model, reader, [prompts[row] for row in rows])
                 for row, text in zip(rows, written, strict=True):
@@ -146,7 +150,8 @@ class LanguageModelling:
         ]
 
     def _generate(self, model: nn.Module, reader: Reader, prompts: list[list[int]]) -> list[str]:
-        new = generate_greedily(model, prompts, max_new_tokens=self._max_new_tokens, stop_ids=reader.stop_ids)
+        room = [min(self._max_new_tokens, self._max_tokens - len(prompt)) for prompt in prompts]
+        new = generate_greedily(model, prompts, max_new_tokens=room, stop_ids=reader.stop_ids)
         return reader.decode(new)
 
     def _bits_per_byte(self, model: nn.Module, readings: Sequence[Reading], batch_size: int) -> list[float]:
@@ -189,7 +194,7 @@ def _mask_targets(windows: Sequence[Window], mask_BT: Tensor) -> Tensor:
 
 def _choose_prompt(tokens: np.ndarray, is_target: np.ndarray, room: int) -> list[int]:
     """The tokens before the first target of a document, at most the last `room` of them; if every token but
-    the first is a target, its first PROMPT_TOKENS."""
+    the first is a target, its first PROMPT_TOKENS, or `room`."""
     first = int(np.argmax(is_target))
-    prompt = tokens[:first][-room:] if first > 1 else tokens[:PROMPT_TOKENS]
+    prompt = tokens[:first][-room:] if first > 1 else tokens[: min(PROMPT_TOKENS, room)]
     return [int(token) for token in prompt]

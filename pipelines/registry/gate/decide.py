@@ -13,17 +13,26 @@ from pipelines.metrics import METRICS
 DIGITS = 12
 """Decimals of a gain. Smaller differences are rounding errors: 0.9 - 0.8 is less than 0.1."""
 
+MAX_UNREADABLE_FRACTION = 0.1
+"""Share of the held-out documents that a challenger's template may refuse. Its value says little of more."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
     """The metric of one model version on one set of rows."""
 
     model_version: int
+    task: str
+    """What the model does: bits per byte of a chat and of its text are not one thing."""
     metric: str
     value: float
     num_rows: int
     rows_digest: str
     """Digest of these rows: equal digests mean equal rows."""
+    num_unreadable: int = 0
+    """Rows that could not be written with the template of the model."""
+    first_problem: str | None = None
+    """Why the first one could not, by doc_id; None = all could."""
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -67,12 +76,17 @@ def decide(challenger: Measurement, champion: Measurement | None, *, min_gain: f
     """Promote if there is no champion or the gain is above zero and at least `min_gain` (in units of the
     metric).
 
-    Raises ValueError if the two were not measured with one metric on the same rows.
+    Raises ValueError if the two have different tasks, or were not measured with one metric on the same rows.
     """
     if not 0 <= min_gain < math.inf:
         raise ValueError(f"min_gain must be at least 0 and finite, got {min_gain}")
     gain = None if champion is None else _gain(challenger, champion)
     promote, reason = _judge(challenger, champion, gain, min_gain)
+    if challenger.num_unreadable:
+        share = challenger.num_unreadable / challenger.num_rows
+        reason += f"; {describe_unreadable(challenger.num_unreadable, challenger.first_problem)}"
+        if share > MAX_UNREADABLE_FRACTION:
+            promote, reason = False, f"{reason}: {share:.1%}, at most {MAX_UNREADABLE_FRACTION:.0%} may be"
     return Verdict(
         promote=promote,
         reason=reason,
@@ -84,7 +98,16 @@ def decide(challenger: Measurement, champion: Measurement | None, *, min_gain: f
     )
 
 
+def describe_unreadable(num_documents: int, first: str | None) -> str:
+    return f"{num_documents:,} documents could not be written with the template; first: {first}"
+
+
 def _gain(challenger: Measurement, champion: Measurement) -> float | None:
+    if challenger.task != champion.task:
+        raise ValueError(
+            f"version {challenger.model_version} has task {challenger.task}, the champion, version "
+            f"{champion.model_version}, task {champion.task}; give the new task another registry.name"
+        )
     if challenger.metric != champion.metric:
         raise ValueError(
             f"version {challenger.model_version} was measured by {challenger.metric}, "

@@ -1,12 +1,14 @@
 """Chat and prompt/response: what they take, what they refuse, and where the template is from."""
 
 import re
+import string
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from pipelines.dataset.chat_rules import ChatRules
 from pipelines.dataset.chat_template import load_chat_format
+from pipelines.dataset.examples.chat import ChatExamples
 from pipelines.dataset.examples.conversation_encode import ConversationEncoder
 from pipelines.dataset.examples.example import Document, ExampleSettings, Part
 from pipelines.dataset.examples.prompt_response import PromptResponseExamples
@@ -18,6 +20,7 @@ from tests.dataset.chat.conversations import (
     build_chat,
     decode,
     decode_targets,
+    document_of,
     format_of,
     read_template,
     special_tokenizer,
@@ -153,6 +156,28 @@ def test_documents_without_prompt_and_response_are_refused(parts, message):
     (example,) = builder.build([Document("d", "a", parts=parts)])
     assert example.units == []
     assert re.search(message, example.problem)
+
+
+def test_a_text_that_the_tokenizer_cannot_write_is_refused_alone():
+    """Unigram without an unknown token reads "</s>" in a text as its own."""
+    scores = [("</s>", 0.0), ("▁", -3.0), *((letter, -5.0) for letter in string.printable)]
+    tokenizer = Tokenizer(models.Unigram(scores))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(["</s>"])
+    chat = format_of("{% for m in messages %}{{ m.content }}</s>{% endfor %}", eos="</s>")
+    builder = ChatExamples(from_json(tokenizer.to_str()), ExampleSettings(end_token_id=0, chat=chat))
+    documents = [document_of([("user", text), ("assistant", "a")]) for text in ("b", "c </s>", "d", "e </s>")]
+    examples, prompts = list(builder.build(documents)), list(builder.build_prompts(documents))
+    for number, (document, example, prompt) in enumerate(zip(documents, examples, prompts, strict=True)):
+        (alone,), (asked,) = builder.build([document]), builder.build_prompts([document])
+        assert prompt == asked
+        assert example.problem == alone.problem == prompt.problem
+        if number in (0, 2):
+            assert example.problem is None
+            assert example.units[0].input_ids.tolist() == alone.units[0].input_ids.tolist()
+        else:
+            assert (example.units, prompt.input_ids) == ([], [])
+            assert "a text spells special token '</s>'" in example.problem
 
 
 def sentence_piece_style(prefix: str) -> Tokenizer:
