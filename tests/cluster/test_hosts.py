@@ -98,10 +98,16 @@ input()
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
     )
     inits = [psutil.Process(int(pid)) for pid in tests.stdout.readline().split()]
-    sleepers = list(inits[1].children(recursive=True)) + [
-        each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", "987"]
-    ]
-    assert sleepers
+    sleepers: list[psutil.Process] = []
+
+    def find_sleepers():
+        # The process is the program that enters the host until it becomes `sleep`.
+        sleepers[:] = [
+            each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", "987"]
+        ]
+        return bool(sleepers)
+
+    wait_for(find_sleepers, 30)
     tests.send_signal(signal.SIGKILL)
     tests.communicate()
     _, alive = psutil.wait_procs([*inits, *sleepers], timeout=10)

@@ -44,7 +44,7 @@ def types_of(columns):
         (SIGNED, SIGNATURES, "content_hash buckets"),
         (CLUSTERED, NEAR_DUPLICATES, "doc_id source cluster_id duplicate_of"),
         (stored._SIGNED, SIGNATURES, "content_hash num_shingles buckets"),
-        (stored._BUCKETS, SIGNATURES, "content_hash scheme buckets"),
+        (stored._BUCKETS, SIGNATURES, "content_hash buckets"),
         (similar._COMPARED, SIMILARITIES, "first second jaccard"),
         (increment.HELD, DOCUMENTS, " ".join(increment.HELD.names)),
         (similar._SIMILAR, SIMILARITIES, "first second jaccard"),
