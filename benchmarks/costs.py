@@ -156,7 +156,7 @@ def cost_dataset(num_bytes: float, slots: int, known: Coefficients) -> Cost:
 
     # A task a group; a file of FILE_BYTES has groups of its own.
     files = max(1, round(num_bytes / FILE_BYTES))
-    tasks = files * count_parts(round(num_bytes / files), PackingRules().num_group_bytes)
+    tasks = files * count_parts(round(num_bytes / files), PackingRules().group_bytes)
     seconds = num_bytes / known.dataset_bytes_per_second / min(slots, tasks)
     written = num_bytes * known.tokens_per_byte * known.sequences_bytes_per_token
     read = known.documents_bytes_per_text_byte * num_bytes

@@ -118,7 +118,7 @@ def measure_stage(
     task = "language_modelling"
     started = time.perf_counter()
     rows = spark.read.parquet(str(documents))
-    group_bytes = rules.num_group_bytes
+    group_bytes = rules.group_bytes
     summary = summarize_documents(rows, max_bytes=1, group_bytes=group_bytes, with_labels=False)
     layout = lay_out_groups(summary.place_bytes, group_bytes)
     chosen = wrap_trained(from_json(tokenizer_json))

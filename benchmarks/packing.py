@@ -38,8 +38,8 @@ RESULT = Path(__file__).parent / "results" / "packing.json"
 LENGTH, MIN_TOKENS, MAX_TOKENS, VOCAB_SIZE = 1_024, 50, 4_000, 8_192
 MIN_EFFICIENCY, MIN_DOCUMENTS = 0.998, 100_000
 """The bars: tokens / (sequences x LENGTH), and documents per second from examples to packed rows."""
-GROUP_MB = (12, 34, 48)
-"""The smallest group of a file, the smallest of several, and the default of best_fit."""
+GROUP_MB = (4, 12, 16)
+"""The smallest group of a file, the smallest of several, and the default."""
 METHODS = ("best_fit", "concatenate")
 JOINED_ROWS = 488
 """About group.BATCH_TOKENS."""

@@ -75,7 +75,7 @@ def write_sequences(
     except FullBuildNeededError as needed:
         reason = f"; {needed}"
     summary = _summarize(documents, build)
-    layout = lay_out_groups(summary.place_bytes, build.packing.num_group_bytes)
+    layout = lay_out_groups(summary.place_bytes, build.packing.group_bytes)
     chosen = _choose(documents, build, summary, kept, phase)
     phase(f"packing documents into sequences, {len(layout.groups):,} groups{reason}")
     built = _build(documents, build, chosen, summary, layout)
@@ -109,14 +109,11 @@ def _write_increment(
     summary = _summarize(documents, build, versions)
     if list(summary.labels) != list(earlier.facts["labels"]):
         raise FullBuildNeededError("there are other classes than before, and classes are numbered")
-    layout, log = (
-        lay_out_groups(summary.place_bytes, build.packing.num_group_bytes),
-        open_log(build.sequences),
-    )
+    layout, log = (lay_out_groups(summary.place_bytes, build.packing.group_bytes), open_log(build.sequences))
     if log is None or log.folder is None:
         raise FullBuildNeededError("the sequences table is written by its catalog")
     increment = find_increment(
-        versions, summary, layout, log, task=build.task, group_bytes=build.packing.num_group_bytes
+        versions, summary, layout, log, task=build.task, group_bytes=build.packing.group_bytes
     )
     chosen = _choose(documents, build, summary, kept, phase)
     words = f"{len(increment.groups):,} of {len(layout.groups):,}"
@@ -153,7 +150,7 @@ def _summarize(documents: DataFrame, build: SequenceBuild, before: Before | None
     return summarize_documents(
         documents,
         max_bytes=build.tokenizer.max_bytes,
-        group_bytes=build.packing.num_group_bytes,
+        group_bytes=build.packing.group_bytes,
         with_labels=load_builder(build.task).has_labels,
         before=before,
     )

@@ -57,8 +57,8 @@ def tokenizer_for(documents, choice):
 
 
 def build(documents, chosen, rules, task="language_modelling"):
-    summary = summary_of(documents, task, group_bytes=rules.num_group_bytes)
-    layout = lay_out_groups(summary.place_bytes, rules.num_group_bytes)
+    summary = summary_of(documents, task, group_bytes=rules.group_bytes)
+    layout = lay_out_groups(summary.place_bytes, rules.group_bytes)
     return build_sequences(documents, chosen, rules, task=task, labels=summary.labels, layout=layout)
 
 
@@ -358,8 +358,8 @@ def test_groups_of_two_sources_with_one_number_share_it_but_no_sequence(spark, b
 def test_every_group_is_a_task_and_depends_on_its_documents_only(spark, bpe):
     rules = PackingRules(method="best_fit", sequence_length=16, group_bytes=3000)
     documents = documents_of(spark, TEXTS * 8, sources=["a", "b"], files=["f", "g", "h"])
-    summary = summary_of(documents, group_bytes=rules.num_group_bytes)
-    layout = lay_out_groups(summary.place_bytes, rules.num_group_bytes)
+    summary = summary_of(documents, group_bytes=rules.group_bytes)
+    layout = lay_out_groups(summary.place_bytes, rules.group_bytes)
     assert len(layout.groups) > 5
     options = {"task": "language_modelling", "labels": (), "layout": layout}
     whole = build_sequences(documents, bpe, rules, **options).rows

@@ -24,16 +24,17 @@ def read_settings(config):
     return plan(config).inputs.settings
 
 
-def test_the_size_of_groups_counts_also_if_it_is_a_default(make_config, monkeypatch):
-    default, given = (
+def test_the_size_and_the_rules_of_groups_count(make_config, monkeypatch):
+    default, given, other = (
         make_config(**{"packing.method": "concatenate", **changes})
-        for changes in ({}, {"packing.group_bytes": rules.GROUP_BYTES})
+        for changes in (
+            {},
+            {"packing.group_bytes": rules.GROUP_BYTES},
+            {"packing.group_bytes": rules.GROUP_BYTES // 2},
+        )
     )
     first = read_settings(default)
-    assert read_settings(given) == first
-    with monkeypatch.context() as patched:
-        patched.setattr(rules, "GROUP_BYTES", rules.GROUP_BYTES // 2)
-        assert read_settings(given) == first != read_settings(default)
+    assert read_settings(given) == first != read_settings(other)
     monkeypatch.setattr(layout, "LAYOUT_REVISION", layout.LAYOUT_REVISION + 1)
     assert read_settings(given) != first
 

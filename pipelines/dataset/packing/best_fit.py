@@ -3,10 +3,10 @@
 All units of a group are looked at together. A unit longer than a row is cut every `length` tokens; its rest
 is packed like a whole unit. The pieces are taken from the longest to the shortest, and each goes to the row
 with the least room that is enough (Johnson 1974). Rooms are 1 .. length - 1 tokens, so one integer with a bit
-per room says which exist, and its lowest bit from the size of a piece on is the answer.
+per room says which exist, and its lowest bit from the size of a piece on is the answer. Wide rooms that stay
+empty are filled with long units that are cut once more (fill.py).
 
 Cost: O(pieces x length / 64) words, about 1 us a piece at 1,024 tokens. Memory: the group, 17 bytes a token.
-Rows that are left with room grow with the square root of the pieces only: large groups waste less.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,12 +17,13 @@ import numpy as np
 
 from pipelines.dataset.arrays import expand
 from pipelines.dataset.examples.example import Example, Unit
+from pipelines.dataset.packing.fill import Pieces, fill_rooms
 from pipelines.dataset.packing.packed import PackedSequence, slice_unit
 
 
 def pack_best_fit(examples: Iterable[Example], *, length: int) -> Iterator[PackedSequence]:
     """Rows in the order of their first pieces, pieces in the order of the examples. A unit of at most
-    `length` tokens is never cut; of a longer one, all pieces but the last fill a row each."""
+    `length` tokens is never cut; a longer one every `length` tokens, and where a row has room."""
     units: list[tuple[str, Unit]] = []
     cut_tokens: list[int] = []  # per unit; those of an example stand at its first unit
     for example in examples:
@@ -32,9 +33,10 @@ def pack_best_fit(examples: Iterable[Example], *, length: int) -> Iterator[Packe
     if not units:
         return
     unit_of, starts, sizes = _cut_units(np.array([len(unit.input_ids) for _, unit in units]), length)
-    row_of = find_best_fit(sizes, length)  # (num_pieces,)
-    _, first_pieces = np.unique(row_of, return_index=True)  # (num_rows,) by row
-    first_of = first_pieces[row_of]  # (num_pieces,) first piece of the row of each piece
+    pieces = Pieces(unit_of, starts, sizes, find_best_fit(sizes, length))
+    unit_of, starts, sizes, row_of = fill_rooms(pieces, length)
+    _, first_pieces, row_numbers = np.unique(row_of, return_index=True, return_inverse=True)  # by row
+    first_of = first_pieces[row_numbers]  # (num_pieces,) first piece of the row of each piece
     order = np.argsort(first_of, kind="stable")
     ends = np.flatnonzero(np.diff(first_of[order], append=-1)) + 1  # (num_rows,)
     begins = np.concatenate([[0], ends[:-1]])
@@ -42,10 +44,10 @@ def pack_best_fit(examples: Iterable[Example], *, length: int) -> Iterator[Packe
     num_cut = np.add.reduceat(np.where(is_first, np.array(cut_tokens)[unit_of[order]], 0), begins)
     num_continued = np.add.reduceat(~is_first, begins, dtype=np.int64)
     places = zip(unit_of[order].tolist(), starts[order].tolist(), sizes[order].tolist(), strict=True)
-    pieces = (_take(units[number], start, size) for number, start, size in places)
+    taken = (_take(units[number], start, size) for number, start, size in places)
     counts = zip((ends - begins).tolist(), num_cut.tolist(), num_continued.tolist(), strict=True)
     for num_pieces, cut, continued in counts:
-        yield PackedSequence(list(islice(pieces, num_pieces)), None, cut, continued)
+        yield PackedSequence(list(islice(taken, num_pieces)), None, cut, continued)
 
 
 def find_best_fit(sizes: np.ndarray, length: int) -> np.ndarray:

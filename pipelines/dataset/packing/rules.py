@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pipelines.dataset.packing.table import PACKERS
 
 MIB = 1024 * 1024
-GROUP_BYTES, BEST_FIT_GROUP_BYTES = 16 * MIB, 48 * MIB
-"""Smaller groups are more tasks, and a new document rebuilds less. Best fit wastes less with more documents:
-0.2 % of the places in 32 MiB, the smallest of several groups of 48."""
+GROUP_BYTES = 16 * MIB
+"""Smaller groups are more tasks, and a new document rebuilds less."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,23 +17,16 @@ class PackingRules:
     """A name in PACKERS."""
     sequence_length: int = 128
     """Most tokens in a sequence."""
-    group_bytes: int | None = None
+    group_bytes: int = GROUP_BYTES
     """Bytes of text, and 512 for each document (`documents.DOCUMENT_BYTES`), that are packed together by one
     task into one file of each split, about: from 0.7 to 1.4 times as many, and less for a file from a quarter
     of it. No sequence holds documents of two groups. A task sorts a group in memory, and best_fit also holds
-    its tokens: about 5 bytes for each. None = num_group_bytes."""
+    its tokens: about 5 bytes for each."""
 
     def __post_init__(self) -> None:
         if self.method not in PACKERS:
             raise ValueError(f"method must be {' or '.join(PACKERS)}, got {self.method!r}")
         if self.sequence_length < 2:
             raise ValueError(f"sequence_length must be at least 2 tokens, got {self.sequence_length}")
-        if self.group_bytes is not None and self.group_bytes < 1:
+        if self.group_bytes < 1:
             raise ValueError(f"group_bytes must be at least 1, got {self.group_bytes}")
-
-    @property
-    def num_group_bytes(self) -> int:
-        """group_bytes, or what fits the method."""
-        if self.group_bytes is not None:
-            return self.group_bytes
-        return BEST_FIT_GROUP_BYTES if self.method == "best_fit" else GROUP_BYTES

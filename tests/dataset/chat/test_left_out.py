@@ -53,9 +53,9 @@ def build(documents, rules, *, max_left_out_fraction=0.0):
     chat = format_of(read_template("chatml"))
     chosen = ChosenTokenizer(tokenizer, tokenizer.token_to_id(END), chat=chat)
     summary = summarize_documents(
-        documents, max_bytes=10**9, group_bytes=rules.num_group_bytes, with_labels=False
+        documents, max_bytes=10**9, group_bytes=rules.group_bytes, with_labels=False
     )
-    layout = lay_out_groups(summary.place_bytes, rules.num_group_bytes)
+    layout = lay_out_groups(summary.place_bytes, rules.group_bytes)
     built = build_sequences(documents, chosen, rules, task="chat", labels=(), layout=layout)
     counts = count_splits(built.rows)
     left_out = check_left_out(documents, built.rows, built.job, counts, summary, max_left_out_fraction)
