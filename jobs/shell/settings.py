@@ -20,11 +20,14 @@ from pydantic_core import ErrorDetails
 from jobs.shell.layers import merge_layers, read_layers, suggest_name
 from jobs.shell.redaction import redact, remember
 from pipelines.catalog import provide_session
+from pipelines.dataset.artefacts import provide_artefacts
 from pipelines.paths import absolute, is_table_name, split_options, without_credentials
 from pipelines.stores import Stores
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from pipelines.dataset.artefacts import Artefacts
 
 _Section = TypeVar("_Section", bound="Section")
 
@@ -162,6 +165,7 @@ def load(
             )
     tree["spark"] = {name: _spark_text(name, value) for name, value in tree["spark"].items()}
     provide_session(partial(_start_session, tree["spark"]))
+    provide_artefacts(partial(_open_artefacts, tree["tracking"]))
     printed = OmegaConf.to_yaml(OmegaConf.create(redact(tree, unresolved)))
     return Settings(tree=tree, printed=printed, unknown=unknown)
 
@@ -171,6 +175,13 @@ def _start_session(conf: Mapping[str, str]) -> "SparkSession":
     from pipelines.spark import session
 
     return session("distributary", conf)
+
+
+def _open_artefacts(tracking: Mapping[str, Any]) -> "Artefacts":
+    """For bases that MLflow keeps; most configurations have none."""
+    from pipelines.registry.bases import Bases
+
+    return Bases(str(tracking["uri"]), tracking["artifacts"])
 
 
 def _spark_text(name: str, value: Any) -> Any:

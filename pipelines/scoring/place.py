@@ -16,8 +16,8 @@ from pyspark.sql import SparkSession
 from pipelines.finetune.models.architecture import SPEC_FILE, parse_use
 from pipelines.registry.verify import require_digest
 from pipelines.scoring.pull import Place
-from pipelines.scoring.ship import needs_shipping, ship_folder
-from pipelines.spark import count_slots
+from pipelines.scoring.ship import ship_folder
+from pipelines.spark import count_slots, needs_shipping
 from pipelines.storage import Folder, locate
 
 if TYPE_CHECKING:

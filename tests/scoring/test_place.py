@@ -14,6 +14,7 @@ from pipelines.scoring import place as placing
 from pipelines.scoring import pull, ship
 from pipelines.scoring.place import place_model
 from pipelines.scoring.pull import Place, open_place
+from pipelines.spark import needs_shipping
 from pipelines.storage import folder_digest
 from pipelines.tables import PREDICTIONS
 from tests.scoring.test_batch import ROWS, as_documents, in_place, score
@@ -136,7 +137,7 @@ def test_a_shipped_folder_arrives_whole(spark, classifier_folder):
 )
 def test_workers_of_a_cluster_may_need_a_copy(master, needed):
     spark = SimpleNamespace(sparkContext=SimpleNamespace(master=master))
-    assert ship.needs_shipping(spark) is needed
+    assert needs_shipping(spark) is needed
 
 
 def test_a_worker_pulls_without_mlflow_and_torch():
