@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from jobs.shell.cross_checks import find_cross_faults
 from jobs.shell.layers import merge_layers, read_layers, suggest_name
 from jobs.shell.redaction import redact, remember
 from pipelines.catalog import provide_session
@@ -133,6 +134,8 @@ class Settings:
                     for fault in error.errors()
                     if _dotted_key(name, fault) not in self.unknown
                 ]
+        if not faults:
+            faults = find_cross_faults(checked)
         if faults:
             # Every section reports the faults of spark, tracking and storage.
             raise ValueError("configuration: " + "; ".join(dict.fromkeys(faults)))
