@@ -219,15 +219,6 @@ def count_slots(spark: SparkSession) -> int:
     return int(spark.range(1 << 16).select(F.spark_partition_id()).distinct().count())
 
 
-def needs_shipping(spark: SparkSession) -> bool:
-    """Whether workers need a copy: those of local[N] see the driver's files, those of any cluster and of any
-    Spark Connect server do not (local-cluster included)."""
-    if is_connect(spark):
-        return True
-    master = str(spark.sparkContext.master)
-    return not master.startswith("local") or master.startswith("local-cluster")
-
-
 @contextmanager
 def shuffling(spark: SparkSession, num_partitions: int) -> Iterator[None]:
     """Shuffles that are planned while the context lasts have at least `num_partitions`; more if the session

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.fs as pafs
 
+from pipelines.connect import needs_shipping
 from pipelines.dataset.artefacts import WEIGHTS, fetch_artefact, find_artefact, is_artefact
 from pipelines.storage import Folder, locate
 
@@ -42,8 +43,6 @@ class BaseFiles:
 def place_base(spark: "SparkSession", training: "Training") -> "Training":
     """The training with the files of its base where its ranks find them; itself if MLflow does not keep its
     base. Downloads weights."""
-    from pipelines.spark import needs_shipping  # a driver that only plans loads no Spark
-
     if training.architecture.base is None or not is_artefact(training.architecture.base):
         return training
     artefact = find_artefact(training.architecture.base)

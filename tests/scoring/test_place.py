@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 from pyspark import SparkFiles
 
+from pipelines.connect import needs_shipping
 from pipelines.dataset.local_copies import copies_folder
 from pipelines.registry.versions.resolve import LocatedModel
 from pipelines.scoring import place as placing
 from pipelines.scoring import pull, ship
 from pipelines.scoring.place import place_model
 from pipelines.scoring.pull import Place, open_place
-from pipelines.spark import needs_shipping
 from pipelines.storage import folder_digest
 from pipelines.tables import PREDICTIONS
 from tests.scoring.test_batch import ROWS, as_documents, in_place, score
