@@ -6,17 +6,13 @@ downloaded, each once per machine. MLflow is loaded at the first question that h
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from pipelines.dataset.artefacts import MODELS, Artefact, File, choose_files, parse_model
+from pipelines.dataset.artefacts import MODELS, Artefact, File
 from pipelines.registry.lookup import Lookup
 from pipelines.registry.server import require_server
 from pipelines.registry.verify import require_digest
-
-MAX_DEPTH, MAX_FILES = 5, 5_000
-"""Of a listing: a name that means a whole run with thousands of pictures is a mistake."""
 
 
 class Bases:
@@ -52,56 +48,6 @@ class Bases:
             if all(_is_complete(artefact, name) for name in artefact.files):
                 _verify(artefact)
         return artefact.folder
-
-
-def list_model(name: str) -> dict[str, Any]:
-    """What a connected MLflow knows of models:/NAME/VERSION or models:/NAME@ALIAS, in plain types."""
-    from pipelines.registry.versions.find import DIGEST_TAG, find_version
-
-    parsed = parse_model(name)
-    assert parsed is not None, "the name was checked"
-    try:
-        version = find_version(*parsed)
-    except LookupError as error:
-        raise FileNotFoundError(f"{name}: {error}") from None
-    pinned = f"{MODELS}{parsed[0]}/{version.version}"
-    source = f"{version.source} {version.run_id} {version.creation_timestamp}"
-    return _describe(pinned, source, version.tags.get(DIGEST_TAG))
-
-
-def list_path(name: str) -> dict[str, Any]:
-    """The same of runs:/RUN_ID/PATH."""
-    return _describe(name, name, None)
-
-
-def _describe(uri: str, source: str, digest: str | None) -> dict[str, Any]:
-    files = choose_files(list(_list_files(uri)), uri)
-    return {"name": uri, "source": source, "digest": digest, "files": files}
-
-
-def _list_files(uri: str) -> Iterator[File]:
-    """All files below `uri`. Raises FileNotFoundError if MLflow has nothing there."""
-    import mlflow.artifacts
-    from mlflow.exceptions import MlflowException
-
-    waiting, num_files = [("", 0)], 0
-    while waiting:
-        folder, depth = waiting.pop()
-        try:
-            found = mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/{folder}".rstrip("/"))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise FileNotFoundError(f"{uri}: MLflow has no such run or version ({error.message})") from None
-        for each in found:
-            path = f"{folder}/{each.path.rpartition('/')[2]}".lstrip("/")
-            if not each.is_dir:
-                num_files += 1
-                yield File(path, int(each.file_size or 0))
-            elif depth < MAX_DEPTH:
-                waiting.append((path, depth + 1))
-        if num_files > MAX_FILES:
-            raise ValueError(f"{uri} has more than {MAX_FILES:,} files; name the folder of one model")
 
 
 def _is_complete(artefact: Artefact, name: str) -> bool:

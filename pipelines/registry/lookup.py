@@ -88,10 +88,10 @@ class Lookup:
         return VersionRef(name, version, run_id)
 
     def find_base(self, name: str) -> dict[str, Any]:
-        """What the store knows of models:/NAME/VERSION or models:/NAME@ALIAS; see `registry.bases`."""
+        """What the store knows of models:/NAME/VERSION or models:/NAME@ALIAS; see `versions.listing`."""
 
         def ask() -> dict[str, Any]:
-            from pipelines.registry.bases import list_model
+            from pipelines.registry.versions.listing import list_model
 
             return list_model(name)
 
@@ -99,7 +99,7 @@ class Lookup:
 
     def list_base(self, name: str) -> dict[str, Any]:
         """The same of runs:/RUN_ID/PATH. Asked every time: files are added to a run beside the database."""
-        from pipelines.registry.bases import list_path
+        from pipelines.registry.versions.listing import list_path
 
         self.connect()
         return list_path(name)
