@@ -30,6 +30,7 @@ def find_cross_faults(sections: Mapping[str, Any]) -> list[str]:
 
 def _find_mixture_faults(mixture: Mixture, all_names: list[str], trained: list[str]) -> Iterator[str]:
     limits = mixture.max_repeats if isinstance(mixture.max_repeats, dict) else {}
+    keys: dict[str, Mapping[str, float]]
     keys = {"shares": mixture.shares, "max_repeats": limits, "max_sequences": mixture.max_sequences}
     for key, named in keys.items():
         for source in sorted(named.keys() - set(trained)):

@@ -1,4 +1,4 @@
-"""Which files of a version, or of a path of a run, are those of a tokenizer or model. Nothing is downloaded."""
+"""Which files of a version or of a path of a run are those of a tokenizer or model. Nothing is downloaded."""
 
 from collections.abc import Iterator
 from typing import Any
