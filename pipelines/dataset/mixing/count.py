@@ -1,5 +1,5 @@
-"""What a split of the sequences has of each source, without a JVM: from the facts of their commit, or from two
-small columns of the pinned table where the facts of an earlier Distributary do not say it."""
+"""What a split of the sequences has of each source, without a JVM: from the facts of their commit, or from
+two small columns of the pinned table where the facts of an earlier Distributary do not say it."""
 
 from collections import Counter
 from dataclasses import asdict, replace
