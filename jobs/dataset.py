@@ -3,17 +3,19 @@
 Reads the documents that are kept. Writes sequences, whose tokens lead back to documents, and the tokenizer.
 If documents were added, removed or changed, only their groups are built again."""
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
 from jobs.shell.command import run_command
-from jobs.shell.facts import display_sequences
+from jobs.shell.facts import display_sequences, forecast_sequences
 from jobs.shell.plan import Outcome, Plan, plan_tables, require_table
 from jobs.shell.sequences_report import ReportedSection, add_report
 from jobs.shell.settings import Fraction, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
-from pipelines.dataset.examples.table import load_builder, require_task
+from pipelines.dataset.examples.table import require_task
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 
@@ -34,15 +36,13 @@ class Config(ReportedSection):
 
 def plan(config: Config) -> "Plan[Inputs]":
     from pipelines.dataset.earlier import Inputs
-    from pipelines.dataset.layout import LAYOUT_REVISION
     from pipelines.dataset.left_out_limit import require_few_committed
-    from pipelines.dataset.tokenizer import find_missing_tokenizer, identify_tokenizer
+    from pipelines.dataset.settings import describe_settings
+    from pipelines.dataset.tokenizer import find_missing_tokenizer
     from pipelines.pin import fingerprint
 
     documents = require_table(config.documents, "documents", "corpus")
-    builder, chosen = load_builder(config.task), config.tokenizer
-    settings = {"layout": LAYOUT_REVISION, **config.model_dump(mode="json", include={"task", "packing"})}
-    settings |= identify_tokenizer(chosen, is_chat=builder.is_chat, with_mask=builder.needs_mask_token)
+    settings = describe_settings(config.task, config.tokenizer, config.packing)
     made_from = fingerprint("dataset", REVISION, settings, documents.identity())
     inputs = Inputs(documents, fingerprint("dataset", REVISION, settings))
 
@@ -50,7 +50,8 @@ def plan(config: Config) -> "Plan[Inputs]":
         require_few_committed(sequences, config.max_left_out_fraction)  # the limit is in no fingerprint
         return find_missing_tokenizer(config.tokenizers, sequences)
 
-    return plan_tables(made_from, [config.sequences], display_sequences, inputs=inputs, find_gap=find_gap)
+    planned = plan_tables(made_from, [config.sequences], display_sequences, inputs=inputs, find_gap=find_gap)
+    return replace(planned, forecast=partial(forecast_sequences, inputs, config))
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:

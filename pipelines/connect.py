@@ -62,3 +62,12 @@ def zip_code(folder: Path) -> Path:
         for file in files:
             packed.write(file, file.relative_to(package.parent).as_posix())
     return target
+
+
+def needs_shipping(spark: "SparkSession") -> bool:
+    """Whether workers need a copy: those of local[N] see the driver's files, those of any cluster and of any
+    Spark Connect server do not (local-cluster included)."""
+    if is_connect(spark):
+        return True
+    master = str(spark.sparkContext.master)
+    return not master.startswith("local") or master.startswith("local-cluster")

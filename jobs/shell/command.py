@@ -18,7 +18,7 @@ from jobs.shell.corpus_report import CorpusReport, show_report
 from jobs.shell.display import display_outcome, display_plan
 from jobs.shell.exits import HELP, Exit, find_exit, stop_on_sigterm
 from jobs.shell.layers import list_overlays
-from jobs.shell.plan import Outcome, Plan
+from jobs.shell.plan import Outcome, Plan, look_ahead
 from jobs.shell.preflight import Preflight, probe_services
 from jobs.shell.progress import show_progress
 from jobs.shell.record import Record
@@ -103,7 +103,7 @@ def build_command(
             with record.stage(stage):
                 if dry_run:
                     with show_progress(stage):
-                        planned = plan(config)
+                        planned = look_ahead(plan(config))
                     record.add_plan(stage, planned)
                     display_plan(stage, planned)
                     return

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from types import ModuleType
 
 from jobs.shell.display import console, display_locations, display_outcome, display_plan, display_summary
+from jobs.shell.plan import look_ahead
 from jobs.shell.preflight import Preflight
 from jobs.shell.progress import show_progress
 from jobs.shell.record import Record
@@ -32,7 +33,7 @@ def display_plans(stages: Mapping[str, ModuleType], configs: Mapping[str, Sectio
     """What each stage would do. Below the first stage that would run, nothing can be known yet."""
     for number, (name, stage) in enumerate(stages.items()):
         with record.stage(name), show_progress(name):
-            planned = stage.plan(configs[name])
+            planned = look_ahead(stage.plan(configs[name]))
         record.add_plan(name, planned)
         display_plan(name, planned)
         if not planned.up_to_date:

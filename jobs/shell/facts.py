@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipelines.dataset.earlier import Inputs
+    from pipelines.dataset.forecast import Build
     from pipelines.pin import Pin
 
 
@@ -66,3 +68,10 @@ def display_predictions(pin: "Pin") -> dict[str, str]:
         "predictions added": f"{num_added:,}",
         "predictions of this version": f"{facts['before'] + num_added:,}",
     }
+
+
+def forecast_sequences(inputs: "Inputs", build: "Build") -> dict[str, str]:
+    """What the next build of sequences would do: only a dry run asks, and loads Arrow for it."""
+    from pipelines.dataset.forecast import forecast_build
+
+    return forecast_build(inputs, build)

@@ -5,7 +5,7 @@ starts no JVM.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -30,10 +30,17 @@ class Plan(Generic[_Inputs]):
     """If up to date: what a person wants to know of the output, in the order of display."""
     notes: dict[str, str] = field(default_factory=dict)
     """What a person wants to know before the stage runs, in the order of display."""
+    forecast: Callable[[], dict[str, str]] = dict
+    """If not up to date: more notes, which take seconds. Only a dry run asks for them."""
     outputs: tuple[str, ...] = ()
     """Tables that the stage writes."""
     needs_spark: bool = True
     """If not up to date: whether the work needs Spark."""
+
+
+def look_ahead(plan: Plan[_Inputs]) -> Plan[_Inputs]:
+    """The plan with its forecast among the notes."""
+    return plan if plan.up_to_date else replace(plan, notes={**plan.notes, **plan.forecast()})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

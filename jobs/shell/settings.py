@@ -17,14 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from jobs.shell.cross_checks import find_cross_faults
 from jobs.shell.layers import merge_layers, read_layers, suggest_name
 from jobs.shell.redaction import redact, remember
 from pipelines.catalog import provide_session
+from pipelines.dataset.artefacts import provide_artefacts
 from pipelines.paths import absolute, is_table_name, split_options, without_credentials
 from pipelines.stores import Stores
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from pipelines.dataset.artefacts import Artefacts
 
 _Section = TypeVar("_Section", bound="Section")
 
@@ -130,6 +134,8 @@ class Settings:
                     for fault in error.errors()
                     if _dotted_key(name, fault) not in self.unknown
                 ]
+        if not faults:
+            faults = find_cross_faults(checked)
         if faults:
             # Every section reports the faults of spark, tracking and storage.
             raise ValueError("configuration: " + "; ".join(dict.fromkeys(faults)))
@@ -162,6 +168,7 @@ def load(
             )
     tree["spark"] = {name: _spark_text(name, value) for name, value in tree["spark"].items()}
     provide_session(partial(_start_session, tree["spark"]))
+    provide_artefacts(partial(_open_artefacts, tree["tracking"]))
     printed = OmegaConf.to_yaml(OmegaConf.create(redact(tree, unresolved)))
     return Settings(tree=tree, printed=printed, unknown=unknown)
 
@@ -171,6 +178,13 @@ def _start_session(conf: Mapping[str, str]) -> "SparkSession":
     from pipelines.spark import session
 
     return session("distributary", conf)
+
+
+def _open_artefacts(tracking: Mapping[str, Any]) -> "Artefacts":
+    """For bases that MLflow keeps; most configurations have none."""
+    from pipelines.registry.bases import Bases
+
+    return Bases(str(tracking["uri"]), tracking["artifacts"])
 
 
 def _spark_text(name: str, value: Any) -> Any:

@@ -6,14 +6,34 @@ from typing import Any
 from jobs.shell.display import console
 from jobs.shell.redaction import redact
 from pipelines.paths import is_table_name
-from pipelines.pin import open_log
+from pipelines.pin import Pin, TableLog, open_log
 from pipelines.registry.runs.lineage import list_inputs
 from pipelines.registry.store import connect
 from pipelines.retention import delete_unpinned, list_values, measure_table
 from pipelines.stores import configure
 
-TABLES = {"quarantine": "corpus", "documents": "corpus", "sequences": "dataset", "predictions": "scoring"}
+BESIDE = (
+    "quarantine",
+    "ledger",
+    "signals",
+    "word_matches",
+    "contamination",
+    "removed_paragraphs",
+    "duplicates",
+)
+"""Written with the documents: a version belongs to the documents that carry the same fingerprint."""
+GROWING = ("signatures", "similarities")
+"""Rows are only added, and none is looked for by version."""
+TABLES = {
+    "documents": "corpus",
+    **dict.fromkeys((*BESIDE, *GROWING), "corpus"),
+    "sequences": "dataset",
+    "mixtures": "finetune",
+    "predictions": "scoring",
+}
 """Table -> the stage that writes it."""
+ALWAYS_SHOWN = ("documents", "quarantine", "sequences", "predictions")
+"""The others exist only where the configuration asks for them."""
 MAX_SHOWN = 3
 
 Needs = dict[int, list[str]]
@@ -28,6 +48,8 @@ def show(configs: Mapping[str, Any], *, delete: bool, min_age_hours: int) -> Non
     places = {name: str(getattr(configs[stage], name)) for name, stage in TABLES.items()}
     needs = find_needs(places, list_inputs())
     for name, place in places.items():
+        if name not in ALWAYS_SHOWN and open_log(place) is None:
+            continue
         for line in describe(name, place, needs[name], delete=delete, min_age_hours=min_age_hours):
             console.print(redact(line), markup=False)
 
@@ -43,6 +65,8 @@ def find_needs(places: Mapping[str, str], inputs: Iterator[dict[str, Any]]) -> d
     ids = {log.source.table_id: name for name, log in logs.items() if log is not None}
     for pinned in inputs:
         _note(needs, ids.get(pinned["table_id"]), pinned["version"], f"run {pinned['run_id'][:8]}")
+    if log := logs["documents"]:
+        _note_beside(needs, logs, log.pin())
     if log := logs["sequences"]:
         for pin in (log.pin(), *(log.read_pin(version) for version in sorted(needs["sequences"]))):
             source = {} if pin is None else pin.facts.get("documents", {})
@@ -53,6 +77,19 @@ def find_needs(places: Mapping[str, str], inputs: Iterator[dict[str, Any]]) -> d
             if version <= log.version:
                 _note(needs, "documents", version, "predictions")
     return needs
+
+
+def _note_beside(needs: dict[str, Needs], logs: Mapping[str, TableLog | None], documents: Pin | None) -> None:
+    """What was written with the newest documents: the next increment and the report look for it. A run that
+    stopped before it wrote documents may have left a newer version."""
+    if documents is None or not documents.fingerprint:
+        return
+    for name in BESIDE:
+        log = logs[name]
+        found = None if log is None else log.pin(made_from=documents.fingerprint)
+        if log is not None and found is not None:
+            version = log.find_newest_version(found)
+            needs[name].setdefault(version, []).append(f"documents version {documents.version}")
 
 
 def _note(needs: dict[str, Needs], table: str | None, version: int, what: str) -> None:

@@ -26,6 +26,8 @@ from pipelines.tables import SEQUENCES
 
 Counts = dict[str, dict[str, int]]
 """split -> COUNTED."""
+SourceCounts = dict[str, Counts]
+"""split -> source -> COUNTED."""
 COUNTED = {
     "sequences": "count(*)",
     "tokens": "sum(num_tokens)",
@@ -92,8 +94,24 @@ def describe_masking(chosen: ChosenTokenizer, task: str) -> dict[str, int]:
 
 def count_splits(sequences: DataFrame) -> Counts:
     """COUNTED of each split that has sequences, in the order of their names. One job, over small columns."""
-    found = sequences.groupBy("split").agg(*sum_counts()).orderBy("split").collect()
-    return {row["split"]: {name: row[name] for name in COUNTED} for row in found}
+    return sum_sources(count_sources(sequences))
+
+
+def count_sources(sequences: DataFrame) -> SourceCounts:
+    """COUNTED of each split and source, in the order of their names. One job, over small columns."""
+    found = sequences.groupBy("split", "source").agg(*sum_counts()).orderBy("split", "source").collect()
+    counts: SourceCounts = {}
+    for row in found:
+        counts.setdefault(row["split"], {})[row["source"]] = {name: row[name] for name in COUNTED}
+    return counts
+
+
+def sum_sources(counts: SourceCounts) -> Counts:
+    """The same of each split."""
+    return {
+        split: {name: sum(of[name] for of in sources.values()) for name in COUNTED}
+        for split, sources in counts.items()
+    }
 
 
 def sum_counts() -> list[Column]:

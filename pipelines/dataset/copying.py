@@ -56,14 +56,22 @@ class _Rows(NamedTuple):
     """Names, ascending."""
 
 
+class _Chosen(NamedTuple):
+    """What is read of every file."""
+
+    rows: pc.Expression
+    schema: pa.Schema
+    """Of the table: a file need not have the columns that partition it. Their values are those of the log."""
+
+
 def copy_split(files: pads.Dataset, split: str, folder: Path, *, max_bytes: int | None = None) -> None:
     """Fill `folder`, which may hold what an earlier call left, with the arrays of `split`.
 
     Raises ValueError if its sequence ids have gaps or a row contradicts itself, OSError if the disk is too
     small.
     """
-    chosen = pc.field("split") == split
-    fragments = list(files.get_fragments(filter=chosen))
+    chosen = _Chosen(pc.field("split") == split, files.schema)
+    fragments = list(files.get_fragments(filter=chosen.rows))
     done = folder / "done"
     rows = _read_ids(fragments, chosen, split)
     if not (folder / "laid_out").exists():
@@ -87,7 +95,7 @@ def copy_split(files: pads.Dataset, split: str, folder: Path, *, max_bytes: int 
     done.unlink(missing_ok=True)
 
 
-def _read_ids(fragments: list[pads.Fragment], chosen: pc.Expression, split: str) -> _Rows:
+def _read_ids(fragments: list[pads.Fragment], chosen: _Chosen, split: str) -> _Rows:
     """The number of each row, and the sources. Memory: 24 bytes for each run of ids, mostly a file."""
 
     def read_ids(fragment: pads.Fragment) -> tuple[Runs, set[str]]:
@@ -106,7 +114,7 @@ def _read_ids(fragments: list[pads.Fragment], chosen: pc.Expression, split: str)
 
 
 def _read_sizes(
-    fragments: list[pads.Fragment], chosen: pc.Expression, rows: _Rows, folder: Path, max_bytes: int | None
+    fragments: list[pads.Fragment], chosen: _Chosen, rows: _Rows, folder: Path, max_bytes: int | None
 ) -> None:
     """The index of the split, and empty arrays of the right sizes."""
     num_rows = rows.numbers.num_rows
@@ -141,12 +149,18 @@ def _require_space(folder: Path, num_tokens: int, num_bytes: int, max_bytes: int
         )
 
 
-def _read(fragment: pads.Fragment, columns: list[str], chosen: pc.Expression) -> Iterator[pa.RecordBatch]:
+def _read(fragment: pads.Fragment, columns: list[str], chosen: _Chosen) -> Iterator[pa.RecordBatch]:
     # One row group after the other: Arrow's read-ahead would hold the whole file. Several files are read at a
     # time instead.
-    for group in fragment.split_by_row_group(chosen):
+    rows, schema = chosen
+    for group in fragment.split_by_row_group(rows, schema=schema):
         yield from group.to_batches(
-            columns=columns, filter=chosen, batch_size=BATCH_ROWS, batch_readahead=1, use_threads=False
+            columns=columns,
+            filter=rows,
+            schema=schema,
+            batch_size=BATCH_ROWS,
+            batch_readahead=1,
+            use_threads=False,
         )
 
 

@@ -10,15 +10,13 @@ from pyspark.sql import functions as F
 from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.examples.table import load_builder
-from pipelines.dataset.layout import Place, min_own_bytes
+from pipelines.dataset.layout import DOCUMENT_BYTES, Place, min_own_bytes
 from pipelines.dataset.tokenizer import TRAINERS, ChosenTokenizer, load_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.delta import ContractError
 from pipelines.pin import Pin
 from pipelines.tables import DOCUMENTS
 
-DOCUMENT_BYTES = 512
-"""Bytes that a document takes in a task besides its text, roughly."""
 MAX_LABELS = 2_000
 """An evaluation counts a matrix of classes x classes."""
 SAMPLE_MARGIN = 1.2

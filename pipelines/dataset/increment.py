@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.change import Replaced
-from pipelines.dataset.build import COUNTED, Counts, find_groups, sum_counts
+from pipelines.dataset.build import COUNTED, SourceCounts, find_groups, sum_counts, sum_sources
 from pipelines.dataset.documents import Before, DocumentSummary, select_kept
 from pipelines.dataset.earlier import ChangedFiles, find_shards, require_measured
 from pipelines.dataset.examples.table import load_builder
@@ -37,7 +37,7 @@ class Increment(NamedTuple):
     """Those to build; some may have no document any more."""
     replaced: Replaced
     """Shards of the sequences that go."""
-    counts: Counts
+    counts: SourceCounts
     """Of the sequences in them."""
 
 
@@ -73,7 +73,7 @@ def find_increment(
     totals, counts = _measure(
         read_shards(versions.added.sparkSession, SEQUENCES.schema, sequences.folder or sequences.path, shards)
     )
-    require_measured(sequences, shards, {split: of["sequences"] for split, of in counts.items()})
+    require_measured(sequences, shards, {split: of["sequences"] for split, of in sum_sources(counts).items()})
     return Increment(frozenset(groups), Replaced(shards=tuple(shards), totals=totals), counts)
 
 
@@ -111,9 +111,12 @@ def _find_changed(versions: Before, old: Layout, new: Layout, task: str) -> set[
     return {row["group"] for row in changed.select("group").distinct().collect()}
 
 
-def _measure(sequences: DataFrame) -> tuple[Totals, Counts]:
-    """Totals of the digest, and counts by split, in one job."""
+def _measure(sequences: DataFrame) -> tuple[Totals, SourceCounts]:
+    """Totals of the digest, and counts by split and source, in one job."""
     sums = [*aggregate_totals(sequences.schema, SEQUENCES.schema.names), *sum_counts()]
-    found = sequences.groupBy("split").agg(*sums).collect()
+    found = sequences.groupBy("split", "source").agg(*sums).collect()
     totals = reduce(Totals.add, (collect_totals(row.asDict()) for row in found), Totals())
-    return totals, {row["split"]: {name: row[name] for name in COUNTED} for row in found}
+    counts: SourceCounts = {}
+    for row in found:
+        counts.setdefault(row["split"], {})[row["source"]] = {name: row[name] for name in COUNTED}
+    return totals, counts

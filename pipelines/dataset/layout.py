@@ -25,9 +25,11 @@ OWN_FRACTION = 4
 """A file from group_bytes / OWN_FRACTION has groups of its own: adding it rebuilds nothing else. Smaller
 groups of their own would waste more places of best_fit: 0.2 % at 4 MiB, 0.1 % at 16 MiB."""
 
+DOCUMENT_BYTES = 512
+"""Bytes that a document takes in a task besides its text, roughly."""
 LAYOUT_REVISION = 1
 """Part of the settings of sequences: an increment computes the layout that the table was built with. Raise it
-with every change that gives equal documents other groups, also of documents.DOCUMENT_BYTES."""
+with every change that gives equal documents other groups, also of DOCUMENT_BYTES."""
 
 Place = tuple[str, str | None]
 """(source, file), or (source, None): all files of the source that have no groups of their own."""

@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.chat_template import find_missing_format, load_chat_format
 from pipelines.dataset.end_token import find_end_token, mark_as_special
-from pipelines.dataset.hub import Base, resolve_base
+from pipelines.dataset.hub import Base, pin_base, resolve_base
 from pipelines.dataset.mask_token import MASK, find_mask_token
 from pipelines.dataset.tokenizer_choice import BPE, UNIGRAM, TokenizerChoice
 from pipelines.dataset.unigram import train_pieces
@@ -175,13 +175,15 @@ def identify_tokenizer(
     `with_mask`: the task masks tokens."""
     settings = asdict(choice)
     del settings["chat"], settings["keep_trained"]
+    if choice.base is not None:
+        settings["base"] = pin_base(choice.base)
     if choice.model == BPE:  # the only model once: tables of that time stay up to date
         del settings["model"]
     known: dict[str, object] = {"tokenizer": settings, "tokenizer_identity": tokenizer_identity(choice)}
     if is_chat:  # "chat" named it when the format was not kept beside the tokenizer
         known["chat_format"] = load_chat_format(choice.chat, choice.base).fingerprint
-    # A commit holds the files that name it; of a trained tokenizer it follows from the task.
-    if with_mask and choice.base is not None and resolve_base(choice.base).commit is None:
+    # A commit or version holds the files that name it; of a trained tokenizer it follows from the task.
+    if with_mask and choice.base is not None and resolve_base(choice.base).is_folder:
         known["mask_token_id"] = load_tokenizer(choice.base, with_mask=True).mask_token_id
     return known
 
@@ -190,13 +192,16 @@ def tokenizer_identity(choice: TokenizerChoice) -> list[object] | None:
     """What distinguishes another tokenizer under the same name; None = one that is trained, which follows
     from the documents.
 
-    A folder: fingerprint and end token. A hub id: its commit, so that nothing is downloaded to plan.
+    A folder: fingerprint and end token. A hub id: its commit, an artefact of MLflow: its version, so that
+    nothing is downloaded to plan.
     """
     if choice.base is None:
         return None
     base = resolve_base(choice.base)
     if base.commit is not None:
         return [base.place, base.commit]
+    if base.artefact is not None:
+        return base.artefact.identity
     loaded = _load_from(base)
     return [tokenizer_fingerprint(loaded.tokenizer), loaded.end_token_id]
 

@@ -13,8 +13,8 @@ class TokenizerChoice:
     """Which tokenizer a corpus gets."""
 
     base: str | None = None
-    """Folder, package://NAME/FOLDER or hub id (org/name or org/name@revision) of a model with a fast
-    tokenizer; null = train one on the corpus."""
+    """Folder, package://NAME/FOLDER, hub id (org/name or org/name@revision) or MLflow's name (models:/NAME/3,
+    models:/NAME@champion, runs:/RUN_ID/PATH) of a model with a fast tokenizer; null = train one."""
     model: str = BPE
     """Of a trained tokenizer, over bytes: bpe, or unigram, which needs sentencepiece."""
     vocab_size: int = 8192

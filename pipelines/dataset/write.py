@@ -6,7 +6,14 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pipelines.dataset.build import BuiltSequences, Counts, build_sequences, count_splits, describe_masking
+from pipelines.dataset.build import (
+    BuiltSequences,
+    Counts,
+    build_sequences,
+    count_sources,
+    describe_masking,
+    sum_sources,
+)
 from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.documents import (
@@ -30,6 +37,7 @@ from pipelines.dataset.left_out import Rebuilt, check_left_out
 from pipelines.dataset.left_out_limit import LeftOut
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.pinned_files import require_columns
+from pipelines.dataset.source_facts import describe_changed, describe_sources
 from pipelines.dataset.tokenizer import ChosenTokenizer, read_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.dataset.tokenizer_facts import keep_tokenizer
@@ -80,9 +88,11 @@ def write_sequences(
     phase(f"packing documents into sequences, {len(layout.groups):,} groups{reason}")
     built = _build(documents, build, chosen, summary, layout)
     with SEQUENCES.hold(built.rows, build.sequences) as held:
-        counts, max_fraction = count_splits(held.rows), build.max_left_out_fraction
+        by_source, max_fraction = count_sources(held.rows), build.max_left_out_fraction
+        counts = sum_sources(by_source)
         left_out = check_left_out(documents, held.rows, built.job, counts, summary, max_fraction)
         facts = _describe(build, inputs, pinned, chosen, summary, built, counts, left_out)
+        facts |= describe_sources(by_source)
         phase("writing sequences")
         pin = SEQUENCES.overwrite(held, build.sequences, fingerprint=build.fingerprint, facts=facts)
     if pin.facts["tokenizer"] != facts["tokenizer"]:
@@ -122,12 +132,15 @@ def _write_increment(
     phase(f"packing documents into sequences again, groups {words}")
     built = _build(documents, build, chosen, summary, layout, increment)
     with SEQUENCES.hold(built.rows, build.sequences) as held:
-        counts = add_counts(earlier.facts["splits"], count_splits(held.rows), increment.counts)
+        by_source = count_sources(held.rows)
+        added, removed = sum_sources(by_source), sum_sources(increment.counts)
+        counts = add_counts(earlier.facts["splits"], added, removed)
         max_fraction = build.max_left_out_fraction
         named = (LeftOut(**each) for each in earlier.facts["left_out"]["first"])
         rebuilt = Rebuilt(layout, increment.groups, tuple(named))
         left_out = check_left_out(documents, held.rows, built.job, counts, summary, max_fraction, rebuilt)
         facts = _describe(build, inputs, pinned, chosen, summary, built, counts, left_out)
+        facts |= describe_changed(earlier.facts, by_source, increment.counts)
         phase("writing sequences")
         pin = SEQUENCES.extend(
             held,

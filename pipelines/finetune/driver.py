@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipelines.finetune.base_files import place_base
 from pipelines.finetune.events import EventReader
 from pipelines.finetune.launch.barrier import run_ranks
 from pipelines.finetune.launch.slots import require_slots
@@ -57,6 +58,7 @@ def run_training(spark: "SparkSession", training: Training, listeners: Listeners
     """
     watcher = Watcher(training.folder, listeners)
     if read_result(training.folder) is None:
+        training = place_base(spark, training)
         listeners.show_progress(f"launching {num_ranks} ranks")
         run_ranks(
             spark,

@@ -19,7 +19,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
     """
     from pipelines.catalog import find_location
-    from pipelines.dataset.hub import base_identity
+    from pipelines.dataset.hub import base_identity, pin_base
     from pipelines.dataset.mixing.count import plan_on_table
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
@@ -32,6 +32,9 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     BatchPlan(
         global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
     )
+    model = settings.model
+    if model.base is not None:
+        model = replace(model, base=pin_base(model.base))
     facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
     training = Training(
         fingerprint="",
@@ -41,7 +44,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             task=facts["task"],
             labels=tuple(facts["labels"]),
             max_tokens=facts["sequence_length"],
-            base=settings.model.start(),
+            base=model.start(),
             tokenizer=facts["tokenizer"],
             end_token_id=facts.get("end_token_id"),
             mask_token_id=facts.get("mask_token_id"),
@@ -49,7 +52,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             mask_fraction=settings.mask_fraction if "mask_token_id" in facts else None,
             chat=_read_chat(sequences, settings.tokenizers),
         ),
-        architecture=settings.model,
+        architecture=model,
         optimization=settings.optimization,
         schedule=_pick(Schedule, settings),
         cadence=_pick(Cadence, settings),
@@ -63,7 +66,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
         ),
         curriculum=settings.curriculum if settings.curriculum.column else None,
     )
-    base = base_identity(settings.model.base)
+    base = base_identity(model.base)
     made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
     return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipelines.dataset.mixing.plan import MixturePlan
+    from pipelines.finetune.base_files import BaseFiles
 
 REVISION = 3
 """Raise it when equal sequences and settings give other weights than before."""
@@ -154,6 +155,8 @@ class Training:
     """What is read of every source; None = every train sequence num_epochs times."""
     curriculum: Curriculum | None = None
     """Which sequences come first; None = random order."""
+    base_files: "BaseFiles | None" = None
+    """Where ranks find a base that MLflow keeps; the driver says it when it launches them."""
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on: everything but where the training runs, how, and how often it reports.

@@ -24,6 +24,7 @@ from pipelines.dataset.mixing.mixed import Difficulty
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader, open_split
 from pipelines.dataset.tokenizer import read_tokenizer
+from pipelines.finetune.base_files import open_base
 from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
@@ -119,13 +120,14 @@ class _Rank:
         return self._finish(before)
 
     def _build_model(self, load_weights: bool) -> nn.Module:
-        return build_model(
-            self._training.architecture,
-            self._training.spec,
-            vocab_size=self._tokenizer.get_vocab_size(),
-            seed=self._training.schedule.seed,
-            load_weights=load_weights,
-        )
+        with open_base(self._training, with_weights=load_weights) as architecture:
+            return build_model(
+                architecture,
+                self._training.spec,
+                vocab_size=self._tokenizer.get_vocab_size(),
+                seed=self._training.schedule.seed,
+                load_weights=load_weights,
+            )
 
     def _open_data(self, launch: int) -> None:
         """The splits, when all ranks have them."""

@@ -87,6 +87,29 @@ class Lookup:
         version, run_id = self._answer(["version", name, str(alias_or_version)], ask)
         return VersionRef(name, version, run_id)
 
+    def find_base(self, name: str) -> dict[str, Any]:
+        """What the store knows of models:/NAME/VERSION or models:/NAME@ALIAS; see `versions.listing`."""
+
+        def ask() -> dict[str, Any]:
+            from pipelines.registry.versions.listing import list_model
+
+            return list_model(name)
+
+        return dict(self._answer(["base", name], ask))
+
+    def list_base(self, name: str) -> dict[str, Any]:
+        """The same of runs:/RUN_ID/PATH. Asked every time: files are added to a run beside the database."""
+        from pipelines.registry.versions.listing import list_path
+
+        self.connect()
+        return list_path(name)
+
+    def connect(self) -> None:
+        """Point MLflow at the store; see `registry.store`."""
+        from pipelines.registry.store import connect  # loads MLflow
+
+        connect(self._uri, self._artifact_root)
+
     def find_verdict(self, name: str, run_id: str, *, made_from: str) -> KeptVerdict | None:
         """The verdict on a model of this run for these inputs; None if there is none yet."""
 
@@ -116,9 +139,7 @@ class Lookup:
             kept = _read_answers(path, before)
             if key in kept:
                 return kept[key]
-        from pipelines.registry.store import connect  # loads MLflow
-
-        connect(self._uri, self._artifact_root)
+        self.connect()
         state = None if path is None else read_state(path)  # connecting may have created the store
         answer = ask()
         # If the store has changed, the answer may belong to the new state. It is not kept under the old one,

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from pyspark.sql import SparkSession
 
+from pipelines.connect import needs_shipping
 from pipelines.finetune.models.architecture import SPEC_FILE, parse_use
 from pipelines.registry.verify import require_digest
 from pipelines.scoring.pull import Place
-from pipelines.scoring.ship import needs_shipping, ship_folder
+from pipelines.scoring.ship import ship_folder
 from pipelines.spark import count_slots
 from pipelines.storage import Folder, locate
 

@@ -16,15 +16,6 @@ _SHIPPED: set[tuple[str | None, str]] = set()
 another path."""
 
 
-def needs_shipping(spark: SparkSession) -> bool:
-    """Whether workers need a copy: those of local[N] see the driver's files, those of any cluster and of any
-    Spark Connect server do not (local-cluster included)."""
-    if is_connect(spark):
-        return True
-    master = str(spark.sparkContext.master)
-    return not master.startswith("local") or master.startswith("local-cluster")
-
-
 def ship_folder(spark: SparkSession, model_folder: Path) -> str:
     """Send the folder to every executor, now and later. Returns the name by which a worker finds it
     (SparkFiles.get).

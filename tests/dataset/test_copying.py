@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from pipelines.dataset import copying, local_copies
 from pipelines.dataset.arrays import FlatArrays
@@ -84,6 +85,30 @@ def check_rows(folder: Path, num_rows: int) -> None:
         assert (rows.num_bytes[place], rows.num_targets[place]) == (row, size - 1)
     assert reader.source_names == sorted(SOURCES)
     assert [reader.source_names[code] for code in reader.source_codes[:7]] == (SOURCES * 3)[:7]
+
+
+def test_files_without_the_column_of_their_partition_are_read(tmp_path):
+    """As other programs write them: only the log says which split a file is of, in a folder of any name."""
+    rows = write_files(tmp_path / "files").to_table()
+    half, number = rows.num_rows // 2, rows.column_names.index("split")
+    tested = rows.slice(0, half).set_column(number, "split", pa.array(["test"] * half))
+    rows = pa.concat_tables([rows, tested])
+    path = tmp_path / "table"
+    write_deltalake(path, rows, partition_by=["split"])
+    (path / "split=train").rename(path / "moved")
+    log = path / "_delta_log" / f"{0:020}.json"
+    log.write_text(log.read_text().replace('"path":"split=train/', '"path":"moved/'))
+
+    table = DeltaTable(path)
+    files = table.to_pyarrow_dataset()
+    names = [set(fragment.physical_schema.names) for fragment in files.get_fragments()]
+    assert len(names) == 2
+    assert not any("split" in each for each in names)
+    assert any(name.startswith("moved/") for name in files.files)
+    for split, num_rows in (("train", 2 * half), ("test", half)):
+        (tmp_path / split).mkdir()
+        copying.copy_split(files, split, tmp_path / split)
+        check_rows(tmp_path / split, num_rows)
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

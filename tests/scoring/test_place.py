@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from pyspark import SparkFiles
 
+from pipelines.connect import needs_shipping
 from pipelines.dataset.local_copies import copies_folder
 from pipelines.registry.versions.resolve import LocatedModel
 from pipelines.scoring import place as placing
@@ -136,7 +137,7 @@ def test_a_shipped_folder_arrives_whole(spark, classifier_folder):
 )
 def test_workers_of_a_cluster_may_need_a_copy(master, needed):
     spark = SimpleNamespace(sparkContext=SimpleNamespace(master=master))
-    assert ship.needs_shipping(spark) is needed
+    assert needs_shipping(spark) is needed
 
 
 def test_a_worker_pulls_without_mlflow_and_torch():

@@ -3,6 +3,7 @@
 import pytest
 
 from jobs.dataset import Config, plan
+from jobs.shell.plan import look_ahead
 from jobs.shell.settings import load
 from pipelines.dataset import layout
 from pipelines.dataset.packing import rules
@@ -49,3 +50,22 @@ def test_a_limit_that_was_lowered_is_told_by_the_plan(make_config, tmp_path):
     assert accepted.why.startswith("tokenizer lost is not in")
     with pytest.raises(ValueError, match=r"dataset\.max_left_out_fraction = 0\.01, and version 0 of"):
         plan(make_config(max_left_out_fraction=0.01))
+
+
+def test_a_dry_run_says_why_all_groups_are_built(make_config):
+    def foresee(**changes):
+        return look_ahead(plan(make_config(**changes))).notes["groups"]
+
+    assert foresee() == "all are built, because there are no sequences yet"
+    planned = plan(make_config())
+    documents = planned.inputs.documents
+    facts = {"settings": planned.inputs.settings, "documents": documents.identity(), "tokenizer": "lost"}
+    write(make_config().sequences, "before", **facts)
+    assert foresee() == "all are built, because the tokenizer of version 0 is gone"
+    assert foresee(**{"tokenizer.keep_trained": "false"}).endswith(
+        "(dataset.tokenizer.keep_trained is false)"
+    )
+    assert "packing are not those of version 0" in foresee(**{"packing.sequence_length": 99})
+    write(make_config().sequences, "again", **facts | {"documents": documents.identity() | {"table_id": "x"}})
+    assert "version 1 was built from another documents table" in foresee()
+    assert plan(make_config()).notes == {}  # a stage that runs does not count before it builds

@@ -5,9 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
+from jobs.run import STAGES
 from jobs.shell import tables
+from jobs.shell.layers import CONF
+from jobs.shell.settings import load
 from jobs.shell.tables import find_needs
 from pipelines.commit import commit_shards, create_table
 from pipelines.contract import PROPERTIES
@@ -21,13 +25,13 @@ from tests.test_shards import batch, plan_for, write
 OLD = (time.time() - 9 * 86400,) * 2
 
 
-def put_version(path, name, *, numbers=(1,), facts=None):
+def put_version(path, name, *, numbers=(1,), facts=None, fingerprint=None):
     """One more version of the table `name`, with these rows in place of the earlier ones."""
     if open_log(path) is None:
         properties = dict(PROPERTIES)
         create_table(path, SPARK_SCHEMA, name=name, description="", partition_by=[], properties=properties)
     log = open_log(path)
-    made_from = f"{name}{log.version + 1}"
+    made_from = fingerprint or f"{name}{log.version + 1}"
     _, shards = write(plan_for(path, folder=f"w-{made_from}"), batch(list(numbers)))
     record = {
         "table": name,
@@ -78,6 +82,49 @@ def test_runs_and_later_tables_need_versions(store, places):
     # Version 2 was needed by sequences that nothing needs; version 4 is the newest, which is always kept.
     assert needs["documents"] == {1: [f"run {run[:8]}", "sequences version 1"], 3: ["sequences version 3"]}
     assert needs["predictions"] == needs["quarantine"] == {}
+
+
+def test_every_table_of_the_configuration_is_listed():
+    """Those of conf/base.yaml that lie in the root, and no folder of files that are no table."""
+    base = yaml.safe_load((CONF / "base.yaml").read_text(encoding="utf-8"))
+    folders = {("dataset", "tokenizers"), ("finetune", "folder")}
+    expected = {
+        name: stage
+        for stage in ("corpus", "dataset", "finetune", "registry", "scoring")
+        for name, value in base[stage].items()
+        if isinstance(value, str) and value.startswith("${root}/") and (stage, name) not in folders
+    }
+    assert len(expected) > 10
+    assert expected == tables.TABLES
+
+
+def test_a_run_needs_its_mixture(store, places):
+    pins = [put_version(places[name], name) for name in ("sequences", "mixtures")]
+    put_version(places["mixtures"], "mixtures")
+    run = start_run(*pins)
+    needs = find_needs(places, (each for each in list_inputs() if each["run_id"] == run))
+    assert needs["mixtures"] == {1: [f"run {run[:8]}"]}
+
+
+def test_evidence_of_the_documents_outlives_a_run_that_stopped(places):
+    """The run wrote evidence, and no documents: corpus.near_duplicates.on_alarm is fail."""
+    put_version(places["documents"], "documents", fingerprint="first")
+    for made_from in ("first", "second"):
+        put_version(places["duplicates"], "near_duplicates", fingerprint=made_from)
+    assert find_needs(places, iter(()))["duplicates"] == {1: ["documents version 1"]}
+
+
+def test_tables_that_nobody_asked_for_are_not_listed(store, tmp_path, capsys):
+    configs = load(overrides=["recipe=tickets", f"root={tmp_path}", f"tracking.uri={store}"]).sections(
+        {name: stage.Config for name, stage in STAGES.items()}
+    )
+    tables.show(configs, delete=False, min_age_hours=168)
+    shown = capsys.readouterr().out
+    assert "documents: no table yet" in shown
+    assert "contamination" not in shown
+    put_version(f"{tmp_path}/contamination", "contamination")
+    tables.show(configs, delete=False, min_age_hours=168)
+    assert "contamination: version 1 at" in capsys.readouterr().out
 
 
 def test_a_deleted_run_still_needs_its_rows(store, places):

@@ -1,4 +1,5 @@
-"""What a split of the sequences has of each source: two small columns of the pinned table, without a JVM."""
+"""What a split of the sequences has of each source, without a JVM: from the facts of their commit, or from
+two small columns of the pinned table where the facts of an earlier Distributary do not say it."""
 
 from collections import Counter
 from dataclasses import asdict, replace
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 from pipelines.dataset.mixing.plan import MixturePlan, SourceCount, plan_mixture
 from pipelines.dataset.mixing.rules import Mixture
 from pipelines.dataset.pinned_files import open_pinned, require_plain_files
+from pipelines.dataset.source_facts import read_sources
 from pipelines.pin import Pin, fingerprint
 from pipelines.repeating import repeat_on_hdfs
 
@@ -32,7 +34,14 @@ def plan_on_table(
     """
     if not mixture.is_set:
         return None
-    counts = count_sources(path, table_id=sequences.table_id, version=sequences.version, split="train")
+    known = read_sources(sequences.facts, "train")
+    if known is None:
+        counts = count_sources(path, table_id=sequences.table_id, version=sequences.version, split="train")
+    else:
+        counts = [
+            SourceCount(source=source, num_sequences=of["sequences"], num_tokens=of["tokens"])
+            for source, of in sorted(known.items())
+        ]
     plan = plan_mixture(mixture, counts, num_epochs=num_epochs, global_batch=global_batch)
     made_from = fingerprint("mixture", sequences.identity(), asdict(mixture), global_batch, plan.identity())
     return replace(plan, id=made_from)

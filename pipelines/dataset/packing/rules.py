@@ -18,7 +18,7 @@ class PackingRules:
     sequence_length: int = 128
     """Most tokens in a sequence."""
     group_bytes: int = GROUP_BYTES
-    """Bytes of text, and 512 for each document (`documents.DOCUMENT_BYTES`), that are packed together by one
+    """Bytes of text, and 512 for each document (`layout.DOCUMENT_BYTES`), that are packed together by one
     task into one file of each split, about: from 0.7 to 1.4 times as many, and less for a file from a quarter
     of it. No sequence holds documents of two groups. A task sorts a group in memory, and best_fit also holds
     its tokens: about 5 bytes for each."""

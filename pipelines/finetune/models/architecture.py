@@ -54,7 +54,8 @@ class Architecture:
     """Where a model starts: weights by name, or `config` of a transformers model type from scratch."""
 
     base: str | None = None
-    """Folder, package://NAME/FOLDER or hub id; null = from scratch."""
+    """Folder, package://NAME/FOLDER, hub id or MLflow's name (models:/NAME/3, models:/NAME@champion,
+    runs:/RUN_ID/PATH); null = from scratch."""
     config: dict[str, Any] = field(default_factory=dict)
     """From scratch: model_type and its keys, as in a transformers config.json. With a base: keys to change,
     such as dropout.

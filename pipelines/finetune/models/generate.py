@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
-from pipelines.finetune.models.padding import pad
+from pipelines.finetune.models.cached import open_rows
 
 
 @torch.inference_mode()
@@ -19,24 +19,22 @@ def generate_greedily(
     """The new tokens of each prompt: the likeliest one at each step, up to and with one of `stop_ids`, at
     most its `max_new_tokens`.
 
-    An empty prompt gets no tokens, because there is nothing to predict from. Without a key-value cache, as
-    windows are short: the cost is one forward pass per new token, over all prompts that have not ended. The
+    An empty prompt gets no tokens, because there is nothing to predict from. The cost is one forward pass
+    over the prompts, and one of a single token for each new one; see `cached` for models that need more. The
     caller sets eval mode.
     """
-    device = next(model.parameters()).device
     sequences = [list(prompt) for prompt in prompts]
     sizes = [len(prompt) + most for prompt, most in zip(prompts, max_new_tokens, strict=True)]
-    open_rows = [row for row, prompt in enumerate(prompts) if prompt and len(prompt) < sizes[row]]
-    while open_rows:
-        ids_BT, mask_BT = pad([sequences[row] for row in open_rows], device)
-        last_B = mask_BT.sum(1) - 1
-        logits_BTV = model(input_ids_BT=ids_BT, attention_mask_BT=mask_BT)
-        next_B = logits_BTV[torch.arange(len(open_rows), device=device), last_B].argmax(-1)
-        for row, token in zip(open_rows, next_B.tolist(), strict=True):
+    writing = [row for row, prompt in enumerate(prompts) if prompt and len(prompt) < sizes[row]]
+    rows, kept = open_rows(model), list(range(len(writing)))
+    while writing:
+        next_B = rows.predict([sequences[row] for row in writing], kept).argmax(-1)
+        for row, token in zip(writing, next_B.tolist(), strict=True):
             sequences[row].append(token)
-        open_rows = [
-            row
-            for row in open_rows
+        kept = [
+            place
+            for place, row in enumerate(writing)
             if sequences[row][-1] not in stop_ids and len(sequences[row]) < sizes[row]
         ]
+        writing = [writing[place] for place in kept]
     return [sequence[len(prompt) :] for sequence, prompt in zip(sequences, prompts, strict=True)]

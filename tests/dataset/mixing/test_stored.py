@@ -1,5 +1,7 @@
 """The table of mixtures, and the counts that a plan is made from."""
 
+from dataclasses import replace
+
 import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
@@ -7,6 +9,7 @@ from deltalake import DeltaTable
 from pipelines.dataset.mixing.count import count_sources, plan_on_table
 from pipelines.dataset.mixing.rules import Mixture
 from pipelines.dataset.mixing.stored import read_mixture, write_mixture
+from pipelines.dataset.source_facts import describe_sources
 from tests.sequence_tables import make_rows, write_sequences_table
 
 NAMES = ["source 0", "source 1"]
@@ -30,6 +33,19 @@ def test_sources_of_a_split_are_counted_by_rows_and_tokens(sequences):
         rows = [row["num_tokens"] for row in splits["train"] if row["source"] == count.source]
         assert (count.num_sequences, count.num_tokens) == (len(rows), sum(rows))
         assert len(rows) > 3
+
+
+def test_a_plan_from_the_facts_is_that_from_the_files_and_opens_none(sequences):
+    splits, pin = sequences
+    counts = {source: {"sequences": 0, "tokens": 0} for source in NAMES}
+    for row in splits["train"]:
+        counts[row["source"]]["sequences"] += 1
+        counts[row["source"]]["tokens"] += row["num_tokens"]
+    known = replace(pin, path="/no/table", facts={**pin.facts, **describe_sources({"train": counts})})
+    mixture = Mixture(shares={"source 0": 0.7})
+    assert make_plan(known, mixture).sources == make_plan(pin, mixture).sources
+    with pytest.raises(FileNotFoundError):
+        make_plan(replace(known, facts=pin.facts), mixture)
 
 
 def test_no_mixture_makes_no_plan_and_equal_ones_have_equal_ids(sequences):

@@ -1,0 +1,104 @@
+"""The files of a base that MLflow keeps, on every machine with ranks.
+
+The driver brings them from MLflow to its own disk. Ranks know no MLflow, and often may not reach it: ranks on
+the driver's machine read its copy in place, others one that the driver puts beside the trainings, on storage
+that all machines share.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.fs as pafs
+
+from pipelines.connect import needs_shipping
+from pipelines.dataset.artefacts import WEIGHTS, fetch_artefact, find_artefact, is_artefact
+from pipelines.storage import Folder, locate
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from pipelines.finetune.models.architecture import Architecture
+    from pipelines.finetune.training import Training
+
+SHARED = "bases"
+"""Folder beside those of the trainings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseFiles:
+    """Where ranks find the files of a base."""
+
+    local: str
+    """Folder on the driver's machine."""
+    shared: str
+    """Path or URI of the copy on shared storage; it is there if a rank may need it."""
+    sizes: dict[str, int]
+    """Name -> bytes."""
+
+
+def place_base(spark: "SparkSession", training: "Training") -> "Training":
+    """The training with the files of its base where its ranks find them; itself if MLflow does not keep its
+    base. Downloads weights."""
+    if training.architecture.base is None or not is_artefact(training.architecture.base):
+        return training
+    artefact = find_artefact(training.architecture.base)
+    folder = fetch_artefact(artefact, artefact.files)
+    home = Folder(training.folder.rstrip("/").rpartition("/")[0])
+    files = BaseFiles(
+        local=str(folder),
+        shared=(home / SHARED / folder.name).path,
+        sizes={name: file.num_bytes for name, file in artefact.files.items()},
+    )
+    if needs_shipping(spark):
+        share_files(files)
+    return replace(training, base_files=files)
+
+
+def share_files(files: BaseFiles) -> None:
+    """Copy what is missing on shared storage."""
+    target, root = locate(files.shared)
+    target.create_dir(root, recursive=True)
+    for name, num_bytes in files.sizes.items():
+        there = target.get_file_info(f"{root}/{name}")
+        if there.size != num_bytes:
+            pafs.copy_files(
+                f"{files.local}/{name}",
+                f"{root}/{name}",
+                source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=target,
+            )
+
+
+@contextmanager
+def open_base(training: "Training", *, with_weights: bool) -> Iterator["Architecture"]:
+    """The architecture with a base that this machine has, while the context lasts. Without weights, only the
+    small files are copied from storage."""
+    files, architecture = training.base_files, training.architecture
+    if files is None:
+        yield architecture
+        return
+    sizes = {name: size for name, size in files.sizes.items() if with_weights or not name.endswith(WEIGHTS)}
+    source, root = locate(files.shared)
+    places = [files.local, *([root] if isinstance(source, pafs.LocalFileSystem) else [])]
+    for place in places:
+        if _is_complete(Path(place), sizes):
+            yield replace(architecture, base=place)
+            return
+    with tempfile.TemporaryDirectory(prefix="distributary-base-") as scratch:
+        for name in sizes:
+            pafs.copy_files(
+                f"{root}/{name}",
+                f"{scratch}/{name}",
+                source_filesystem=source,
+                destination_filesystem=pafs.LocalFileSystem(),
+            )
+        yield replace(architecture, base=scratch)
+
+
+def _is_complete(folder: Path, sizes: dict[str, int]) -> bool:
+    paths = {folder / name: size for name, size in sizes.items()}
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
