@@ -33,8 +33,30 @@ def value_types(kind, prefix):
 
 
 @pytest.mark.parametrize("recipe", list_overlays("recipe"))
-def test_every_recipe_passes_all_checks(recipe):
-    assert check_all(recipe=recipe)["corpus"].sources
+def test_every_recipe_passes_all_checks(recipe, monkeypatch):
+    monkeypatch.setenv("DISTRIBUTARY_ENCODER", "/models/encoder")
+    sections = check_all(recipe=recipe)
+    assert sections["corpus"].sources
+    assert sections["finetune"].model.start()
+    for source in sections["corpus"].sources:
+        assert (CONF.parent / source.path).exists(), f"{recipe} reads {source.path}"
+
+
+def test_a_recipe_for_your_own_encoder_asks_for_it_once(monkeypatch):
+    monkeypatch.delenv("DISTRIBUTARY_ENCODER", raising=False)
+    recipe = "customer_service_zh_encoder"
+    with pytest.raises(ValueError, match="'DISTRIBUTARY_ENCODER' not found\"; set the variable"):
+        check_all(recipe=recipe)
+    sections = check_all(recipe=recipe, overrides=["dataset.tokenizer.base=/models/encoder"])
+    assert sections["dataset"].tokenizer.base == sections["finetune"].model.base == "/models/encoder"
+
+
+def test_the_recipe_from_scratch_trains_its_tokenizer_or_takes_one():
+    sections = check_all(recipe="customer_service_zh")
+    assert sections["finetune"].model.start() == "scratch"
+    assert sections["dataset"].tokenizer.base is None
+    taken = check_all(recipe="customer_service_zh", overrides=["dataset.tokenizer.base=/models/encoder"])
+    assert taken["finetune"].model.start() == "scratch"
 
 
 @pytest.mark.parametrize("env", list_overlays("env"))
