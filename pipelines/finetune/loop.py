@@ -19,10 +19,11 @@ import torch
 
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
+from pipelines.finetune.optimization import Optimization, learning_rate
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.prefetch import prefetch
 from pipelines.finetune.tasks.task import Batch, Draw, Task
-from pipelines.finetune.training import BatchPlan, Optimization, learning_rate
+from pipelines.finetune.training import BatchPlan
 
 
 class StepResult(NamedTuple):

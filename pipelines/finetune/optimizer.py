@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from pipelines.finetune.training import Optimization
+from pipelines.finetune.optimization import Optimization
 
 
 class Trainable(NamedTuple):

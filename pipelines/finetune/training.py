@@ -2,13 +2,13 @@
 it.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.mixing.rules import Curriculum
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.optimization import Optimization
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,46 +20,6 @@ REVISION = 3
 
 StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer"]
 Backend = Literal["horovod", "torch"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Optimization:
-    """AdamW (Loshchilov and Hutter 2019) and its learning rate over time."""
-
-    learning_rate: float = 3e-4
-    """Highest learning rate, reached at the end of warm-up."""
-    head_learning_rate_factor: float = 1.0
-    """Times learning_rate for the classification head."""
-    warmup_fraction: float = 0.1
-    """Share of all steps in which the rate rises from 0."""
-    final_learning_rate_fraction: float = 0.0
-    """Share of learning_rate left at the last step."""
-    weight_decay: float = 0.01
-    """Not applied to biases and normalisation."""
-    max_gradient_norm: float = 1.0
-    """A longer gradient is clipped to this L2 norm."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay per step of the running means of gradients and of their squares."""
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "head_learning_rate_factor", "max_gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
-        for name in ("warmup_fraction", "final_learning_rate_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
-
-
-def learning_rate(step: int, total_steps: int, optimization: Optimization) -> float:
-    """Rate of `step` (from 0): linear warm-up, then half a cosine down to the final fraction."""
-    warmup = max(1, round(optimization.warmup_fraction * total_steps))
-    if step < warmup:
-        return optimization.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, total_steps - warmup)
-    floor = optimization.final_learning_rate_fraction
-    return optimization.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +127,8 @@ class Training:
             **({} if mixture is None else {"mixture": mixture.identity()}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
             "spec": self.spec.identity(),
-            **{name: asdict(getattr(self, name)) for name in ("architecture", "optimization", "schedule")},
+            **{name: asdict(getattr(self, name)) for name in ("architecture", "schedule")},
+            "optimization": self.optimization.identity(),
             "data": {
                 name: getattr(self.data, name)
                 for name in ("table_id", "version", "evaluation_split", "final_split")

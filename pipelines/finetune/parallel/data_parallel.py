@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 
 from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, new_state, set_learning_rate
 from pipelines.finetune.parallel import group, replica
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.collectives.interface import Collectives, broadcast_tensors
 from pipelines.finetune.parallel.strategy import BuildModel
 from pipelines.finetune.tasks.task import Batch, Task
-from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
 

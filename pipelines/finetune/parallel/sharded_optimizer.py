@@ -16,13 +16,13 @@ from torch.optim import Optimizer
 
 from pipelines.finetune.checkpoint.format import Piece, TrainState
 from pipelines.finetune.checkpoint.sharded import complete_shards, write_shard
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import Trainable, build_optimizer, set_learning_rate
 from pipelines.finetune.parallel import group, replica
 from pipelines.finetune.parallel.buckets import Bucket, GradientBuckets
 from pipelines.finetune.parallel.collectives.interface import Collectives
 from pipelines.finetune.parallel.strategy import BuildModel
 from pipelines.finetune.tasks.task import Batch, Task
-from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
 

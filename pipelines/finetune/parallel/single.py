@@ -14,11 +14,11 @@ from pipelines.finetune.checkpoint.format import (
     read_record,
 )
 from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, set_learning_rate
 from pipelines.finetune.parallel import replica
 from pipelines.finetune.parallel.strategy import BuildModel
 from pipelines.finetune.tasks.task import Batch, Task
-from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
 
