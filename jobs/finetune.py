@@ -30,6 +30,8 @@ class Config(RanksSection):
     mask_fraction: Annotated[float, Field(gt=0, lt=1)]
     evaluate_every_steps: Positive
     max_evaluation_sequences: Positive | None
+    stop_after_evaluations: Positive | None
+    stop_min_gain: Annotated[float, Field(ge=0)]
     checkpoint_every_steps: Positive
     log_every_steps: Positive
     evaluation_split: Split

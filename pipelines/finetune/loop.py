@@ -47,12 +47,12 @@ def train(
     plan: BatchPlan,
     optimization: Optimization,
     seed: int,
-    after_step: Callable[[int, StepResult, np.ndarray], None],
+    after_step: Callable[[int, StepResult, np.ndarray], bool],
 ) -> None:
     """Run `steps`, which end at the last step of the training. `strategy` is built.
 
     `after_step(num_steps_done, result, rows)` is called on every rank after every step, with the rows of the
-    global batch.
+    global batch. If it is true, the training ends early; all ranks must say the same.
     Raises FloatingPointError if loss or gradient is not finite.
     """
     # From here on only the thread asks `order`, which keeps a window.
@@ -78,7 +78,8 @@ def train(
                 )
             num_tokens = int(reader.lengths[rows].sum())
             result = StepResult(loss, norm, rate, num_tokens, time.monotonic() - started)
-            after_step(step + 1, result, rows)
+            if after_step(step + 1, result, rows):
+                break
 
 
 def _make_batches(

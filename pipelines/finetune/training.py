@@ -62,8 +62,21 @@ class Cadence:
     log_every_steps: int
     max_evaluation_sequences: int | None = None
     """Most sequences of a split that an evaluation measures, always the same ones; None = all."""
+    stop_after_evaluations: int | None = None
+    """Training ends after so many evaluations in a row without gain; None = after its last step."""
+    stop_min_gain: float = 0.0
+    """A gain in the metric must be greater than this to count."""
 
     def __post_init__(self) -> None:
+        if self.stop_after_evaluations is not None and self.stop_after_evaluations < 1:
+            raise ValueError(
+                f"stop_after_evaluations must be at least 1 or null, got {self.stop_after_evaluations}"
+            )
+        if self.stop_min_gain < 0 or (self.stop_min_gain and self.stop_after_evaluations is None):
+            raise ValueError(
+                "stop_min_gain must be at least 0, and 0 while stop_after_evaluations is null, got "
+                f"{self.stop_min_gain}"
+            )
         if self.max_evaluation_sequences is not None and self.max_evaluation_sequences < 1:
             raise ValueError(
                 f"max_evaluation_sequences must be at least 1 or null, got {self.max_evaluation_sequences}"
@@ -119,10 +132,12 @@ class Training:
         """What the weights depend on: everything but where the training runs, how, and how often it reports.
 
         The evaluation cadence is part of it, because the best checkpoint is one of those evaluated; so is the
-        limit of sequences, the mixture and the curriculum, where there is one.
+        limit of sequences, early stopping, the mixture and the curriculum, where there is one.
         """
         limit, mixture = self.cadence.max_evaluation_sequences, self.mixture
+        stopping = (self.cadence.stop_after_evaluations, self.cadence.stop_min_gain)
         return {
+            **({} if stopping[0] is None else {"stopping": stopping}),
             **({} if limit is None else {"max_evaluation_sequences": limit}),
             **({} if mixture is None else {"mixture": mixture.identity()}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),

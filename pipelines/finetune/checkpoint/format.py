@@ -53,6 +53,10 @@ class TrainState:
     """Step of the best evaluation so far; -1 = none yet."""
     best_value: float = 0.0
     """Its metric; without meaning while best_step is -1."""
+    last_gain_value: float | None = None
+    """Metric of the last evaluation that gained enough not to stop; None = none yet."""
+    num_without_gain: int = 0
+    """Evaluations since then."""
 
 
 class Piece(NamedTuple):
