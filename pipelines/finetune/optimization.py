@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 
-ADDED = ("schedule", "decay_fraction")
+ADDED = ("schedule", "decay_fraction", "ema_decay")
 """Fields that earlier versions did not have: left out of the identity while they have their default, so that
 trainings of those versions keep their fingerprint and can be continued."""
 
@@ -33,6 +33,8 @@ class Optimization:
     """A longer gradient is clipped to this L2 norm."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay per step of the running means of gradients and of their squares."""
+    ema_decay: float | None = None
+    """Decay per step of the running mean of the weights, which is evaluated and exported; None = no mean."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "head_learning_rate_factor", "max_gradient_norm"):
@@ -43,6 +45,8 @@ class Optimization:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1) or null, got {self.ema_decay}")
         if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
                 "warmup_fraction and decay_fraction must be at most 1 together, got "

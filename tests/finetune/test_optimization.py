@@ -59,6 +59,7 @@ def test_one_step_needs_no_warmup(schedule):
         ({"learning_rate": 0.0}, "learning_rate must be greater than 0, got 0.0"),
         ({"warmup_fraction": 1.1}, r"warmup_fraction must be in \[0, 1\], got 1.1"),
         ({"decay_fraction": -0.1}, r"decay_fraction must be in \[0, 1\], got -0.1"),
+        ({"ema_decay": 1.0}, r"ema_decay must be in \(0, 1\) or null, got 1.0"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
         (
             {"schedule": "wsd", "warmup_fraction": 0.6, "decay_fraction": 0.5},
@@ -89,7 +90,7 @@ def test_trainings_of_earlier_versions_keep_their_identity():
 
 
 def test_every_setting_that_is_changed_is_part_of_the_identity():
-    changes = {"schedule": "wsd", "decay_fraction": 0.5}
+    changes = {"schedule": "wsd", "decay_fraction": 0.5, "ema_decay": 0.9}
     assert asdict(Optimization(**changes)).items() >= changes.items()
     for name, value in changes.items():
         assert Optimization(**{name: value}).identity() == {**Optimization().identity(), name: value}

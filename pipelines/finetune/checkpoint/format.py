@@ -10,7 +10,9 @@ A checkpoint is a folder `step-00000200`:
 
 A piece is the optimizer state for elements [start, stop) of a flattened parameter. Whole state is one piece
 per parameter; a sharded optimizer writes the pieces that a rank owns. A reader takes the pieces that overlap
-the ranges it needs, so a checkpoint can be read with another number of ranks or by another strategy.
+the ranges it needs, so a checkpoint can be read with another number of ranks or by another strategy. With a
+running mean of the weights, the model of a checkpoint is the mean, and the state of a piece has the weights
+that training goes on from.
 
 What a killed writer left has no complete.json and is ignored. A file that a disk damaged does not match its
 sha256, and the checkpoint before it is used. Dropout and data order need no state: both are functions of

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.checkpoint.format import (
     MODEL_FILE,
     DamagedCheckpointError,
@@ -106,6 +107,7 @@ def restore(
     model: nn.Module,
     optimizer: Optimizer,
     owned: dict[Piece, nn.Parameter],
+    average: WeightAverage,
     *,
     checkpoints: Folder,
 ) -> TrainState:
@@ -127,7 +129,7 @@ def restore(
             state = _forget_missing_best(strategy, checkpoints, state)
             if weights is not None:
                 load_model_tensors(model, weights, f"{checkpoints.path}/{folder_name(step)}")
-            set_optimizer_states(optimizer, owned, pieces)
+            set_optimizer_states(optimizer, owned, average.take_from(pieces))
             return state
     if had_candidates:
         logger.warning(
