@@ -7,7 +7,7 @@ from pydantic import Field
 
 from jobs.shell.data_order import OrderSection
 from jobs.shell.settings import Positive
-from pipelines.finetune.training import Backend, StrategyName
+from pipelines.finetune.training import Backend, Precision, StrategyName
 
 
 class RanksSection(OrderSection):
@@ -16,6 +16,9 @@ class RanksSection(OrderSection):
     num_threads: Positive
     strategy: StrategyName
     collectives: Backend
+    precision: Precision
+    activation_checkpointing: bool
+    max_logit_tokens: Positive | None
     gpus_per_rank: Annotated[float, Field(ge=0, le=1)]
     max_copies_gb: Annotated[float, Field(gt=0)] | None
     wait_for_slots_seconds: Annotated[float, Field(ge=0)]

@@ -51,6 +51,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
         ),
         architecture=settings.model,
         optimization=settings.optimization,
+        precision=settings.precision,
         schedule=_pick(Schedule, settings),
         cadence=_pick(Cadence, settings),
         execution=_pick(Execution, settings),

@@ -20,6 +20,7 @@ REVISION = 3
 
 StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer"]
 Backend = Literal["horovod", "torch"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +98,10 @@ class Execution:
     """Who carries tensors between ranks; not used by one rank."""
     gpus_per_rank: float = 0.0
     """GPUs that each rank requests from Spark; 0 = what every task of the application gets."""
+    activation_checkpointing: bool = False
+    """Recompute the activations of each layer in backward instead of keeping them."""
+    max_logit_tokens: int | None = None
+    """Most tokens of a language model whose logits a rank holds at once; None = those of a micro-batch."""
     max_copies_gb: float | None = None
     """GB that all local copies of sequences may take on a machine; None = what its disk has."""
 
@@ -123,6 +128,8 @@ class Training:
     schedule: Schedule
     cadence: Cadence
     execution: Execution
+    precision: Precision = "float32"
+    """Type in which forward and backward compute; weights, sums and losses are float32 in any case."""
     mixture: "MixturePlan | None" = None
     """What is read of every source; None = every train sequence num_epochs times."""
     curriculum: Curriculum | None = None
@@ -132,11 +139,13 @@ class Training:
         """What the weights depend on: everything but where the training runs, how, and how often it reports.
 
         The evaluation cadence is part of it, because the best checkpoint is one of those evaluated; so is the
-        limit of sequences, early stopping, the mixture and the curriculum, where there is one.
+        limit of sequences, early stopping, a 16-bit precision, the mixture and the curriculum, where there
+        is one.
         """
         limit, mixture = self.cadence.max_evaluation_sequences, self.mixture
         stopping = (self.cadence.stop_after_evaluations, self.cadence.stop_min_gain)
         return {
+            **({} if self.precision == "float32" else {"precision": self.precision}),
             **({} if stopping[0] is None else {"stopping": stopping}),
             **({} if limit is None else {"max_evaluation_sequences": limit}),
             **({} if mixture is None else {"mixture": mixture.identity()}),
@@ -157,6 +166,7 @@ class Training:
         fraction = self.spec.mask_fraction
         return {
             "task": self.spec.task,
+            "precision": self.precision,
             **({} if fraction is None else {"mask_fraction": fraction}),
             "architecture": asdict(self.architecture),
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),

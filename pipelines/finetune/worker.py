@@ -28,10 +28,13 @@ from pipelines.finetune.export import export_model
 from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
+from pipelines.finetune.models.activations import recompute_activations
 from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.decoder import limit_logits
 from pipelines.finetune.opening import open_together
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
+from pipelines.finetune.precision import require_precision, use_precision
 from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.results import read_result
 from pipelines.finetune.tasks.table import build_task
@@ -85,6 +88,7 @@ class _Rank:
 
     def run(self) -> dict[str, Any]:
         training, strategy, schedule = self._training, self._strategy, self._training.schedule
+        require_precision(training.precision, strategy.device)
         self._open_data(launch=self._require_shared_folder())
         self._note("building the model")
         if strategy.device.type == "cpu" and torch.cuda.is_available() and strategy.rank == 0:
@@ -118,13 +122,19 @@ class _Rank:
         return self._finish(before)
 
     def _build_model(self, load_weights: bool) -> nn.Module:
-        return build_model(
+        model = build_model(
             self._training.architecture,
             self._training.spec,
             vocab_size=self._tokenizer.get_vocab_size(),
             seed=self._training.schedule.seed,
             load_weights=load_weights,
         )
+        if self._training.execution.activation_checkpointing:
+            recompute_activations(model)
+        if self._training.execution.max_logit_tokens is not None:
+            limit_logits(model, self._training.execution.max_logit_tokens)
+        use_precision(model, self._training.precision, self._strategy.device)
+        return model
 
     def _open_data(self, launch: int) -> None:
         """The splits, when all ranks have them."""
