@@ -4,17 +4,20 @@ import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
+OptimizerName = Literal["adamw", "adafactor", "muon"]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 
-ADDED = ("schedule", "decay_fraction", "ema_decay")
+ADDED = ("optimizer", "schedule", "decay_fraction", "ema_decay")
 """Fields that earlier versions did not have: left out of the identity while they have their default, so that
 trainings of those versions keep their fingerprint and can be continued."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimization:
-    """AdamW (Loshchilov and Hutter 2019) and its learning rate over time."""
+    """An optimizer and its learning rate over time."""
 
+    optimizer: OptimizerName = "adamw"
+    """AdamW (Loshchilov and Hutter 2019), Adafactor, or Muon for matrices with AdamW for the rest."""
     learning_rate: float = 3e-4
     """Highest learning rate, reached at the end of warm-up."""
     head_learning_rate_factor: float = 1.0
@@ -32,7 +35,7 @@ class Optimization:
     max_gradient_norm: float = 1.0
     """A longer gradient is clipped to this L2 norm."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay per step of the running means of gradients and of their squares."""
+    """Decay per step of AdamW's running means of gradients and of their squares."""
     ema_decay: float | None = None
     """Decay per step of the running mean of the weights, which is evaluated and exported; None = no mean."""
 
@@ -56,6 +59,15 @@ class Optimization:
             raise ValueError(
                 "final_learning_rate_fraction has no effect on schedule constant, got "
                 f"{self.final_learning_rate_fraction}; set it to 0, or take wsd, linear or cosine"
+            )
+
+    def require_shardable(self) -> None:
+        """Raise ValueError if the optimizer can't update a piece of a parameter as it updates the whole."""
+        if self.optimizer != "adamw":
+            raise ValueError(
+                f"finetune.optimization.optimizer {self.optimizer} updates whole matrices, and strategy "
+                "sharded_optimizer gives each rank pieces of them; set finetune.strategy=data_parallel or "
+                "optimizer adamw"
             )
 
     def identity(self) -> dict[str, Any]:

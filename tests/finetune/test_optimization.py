@@ -90,7 +90,7 @@ def test_trainings_of_earlier_versions_keep_their_identity():
 
 
 def test_every_setting_that_is_changed_is_part_of_the_identity():
-    changes = {"schedule": "wsd", "decay_fraction": 0.5, "ema_decay": 0.9}
+    changes = {"schedule": "wsd", "decay_fraction": 0.5, "ema_decay": 0.9, "optimizer": "muon"}
     assert asdict(Optimization(**changes)).items() >= changes.items()
     for name, value in changes.items():
         assert Optimization(**{name: value}).identity() == {**Optimization().identity(), name: value}

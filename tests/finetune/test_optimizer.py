@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -37,15 +38,28 @@ def test_an_update_equals_torch_adamw_without_our_groups():
     torch.testing.assert_close(ours.weight, theirs.weight)
 
 
-def test_new_state_has_the_fields_of_adamw():
-    model = nn.Linear(3, 2, bias=False)
-    optimizer = build_optimizer(list_trainable(model), Optimization())
-    model(torch.ones(1, 3)).sum().backward()
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
+def test_new_state_has_the_fields_of_the_optimizer(name):
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
+    optimizer = build_optimizer(list_trainable(model), Optimization(optimizer=name))
+    model(torch.arange(5)).sum().backward()
     optimizer.step()
-    found, made = optimizer.state[model.weight], new_state(model.weight)
-    assert {name: (value.shape, value.dtype) for name, value in found.items()} == {
-        name: (value.shape, value.dtype) for name, value in made.items()
-    }
+    fields = set()
+    for parameter in model.parameters():
+        found, made = optimizer.state[parameter], new_state(optimizer, parameter)
+        assert {field: (value.shape, value.dtype, value.device) for field, value in found.items()} == {
+            field: (value.shape, value.dtype, value.device) for field, value in made.items()
+        }
+        fields |= set(found)
+    adamw = {"step", "exp_avg", "exp_avg_sq"}
+    assert (
+        fields
+        == {
+            "adamw": adamw,
+            "adafactor": {"step", "row_var", "col_var", "variance"},
+            "muon": {"momentum_buffer"} | adamw,
+        }[name]
+    )
 
 
 def test_a_rank_may_own_no_parameters():

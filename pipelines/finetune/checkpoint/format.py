@@ -71,7 +71,7 @@ class Piece(NamedTuple):
 
 PieceState = dict[str, Tensor]
 """Optimizer state of a piece by field: (stop - start,) tensors, and scalars of shape () that hold for the
-whole parameter.
+whole parameter. Optimizers that do not shard may have fewer elements: their pieces are whole parameters.
 """
 
 

@@ -75,7 +75,7 @@ class DataParallel:
         named: list[tuple[str, Tensor]] = []
         for number, parameter in enumerate(parameters):
             if has_state[number]:
-                state = self._optimizer.state.get(parameter) or new_state(parameter)
+                state = self._optimizer.state.get(parameter) or new_state(self._optimizer, parameter)
                 self._optimizer.state[parameter] = state
                 named += [(f"optimizer.{number}.{field}", state[field]) for field in sorted(state)]
         broadcast_tensors(self._collectives, named)

@@ -178,7 +178,7 @@ def set_optimizer_states(
     """Put state that was read from a checkpoint into the optimizer."""
     for piece, tensor in owned.items():
         if states.get(piece):
-            state = new_state(tensor)
+            state = new_state(optimizer, tensor)
             for field, value in states[piece].items():
                 state[field].copy_(value.view_as(state[field]))
             optimizer.state[tensor] = state
