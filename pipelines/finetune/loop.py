@@ -19,6 +19,7 @@ import torch
 
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
+from pipelines.finetune.lack_of_memory import explain_update
 from pipelines.finetune.optimization import Optimization, learning_rate
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.prefetch import prefetch
@@ -53,7 +54,8 @@ def train(
 
     `after_step(num_steps_done, result, rows)` is called on every rank after every step, with the rows of the
     global batch. If it is true, the training ends early; all ranks must say the same.
-    Raises FloatingPointError if loss or gradient is not finite.
+    Raises FloatingPointError if loss or gradient is not finite, MemoryError with the remedies if memory does
+    not suffice.
     """
     # From here on only the thread asks `order`, which keeps a window.
     with prefetch(_make_batches(strategy, task, reader, order, steps, plan, seed)) as made:
@@ -67,7 +69,8 @@ def train(
             share = strategy.forward_backward(
                 batches, task, num_targets=max(1, int(task.count_targets(reader.num_targets[rows]).sum()))
             )
-            norm = strategy.step(max_norm=optimization.max_gradient_norm, learning_rate=rate)
+            with explain_update():
+                norm = strategy.step(max_norm=optimization.max_gradient_norm, learning_rate=rate)
             loss = float(strategy.sum(share, name="loss"))
             if not (np.isfinite(loss) and np.isfinite(norm)):
                 raise FloatingPointError(

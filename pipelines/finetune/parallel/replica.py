@@ -26,6 +26,7 @@ from pipelines.finetune.checkpoint.format import (
     read_record,
 )
 from pipelines.finetune.checkpoint.sharded import read_pieces
+from pipelines.finetune.lack_of_memory import explain_batch
 from pipelines.finetune.optimizer import new_state
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.strategy import BuildModel, Strategy
@@ -53,8 +54,9 @@ def accumulate(
     share: Tensor | None = None
     for number, batch in enumerate(batches, 1):
         before_pass(number)
-        loss = task.loss_sum(model(**batch.inputs), batch) / num_targets
-        loss.backward()
+        with explain_batch(batch):
+            loss = task.loss_sum(model(**batch.inputs), batch) / num_targets
+            loss.backward()
         part = loss.detach().double().reshape(1)
         share = part if share is None else share + part
     assert share is not None, "BatchPlan gives every rank at least one micro-batch"
@@ -85,7 +87,7 @@ def accumulate_and_send(
 def run_forward(model: nn.Module, batch: Batch) -> Tensor:
     """The model's outputs in evaluation mode, without gradients."""
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), explain_batch(batch):
         return model(**batch.inputs)
 
 
