@@ -6,36 +6,32 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from jobs.shell.command import run_command
-from jobs.shell.data_order import OrderSection, describe_mixture, list_inputs
+from jobs.shell.data_order import describe_mixture, list_inputs
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
+from jobs.shell.ranks import RanksSection
 from jobs.shell.redaction import redact
 from jobs.shell.settings import AbsolutePath, Positive, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from pipelines.finetune.models.architecture import Architecture
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.plan import make_training
-from pipelines.finetune.training import Backend, Optimization, StrategyName, Training
+from pipelines.finetune.training import Training
 
 if TYPE_CHECKING:
     from pipelines.pin import Pin
 
 
-class Config(OrderSection):
+class Config(RanksSection):
     sequences: TablePlace
     tokenizers: AbsolutePath
     folder: AbsolutePath
     model: Architecture
     optimization: Optimization
-    micro_batch: Positive
     mask_fraction: Annotated[float, Field(gt=0, lt=1)]
-    num_ranks: Positive
-    num_threads: Positive
-    strategy: StrategyName
-    collectives: Backend
-    gpus_per_rank: Annotated[float, Field(ge=0, le=1)]
-    max_copies_gb: Annotated[float, Field(gt=0)] | None
-    wait_for_slots_seconds: Annotated[float, Field(ge=0)]
     evaluate_every_steps: Positive
     max_evaluation_sequences: Positive | None
+    stop_after_evaluations: Positive | None
+    stop_min_gain: Annotated[float, Field(ge=0)]
     checkpoint_every_steps: Positive
     log_every_steps: Positive
     evaluation_split: Split

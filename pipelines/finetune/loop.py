@@ -19,10 +19,12 @@ import torch
 
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
+from pipelines.finetune.lack_of_memory import explain_update
+from pipelines.finetune.optimization import Optimization, learning_rate
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.prefetch import prefetch
 from pipelines.finetune.tasks.task import Batch, Draw, Task
-from pipelines.finetune.training import BatchPlan, Optimization, learning_rate
+from pipelines.finetune.training import BatchPlan
 
 
 class StepResult(NamedTuple):
@@ -46,13 +48,14 @@ def train(
     plan: BatchPlan,
     optimization: Optimization,
     seed: int,
-    after_step: Callable[[int, StepResult, np.ndarray], None],
+    after_step: Callable[[int, StepResult, np.ndarray], bool],
 ) -> None:
     """Run `steps`, which end at the last step of the training. `strategy` is built.
 
     `after_step(num_steps_done, result, rows)` is called on every rank after every step, with the rows of the
-    global batch.
-    Raises FloatingPointError if loss or gradient is not finite.
+    global batch. If it is true, the training ends early; all ranks must say the same.
+    Raises FloatingPointError if loss or gradient is not finite, MemoryError with the remedies if memory does
+    not suffice.
     """
     # From here on only the thread asks `order`, which keeps a window.
     with prefetch(_make_batches(strategy, task, reader, order, steps, plan, seed)) as made:
@@ -66,7 +69,8 @@ def train(
             share = strategy.forward_backward(
                 batches, task, num_targets=max(1, int(task.count_targets(reader.num_targets[rows]).sum()))
             )
-            norm = strategy.step(max_norm=optimization.max_gradient_norm, learning_rate=rate)
+            with explain_update():
+                norm = strategy.step(max_norm=optimization.max_gradient_norm, learning_rate=rate)
             loss = float(strategy.sum(share, name="loss"))
             if not (np.isfinite(loss) and np.isfinite(norm)):
                 raise FloatingPointError(
@@ -77,7 +81,8 @@ def train(
                 )
             num_tokens = int(reader.lengths[rows].sum())
             result = StepResult(loss, norm, rate, num_tokens, time.monotonic() - started)
-            after_step(step + 1, result, rows)
+            if after_step(step + 1, result, rows):
+                break
 
 
 def _make_batches(

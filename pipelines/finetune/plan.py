@@ -16,7 +16,8 @@ _Value = TypeVar("_Value")
 def make_training(settings: Any, sequences: "Pin") -> Training:
     """The training that `settings` (the finetune section of the configuration) means on pinned sequences.
 
-    Raises ValueError if ranks cannot share a global batch, or if the model names neither base nor model_type.
+    Raises ValueError if ranks cannot share a global batch or the optimizer, or if the model names neither
+    base nor model_type.
     """
     from pipelines.catalog import find_location
     from pipelines.dataset.hub import base_identity, pin_base
@@ -29,6 +30,8 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             f"finetune.strategy is single, but finetune.num_ranks is {settings.num_ranks}; set "
             "finetune.num_ranks=1 or another strategy"
         )
+    if settings.strategy == "sharded_optimizer":
+        settings.optimization.require_shardable()
     BatchPlan(
         global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
     )
@@ -54,6 +57,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
         ),
         architecture=model,
         optimization=settings.optimization,
+        precision=settings.precision,
         schedule=_pick(Schedule, settings),
         cadence=_pick(Cadence, settings),
         execution=_pick(Execution, settings),

@@ -24,11 +24,11 @@ class RealisedMix:
         for step in range(self._first, first_step):
             self._add(order.batch(step))
 
-    def count(self, num_done: int, rows: np.ndarray) -> Iterator[dict[str, Any]]:
+    def count(self, num_done: int, rows: np.ndarray, *, is_last: bool = False) -> Iterator[dict[str, Any]]:
         """Add the `rows` of the step after which `num_done` are done. If a thousand or the training ends with
-        it: `first_step` of what is summed (from 0), and `sequences` and `tokens` by source."""
+        it, or `is_last`: `first_step` of what is summed (from 0), and `sequences` and `tokens` by source."""
         self._add(rows)
-        if num_done % STEPS == 0 or num_done == self._total_steps:
+        if num_done % STEPS == 0 or num_done == self._total_steps or is_last:
             names = [each.source for each in self._plan.sources]
             sums = {
                 name: dict(zip(names, values.tolist(), strict=True))

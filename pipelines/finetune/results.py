@@ -22,9 +22,10 @@ def display_result(result: dict[str, Any] | None) -> dict[str, str]:
     """What a person wants to know of a finished training."""
     if result is None:
         return {}
-    metric = result["metric"]
+    metric, steps = result["metric"], f"{result['total_steps']:,}"
+    planned = result.get("planned_steps", result["total_steps"])  # earlier versions did not write it
     return {
         f"{metric} before": f"{result['before'][metric]:.4f}",
         f"{metric} after": f"{result['after'][metric]:.4f}",
-        "steps": f"{result['total_steps']:,}",
+        "steps": steps if planned == result["total_steps"] else f"{steps} of {planned:,}, stopped early",
     }

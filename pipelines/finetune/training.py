@@ -2,13 +2,13 @@
 it.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.mixing.rules import Curriculum
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.optimization import Optimization
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,46 +21,7 @@ REVISION = 3
 
 StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer"]
 Backend = Literal["horovod", "torch"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Optimization:
-    """AdamW (Loshchilov and Hutter 2019) and its learning rate over time."""
-
-    learning_rate: float = 3e-4
-    """Highest learning rate, reached at the end of warm-up."""
-    head_learning_rate_factor: float = 1.0
-    """Times learning_rate for the classification head."""
-    warmup_fraction: float = 0.1
-    """Share of all steps in which the rate rises from 0."""
-    final_learning_rate_fraction: float = 0.0
-    """Share of learning_rate left at the last step."""
-    weight_decay: float = 0.01
-    """Not applied to biases and normalisation."""
-    max_gradient_norm: float = 1.0
-    """A longer gradient is clipped to this L2 norm."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay per step of the running means of gradients and of their squares."""
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "head_learning_rate_factor", "max_gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
-        for name in ("warmup_fraction", "final_learning_rate_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
-
-
-def learning_rate(step: int, total_steps: int, optimization: Optimization) -> float:
-    """Rate of `step` (from 0): linear warm-up, then half a cosine down to the final fraction."""
-    warmup = max(1, round(optimization.warmup_fraction * total_steps))
-    if step < warmup:
-        return optimization.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, total_steps - warmup)
-    floor = optimization.final_learning_rate_fraction
-    return optimization.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,8 +64,21 @@ class Cadence:
     log_every_steps: int
     max_evaluation_sequences: int | None = None
     """Most sequences of a split that an evaluation measures, always the same ones; None = all."""
+    stop_after_evaluations: int | None = None
+    """Training ends after so many evaluations in a row without gain; None = after its last step."""
+    stop_min_gain: float = 0.0
+    """A gain in the metric must be greater than this to count."""
 
     def __post_init__(self) -> None:
+        if self.stop_after_evaluations is not None and self.stop_after_evaluations < 1:
+            raise ValueError(
+                f"stop_after_evaluations must be at least 1 or null, got {self.stop_after_evaluations}"
+            )
+        if self.stop_min_gain < 0 or (self.stop_min_gain and self.stop_after_evaluations is None):
+            raise ValueError(
+                "stop_min_gain must be at least 0, and 0 while stop_after_evaluations is null, got "
+                f"{self.stop_min_gain}"
+            )
         if self.max_evaluation_sequences is not None and self.max_evaluation_sequences < 1:
             raise ValueError(
                 f"max_evaluation_sequences must be at least 1 or null, got {self.max_evaluation_sequences}"
@@ -125,6 +99,10 @@ class Execution:
     """Who carries tensors between ranks; not used by one rank."""
     gpus_per_rank: float = 0.0
     """GPUs that each rank requests from Spark; 0 = what every task of the application gets."""
+    activation_checkpointing: bool = False
+    """Recompute the activations of each layer in backward instead of keeping them."""
+    max_logit_tokens: int | None = None
+    """Most tokens of a language model whose logits a rank holds at once; None = those of a micro-batch."""
     max_copies_gb: float | None = None
     """GB that all local copies of sequences may take on a machine; None = what its disk has."""
 
@@ -151,6 +129,8 @@ class Training:
     schedule: Schedule
     cadence: Cadence
     execution: Execution
+    precision: Precision = "float32"
+    """Type in which forward and backward compute; weights, sums and losses are float32 in any case."""
     mixture: "MixturePlan | None" = None
     """What is read of every source; None = every train sequence num_epochs times."""
     curriculum: Curriculum | None = None
@@ -162,15 +142,20 @@ class Training:
         """What the weights depend on: everything but where the training runs, how, and how often it reports.
 
         The evaluation cadence is part of it, because the best checkpoint is one of those evaluated; so is the
-        limit of sequences, the mixture and the curriculum, where there is one.
+        limit of sequences, early stopping, a 16-bit precision, the mixture and the curriculum, where there
+        is one.
         """
         limit, mixture = self.cadence.max_evaluation_sequences, self.mixture
+        stopping = (self.cadence.stop_after_evaluations, self.cadence.stop_min_gain)
         return {
+            **({} if self.precision == "float32" else {"precision": self.precision}),
+            **({} if stopping[0] is None else {"stopping": stopping}),
             **({} if limit is None else {"max_evaluation_sequences": limit}),
             **({} if mixture is None else {"mixture": mixture.identity()}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
             "spec": self.spec.identity(),
-            **{name: asdict(getattr(self, name)) for name in ("architecture", "optimization", "schedule")},
+            **{name: asdict(getattr(self, name)) for name in ("architecture", "schedule")},
+            "optimization": self.optimization.identity(),
             "data": {
                 name: getattr(self.data, name)
                 for name in ("table_id", "version", "evaluation_split", "final_split")
@@ -184,6 +169,7 @@ class Training:
         fraction = self.spec.mask_fraction
         return {
             "task": self.spec.task,
+            "precision": self.precision,
             **({} if fraction is None else {"mask_fraction": fraction}),
             "architecture": asdict(self.architecture),
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),

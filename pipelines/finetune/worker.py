@@ -5,13 +5,9 @@ untrained model), and at the end `model/`, for language models `sample.txt`, and
 written last. A second call continues from the newest checkpoint, or returns the result.
 """
 
-import hashlib
 import json
-import math
 import secrets
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,17 +21,21 @@ from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader, open_split
 from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.finetune.base_files import open_base
+from pipelines.finetune.best import is_over, judge_evaluation
 from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
+from pipelines.finetune.export import export_model
 from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
+from pipelines.finetune.models.activations import recompute_activations
 from pipelines.finetune.models.build import build_model
-from pipelines.finetune.models.folder import save_model
+from pipelines.finetune.models.decoder import limit_logits
 from pipelines.finetune.opening import open_together
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
+from pipelines.finetune.precision import require_precision, use_precision
 from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.results import read_result
 from pipelines.finetune.tasks.table import build_task
@@ -89,6 +89,7 @@ class _Rank:
 
     def run(self) -> dict[str, Any]:
         training, strategy, schedule = self._training, self._strategy, self._training.schedule
+        require_precision(training.precision, strategy.device)
         self._open_data(launch=self._require_shared_folder())
         self._note("building the model")
         if strategy.device.type == "cpu" and torch.cuda.is_available() and strategy.rank == 0:
@@ -106,12 +107,14 @@ class _Rank:
         if self._sources is not None and strategy.rank == 0:
             step = self._state.step
             self._mix = RealisedMix(self._sources, self._train.lengths, self._order, first_step=step)
+        stopped = is_over(self._state, training.cadence)
+        first = self._total_steps if stopped else self._state.step
         train(
             strategy,
             self._task,
             self._train,
             self._order,
-            steps=range(self._state.step, self._total_steps),
+            steps=range(first, self._total_steps),
             plan=self._plan,
             optimization=training.optimization,
             seed=schedule.seed,
@@ -121,13 +124,19 @@ class _Rank:
 
     def _build_model(self, load_weights: bool) -> nn.Module:
         with open_base(self._training, with_weights=load_weights) as architecture:
-            return build_model(
+            model = build_model(
                 architecture,
                 self._training.spec,
                 vocab_size=self._tokenizer.get_vocab_size(),
                 seed=self._training.schedule.seed,
                 load_weights=load_weights,
             )
+        if self._training.execution.activation_checkpointing:
+            recompute_activations(model)
+        if self._training.execution.max_logit_tokens is not None:
+            limit_logits(model, self._training.execution.max_logit_tokens)
+        use_precision(model, self._training.precision, self._strategy.device)
+        return model
 
     def _open_data(self, launch: int) -> None:
         """The splits, when all ranks have them."""
@@ -212,17 +221,19 @@ class _Rank:
             progress=lambda share: self._note(f"evaluating {split}: {share:.0%}"),
         )
 
-    def _after_step(self, step: int, result: StepResult, rows: np.ndarray) -> None:
+    def _after_step(self, step: int, result: StepResult, rows: np.ndarray) -> bool:
+        """Evaluate, save and report what is due; whether the training ends before its last step."""
         cadence, rank = self._training.cadence, self._strategy.rank
-        is_last = step == self._total_steps
         self._state = replace(self._state, step=step)
+        evaluates = step % cadence.evaluate_every_steps == 0 or step == self._total_steps
+        if evaluates:
+            self._evaluate_and_judge(step)
+        stops = is_over(self._state, cadence)
+        is_last = stops or step == self._total_steps
         if rank == 0 and (step % cadence.log_every_steps == 0 or is_last):
             self._events.write("step", step=step, total_steps=self._total_steps, **result._asdict())
-        for counts in [] if self._mix is None else self._mix.count(step, rows):
+        for counts in [] if self._mix is None else self._mix.count(step, rows, is_last=is_last):
             self._events.write("mixture", step=step, **counts)
-        evaluates = step % cadence.evaluate_every_steps == 0 or is_last
-        if evaluates:
-            self._compare_with_best(step)
         if evaluates or step % cadence.checkpoint_every_steps == 0:
             if rank == 0:
                 # A resumed training does not repeat these events, so they must be on storage before the
@@ -230,21 +241,24 @@ class _Rank:
                 self._events.close()
             self._strategy.save(self._checkpoints, self._state)
             self._note(f"checkpoint of step {step} written")
+        return stops
 
-    def _compare_with_best(self, step: int) -> None:
-        split = self._training.data.evaluation_split
+    def _evaluate_and_judge(self, step: int) -> None:
+        """All ranks judge by the value of rank 0: on other machines, a logarithm may end in another digit."""
+        split, metric = self._training.data.evaluation_split, self._task.metric
         metrics = self._evaluate(self._validation, split).metrics
-        value, best = metrics[self._task.metric], self._state.best_value
-        is_first = self._state.best_step < 0 or not math.isfinite(best)
-        if is_first or METRICS[self._task.metric].gain(value, best) > 0:
-            self._state = replace(self._state, best_step=step, best_value=value)
+        value = self._strategy.agree(metrics[metric])
+        self._state = judge_evaluation(self._state, value, METRICS[metric], self._training.cadence)
         if self._strategy.rank == 0:
             self._events.write("evaluation", step=step, split=split, **metrics)
+            if is_over(self._state, self._training.cadence):
+                text = f"no gain in {self._state.num_without_gain} evaluations: training stops here"
+                self._events.write("warning", step=step, text=text)
 
     def _finish(self, before: dict[str, float]) -> dict[str, Any]:
         """Final metrics of the best weights, the model folder, the result."""
         self._strategy.agree()  # the best checkpoint is complete
-        if self._state.best_step != self._total_steps:
+        if self._state.best_step != self._state.step:
             self._strategy.load_weights(self._checkpoints, self._state.best_step)
         split = self._training.data.final_split
         final = self._evaluate(self._final, split)
@@ -254,7 +268,8 @@ class _Rank:
             "after": final.metrics,
             "best_step": self._state.best_step,
             "best_value": self._state.best_value,
-            "total_steps": self._total_steps,
+            "total_steps": self._state.step,
+            "planned_steps": self._total_steps,
             "num_final_rows": final.num_rows,
             "num_train_rows": len(self._train),
             "confusion": None,
@@ -263,28 +278,14 @@ class _Rank:
         if model is not None:
             # On rank 0 only: 2,000 classes make 4 million numbers.
             result["confusion"] = None if final.confusion is None else final.confusion.tolist()
-            result["weights"] = self._export(model)
-            self._events.write("final", step=self._total_steps, split=split, **final.metrics)
+            rows = self._validation.rows(np.arange(min(NUM_SAMPLES, len(self._validation))))
+            spec = self._training.spec
+            result["weights"] = export_model(self._run, model, self._task, self._tokenizer, spec, rows)
+            self._events.write("final", step=self._state.step, split=split, **final.metrics)
             self._events.close()
             self._run.delete(OPENED)
             self._run.write("result.json", json.dumps(result).encode())
         return result
-
-    def _export(self, model: nn.Module) -> str:
-        """Write the model folder, and the sample text of a task that has one; sha256 of the weights."""
-        digest = ""
-        with tempfile.TemporaryDirectory() as scratch:
-            save_model(model, self._tokenizer.to_str(), self._training.spec, Path(scratch))
-            for file in sorted(Path(scratch).iterdir()):
-                content = file.read_bytes()
-                if file.name == "model.safetensors":
-                    digest = hashlib.sha256(content).hexdigest()
-                self._run.write(f"model/{file.name}", content)
-        rows = self._validation.rows(np.arange(min(NUM_SAMPLES, len(self._validation))))
-        sample = self._task.sample_text(model, self._tokenizer, rows)
-        if sample is not None:
-            self._run.write("sample.txt", sample.encode())
-        return digest
 
     def _note(self, text: str) -> None:
         if self._strategy.rank == 0:

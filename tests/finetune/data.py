@@ -13,7 +13,8 @@ from pipelines.dataset.reader import write_split
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.dataset.tokenizer import write_tokenizer
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
-from pipelines.finetune.training import Cadence, Data, Execution, Optimization, Schedule, Training
+from pipelines.finetune.optimization import Optimization
+from pipelines.finetune.training import Cadence, Data, Execution, Schedule, Training
 from tests.conftest import TINY_ENCODER
 
 TABLE_ID, VERSION = "00000000-0000-4000-8000-000000000000", 3

@@ -11,6 +11,7 @@ from pipelines.finetune.checkpoint import format as checkpoint_format
 from pipelines.finetune.checkpoint import sharded
 from pipelines.finetune.checkpoint.format import DamagedCheckpointError, Piece, TrainState
 from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable
 from pipelines.finetune.parallel.replica import (
     _forget_missing_best,
@@ -19,7 +20,6 @@ from pipelines.finetune.parallel.replica import (
     whole_pieces,
 )
 from pipelines.finetune.parallel.single import SingleProcess
-from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
 

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from pipelines.dataset.reader import SequenceReader, write_split
+from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.evaluate import choose_rows, evaluate
 from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.tasks.classification import Classification
 from pipelines.finetune.training import Cadence
@@ -25,6 +27,7 @@ def replica(rank: int, num_replicas: int) -> SingleProcess:
     """A single process that takes the rows of one of several replicas; its sums are its own."""
     strategy = SingleProcess(torch.device("cpu"))
     strategy._model = FirstToken()
+    strategy._average = WeightAverage({}, Optimization())
     strategy.data_rank, strategy.num_replicas = rank, num_replicas
     return strategy
 

@@ -1,24 +1,9 @@
-import math
-
 import pytest
 import torch
 from torch import nn
 
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, new_state, set_learning_rate
-from pipelines.finetune.training import Optimization, learning_rate
-
-
-def test_the_rate_rises_and_falls_as_half_a_cosine():
-    optimization = Optimization(learning_rate=1.0, warmup_fraction=0.2, final_learning_rate_fraction=0.1)
-    rates = [learning_rate(step, 10, optimization) for step in range(10)]
-    assert rates[:2] == [0.5, 1.0]
-    assert rates[2:] == pytest.approx(
-        [0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
-    )
-
-
-def test_one_step_needs_no_warmup():
-    assert learning_rate(0, 1, Optimization(learning_rate=0.5)) == 0.5
 
 
 def test_the_head_learns_faster_and_vectors_do_not_decay():
@@ -53,28 +38,28 @@ def test_an_update_equals_torch_adamw_without_our_groups():
     torch.testing.assert_close(ours.weight, theirs.weight)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"learning_rate": 0.0}, "learning_rate must be greater than 0, got 0.0"),
-        ({"warmup_fraction": 1.1}, r"warmup_fraction must be in \[0, 1\], got 1.1"),
-        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
-    ],
-)
-def test_values_out_of_range_are_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        Optimization(**change)
-
-
-def test_new_state_has_the_fields_of_adamw():
-    model = nn.Linear(3, 2, bias=False)
-    optimizer = build_optimizer(list_trainable(model), Optimization())
-    model(torch.ones(1, 3)).sum().backward()
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
+def test_new_state_has_the_fields_of_the_optimizer(name):
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
+    optimizer = build_optimizer(list_trainable(model), Optimization(optimizer=name))
+    model(torch.arange(5)).sum().backward()
     optimizer.step()
-    found, made = optimizer.state[model.weight], new_state(model.weight)
-    assert {name: (value.shape, value.dtype) for name, value in found.items()} == {
-        name: (value.shape, value.dtype) for name, value in made.items()
-    }
+    fields = set()
+    for parameter in model.parameters():
+        found, made = optimizer.state[parameter], new_state(optimizer, parameter)
+        assert {field: (value.shape, value.dtype, value.device) for field, value in found.items()} == {
+            field: (value.shape, value.dtype, value.device) for field, value in made.items()
+        }
+        fields |= set(found)
+    adamw = {"step", "exp_avg", "exp_avg_sq"}
+    assert (
+        fields
+        == {
+            "adamw": adamw,
+            "adafactor": {"step", "row_var", "col_var", "variance"},
+            "muon": {"momentum_buffer"} | adamw,
+        }[name]
+    )
 
 
 def test_a_rank_may_own_no_parameters():

@@ -115,7 +115,7 @@ def test_packed_rows_carry_positions_and_segments(language_modelling):
 
 def test_rows_of_one_document_carry_no_positions(language_modelling):
     inputs = language_modelling.collate(make_rows([0, 1, 2], [4, 5]), CPU).inputs
-    assert sorted(inputs) == ["attention_mask_BT", "input_ids_BT"]
+    assert sorted(inputs) == ["attention_mask_BT", "input_ids_BT", "targets_BT"]
 
 
 def test_an_unknown_task_is_named():

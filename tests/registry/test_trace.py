@@ -209,6 +209,22 @@ def test_what_came_after_the_best_step_is_marked(trace, training):
     assert [found.trace_step(step)["in_model"] for step in (4, 5)] == [True, False]
 
 
+def test_steps_after_an_early_stop_were_not_done(trace, training):
+    from pipelines.storage import Folder
+
+    whole = trace()
+    document = name_document("train", 3)
+    steps = [seen["step"] for row in whole.trace_document(document)["sequences"] for seen in row["seen"]]
+    assert len(steps) > 1
+    stop = {"best_step": min(steps), "total_steps": max(steps) - 1}
+    Folder(training.folder).write("result.json", json.dumps(stop).encode())
+    found = trace()
+    seen = [seen["step"] for row in found.trace_document(document)["sequences"] for seen in row["seen"]]
+    assert sorted(seen) == sorted(steps)[:-1]
+    with pytest.raises(ValueError, match=f"step must be from 1 to {max(steps) - 1}, "):
+        found.trace_step(max(steps))
+
+
 def test_faults_of_a_question_are_named(trace, record, connected, experiment):
     found = trace(2)
     with pytest.raises(ValueError, match=rf"step must be from 1 to {found.total_steps}, .* got 0"):

@@ -10,7 +10,9 @@ A checkpoint is a folder `step-00000200`:
 
 A piece is the optimizer state for elements [start, stop) of a flattened parameter. Whole state is one piece
 per parameter; a sharded optimizer writes the pieces that a rank owns. A reader takes the pieces that overlap
-the ranges it needs, so a checkpoint can be read with another number of ranks or by another strategy.
+the ranges it needs, so a checkpoint can be read with another number of ranks or by another strategy. With a
+running mean of the weights, the model of a checkpoint is the mean, and the state of a piece has the weights
+that training goes on from.
 
 What a killed writer left has no complete.json and is ignored. A file that a disk damaged does not match its
 sha256, and the checkpoint before it is used. Dropout and data order need no state: both are functions of
@@ -53,6 +55,10 @@ class TrainState:
     """Step of the best evaluation so far; -1 = none yet."""
     best_value: float = 0.0
     """Its metric; without meaning while best_step is -1."""
+    last_gain_value: float | None = None
+    """Metric of the last evaluation that gained enough not to stop; None = none yet."""
+    num_without_gain: int = 0
+    """Evaluations since then."""
 
 
 class Piece(NamedTuple):
@@ -65,7 +71,7 @@ class Piece(NamedTuple):
 
 PieceState = dict[str, Tensor]
 """Optimizer state of a piece by field: (stop - start,) tensors, and scalars of shape () that hold for the
-whole parameter.
+whole parameter. Optimizers that do not shard may have fewer elements: their pieces are whole parameters.
 """
 
 

@@ -1,11 +1,17 @@
-"""A transformers decoder reduced to its logits. Packed documents do not see each other.
+"""A transformers decoder reduced to its logits, or to the losses of its targets. Packed documents do not see
+each other.
 
-Shapes: B sequences, T tokens, V vocabulary.
+Shapes: B sequences, T tokens, V vocabulary, H hidden, N targets.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from pipelines.dataset.rows import NO_LABEL
+from pipelines.finetune.models.token_losses import compute_token_losses
 
 PROBE_TOKENS = 4
 """Tokens of each of the three documents of the probe."""
@@ -29,6 +35,7 @@ class Decoder(nn.Module):
         self.decoder = decoder
         self.separates_documents: bool | None = None
         """Whether packed documents are independent; null = not probed yet (see `probe_separation`)."""
+        self._max_logit_tokens: int | None = None
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -40,21 +47,42 @@ class Decoder(nn.Module):
         attention_mask_BT: Tensor,
         position_ids_BT: Tensor | None = None,
         segment_ids_BT: Tensor | None = None,
+        targets_BT: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, T, V). `attention_mask_BT` is true at real tokens; ids may have any integer type.
+        """Logits (B, T, V). After `limit_logits` and with `targets_BT` (token ids, NO_LABEL = does not count)
+        instead the losses (N,) in nats of the targets but the first of each row, which nothing predicts.
+        `attention_mask_BT` is true at real tokens; ids may have any integer type.
 
         With `segment_ids_BT` (document number of each token, padding is a document of its own) the rows are
         packed and `position_ids_BT` is required. Raises ValueError if the architecture can't keep documents
         apart.
         """
+        inputs = self._choose_inputs(input_ids_BT, attention_mask_BT, position_ids_BT, segment_ids_BT)
+        if targets_BT is None or self._max_logit_tokens is None:
+            return self.decoder(**inputs).logits
+        hidden_BTH = self._backbone.base_model(**inputs).last_hidden_state
+        next_BT = targets_BT[:, 1:].long()
+        counts_BT = next_BT != NO_LABEL
+        head = self._backbone.get_output_embeddings()
+        return compute_token_losses(
+            hidden_BTH[:, :-1][counts_BT], next_BT[counts_BT], head, self._max_logit_tokens
+        )
+
+    def _choose_inputs(
+        self,
+        input_ids_BT: Tensor,
+        attention_mask_BT: Tensor,
+        position_ids_BT: Tensor | None,
+        segment_ids_BT: Tensor | None,
+    ) -> dict[str, Any]:
+        """Keyword arguments of the backbone."""
         # int32 and bool travel to the device, int64 is what every architecture accepts as index and mask.
-        input_ids_BT = input_ids_BT.long()
+        inputs: dict[str, Any] = {"input_ids": input_ids_BT.long(), "use_cache": False}
         if segment_ids_BT is None:
-            positions = {} if position_ids_BT is None else {"position_ids": position_ids_BT.long()}
-            mask_BT = attention_mask_BT.long()
-            return self.decoder(
-                input_ids=input_ids_BT, attention_mask=mask_BT, use_cache=False, **positions
-            ).logits
+            inputs["attention_mask"] = attention_mask_BT.long()
+            if position_ids_BT is not None:
+                inputs["position_ids"] = position_ids_BT.long()
+            return inputs
         if position_ids_BT is None:
             raise ValueError("packed rows (segment_ids_BT) need position_ids_BT; collate makes both")
         if self.separates_documents is False:
@@ -62,7 +90,38 @@ class Decoder(nn.Module):
                 f"model type {self.config.model_type} lets packed documents see each other; "
                 "set dataset.packing.method=one_per_document, or take a decoder such as llama, qwen2 or gpt2"
             )
-        return self._packed_logits(input_ids_BT, position_ids_BT.long())
+        inputs["position_ids"] = position_ids_BT.long()
+        return inputs
+
+    @property
+    def _backbone(self) -> PreTrainedModel:
+        """The decoder itself, also inside adapters."""
+        return next(each for each in self.decoder.modules() if isinstance(each, PreTrainedModel))
+
+    @torch.no_grad()
+    def limit_logits(self, max_tokens: int) -> None:
+        """From now on, losses are computed from the logits of at most `max_tokens` tokens at once.
+
+        Raises ValueError if the architecture does more between hidden states and logits than its output
+        layer: a forward pass of 12 tokens both ways must give equal bits.
+        """
+        inputs = {"input_ids": torch.arange(12)[None] % self.config.vocab_size, "use_cache": False}
+        was_training = self.training
+        self.eval()
+        try:
+            hidden_BTH = self._backbone.base_model(**inputs).last_hidden_state
+            logits_BTV = self._backbone.get_output_embeddings()(hidden_BTH)
+            is_equal = torch.equal(logits_BTV, self.decoder(**inputs).logits)
+        except (AttributeError, TypeError):  # no output layer, or no hidden states
+            is_equal = False
+        finally:
+            self.train(was_training)
+        if not is_equal:
+            raise ValueError(
+                f"finetune.max_logit_tokens: the logits of model type {self.config.model_type} are more than "
+                "its output layer makes of the hidden states; set it to null and finetune.micro_batch lower"
+            )
+        self._max_logit_tokens = max_tokens
 
     def _packed_logits(self, input_ids_BT: Tensor, position_ids_BT: Tensor) -> Tensor:
         return self.decoder(input_ids=input_ids_BT, position_ids=position_ids_BT, use_cache=False).logits
@@ -101,3 +160,13 @@ class Decoder(nn.Module):
         # A model whose logits do not change at all proves nothing.
         self.separates_documents = inside > 0 and outside <= PROBE_TOLERANCE * inside
         return self.separates_documents
+
+
+def limit_logits(module: nn.Module, max_tokens: int) -> None:
+    """See `Decoder.limit_logits`. Raises ValueError if `module` predicts no next tokens."""
+    if not isinstance(module, Decoder):
+        raise ValueError(
+            "finetune.max_logit_tokens is for tasks that predict next tokens (language_modelling, chat, "
+            "prompt_response), which this model does not; set it to null"
+        )
+    module.limit_logits(max_tokens)

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, new_state, set_learning_rate
 from pipelines.finetune.parallel import group, replica
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.collectives.interface import Collectives, broadcast_tensors
 from pipelines.finetune.parallel.strategy import BuildModel
 from pipelines.finetune.tasks.task import Batch, Task
-from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
 
@@ -32,6 +33,7 @@ class DataParallel:
         self.data_rank, self.num_replicas = self.rank, self.world_size
         self._model: nn.Module
         self._optimizer: Optimizer
+        self._average: WeightAverage
         self._gradients: GradientBuckets
         self._num_micro_batches: int
 
@@ -47,16 +49,20 @@ class DataParallel:
         self._model = replica.prepare_model(self, build_model, checkpoints)
         self._optimizer = build_optimizer(list_trainable(self._model), optimization)
         pieces = replica.whole_pieces(self._model)
+        self._average = WeightAverage(pieces, optimization)
         state = replica.restore(
             self,
             build_model,
             self._model,
             self._optimizer,
             pieces if self.rank == 0 else {},
+            self._average,
             checkpoints=checkpoints,
         )
         group.broadcast_weights(self._collectives, self._model)
         self._broadcast_optimizer(list(pieces.values()))
+        broadcast_tensors(self._collectives, self._average.tensors())
+        self._average.begin(state.step)
         self._gradients = GradientBuckets(
             self._model, lambda bucket, name: self._collectives.sum(bucket.flat, name=name), with_flags=True
         )
@@ -69,12 +75,13 @@ class DataParallel:
         named: list[tuple[str, Tensor]] = []
         for number, parameter in enumerate(parameters):
             if has_state[number]:
-                state = self._optimizer.state.get(parameter) or new_state(parameter)
+                state = self._optimizer.state.get(parameter) or new_state(self._optimizer, parameter)
                 self._optimizer.state[parameter] = state
                 named += [(f"optimizer.{number}.{field}", state[field]) for field in sorted(state)]
         broadcast_tensors(self._collectives, named)
 
     def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
+        self._average.show(mean=False)
         return replica.accumulate_and_send(
             self._model,
             self._gradients,
@@ -94,9 +101,11 @@ class DataParallel:
         parameters = [parameter for each in self._optimizer.param_groups for parameter in each["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
         self._optimizer.step()
+        self._average.update()
         return norm
 
     def forward(self, batch: Batch) -> Tensor:
+        self._average.show(mean=True)
         return replica.run_forward(self._model, batch)
 
     def sum(self, value: Tensor, *, name: str) -> Tensor:
@@ -106,12 +115,15 @@ class DataParallel:
         return group.agree_on(self._collectives, value)
 
     def save(self, checkpoints: Folder, state: TrainState) -> None:
+        self._average.show(mean=True)
         if self.rank == 0:
             states = replica.optimizer_states(self._optimizer, replica.whole_pieces(self._model))
-            save_whole(checkpoints, self._model, states, state)
+            save_whole(checkpoints, self._model, self._average.add_to(states), state)
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:
+        self._average.show(mean=True)
         group.load_and_broadcast(self._collectives, self._model, checkpoints, step)
 
     def export(self) -> nn.Module | None:
+        self._average.show(mean=True)
         return self._model.eval() if self.rank == 0 else None

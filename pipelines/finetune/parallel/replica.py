@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.checkpoint.format import (
     MODEL_FILE,
     DamagedCheckpointError,
@@ -25,6 +26,7 @@ from pipelines.finetune.checkpoint.format import (
     read_record,
 )
 from pipelines.finetune.checkpoint.sharded import read_pieces
+from pipelines.finetune.lack_of_memory import explain_batch
 from pipelines.finetune.optimizer import new_state
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.strategy import BuildModel, Strategy
@@ -52,8 +54,9 @@ def accumulate(
     share: Tensor | None = None
     for number, batch in enumerate(batches, 1):
         before_pass(number)
-        loss = task.loss_sum(model(**batch.inputs), batch) / num_targets
-        loss.backward()
+        with explain_batch(batch):
+            loss = task.loss_sum(model(**batch.inputs), batch) / num_targets
+            loss.backward()
         part = loss.detach().double().reshape(1)
         share = part if share is None else share + part
     assert share is not None, "BatchPlan gives every rank at least one micro-batch"
@@ -84,7 +87,7 @@ def accumulate_and_send(
 def run_forward(model: nn.Module, batch: Batch) -> Tensor:
     """The model's outputs in evaluation mode, without gradients."""
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), explain_batch(batch):
         return model(**batch.inputs)
 
 
@@ -106,6 +109,7 @@ def restore(
     model: nn.Module,
     optimizer: Optimizer,
     owned: dict[Piece, nn.Parameter],
+    average: WeightAverage,
     *,
     checkpoints: Folder,
 ) -> TrainState:
@@ -127,7 +131,7 @@ def restore(
             state = _forget_missing_best(strategy, checkpoints, state)
             if weights is not None:
                 load_model_tensors(model, weights, f"{checkpoints.path}/{folder_name(step)}")
-            set_optimizer_states(optimizer, owned, pieces)
+            set_optimizer_states(optimizer, owned, average.take_from(pieces))
             return state
     if had_candidates:
         logger.warning(
@@ -176,7 +180,7 @@ def set_optimizer_states(
     """Put state that was read from a checkpoint into the optimizer."""
     for piece, tensor in owned.items():
         if states.get(piece):
-            state = new_state(tensor)
+            state = new_state(optimizer, tensor)
             for field, value in states[piece].items():
                 state[field].copy_(value.view_as(state[field]))
             optimizer.state[tensor] = state

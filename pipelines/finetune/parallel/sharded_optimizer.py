@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.checkpoint.format import Piece, TrainState
 from pipelines.finetune.checkpoint.sharded import complete_shards, write_shard
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import Trainable, build_optimizer, set_learning_rate
 from pipelines.finetune.parallel import group, replica
 from pipelines.finetune.parallel.buckets import Bucket, GradientBuckets
 from pipelines.finetune.parallel.collectives.interface import Collectives
 from pipelines.finetune.parallel.strategy import BuildModel
 from pipelines.finetune.tasks.task import Batch, Task
-from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
 
@@ -47,6 +48,7 @@ class ShardedOptimizer:
         self.data_rank, self.num_replicas = self.rank, self.world_size
         self._model: nn.Module
         self._optimizer: Optimizer
+        self._average: WeightAverage
         self._gradients: GradientBuckets
         self._owned: list[OwnedPiece]
         self._num_micro_batches: int
@@ -59,6 +61,7 @@ class ShardedOptimizer:
         num_micro_batches: int,
         checkpoints: Folder,
     ) -> TrainState:
+        optimization.require_shardable()
         self._num_micro_batches = num_micro_batches
         self._model = replica.prepare_model(self, build_model, checkpoints)
         self._gradients = GradientBuckets(
@@ -74,16 +77,30 @@ class ShardedOptimizer:
             [Trainable(each.piece.name, each.tensor, each.parameter.ndim) for each in self._owned],
             optimization,
         )
+        self._average = WeightAverage(self._tensors(), optimization)
         state = replica.restore(
-            self, build_model, self._model, self._optimizer, self._tensors(), checkpoints=checkpoints
+            self,
+            build_model,
+            self._model,
+            self._optimizer,
+            self._tensors(),
+            self._average,
+            checkpoints=checkpoints,
         )
         group.broadcast_weights(self._collectives, self._model)
+        self._average.begin(state.step)
         return state
+
+    def _show(self, *, mean: bool) -> None:
+        """The mean of the weights or the weights, whole on every rank."""
+        if self._average.show(mean):
+            self._gather_weights()
 
     def _tensors(self) -> dict[Piece, nn.Parameter]:
         return {each.piece: each.tensor for each in self._owned}
 
     def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
+        self._show(mean=False)
         return replica.accumulate_and_send(
             self._model,
             self._gradients,
@@ -102,6 +119,7 @@ class ShardedOptimizer:
             # As in one process: a parameter that got no gradient on any rank gets no update and no decay.
             each.tensor.grad = each.gradient.mul_(scale) if each.parameter in used else None
         self._optimizer.step()
+        self._average.update()
         self._gather_weights()
         return norm
 
@@ -135,6 +153,7 @@ class ShardedOptimizer:
                 slot.parameter.grad = None  # it was a view of the buffer
 
     def forward(self, batch: Batch) -> Tensor:
+        self._show(mean=True)
         return replica.run_forward(self._model, batch)
 
     def sum(self, value: Tensor, *, name: str) -> Tensor:
@@ -144,16 +163,19 @@ class ShardedOptimizer:
         return group.agree_on(self._collectives, value)
 
     def save(self, checkpoints: Folder, state: TrainState) -> None:
-        states = replica.optimizer_states(self._optimizer, self._tensors())
+        self._show(mean=True)
+        states = self._average.add_to(replica.optimizer_states(self._optimizer, self._tensors()))
         write_shard(checkpoints, state.step, states, rank=self.rank, num_ranks=self.world_size)
         self.sum(torch.zeros(1), name="shards are written")
         if self.rank == 0:
             complete_shards(checkpoints, self._model, state, num_ranks=self.world_size)
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:
+        self._show(mean=True)
         group.load_and_broadcast(self._collectives, self._model, checkpoints, step)
 
     def export(self) -> nn.Module | None:
+        self._show(mean=True)
         return self._model.eval() if self.rank == 0 else None
 
     def num_state_bytes(self) -> int:

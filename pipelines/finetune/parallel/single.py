@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.checkpoint.format import (
     MODEL_FILE,
     TrainState,
@@ -14,11 +15,11 @@ from pipelines.finetune.checkpoint.format import (
     read_record,
 )
 from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, set_learning_rate
 from pipelines.finetune.parallel import replica
 from pipelines.finetune.parallel.strategy import BuildModel
 from pipelines.finetune.tasks.task import Batch, Task
-from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
 
@@ -30,6 +31,7 @@ class SingleProcess:
         self.data_rank, self.num_replicas = 0, 1
         self._model: nn.Module
         self._optimizer: Optimizer
+        self._average: WeightAverage
 
     def build(
         self,
@@ -41,16 +43,16 @@ class SingleProcess:
     ) -> TrainState:
         self._model = replica.prepare_model(self, build_model, checkpoints)
         self._optimizer = build_optimizer(list_trainable(self._model), optimization)
-        return replica.restore(
-            self,
-            build_model,
-            self._model,
-            self._optimizer,
-            replica.whole_pieces(self._model),
-            checkpoints=checkpoints,
+        pieces = replica.whole_pieces(self._model)
+        self._average = WeightAverage(pieces, optimization)
+        state = replica.restore(
+            self, build_model, self._model, self._optimizer, pieces, self._average, checkpoints=checkpoints
         )
+        self._average.begin(state.step)
+        return state
 
     def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
+        self._average.show(mean=False)
         self._optimizer.zero_grad()
         return replica.accumulate(self._model, batches, task, num_targets=num_targets)
 
@@ -59,9 +61,11 @@ class SingleProcess:
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
         self._optimizer.step()
+        self._average.update()
         return norm
 
     def forward(self, batch: Batch) -> Tensor:
+        self._average.show(mean=True)
         return replica.run_forward(self._model, batch)
 
     def sum(self, value: Tensor, *, name: str) -> Tensor:
@@ -71,12 +75,15 @@ class SingleProcess:
         return value
 
     def save(self, checkpoints: Folder, state: TrainState) -> None:
+        self._average.show(mean=True)
         states = replica.optimizer_states(self._optimizer, replica.whole_pieces(self._model))
-        save_whole(checkpoints, self._model, states, state)
+        save_whole(checkpoints, self._model, self._average.add_to(states), state)
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:
+        self._average.show(mean=True)
         weights = read_file(checkpoints, read_record(checkpoints, step), MODEL_FILE)
         load_model_tensors(self._model, weights, checkpoints.path)
 
     def export(self) -> nn.Module | None:
+        self._average.show(mean=True)
         return self._model.eval()

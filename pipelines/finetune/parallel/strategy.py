@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.finetune.checkpoint.format import TrainState
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.tasks.task import Batch, Task
-from pipelines.finetune.training import Optimization
 from pipelines.storage import Folder
 
 BuildModel = Callable[[bool], nn.Module]

@@ -72,9 +72,12 @@ class LanguageModelling:
         ids_BT, is_target_BT = stack(rows.input_ids, np.int32), stack(rows.is_target, np.bool_)
         inputs = make_inputs(ids_BT, rows.segment_lengths, device)
         targets_BT = np.where(is_target_BT, ids_BT, np.int32(NO_LABEL))
-        return Batch(inputs, send(targets_BT, device), int(rows.num_bytes.sum()))
+        targets = send(targets_BT, device)
+        return Batch({**inputs, "targets_BT": targets}, targets, int(rows.num_bytes.sum()))
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
+        if outputs.dim() == 1:  # the decoder has computed the loss of each target
+            return outputs.sum()
         # The logits at a token predict the token after it.
         targets = batch.targets[:, 1:].flatten().long()
         logits = outputs[:, :-1].flatten(0, 1)

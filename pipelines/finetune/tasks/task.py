@@ -22,7 +22,8 @@ class Batch(NamedTuple):
 
     inputs: dict[str, Tensor]
     """Keyword arguments of the model's forward: input_ids_BT int32 and attention_mask_BT bool;
-    position_ids_BT and segment_ids_BT int32 only if some row holds several documents.
+    position_ids_BT and segment_ids_BT int32 only if some row holds several documents; for a decoder the
+    targets, too.
     """
     targets: Tensor
     """(B,) class numbers, or (B, T) token ids with -100 where the loss does not count."""
@@ -83,7 +84,8 @@ class Task(Protocol):
         ...
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Sum of the loss over the targets, in nats; a scalar with a gradient."""
+        """Sum of the loss over the targets, in nats; a scalar with a gradient. Language models may output the
+        losses (N,) of their targets instead of logits."""
         ...
 
     def sums(self, outputs: Tensor, batch: Batch, total: Tensor | None = None) -> Tensor:

@@ -113,11 +113,13 @@ class RunTrace:
 
     @cached_property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Optimizer steps of the whole training; those that were done, if it stopped early."""
         num_rows, run = self._sequences(TRAINED).num_rows, self.run
         if self._mixture is not None:
-            return self._mixture.num_planned // run.global_batch
-        return num_steps(num_rows, global_batch=run.global_batch, num_epochs=run.num_epochs)
+            planned = self._mixture.num_planned // run.global_batch
+        else:
+            planned = num_steps(num_rows, global_batch=run.global_batch, num_epochs=run.num_epochs)
+        return planned if self._result is None else int(self._result.get("total_steps", planned))
 
     @cached_property
     def _order(self) -> Order:
@@ -156,6 +158,7 @@ class RunTrace:
                 **self._describe_step(visit.step + 1),
             }
             for visit in self._order.find_visits(row)
+            if visit.step < self.total_steps
         ]
 
     def _describe_step(self, step: int) -> Answer:
@@ -174,8 +177,12 @@ class RunTrace:
     @cached_property
     def _best_step(self) -> int | None:
         """The step whose weights became the model: later steps left nothing in it. None = not known."""
-        result = read_result(self.run.folder) if self.run.folder else None
-        return None if result is None else int(result["best_step"])
+        return None if self._result is None else int(self._result["best_step"])
+
+    @cached_property
+    def _result(self) -> Answer | None:
+        """What the training wrote at its end."""
+        return read_result(self.run.folder) if self.run.folder else None
 
     @cached_property
     def _opened(self) -> dict[str, SequenceTrace]:

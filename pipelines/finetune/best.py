@@ -1,0 +1,37 @@
+"""What an evaluation means for a training: whether it is the best so far, and whether it is time to stop.
+
+Two questions, because of `min_gain`: the best checkpoint is the best one by however little; a training goes
+on only while it gains more than `min_gain` over the last evaluation that did. Both answers are in the state
+of the checkpoint, so a resumed training gives the same ones.
+"""
+
+import math
+from dataclasses import replace
+
+from pipelines.finetune.checkpoint.format import TrainState
+from pipelines.finetune.training import Cadence
+from pipelines.metrics import Metric
+
+
+def judge_evaluation(state: TrainState, value: float, metric: Metric, cadence: Cadence) -> TrainState:
+    """`state` after an evaluation at its step gave `value`. A tie is no gain; a value that is not finite
+    is only the best if it is the first one.
+    """
+    best, last = state.best_value, state.last_gain_value
+    is_best = state.best_step < 0 or not math.isfinite(best) or metric.gain(value, best) > 0
+    is_gain = last is None or metric.gain(value, last) > cadence.stop_min_gain
+    if not math.isfinite(value):
+        is_gain = False
+    return replace(
+        state,
+        best_step=state.step if is_best else state.best_step,
+        best_value=value if is_best else best,
+        last_gain_value=value if is_gain else last,
+        num_without_gain=0 if is_gain else state.num_without_gain + 1,
+    )
+
+
+def is_over(state: TrainState, cadence: Cadence) -> bool:
+    """Whether the last evaluations brought no gain, as many as `cadence` waits for."""
+    limit = cadence.stop_after_evaluations
+    return limit is not None and state.num_without_gain >= limit

@@ -1,0 +1,62 @@
+"""An error for a rank that runs out of memory: what it was doing, with which batch, and which settings help.
+
+Only what raises an error is seen. A process that the kernel kills for want of memory says nothing; the
+launcher reports its death.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pipelines.finetune.tasks.task import Batch
+
+_ON_CPU = re.compile(r"can't allocate memory|not enough memory: you tried to allocate", re.IGNORECASE)
+"""In the RuntimeError of torch's allocator for CPUs; that for GPUs has a type."""
+
+
+@contextmanager
+def explain_batch(batch: Batch) -> Iterator[None]:
+    """Raise MemoryError with the shape of the batch and the remedies if the block runs out of memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        ids_BT = batch.inputs["input_ids_BT"]
+        num_rows, num_tokens = ids_BT.shape
+        raise MemoryError(
+            f"{ids_BT.device} ran out of memory with a micro-batch of {num_rows} sequences of up to "
+            f"{num_tokens} tokens ({_shorten(error)}); set finetune.micro_batch={max(1, num_rows // 2)}, "
+            "finetune.activation_checkpointing=true, finetune.precision=bfloat16, or for language models "
+            "finetune.max_logit_tokens=1024. Except after a change of precision, the training continues from "
+            "its newest checkpoint"
+        ) from error
+
+
+@contextmanager
+def explain_update() -> Iterator[None]:
+    """Raise MemoryError with the remedies if an update of the weights runs out of memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise MemoryError(
+            f"out of memory for the state of the optimizer ({_shorten(error)}); set "
+            "finetune.strategy=sharded_optimizer with more ranks, finetune.optimization.optimizer=adafactor, "
+            "or train fewer parameters (finetune.model.frozen)"
+        ) from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _ON_CPU.search(str(error)) is not None
+
+
+def _shorten(error: BaseException) -> str:
+    """The first sentences of torch's text: what it tried to allocate, and what there is."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

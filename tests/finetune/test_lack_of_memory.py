@@ -1,0 +1,70 @@
+"""A rank that runs out of memory names the batch and the settings that help."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines.finetune.lack_of_memory import explain_batch, explain_update, lacks_memory
+from pipelines.finetune.launch.faults import may_pass
+from pipelines.finetune.models.classifier import EncoderClassifier
+from pipelines.finetune.parallel.single import SingleProcess
+from pipelines.finetune.tasks.task import Batch
+from pipelines.finetune.worker import train_rank
+from tests.finetune.data import make_training
+from tests.finetune.ranks import alone
+
+TOO_MUCH = 2**58
+"""Bytes that no machine has: torch's own allocator refuses them."""
+CUDA_TEXT = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 15.00 GiB"
+BATCH = Batch({"input_ids_BT": torch.zeros(6, 40, dtype=torch.int32)}, torch.zeros(6), 1.0)
+
+
+def run_out_of_memory(*args, **kwargs):
+    return torch.empty(TOO_MUCH, dtype=torch.uint8)
+
+
+def test_a_forward_pass_without_room_names_the_batch(root, monkeypatch):
+    forward, num_calls = EncoderClassifier.forward, []
+
+    def fail_in_training(self, **inputs):
+        num_calls.append(1)
+        return run_out_of_memory() if self.training else forward(self, **inputs)
+
+    monkeypatch.setattr(EncoderClassifier, "forward", fail_in_training)
+    with pytest.raises(MemoryError) as raised:
+        train_rank(make_training(root), alone())
+    text = str(raised.value)
+    assert "cpu ran out of memory with a micro-batch of 8 sequences of up to " in text
+    assert "allocate" in text
+    assert "set finetune.micro_batch=4, finetune.activation_checkpointing=true, " in text
+    assert len(num_calls) > 1  # the evaluation before it had room
+    assert not may_pass(raised.value)  # the next launch would meet it again
+
+
+def test_an_evaluation_without_room_names_the_batch(root, monkeypatch):
+    forward = EncoderClassifier.forward
+
+    def fail_in_evaluation(self, **inputs):
+        return run_out_of_memory() if torch.is_inference_mode_enabled() else forward(self, **inputs)
+
+    monkeypatch.setattr(EncoderClassifier, "forward", fail_in_evaluation)
+    with pytest.raises(MemoryError, match=r"micro-batch of 8 sequences of up to [0-9]+ tokens"):
+        train_rank(make_training(root), alone())
+
+
+def test_an_update_without_room_names_the_optimizer(root, monkeypatch):
+    monkeypatch.setattr(SingleProcess, "step", run_out_of_memory)
+    with pytest.raises(
+        MemoryError, match=r"for the state of the optimizer \(.*set finetune.strategy=sharded_op"
+    ):
+        train_rank(make_training(root), alone())
+
+
+@pytest.mark.parametrize("explain", [explain_update, lambda: explain_batch(BATCH)])
+def test_the_error_of_a_gpu_is_explained_and_others_are_left_alone(explain):
+    with pytest.raises(MemoryError, match=r"Tried to allocate 20.00 MiB"), explain():
+        raise torch.OutOfMemoryError(CUDA_TEXT)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), explain():
+        nn.Linear(2, 3)(torch.ones(1, 5))
+    assert lacks_memory(MemoryError())
+    assert not lacks_memory(RuntimeError("CUDA error: device-side assert triggered"))
