@@ -23,8 +23,10 @@ def display_result(result: dict[str, Any] | None) -> dict[str, str]:
     if result is None:
         return {}
     metric = result["metric"]
+    trained, total = result.get("num_trained_parameters"), result.get("num_parameters")
     return {
         f"{metric} before": f"{result['before'][metric]:.4f}",
         f"{metric} after": f"{result['after'][metric]:.4f}",
         "steps": f"{result['total_steps']:,}",
+        **({} if trained == total else {"trained parameters": f"{trained:,} of {total:,}"}),
     }

@@ -167,7 +167,8 @@ class Training:
             **({} if mixture is None else {"mixture": mixture.identity()}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
             "spec": self.spec.identity(),
-            **{name: asdict(getattr(self, name)) for name in ("architecture", "optimization", "schedule")},
+            "architecture": self.architecture.identity(),
+            **{name: asdict(getattr(self, name)) for name in ("optimization", "schedule")},
             "data": {
                 name: getattr(self.data, name)
                 for name in ("table_id", "version", "evaluation_split", "final_split")
@@ -182,7 +183,7 @@ class Training:
         return {
             "task": self.spec.task,
             **({} if fraction is None else {"mask_fraction": fraction}),
-            "architecture": asdict(self.architecture),
+            "architecture": self.architecture.identity(),
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
             **{name: value for part in parts for name, value in asdict(part).items()},

@@ -5,13 +5,10 @@ untrained model), and at the end `model/`, for language models `sample.txt`, and
 written last. A second call continues from the newest checkpoint, or returns the result.
 """
 
-import hashlib
 import json
 import math
 import secrets
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +28,8 @@ from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.models.build import build_model
-from pipelines.finetune.models.folder import save_model
+from pipelines.finetune.models.export import export_model
+from pipelines.finetune.models.lora import count_parameters
 from pipelines.finetune.opening import open_together
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
@@ -79,6 +77,7 @@ class _Rank:
         self._order: Order
         self._total_steps: int
         self._mix: RealisedMix | None = None
+        self._num_trained = self._num_parameters = 0
         self._plan = BatchPlan(
             global_batch=training.schedule.global_batch,
             micro_batch=training.execution.micro_batch,
@@ -101,6 +100,9 @@ class _Rank:
         if self._state.step and strategy.rank == 0:
             text = f"continues from the checkpoint of step {self._state.step}"
             self._events.write("note", step=self._state.step, text=text)
+        if self._num_trained < self._num_parameters and strategy.rank == 0:
+            text = f"{self._num_trained:,} of {self._num_parameters:,} parameters are trained"
+            self._events.write("note", step=self._state.step, text=text)
         before = self._evaluate_before()
         if self._sources is not None and strategy.rank == 0:
             step = self._state.step
@@ -119,13 +121,15 @@ class _Rank:
         return self._finish(before)
 
     def _build_model(self, load_weights: bool) -> nn.Module:
-        return build_model(
+        model = build_model(
             self._training.architecture,
             self._training.spec,
             vocab_size=self._tokenizer.get_vocab_size(),
             seed=self._training.schedule.seed,
             load_weights=load_weights,
         )
+        self._num_trained, self._num_parameters = count_parameters(model)
+        return model
 
     def _open_data(self, launch: int) -> None:
         """The splits, when all ranks have them."""
@@ -255,6 +259,8 @@ class _Rank:
             "total_steps": self._total_steps,
             "num_final_rows": final.num_rows,
             "num_train_rows": len(self._train),
+            "num_parameters": self._num_parameters,
+            "num_trained_parameters": self._num_trained,
             "confusion": None,
         }
         model = self._strategy.export()
@@ -270,14 +276,7 @@ class _Rank:
 
     def _export(self, model: nn.Module) -> str:
         """Write the model folder, and the sample text of a task that has one; sha256 of the weights."""
-        digest = ""
-        with tempfile.TemporaryDirectory() as scratch:
-            save_model(model, self._tokenizer.to_str(), self._training.spec, Path(scratch))
-            for file in sorted(Path(scratch).iterdir()):
-                content = file.read_bytes()
-                if file.name == "model.safetensors":
-                    digest = hashlib.sha256(content).hexdigest()
-                self._run.write(f"model/{file.name}", content)
+        digest = export_model(model, self._tokenizer.to_str(), self._training.spec, self._run / "model")
         rows = self._validation.rows(np.arange(min(NUM_SAMPLES, len(self._validation))))
         sample = self._task.sample_text(model, self._tokenizer, rows)
         if sample is not None:
