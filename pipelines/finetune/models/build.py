@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipelines.dataset.hub import Base, locate_base, resolve_base
-from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BaseWeights
+from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BASE_FILE, BaseWeights
 from pipelines.finetune.models.architecture import SPEC_FILE, WEIGHTS_FILE, Architecture, ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.freeze import freeze_named, freeze_unused
@@ -32,6 +32,7 @@ WITH_POOLER = ("bert", "roberta", "xlm-roberta", "camembert")
 """
 OURS = {r"^(encoder|decoder)\.": ""}
 """From the names of weights in a model folder of this package to those of its backbone."""
+_NO_MODEL = "{} is an adapter, no model; name the base that it belongs to"
 NEW_HEADS = ("AutoModelForMaskedLM",)
 """Auto classes whose head may be missing in a base: it is drawn from the seed."""
 
@@ -52,7 +53,7 @@ def build_model(
         _require_positions(config, spec.max_tokens)
         backbone = _make_backbone(config, task.auto_class)
     else:
-        base = resolve_base(architecture.base)
+        base = _find_base(architecture.base)
         config = AutoConfig.from_pretrained(
             base.place, revision=base.commit or "main", trust_remote_code=False, **architecture.config
         )
@@ -81,7 +82,7 @@ def build_on_base(base: BaseWeights, spec: ModelSpec) -> nn.Module:
     """The module of a task on the float32 weights of a base; a head is random, and a model folder loads its
     own next. Raises as `resolve_base` does."""
     task = build_task(spec)
-    architecture, found = Architecture(base=base.place, config=base.config), resolve_base(base.place)
+    architecture, found = Architecture(base=base.place, config=base.config), _find_base(base.place)
     model_type = AutoConfig.from_pretrained(
         found.place, revision=found.commit or "main", trust_remote_code=False
     ).model_type
@@ -122,8 +123,6 @@ def _load_backbone(
     transformers_logging.disable_progress_bar()
     # Only a folder is looked into: on the hub, a file that is not there would cost a request.
     is_ours = base.commit is None and base.file(SPEC_FILE) is not None
-    if base.commit is None:
-        _refuse_adapter(base, str(architecture.base))
     # A pair, because of output_loading_info; the library's types do not say so.
     loaded: Any = getattr(transformers, auto_class).from_pretrained(
         base.place,
@@ -139,6 +138,8 @@ def _load_backbone(
     )
     backbone: PreTrainedModel
     backbone, report = loaded
+    if hasattr(backbone, "peft_config"):  # a hub id with both: its base would not be the pinned commit
+        raise ValueError(_NO_MODEL.format(architecture.base))
     missing = sorted(report["missing_keys"])
     if auto_class in NEW_HEADS and architecture.adapter.kind is None:  # with one, no head is trained
         missing = [name for name in missing if name.startswith(f"{backbone.base_model_prefix}.")]
@@ -150,15 +151,19 @@ def _load_backbone(
     return backbone
 
 
-def _refuse_adapter(base: Base, name: str) -> None:
-    """Raise ValueError for a folder that holds no weights but those of an adapter."""
-    if base.file("adapter_config.json") is not None:  # transformers would look for its base on the hub
-        raise ValueError(f"{name} is an adapter, no model; name the base that it belongs to")
-    if base.file(f"{ADAPTER_FOLDER}/adapter_config.json") is not None and base.file(WEIGHTS_FILE) is None:
+def _find_base(name: str) -> Base:
+    """As `resolve_base`. Raises ValueError too for a folder that holds no weights but those of an adapter."""
+    base = resolve_base(name)
+    if base.commit is not None:  # see _load_backbone
+        return base
+    if base.file("adapter_config.json") is not None:
+        raise ValueError(_NO_MODEL.format(name))
+    if base.file(f"{ADAPTER_FOLDER}/{BASE_FILE}") is not None and base.file(WEIGHTS_FILE) is None:
         raise ValueError(
             f"{name} holds an adapter without its base, which can't be trained further; train it again with "
             "finetune.model.adapter.merge=true"
         )
+    return base
 
 
 def _leave_out_pooler(model_type: str, auto_class: str) -> dict[str, bool]:

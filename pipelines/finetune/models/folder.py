@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
+from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
@@ -20,7 +21,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat
 from pipelines.dataset.chat_template import CONFIG_FILE
 from pipelines.dataset.tokenizer import from_json
-from pipelines.finetune.models.adapter import ADAPTER_FOLDER, read_base
+from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BASE_FILE, BaseWeights, read_base
 from pipelines.finetune.models.architecture import (
     SPEC_FILE,
     WEIGHTS_FILE,
@@ -129,33 +130,57 @@ def load_model(folder: Path) -> LoadedModel:
     """
     spec = read_spec(folder)
     if is_adapter_alone(folder):
-        module = _load_on_base(Path(folder), spec)
+        module = load_on_base(Path(folder), spec)
     else:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         module = build_from_config(config, spec)
         safetensors.torch.load_model(module, str(Path(folder) / WEIGHTS_FILE))
+    return LoadedModel(module.eval(), read_tokenizer_of(folder), spec)
 
+
+def read_tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder."""
     file = Path(folder) / "tokenizer.json"
-    tokenizer = from_json(file.read_text(encoding="utf-8"), str(file))
-    return LoadedModel(module.eval(), tokenizer, spec)
+    return from_json(file.read_text(encoding="utf-8"), str(file))
 
 
-def _load_on_base(folder: Path, spec: ModelSpec) -> nn.Module:
-    base = read_base(folder / ADAPTER_FOLDER)
+def load_head(module: nn.Module, folder: Path) -> None:
+    """Put the weights outside of the backbone into `module`, from their own file or from that of whole
+    weights. Raises ValueError if they are others."""
+    prefix, _ = find_backbone(module)
+    file, wanted = Path(folder) / HEAD_FILE, sorted(_read_head(module))
+    if not wanted:
+        return
+    with safe_open(file if file.is_file() else Path(folder) / WEIGHTS_FILE, framework="pt") as opened:
+        names = sorted(name for name in opened.keys() if not name.startswith(prefix))  # noqa: SIM118  # no dict
+        if names != wanted:
+            raise ValueError(f"{file} has the weights {names}, but the head has {wanted}; restore the file")
+        module.load_state_dict({name: opened.get_tensor(name) for name in names}, strict=False)
+
+
+def read_base_of(folder: Path) -> BaseWeights:
+    """Which weights the adapter of a model folder belongs to. Raises ValueError if it has none, or if they
+    can't be found again."""
+    if not (Path(folder) / ADAPTER_FOLDER / BASE_FILE).is_file():
+        raise ValueError(f"{folder} has no adapter; give model folders that were trained with one")
+    base = read_base(Path(folder) / ADAPTER_FOLDER)
+    if base.name is None:
+        raise ValueError(
+            f"the base of {folder} was drawn from a seed and is kept nowhere; load the whole model"
+        )
+    return base
+
+
+def load_on_base(folder: Path, spec: ModelSpec) -> nn.Module:
+    """The module of a folder with its adapter apart from the weights of its base. Errors as `load_model`."""
+    base = read_base_of(folder)
     try:
         module = build_on_base(base, spec)
     except (FileNotFoundError, ConnectionError) as error:
         raise type(error)(
-            f"{folder} holds an adapter alone and its base is not here: {error}; bring the base to "
-            f"{base.place}, or train again with finetune.model.adapter.merge=true"
+            f"{folder} needs its base, which is not here: {error}; bring the base to {base.place}, or train "
+            "again with finetune.model.adapter.merge=true"
         ) from error
     load_adapter(module, folder / ADAPTER_FOLDER)
-    if head := _read_head(module):
-        read = safetensors.torch.load_file(folder / HEAD_FILE)
-        if read.keys() != head.keys():
-            raise ValueError(
-                f"{folder / HEAD_FILE} has the weights {sorted(read)}, but the head of the model has "
-                f"{sorted(head)}; restore the file"
-            )
-        module.load_state_dict(read, strict=False)
+    load_head(module, folder)
     return module

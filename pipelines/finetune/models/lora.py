@@ -27,6 +27,8 @@ PREFIX = "base_model.model."
 """Before the names of weights in PEFT's file."""
 OWN = "lora_"
 """Starts the names of the modules that PEFT adds; those of transformers do not start so."""
+DEFAULT = "default"
+"""PEFT's name of an adapter that is alone."""
 PURPOSES = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModel": "FEATURE_EXTRACTION"}
 """PEFT's task_type by Auto class: it chooses the class that PEFT wraps a loaded base in."""
 
@@ -78,7 +80,7 @@ def attach_adapter(module: nn.Module, adapter: Adapter, base: BaseWeights, auto_
         target_modules=targets,
         fan_in_fan_out=all(isinstance(backbone.get_submodule(name), Conv1D) for name in targets),
     )
-    inject_adapter_in_model(config, backbone)
+    inject_adapter_in_model(config, backbone, adapter_name=DEFAULT)
     backbone.attached = Attached(base, adapter.merge)
     unreached = [name for name in freeze_unused(module) if OWN in name]
     if unreached:
@@ -173,41 +175,53 @@ def save_adapter(module: nn.Module, folder: Path) -> None:
     attached, backbone = find_attached(module), _backbone_of(module)
     assert attached is not None, "only a model with an adapter is saved so"
     folder.mkdir(parents=True, exist_ok=True)
-    fields = backbone.peft_config["default"].to_dict()
+    fields = backbone.peft_config[DEFAULT].to_dict()
     fields |= {"target_modules": sorted(fields["target_modules"]), "inference_mode": True}
     text = json.dumps(fields, indent=2, sort_keys=True, default=sorted) + "\n"  # sets have no order
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-    weights = get_peft_model_state_dict(backbone, adapter_name="default", save_embedding_layers=False)
+    weights = get_peft_model_state_dict(backbone, adapter_name=DEFAULT, save_embedding_layers=False)
     tensors = {f"{PREFIX}{name}": tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     safetensors.torch.save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_base(attached.base, folder)
 
 
-def load_adapter(module: nn.Module, folder: Path) -> None:
-    """Attach the adapter of a folder to `module`, whose backbone has the weights of the base.
+def load_adapter(module: nn.Module, folder: Path, *, name: str = DEFAULT) -> None:
+    """Attach the adapter of a folder to `module`, whose backbone has the weights of the base, and may have
+    other adapters; the new one is active.
 
     Raises ValueError if it is another base, another kind of adapter, or if weights are missing.
     """
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-    base, backbone = read_base(folder), _backbone_of(module)
-    base.require(hash_weights(backbone), f"the adapter in {folder}")
+    base, backbone, attached = read_base(folder), _backbone_of(module), find_attached(module)
+    found = hash_weights(backbone) if attached is None else attached.base.sha256
+    base.require(found, f"the adapter in {folder}")
     fields = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     if fields["peft_type"] != "LORA":
         raise ValueError(f"the adapter in {folder} is of type {fields['peft_type']}; only LORA is read")
-    inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), backbone)
+    if attached is not None:
+        del backbone.peft_config  # PEFT would warn of it
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), backbone, adapter_name=name)
     # Read here: PEFT itself would unpickle a file of its older format.
     tensors = safetensors.torch.load_file(folder / WEIGHTS_FILE)
-    named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-    wanted = {name for name in backbone.state_dict() if any(p.startswith(OWN) for p in name.split("."))}
-    report: Any = set_peft_model_state_dict(backbone, named)  # the keys of load_state_dict
-    lacking = wanted & set(report.missing_keys)
+    named = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+    report: Any = set_peft_model_state_dict(backbone, named, adapter_name=name)  # as load_state_dict's
+    lacking = {key for key in report.missing_keys if OWN in key and name in key.split(".")}
     if lacking or report.unexpected_keys:
         raise ValueError(
             f"the adapter in {folder} does not fit its own configuration: missing {sorted(lacking)[:3]}, "
             f"unexpected {report.unexpected_keys[:3]}; restore the files"
         )
     backbone.attached = Attached(base, merge=False)
+
+
+def activate_adapter(module: nn.Module, name: str) -> None:
+    """Let the adapter of this name be the one that changes the outputs of `module`."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for each in module.modules():
+        if isinstance(each, BaseTunerLayer):
+            each.set_adapter(name, inference_mode=True)
 
 
 def merge_adapter(module: nn.Module) -> None:
