@@ -11,11 +11,17 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 from pipelines.dataset.tokenizer import train_bpe
-from pipelines.finetune.models.adapter import Adapter
+from pipelines.finetune.models.adapter import Adapter, BaseWeights, read_base
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
-from pipelines.finetune.models.lora import count_parameters, merge_adapter, read_state
+from pipelines.finetune.models.lora import (
+    attach_adapter,
+    count_parameters,
+    merge_adapter,
+    read_state,
+    save_adapter,
+)
 from tests.finetune.test_model import SIZES, TINY_BERT, TINY_LLAMA, logits, make_spec
 
 TOKENIZER = train_bpe(iter(["some text"]), vocab_size=260).to_str()
@@ -147,6 +153,17 @@ def test_equal_adapters_give_equal_files(tmp_path, bases):
     assert config["base_model_name_or_path"] == base
 
 
+def test_a_base_of_the_hub_is_named_with_its_commit(tmp_path):
+    module = build("llama")
+    base = BaseWeights(sha256="0", name="org/name", commit="c0ffee")
+    attach_adapter(module, Adapter(kind="lora"), base, "AutoModelForCausalLM")
+    save_adapter(module, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/name", "c0ffee")
+    assert config["task_type"] == "CAUSAL_LM"
+    assert read_base(tmp_path).place == "org/name@c0ffee"
+
+
 def test_another_base_is_refused_with_its_name(tmp_path, bases):
     base = bases("bert")
     save_model(
@@ -252,9 +269,6 @@ def test_a_layer_that_is_not_called_is_refused():
 
         def forward(self, hidden):
             return nn.functional.linear(hidden, self.query.weight, self.query.bias)
-
-    from pipelines.finetune.models.adapter import BaseWeights
-    from pipelines.finetune.models.lora import attach_adapter
 
     module = build("bert")
     attention = module.encoder.encoder.layer[0].attention.self
