@@ -100,6 +100,12 @@ def test_the_run_names_the_adapter(adapted):
     assert "'kind': 'lora'" in params["architecture"] or '"kind": "lora"' in params["architecture"]
 
 
+def test_the_plan_says_what_is_trained(adapted):
+    plan = STAGES["finetune"].plan(adapted.alone.configs["finetune"])
+    assert plan.up_to_date
+    assert plan.notes["adapter"].startswith("lora of rank 8 and alpha 32 on all linear layers")
+
+
 def test_scoring_refuses_another_base(spark, adapted):
     file = Path(adapted.base) / "model.safetensors"
     original = file.read_bytes()

@@ -251,6 +251,24 @@ def test_named_layers_get_an_adapter_and_unknown_ones_are_refused():
         build("llama", Adapter(kind="lora", target_modules=("q_proj", "lm_head")))
 
 
+def test_a_model_without_layers_to_adapt_is_refused():
+    architecture = Architecture(config=TINY_BERT, frozen=("encoder.",), adapter=Adapter(kind="lora"))
+    with pytest.raises(
+        ValueError, match=r"bert has no linear layer that could get an adapter; look at finetune"
+    ):
+        build_model(architecture, make_spec(), vocab_size=260, seed=1)
+
+
+def test_a_plan_says_what_is_trained():
+    assert Adapter(rank=3).describe() == {}
+    lora = Adapter(kind="lora", rank=3, alpha=5).describe()["adapter"]
+    assert lora.startswith("lora of rank 3 and alpha 5 on all linear layers; the base stays as it is")
+    assert lora.endswith("holds whole weights and the adapter")
+    alone = Adapter(kind="dora", target_modules=("query", "key"), merge=False).describe()["adapter"]
+    assert " on query, key; " in alone
+    assert alone.endswith("holds the adapter alone")
+
+
 def test_layers_that_no_loss_reaches_get_none():
     config = {"model_type": "albert", **SIZES, "embedding_size": 8}  # its pooler can't be left out
     architecture = Architecture(config=config, adapter=Adapter(kind="lora"))

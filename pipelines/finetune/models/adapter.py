@@ -57,6 +57,17 @@ class Adapter:
         if not self.target_modules:
             raise ValueError(f"{name}.target_modules must be all_linear or name a layer, got []")
 
+    def describe(self) -> dict[str, str]:
+        """What is trained, for a person; empty without an adapter."""
+        if self.kind is None:
+            return {}
+        layers = (
+            "all linear layers" if self.target_modules == "all_linear" else ", ".join(self.target_modules)
+        )
+        folder = "whole weights and the adapter" if self.merge else "the adapter alone"
+        text = f"{self.kind} of rank {self.rank} and alpha {self.alpha} on {layers}; the base stays as it is"
+        return {"adapter": f"{text}, and the model folder holds {folder}"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseWeights:

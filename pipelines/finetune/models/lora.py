@@ -104,6 +104,11 @@ def _choose_targets(backbone: PreTrainedModel, adapter: Adapter) -> list[str]:
         for name, each in backbone.named_modules()
         if isinstance(each, nn.Linear | Conv1D) and each is not head and each.weight.requires_grad
     ]
+    if not layers:
+        raise ValueError(
+            f"model type {backbone.config.model_type} has no linear layer that could get an adapter; look at "
+            "finetune.model.frozen, or set finetune.model.adapter.kind=null"
+        )
     if adapter.target_modules == "all_linear":
         return sorted(layers)
     chosen = set[str]()
