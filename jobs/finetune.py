@@ -45,7 +45,7 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
     sequences = require_unmodified_table(config.sequences, "sequences", "dataset")
     tracking, training = config.tracking, make_training(config, sequences)
     state = find_state(training, Lookup(tracking.uri, tracking.artifacts), tracking.experiment, config.folder)
-    inputs, notes = (training, sequences), describe_mixture(training)
+    notes, inputs = {**describe_mixture(training), **config.model.adapter.describe()}, (training, sequences)
     return Plan(fingerprint=training.fingerprint, inputs=inputs, notes=notes, **state._asdict())
 
 

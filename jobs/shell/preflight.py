@@ -167,6 +167,8 @@ class Preflight:
             packages += MODEL_PACKAGES
         if ranks is not None:
             packages += RANK_PACKAGES
+            if ranks.model.adapter.kind is not None:
+                packages.append("peft")
             if ranks.num_ranks > 1 and ranks.collectives == "horovod":
                 packages.append("horovod")
         return packages

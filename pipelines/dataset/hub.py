@@ -93,6 +93,15 @@ def resolve_base(name: str) -> Base:
     return Base(hub_id, _resolve_commit(hub_id, revision), revision)
 
 
+def locate_base(name: str) -> tuple[str, str | None]:
+    """A name under which other processes find the same files, and the commit on the hub: the folder with its
+    whole path, package://NAME/FOLDER, or the hub id. None = it is not from the hub."""
+    base = resolve_base(name)
+    if name.startswith(PACKAGE_SCHEME) or base.commit is not None:
+        return (name if base.commit is None else base.place), base.commit
+    return str(Path(base.place).resolve()), None
+
+
 def base_identity(name: str | None) -> list[object]:
     """What distinguishes other weights under the same name: a folder's files by content, a hub model's
     commit, MLflow's version and sizes. None = no base. Nothing is downloaded.

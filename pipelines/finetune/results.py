@@ -24,8 +24,10 @@ def display_result(result: dict[str, Any] | None) -> dict[str, str]:
         return {}
     metric, steps = result["metric"], f"{result['total_steps']:,}"
     planned = result.get("planned_steps", result["total_steps"])  # earlier versions did not write it
+    trained, total = result.get("num_trained_parameters"), result.get("num_parameters")
     return {
         f"{metric} before": f"{result['before'][metric]:.4f}",
         f"{metric} after": f"{result['after'][metric]:.4f}",
         "steps": steps if planned == result["total_steps"] else f"{steps} of {planned:,}, stopped early",
+        **({} if trained == total else {"trained parameters": f"{trained:,} of {total:,}"}),
     }

@@ -154,7 +154,8 @@ class Training:
             **({} if mixture is None else {"mixture": mixture.identity()}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
             "spec": self.spec.identity(),
-            **{name: asdict(getattr(self, name)) for name in ("architecture", "schedule")},
+            "architecture": self.architecture.identity(),
+            "schedule": asdict(self.schedule),
             "optimization": self.optimization.identity(),
             "data": {
                 name: getattr(self.data, name)
@@ -171,7 +172,7 @@ class Training:
             "task": self.spec.task,
             "precision": self.precision,
             **({} if fraction is None else {"mask_fraction": fraction}),
-            "architecture": asdict(self.architecture),
+            "architecture": self.architecture.identity(),
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
             **{name: value for part in parts for name, value in asdict(part).items()},

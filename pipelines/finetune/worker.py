@@ -32,6 +32,7 @@ from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.models.activations import recompute_activations
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.decoder import limit_logits
+from pipelines.finetune.models.lora import count_parameters
 from pipelines.finetune.opening import open_together
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
@@ -80,6 +81,7 @@ class _Rank:
         self._order: Order
         self._total_steps: int
         self._mix: RealisedMix | None = None
+        self._num_trained = self._num_parameters = 0
         self._plan = BatchPlan(
             global_batch=training.schedule.global_batch,
             micro_batch=training.execution.micro_batch,
@@ -102,6 +104,9 @@ class _Rank:
         )
         if self._state.step and strategy.rank == 0:
             text = f"continues from the checkpoint of step {self._state.step}"
+            self._events.write("note", step=self._state.step, text=text)
+        if self._num_trained < self._num_parameters and strategy.rank == 0:
+            text = f"{self._num_trained:,} of {self._num_parameters:,} parameters are trained"
             self._events.write("note", step=self._state.step, text=text)
         before = self._evaluate_before()
         if self._sources is not None and strategy.rank == 0:
@@ -131,6 +136,7 @@ class _Rank:
                 seed=self._training.schedule.seed,
                 load_weights=load_weights,
             )
+        self._num_trained, self._num_parameters = count_parameters(model)
         if self._training.execution.activation_checkpointing:
             recompute_activations(model)
         if self._training.execution.max_logit_tokens is not None:
@@ -272,6 +278,8 @@ class _Rank:
             "planned_steps": self._total_steps,
             "num_final_rows": final.num_rows,
             "num_train_rows": len(self._train),
+            "num_parameters": self._num_parameters,
+            "num_trained_parameters": self._num_trained,
             "confusion": None,
         }
         model = self._strategy.export()

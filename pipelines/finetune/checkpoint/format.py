@@ -3,7 +3,8 @@ range, safetensors only.
 
 A checkpoint is a folder `step-00000200`:
 
-    model.safetensors                    weights by name, whole; tied weights once
+    model.safetensors                    weights by name, whole; tied weights once. With an adapter those of
+                                         its base are left out
     optimizer-00000-of-00002.safetensors one file per writing rank (whole.py writes a single one)
     optimizer-00000-of-00002.json        its sha256 and pieces, from which rank 0 makes complete.json
     complete.json                        written last: format, train state, sha256 and pieces by file
@@ -21,12 +22,13 @@ sha256, and the checkpoint before it is used. Dropout and data order need no sta
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import safetensors.torch
 from torch import Tensor, nn
 
+from pipelines.finetune.models.lora import find_attached, list_frozen, read_state
 from pipelines.storage import Folder
 
 FORMAT = 3
@@ -84,6 +86,8 @@ class Record:
     """By file."""
     pieces: dict[str, list[Piece]]
     """By optimizer file."""
+    base: str | None = None
+    """sha256 of the base weights that an adapter belongs to; None = the weights are whole."""
 
 
 def folder_name(step: int) -> str:
@@ -123,6 +127,7 @@ def read_record(checkpoints: Folder, step: int) -> Record:
         state=TrainState(**record["state"]),
         sha256=record["sha256"],
         pieces={file: [Piece(*piece) for piece in pieces] for file, pieces in record["pieces"].items()},
+        base=record.get("base"),
     )
 
 
@@ -160,10 +165,11 @@ def read_file(checkpoints: Folder, record: Record, file: str) -> dict[str, Tenso
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state without the second name of tied weights, which safetensors refuses to store twice."""
+    """The state that a training changes, without the second name of tied weights, which safetensors refuses
+    to store twice."""
     seen: set[int] = set()
     tensors = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in read_state(model).items():
         if tensor.data_ptr() not in seen or tensor.numel() == 0:
             tensors[name] = tensor
         seen.add(tensor.data_ptr())
@@ -173,12 +179,25 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
     """Put weights into `model`. Raises ValueError if they belong to a model of other names."""
     missing, unexpected = model.load_state_dict(tensors, strict=False)
-    still_missing = set(missing) - _names_sharing_storage(model, set(tensors))
+    still_missing = set(missing) - _names_sharing_storage(model, set(tensors)) - list_frozen(model)
     if still_missing or unexpected:
         raise ValueError(
             f"checkpoint {origin} is of another model: missing {sorted(still_missing)[:3]}, "
             f"unexpected {unexpected[:3]}; train in a new folder"
         )
+
+
+def find_base(model: nn.Module) -> str | None:
+    """What `Record.base` says of `model`."""
+    attached = find_attached(model)
+    return None if attached is None else attached.base.sha256
+
+
+def require_base(model: nn.Module, record: Record, origin: str) -> None:
+    """Raise ValueError unless the checkpoint is of the base that `model` has."""
+    attached = find_attached(model)
+    if attached is not None and record.base is not None:
+        replace(attached.base, sha256=record.base).require(attached.base.sha256, f"checkpoint {origin}")
 
 
 def _names_sharing_storage(model: nn.Module, given: set[str]) -> set[str]:

@@ -18,6 +18,7 @@ from pipelines.finetune.checkpoint.format import (
     PieceState,
     Record,
     TrainState,
+    find_base,
     folder_name,
     model_tensors,
     optimizer_file,
@@ -49,7 +50,7 @@ def complete_shards(checkpoints: Folder, model: nn.Module, state: TrainState, *,
         note = json.loads(checkpoints.read(f"{folder_name(state.step)}/{_note_of(file)}"))
         sha256[file] = note["sha256"]
         pieces[file] = [Piece(*piece) for piece in note["pieces"]]
-    write_record(checkpoints, Record(state=state, sha256=sha256, pieces=pieces))
+    write_record(checkpoints, Record(state=state, sha256=sha256, pieces=pieces, base=find_base(model)))
 
 
 def read_pieces(checkpoints: Folder, record: Record, wanted: Iterable[Piece]) -> dict[Piece, PieceState]:

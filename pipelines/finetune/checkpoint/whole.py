@@ -8,6 +8,7 @@ from pipelines.finetune.checkpoint.format import (
     PieceState,
     Record,
     TrainState,
+    find_base,
     model_tensors,
     optimizer_file,
     piece_tensors,
@@ -26,4 +27,5 @@ def save_whole(
         MODEL_FILE: write_file(checkpoints, state.step, MODEL_FILE, model_tensors(model)),
         file: write_file(checkpoints, state.step, file, piece_tensors(optimizer_state)),
     }
-    write_record(checkpoints, Record(state=state, sha256=sha256, pieces={file: list(optimizer_state)}))
+    pieces = {file: list(optimizer_state)}
+    write_record(checkpoints, Record(state=state, sha256=sha256, pieces=pieces, base=find_base(model)))

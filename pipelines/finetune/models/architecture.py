@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat, from_fields, read_template
 from pipelines.dataset.examples.table import load_builder
+from pipelines.finetune.models.adapter import ADAPTER_FOLDER, Adapter
 
-SPEC_FILE = "model_spec.json"
+SPEC_FILE, WEIGHTS_FILE = "model_spec.json", "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +63,22 @@ class Architecture:
     """
     frozen: tuple[str, ...] = ()
     """Parts of names of parameters that are not trained, such as word_embeddings."""
+    adapter: Adapter = field(default_factory=Adapter)
+
+    def __post_init__(self) -> None:
+        if self.adapter.kind is not None and not self.adapter.merge and self.base is None:
+            raise ValueError(
+                "finetune.model.adapter.merge=false needs finetune.model.base, because weights from scratch "
+                "can't be found again; set merge=true or name a base"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on. Without an adapter it is left out, so that earlier trainings keep their
+        fingerprint."""
+        fields = asdict(self)
+        if self.adapter.kind is None:
+            del fields["adapter"]
+        return fields
 
     def start(self) -> str:
         """The name of the base, or "scratch". Raises ValueError if neither base nor model_type is given."""
@@ -94,6 +111,11 @@ def describe_spec(spec: ModelSpec) -> dict[str, Any]:
     if spec.chat is not None:
         fields["chat"] = {**spec.chat.to_fields(), "has_template": spec.chat.template is not None}
     return fields
+
+
+def is_adapter_alone(folder: Path) -> bool:
+    """Whether the weights of a model folder need those of a base."""
+    return (Path(folder) / ADAPTER_FOLDER).is_dir() and not (Path(folder) / WEIGHTS_FILE).is_file()
 
 
 class Use(NamedTuple):

@@ -13,10 +13,12 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipelines.dataset.hub import Base, resolve_base
-from pipelines.finetune.models.architecture import SPEC_FILE, Architecture, ModelSpec
+from pipelines.dataset.hub import Base, locate_base, resolve_base
+from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BASE_FILE, BaseWeights
+from pipelines.finetune.models.architecture import SPEC_FILE, WEIGHTS_FILE, Architecture, ModelSpec
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.freeze import freeze_named, freeze_unused
+from pipelines.finetune.models.lora import attach_adapter, find_backbone, hash_weights
 from pipelines.finetune.models.masked_encoder import MaskedEncoder
 from pipelines.finetune.models.padding import position_offset
 from pipelines.finetune.tasks.table import build_task
@@ -30,6 +32,7 @@ WITH_POOLER = ("bert", "roberta", "xlm-roberta", "camembert")
 """
 OURS = {r"^(encoder|decoder)\.": ""}
 """From the names of weights in a model folder of this package to those of its backbone."""
+_NO_MODEL = "{} is an adapter, no model; name the base that it belongs to"
 NEW_HEADS = ("AutoModelForMaskedLM",)
 """Auto classes whose head may be missing in a base: it is drawn from the seed."""
 
@@ -40,22 +43,23 @@ def build_model(
     """The model at step 0, on the CPU in float32. Random parts are drawn from `seed`: equal on every rank.
 
     `load_weights=False` reads no weights of the base: same names, shapes and frozen parts, random values. It
-    is for ranks that receive rank 0's state. Parameters that the loss can't reach are frozen.
+    is for ranks that receive rank 0's state. An adapter's base is read all the same, because ranks do not
+    send it. Parameters that the loss can't reach are frozen.
     """
-    task = build_task(spec)
+    task, adapter = build_task(spec), architecture.adapter
     torch.manual_seed(seed)
     if architecture.base is None:
         config = _make_config(architecture.config, vocab_size)
         _require_positions(config, spec.max_tokens)
         backbone = _make_backbone(config, task.auto_class)
     else:
-        base = resolve_base(architecture.base)
+        base = _find_base(architecture.base)
         config = AutoConfig.from_pretrained(
             base.place, revision=base.commit or "main", trust_remote_code=False, **architecture.config
         )
         _require_vocabulary(config, vocab_size)
         _require_positions(config, spec.max_tokens)
-        if load_weights:
+        if load_weights or adapter.kind is not None:
             backbone = _load_backbone(base, config.model_type, task.auto_class, architecture)
         else:
             backbone = _make_backbone(config, task.auto_class)
@@ -67,9 +71,30 @@ def build_model(
 
     freeze_named(module, architecture.frozen)
     freeze_unused(module)
+    if adapter.kind is not None:
+        attach_adapter(module, adapter, _describe_base(architecture, module), task.auto_class)
     if isinstance(module, Decoder | MaskedEncoder):
         module.probe_separation()
     return module
+
+
+def build_on_base(base: BaseWeights, spec: ModelSpec) -> nn.Module:
+    """The module of a task on the float32 weights of a base; a head is random, and a model folder loads its
+    own next. Raises as `resolve_base` does."""
+    task = build_task(spec)
+    architecture, found = Architecture(base=base.place, config=base.config), _find_base(base.place)
+    model_type = AutoConfig.from_pretrained(
+        found.place, revision=found.commit or "main", trust_remote_code=False
+    ).model_type
+    return task.build_module(_load_backbone(found, model_type, task.auto_class, architecture))
+
+
+def _describe_base(architecture: Architecture, module: nn.Module) -> BaseWeights:
+    """The weights of the backbone, before it has an adapter."""
+    _, backbone = find_backbone(module)
+    name, commit = (None, None) if architecture.base is None else locate_base(architecture.base)
+    config = {} if name is None else architecture.config
+    return BaseWeights(sha256=hash_weights(backbone), name=name, commit=commit, config=config)
 
 
 def build_from_config(config: PreTrainedConfig, spec: ModelSpec) -> nn.Module:
@@ -113,8 +138,10 @@ def _load_backbone(
     )
     backbone: PreTrainedModel
     backbone, report = loaded
+    if hasattr(backbone, "peft_config"):  # a hub id with both: its base would not be the pinned commit
+        raise ValueError(_NO_MODEL.format(architecture.base))
     missing = sorted(report["missing_keys"])
-    if auto_class in NEW_HEADS:
+    if auto_class in NEW_HEADS and architecture.adapter.kind is None:  # with one, no head is trained
         missing = [name for name in missing if name.startswith(f"{backbone.base_model_prefix}.")]
     if missing:
         raise ValueError(
@@ -122,6 +149,21 @@ def _load_backbone(
             "take weights saved from this model type, or train from scratch"
         )
     return backbone
+
+
+def _find_base(name: str) -> Base:
+    """As `resolve_base`. Raises ValueError too for a folder that holds no weights but those of an adapter."""
+    base = resolve_base(name)
+    if base.commit is not None:  # see _load_backbone
+        return base
+    if base.file("adapter_config.json") is not None:
+        raise ValueError(_NO_MODEL.format(name))
+    if base.file(f"{ADAPTER_FOLDER}/{BASE_FILE}") is not None and base.file(WEIGHTS_FILE) is None:
+        raise ValueError(
+            f"{name} holds an adapter without its base, which can't be trained further; train it again with "
+            "finetune.model.adapter.merge=true"
+        )
+    return base
 
 
 def _leave_out_pooler(model_type: str, auto_class: str) -> dict[str, bool]:

@@ -1,6 +1,10 @@
 """The model folder: `model.safetensors`, `config.json`, `tokenizer.json`, `model_spec.json`. A model of
 conversations also has `chat_template.jinja`, `tokenizer_config.json` and `generation_config.json`.
 
+A model that was trained with an adapter also has the folder `adapter/`: the adapter alone in PEFT's format,
+and `base.json`, which names its base. If it was not to be merged, there is no `model.safetensors`: the
+weights are those of the base, of the adapter and, for a classifier, of `head.safetensors`.
+
 Nothing in it is ever unpickled, and it holds no code but the template, which runs in a sandbox.
 """
 
@@ -9,19 +13,36 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
+from safetensors import safe_open
 from tokenizers import Tokenizer
-from torch import nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat
 from pipelines.dataset.chat_template import CONFIG_FILE
 from pipelines.dataset.tokenizer import from_json
-from pipelines.finetune.models.architecture import SPEC_FILE, ModelSpec, describe_spec, read_spec
-from pipelines.finetune.models.build import build_from_config
+from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BASE_FILE, BaseWeights, read_base
+from pipelines.finetune.models.architecture import (
+    SPEC_FILE,
+    WEIGHTS_FILE,
+    ModelSpec,
+    describe_spec,
+    is_adapter_alone,
+    read_spec,
+)
+from pipelines.finetune.models.build import build_from_config, build_on_base
+from pipelines.finetune.models.lora import (
+    find_attached,
+    find_backbone,
+    load_adapter,
+    merge_adapter,
+    read_state,
+    save_adapter,
+)
 from pipelines.finetune.tasks.conversations import ConversationReader
 from pipelines.finetune.tasks.table import build_task
 
-WEIGHTS_FILE = "model.safetensors"
+HEAD_FILE = "head.safetensors"
 
 
 class LoadedModel(NamedTuple):
@@ -31,9 +52,18 @@ class LoadedModel(NamedTuple):
 
 
 def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: Path) -> None:
-    """Write the model folder."""
+    """Write the model folder. An adapter that is to be merged is merged in `module` itself: a copy would take
+    the memory of a second model."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save_weights(module, folder / WEIGHTS_FILE)
+    attached = find_attached(module)
+    if attached is not None:
+        save_adapter(module, folder / ADAPTER_FOLDER)
+    if attached is not None and attached.merge:
+        merge_adapter(module)
+    if attached is None or attached.merge:
+        _save_weights(module, folder / WEIGHTS_FILE)
+    elif head := _read_head(module):
+        safetensors.torch.save_file(head, folder / HEAD_FILE)
     assert isinstance(module.config, PreTrainedConfig), "every module of this package has its backbone's"
     module.config.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
@@ -43,10 +73,20 @@ def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: 
     _write_json({**describe_spec(spec), "metric": build_task(spec).metric}, folder / SPEC_FILE)
 
 
+def _read_head(module: nn.Module) -> dict[str, Tensor]:
+    """The weights outside of the backbone, by name."""
+    prefix, _ = find_backbone(module)
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in read_state(module).items()
+        if not name.startswith(prefix)
+    }
+
+
 def _save_weights(module: nn.Module, file: Path) -> None:
     """Write each weight once. What is tied to the token embeddings goes under their name, because a model
     with another head, such as a classifier, has the embeddings and nothing else of it."""
-    backbone = next(each for each in module.modules() if isinstance(each, PreTrainedModel))
+    _, backbone = find_backbone(module)
     embeddings = backbone.get_input_embeddings()
     kept = next(f"{name}.weight" for name, each in module.named_modules() if each is embeddings)
     weights = module.state_dict(keep_vars=True)  # tied ones are one tensor
@@ -83,12 +123,64 @@ def _write_json(content: dict[str, Any], file: Path) -> None:
 
 
 def load_model(folder: Path) -> LoadedModel:
-    """The model of a folder, in evaluation mode on the CPU. Raises FileNotFoundError if there is no model."""
-    spec = read_spec(folder)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    module = build_from_config(config, spec)
-    safetensors.torch.load_model(module, str(Path(folder) / WEIGHTS_FILE))
+    """The model of a folder, in evaluation mode on the CPU.
 
+    Raises FileNotFoundError if there is no model or if the base of an adapter is not there, ValueError if the
+    base is another one.
+    """
+    spec = read_spec(folder)
+    if is_adapter_alone(folder):
+        module = load_on_base(Path(folder), spec)
+    else:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        module = build_from_config(config, spec)
+        safetensors.torch.load_model(module, str(Path(folder) / WEIGHTS_FILE))
+    return LoadedModel(module.eval(), read_tokenizer_of(folder), spec)
+
+
+def read_tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder."""
     file = Path(folder) / "tokenizer.json"
-    tokenizer = from_json(file.read_text(encoding="utf-8"), str(file))
-    return LoadedModel(module.eval(), tokenizer, spec)
+    return from_json(file.read_text(encoding="utf-8"), str(file))
+
+
+def load_head(module: nn.Module, folder: Path) -> None:
+    """Put the weights outside of the backbone into `module`, from their own file or from that of whole
+    weights. Raises ValueError if they are others."""
+    prefix, _ = find_backbone(module)
+    file, wanted = Path(folder) / HEAD_FILE, sorted(_read_head(module))
+    if not wanted:
+        return
+    with safe_open(file if file.is_file() else Path(folder) / WEIGHTS_FILE, framework="pt") as opened:
+        names = sorted(name for name in opened.keys() if not name.startswith(prefix))  # noqa: SIM118  # no dict
+        if names != wanted:
+            raise ValueError(f"{file} has the weights {names}, but the head has {wanted}; restore the file")
+        module.load_state_dict({name: opened.get_tensor(name) for name in names}, strict=False)
+
+
+def read_base_of(folder: Path) -> BaseWeights:
+    """Which weights the adapter of a model folder belongs to. Raises ValueError if it has none, or if they
+    can't be found again."""
+    if not (Path(folder) / ADAPTER_FOLDER / BASE_FILE).is_file():
+        raise ValueError(f"{folder} has no adapter; give model folders that were trained with one")
+    base = read_base(Path(folder) / ADAPTER_FOLDER)
+    if base.name is None:
+        raise ValueError(
+            f"the base of {folder} was drawn from a seed and is kept nowhere; load the whole model"
+        )
+    return base
+
+
+def load_on_base(folder: Path, spec: ModelSpec) -> nn.Module:
+    """The module of a folder with its adapter apart from the weights of its base. Errors as `load_model`."""
+    base = read_base_of(folder)
+    try:
+        module = build_on_base(base, spec)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise type(error)(
+            f"{folder} needs its base, which is not here: {error}; bring the base to {base.place}, or train "
+            "again with finetune.model.adapter.merge=true"
+        ) from error
+    load_adapter(module, folder / ADAPTER_FOLDER)
+    load_head(module, folder)
+    return module

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.finetune.checkpoint.format import MODEL_FILE, load_model_tensors, read_file, read_record
+from pipelines.finetune.models.lora import read_state
 from pipelines.finetune.parallel.collectives.interface import Collectives, broadcast_tensors, require_equal
 from pipelines.storage import Folder
 
@@ -23,8 +24,8 @@ def agree_on(collectives: Collectives, value: float) -> float:
 
 
 def broadcast_weights(collectives: Collectives, model: nn.Module) -> None:
-    """Rank 0's parameters and buffers on every rank of the group."""
-    tensors = model.state_dict()
+    """Rank 0's parameters and buffers on every rank of the group, without those of an adapter's base."""
+    tensors = read_state(model)
     require_equal(collectives, sum(tensor.numel() for tensor in tensors.values()), "numbers of weights")
     broadcast_tensors(collectives, tensors.items())
 

@@ -24,9 +24,12 @@ from pipelines.finetune.checkpoint.format import (
     load_model_tensors,
     read_file,
     read_record,
+    require_base,
 )
 from pipelines.finetune.checkpoint.sharded import read_pieces
 from pipelines.finetune.lack_of_memory import explain_batch
+from pipelines.finetune.launch.faults import JoinError
+from pipelines.finetune.models.lora import find_attached
 from pipelines.finetune.optimizer import new_state
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.strategy import BuildModel, Strategy
@@ -100,7 +103,26 @@ def prepare_model(strategy: Strategy, build_model: BuildModel, checkpoints: Fold
     for parameter in model.parameters():
         if not parameter.is_contiguous():  # buckets and pieces are views of the flat parameter
             parameter.data = parameter.data.contiguous()
+    _require_same_base(strategy, model)
     return model.to(strategy.device)
+
+
+def _require_same_base(strategy: Strategy, model: nn.Module) -> None:
+    """Every rank reads the base of an adapter itself. Raises ValueError on a rank that read another one."""
+    attached = find_attached(model)
+    if attached is None:
+        return
+    number = int(attached.base.sha256[:13], 16)  # 52 bits: exact as a float
+    is_same = int(strategy.agree(float(number))) == number
+    num_others = strategy.sum(torch.tensor([float(not is_same)]), name="base").item()
+    if not is_same:
+        raise ValueError(
+            f"rank {strategy.rank} read other base weights from {attached.base.place} than rank 0; make the "
+            "folder equal on all machines, put it on storage that they share, or name the base by hub "
+            "id@commit"
+        )
+    if num_others:
+        raise JoinError("another rank read other base weights")
 
 
 def restore(
@@ -124,7 +146,7 @@ def restore(
         step = int(strategy.agree(candidates.pop(0) if candidates else -1))
         if step < 0:
             break
-        found = _read(strategy, checkpoints, step, list(owned))
+        found = _read(strategy, model, checkpoints, step, list(owned))
         failed = float(strategy.sum(torch.tensor([float(found is None)]), name="checkpoint"))
         if found is not None and not failed:
             state, weights, pieces = found
@@ -153,9 +175,12 @@ def _forget_missing_best(strategy: Strategy, checkpoints: Folder, state: TrainSt
 _Found = tuple[TrainState, dict[str, Tensor] | None, dict[Piece, PieceState]]
 
 
-def _read(strategy: Strategy, checkpoints: Folder, step: int, wanted: list[Piece]) -> _Found | None:
+def _read(
+    strategy: Strategy, model: nn.Module, checkpoints: Folder, step: int, wanted: list[Piece]
+) -> _Found | None:
     try:
         record = read_record(checkpoints, step)
+        require_base(model, record, f"{checkpoints.path}/{folder_name(step)}")
         weights = read_file(checkpoints, record, MODEL_FILE) if strategy.rank == 0 else None
         return record.state, weights, read_pieces(checkpoints, record, wanted)
     except DamagedCheckpointError as error:

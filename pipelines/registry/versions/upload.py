@@ -24,7 +24,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Object, Property
 
 from pipelines import process
-from pipelines.finetune.models.architecture import read_spec
+from pipelines.finetune.models.architecture import is_adapter_alone, read_spec
 from pipelines.registry.store import hide_mlflow_warnings
 
 with hide_mlflow_warnings():
@@ -106,9 +106,16 @@ def upload_model(
             artifacts={"model": str(Path(model_folder).resolve())},
             signature=CHAT_SIGNATURE if reads_messages else SIGNATURE,
             input_example=pd.DataFrame({"messages" if reads_messages else "text": list(input_example)}),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+            pip_requirements=[
+                f"{name}=={importlib.metadata.version(name)}" for name in _list_requirements(model_folder)
+            ],
         )
     return str(created.model_id)
+
+
+def _list_requirements(model_folder: Path) -> list[str]:
+    """Names of packages; an adapter without the weights of its base needs PEFT too."""
+    return sorted((*REQUIREMENTS, *(("peft",) if is_adapter_alone(model_folder) else ())))
 
 
 class _PlainFlavor:

@@ -1,0 +1,144 @@
+"""Adapters on several ranks: as on one, in float64 to 1e-12; each rank reads the base itself."""
+
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from pipelines.finetune.models.adapter import Adapter
+from pipelines.finetune.models.architecture import Architecture
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.lora import read_state
+from pipelines.finetune.worker import train_rank
+from tests.conftest import TINY_ENCODER
+from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_training
+from tests.finetune.ranks import BACKENDS, RankDiedError, alone, run_processes
+from tests.finetune.test_strategies import STEPS, assert_equal, build_double, double_training, run_steps
+from tests.finetune.test_train import die_after_checkpoint, read_events, train_in
+
+pytestmark = [pytest.mark.slow, pytest.mark.horovod]
+
+CONFIG = {**TINY_ENCODER, **WITHOUT_DROPOUT}
+DECODER = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
+KINDS = pytest.mark.parametrize("kind", ["lora", "dora"])
+
+
+def adapted(root, name, kind, **changes):
+    """A training in float64, from scratch: an encoder with a head, or a decoder without one."""
+    config = DECODER if changes.get("task") == "language_modelling" else CONFIG
+    adapter = Adapter(kind=kind, rank=4)
+    return double_training(root, name, architecture=Architecture(config=config, adapter=adapter), **changes)
+
+
+def require_fewer(result, training):
+    """The comparison is of a training whose base stays, and whose adapter moves."""
+    new = {name: each.numpy() for name, each in build_double(training, True).state_dict().items()}
+    moved = {name for name, weights in result["weights"].items() if not np.array_equal(weights, new[name])}
+    assert moved == set(read_state(build_double(training, True)))
+    assert len(moved) < len(new) * 2 / 3
+
+
+ONE = {}
+
+
+@pytest.fixture(params=["classification", "language_modelling"])
+def task_root(request, tmp_path):
+    """The task, and a folder with its sequences."""
+    return request.param, request.getfixturevalue(
+        "root" if request.param == "classification" else "text_root"
+    )
+
+
+@KINDS
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize(
+    ("strategy", "backend"),
+    [("data_parallel", "horovod"), ("data_parallel", "torch"), ("sharded_optimizer", "torch")],
+)
+def test_ranks_equal_one_process(task_root, kind, strategy, backend, num_ranks):
+    task, root = task_root
+    alone_training = adapted(root, "one", kind, task=task)
+    if (task, kind) not in ONE:
+        ONE[task, kind] = run_steps(alone(), alone_training)
+    one = ONE[task, kind]
+    require_fewer(one, alone_training)
+    training = adapted(root, "ranks", kind, task=task, strategy=strategy, collectives=backend)
+    results = run_processes(run_steps, training, num_ranks=num_ranks, backend=backend)
+    assert_equal(results[0], one)
+    assert one["curve"][-1, 0] < one["curve"][0, 0]
+
+
+def test_a_checkpoint_continues_under_another_number_of_ranks(root):
+    one = run_steps(alone(), adapted(root, "one", "lora", global_batch=12))
+    before = {"strategy": "sharded_optimizer", "collectives": "torch"}
+    for changes, num_ranks, steps in (
+        (before, 3, range(7)),
+        ({}, 1, range(7, 13)),
+        ({"strategy": "data_parallel"}, 2, range(13, STEPS)),
+    ):
+        training = adapted(root, "parts", "lora", global_batch=12, **changes)
+        backend = changes.get("collectives", "horovod")
+        found = run_processes(run_steps, training, steps, num_ranks=num_ranks, backend=backend)[0]
+        assert found["began"] == steps.start
+    assert_equal(found, one)
+
+
+def write_base(root, name, *, seed):
+    training = make_training(root, config=WITHOUT_DROPOUT)
+    module = build_model(training.architecture, training.spec, vocab_size=VOCABULARY, seed=seed)
+    module.encoder.save_pretrained(root / name)
+
+
+def on_base(root, name, folder, **changes):
+    """A training of an adapter with dropout on a base folder."""
+    architecture = Architecture(base=str(folder), adapter=Adapter(kind="lora", rank=4, dropout=0.1))
+    return make_training(root, folder=str(root / name), architecture=architecture, **changes)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_killed_rank_changes_nothing_in_the_end(root, backend):
+    write_base(root, "base", seed=4)
+    changes = {"collectives": backend, "strategy": "data_parallel"}
+    killed, whole = (on_base(root, name, root / "base", **changes) for name in ("killed", "whole"))
+    marker = str(root / "was killed")
+    with pytest.raises(RankDiedError, match="rank 1: rank died with exit code -9"):
+        run_processes(die_after_checkpoint, killed, marker, num_ranks=2, backend=backend)
+    again = run_processes(die_after_checkpoint, killed, marker, num_ranks=2, backend=backend)[0]
+    expected = run_processes(train_in, whole, num_ranks=2, backend=backend)[0]
+    notes = [event["text"] for event in read_events(root / "killed") if event["kind"] == "note"]
+    assert any("continues from the checkpoint of step" in text for text in notes)
+    assert again["weights"] == expected["weights"]
+    assert again["after"] == expected["after"]
+
+
+def train_on_own_base(world, root):
+    """Rank 1 finds other values under the same name, as on a machine with an older copy."""
+    from pathlib import Path
+
+    here = Path(root) / "base"
+    if world.rank == 1:
+        here = Path(root) / "of rank 1" / "base"
+    return train_rank(on_base(Path(root), "run", here), world)
+
+
+def test_ranks_that_read_different_bases_are_refused(root):
+    write_base(root, "base", seed=4)
+    shutil.copytree(root / "base", root / "of rank 1" / "base")
+    assert run_processes(train_on_own_base, str(root), num_ranks=2)[0]["total_steps"] == 30
+    shutil.rmtree(root / "run")
+    file = root / "of rank 1" / "base" / "model.safetensors"
+    weights = safetensors.torch.load_file(file)
+    weights["encoder.layer.1.output.dense.weight"][0, 0] += 1e-6
+    safetensors.torch.save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(
+        RankDiedError, match=r"rank 1 read other base weights from .*base than rank 0; make the"
+    ):
+        run_processes(train_on_own_base, str(root), num_ranks=2)
