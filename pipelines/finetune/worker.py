@@ -1,8 +1,9 @@
 """One rank's training, from a pinned sequences table to a model folder; every rank runs the same function.
 
 The run folder holds everything a restart needs: `checkpoints/`, `events/`, `before.json` (metrics of the
-untrained model), and at the end `model/`, for language models `sample.txt`, and `result.json`, which is
-written last. A second call continues from the newest checkpoint, or returns the result.
+untrained model), perhaps `reference.json`, and at the end `model/`, for language models `sample.txt`, and
+`result.json`, which is written last. A second call continues from the newest checkpoint, or returns the
+result.
 """
 
 import hashlib
@@ -32,10 +33,12 @@ from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import save_model
+from pipelines.finetune.models.preference import PreferenceDecoder
 from pipelines.finetune.opening import open_together
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.realised_mix import RealisedMix
+from pipelines.finetune.reference import require_reference
 from pipelines.finetune.results import read_result
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Task
@@ -79,6 +82,7 @@ class _Rank:
         self._order: Order
         self._total_steps: int
         self._mix: RealisedMix | None = None
+        self._reference: str | None = None
         self._plan = BatchPlan(
             global_batch=training.schedule.global_batch,
             micro_batch=training.execution.micro_batch,
@@ -98,6 +102,7 @@ class _Rank:
             num_micro_batches=self._plan.num_micro_batches,
             checkpoints=self._checkpoints,
         )
+        require_reference(self._reference, self._run, strategy)
         if self._state.step and strategy.rank == 0:
             text = f"continues from the checkpoint of step {self._state.step}"
             self._events.write("note", step=self._state.step, text=text)
@@ -119,13 +124,16 @@ class _Rank:
         return self._finish(before)
 
     def _build_model(self, load_weights: bool) -> nn.Module:
-        return build_model(
+        model = build_model(
             self._training.architecture,
             self._training.spec,
             vocab_size=self._tokenizer.get_vocab_size(),
             seed=self._training.schedule.seed,
             load_weights=load_weights,
         )
+        if isinstance(model, PreferenceDecoder):
+            self._reference = model.digest_reference()
+        return model
 
     def _open_data(self, launch: int) -> None:
         """The splits, when all ranks have them."""

@@ -19,6 +19,7 @@ from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.freeze import freeze_named, freeze_unused
 from pipelines.finetune.models.masked_encoder import MaskedEncoder
 from pipelines.finetune.models.padding import position_offset
+from pipelines.finetune.models.preference import PreferenceDecoder
 from pipelines.finetune.tasks.table import build_task
 
 CPU_ATTENTION = "eager"
@@ -40,9 +41,10 @@ def build_model(
     """The model at step 0, on the CPU in float32. Random parts are drawn from `seed`: equal on every rank.
 
     `load_weights=False` reads no weights of the base: same names, shapes and frozen parts, random values. It
-    is for ranks that receive rank 0's state. Parameters that the loss can't reach are frozen.
+    is for ranks that receive rank 0's state. Parameters that the loss can't reach are frozen. Where the loss
+    needs a reference, every rank reads the base, also to continue: no checkpoint holds the reference.
     """
-    task = build_task(spec)
+    task, load_weights = build_task(spec), load_weights or spec.needs_reference
     torch.manual_seed(seed)
     if architecture.base is None:
         config = _make_config(architecture.config, vocab_size)
@@ -69,6 +71,8 @@ def build_model(
     freeze_unused(module)
     if isinstance(module, Decoder | MaskedEncoder):
         module.probe_separation()
+    if isinstance(module, PreferenceDecoder) and spec.needs_reference:
+        module.keep_reference()
     return module
 
 
