@@ -24,6 +24,7 @@ PACKAGES = {
     "mosaicml": ("mosaicml-streaming==0.13.0", "torch==2.13.0"),
     "huggingface": ("datasets==5.2.0", "torch==2.13.0"),
     "lancedb": ("lancedb==0.40.0", "pylance==14.0.2", "torch==2.13.0"),
+    "trl": ("trl==1.16.0", "torch==2.13.0"),
 }
 """Of each peer, as pip takes them. With torch: that of the product, whose packages it sees behind its own."""
 

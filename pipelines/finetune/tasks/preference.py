@@ -8,8 +8,9 @@ token:
     orpo  -m(chosen) - beta * log sigmoid(odds(chosen) - odds(rejected)),  odds = m - log(1 - exp(m))
 
 r is the reference and s label_smoothing. dpo: Rafailov et al. 2023, eq. 7, smoothed as in Mitchell 2023
-(cDPO). orpo: Hong et al. 2024, eq. 2 to 7; beta is their lambda. Their first term, and so ours, is about the
-response; TRL's averages over the prompt and all pairs of a batch too, so it depends on how rows are split.
+(cDPO). orpo: Hong et al. 2024, eq. 2, 4, 6 and 7; beta is their lambda. The first term is that of each
+response. TRL's is a mean over the tokens of all chosen responses of a batch, with their prompts, so it depends
+on how rows are split; its second term is ours.
 
 Shapes: P pairs, B = 2 P responses, first all chosen, then all rejected ones, T tokens, M models.
 """
@@ -158,7 +159,7 @@ class Preference:
         gains = [0.0] * len(examples)
         tokens = [np.concatenate([unit.input_ids for unit in each.units]).tolist() for each in examples]
         for chosen in batch_by_length(tokens, batch_size):
-            batch = self.collate(_to_rows([examples[number] for number in chosen]), device)
+            batch = self.collate(make_rows([examples[number] for number in chosen]), device)
             found = _mean_difference(model(**batch.inputs)[:, 0], batch)
             for number, gain in zip(chosen, found.tolist(), strict=True):
                 gains[number] = gain
@@ -218,7 +219,7 @@ def _log_odds(means_B: Tensor) -> Tensor:
     return means_B - near.where(is_near_0, far)
 
 
-def _to_rows(examples: Sequence[Example]) -> Rows:
+def make_rows(examples: Sequence[Example]) -> Rows:
     """As the dataset stage writes them."""
     none = np.zeros(len(examples), dtype=np.int64)
     return Rows(
