@@ -36,7 +36,7 @@ from pipelines.dataset.tokenizer import ChosenTokenizer, train_bpe, wrap_trained
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.preference import PreferenceDecoder
-from pipelines.finetune.preference import PreferenceLoss
+from pipelines.finetune.preference import LossName, PreferenceLoss
 from pipelines.finetune.tasks.preference import Preference, make_rows
 
 DATA = Path(__file__).parent.parent / "data"
@@ -81,7 +81,7 @@ def write_inputs(place: Path, pairs: list[Pair]) -> tuple[ChosenTokenizer, Prefe
     """Tokenizer, model and pairs for TRL; ours of the same."""
     tokenizer = train_bpe((text for pair in pairs for text in pair.values()), vocab_size=2_000)
     chosen = wrap_trained(tokenizer)
-    end = tokenizer.id_to_token(chosen.end_token_id)
+    end = tokenizer.id_to_token(chosen.require_end_token("preference"))
     written = {**json.loads(tokenizer.to_str()), "post_processor": None}  # TRL adds the end token itself
     (place / "tokenizer.json").write_text(json.dumps(written), encoding="utf-8")
     file = str(place / "tokenizer.json")
@@ -95,7 +95,8 @@ def write_inputs(place: Path, pairs: list[Pair]) -> tuple[ChosenTokenizer, Prefe
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter += NOISE * parameter.std() * torch.randn(parameter.shape, generator=generator)
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise * parameter.std(), alpha=NOISE)
     model.decoder.save_pretrained(place / "policy")
     return chosen, model.eval()
 
@@ -113,7 +114,9 @@ def make_spec(chosen: ChosenTokenizer, loss: PreferenceLoss) -> ModelSpec:
 
 
 @torch.no_grad()
-def measure_ours(chosen: ChosenTokenizer, model: PreferenceDecoder, pairs: list[Pair], loss: str) -> Batches:
+def measure_ours(
+    chosen: ChosenTokenizer, model: PreferenceDecoder, pairs: list[Pair], loss: LossName
+) -> Batches:
     """One pair after the other. The odds ratio follows from two losses with different weights of it."""
     tasks = [Preference(make_spec(chosen, PreferenceLoss(loss=loss, beta=beta))) for beta in (BETA, 1 + BETA)]
     settings = ExampleSettings(max_tokens=2 * MAX_TOKENS, end_token_id=chosen.end_token_id)
@@ -157,7 +160,12 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         chosen, model = write_inputs(place, [*pairs, *short])
-        for loss, what, given in (("dpo", "loss", pairs), ("orpo", "odds", pairs), ("orpo", "loss", short)):
+        runs: list[tuple[LossName, str, list[Pair]]] = [
+            ("dpo", "loss", pairs),
+            ("orpo", "odds", pairs),
+            ("orpo", "loss", short),
+        ]
+        for loss, what, given in runs:
             (place / "pairs.json").write_text(json.dumps(given), encoding="utf-8")
             theirs: Any = ask_peer(python, TRL, loss, place, BETA)
             rows.append(compare(loss, what, measure_ours(chosen, model, given, loss), theirs["batches"]))

@@ -1,8 +1,9 @@
 """What a preference training minimises. No torch: a configuration is checked without loading it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+LossName = Literal["dpo", "orpo"]
 PREFERENCE = "preference"
 """The task."""
 
@@ -11,7 +12,7 @@ PREFERENCE = "preference"
 class PreferenceLoss:
     """The loss of a pair of responses; tasks/preference.py has the formulas."""
 
-    loss: Literal["dpo", "orpo"] = "dpo"
+    loss: LossName = "dpo"
     """dpo compares with the model that the training starts from, and holds a second copy of it; orpo also
     learns to write the chosen response, and needs none."""
     beta: float = 0.1
@@ -21,7 +22,7 @@ class PreferenceLoss:
     """dpo: share of the pairs whose responses may be the wrong way round."""
 
     def __post_init__(self) -> None:
-        if self.loss not in ("dpo", "orpo"):
+        if self.loss not in get_args(LossName):
             raise ValueError(f"loss must be dpo or orpo, got {self.loss!r}")
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"beta must be greater than 0 and finite, got {self.beta}")

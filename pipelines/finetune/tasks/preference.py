@@ -9,8 +9,8 @@ token:
 
 r is the reference and s label_smoothing. dpo: Rafailov et al. 2023, eq. 7, smoothed as in Mitchell 2023
 (cDPO). orpo: Hong et al. 2024, eq. 2, 4, 6 and 7; beta is their lambda. The first term is that of each
-response. TRL's is a mean over the tokens of all chosen responses of a batch, with their prompts, so it depends
-on how rows are split; its second term is ours.
+response. TRL's is a mean over the tokens of all chosen responses of a batch, with their prompts, so it
+depends on how rows are split; its second term is ours.
 
 Shapes: P pairs, B = 2 P responses, first all chosen, then all rejected ones, T tokens, M models.
 """
