@@ -185,6 +185,28 @@ def test_the_reference_follows_the_model_and_shares_what_is_frozen():
     assert not any(each.requires_grad for each in reference.parameters())
 
 
+def test_beside_an_adapter_the_base_is_not_copied():
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    model = build(ORPO)
+    config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    peft.inject_adapter_in_model(config, model.decoder)
+    model.keep_reference()
+    (reference,) = model._reference
+    own = dict(model.decoder.named_parameters())
+    shared = {name for name, each in reference.named_parameters() if each is own[name]}
+    assert shared == {name for name in own if "lora_" not in name}
+    task, rows = build_task(spec_of()), pair_rows(3, seed=0)
+    batch = task.collate(rows, CPU)
+    assert task.loss_sum(model.eval()(**batch.inputs), batch).item() == pytest.approx(3 * math.log(2))
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter += 0.1 * ("lora_B" in name)
+    outputs = model(**batch.inputs)
+    begun = build(ORPO).eval()(**batch.inputs)[:, 0]
+    assert torch.allclose(outputs[:, 1], begun, atol=1e-5)
+    assert not torch.allclose(outputs[:, 0], begun, atol=1e-2)
+
+
 def test_every_rank_reads_the_base_for_its_reference(tmp_path):
     base = build(ORPO, seed=7)
     save_model(base, make_tokenizer().to_str(), spec_of(ORPO), tmp_path / "base")

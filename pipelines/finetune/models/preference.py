@@ -20,9 +20,8 @@ class PreferenceDecoder(nn.Module):
     """A causal language model with a frozen reference.
 
     The reference is no submodule: it is in no state_dict, so in no checkpoint, broadcast or export, and no
-    optimizer sees it. It is always in evaluation mode. What is frozen is one tensor in both. Where adapters
-    are trained, the reference would be the decoder with them switched off, and cost no memory:
-    `_run_reference` is the only place that knows.
+    optimizer sees it. It is always in evaluation mode. What is frozen is one tensor in both: beside an
+    adapter, the base is not copied, and the copy of the adapter changes nothing, as at the start.
     """
 
     def __init__(self, decoder: PreTrainedModel) -> None:
@@ -60,22 +59,18 @@ class PreferenceDecoder(nn.Module):
         `attention_mask_BT` is true at real tokens; ids may have any integer type.
         """
         # int32 and bool travel to the device, int64 is what every architecture accepts as index and mask.
-        inputs = {"input_ids": input_ids_BT.long(), "attention_mask": attention_mask_BT.long()}
+        ids_BT, mask_BT = input_ids_BT.long(), attention_mask_BT.long()
         if target_ids_BT is None:
-            return self._run(inputs)
-        columns = []
-        if self._reference:
-            # First: the activations that the backward pass needs are not there yet.
-            with torch.no_grad():
-                columns = [sum_log_probabilities(self._run_reference(inputs), target_ids_BT)]
-        return torch.stack([sum_log_probabilities(self._run(inputs), target_ids_BT), *columns], dim=1)
-
-    def _run(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self.decoder(**inputs, use_cache=False).logits
-
-    def _run_reference(self, inputs: dict[str, Tensor]) -> Tensor:
-        (reference,) = self._reference
-        return reference(**inputs, use_cache=False).logits
+            return self.decoder(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+        with torch.no_grad():  # first: the activations that the backward pass needs are not there yet
+            columns = [
+                sum_log_probabilities(
+                    reference(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits, target_ids_BT
+                )
+                for reference in self._reference
+            ]
+        logits_BTV = self.decoder(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+        return torch.stack([sum_log_probabilities(logits_BTV, target_ids_BT), *columns], dim=1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PreferenceDecoder":
         """What .to(device) and .double() do with every tensor, done with the reference too."""
