@@ -193,6 +193,7 @@ def test_the_registered_model_answers_and_has_no_reference(preference):
         "prediction"
     ]
     assert first == second
+    assert model.predict(model.input_example).shape == (2, 2)
 
 
 def test_a_second_run_does_nothing(preference):

@@ -22,7 +22,8 @@ class Batch(NamedTuple):
 
     inputs: dict[str, Tensor]
     """Keyword arguments of the model's forward: input_ids_BT int32 and attention_mask_BT bool;
-    position_ids_BT and segment_ids_BT int32 only if some row holds several documents.
+    position_ids_BT and segment_ids_BT int32 only if some row holds several documents; target_ids_BT int32
+    for a model that answers with log-probabilities (models/preference.py).
     """
     targets: Tensor
     """(B,) class numbers, or (B, T) token ids with -100 where the loss does not count."""
