@@ -158,10 +158,10 @@ class Preference:
         device = next(model.parameters()).device
         gains = [0.0] * len(examples)
         tokens = [np.concatenate([unit.input_ids for unit in each.units]).tolist() for each in examples]
-        for chosen in batch_by_length(tokens, batch_size):
-            batch = self.collate(make_rows([examples[number] for number in chosen]), device)
+        for numbers in batch_by_length(tokens, batch_size):
+            batch = self.collate(make_rows([examples[number] for number in numbers]), device)
             found = _mean_difference(model(**batch.inputs)[:, 0], batch)
-            for number, gain in zip(chosen, found.tolist(), strict=True):
+            for number, gain in zip(numbers, found.tolist(), strict=True):
                 gains[number] = gain
         return gains
 
