@@ -12,6 +12,7 @@ from jobs.shell.ranks import RanksSection
 from jobs.shell.redaction import redact
 from jobs.shell.settings import AbsolutePath, Positive, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
+from jobs.shell.task_settings import TaskSection
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.plan import make_training
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
 
 
-class Config(RanksSection):
+class Config(RanksSection, TaskSection):
     sequences: TablePlace
     tokenizers: AbsolutePath
     folder: AbsolutePath
     model: Architecture
     optimization: Optimization
-    mask_fraction: Annotated[float, Field(gt=0, lt=1)]
     evaluate_every_steps: Positive
     max_evaluation_sequences: Positive | None
     stop_after_evaluations: Positive | None

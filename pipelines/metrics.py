@@ -53,7 +53,7 @@ def macro_f1(counts: Sequence[Sequence[float]]) -> float:
 
 
 def loss(nats: float, num_targets: float) -> float:
-    """Mean cross-entropy of a target, in nats."""
+    """Mean loss of a target, in nats."""
     return nats / _positive("num_targets", num_targets)
 
 
@@ -69,6 +69,23 @@ def bits_per_byte(nats: float, num_bytes: float) -> float:
     return nats / math.log(2) / _positive("num_bytes", num_bytes)
 
 
+def preference_accuracy(num_preferred: float, num_pairs: float) -> float:
+    """Fraction of the pairs of which the model finds the chosen response likelier than the rejected one, per
+    token; a tie is no preference. Without a reference, so it compares models of any origin.
+    """
+    return num_preferred / _positive("num_pairs", num_pairs)
+
+
+def reward_accuracy(num_rewarded: float, num_pairs: float) -> float:
+    """Fraction of the pairs whose chosen response has the higher implied reward; ties count as wrong."""
+    return num_rewarded / _positive("num_pairs", num_pairs)
+
+
+def reward_margin(reward_margins: float, num_pairs: float) -> float:
+    """Mean implied reward of a chosen response less that of its rejected one."""
+    return reward_margins / _positive("num_pairs", num_pairs)
+
+
 def _positive(name: str, number: float) -> float:
     if not number > 0:
         raise ValueError(f"{name} must be above 0 for a metric, got {number}; measure rows that have targets")
@@ -80,6 +97,9 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("accuracy", True, accuracy),
         Metric("macro_f1", True, macro_f1),
+        Metric("preference_accuracy", True, preference_accuracy),
+        Metric("reward_accuracy", True, reward_accuracy),
+        Metric("reward_margin", True, reward_margin),
         Metric("bits_per_byte", False, bits_per_byte),
         Metric("perplexity", False, perplexity),
         Metric("loss", False, loss),

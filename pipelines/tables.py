@@ -278,7 +278,8 @@ PREDICTIONS = Table(
            content_hash      STRING NOT NULL COMMENT 'of the document: its text and its parts',
            label             STRING COMMENT 'expected class; null = unknown',
            prediction        STRING NOT NULL COMMENT 'class name, or what a language model wrote',
-           score             DOUBLE NOT NULL COMMENT 'probability of the class, or bits per byte',
+           score             DOUBLE NOT NULL
+                             COMMENT 'probability of the class, bits per byte, lead of the chosen response',
            num_bytes         BIGINT NOT NULL
                              COMMENT 'UTF-8 bytes scored: text after its first token; turns of the assistant',
            problem           STRING COMMENT 'why the document could not be read; null = it was',

@@ -53,7 +53,7 @@ class PackingJob:
 
     @property
     def may_leave_out(self) -> bool:
-        """Whether the task may find nothing to learn in a document. Such a task makes one unit of each."""
+        """Whether the task may find nothing to learn in a document."""
         return load_builder(self.task).is_chat
 
 

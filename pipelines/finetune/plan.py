@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.preference import PREFERENCE
 from pipelines.finetune.training import REVISION, BatchPlan, Cadence, Data, Execution, Schedule, Training
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             mask_token_id=facts.get("mask_token_id"),
             vocab_size=facts.get("vocab_size"),
             mask_fraction=settings.mask_fraction if "mask_token_id" in facts else None,
+            preference=settings.preference if facts["task"] == PREFERENCE else None,
             chat=_read_chat(sequences, settings.tokenizers),
         ),
         architecture=model,

@@ -38,6 +38,6 @@ def use_precision(model: nn.Module, precision: Precision, device: torch.device) 
     def forward_in_16_bits(*args: Any, **kwargs: Any) -> Tensor:
         with torch.autocast(device.type, dtype=dtype):
             outputs: Tensor = forward(*args, **kwargs)
-        return outputs.float()
+        return outputs.float() if outputs.dtype.itemsize < 4 else outputs
 
     model.forward = forward_in_16_bits

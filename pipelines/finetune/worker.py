@@ -1,8 +1,9 @@
 """One rank's training, from a pinned sequences table to a model folder; every rank runs the same function.
 
 The run folder holds everything a restart needs: `checkpoints/`, `events/`, `before.json` (metrics of the
-untrained model), and at the end `model/`, for language models `sample.txt`, and `result.json`, which is
-written last. A second call continues from the newest checkpoint, or returns the result.
+untrained model), perhaps `reference.json`, and at the end `model/`, for language models `sample.txt`, and
+`result.json`, which is written last. A second call continues from the newest checkpoint, or returns the
+result.
 """
 
 import json
@@ -30,14 +31,16 @@ from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.models.activations import recompute_activations
-from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.build import build_model, reads_base
 from pipelines.finetune.models.decoder import limit_logits
 from pipelines.finetune.models.lora import count_parameters
+from pipelines.finetune.models.preference import PreferenceDecoder
 from pipelines.finetune.opening import open_together
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.precision import require_precision, use_precision
 from pipelines.finetune.realised_mix import RealisedMix
+from pipelines.finetune.reference import require_reference
 from pipelines.finetune.results import read_result
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Task
@@ -82,6 +85,7 @@ class _Rank:
         self._total_steps: int
         self._mix: RealisedMix | None = None
         self._num_trained = self._num_parameters = 0
+        self._reference: str | None = None
         self._plan = BatchPlan(
             global_batch=training.schedule.global_batch,
             micro_batch=training.execution.micro_batch,
@@ -102,6 +106,7 @@ class _Rank:
             num_micro_batches=self._plan.num_micro_batches,
             checkpoints=self._checkpoints,
         )
+        require_reference(self._reference, self._run, strategy)
         if self._state.step and strategy.rank == 0:
             text = f"continues from the checkpoint of step {self._state.step}"
             self._events.write("note", step=self._state.step, text=text)
@@ -128,15 +133,19 @@ class _Rank:
         return self._finish(before)
 
     def _build_model(self, load_weights: bool) -> nn.Module:
-        with open_base(self._training, with_weights=load_weights) as architecture:
+        spec = self._training.spec
+        needs_weights = load_weights or reads_base(self._training.architecture, spec)
+        with open_base(self._training, with_weights=needs_weights) as architecture:
             model = build_model(
                 architecture,
-                self._training.spec,
+                spec,
                 vocab_size=self._tokenizer.get_vocab_size(),
                 seed=self._training.schedule.seed,
                 load_weights=load_weights,
             )
         self._num_trained, self._num_parameters = count_parameters(model)
+        if isinstance(model, PreferenceDecoder):
+            self._reference = model.digest_reference()
         if self._training.execution.activation_checkpointing:
             recompute_activations(model)
         if self._training.execution.max_logit_tokens is not None:

@@ -11,6 +11,9 @@ SUMS = {
     "num_labelled": "count(label)",
     "num_correct": "count_if(label = prediction)",
     "num_bytes": "coalesce(sum(num_bytes), 0)",
+    # The score of a preference says by how much the chosen response is likelier; other rows are no pairs.
+    "num_pairs": "count_if(num_bytes > 0)",
+    "num_preferred": "count_if(num_bytes > 0 AND score > 0)",
     # The score of a language model is bits per byte.
     "nats": "coalesce(sum(score * num_bytes), 0D) * ln(2D)",
 }

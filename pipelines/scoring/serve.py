@@ -14,7 +14,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pandas.api.types import is_list_like
 
-AS_PARTS = {"prompt_response": {"user": "prompt", "assistant": "response"}}
+AS_PARTS = {
+    "preference": {"user": "prompt", "assistant": "chosen"},
+    "prompt_response": {"user": "prompt", "assistant": "response"},
+}
 """Task -> the names of its parts by role, where they are others."""
 
 

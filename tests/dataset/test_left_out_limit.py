@@ -7,9 +7,9 @@ from pipelines.dataset.left_out_limit import LeftOut, require_few_committed, req
 from pipelines.pin import Pin
 
 
-def make_pin(left_out, *, units=19):
+def make_pin(left_out, *, units=19, task="chat"):
     counts = {"sequences": 19, "tokens": 190, "cut_tokens": 0, "units": units}
-    facts = {"splits": {"train": counts}, "sequence_length": 16, "left_out": left_out}
+    facts = {"task": task, "splits": {"train": counts}, "sequence_length": 16, "left_out": left_out}
     return Pin(
         table="sequences",
         path="/t",
@@ -45,3 +45,11 @@ def test_a_limit_that_was_lowered_refuses_sequences_that_are_there():
     message = r"1 of 20 documents .* 0\.01, and version 3 of /t was written without them\. .* document d1"
     with pytest.raises(ValueError, match=message):
         require_few_committed(make_pin(left_out), 0.01)
+
+
+def test_a_document_of_several_units_is_one_document():
+    left_out = {"documents": 1, "first": [{"doc_id": "d1", "reason": "equal"}]}
+    for pinned in (make_pin(left_out), make_pin(left_out, units=38, task="preference")):
+        require_few_committed(pinned, 0.05)
+        with pytest.raises(ValueError, match="1 of 20 documents"):
+            require_few_committed(pinned, 0.01)

@@ -108,6 +108,7 @@ def make_training(root: Path, **changes) -> Training:
             max_tokens=MAX_TOKENS,
             base="scratch",
             tokenizer=write_tokenizer(make_tokenizer(), tokenizers),
+            preference=changes.pop("preference", None),
             **(masking if task == "masked_language_modelling" else {}),
         ),
         architecture=changes.pop("architecture", Architecture(config=config)),

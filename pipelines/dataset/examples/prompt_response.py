@@ -39,9 +39,7 @@ class PromptResponseExamples(ConversationTask):
     too long, the end of the response is cut off."""
 
     def __init__(self, tokenizer: "Tokenizer", settings: ExampleSettings) -> None:
-        opening, _ = find_frame(tokenizer)
-        written = "".join(str(tokenizer.id_to_token(number)) for number in opening)
-        self.units = ConversationUnits(tokenizer, settings, settings.chat.template or PLAIN, opening=written)
+        self.units = open_units(tokenizer, settings)
 
     def build(self, documents: Sequence[Document]) -> Iterator[Example]:
         yield from self.units.build(documents, lambda document: _read(document.parts, PAIRS))
@@ -57,6 +55,13 @@ class PromptResponseExamples(ConversationTask):
 
     def count_answer_bytes(self, document: Document) -> int:
         return sum(len(part.text.encode()) for part in document.parts or () if part.name == RESPONSE)
+
+
+def open_units(tokenizer: "Tokenizer", settings: ExampleSettings) -> ConversationUnits:
+    """What writes prompts and responses: the template of the tokenizer, or PLAIN."""
+    opening, _ = find_frame(tokenizer)
+    written = "".join(str(tokenizer.id_to_token(number)) for number in opening)
+    return ConversationUnits(tokenizer, settings, settings.chat.template or PLAIN, opening=written)
 
 
 def _read(parts: Sequence[Part] | None, accepted: Sequence[tuple[str, ...]]) -> list[Message]:

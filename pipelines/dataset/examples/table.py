@@ -34,6 +34,12 @@ def _load_masked_language_modelling() -> "type[ExampleBuilder]":
     return MaskedLanguageModellingExamples
 
 
+def _load_preference() -> "type[ExampleBuilder]":
+    from pipelines.dataset.examples.preference import PreferenceExamples
+
+    return PreferenceExamples
+
+
 def _load_prompt_response() -> "type[ExampleBuilder]":
     from pipelines.dataset.examples.prompt_response import PromptResponseExamples
 
@@ -45,6 +51,7 @@ EXAMPLES: "dict[str, Callable[[], type[ExampleBuilder]]]" = {
     "classification": _load_classification,
     "language_modelling": _load_language_modelling,
     "masked_language_modelling": _load_masked_language_modelling,
+    "preference": _load_preference,
     "prompt_response": _load_prompt_response,
 }
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat, from_fields, read_template
 from pipelines.dataset.examples.table import load_builder
 from pipelines.finetune.models.adapter import ADAPTER_FOLDER, Adapter
+from pipelines.finetune.preference import PreferenceLoss
 
 SPEC_FILE, WEIGHTS_FILE = "model_spec.json", "model.safetensors"
 
@@ -41,12 +42,19 @@ class ModelSpec:
     """Tokens of the tokenizer."""
     mask_fraction: float | None = None
     """Share of the tokens that are masked."""
+    preference: PreferenceLoss | None = None
+    """What a pair of responses adds to the loss; null = the task has no pairs."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the training compares with the model that it starts from."""
+        return self.preference is not None and self.preference.needs_reference
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on. What a task does not have is left out, so that earlier trainings keep
         their fingerprint."""
         fields = asdict(replace(self, chat=None)) | {"chat": self.chat and self.chat.fingerprint}
-        optional = ("chat", "mask_token_id", "vocab_size", "mask_fraction")
+        optional = ("chat", "mask_token_id", "vocab_size", "mask_fraction", "preference")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
@@ -101,6 +109,8 @@ def read_spec(folder: Path) -> ModelSpec:
         file, name = Path(folder) / TEMPLATE_FILE, f"{TEMPLATE_FILE} of the model"
         template = read_template(file, name) if chat.pop("has_template") else None
         fields["chat"] = from_fields(chat, template, name)
+    if (preference := fields.get("preference")) is not None:
+        fields["preference"] = PreferenceLoss(**preference)
     return ModelSpec(**{**fields, "labels": tuple(fields["labels"])})
 
 

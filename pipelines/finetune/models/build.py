@@ -21,6 +21,7 @@ from pipelines.finetune.models.freeze import freeze_named, freeze_unused
 from pipelines.finetune.models.lora import attach_adapter, find_backbone, hash_weights
 from pipelines.finetune.models.masked_encoder import MaskedEncoder
 from pipelines.finetune.models.padding import position_offset
+from pipelines.finetune.models.preference import PreferenceDecoder
 from pipelines.finetune.tasks.table import build_task
 
 CPU_ATTENTION = "eager"
@@ -43,8 +44,8 @@ def build_model(
     """The model at step 0, on the CPU in float32. Random parts are drawn from `seed`: equal on every rank.
 
     `load_weights=False` reads no weights of the base: same names, shapes and frozen parts, random values. It
-    is for ranks that receive rank 0's state. An adapter's base is read all the same, because ranks do not
-    send it. Parameters that the loss can't reach are frozen.
+    is for ranks that receive rank 0's state. What the ranks do not send is read all the same (`reads_base`):
+    an adapter's base, and a reference. Parameters that the loss can't reach are frozen.
     """
     task, adapter = build_task(spec), architecture.adapter
     torch.manual_seed(seed)
@@ -59,7 +60,7 @@ def build_model(
         )
         _require_vocabulary(config, vocab_size)
         _require_positions(config, spec.max_tokens)
-        if load_weights or adapter.kind is not None:
+        if load_weights or reads_base(architecture, spec):
             backbone = _load_backbone(base, config.model_type, task.auto_class, architecture)
         else:
             backbone = _make_backbone(config, task.auto_class)
@@ -75,7 +76,14 @@ def build_model(
         attach_adapter(module, adapter, _describe_base(architecture, module), task.auto_class)
     if isinstance(module, Decoder | MaskedEncoder):
         module.probe_separation()
+    if isinstance(module, PreferenceDecoder) and spec.needs_reference:
+        module.keep_reference()
     return module
+
+
+def reads_base(architecture: Architecture, spec: ModelSpec) -> bool:
+    """Whether every rank needs the weights of the base, also to continue: no checkpoint holds them."""
+    return architecture.adapter.kind is not None or spec.needs_reference
 
 
 def build_on_base(base: BaseWeights, spec: ModelSpec) -> nn.Module:

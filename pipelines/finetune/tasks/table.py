@@ -7,6 +7,7 @@ from pipelines.finetune.tasks.chat import build_chat
 from pipelines.finetune.tasks.classification import Classification
 from pipelines.finetune.tasks.language_modelling import LanguageModelling
 from pipelines.finetune.tasks.masked_language_modelling import MaskedLanguageModelling
+from pipelines.finetune.tasks.preference import Preference
 from pipelines.finetune.tasks.prompt_response import build_prompt_response
 from pipelines.finetune.tasks.task import Task
 
@@ -15,6 +16,7 @@ TASKS: dict[str, Callable[[ModelSpec], Task]] = {
     Classification.name: Classification,
     LanguageModelling.name: LanguageModelling,
     MaskedLanguageModelling.name: MaskedLanguageModelling,
+    Preference.name: Preference,
     "prompt_response": build_prompt_response,
 }
 

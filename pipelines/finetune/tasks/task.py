@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     inputs: dict[str, Tensor]
     """Keyword arguments of the model's forward: input_ids_BT int32 and attention_mask_BT bool;
     position_ids_BT and segment_ids_BT int32 only if some row holds several documents; for a decoder the
-    targets, too.
+    targets, too: target_ids_BT int32 for a model that answers with log-probabilities (models/preference.py).
     """
     targets: Tensor
     """(B,) class numbers, or (B, T) token ids with -100 where the loss does not count."""
@@ -48,10 +48,11 @@ class Prediction:
     prediction: str
     """Class name, or the continuation or answer that a language model writes; empty for a masked one."""
     score: float
-    """Probability of the class, or bits per byte of what was predicted."""
+    """Probability of the class, or bits per byte of what was predicted; of a pair of responses, nats a token
+    by which the chosen one is likelier than the rejected one."""
     num_bytes: int = 0
     """UTF-8 bytes that the score is about: of the text, but for a first token that nothing predicts; of a
-    conversation those of the assistant's turns."""
+    conversation those of the assistant's turns, of a pair those of both responses."""
     problem: str | None = None
     """Why the document could not be read, with the remedy: then the prediction is empty. None = it was."""
 

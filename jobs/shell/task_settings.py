@@ -1,0 +1,15 @@
+"""The keys of stage 3 that single tasks read; others ignore them."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from jobs.shell.settings import Section
+from pipelines.finetune.preference import PreferenceLoss
+
+
+class TaskSection(Section):
+    """A section with the settings of the tasks."""
+
+    mask_fraction: Annotated[float, Field(gt=0, lt=1)]
+    preference: PreferenceLoss
