@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from jobs.shell.command import run_command
-from jobs.shell.data_order import OrderSection, describe_mixture, list_inputs
+from jobs.shell.data_order import describe_mixture, list_inputs
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.redaction import redact
 from jobs.shell.settings import AbsolutePath, Positive, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
+from jobs.shell.task_keys import TaskSection
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.plan import make_training
 from pipelines.finetune.training import Backend, Optimization, StrategyName, Training
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
 
 
-class Config(OrderSection):
+class Config(TaskSection):
     sequences: TablePlace
     tokenizers: AbsolutePath
     folder: AbsolutePath
     model: Architecture
     optimization: Optimization
     micro_batch: Positive
-    mask_fraction: Annotated[float, Field(gt=0, lt=1)]
     num_ranks: Positive
     num_threads: Positive
     strategy: StrategyName

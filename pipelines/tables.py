@@ -278,10 +278,15 @@ PREDICTIONS = Table(
            content_hash      STRING NOT NULL COMMENT 'of the document: its text and its parts',
            label             STRING COMMENT 'expected class; null = unknown',
            prediction        STRING NOT NULL COMMENT 'class name, or what a language model wrote',
-           score             DOUBLE NOT NULL COMMENT 'probability of the class, or bits per byte',
+           score             DOUBLE NOT NULL
+                             COMMENT 'probability of the class, or bits per byte, or cosine of a pair',
            num_bytes         BIGINT NOT NULL
                              COMMENT 'UTF-8 bytes scored: text after its first token; turns of the assistant',
            problem           STRING COMMENT 'why the document could not be read; null = it was',
+           embedding         ARRAY<FLOAT>
+                             COMMENT 'of length 1; of a pair that of the positive; null = no retrieval model',
+           reciprocal_rank   DOUBLE
+                             COMMENT 'of the positive among candidates scored with it; null = no pair',
            model_name        STRING NOT NULL COMMENT 'registered model',
            model_version     INT NOT NULL COMMENT 'version of the registered model',
            run_id            STRING NOT NULL COMMENT 'MLflow run that trained it',

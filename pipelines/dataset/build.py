@@ -36,7 +36,7 @@ COUNTED = {
     "units": "sum(size(doc_keys) - num_continued)",
 }
 """What is counted of each split -> how, in SQL over SEQUENCES. continued: segments whose document begins in
-another sequence; units: those that begin in one, of most tasks documents."""
+another sequence; units: those that begin in one."""
 
 
 class BuiltSequences(NamedTuple):

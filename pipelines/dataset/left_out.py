@@ -16,7 +16,7 @@ from pipelines.dataset.examples.table import load_builder
 from pipelines.dataset.group import PackingJob, find_problems
 from pipelines.dataset.increment import select_groups
 from pipelines.dataset.layout import Layout
-from pipelines.dataset.left_out_limit import LeftOut, require_few_left_out
+from pipelines.dataset.left_out_limit import LeftOut, count_packed, require_few_left_out
 from pipelines.delta import ContractError
 
 MAX_NAMED = 20
@@ -49,7 +49,7 @@ def check_left_out(
     """
     if not job.may_leave_out:
         return {"documents": 0, "first": []}
-    number = summary.num_documents - sum(of["units"] for of in counts.values())
+    number = summary.num_documents - count_packed(counts, job.task)
     named = _name_left_out(documents, sequences, job, rebuilt) if number else []
     require_few_left_out(number, summary.num_documents, named, max_fraction=max_fraction)
     return {"documents": number, "first": [each._asdict() for each in named]}

@@ -1,8 +1,9 @@
 """How many documents a task may leave out of the sequences. No Spark here."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from pipelines.dataset.examples.table import load_builder
 from pipelines.pin import Pin
 
 _NUM_SHOWN = 3
@@ -13,6 +14,13 @@ class LeftOut(NamedTuple):
 
     doc_id: str
     reason: str
+
+
+def count_packed(counts: Mapping[str, Mapping[str, int]], task: str) -> int:
+    """Documents in the sequences, from `build.Counts`. A task that makes several units of a document keeps
+    them in a row of its own; of other tasks, a document is a unit."""
+    has_own_rows = load_builder(task).packing_methods == ("one_per_document",)
+    return sum(of["sequences" if has_own_rows else "units"] for of in counts.values())
 
 
 def require_few_left_out(
@@ -39,7 +47,7 @@ def require_few_committed(sequences: Pin, max_fraction: float) -> None:
     left_out = sequences.facts["left_out"]
     if not left_out["documents"]:
         return
-    num_packed = sum(counts["units"] for counts in sequences.facts["splits"].values())
+    num_packed = count_packed(sequences.facts["splits"], sequences.facts["task"])
     require_few_left_out(
         left_out["documents"],
         num_packed + left_out["documents"],

@@ -48,6 +48,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             vocab_size=facts.get("vocab_size"),
             mask_fraction=settings.mask_fraction if "mask_token_id" in facts else None,
             chat=_read_chat(sequences, settings.tokenizers),
+            retrieval=settings.retrieval if facts["task"] == "retrieval" else None,
         ),
         architecture=settings.model,
         optimization=settings.optimization,

@@ -178,10 +178,11 @@ class Training:
     def settings(self) -> dict[str, Any]:
         """Every value by its own name, for the record of a run."""
         parts = (self.data, self.optimization, self.schedule, self.cadence, self.execution)
-        fraction = self.spec.mask_fraction
+        fraction, retrieval = self.spec.mask_fraction, self.spec.retrieval
         return {
             "task": self.spec.task,
             **({} if fraction is None else {"mask_fraction": fraction}),
+            **({} if retrieval is None else asdict(retrieval)),
             "architecture": asdict(self.architecture),
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),

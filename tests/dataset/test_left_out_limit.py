@@ -9,7 +9,7 @@ from pipelines.pin import Pin
 
 def make_pin(left_out, *, units=19):
     counts = {"sequences": 19, "tokens": 190, "cut_tokens": 0, "units": units}
-    facts = {"splits": {"train": counts}, "sequence_length": 16, "left_out": left_out}
+    facts = {"task": "chat", "splits": {"train": counts}, "sequence_length": 16, "left_out": left_out}
     return Pin(
         table="sequences",
         path="/t",

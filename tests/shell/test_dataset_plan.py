@@ -42,7 +42,13 @@ def test_a_limit_that_was_lowered_is_told_by_the_plan(make_config, tmp_path):
     made_from = plan(make_config()).fingerprint
     splits = {"train": {"sequences": 19, "tokens": 190, "cut_tokens": 0, "units": 19}}
     left_out = {"documents": 1, "first": [{"doc_id": "d1", "reason": "no answer"}]}
-    facts = {"splits": splits, "left_out": left_out, "sequence_length": 16, "tokenizer": "lost"}
+    facts = {
+        "task": "chat",
+        "splits": splits,
+        "left_out": left_out,
+        "sequence_length": 16,
+        "tokenizer": "lost",
+    }
     write(make_config().sequences, made_from, **facts)
     accepted = plan(make_config(max_left_out_fraction=0.05))
     assert accepted.why.startswith("tokenizer lost is not in")

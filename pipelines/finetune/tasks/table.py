@@ -8,6 +8,7 @@ from pipelines.finetune.tasks.classification import Classification
 from pipelines.finetune.tasks.language_modelling import LanguageModelling
 from pipelines.finetune.tasks.masked_language_modelling import MaskedLanguageModelling
 from pipelines.finetune.tasks.prompt_response import build_prompt_response
+from pipelines.finetune.tasks.retrieval import Retrieval
 from pipelines.finetune.tasks.task import Task
 
 TASKS: dict[str, Callable[[ModelSpec], Task]] = {
@@ -16,6 +17,7 @@ TASKS: dict[str, Callable[[ModelSpec], Task]] = {
     LanguageModelling.name: LanguageModelling,
     MaskedLanguageModelling.name: MaskedLanguageModelling,
     "prompt_response": build_prompt_response,
+    Retrieval.name: Retrieval,
 }
 
 
