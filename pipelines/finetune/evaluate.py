@@ -10,7 +10,7 @@ import torch
 from pipelines.dataset.order import permute
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.parallel.whole_batch import join_rows
+from pipelines.finetune.parallel.whole_batch import join_batches
 from pipelines.finetune.prefetch import prefetch
 from pipelines.finetune.tasks.task import COMPARED_ROWS, Draw, Task
 
@@ -62,7 +62,7 @@ def evaluate(
             counted = [(outputs, batch) for num_rows, batch, outputs in passes if num_rows]
             with torch.inference_mode():
                 if counted:
-                    total = task.sums(*join_rows(*zip(*counted, strict=True)), total)
+                    total = task.sums(*join_batches(*zip(*counted, strict=True)), total)
                 elif total is None:
                     _, batch, outputs = passes[0]
                     total = torch.zeros_like(task.sums(outputs, batch))

@@ -8,7 +8,7 @@ import torch
 
 from pipelines.finetune.parallel.collectives.table import COLLECTIVES
 from pipelines.finetune.parallel.group import gather_rows
-from pipelines.finetune.parallel.whole_batch import Rows
+from pipelines.finetune.parallel.whole_batch import Compared
 from tests.finetune import data
 from tests.finetune.ranks import BACKENDS, alone, run_processes
 from tests.finetune.test_masked_ranks import measure
@@ -78,7 +78,7 @@ def gather(world, backend):
     first = sum(range(1, world.rank + 1))
     numbers = torch.arange(first, first + world.rank + 1)
     outputs, targets = numbers[:, None] + torch.tensor([0.25, 0.5, 0.75]), torch.stack([numbers, -numbers], 1)
-    found = gather_rows(COLLECTIVES[backend](torch.device("cpu")), Rows(outputs.double(), targets))
+    found = gather_rows(COLLECTIVES[backend](torch.device("cpu")), Compared(outputs.double(), targets))
     return found.rows.outputs.numpy(), found.rows.targets.numpy(), found.own, found.num_replicas
 
 

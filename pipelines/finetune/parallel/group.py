@@ -10,7 +10,7 @@ from pipelines.finetune.parallel.collectives.interface import (
     own_slice,
     require_equal,
 )
-from pipelines.finetune.parallel.whole_batch import Gathered, Rows
+from pipelines.finetune.parallel.whole_batch import Compared, Gathered
 from pipelines.storage import Folder
 
 
@@ -28,7 +28,7 @@ def agree_on(collectives: Collectives, value: float) -> float:
     return float(agreed)
 
 
-def gather_rows(collectives: Collectives, rows: Rows) -> Gathered:
+def gather_rows(collectives: Collectives, rows: Compared) -> Gathered:
     """The rows of all ranks of the group. Two exchanges of equal slices: shorter ones are padded."""
     counts = torch.zeros(collectives.world_size, dtype=torch.int64)
     counts[collectives.rank] = len(rows.outputs)
@@ -40,7 +40,7 @@ def gather_rows(collectives: Collectives, rows: Rows) -> Gathered:
     ]
     start = sum(sizes[: collectives.rank])
     own = slice(start, start + sizes[collectives.rank])
-    return Gathered(Rows(*gathered), own, collectives.world_size)
+    return Gathered(Compared(*gathered), own, collectives.world_size)
 
 
 def _gather(collectives: Collectives, tensor: Tensor, sizes: list[int], name: str) -> Tensor:

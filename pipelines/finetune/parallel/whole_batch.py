@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pipelines.finetune.tasks.task import Batch, Task
 
 
-class Rows(NamedTuple):
+class Compared(NamedTuple):
     """Outputs and targets, one row of each for each thing that is compared."""
 
     outputs: Tensor
@@ -31,22 +31,22 @@ class Rows(NamedTuple):
 class Gathered(NamedTuple):
     """The rows of all replicas, in the order of their ranks."""
 
-    rows: Rows
+    rows: Compared
     own: slice
     """Those of this replica."""
     num_replicas: int
 
 
-Gather = Callable[[Rows], Gathered]
+Gather = Callable[[Compared], Gathered]
 """Collective: the rows of this replica to those of all. Numbers of rows may differ."""
 
 
-def keep_rows(rows: Rows) -> Gathered:
+def keep_rows(rows: Compared) -> Gathered:
     """The only replica has all rows."""
     return Gathered(rows, slice(0, len(rows.outputs)), 1)
 
 
-def join_rows(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> tuple[Tensor, Batch]:
+def join_batches(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> tuple[Tensor, Batch]:
     """Outputs and batches as if they were one; without the inputs, which have been used."""
     if len(batches) == 1:
         return outputs[0], batches[0]
@@ -90,8 +90,8 @@ def _differentiate(
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """This replica's share of the mean loss, (1,) float64, and the gradient of the outputs of each of its
     micro-batches."""
-    mine, joined = join_rows(outputs, batches)
-    gathered = gather(Rows(mine, joined.targets))
+    mine, joined = join_batches(outputs, batches)
+    gathered = gather(Compared(mine, joined.targets))
     everything = gathered.rows.outputs.detach().requires_grad_()
     loss = task.loss_sum(everything, Batch({}, gathered.rows.targets, joined.num_bytes)) / num_targets
     (gradient,) = torch.autograd.grad(loss, everything)

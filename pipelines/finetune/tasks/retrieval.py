@@ -133,7 +133,7 @@ class Retrieval:
                     "",
                     float(mine_NH[0] @ mine_NH[1]) if is_pair else 0.0,
                     sum(len(text.encode()) for text in own),
-                    embedding=mine_NH[int(is_pair)].double().numpy().round(DECIMALS).tolist(),
+                    embedding=mine_NH[int(is_pair)].numpy().round(DECIMALS).tolist(),
                     reciprocal_rank=ranks.get(number),
                 )
             )
@@ -179,17 +179,17 @@ def _list_texts(texts: RetrievalTexts | str) -> list[str]:
     if isinstance(texts, str):
         return []
     if _is_pair(texts):
-        return [texts.query or "", texts.positive or "", *texts.negatives]
+        return [texts.query or "", texts.positive or "", *filter(None, texts.negatives)]
     return [texts.positive or texts.query or ""]
 
 
 def _embed(model: nn.Module, windows: Sequence[list[int]], batch_size: int) -> Tensor:
-    """(N, H) float32 on the CPU."""
+    """(N, H) float64 on the CPU: of bfloat16 models too, cosines are exact."""
     device = next(model.parameters()).device
     vectors: list[Tensor | None] = [None] * len(windows)
     for rows in batch_by_length(windows, batch_size):
         ids_NT, mask_NT = pad([windows[row] for row in rows], device)
-        found_NH = model(input_ids_BT=ids_NT, attention_mask_BT=mask_NT).float().cpu()
+        found_NH = model(input_ids_BT=ids_NT, attention_mask_BT=mask_NT).double().cpu()
         for row, vector_H in zip(rows, found_NH, strict=True):
             vectors[row] = vector_H
     return torch.stack([each for each in vectors if each is not None]) if windows else torch.zeros(0, 0)
