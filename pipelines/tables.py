@@ -215,7 +215,7 @@ REMOVED_PARAGRAPHS = Table(
 
 SEQUENCES = Table(
     name="sequences",
-    row="one training sequence of at most sequence_length tokens",
+    row="one training sequence; of its tokens, at most sequence_length see each other",
     key=("split", "sequence_id"),
     partition_by=("split",),
     checks={
@@ -228,7 +228,7 @@ SEQUENCES = Table(
            source      STRING NOT NULL COMMENT 'name of the source of all its documents',
            input_ids   ARRAY<INT> NOT NULL COMMENT 'tokens, not padded',
            num_tokens  INT NOT NULL COMMENT 'length of input_ids',
-           label       INT COMMENT 'class number; null = the targets are tokens',
+           label       INT COMMENT 'class number; 0 = first candidate; null = the targets are tokens',
            targets     ARRAY<STRUCT<first_token: INT, num_tokens: INT>> NOT NULL
                        COMMENT 'runs of target tokens, predicted from the tokens before in the same segment',
            num_targets INT NOT NULL COMMENT 'terms this sequence adds to the loss',
