@@ -86,6 +86,16 @@ def reward_margin(reward_margins: float, num_pairs: float) -> float:
     return reward_margins / _positive("num_pairs", num_pairs)
 
 
+def recall_at_1(num_first: float, num_queries: float) -> float:
+    """Fraction of the queries whose positive is nearer than every other candidate."""
+    return num_first / _positive("num_queries", num_queries)
+
+
+def mrr(reciprocal_ranks: float, num_queries: float) -> float:
+    """Mean of 1 / rank of the positive of a query among its candidates; a tie counts against it."""
+    return reciprocal_ranks / _positive("num_queries", num_queries)
+
+
 def _positive(name: str, number: float) -> float:
     if not number > 0:
         raise ValueError(f"{name} must be above 0 for a metric, got {number}; measure rows that have targets")
@@ -103,5 +113,7 @@ METRICS: dict[str, Metric] = {
         Metric("bits_per_byte", False, bits_per_byte),
         Metric("perplexity", False, perplexity),
         Metric("loss", False, loss),
+        Metric("recall_at_1", True, recall_at_1),
+        Metric("mrr", True, mrr),
     )
 }

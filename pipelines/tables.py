@@ -215,7 +215,7 @@ REMOVED_PARAGRAPHS = Table(
 
 SEQUENCES = Table(
     name="sequences",
-    row="one training sequence of at most sequence_length tokens",
+    row="one training sequence; of its tokens, at most sequence_length see each other",
     key=("split", "sequence_id"),
     partition_by=("split",),
     checks={
@@ -228,7 +228,7 @@ SEQUENCES = Table(
            source      STRING NOT NULL COMMENT 'name of the source of all its documents',
            input_ids   ARRAY<INT> NOT NULL COMMENT 'tokens, not padded',
            num_tokens  INT NOT NULL COMMENT 'length of input_ids',
-           label       INT COMMENT 'class number; null = the targets are tokens',
+           label       INT COMMENT 'class number; 0 = first candidate; null = the targets are tokens',
            targets     ARRAY<STRUCT<first_token: INT, num_tokens: INT>> NOT NULL
                        COMMENT 'runs of target tokens, predicted from the tokens before in the same segment',
            num_targets INT NOT NULL COMMENT 'terms this sequence adds to the loss',
@@ -279,10 +279,14 @@ PREDICTIONS = Table(
            label             STRING COMMENT 'expected class; null = unknown',
            prediction        STRING NOT NULL COMMENT 'class name, or what a language model wrote',
            score             DOUBLE NOT NULL
-                             COMMENT 'probability of the class, bits per byte, lead of the chosen response',
+                             COMMENT 'probability, bits per byte, lead of a chosen text, cosine of a pair',
            num_bytes         BIGINT NOT NULL
                              COMMENT 'UTF-8 bytes scored: text after its first token; turns of the assistant',
            problem           STRING COMMENT 'why the document could not be read; null = it was',
+           embedding         ARRAY<FLOAT>
+                             COMMENT 'of length 1; of a pair that of the positive; null = no retrieval model',
+           reciprocal_rank   DOUBLE
+                             COMMENT 'of the positive among candidates scored with it; null = no pair',
            model_name        STRING NOT NULL COMMENT 'registered model',
            model_version     INT NOT NULL COMMENT 'version of the registered model',
            run_id            STRING NOT NULL COMMENT 'MLflow run that trained it',

@@ -50,14 +50,15 @@ def test_the_files_of_a_task_carry_its_name():
 
 
 def test_every_task_names_a_known_metric():
-    from pipelines.finetune.models.architecture import ModelSpec
+    from pipelines.finetune.models.architecture import ModelSpec, RetrievalRules
     from pipelines.finetune.tasks.table import TASKS
     from pipelines.metrics import METRICS
     from pipelines.scoring.evaluate import SUMS
 
     for name, task in TASKS.items():
         masking = {"mask_token_id": 1, "vocab_size": 8, "mask_fraction": 0.15}
-        spec = ModelSpec(task=name, labels=("a", "b"), max_tokens=8, base="scratch", tokenizer="t", **masking)
+        own = {**masking, "retrieval": RetrievalRules()}
+        spec = ModelSpec(task=name, labels=("a", "b"), max_tokens=8, base="scratch", tokenizer="t", **own)
         metric = METRICS[task(spec).metric]
         assert set(metric.sums) <= set(SUMS), (
             f"scoring can't compute {metric.name}, so the gate can't judge {name}"

@@ -47,8 +47,9 @@ def display_sequences(pin: "Pin") -> dict[str, str]:
     sequences = ", ".join(f"{split} {counts['sequences']:,}" for split, counts in splits.items())
     tokens, cut = (sum(counts[name] for counts in splits.values()) for name in ("tokens", "cut_tokens"))
     places = sum(counts["sequences"] for counts in splits.values()) * pin.facts["sequence_length"]
-    filled = f"{tokens:,}; {tokens / max(1, places):.2%} of sequences x sequence_length"
-    shown = {"sequences": sequences, "tokens": filled, "tokens cut off": f"{cut:,}"}
+    # A row of several texts may be longer than sequence_length, which bounds each of them.
+    share = f"; {tokens / max(1, places):.2%} of sequences x sequence_length" if tokens <= places else ""
+    shown = {"sequences": sequences, "tokens": f"{tokens:,}{share}", "tokens cut off": f"{cut:,}"}
     if without := sum(counts.get("without_target", 0) for counts in splits.values()):
         shown["without a target"] = f"{without:,} sequences"
     if (left_out := pin.facts.get("left_out", {})).get("documents"):

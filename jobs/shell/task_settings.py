@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from jobs.shell.settings import Section
+from pipelines.finetune.models.architecture import RetrievalRules
 from pipelines.finetune.preference import PreferenceLoss
 
 
@@ -13,3 +14,4 @@ class TaskSection(Section):
 
     mask_fraction: Annotated[float, Field(gt=0, lt=1)]
     preference: PreferenceLoss
+    retrieval: RetrievalRules

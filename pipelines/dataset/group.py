@@ -53,8 +53,8 @@ class PackingJob:
 
     @property
     def may_leave_out(self) -> bool:
-        """Whether the task may find nothing to learn in a document."""
-        return load_builder(self.task).is_chat
+        """Whether the task may find nothing to learn in a document: it needs parts, which one may lack."""
+        return "parts" in load_builder(self.task).columns
 
 
 def make_partition_packer(job: PackingJob, schema: pa.Schema) -> PartitionPacker:

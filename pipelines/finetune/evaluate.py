@@ -1,6 +1,7 @@
 """Metrics of a model over the rows of a split, each row once, for any number of ranks."""
 
 from collections.abc import Callable
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from pipelines.dataset.order import permute
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
+from pipelines.finetune.parallel.whole_batch import join_batches
 from pipelines.finetune.prefetch import prefetch
-from pipelines.finetune.tasks.task import Draw, Task
+from pipelines.finetune.tasks.task import COMPARED_ROWS, Draw, Task
 
 EVALUATION_SEED = 0
 """Of random choices in an evaluation: the same for every training, so that their values compare."""
@@ -36,36 +38,68 @@ def evaluate(
     """Collective: all ranks call it, and each runs the same number of forward passes, because a strategy may
     exchange weights in them. Rows are taken by length, so that little is padded; `progress` gets the fraction
     done. If the split has more than `max_rows` rows, as many are measured, the same ones every time and for
-    any number of ranks.
+    any number of ranks. So are the blocks in which a task compares rows.
     """
     chosen = choose_rows(len(reader), max_rows)  # (num_rows,)
-    by_length = chosen[np.argsort(reader.lengths[chosen], kind="stable")]
-    by_length = by_length[strategy.data_rank :: strategy.num_replicas]
-    if not len(by_length):
+    if len(chosen) < strategy.num_replicas:
         raise ValueError(
             f"rank {strategy.rank} has no rows to evaluate: "
             f"the split has {len(reader)} rows for {strategy.num_replicas} replicas, and "
             f"finetune.max_evaluation_sequences is {max_rows}"
         )
-    total: torch.Tensor | None = None
-    most_rows = -(-len(chosen) // strategy.num_replicas)  # of the replicas; others have one row less
-    starts = range(0, most_rows, batch_rows)
-    parts = [by_length[first : first + batch_rows] for first in starts]
-    # A replica that has no rows left repeats its first one, and does not count it.
-    taken = (rows if len(rows) else by_length[:1] for rows in parts)
+    split = split_compared if task.compares_rows else split_by_length
+    blocks = split(chosen, reader.lengths, strategy.data_rank, strategy.num_replicas, batch_rows)
+    # A replica that has no rows left repeats one, and does not count it.
+    taken = (rows if len(rows) else chosen[:1] for parts in blocks for rows in parts)
     made = (
         task.collate(reader.rows(rows), strategy.device, Draw(rows, EVALUATION_SEED, None)) for rows in taken
     )
+    total: torch.Tensor | None = None
     with prefetch(made) as batches:
-        for first, rows, batch in zip(starts, parts, batches, strict=True):
-            outputs = strategy.forward(batch)
-            if len(rows):
-                with torch.inference_mode():
-                    total = task.sums(outputs, batch, total)
-            progress(min(1.0, (first + batch_rows) / most_rows))
-    assert total is not None, "every replica has a row"
+        for number, parts in enumerate(blocks, 1):
+            taking = zip(parts, islice(batches, len(parts)), strict=True)
+            passes = [(len(rows), batch, strategy.forward(batch)) for rows, batch in taking]
+            counted = [(outputs, batch) for num_rows, batch, outputs in passes if num_rows]
+            with torch.inference_mode():
+                if counted:
+                    total = task.sums(*join_batches(*zip(*counted, strict=True)), total)
+                elif total is None:
+                    _, batch, outputs = passes[0]
+                    total = torch.zeros_like(task.sums(outputs, batch))
+            progress(number / len(blocks))
+    assert total is not None, "there is a block"
     summed = strategy.sum(total, name="evaluation")
     return Evaluation(task.metrics(summed), task.confusion(summed), len(chosen))
+
+
+Blocks = list[list[np.ndarray]]
+"""Of one replica: the rows of each block, in parts of which each is one forward pass; some may be empty. All
+replicas have as many blocks with as many parts."""
+
+
+def split_by_length(
+    chosen: np.ndarray, lengths: np.ndarray, data_rank: int, num_replicas: int, batch_rows: int
+) -> Blocks:
+    """Blocks of one part, by length."""
+    mine = chosen[np.argsort(lengths[chosen], kind="stable")][data_rank::num_replicas]
+    most_rows = -(-len(chosen) // num_replicas)  # of the replicas; others have one row less
+    return [[mine[first : first + batch_rows]] for first in range(0, most_rows, batch_rows)]
+
+
+def split_compared(
+    chosen: np.ndarray, lengths: np.ndarray, data_rank: int, num_replicas: int, batch_rows: int
+) -> Blocks:
+    """Blocks of rows that are compared with each other: at most COMPARED_ROWS, chosen at random, whatever the
+    number of replicas. They differ by one row at most, because a small block is easier than a large one."""
+    num_blocks = -(-len(chosen) // COMPARED_ROWS)
+    mixed = chosen[permute(np.arange(len(chosen)), len(chosen), seed=EVALUATION_SEED, epoch=0)]
+    num_parts = -(-len(mixed[::num_blocks]) // batch_rows)  # of the largest block
+    blocks = []
+    for number in range(data_rank, -(-num_blocks // num_replicas) * num_replicas, num_replicas):
+        rows = mixed[number::num_blocks] if number < num_blocks else mixed[:0]
+        by_length = rows[np.argsort(lengths[rows], kind="stable")]
+        blocks.append(np.array_split(by_length, num_parts))
+    return blocks
 
 
 def choose_rows(num_rows: int, max_rows: int | None) -> np.ndarray:

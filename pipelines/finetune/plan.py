@@ -56,6 +56,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             mask_fraction=settings.mask_fraction if "mask_token_id" in facts else None,
             preference=settings.preference if facts["task"] == PREFERENCE else None,
             chat=_read_chat(sequences, settings.tokenizers),
+            retrieval=settings.retrieval if facts["task"] == "retrieval" else None,
         ),
         architecture=model,
         optimization=settings.optimization,

@@ -167,12 +167,13 @@ class Training:
     def settings(self) -> dict[str, Any]:
         """Every value by its own name, for the record of a run."""
         parts = (self.data, self.optimization, self.schedule, self.cadence, self.execution)
-        fraction, preference = self.spec.mask_fraction, self.spec.preference
+        spec = self.spec
         return {
             "task": self.spec.task,
             "precision": self.precision,
-            **({} if fraction is None else {"mask_fraction": fraction}),
-            **({} if preference is None else {"preference": asdict(preference)}),
+            **({} if spec.mask_fraction is None else {"mask_fraction": spec.mask_fraction}),
+            **({} if spec.preference is None else {"preference": asdict(spec.preference)}),
+            **({} if spec.retrieval is None else asdict(spec.retrieval)),
             "architecture": self.architecture.identity(),
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),

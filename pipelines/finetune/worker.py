@@ -21,7 +21,6 @@ from pipelines.dataset.mixing.mixed import Difficulty
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader, open_split
 from pipelines.dataset.tokenizer import read_tokenizer
-from pipelines.finetune.base_files import open_base
 from pipelines.finetune.best import is_over, judge_evaluation
 from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.evaluate import Evaluation, evaluate
@@ -30,18 +29,16 @@ from pipelines.finetune.export import export_model
 from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
-from pipelines.finetune.models.activations import recompute_activations
-from pipelines.finetune.models.build import build_model, reads_base
-from pipelines.finetune.models.decoder import limit_logits
 from pipelines.finetune.models.lora import count_parameters
 from pipelines.finetune.models.preference import PreferenceDecoder
 from pipelines.finetune.opening import open_together
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
-from pipelines.finetune.precision import require_precision, use_precision
+from pipelines.finetune.precision import require_precision
 from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.reference import require_reference
 from pipelines.finetune.results import read_result
+from pipelines.finetune.starting_model import build_starting_model
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Task
 from pipelines.finetune.training import BatchPlan, Training
@@ -133,24 +130,13 @@ class _Rank:
         return self._finish(before)
 
     def _build_model(self, load_weights: bool) -> nn.Module:
-        spec = self._training.spec
-        needs_weights = load_weights or reads_base(self._training.architecture, spec)
-        with open_base(self._training, with_weights=needs_weights) as architecture:
-            model = build_model(
-                architecture,
-                spec,
-                vocab_size=self._tokenizer.get_vocab_size(),
-                seed=self._training.schedule.seed,
-                load_weights=load_weights,
-            )
+        vocab_size, device = self._tokenizer.get_vocab_size(), self._strategy.device
+        model = build_starting_model(
+            self._training, vocab_size=vocab_size, device=device, load_weights=load_weights
+        )
         self._num_trained, self._num_parameters = count_parameters(model)
         if isinstance(model, PreferenceDecoder):
             self._reference = model.digest_reference()
-        if self._training.execution.activation_checkpointing:
-            recompute_activations(model)
-        if self._training.execution.max_logit_tokens is not None:
-            limit_logits(model, self._training.execution.max_logit_tokens)
-        use_precision(model, self._training.precision, self._strategy.device)
         return model
 
     def _open_data(self, launch: int) -> None:

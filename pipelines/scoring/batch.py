@@ -32,7 +32,8 @@ SLICE_ROWS = 512
 """Texts held as Python strings at once: enough to sort by length, little to hold."""
 GIVEN = ("doc_id", "text", "content_hash", "label")
 """What the workers read and return as it is."""
-SCORED = (*GIVEN, "prediction", "score", "num_bytes", "problem", "latency_ms")
+RETRIEVED = ("embedding", "reciprocal_rank")
+SCORED = (*GIVEN, "prediction", "score", "num_bytes", "problem", *RETRIEVED, "latency_ms")
 """Columns of PREDICTIONS that the workers return; the rest is constant."""
 
 
@@ -103,6 +104,8 @@ def _score_slice(
         pa.array([each.score for each in predictions], pa.float64()),
         pa.array([each.num_bytes for each in predictions], pa.int64()),
         pa.array([each.problem for each in predictions], pa.string()),
+        pa.array([each.embedding for each in predictions], schema.field("embedding").type),
+        pa.array([each.reciprocal_rank for each in predictions], pa.float64()),
         pa.array([milliseconds] * rows.num_rows, pa.float64()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -16,6 +16,10 @@ SUMS = {
     "num_preferred": "count_if(num_bytes > 0 AND score > 0)",
     # The score of a language model is bits per byte.
     "nats": "coalesce(sum(score * num_bytes), 0D) * ln(2D)",
+    # Only pairs of query and positive have a rank.
+    "num_queries": "count(reciprocal_rank)",
+    "num_first": "count_if(reciprocal_rank = 1)",
+    "reciprocal_ranks": "coalesce(sum(reciprocal_rank), 0D)",
 }
 """Name of a sum, as the formulas call it -> how PREDICTIONS gives it, in SQL."""
 

@@ -24,7 +24,8 @@ AS_PARTS = {
 class TextModel(PythonModel):
     """In: column `text`, or a plain list of texts. A model of conversations also reads column `messages`, a
     list of {role, content} per row; a row without messages is the text of a user, and a row has one of the
-    two. Out: columns `prediction` and `score`, one row per input in the order given.
+    two. Out: columns `prediction` and `score`, one row per input in the order given; of a retrieval model
+    also `embedding`, the vector of the text, a list of numbers of length 1.
 
     A dialogue is answered where a turn of the assistant that ends it begins, else where it ends. It is scored
     by the turns of the assistant that it has (bits per byte; 0 = it has none).
@@ -47,12 +48,13 @@ class TextModel(PythonModel):
         for row, each in enumerate(predictions):
             if each.problem is not None:
                 raise MlflowException.invalid_parameter_value(f"row {row}: {each.problem}")
-        return pd.DataFrame(
-            {
-                "prediction": pd.Series([each.prediction for each in predictions], dtype=object),
-                "score": pd.Series([each.score for each in predictions], dtype="float64"),
-            }
-        )
+        columns = {
+            "prediction": pd.Series([each.prediction for each in predictions], dtype=object),
+            "score": pd.Series([each.score for each in predictions], dtype="float64"),
+        }
+        if spec.retrieval is not None:
+            columns["embedding"] = pd.Series([each.embedding for each in predictions], dtype=object)
+        return pd.DataFrame(columns)
 
 
 def _read_inputs(model_input: Any, roles: Mapping[str, str] | None) -> list[Any]:

@@ -148,7 +148,6 @@ def test_every_task_names_packing_methods_that_exist():
 
 def test_unknown_task_names_the_tasks():
     with pytest.raises(
-        ValueError,
-        match=r"should be 'chat' or 'classification' or .* or 'prompt_response', got 'translation'",
+        ValueError, match=r"should be 'chat' or 'classification' or .* or 'retrieval', got 'translation'"
     ):
         require_task("translation")

@@ -126,9 +126,14 @@ def test_one_per_document_refuses_what_does_not_fit():
     (row,) = pack_one_per_document([example("a", 0, 4, cut=3)], length=4)
     assert row.num_cut_tokens == 3
     with pytest.raises(
-        ValueError, match="document a has 5 tokens, at most 4 fit; let the example builder cut it"
+        ValueError, match="document a has a unit of 5 tokens, at most 4 fit; let the example builder cut it"
     ):
-        list(pack_one_per_document([example("a", 0, 3, 2)], length=4))
+        list(pack_one_per_document([example("a", 0, 3, 5)], length=4))
+
+
+def test_a_row_of_several_units_may_be_longer_than_each_of_them():
+    (row,) = joined(pack_one_per_document([example("a", 0, 4, 3, 4)], length=4))
+    assert [num_tokens for _, _, num_tokens, *_ in row.segments] == [4, 3, 4]
 
 
 def test_one_per_document_drops_empty_units_only():

@@ -12,7 +12,7 @@ from pipelines.dataset.arrays import FORMAT
 from pipelines.dataset.reader import write_split
 from pipelines.dataset.rows import NO_LABEL, Rows
 from pipelines.dataset.tokenizer import write_tokenizer
-from pipelines.finetune.models.architecture import Architecture, ModelSpec
+from pipelines.finetune.models.architecture import Architecture, ModelSpec, RetrievalRules
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.training import Cadence, Data, Execution, Schedule, Training
 from tests.conftest import TINY_ENCODER
@@ -68,6 +68,39 @@ def text_rows(num_rows: int, seed: int) -> Rows:
     )
 
 
+def pair_rows(num_rows: int, seed: int) -> Rows:
+    """Rows of a query, a positive about the same of 30 topics, and up to two negatives about others. A topic
+    has one token in queries and another one in the other texts. Some rows share their query or their positive
+    with the row before."""
+    random = np.random.default_rng(seed)
+
+    def write(token: int, length: int) -> np.ndarray:
+        """Two of three tokens are this one."""
+        others = random.integers(0, 4, length)
+        return np.where(random.random(length) < 2 / 3, token, others).astype(np.int32)
+
+    rows: list[list[np.ndarray]] = []
+    for number in range(num_rows):
+        topic = random.integers(0, 30)
+        query, positive = 4 + 2 * topic, 5 + 2 * topic
+        texts = [write(query, random.integers(2, 7)), write(positive, random.integers(4, 12))]
+        for other in (topic + random.integers(1, 30, random.integers(0, 3))) % 30:
+            texts.append(write(5 + 2 * other, random.integers(4, 12)))
+        if number % 7 == 3:
+            texts[number % 2] = rows[-1][number % 2]
+        rows.append(texts)
+    lengths = [np.array([len(text) for text in texts], dtype=np.int32) for texts in rows]
+    tokens = [np.concatenate(texts) for texts in rows]
+    return Rows(
+        input_ids=tokens,
+        is_target=[np.zeros(len(each), dtype=bool) for each in tokens],
+        segment_lengths=lengths,
+        labels=np.zeros(num_rows, dtype=np.int64),
+        num_targets=np.ones(num_rows, dtype=np.int64),
+        num_bytes=np.array([3 * len(each) for each in tokens]),
+    )
+
+
 def write_sequences(cache: Path, make_rows=classification_rows) -> None:
     """The copies of all splits where `open_split` looks for them, so that it needs no table."""
     for seed, (split, num_rows) in enumerate(NUM_ROWS.items()):
@@ -110,6 +143,7 @@ def make_training(root: Path, **changes) -> Training:
             tokenizer=write_tokenizer(make_tokenizer(), tokenizers),
             preference=changes.pop("preference", None),
             **(masking if task == "masked_language_modelling" else {}),
+            retrieval=RetrievalRules() if task == "retrieval" else None,
         ),
         architecture=changes.pop("architecture", Architecture(config=config)),
         **{**parts, **changes},

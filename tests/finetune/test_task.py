@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from pipelines.dataset.rows import NO_LABEL, Rows
-from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.finetune.models.architecture import ModelSpec, RetrievalRules
 from pipelines.finetune.tasks.table import TASKS, build_task
 
 CPU = torch.device("cpu")
 MASKING = {"mask_token_id": 1, "vocab_size": 8, "mask_fraction": 0.15}
+RETRIEVAL = {"retrieval": RetrievalRules(temperature=0.1)}
 
 
 def make_spec(task="language_modelling", labels=(), **fields):
     return ModelSpec(
-        **{"max_tokens": 8, "base": "scratch", "tokenizer": "t", **MASKING, **fields},
+        **{"max_tokens": 8, "base": "scratch", "tokenizer": "t", **MASKING, **RETRIEVAL, **fields},
         task=task,
         labels=labels,
     )

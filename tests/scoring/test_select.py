@@ -61,6 +61,8 @@ def as_predictions(documents):
         "score": F.lit(0.5),
         "num_bytes": F.lit(1).cast("bigint"),
         "problem": F.lit(None).cast("string"),
+        "embedding": F.lit(None).cast("array<float>"),
+        "reciprocal_rank": F.lit(None).cast("double"),
         "model_name": F.lit("intents"),
         "model_version": F.lit(3),
         "run_id": F.lit("r1"),

@@ -9,15 +9,21 @@ import numpy as np
 from pipelines.dataset.examples.conversation import ConversationRenderer, Rendering
 from pipelines.dataset.examples.conversation_encode import ConversationEncoder
 from pipelines.dataset.examples.encode import ForgedTokenError
-from pipelines.dataset.examples.example import Document, Example, ExampleBuilder, ExampleSettings, Part, Unit
+from pipelines.dataset.examples.example import (
+    PART_SEPARATOR,
+    Document,
+    Example,
+    ExampleBuilder,
+    ExampleSettings,
+    Part,
+    Unit,
+)
 from pipelines.dataset.examples.special_tokens import SpecialFinder, mark_written
 from pipelines.dataset.examples.template_writer import ASSISTANT, Message, TemplateWriter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PART_SEPARATOR = "\n\n"
-"""Between parts in the text of a document; corpus/readers/mapping.py writes it."""
 Made = TypeVar("Made")
 Read = Callable[[Document], list[Message]]
 """The messages of a document. Raises ValueError if it has none that a task can use."""

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+PART_SEPARATOR = "\n\n"
+"""Between parts in the text of a document; corpus/readers/mapping.py writes it."""
+
+
 class Part(NamedTuple):
     """A named piece of a structured document, such as one turn of a dialogue."""
 
@@ -78,7 +82,8 @@ class ExampleSettings:
     labels: tuple[str, ...] = ()
     """Class names by class number; empty = the task has no classes."""
     max_tokens: int | None = None
-    """Longest unit; a longer text is cut. None = documents of any length (packing cuts them into rows)."""
+    """Longest unit; a longer text is cut. A row of several units may be longer. None = documents of any
+    length (packing cuts them into rows)."""
     end_token_id: int | None = None
     """Token that ends a document; None = the tokenizer has none."""
     chat: ChatFormat = field(default_factory=ChatFormat)

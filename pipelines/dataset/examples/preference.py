@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from pipelines.dataset.examples.conversation_units import PART_SEPARATOR, ConversationTask, Prompt
-from pipelines.dataset.examples.example import Document, Example, ExampleSettings, Part, Unit
+from pipelines.dataset.examples.conversation_units import ConversationTask, Prompt
+from pipelines.dataset.examples.example import PART_SEPARATOR, Document, Example, ExampleSettings, Part, Unit
 from pipelines.dataset.examples.prompt_response import PROMPT, ROLES, SYSTEM, open_units
 from pipelines.dataset.examples.template_writer import ASSISTANT, Message
 

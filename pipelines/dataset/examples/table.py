@@ -46,6 +46,12 @@ def _load_prompt_response() -> "type[ExampleBuilder]":
     return PromptResponseExamples
 
 
+def _load_retrieval() -> "type[ExampleBuilder]":
+    from pipelines.dataset.examples.retrieval import RetrievalExamples
+
+    return RetrievalExamples
+
+
 EXAMPLES: "dict[str, Callable[[], type[ExampleBuilder]]]" = {
     "chat": _load_chat,
     "classification": _load_classification,
@@ -53,6 +59,7 @@ EXAMPLES: "dict[str, Callable[[], type[ExampleBuilder]]]" = {
     "masked_language_modelling": _load_masked_language_modelling,
     "preference": _load_preference,
     "prompt_response": _load_prompt_response,
+    "retrieval": _load_retrieval,
 }
 
 

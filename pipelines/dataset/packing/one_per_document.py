@@ -1,4 +1,6 @@
-"""One row per document: all units of an example share a row, and no two documents do."""
+"""One row per document: all units of an example share a row, and no two documents do.
+
+A model sees one unit at a time, so `length` bounds each unit. A row of several units may be longer."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,17 +11,17 @@ from pipelines.dataset.packing.packed import PackedSequence
 def pack_one_per_document(examples: Iterable[Example], *, length: int) -> Iterator[PackedSequence]:
     """Rows in the order of the examples.
 
-    Raises ValueError if an example is longer than `length`: its builder must cut it, since only the builder
+    Raises ValueError if a unit is longer than `length`: its builder must cut it, since only the builder
     knows which tokens have to stay.
     """
     for example in examples:
         units = [unit for unit in example.units if len(unit.input_ids)]
-        num_tokens = sum(len(unit.input_ids) for unit in units)
         if not units:
             raise ValueError(f"document {example.doc_id} has no tokens; its builder must give at least one")
-        if num_tokens > length:
+        longest = max(len(unit.input_ids) for unit in units)
+        if longest > length:
             raise ValueError(
-                f"document {example.doc_id} has {num_tokens} tokens, at most {length} fit; "
+                f"document {example.doc_id} has a unit of {longest} tokens, at most {length} fit; "
                 "let the example builder cut it (max_tokens) or raise dataset.packing.sequence_length"
             )
         yield PackedSequence(

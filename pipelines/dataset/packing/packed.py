@@ -65,7 +65,8 @@ class Packer(Protocol):
     """A packing method."""
 
     def __call__(self, examples: Iterable[Example], *, length: int) -> Iterator[PackedSequence]:
-        """Rows of at most `length` tokens. Deterministic: equal examples in equal order give equal rows."""
+        """Rows of at most `length` tokens; where a row holds the units of one document, `length` bounds each.
+        Deterministic: equal examples in equal order give equal rows."""
         ...
 
 

@@ -13,6 +13,8 @@ from pipelines.report import TableVersion
 
 FULL = 10
 """Tenths of a sequence without padding; the others are 0 to 9, rounded down."""
+RETRIEVAL = "retrieval"
+"""The task whose targets are candidates."""
 SPLITS = ("train", "validation", "test")
 """In the order in which they are shown."""
 
@@ -131,6 +133,11 @@ class Content:
         return masks_targets(self.task)
 
     @property
+    def has_token_targets(self) -> bool:
+        """Whether the targets are tokens; else each sequence has one, its class or its best candidate."""
+        return has_token_targets(self.task, self.num_labels)
+
+    @property
     def splits(self) -> list[str]:
         found = {split for split, _ in self.lengths}
         return [*(name for name in SPLITS if name in found), *sorted(found - set(SPLITS))]
@@ -140,8 +147,9 @@ class Content:
         return sum((own for (of, _), own in self.lengths.items() if split in (None, of)), Sequences())
 
     def count_places(self, split: str | None = None) -> int:
-        """Tokens that the sequences could hold."""
-        return self.count(split).sequences * self.sequence_length
+        """Tokens that the sequences could hold; those that they hold if rows of several texts have more."""
+        found = self.count(split)
+        return max(found.tokens, found.sequences * self.sequence_length)
 
     def count_documents(self, split: str | None = None) -> Documents:
         return sum((own for (of, _, _), own in self.documents.items() if split in (None, of)), Documents())
@@ -150,6 +158,11 @@ class Content:
 def masks_targets(task: str) -> bool:
     """Whether the targets of the table are only those that may be masked."""
     return load_builder(task).needs_mask_token
+
+
+def has_token_targets(task: str, num_labels: int) -> bool:
+    """Whether the targets of the table are tokens."""
+    return not num_labels and task != RETRIEVAL
 
 
 def sum_by(amounts: Iterable[tuple[_Key, _Amount]]) -> dict[_Key, _Amount]:

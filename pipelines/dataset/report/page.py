@@ -75,6 +75,8 @@ def _draw_head(content: Content) -> Html:
 def _explain_targets(content: Content, found: Sequences) -> str:
     if content.num_labels:
         return f"one of {content.num_labels:,} classes for each sequence"
+    if not content.has_token_targets:
+        return "one for each sequence: which candidate answers its query"
     share = format_share(found.targets, found.tokens)
     if content.is_masked:
         return f"{share} of the tokens; a training masks finetune.mask_fraction of them"
@@ -94,7 +96,7 @@ def _draw_splits(content: Content) -> Html:
         found, places = content.count(split), content.count_places(split)
         cut = content.count_documents(split).cut
         # A class is no token: then all tokens are input.
-        targets = 0 if content.num_labels else found.targets
+        targets = found.targets if content.has_token_targets else 0
         bar = stack(("kept", targets), ("kept2", found.tokens - targets), ("rest", places - found.tokens))
         numbers = (
             found.sequences,
@@ -117,7 +119,9 @@ def _draw_splits(content: Content) -> Html:
 
 
 def _share_targets(content: Content, found: Sequences) -> str:
-    return "classes" if content.num_labels else format_share(found.targets, found.tokens)
+    if content.has_token_targets:
+        return format_share(found.targets, found.tokens)
+    return "classes" if content.num_labels else "candidates"
 
 
 def _draw_lengths(content: Content) -> Html:

@@ -29,7 +29,8 @@ def draw_places(
     """What the places of the sequences hold, as a share of each split: targets, other tokens, padding.
 
     `splits`: the counts of the commit, see `build.COUNTS`. With labels, the targets are no tokens. If masked,
-    they are the tokens that may be masked.
+    they are the tokens that may be masked. Where rows of several texts are longer than sequence_length,
+    nothing is padding.
     """
     names = [*(name for name in SPLITS if name in splits), *sorted(set(splits) - set(SPLITS))]
     figure, axes = open_figure(num_rows=len(names) + 2, title=title)  # rows for the legend
@@ -37,7 +38,8 @@ def draw_places(
     for name in names:
         own = splits[name]
         sequences, tokens, cut = (int(own[key]) for key in ("sequences", "tokens", "cut_tokens"))
-        places, targets = max(1, sequences * sequence_length), 0 if has_labels else int(own["targets"])
+        places = max(1, tokens, sequences * sequence_length)
+        targets = 0 if has_labels else int(own["targets"])
         shares.append((targets / places, (tokens - targets) / places, (places - tokens) / places))
         notes.append(
             f"{sequences:,} sequences, {format_share(tokens, places)} filled\n"

@@ -86,7 +86,7 @@ def make_sample(row: Mapping[str, Any], decoder: PieceDecoder, labels: Sequence[
         num_tokens=row["num_tokens"],
         num_targets=row["num_targets"],
         num_segments=len(row["segments"]),
-        label=None if row["label"] is None else labels[row["label"]],
+        label=labels[row["label"]] if labels and row["label"] is not None else None,
         first_token=first,
         segments=segments,
     )

@@ -8,7 +8,7 @@ either.
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat, from_fields, read_template
 from pipelines.dataset.examples.table import load_builder
@@ -16,6 +16,25 @@ from pipelines.finetune.models.adapter import ADAPTER_FOLDER, Adapter
 from pipelines.finetune.preference import PreferenceLoss
 
 SPEC_FILE, WEIGHTS_FILE = "model_spec.json", "model.safetensors"
+
+
+Pooling = Literal["mean", "cls", "last"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalRules:
+    """How a model of task retrieval makes one vector of a text, and how its loss compares vectors."""
+
+    temperature: float = 0.05
+    """Cosines are divided by it before the softmax: smaller = only the nearest candidates count."""
+    pooling: Pooling = "mean"
+    """mean of all tokens, cls (the first token) or last (the last one, which in a decoder has seen all)."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be greater than 0, got {self.temperature}")
+        if self.pooling not in get_args(Pooling):
+            raise ValueError(f"pooling must be {' or '.join(get_args(Pooling))}, got {self.pooling!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +63,8 @@ class ModelSpec:
     """Share of the tokens that are masked."""
     preference: PreferenceLoss | None = None
     """What a pair of responses adds to the loss; null = the task has no pairs."""
+    retrieval: RetrievalRules | None = None
+    """How texts become vectors; null = the task makes none."""
 
     @property
     def needs_reference(self) -> bool:
@@ -54,7 +75,7 @@ class ModelSpec:
         """What the weights depend on. What a task does not have is left out, so that earlier trainings keep
         their fingerprint."""
         fields = asdict(replace(self, chat=None)) | {"chat": self.chat and self.chat.fingerprint}
-        optional = ("chat", "mask_token_id", "vocab_size", "mask_fraction", "preference")
+        optional = ("chat", "mask_token_id", "vocab_size", "mask_fraction", "preference", "retrieval")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
@@ -111,6 +132,8 @@ def read_spec(folder: Path) -> ModelSpec:
         fields["chat"] = from_fields(chat, template, name)
     if (preference := fields.get("preference")) is not None:
         fields["preference"] = PreferenceLoss(**preference)
+    if (retrieval := fields.get("retrieval")) is not None:
+        fields["retrieval"] = RetrievalRules(**retrieval)
     return ModelSpec(**{**fields, "labels": tuple(fields["labels"])})
 
 
@@ -134,7 +157,7 @@ class Use(NamedTuple):
     metric: str
     """The metric that decides about it, a key of `pipelines.metrics.METRICS`."""
     reads_parts: bool
-    """Whether it reads the parts of documents: conversations."""
+    """Whether it reads the parts of documents: conversations, and pairs of texts."""
     task: str
 
 
@@ -145,7 +168,8 @@ def parse_use(spec: bytes, what: str) -> Use:
     """
     fields = json.loads(spec)
     _require_chat(fields, what)
-    return Use(str(fields["metric"]), "chat" in fields, str(fields["task"]))
+    task = str(fields["task"])
+    return Use(str(fields["metric"]), "parts" in load_builder(task).columns, task)
 
 
 def _require_chat(fields: dict[str, Any], what: str) -> None:

@@ -6,6 +6,7 @@ the gradient of the global mean loss, and no average is needed.
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,7 @@ class DataParallel:
             task,
             num_targets=num_targets,
             num_micro_batches=self._num_micro_batches,
+            gather=partial(group.gather_rows, self._collectives),
         )
 
     def step(self, *, max_norm: float, learning_rate: float) -> float:

@@ -5,7 +5,13 @@ from torch import Tensor, nn
 
 from pipelines.finetune.checkpoint.format import MODEL_FILE, load_model_tensors, read_file, read_record
 from pipelines.finetune.models.lora import read_state
-from pipelines.finetune.parallel.collectives.interface import Collectives, broadcast_tensors, require_equal
+from pipelines.finetune.parallel.collectives.interface import (
+    Collectives,
+    broadcast_tensors,
+    own_slice,
+    require_equal,
+)
+from pipelines.finetune.parallel.whole_batch import Compared, Gathered
 from pipelines.storage import Folder
 
 
@@ -21,6 +27,32 @@ def agree_on(collectives: Collectives, value: float) -> float:
     agreed = torch.tensor([value], dtype=torch.float64)
     collectives.broadcast(agreed, name="agree").wait()
     return float(agreed)
+
+
+def gather_rows(collectives: Collectives, rows: Compared) -> Gathered:
+    """The rows of all ranks of the group. Two exchanges of equal slices: shorter ones are padded."""
+    counts = torch.zeros(collectives.world_size, dtype=torch.int64)
+    counts[collectives.rank] = len(rows.outputs)
+    collectives.sum(counts, name="rows").wait()
+    sizes: list[int] = counts.tolist()
+    gathered = [
+        _gather(collectives, tensor, sizes, f"rows.{field}")
+        for field, tensor in zip(rows._fields, rows, strict=True)
+    ]
+    start = sum(sizes[: collectives.rank])
+    own = slice(start, start + sizes[collectives.rank])
+    return Gathered(Compared(*gathered), own, collectives.world_size)
+
+
+def _gather(collectives: Collectives, tensor: Tensor, sizes: list[int], name: str) -> Tensor:
+    """Row tensors of these numbers of rows by rank, end to end."""
+    shape, most_rows = tensor.shape[1:], max(sizes)
+    width = shape.numel()
+    flat = torch.zeros(collectives.world_size * most_rows * width, dtype=tensor.dtype, device=tensor.device)
+    own_slice(flat, collectives)[: tensor.numel()] = tensor.detach().reshape(-1)
+    collectives.all_gather(flat, name=name).wait()
+    parts = flat.view(collectives.world_size, most_rows, *shape)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 def broadcast_weights(collectives: Collectives, model: nn.Module) -> None:

@@ -33,6 +33,7 @@ from pipelines.finetune.models.lora import find_attached
 from pipelines.finetune.optimizer import new_state
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.strategy import BuildModel, Strategy
+from pipelines.finetune.parallel.whole_batch import Gather, accumulate_compared
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
 
@@ -45,14 +46,20 @@ def accumulate(
     task: Task,
     *,
     num_targets: int,
+    gather: Gather,
     before_pass: Callable[[int], None] = lambda number: None,
 ) -> Tensor:
     """Add the gradients of all micro-batches; the sum of their losses over `num_targets`, (1,) float64 on the
     device.
 
     The sum of this over replicas is the mean loss of the global batch, and the sum of the gradients is its
-    gradient. `before_pass` gets the number of each micro-batch, from 1, before its forward pass.
+    gradient. `before_pass` gets the number of each micro-batch, from 1, before its forward pass. `gather` is
+    for tasks that compare rows.
     """
+    if task.compares_rows:
+        return accumulate_compared(
+            model, batches, task, num_targets=num_targets, gather=gather, before_pass=before_pass
+        )
     model.train()
     share: Tensor | None = None
     for number, batch in enumerate(batches, 1):
@@ -74,6 +81,7 @@ def accumulate_and_send(
     *,
     num_targets: int,
     num_micro_batches: int,
+    gather: Gather,
 ) -> Tensor:
     """As `accumulate`, with the gradients in `gradients`, which are sent during the last backward pass."""
 
@@ -82,7 +90,7 @@ def accumulate_and_send(
             gradients.begin_last_pass()
 
     gradients.begin()
-    share = accumulate(model, batches, task, num_targets=num_targets, before_pass=before_pass)
+    share = accumulate(model, batches, task, num_targets=num_targets, gather=gather, before_pass=before_pass)
     gradients.send_rest()
     return share
 

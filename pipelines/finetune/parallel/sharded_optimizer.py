@@ -8,6 +8,7 @@ alone, so the result equals that of whole parameters.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -108,6 +109,7 @@ class ShardedOptimizer:
             task,
             num_targets=num_targets,
             num_micro_batches=self._num_micro_batches,
+            gather=partial(group.gather_rows, self._collectives),
         )
 
     def step(self, *, max_norm: float, learning_rate: float) -> float:

@@ -19,6 +19,7 @@ from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, set_learning_rate
 from pipelines.finetune.parallel import replica
 from pipelines.finetune.parallel.strategy import BuildModel
+from pipelines.finetune.parallel.whole_batch import keep_rows
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
 
@@ -54,7 +55,7 @@ class SingleProcess:
     def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
         self._average.show(mean=False)
         self._optimizer.zero_grad()
-        return replica.accumulate(self._model, batches, task, num_targets=num_targets)
+        return replica.accumulate(self._model, batches, task, num_targets=num_targets, gather=keep_rows)
 
     def step(self, *, max_norm: float, learning_rate: float) -> float:
         set_learning_rate(self._optimizer, learning_rate)

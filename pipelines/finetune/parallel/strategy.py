@@ -10,7 +10,7 @@ Why it is exactly this wide, by the strategy that needs each member:
 - `data_rank` and `num_replicas` deal the rows: the ranks of one tensor-parallel or pipeline group see the
   same rows.
 - `forward_backward` runs all micro-batches of a step, because a pipeline schedule runs forward and backward
-  itself.
+  itself, and because a task may compare the rows of all of them, on all ranks (whole_batch.py).
 - `step` synchronises, clips and updates in one call, because the norm of sharded gradients needs a sum over
   ranks, and local SGD decides here whether it communicates at all.
 - `forward` is the evaluation: in a pipeline only the last rank has the logits and sends them to its group.

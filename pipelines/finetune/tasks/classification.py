@@ -25,6 +25,7 @@ class Classification:
     """An encoder with a linear head over the mean of its hidden states."""
 
     name, metric, auto_class = "classification", "accuracy", "AutoModel"
+    compares_rows = False
 
     def __init__(self, spec: ModelSpec) -> None:
         self._labels, self._max_tokens = spec.labels, spec.max_tokens

@@ -42,6 +42,7 @@ class LanguageModelling:
     """A causal decoder."""
 
     name, metric, auto_class = "language_modelling", "bits_per_byte", "AutoModelForCausalLM"
+    compares_rows = False
 
     def __init__(
         self,

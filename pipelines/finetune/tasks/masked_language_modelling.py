@@ -39,6 +39,7 @@ class MaskedLanguageModelling:
     """An encoder with the head that its architecture has for this."""
 
     name, metric, auto_class = "masked_language_modelling", "bits_per_byte", "AutoModelForMaskedLM"
+    compares_rows = False
 
     def __init__(self, spec: ModelSpec) -> None:
         if spec.mask_token_id is None or spec.vocab_size is None or spec.mask_fraction is None:

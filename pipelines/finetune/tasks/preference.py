@@ -49,6 +49,7 @@ class Preference:
     """A causal decoder that learns from pairs; the gate asks how many it ranks right without a reference."""
 
     name, metric, auto_class = "preference", "preference_accuracy", "AutoModelForCausalLM"
+    compares_rows = False
 
     def __init__(self, spec: ModelSpec) -> None:
         self._loss = spec.preference or PreferenceLoss()

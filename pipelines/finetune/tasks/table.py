@@ -9,6 +9,7 @@ from pipelines.finetune.tasks.language_modelling import LanguageModelling
 from pipelines.finetune.tasks.masked_language_modelling import MaskedLanguageModelling
 from pipelines.finetune.tasks.preference import Preference
 from pipelines.finetune.tasks.prompt_response import build_prompt_response
+from pipelines.finetune.tasks.retrieval import Retrieval
 from pipelines.finetune.tasks.task import Task
 
 TASKS: dict[str, Callable[[ModelSpec], Task]] = {
@@ -18,6 +19,7 @@ TASKS: dict[str, Callable[[ModelSpec], Task]] = {
     MaskedLanguageModelling.name: MaskedLanguageModelling,
     Preference.name: Preference,
     "prompt_response": build_prompt_response,
+    Retrieval.name: Retrieval,
 }
 
 

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from pipelines.dataset.examples.example import Document
 from pipelines.dataset.rows import Rows
 
+COMPARED_ROWS = 256
+"""Most rows that an evaluation of a task with `compares_rows` compares with each other."""
+
 
 class Batch(NamedTuple):
     """Rows as tensors on the device of the model."""
@@ -26,7 +29,8 @@ class Batch(NamedTuple):
     targets, too: target_ids_BT int32 for a model that answers with log-probabilities (models/preference.py).
     """
     targets: Tensor
-    """(B,) class numbers, or (B, T) token ids with -100 where the loss does not count."""
+    """(B,) class numbers, or (B, T) token ids with -100 where the loss does not count. Of a task that
+    compares rows, one row for each row of the outputs."""
     num_bytes: float
     """UTF-8 bytes behind the targets. A task that draws its targets counts each as the mean of its row."""
 
@@ -49,12 +53,16 @@ class Prediction:
     """Class name, or the continuation or answer that a language model writes; empty for a masked one."""
     score: float
     """Probability of the class, or bits per byte of what was predicted; of a pair of responses, nats a token
-    by which the chosen one is likelier than the rejected one."""
+    by which the chosen one is likelier than the rejected one; of retrieval, the cosine of a pair."""
     num_bytes: int = 0
     """UTF-8 bytes that the score is about: of the text, but for a first token that nothing predicts; of a
     conversation those of the assistant's turns, of a pair those of both responses."""
     problem: str | None = None
     """Why the document could not be read, with the remedy: then the prediction is empty. None = it was."""
+    embedding: list[float] | None = None
+    """Vector of the document, of length 1. None = the task makes none."""
+    reciprocal_rank: float | None = None
+    """Of the positive among candidates. None = the document is no pair of query and positive."""
 
 
 class Task(Protocol):
@@ -69,6 +77,10 @@ class Task(Protocol):
     """Key of `pipelines.metrics.METRICS`: it chooses the best checkpoint and decides at the gate."""
     auto_class: str
     """transformers Auto class of the backbone, such as AutoModel."""
+    compares_rows: bool
+    """Whether the loss of a row depends on other rows. Then `loss_sum` and `sums` get the outputs and targets
+    of all rows that are compared: of a whole global batch in training (parallel/whole_batch.py), of a block
+    of at most COMPARED_ROWS in an evaluation."""
 
     def build_module(self, backbone: Any) -> nn.Module:
         """The backbone (a transformers PreTrainedModel) with the head of the task; called as

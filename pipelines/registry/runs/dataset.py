@@ -6,7 +6,7 @@ All comes from what dataset recorded with the sequences and wrote beside them, s
 import logging
 from typing import TYPE_CHECKING
 
-from pipelines.dataset.report.content import masks_targets
+from pipelines.dataset.report.content import has_token_targets, masks_targets
 from pipelines.dataset.report.numbers import Numbers, read_numbers
 from pipelines.pin import Pin
 from pipelines.registry.runs.corpus import UNREADABLE
@@ -60,7 +60,7 @@ def _log_pictures(tracker: "Tracker", sequences: Pin, numbers: Numbers | None) -
     places = pictures.draw_places(
         facts["splits"],
         facts["sequence_length"],
-        has_labels=bool(facts["labels"]),
+        has_labels=not has_token_targets(facts["task"], len(facts["labels"])),
         is_masked=masks_targets(facts["task"]),
         title=f"Tokens and padding: {of}",
     )

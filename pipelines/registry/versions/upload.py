@@ -46,6 +46,9 @@ CHAT_SIGNATURE = ModelSignature(
     outputs=OUTPUTS,
 )
 """Every row has messages, or a text of the user."""
+VECTOR_SIGNATURE = ModelSignature(
+    inputs=SIGNATURE.inputs, outputs=Schema([*OUTPUTS.inputs, ColSpec(Array(DataType.double), "embedding")])
+)
 
 
 def find_complete_upload(run_id: str, digest: str) -> str | None:
@@ -81,7 +84,8 @@ def upload_model(
         raise ValueError(
             f"{code} is not inside the pipelines package, so its imports cannot be uploaded with the model"
         )
-    reads_messages = read_spec(model_folder).chat is not None
+    spec = read_spec(model_folder)
+    reads_messages = spec.chat is not None
     client = MlflowClient()
     # Created here, because MLflow would use the experiment of the active run, or else "Default", whose files
     # go to ./mlruns.
@@ -104,7 +108,7 @@ def upload_model(
             python_model=str(code),
             code_paths=[str(package)],
             artifacts={"model": str(Path(model_folder).resolve())},
-            signature=CHAT_SIGNATURE if reads_messages else SIGNATURE,
+            signature=CHAT_SIGNATURE if reads_messages else VECTOR_SIGNATURE if spec.retrieval else SIGNATURE,
             input_example=pd.DataFrame({"messages" if reads_messages else "text": list(input_example)}),
             pip_requirements=[
                 f"{name}=={importlib.metadata.version(name)}" for name in _list_requirements(model_folder)

@@ -1,0 +1,29 @@
+"""The model that a rank trains, as the settings of its training ask for it."""
+
+import torch
+from torch import nn
+
+from pipelines.finetune.base_files import open_base
+from pipelines.finetune.models.activations import recompute_activations
+from pipelines.finetune.models.build import build_model, reads_base
+from pipelines.finetune.models.decoder import limit_logits
+from pipelines.finetune.precision import use_precision
+from pipelines.finetune.training import Training
+
+
+def build_starting_model(
+    training: Training, *, vocab_size: int, device: torch.device, load_weights: bool
+) -> nn.Module:
+    """The model at step 0, on the CPU, which will run on `device`. `load_weights`: see `build_model`."""
+    spec, execution = training.spec, training.execution
+    needs_weights = load_weights or reads_base(training.architecture, spec)
+    with open_base(training, with_weights=needs_weights) as architecture:
+        model = build_model(
+            architecture, spec, vocab_size=vocab_size, seed=training.schedule.seed, load_weights=load_weights
+        )
+    if execution.activation_checkpointing:
+        recompute_activations(model)
+    if execution.max_logit_tokens is not None:
+        limit_logits(model, execution.max_logit_tokens)
+    use_precision(model, training.precision, device)
+    return model
