@@ -6,8 +6,9 @@ loaded and compiled), and then on its input, into new tables. Measured of the se
 
 - seconds, and seconds per row (corpus: records, dataset: sequences, scoring: predictions)
 - bytes that Spark's shuffles wrote, per row, from Spark's event log
-- peak of what stays alive in the JVM after a full collection of garbage, every 2 s (seconds are without
-  these pauses); driver and executors are one JVM here
+- memory of the JVM that is driver and executor: the peak of what stays alive after a full collection of
+  garbage, every 2 s (seconds are without these pauses), and for each slot the most that a task sorts and
+  aggregates in, from Spark's event log
 - peak resident memory of the largest Python worker
 
 A start costs the same at every size, so seconds per row fall from 1x to 4x. What a row costs beyond the start
@@ -38,7 +39,7 @@ from rich.table import Table
 
 from benchmarks.costs import COEFFICIENTS, Coefficients
 from benchmarks.measuring import describe_machine, run_benchmark, write_json
-from benchmarks.samples import Sample, add_shuffles
+from benchmarks.samples import Sample, add_tasks
 from benchmarks.stages import DATA_STAGES, SLOTS, STAGES, run_data_stages, run_scoring
 from jobs.shell.display import console
 
@@ -93,7 +94,7 @@ def measure(factor: int, megabytes: float, folder: Path) -> list[Sample]:
     if finished.returncode:
         raise RuntimeError(f"{factor}x: {(finished.stdout + finished.stderr)[-2_000:]}")
     samples: list[Sample] = json.loads((place / "samples.json").read_text(encoding="utf-8"))
-    add_shuffles(samples, log)
+    add_tasks(samples, log, SLOTS)
     for sample in samples:
         sample["factor"] = factor
         sample["seconds"] = sample["ended"] - sample["started"] - sample["pause_seconds"]

@@ -44,9 +44,11 @@ def watch_memory() -> Iterator[dict[str, float]]:
     """The peaks of the JVM's living objects and of the largest Python worker, while the context lasts.
 
     Living objects are what is left after a full collection of garbage, every GARBAGE_SECONDS: what young
-    collections leave grows with the time that a stage runs. pause_seconds: how long the collections took.
+    collections leave grows with the time that a stage runs. Without the pages in which tasks sort and
+    aggregate: they live shorter than that, and `add_tasks` has their exact peak. pause_seconds: how long the
+    collections took.
     """
-    peaks = {"jvm_bytes": 0, "worker_bytes": 0, "pause_seconds": 0.0}
+    peaks = {"living_bytes": 0, "worker_bytes": 0, "pause_seconds": 0.0}
 
     def look() -> None:
         for process in psutil.Process().children(recursive=True):
@@ -58,7 +60,7 @@ def watch_memory() -> Iterator[dict[str, float]]:
 
     def collect() -> None:
         started = time.perf_counter()
-        peaks["jvm_bytes"] = max(peaks["jvm_bytes"], _living_bytes())
+        peaks["living_bytes"] = max(peaks["living_bytes"], _living_bytes())
         peaks["pause_seconds"] += time.perf_counter() - started
 
     with repeat_every(0.5, look), repeat_every(GARBAGE_SECONDS, collect):
@@ -83,20 +85,26 @@ def watch_size(folder: Path) -> Iterator[dict[str, int]]:
 
 
 def _living_bytes() -> int:
-    """Bytes of the heap in use after a full collection of garbage."""
+    """Bytes of the heap in use after a full collection of garbage, without the pages of tasks."""
     from pyspark import SparkContext
 
-    if SparkContext._jvm is None:
+    jvm = SparkContext._jvm
+    environment = jvm and jvm.org.apache.spark.SparkEnv.get()
+    if environment is None:
         return 0
-    memory = SparkContext._jvm.java.lang.management.ManagementFactory.getMemoryMXBean()
+    memory = jvm.java.lang.management.ManagementFactory.getMemoryMXBean()
     memory.gc()
-    return int(memory.getHeapMemoryUsage().getUsed())
+    # Asked before and after, because pages come and go meanwhile.
+    pages = environment.memoryManager().executionMemoryUsed()
+    used = int(memory.getHeapMemoryUsage().getUsed())
+    return used - max(int(pages), int(environment.memoryManager().executionMemoryUsed()))
 
 
-def add_shuffles(samples: list[Sample], log: Path) -> None:
-    """Set shuffle_bytes: what the tasks wrote that started while the stage ran."""
+def add_tasks(samples: list[Sample], log: Path, slots: int) -> None:
+    """Set shuffle_bytes, what the tasks wrote that started while the stage ran; task_bytes, the most memory
+    that one of them sorted and aggregated in; and jvm_bytes, living bytes and such a task in each slot."""
     for sample in samples:
-        sample["shuffle_bytes"] = 0
+        sample["shuffle_bytes"] = sample["task_bytes"] = 0
     for file in (path for path in log.rglob("*") if path.is_file()):
         with file.open(encoding="utf-8") as events:
             for line in events:
@@ -108,3 +116,7 @@ def add_shuffles(samples: list[Sample], log: Path) -> None:
                     if metrics and sample["started"] <= launched <= sample["ended"]:
                         written = metrics["Shuffle Write Metrics"]["Shuffle Bytes Written"]
                         sample["shuffle_bytes"] += written
+                        peak = metrics["Peak Execution Memory"]
+                        sample["task_bytes"] = max(sample["task_bytes"], peak)
+    for sample in samples:
+        sample["jvm_bytes"] = sample["living_bytes"] + slots * sample["task_bytes"]
