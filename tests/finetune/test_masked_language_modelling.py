@@ -149,6 +149,18 @@ def test_a_saved_model_keeps_its_tied_weights(tmp_path, rows, config):
     assert saved.keys() < module.state_dict().keys()
 
 
+@pytest.mark.parametrize("config", [BERT, ROBERTA], ids=["bert", "roberta"])
+def test_equal_weights_make_equal_files(tmp_path, config):
+    module, files = build(config), set()
+    for number in range(20):  # names of tied weights came in a random order
+        save_model(module, make_tokenizer().to_str(), make_spec(TASK), tmp_path / str(number))
+        files.add((tmp_path / str(number) / "model.safetensors").read_bytes())
+    (file,) = files
+    with safetensors.safe_open(tmp_path / "0" / "model.safetensors", "pt") as opened:
+        assert len(opened.metadata()) > 1
+    assert safetensors.torch.load(file).keys() < module.state_dict().keys()
+
+
 @ALL
 def test_classification_starts_from_a_masked_model_folder(tmp_path, config):
     source = build(config, seed=7)

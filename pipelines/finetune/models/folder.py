@@ -101,6 +101,21 @@ def _save_weights(module: nn.Module, file: Path) -> None:
         safetensors.torch.save_model(module, str(file), metadata=dict.fromkeys(tied, kept) or None)
     finally:
         hook.remove()
+    _sort_metadata(file)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Equal weights make equal files: safetensors writes the names of tied weights in an order that changes
+    from call to call. The header keeps its length."""
+    with open(file, "r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header: dict[str, Any] = json.loads(stream.read(size))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            content = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+            assert len(content) == size, "the same names in another order"
+            stream.seek(8)
+            stream.write(content)
 
 
 def _save_chat(chat: ChatFormat, tokenizer_json: str, spec: ModelSpec, folder: Path) -> None:

@@ -80,7 +80,9 @@ class Strategy(Protocol):
         ...
 
     def forward(self, batch: Batch) -> Tensor:
-        """The model's outputs in evaluation mode, without gradients."""
+        """The model's outputs in evaluation mode, without gradients. With a running mean of the weights
+        (`ema_decay`) they are those of the mean, as are the weights in `save`, `load_weights` and `export`.
+        """
         ...
 
     def sum(self, value: Tensor, *, name: str) -> Tensor:
