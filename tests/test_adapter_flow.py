@@ -1,5 +1,4 @@
-"""An adapter through the stages: trained on a base of two ranks, registered, judged and scored, merged and
-alone."""
+"""An adapter through the stages: trained by two ranks, registered, judged and scored, merged and alone."""
 
 import json
 from pathlib import Path
@@ -34,7 +33,7 @@ def adapted(spark, tmp_path_factory):
     """A base that saw the texts for a short time, then an adapter on it: merged, version 1, and alone, 2."""
     folder = tmp_path_factory.mktemp("adapter")
     write_tickets(folder / "raw")
-    short = ("finetune.num_epochs=0.5", "finetune.num_ranks=1", f"finetune.folder={folder}/base")
+    short = ("finetune.num_epochs=1.0", "finetune.num_ranks=1", f"finetune.folder={folder}/base")
     first = run(folder, ("corpus", "dataset", "finetune"), *short)
     base = read_current(first.configs["finetune"].folder).folder + "/model"
     found = {"base": base}
@@ -45,6 +44,7 @@ def adapted(spark, tmp_path_factory):
             ("finetune", "registry", "scoring"),
             f"finetune.model={json.dumps({'base': base, 'config': {}, 'adapter': adapter})}",
             "finetune.optimization.learning_rate=0.01",
+            "finetune.num_epochs=4.0",
             f"scoring.alias='{alias}'",
             f"scoring.predictions={folder}/predictions/{name}",
         )
@@ -58,7 +58,7 @@ def read_rows(spark, part):
 
 def test_the_adapter_learns_and_becomes_champion(adapted):
     result = read_result(read_current(adapted.merged.configs["finetune"].folder).folder)
-    assert result["after"]["accuracy"] > max(0.6, result["before"]["accuracy"])  # four intents
+    assert result["after"]["accuracy"] > max(0.5, result["before"]["accuracy"])  # four intents
     assert result["num_trained_parameters"] < result["num_parameters"] / 3
     assert adapted.merged.outcomes["registry"].facts["model version"] == "tickets 1 (champion)"
     trained = adapted.merged.outcomes["finetune"].facts["trained parameters"]
@@ -97,7 +97,7 @@ def test_mlflow_serves_the_adapter_on_its_base(spark, adapted):
 def test_the_run_names_the_adapter(adapted):
     current = read_current(adapted.merged.configs["finetune"].folder)
     params = MlflowClient().get_run(current.run_id).data.params
-    assert "'kind': 'lora'" in params["architecture"] or '"kind": "lora"' in params["architecture"]
+    assert (params["architecture.adapter.kind"], params["architecture.adapter.rank"]) == ("lora", "8")
 
 
 def test_the_plan_says_what_is_trained(adapted):

@@ -28,7 +28,6 @@ DECODER = {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
-KINDS = pytest.mark.parametrize("kind", ["lora", "dora"])
 
 
 def adapted(root, name, kind, **changes):
@@ -38,8 +37,8 @@ def adapted(root, name, kind, **changes):
     return double_training(root, name, architecture=Architecture(config=config, adapter=adapter), **changes)
 
 
-def require_fewer(result, training):
-    """The comparison is of a training whose base stays, and whose adapter moves."""
+def require_that_only_the_adapter_moved(result, training):
+    """Else the comparison would prove little."""
     new = {name: each.numpy() for name, each in build_double(training, True).state_dict().items()}
     moved = {name for name, weights in result["weights"].items() if not np.array_equal(weights, new[name])}
     assert moved == set(read_state(build_double(training, True)))
@@ -47,29 +46,26 @@ def require_fewer(result, training):
 
 
 ONE = {}
+"""The steps by one process, by task and kind of adapter."""
+CLASSES, TEXT = "classification", "language_modelling"
+CASES = [
+    (CLASSES, "lora", "data_parallel", "horovod", 2),
+    (CLASSES, "lora", "data_parallel", "horovod", 4),
+    (CLASSES, "lora", "sharded_optimizer", "torch", 4),
+    (CLASSES, "dora", "data_parallel", "torch", 4),
+    (TEXT, "lora", "data_parallel", "torch", 4),
+    (TEXT, "dora", "sharded_optimizer", "horovod", 2),
+]
 
 
-@pytest.fixture(params=["classification", "language_modelling"])
-def task_root(request, tmp_path):
-    """The task, and a folder with its sequences."""
-    return request.param, request.getfixturevalue(
-        "root" if request.param == "classification" else "text_root"
-    )
-
-
-@KINDS
-@pytest.mark.parametrize("num_ranks", [2, 4])
-@pytest.mark.parametrize(
-    ("strategy", "backend"),
-    [("data_parallel", "horovod"), ("data_parallel", "torch"), ("sharded_optimizer", "torch")],
-)
-def test_ranks_equal_one_process(task_root, kind, strategy, backend, num_ranks):
-    task, root = task_root
+@pytest.mark.parametrize(("task", "kind", "strategy", "backend", "num_ranks"), CASES)
+def test_ranks_equal_one_process(request, task, kind, strategy, backend, num_ranks):
+    root = request.getfixturevalue("root" if task == CLASSES else "text_root")
     alone_training = adapted(root, "one", kind, task=task)
     if (task, kind) not in ONE:
         ONE[task, kind] = run_steps(alone(), alone_training)
     one = ONE[task, kind]
-    require_fewer(one, alone_training)
+    require_that_only_the_adapter_moved(one, alone_training)
     training = adapted(root, "ranks", kind, task=task, strategy=strategy, collectives=backend)
     results = run_processes(run_steps, training, num_ranks=num_ranks, backend=backend)
     assert_equal(results[0], one)
