@@ -18,7 +18,7 @@ from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.pin import pin, transaction_name, version_of
 
 GROUP_BYTES, TEXT_BYTES = 6_000, 100
-"""A file from 1,500 bytes has groups of its own (3 documents), from 8,486 bytes two of them (14 documents)."""
+"""A file from 1,500 bytes (3 documents) has a group of its own, from 8,486 bytes (14 documents) two."""
 SIZE = TEXT_BYTES + DOCUMENT_BYTES
 
 
