@@ -76,15 +76,17 @@ def forecast_build(inputs: Inputs, build: Build) -> dict[str, str]:
         earlier = _require_earlier(sequences, inputs)
         _require_tokenizer(build.tokenizer, build.tokenizers, earlier)
         files = find_changed_files(earlier, inputs.documents)
-        what = f"{len(files.added)} files of the documents are new, {len(files.removed)} are gone"
+        what = f"files of the documents: {len(files.added):,} new, {len(files.removed):,} gone"
         groups = repeat_on_hdfs(
             inputs.documents.path, lambda: _count_groups(files, sequences, earlier, build.task, group_bytes)
         )
     except FullBuildNeededError as reason:
-        return {"groups": f"all are built, because {reason}"}
+        return {"groups": f"all will be built, because {reason}"}
     except _TooManyError as many:
-        return {"groups": f"an increment; {what}, and {many}: their groups are counted by the build"}
-    return {"groups": f"an increment builds {groups}; {what}"}
+        return {
+            "groups": f"some will be built again; {what}; the build will count the groups, because {many}"
+        }
+    return {"groups": f"{groups} will be built again; {what}"}
 
 
 def _require_earlier(path: str, inputs: Inputs) -> Pin:

@@ -62,12 +62,12 @@ def test_a_dry_run_says_why_all_groups_are_built(make_config):
     def foresee(**changes):
         return look_ahead(plan(make_config(**changes))).notes["groups"]
 
-    assert foresee() == "all are built, because there are no sequences yet"
+    assert foresee() == "all will be built, because there are no sequences yet"
     planned = plan(make_config())
     documents = planned.inputs.documents
     facts = {"settings": planned.inputs.settings, "documents": documents.identity(), "tokenizer": "lost"}
     write(make_config().sequences, "before", **facts)
-    assert foresee() == "all are built, because the tokenizer of version 0 is gone"
+    assert foresee() == "all will be built, because the tokenizer of version 0 is gone"
     assert foresee(**{"tokenizer.keep_trained": "false"}).endswith(
         "(dataset.tokenizer.keep_trained is false)"
     )
