@@ -121,7 +121,7 @@ def test_intents_in_chinese_are_learned_from_scratch(requests):
 
 def test_the_same_data_takes_an_encoder_by_its_path(requests):
     """The encoder is that of the model above; its head is new."""
-    changes = [f"dataset.tokenizer.base={requests.model}", "finetune.num_epochs=1.0"]
+    changes = [f"dataset.tokenizer.base={requests.model}", "finetune.num_epochs=3.0"]
     stages = ("corpus", "dataset", "finetune")
     run = run_recipe("customer_service_zh_encoder", requests.folder, is_chosen, changes, stages)
     tokenizers = [pin(each.configs["dataset"].sequences).facts["tokenizer"] for each in (requests, run)]
