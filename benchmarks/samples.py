@@ -89,7 +89,9 @@ def _living_bytes() -> int:
     from pyspark import SparkContext
 
     jvm = SparkContext._jvm
-    environment = jvm and jvm.org.apache.spark.SparkEnv.get()
+    if jvm is None:
+        return 0
+    environment = jvm.org.apache.spark.SparkEnv.get()
     if environment is None:
         return 0
     memory = jvm.java.lang.management.ManagementFactory.getMemoryMXBean()
