@@ -3,13 +3,19 @@
 import re
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from benchmarks.encoding import packed_schema
 from pipelines.dataset.examples.example import Document, ExampleSettings, Part
 from pipelines.dataset.examples.preference import PreferenceExamples
 from pipelines.dataset.examples.prompt_response import PromptResponseExamples
+from pipelines.dataset.group import PackingJob, make_partition_packer
 from pipelines.dataset.packing.one_per_document import pack_one_per_document
 from pipelines.dataset.packing.packed import join_rows
+from pipelines.dataset.packing.rules import PackingRules
+from pipelines.dataset.report.decoding import PieceDecoder
+from pipelines.dataset.report.samples import make_sample
 from tests.dataset.chat.conversations import (
     END,
     decode,
@@ -182,3 +188,42 @@ def test_a_prompt_is_written_without_the_responses():
     assert refused.input_ids == []
     assert "has parts ['question']" in refused.problem
     assert builder.count_answer_bytes(pair_of("a", "在", "c")) == 4
+
+
+def test_a_group_of_pairs_becomes_rows_that_hold_every_token_once():
+    """The task of the dataset stage without Spark; it counts the tokens itself, before packing and after."""
+    pairs = [("Where? ", "Here.", "No"), ("a", "b", "b"), ("Why?", "x" * 90, "y")]
+    documents = [
+        {
+            "doc_id": f"{number:032x}",
+            "split": "train",
+            "group": 7,
+            "source": "s",
+            "text": "\n\n".join(pair),
+            "parts": [
+                {"name": name, "text": text}
+                for name, text in zip(("prompt", "chosen", "rejected"), pair, strict=True)
+            ],
+        }
+        for number, pair in enumerate(pairs)
+    ]
+    job = PackingJob(
+        task="preference",
+        tokenizer_json=TOKENIZER.to_str(),
+        end_token_id=TOKENIZER.token_to_id(END),
+        labels=(),
+        rules=PackingRules(sequence_length=48),
+        chat=format_of(None),
+    )
+    pack = make_partition_packer(job, packed_schema())
+    rows = [row for batch in pack([pa.RecordBatch.from_pylist(documents)]) for row in batch.to_pylist()]
+    assert [row["segments"][0]["doc_id"][-1] for row in rows] == ["0", "2"]  # equal responses are left out
+    assert [(len(row["segments"]), len(row["doc_keys"]), len(row["targets"])) for row in rows] == [
+        (2, 2, 2)
+    ] * 2
+    long = len(ids_of("Why?", "x" * 90, END)) + len(ids_of("Why?", "y", END))
+    assert [row["num_tokens"] + row["num_cut_tokens"] for row in rows][1] == long
+    assert rows[1]["num_tokens"] == 48
+    sample = make_sample(rows[0], PieceDecoder(TOKENIZER), ())
+    shown = ["".join(piece.text for piece in segment.pieces) for segment in sample.segments]
+    assert shown == [f"Where? Here.{END}", f"Where? No{END}"]
