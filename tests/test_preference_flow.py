@@ -172,7 +172,12 @@ def test_the_gate_measures_what_training_measured(spark, preference):
     assert verdict["challenger"]["metric"] == "preference_accuracy"
     assert verdict["challenger"]["value"] == trained
     assert verdict["promote"]
-    assert mlflow.get_run(run).data.params["preference"].startswith("{'loss': 'dpo'")
+    params = mlflow.get_run(run).data.params
+    assert {name: params[name] for name in params if name.startswith("preference")} == {
+        "preference.loss": "dpo",
+        "preference.beta": "0.2",
+        "preference.label_smoothing": "0.0",
+    }
     predictions = PREDICTIONS.read(spark, preference.configs["scoring"].predictions)
     assert compute_metric(predictions, "preference_accuracy") == trained
     assert predictions.count() == NUM_PAIRS // 5
