@@ -2,8 +2,9 @@
 
 Only the registry knows MLflow itself, so the shell says once who asks it (`provide_artefacts`). An alias is
 resolved to a version number, once per process, and the number goes into every fingerprint and record. A
-version may be deleted and its number given again, and files of a run may be replaced: MLflow's own id of the
-place and the sizes of the files are part of the identity too.
+version may be deleted and its number given again: MLflow's own id of the place and the sizes of the files are
+part of the identity too. Files below a path of a run that are replaced by others of equal sizes are not seen:
+register a version.
 """
 
 import functools

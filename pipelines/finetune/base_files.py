@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pyarrow.fs as pafs
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pipelines.finetune.models.architecture import Architecture
     from pipelines.finetune.training import Training
 
+OBJECT_STORES = ("s3", "gcs", "abfs")
+"""Arrow's names of their file systems."""
 SHARED = "bases"
 """Folder beside those of the trainings."""
 
@@ -64,13 +67,20 @@ def share_files(files: BaseFiles) -> None:
     target.create_dir(root, recursive=True)
     for name, num_bytes in files.sizes.items():
         there = target.get_file_info(f"{root}/{name}")
-        if there.size != num_bytes:
-            pafs.copy_files(
-                f"{files.local}/{name}",
-                f"{root}/{name}",
-                source_filesystem=pafs.LocalFileSystem(),
-                destination_filesystem=target,
-            )
+        if there.size == num_bytes:
+            continue
+        # Another driver may copy the same file: under its name it is complete. An object store shows no part
+        # of a file, and cannot rename.
+        is_whole = target.type_name in OBJECT_STORES
+        part = f"{root}/{name}" if is_whole else f"{root}/.writing-{uuid4().hex}-{name}"
+        pafs.copy_files(
+            f"{files.local}/{name}",
+            part,
+            source_filesystem=pafs.LocalFileSystem(),
+            destination_filesystem=target,
+        )
+        if not is_whole:
+            target.move(part, f"{root}/{name}")
 
 
 @contextmanager

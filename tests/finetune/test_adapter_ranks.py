@@ -21,12 +21,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.horovod]
 
 CONFIG = {**TINY_ENCODER, **WITHOUT_DROPOUT}
 DECODER = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
+    # Not Llama: its norms compute in float32.
+    "model_type": "gpt2",
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 64,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
 }
 
 
@@ -42,7 +45,7 @@ def require_that_only_the_adapter_moved(result, training):
     new = {name: each.numpy() for name, each in build_double(training, True).state_dict().items()}
     moved = {name for name, weights in result["weights"].items() if not np.array_equal(weights, new[name])}
     assert moved == set(read_state(build_double(training, True)))
-    assert len(moved) < len(new) * 2 / 3
+    assert len(moved) < len(new)
 
 
 ONE = {}

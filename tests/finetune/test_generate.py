@@ -109,3 +109,9 @@ def test_the_probe_leaves_the_mode_alone():
     model = make("llama").train()
     assert keeps_values(model)
     assert model.training
+
+
+def test_positions_that_change_with_the_length_of_the_text_are_read_anew():
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+    model = build("llama", rope_parameters=rope, max_position_embeddings=16).eval()
+    assert not keeps_values(model)

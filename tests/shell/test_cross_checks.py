@@ -65,3 +65,7 @@ def test_a_source_without_train_cannot_be_mixed():
 )
 def test_nothing_is_known_of_other_tables(place):
     check("finetune.mixture.shares={books: 0.3}", place)
+
+
+def test_nothing_is_known_of_sources_that_another_program_reads():
+    assert check("finetune.mixture.shares={books: 0.3}", sources="corpus.sources=[]")["corpus"].sources == []

@@ -101,8 +101,16 @@ def open_rows(model: nn.Module) -> Rows:
 def keeps_values(model: Decoder) -> bool:
     """Whether the model predicts the same with a cache: six short forward passes, once for each model."""
     if model not in _keeps:
-        _keeps[model] = _probe(model)
+        _keeps[model] = not _has_growing_positions(model.config) and _probe(model)
     return _keeps[model]
+
+
+def _has_growing_positions(config: Any) -> bool:
+    """Whether the angles of all positions change with the length of the text: kept keys are of the old ones,
+    and a short probe does not see it."""
+    found = getattr(config, "rope_parameters", None) or {}
+    kinds = [found, *(each for each in found.values() if isinstance(each, dict))]
+    return any(each.get("rope_type") in ("dynamic", "longrope") for each in kinds)
 
 
 def _probe(model: Decoder) -> bool:
