@@ -22,7 +22,13 @@ from pipelines.dataset.rows import Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.embedder import TextEmbedder
 from pipelines.finetune.models.padding import pad, send
-from pipelines.finetune.tasks.candidates import find_ranks, hash_tokens, mark_texts, score_candidates
+from pipelines.finetune.tasks.candidates import (
+    count_first,
+    find_ranks,
+    hash_tokens,
+    mark_texts,
+    score_candidates,
+)
 from pipelines.finetune.tasks.task import COMPARED_ROWS, Batch, Draw, Prediction
 from pipelines.finetune.tasks.texts import ForgedTokens, batch_by_length, batched, encode_start
 from pipelines.metrics import METRICS
@@ -81,7 +87,7 @@ class Retrieval:
         nats = self.loss_sum(outputs, batch).detach().double()
         ranks_Q = find_ranks(score_candidates(outputs, batch.targets))
         num_queries = torch.full_like(nats, len(ranks_Q))
-        sums = torch.stack([nats, num_queries, (ranks_Q == 1).sum().double(), (1 / ranks_Q.double()).sum()])
+        sums = torch.stack([nats, num_queries, count_first(ranks_Q), (1 / ranks_Q).sum()])
         return sums if total is None else total.add_(sums)
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
@@ -155,7 +161,7 @@ class Retrieval:
             num_texts = np.array([starts[pair + 1] - starts[pair] for pair in block])
             marks_N2 = torch.from_numpy(mark_texts(num_texts, keys))
             ranks_Q = find_ranks(score_candidates(vectors_NH[torch.from_numpy(places)], marks_N2))
-            found.update(zip(block, (1 / ranks_Q.double()).tolist(), strict=True))
+            found.update(zip(block, (1 / ranks_Q).tolist(), strict=True))
         return found
 
 
