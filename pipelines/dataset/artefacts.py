@@ -31,6 +31,10 @@ _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@
 _RUN = re.compile(r"runs:/\w+(/[\w .+=-]+)+")
 
 
+class NoStoreError(RuntimeError):
+    """This process asks no MLflow, such as a worker that scores."""
+
+
 class File(NamedTuple):
     """One file of an artefact."""
 
@@ -160,7 +164,7 @@ def _split(path: str) -> tuple[str, str]:
 
 def _require_store(name: str) -> Artefacts:
     if _open is None:
-        raise RuntimeError(
+        raise NoStoreError(
             f"no MLflow store is known, so {name} cannot be found; load a configuration first "
             "(jobs.shell.settings.load), or give a folder"
         )

@@ -1,5 +1,6 @@
 """Retrieval on one process: blocks of an evaluation, predictions, a whole training."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -149,7 +150,9 @@ def test_predictions_rank_within_blocks(predictor, monkeypatch):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be greater than 0, got 0"),
+        ({"temperature": 0.0}, "temperature must be greater than 0 and finite, got 0"),
+        ({"temperature": math.inf}, "temperature must be greater than 0 and finite, got inf"),
+        ({"temperature": math.nan}, "temperature must be greater than 0 and finite, got nan"),
         ({"pooling": "max"}, "pooling must be mean or cls or last, got 'max'"),
     ],
 )
