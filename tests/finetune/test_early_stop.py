@@ -133,6 +133,19 @@ def test_an_interrupted_training_stops_at_the_same_step(root, monkeypatch, saves
     assert max(count) == expected["total_steps"]  # no step after the stop
 
 
+def test_a_training_without_its_best_checkpoint_still_finishes(root):
+    """With the weights that are left, and with their value."""
+    training = make_training(root, **DIVERGING, stop_after_evaluations=2)
+    first = train_rank(training, alone())
+    assert first["best_step"] < first["total_steps"]
+    Folder(str(root / "run" / "checkpoints")).delete(f"step-{first['best_step']:08d}")
+    (root / "run" / "result.json").unlink()
+    found = train_rank(training, alone())
+    assert found["total_steps"] == found["best_step"] == first["total_steps"]
+    assert found["best_value"] == values_of(root / "run")[first["total_steps"]]
+    assert found["weights"] != first["weights"]
+
+
 def test_a_checkpoint_of_an_earlier_version_is_read(root):
     train_rank(make_training(root, num_epochs=0.7), alone())
     checkpoints = Folder(str(root / "run" / "checkpoints"))

@@ -30,7 +30,7 @@ from pipelines.finetune.tasks.candidates import (
     score_candidates,
 )
 from pipelines.finetune.tasks.task import COMPARED_ROWS, Batch, Draw, Prediction
-from pipelines.finetune.tasks.texts import ForgedTokens, batch_by_length, batched, encode_start
+from pipelines.finetune.tasks.texts import ForgedTokens, batch_by_length, encode_start
 from pipelines.metrics import METRICS
 
 DECIMALS = 6
@@ -155,7 +155,10 @@ class Retrieval:
         """Number of a pair -> reciprocal rank of its positive."""
         pairs = [number for number, each in enumerate(read) if not isinstance(each, str) and _is_pair(each)]
         found: dict[int, float] = {}
-        for block in batched(pairs, COMPARED_ROWS):
+        # Blocks differ by one pair at most, as in an evaluation: a small block is easier than a large one.
+        num_blocks = -(-len(pairs) // COMPARED_ROWS)
+        for number in range(num_blocks):
+            block = pairs[len(pairs) * number // num_blocks : len(pairs) * (number + 1) // num_blocks]
             places = np.concatenate([np.arange(starts[pair], starts[pair + 1]) for pair in block])
             keys = np.array([hash_tokens(np.array(windows[place])) for place in places])
             num_texts = np.array([starts[pair + 1] - starts[pair] for pair in block])
