@@ -90,7 +90,7 @@ class Preference:
             "attention_mask_BT": send(mark_real(ids), device),
             "target_ids_BT": targets,
         }
-        return Batch(inputs, targets, int(rows.num_bytes.sum()))
+        return Batch(inputs, targets, int(rows.num_bytes.sum()), num_sequences=len(firsts))
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
         """`outputs`: (B, M), see PreferenceDecoder."""

@@ -75,7 +75,10 @@ class Retrieval:
         ids_NT, mask_NT = pad(texts, device)
         marks_N2 = send(mark_texts(num_texts, keys), device)
         return Batch(
-            {"input_ids_BT": ids_NT, "attention_mask_BT": mask_NT}, marks_N2, int(rows.num_bytes.sum())
+            {"input_ids_BT": ids_NT, "attention_mask_BT": mask_NT},
+            marks_N2,
+            int(rows.num_bytes.sum()),
+            num_sequences=len(num_texts),
         )
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
