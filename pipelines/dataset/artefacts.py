@@ -21,6 +21,8 @@ MODELS, RUNS = "models:/", "runs:/"
 FORMS = "models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
 WEIGHTS = ".safetensors"
 CONFIG_FILE = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+"""PEFT's name; it is not read."""
 _READ = re.compile(
     r"(config|generation_config|model_spec|tokenizer|tokenizer_config|special_tokens_map)\.json"
     r"|chat_template\.jinja|model\.safetensors(\.index\.json)?|model-\d+-of-\d+\.safetensors"
@@ -28,6 +30,10 @@ _READ = re.compile(
 """Names of the files that are read. Pickles and code are not among them, so they are never brought."""
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 _RUN = re.compile(r"runs:/\w+(/[\w .+=-]+)+")
+
+
+class NoStoreError(RuntimeError):
+    """This process asks no MLflow, such as a worker that scores."""
 
 
 class File(NamedTuple):
@@ -49,7 +55,9 @@ class Artefact:
     files: dict[str, File]
     """By name, without folders: those that are read."""
     digest: str | None = None
-    """Of all its files, as this project registered them; None = not known."""
+    """Of `files`, as this project registered them; None = not known, or `files` are not the whole folder."""
+    has_adapter: bool = False
+    """Whether it holds an adapter in PEFT's format, beside weights or alone."""
 
     @property
     def identity(self) -> list[object]:
@@ -133,6 +141,11 @@ def require_weights(artefact: Artefact) -> None:
     missing = CONFIG_FILE if CONFIG_FILE not in artefact.files else None
     if not any(name.endswith(WEIGHTS) for name in artefact.files):
         missing = "model.safetensors"
+    if missing is not None and artefact.has_adapter:
+        raise FileNotFoundError(
+            f"{artefact.name} holds an adapter without its base, which can't be trained further; name its "
+            "base, or train the adapter again with finetune.model.adapter.merge=true"
+        )
     if missing is not None:
         raise FileNotFoundError(
             f"{artefact.name} has no {missing}, so no weights can be read from it (a pickle is never "
@@ -152,7 +165,7 @@ def _split(path: str) -> tuple[str, str]:
 
 def _require_store(name: str) -> Artefacts:
     if _open is None:
-        raise RuntimeError(
+        raise NoStoreError(
             f"no MLflow store is known, so {name} cannot be found; load a configuration first "
             "(jobs.shell.settings.load), or give a folder"
         )

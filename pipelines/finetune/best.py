@@ -15,13 +15,12 @@ from pipelines.metrics import Metric
 
 def judge_evaluation(state: TrainState, value: float, metric: Metric, cadence: Cadence) -> TrainState:
     """`state` after an evaluation at its step gave `value`. A tie is no gain; a value that is not finite
-    is only the best if it is the first one.
+    is the best only if it is the first one, or if the best so far is not finite either.
     """
     best, last = state.best_value, state.last_gain_value
-    is_best = state.best_step < 0 or not math.isfinite(best) or metric.gain(value, best) > 0
-    is_gain = last is None or metric.gain(value, last) > cadence.stop_min_gain
-    if not math.isfinite(value):
-        is_gain = False
+    is_finite = math.isfinite(value)
+    is_best = state.best_step < 0 or not math.isfinite(best) or (is_finite and metric.gain(value, best) > 0)
+    is_gain = is_finite and (last is None or metric.gain(value, last) > cadence.stop_min_gain)
     return replace(
         state,
         best_step=state.step if is_best else state.best_step,

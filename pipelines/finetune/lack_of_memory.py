@@ -26,12 +26,31 @@ def explain_batch(batch: Batch) -> Iterator[None]:
             raise
         ids_BT = batch.inputs["input_ids_BT"]
         num_rows, num_tokens = ids_BT.shape
+        num_sequences = batch.num_sequences or num_rows
+        texts = "" if num_sequences == num_rows else f", {num_rows} texts in all,"
+        remedies = [f"finetune.micro_batch={num_sequences // 2}"] if num_sequences > 1 else []
+        remedies += ["finetune.activation_checkpointing=true", "finetune.precision=bfloat16"]
+        if "targets_BT" in batch.inputs:
+            remedies.append("finetune.max_logit_tokens=1024")
         raise MemoryError(
-            f"{ids_BT.device} ran out of memory with a micro-batch of {num_rows} sequences of up to "
-            f"{num_tokens} tokens ({_shorten(error)}); set finetune.micro_batch={max(1, num_rows // 2)}, "
-            "finetune.activation_checkpointing=true, finetune.precision=bfloat16, or for language models "
-            "finetune.max_logit_tokens=1024. Except after a change of precision, the training continues from "
-            "its newest checkpoint"
+            f"{ids_BT.device} ran out of memory with a micro-batch of {num_sequences} sequences{texts} of up "
+            f"to {num_tokens} tokens ({_shorten(error)}); set {', '.join(remedies[:-1])} or {remedies[-1]}. "
+            "Except after a change of precision, the training continues from its newest checkpoint"
+        ) from error
+
+
+@contextmanager
+def explain_comparison(outputs: torch.Tensor) -> Iterator[None]:
+    """Raise MemoryError with the remedies if the loss over all rows of a global batch runs out of memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise MemoryError(
+            f"{outputs.device} ran out of memory for the loss over all texts of a global batch, of which "
+            f"{len(outputs)} are of this rank ({_shorten(error)}); lower finetune.global_batch. A smaller "
+            "micro-batch does not help here"
         ) from error
 
 

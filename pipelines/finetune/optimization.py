@@ -1,7 +1,9 @@
 """How the weights are updated, and how the learning rate changes over the steps. Plain values, no torch."""
 
 import math
+import re
 from dataclasses import MISSING, asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 OptimizerName = Literal["adamw", "adafactor", "muon"]
@@ -10,6 +12,18 @@ ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 ADDED = ("optimizer", "schedule", "decay_fraction", "ema_decay")
 """Fields that earlier versions did not have: left out of the identity while they have their default, so that
 trainings of those versions keep their fingerprint and can be continued."""
+
+
+MUON_SINCE = (2, 9)
+"""Version of torch."""
+
+
+def describe_no_muon(installed: str) -> str:
+    """Why muon is refused with this version of torch."""
+    return (
+        f"finetune.optimization.optimizer is muon, which torch {installed} does not have; install torch 2.9 "
+        "or later, or set it to adamw"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +83,17 @@ class Optimization:
                 "sharded_optimizer gives each rank pieces of them; set finetune.strategy=data_parallel or "
                 "optimizer adamw"
             )
+
+    def require_installed(self) -> None:
+        """Raise ValueError if the installed torch lacks the optimizer. Without torch nothing is known."""
+        if self.optimizer != "muon":
+            return
+        try:
+            installed = version("torch")
+        except PackageNotFoundError:
+            return
+        if tuple(map(int, re.findall(r"\d+", installed)[:2])) < MUON_SINCE:
+            raise ValueError(describe_no_muon(installed))
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on; what a training of an earlier version could not set only if it is

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adafactor, AdamW, Optimizer
 
-from pipelines.finetune.optimization import Optimization
+from pipelines.finetune.optimization import Optimization, describe_no_muon
 
 MUON = getattr(torch.optim, "Muon", None)
 """Part of torch from 2.9."""
@@ -78,10 +78,7 @@ def _build_adafactor(trainable: list[Trainable], optimization: Optimization) -> 
 
 def _build_muon(trainable: list[Trainable], optimization: Optimization) -> Optimizer:
     if MUON is None:
-        raise ValueError(
-            f"finetune.optimization.optimizer is muon, which torch {torch.__version__} does not have; "
-            "install torch 2.9 or later, or set it to adamw"
-        )
+        raise ValueError(describe_no_muon(torch.__version__))
     hidden = _group([each for each in trainable if each.is_hidden], optimization)
     others = [each for each in trainable if not each.is_hidden]
     muon = MUON(hidden, lr=optimization.learning_rate, adjust_lr_fn="match_rms_adamw")

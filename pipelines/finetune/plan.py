@@ -3,7 +3,8 @@
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines.finetune.models.architecture import ModelSpec
+from pipelines.dataset.artefacts import is_artefact
+from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS, NO_NEXT_TOKENS, Architecture, ModelSpec
 from pipelines.finetune.preference import PREFERENCE
 from pipelines.finetune.training import REVISION, BatchPlan, Cadence, Data, Execution, Schedule, Training
 
@@ -17,8 +18,9 @@ _Value = TypeVar("_Value")
 def make_training(settings: Any, sequences: "Pin") -> Training:
     """The training that `settings` (the finetune section of the configuration) means on pinned sequences.
 
-    Raises ValueError if ranks cannot share a global batch or the optimizer, or if the model names neither
-    base nor model_type.
+    Raises ValueError if ranks cannot share a global batch or the optimizer, if torch lacks the optimizer, if
+    max_logit_tokens has nothing to limit, if who uses an adapter would not find its base, or if the model
+    names neither base nor model_type.
     """
     from pipelines.catalog import find_location
     from pipelines.dataset.hub import base_identity, pin_base
@@ -33,13 +35,17 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
         )
     if settings.strategy == "sharded_optimizer":
         settings.optimization.require_shardable()
+    settings.optimization.require_installed()
     BatchPlan(
         global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
     )
     model = settings.model
     if model.base is not None:
         model = replace(model, base=pin_base(model.base))
+    _require_findable_base(model)
     facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
+    if settings.max_logit_tokens is not None and facts["task"] not in NEXT_TOKEN_TASKS:
+        raise ValueError(NO_NEXT_TOKENS)
     training = Training(
         fingerprint="",
         folder="",
@@ -76,6 +82,17 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     base = base_identity(model.base)
     made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
     return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _require_findable_base(model: Architecture) -> None:
+    """Raise ValueError if who uses the model will not find the base of its adapter."""
+    is_alone = model.adapter.kind is not None and not model.adapter.merge
+    if is_alone and model.base is not None and is_artefact(model.base):
+        raise ValueError(
+            f"finetune.model.adapter.merge is false, and the base {model.base} is in MLflow, which workers "
+            "that score do not reach; set finetune.model.adapter.merge=true, or download the base to shared "
+            "storage and name the folder"
+        )
 
 
 def _read_chat(sequences: "Pin", tokenizers: str) -> "ChatFormat | None":

@@ -19,7 +19,12 @@ def build_starting_model(
     needs_weights = load_weights or reads_base(training.architecture, spec)
     with open_base(training, with_weights=needs_weights) as architecture:
         model = build_model(
-            architecture, spec, vocab_size=vocab_size, seed=training.schedule.seed, load_weights=load_weights
+            architecture,
+            spec,
+            vocab_size=vocab_size,
+            seed=training.schedule.seed,
+            load_weights=load_weights,
+            base_name=None if training.base_files is None else training.architecture.base,
         )
     if execution.activation_checkpointing:
         recompute_activations(model)

@@ -116,6 +116,8 @@ class _Rank:
             self._mix = RealisedMix(self._sources, self._train.lengths, self._order, first_step=step)
         stopped = is_over(self._state, training.cadence)
         first = self._total_steps if stopped else self._state.step
+        if first == self._total_steps and self._state.best_step < 0:
+            self._evaluate_and_judge(self._state.step)  # the best checkpoint is gone, and no step follows
         train(
             strategy,
             self._task,

@@ -27,12 +27,12 @@ class Bases:
         require_server(self._uri)
         found = self._lookup.find_base(name) if name.startswith(MODELS) else self._lookup.list_base(name)
         files = {each: File(*file) for each, file in found["files"].items()}
-        if not files:
+        if not files and not found["has_adapter"]:
             raise FileNotFoundError(
                 f"{name} has no tokenizer.json, config.json or *.safetensors; name the version of a model, "
                 "or the folder in a run that holds them"
             )
-        return Artefact(found["name"], found["source"], files, found["digest"])
+        return Artefact(found["name"], found["source"], files, found["digest"], found["has_adapter"])
 
     def fetch(self, artefact: Artefact, names: Iterable[str]) -> Path:
         """The folder of the artefact on this machine, with the files `names`.
@@ -79,8 +79,7 @@ def _download(artefact: Artefact, name: str) -> None:
 
 def _verify(artefact: Artefact) -> None:
     """Compare a complete model folder with the digest of its registration; a wrong one is deleted."""
-    folders = {file.path.rpartition("/")[0] for file in artefact.files.values()}
-    if artefact.digest is None or len(folders) != 1:  # then its files are of several folders
+    if artefact.digest is None:
         return
     try:
         require_digest(artefact.folder, artefact.digest, what=artefact.name)

@@ -95,7 +95,7 @@ class Lookup:
 
             return list_model(name)
 
-        return dict(self._answer(["base", name], ask))
+        return dict(self._answer(["base with adapter", name], ask))
 
     def list_base(self, name: str) -> dict[str, Any]:
         """The same of runs:/RUN_ID/PATH. Asked every time: files are added to a run beside the database."""

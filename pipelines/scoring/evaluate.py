@@ -13,12 +13,15 @@ SUMS = {
     "num_bytes": "coalesce(sum(num_bytes), 0)",
     # The score of a preference says by how much the chosen response is likelier; other rows are no pairs.
     "num_pairs": "count_if(num_bytes > 0)",
-    "num_preferred": "count_if(num_bytes > 0 AND score > 0)",
+    # Spark orders NaN above every number: a diverged model would win every pair.
+    "num_preferred": "CASE WHEN count_if(num_bytes > 0 AND isnan(score)) > 0 THEN double('NaN') "
+    "ELSE count_if(num_bytes > 0 AND score > 0) END",
     # The score of a language model is bits per byte.
     "nats": "coalesce(sum(score * num_bytes), 0D) * ln(2D)",
     # Only pairs of query and positive have a rank.
     "num_queries": "count(reciprocal_rank)",
-    "num_first": "count_if(reciprocal_rank = 1)",
+    "num_first": "CASE WHEN count_if(isnan(reciprocal_rank)) > 0 THEN double('NaN') "
+    "ELSE count_if(reciprocal_rank = 1) END",
     "reciprocal_ranks": "coalesce(sum(reciprocal_rank), 0D)",
 }
 """Name of a sum, as the formulas call it -> how PREDICTIONS gives it, in SQL."""

@@ -1,5 +1,6 @@
 """Ranks find the files of a base that MLflow keeps: in place, on a shared disk, or on storage."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,9 +12,11 @@ from pipelines.dataset import artefacts
 from pipelines.dataset.artefacts import Artefact, File, provide_artefacts
 from pipelines.finetune import base_files
 from pipelines.finetune.base_files import open_base, place_base
+from pipelines.finetune.models.adapter import Adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
-from pipelines.finetune.models.folder import save_model
+from pipelines.finetune.models.folder import load_model, read_base_of, save_model
+from pipelines.finetune.starting_model import build_starting_model
 from tests.finetune.data import VOCABULARY, make_tokenizer, make_training
 
 NAME = "models:/intents/3"
@@ -100,6 +103,28 @@ def test_ranks_without_weights_copy_none(source, root, monkeypatch):
     assert build(placed, with_weights=False).encoder.state_dict().keys()
     with pytest.raises(FileNotFoundError):
         build(placed)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_an_adapter_calls_its_base_by_the_name_that_stays(source, root, monkeypatch, is_here):
+    """Not by the folder of the cache, nor by that of a copy, which is deleted."""
+    architecture = Architecture(base=NAME, adapter=Adapter(kind="lora", merge=False))
+    placed = replace(place_base(session("spark://host:7077"), source.training), architecture=architecture)
+    if not is_here:
+        source.artefact.folder.rename(root / "on another machine")
+        remote = pafs.SubTreeFileSystem("/", pafs.LocalFileSystem())
+        monkeypatch.setattr(base_files, "locate", lambda path: (remote, path))
+    module = build_starting_model(
+        placed, vocab_size=VOCABULARY, device=torch.device("cpu"), load_weights=False
+    )
+    save_model(module, make_tokenizer().to_str(), placed.spec, root / "adapted")
+    assert read_base_of(root / "adapted").place == NAME
+    fields = json.loads((root / "adapted" / "adapter" / "adapter_config.json").read_text())
+    assert fields["base_model_name_or_path"] == NAME
+    monkeypatch.setattr(artefacts, "_open", None)
+    artefacts.find_artefact.cache_clear()
+    with pytest.raises(RuntimeError, match=rf"needs its base {NAME}, .* does not reach MLflow; .*merge=true"):
+        load_model(root / "adapted")
 
 
 def test_half_a_copy_is_made_whole(source, root):

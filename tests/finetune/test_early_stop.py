@@ -53,6 +53,8 @@ COURSES = [
     ("loss", [NAN, 2, 1], 2, 0.0, (3, None)),
     ("loss", [NAN, NAN, 1], 2, 0.0, (2, 2)),
     ("loss", [3, NAN, NAN], 2, 0.0, (1, 3)),
+    ("mrr", [0.5, math.inf, 0.6], None, 0.0, (3, None)),  # no better than a number
+    ("loss", [3, -math.inf, 2], None, 0.0, (3, None)),
     ("loss", [3, 4, 5, 6, 7], None, 0.0, (1, None)),
 ]
 
@@ -129,6 +131,19 @@ def test_an_interrupted_training_stops_at_the_same_step(root, monkeypatch, saves
     assert len(count) > saves
     assert found == expected
     assert max(count) == expected["total_steps"]  # no step after the stop
+
+
+def test_a_training_without_its_best_checkpoint_still_finishes(root):
+    """With the weights that are left, and with their value."""
+    training = make_training(root, **DIVERGING, stop_after_evaluations=2)
+    first = train_rank(training, alone())
+    assert first["best_step"] < first["total_steps"]
+    Folder(str(root / "run" / "checkpoints")).delete(f"step-{first['best_step']:08d}")
+    (root / "run" / "result.json").unlink()
+    found = train_rank(training, alone())
+    assert found["total_steps"] == found["best_step"] == first["total_steps"]
+    assert found["best_value"] == values_of(root / "run")[first["total_steps"]]
+    assert found["weights"] != first["weights"]
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read(root):

@@ -8,6 +8,7 @@ from pipelines.finetune.models import cached
 from pipelines.finetune.models.cached import CachedRows, WholeRows, keeps_values, open_rows
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.generate import generate_greedily
+from pipelines.finetune.models.preference import PreferenceDecoder
 from tests.finetune.test_documents import build
 
 PROMPTS = [[5, 6, 7], [8] * 11, [], [9], [3, 1, 4, 1, 5, 9, 2, 6]]
@@ -86,6 +87,14 @@ def test_each_token_is_read_once(monkeypatch):
     )
     generate_greedily(model, [[5, 6, 7], [8, 9]], max_new_tokens=[4, 2], stop_ids=())
     assert seen == [(2, 3), (2, 1), (1, 1), (1, 1)]
+
+
+def test_a_model_of_preferences_keeps_values_too():
+    plain = make("llama")
+    model = PreferenceDecoder(plain.decoder).eval()
+    assert isinstance(open_rows(model), CachedRows)
+    options = {"max_new_tokens": [9] * len(PROMPTS), "stop_ids": ()}
+    assert generate_greedily(model, PROMPTS, **options) == generate_greedily(plain, PROMPTS, **options)
 
 
 def test_a_model_without_keys_reads_whole_rows():

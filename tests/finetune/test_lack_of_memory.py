@@ -1,5 +1,7 @@
 """A rank that runs out of memory names the batch and the settings that help."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -8,10 +10,16 @@ from pipelines.finetune.lack_of_memory import explain_batch, explain_update, lac
 from pipelines.finetune.launch.faults import may_pass
 from pipelines.finetune.models.classifier import EncoderClassifier
 from pipelines.finetune.parallel.single import SingleProcess
+from pipelines.finetune.parallel.whole_batch import accumulate_compared, keep_rows
+from pipelines.finetune.preference import PreferenceLoss
+from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Batch
 from pipelines.finetune.worker import train_rank
 from tests.finetune.data import make_training
+from tests.finetune.preferences import pair_rows
 from tests.finetune.ranks import alone
+from tests.finetune.test_retrieval import CPU, TASK, make_model, rows_of
+from tests.finetune.test_task import make_spec
 
 TOO_MUCH = 2**58
 """Bytes that no machine has: torch's own allocator refuses them."""
@@ -36,7 +44,7 @@ def test_a_forward_pass_without_room_names_the_batch(root, monkeypatch):
     text = str(raised.value)
     assert "cpu ran out of memory with a micro-batch of 8 sequences of up to " in text
     assert "allocate" in text
-    assert "set finetune.micro_batch=4, finetune.activation_checkpointing=true, " in text
+    assert "set finetune.micro_batch=4, finetune.activation_checkpointing=true or " in text
     assert len(num_calls) > 1  # the evaluation before it had room
     assert not may_pass(raised.value)  # the next launch would meet it again
 
@@ -50,6 +58,43 @@ def test_an_evaluation_without_room_names_the_batch(root, monkeypatch):
     monkeypatch.setattr(EncoderClassifier, "forward", fail_in_evaluation)
     with pytest.raises(MemoryError, match=r"micro-batch of 8 sequences of up to [0-9]+ tokens"):
         train_rank(make_training(root), alone())
+
+
+def raise_of(batch):
+    with pytest.raises(MemoryError) as raised, explain_batch(batch):
+        run_out_of_memory()
+    return str(raised.value)
+
+
+def test_advice_counts_sequences_and_names_what_applies():
+    pairs = raise_of(BATCH._replace(num_sequences=3))
+    assert "a micro-batch of 3 sequences, 6 texts in all, of up to 40 tokens" in pairs
+    assert "set finetune.micro_batch=1, " in pairs
+    assert "max_logit_tokens" not in pairs
+    assert "micro_batch=" not in raise_of(BATCH._replace(num_sequences=1))
+    tokens = BATCH._replace(inputs={**BATCH.inputs, "targets_BT": BATCH.targets})
+    assert "or finetune.max_logit_tokens=1024." in raise_of(tokens)
+    preference = build_task(make_spec("preference", max_tokens=32, preference=PreferenceLoss()))
+    assert preference.collate(pair_rows(3, seed=0), CPU).num_sequences == 3
+    assert TASK.collate(rows_of([[1], [2], [3]], [[4], [5]]), CPU).num_sequences == 2
+
+
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
+@pytest.mark.parametrize("place", ["forward", "backward", "loss"])
+def test_a_comparison_without_room_says_which_batch_is_too_large(monkeypatch, num_micro_batches, place):
+    model, batch = make_model(), TASK.collate(rows_of([[1], [2]], [[4], [5]]), CPU)
+    task, message = TASK, "a micro-batch of 2 sequences, 4 texts in all.*set finetune.micro_batch=1"
+    if place == "forward":
+        model.register_forward_pre_hook(run_out_of_memory)
+    elif place == "backward":
+        next(model.parameters()).register_hook(run_out_of_memory)
+    else:
+        task = SimpleNamespace(loss_sum=run_out_of_memory)
+        message = rf"loss over all texts .* {4 * num_micro_batches} are of .*lower finetune.global_batch"
+    with pytest.raises(MemoryError, match=message):
+        accumulate_compared(
+            model, [batch] * num_micro_batches, task, num_targets=2, gather=keep_rows, before_pass=print
+        )
 
 
 def test_an_update_without_room_names_the_optimizer(root, monkeypatch):

@@ -141,6 +141,16 @@ def test_odds_have_a_value_and_a_slope_everywhere(most):
         assert float(loss.detach()) == pytest.approx(expect(ORPO, [[most], [-1.0]], None)[0], rel=1e-9)
 
 
+@LOSSES
+def test_a_diverged_model_has_no_accuracy(loss):
+    batch = (task := build_task(spec_of(loss))).collate(pair_rows(3, seed=0), CPU)
+    outputs = -torch.arange(1, 13, dtype=torch.float64).reshape(6, 2)
+    assert math.isfinite(task.metrics(task.sums(outputs, batch))["preference_accuracy"])
+    outputs[1] = torch.nan
+    metrics = task.metrics(task.sums(outputs, batch))
+    assert all(math.isnan(value) for value in metrics.values()), metrics
+
+
 def test_a_row_that_is_no_pair_is_refused():
     rows = pair_rows(2, seed=0)
     rows = rows._replace(segment_lengths=[rows.segment_lengths[0], np.array([len(rows.input_ids[1])])])

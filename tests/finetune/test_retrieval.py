@@ -113,6 +113,15 @@ def test_hidden_candidates_take_no_rank():
     assert find_ranks(score_candidates(vectors, other.targets)).tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("broken", [0, 2, 4])  # a query, a negative, the other positive
+def test_vectors_of_a_diverged_model_have_no_rank(broken):
+    vectors = torch.tensor([[1.0, 0.0]] * 5)
+    vectors[broken] = torch.nan
+    batch = TASK.collate(rows_of([A, B, D], [C, [8]]), CPU)
+    metrics = TASK.metrics(TASK.sums(vectors, batch))
+    assert all(math.isnan(value) for value in metrics.values()), metrics
+
+
 def make_model(pooling="mean", dropout=0.0, config=TINY_ENCODER):
     config = config | {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     spec = make_spec("retrieval", retrieval=RetrievalRules(pooling=pooling))

@@ -1,5 +1,6 @@
 """Retrieval on one process: blocks of an evaluation, predictions, a whole training."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -135,7 +136,7 @@ def test_predictions_rank_within_blocks(predictor, monkeypatch):
     ]  # fmt: skip
     whole = [each.reciprocal_rank for each in predictor.predict(documents)]
     assert max(1 / rank for rank in whole) > 5
-    monkeypatch.setattr("pipelines.finetune.tasks.retrieval.COMPARED_ROWS", 4)
+    monkeypatch.setattr("pipelines.finetune.tasks.retrieval.COMPARED_ROWS", 5)  # 3 blocks of 4, not 5, 5, 2
     blocks = [each.reciprocal_rank for each in predictor.predict(documents)]
     alone = [
         each.reciprocal_rank
@@ -149,7 +150,9 @@ def test_predictions_rank_within_blocks(predictor, monkeypatch):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be greater than 0, got 0"),
+        ({"temperature": 0.0}, "temperature must be greater than 0 and finite, got 0"),
+        ({"temperature": math.inf}, "temperature must be greater than 0 and finite, got inf"),
+        ({"temperature": math.nan}, "temperature must be greater than 0 and finite, got nan"),
         ({"pooling": "max"}, "pooling must be mean or cls or last, got 'max'"),
     ],
 )

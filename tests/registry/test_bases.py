@@ -1,5 +1,7 @@
 """Bases out of a real local store: registered versions of this project and paths of runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -8,7 +10,10 @@ from pipelines.dataset import artefacts
 from pipelines.dataset.artefacts import fetch_artefact, find_artefact, provide_artefacts
 from pipelines.dataset.hub import base_identity
 from pipelines.dataset.tokenizer import load_tokenizer
-from pipelines.finetune.models.folder import load_model
+from pipelines.finetune.models.adapter import Adapter
+from pipelines.finetune.models.architecture import Architecture, read_spec
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.folder import load_model, save_model
 from pipelines.registry.bases import Bases
 from pipelines.registry.lookup import Lookup
 from pipelines.registry.versions.aliases import promote
@@ -78,6 +83,43 @@ def test_a_damaged_version_is_refused_and_not_kept(bases, new_run, model_folders
     assert not artefact.folder.exists()
     stored.write_bytes(content)
     assert load_model(fetch_artefact(artefact, artefact.files)).spec.labels == ("lost_card", "退款")
+
+
+@pytest.fixture
+def adapter_folder(model_folders, tmp_path):
+    """Makes a model folder with an adapter on the first of model_folders, merged or alone."""
+
+    def make(*, merge):
+        base, tokenizer = model_folders[0], load_model(model_folders[0]).tokenizer
+        architecture = Architecture(base=str(base), adapter=Adapter(kind="lora", merge=merge))
+        spec = replace(read_spec(base), base=str(base))
+        module = build_model(architecture, spec, vocab_size=tokenizer.get_vocab_size(), seed=1)
+        save_model(module, tokenizer.to_str(), spec, tmp_path / "with an adapter")
+        return tmp_path / "with an adapter"
+
+    return make
+
+
+def test_a_version_with_an_adapter_beside_its_weights_is_a_base(bases, new_run, adapter_folder, model_name):
+    made = adapter_folder(merge=True)
+    register(new_run(), made, model_name)
+    artefact = find_artefact(f"models:/{model_name}/1")
+    assert (artefact.has_adapter, artefact.digest) == (True, None)
+    folder = fetch_artefact(artefact, artefact.files)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in made.iterdir()} - {"adapter"}
+    assert base_identity(artefact.name) == artefact.identity
+    brought, original = (load_model(each).module.state_dict() for each in (folder, made))
+    assert all(torch.equal(brought[name], original[name]) for name in original)
+
+
+def test_an_adapter_alone_is_no_base(bases, new_run, adapter_folder, model_name):
+    made, run_id = adapter_folder(merge=False), new_run()
+    register(run_id, made, model_name)
+    for path in (made / "adapter").iterdir():
+        MlflowClient().log_artifact(run_id, str(path), "adapter")
+    for name in (f"models:/{model_name}/1", f"runs:/{run_id}/adapter"):
+        with pytest.raises(FileNotFoundError, match=rf"{name} holds an adapter without its base.*merge=true"):
+            base_identity(name)
 
 
 def test_a_path_of_a_run_is_brought(bases, new_run, model_folders):

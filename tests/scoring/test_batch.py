@@ -1,5 +1,6 @@
 """Scoring a frame: rows in = rows out, equal to the Predictor, whatever the partitions are."""
 
+import math
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -135,6 +136,18 @@ def test_bits_per_byte_weighs_texts_by_their_bytes(spark):
     # weight.
     rows = [("退", None, "", 2.0), ("a", None, "", 6.0), ("", None, "", 0.0)]
     assert compute_metric(predictions(spark, rows), "bits_per_byte") == pytest.approx(3.0)
+
+
+def test_a_diverged_model_has_no_metric(spark):
+    frame = spark.createDataFrame(
+        [(0.5, 2, 1.0), (float("nan"), 2, float("nan")), (0.0, 0, None)],
+        "score DOUBLE, num_bytes LONG, reciprocal_rank DOUBLE",
+    )
+    finite = frame.where("NOT isnan(score)")
+    for metric in ("preference_accuracy", "recall_at_1", "mrr"):
+        assert compute_metric(finite, metric) == 1
+        assert math.isnan(compute_metric(frame, metric)), metric
+    assert math.isnan(compute_metric(frame, "bits_per_byte"))
 
 
 def test_a_metric_of_nothing_is_an_error(spark):

@@ -6,6 +6,7 @@ either.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,6 +22,14 @@ SPEC_FILE, WEIGHTS_FILE = "model_spec.json", "model.safetensors"
 Pooling = Literal["mean", "cls", "last"]
 
 
+NEXT_TOKEN_TASKS = ("language_modelling", "chat", "prompt_response")
+"""Tasks whose model gives the logits of next tokens."""
+NO_NEXT_TOKENS = (
+    f"finetune.max_logit_tokens is for tasks that predict next tokens ({', '.join(NEXT_TOKEN_TASKS)}), which "
+    "this model does not; set it to null"
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrievalRules:
     """How a model of task retrieval makes one vector of a text, and how its loss compares vectors."""
@@ -31,8 +40,8 @@ class RetrievalRules:
     """mean of all tokens, cls (the first token) or last (the last one, which in a decoder has seen all)."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be greater than 0, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be greater than 0 and finite, got {self.temperature}")
         if self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be {' or '.join(get_args(Pooling))}, got {self.pooling!r}")
 

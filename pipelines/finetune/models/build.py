@@ -39,13 +39,20 @@ NEW_HEADS = ("AutoModelForMaskedLM",)
 
 
 def build_model(
-    architecture: Architecture, spec: ModelSpec, *, vocab_size: int, seed: int, load_weights: bool = True
+    architecture: Architecture,
+    spec: ModelSpec,
+    *,
+    vocab_size: int,
+    seed: int,
+    load_weights: bool = True,
+    base_name: str | None = None,
 ) -> nn.Module:
     """The model at step 0, on the CPU in float32. Random parts are drawn from `seed`: equal on every rank.
 
     `load_weights=False` reads no weights of the base: same names, shapes and frozen parts, random values. It
     is for ranks that receive rank 0's state. What the ranks do not send is read all the same (`reads_base`):
-    an adapter's base, and a reference. Parameters that the loss can't reach are frozen.
+    an adapter's base, and a reference. Parameters that the loss can't reach are frozen. `base_name`: what an
+    adapter calls its base if `architecture` names a copy of it.
     """
     task, adapter = build_task(spec), architecture.adapter
     torch.manual_seed(seed)
@@ -73,7 +80,7 @@ def build_model(
     freeze_named(module, architecture.frozen)
     freeze_unused(module)
     if adapter.kind is not None:
-        attach_adapter(module, adapter, _describe_base(architecture, module), task.auto_class)
+        attach_adapter(module, adapter, _describe_base(architecture, module, base_name), task.auto_class)
     if isinstance(module, Decoder | MaskedEncoder):
         module.probe_separation()
     if isinstance(module, PreferenceDecoder) and spec.needs_reference:
@@ -97,10 +104,12 @@ def build_on_base(base: BaseWeights, spec: ModelSpec) -> nn.Module:
     return task.build_module(_load_backbone(found, model_type, task.auto_class, architecture))
 
 
-def _describe_base(architecture: Architecture, module: nn.Module) -> BaseWeights:
-    """The weights of the backbone, before it has an adapter."""
+def _describe_base(architecture: Architecture, module: nn.Module, name: str | None) -> BaseWeights:
+    """The weights of the backbone, before it has an adapter. `name`: see `build_model`."""
     _, backbone = find_backbone(module)
-    name, commit = (None, None) if architecture.base is None else locate_base(architecture.base)
+    commit = None
+    if name is None and architecture.base is not None:
+        name, commit = locate_base(architecture.base)
     config = {} if name is None else architecture.config
     return BaseWeights(sha256=hash_weights(backbone), name=name, commit=commit, config=config)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.padding import pad, position_offset, send
+from pipelines.finetune.models.preference import PreferenceDecoder
 
 PROBED = ([5, 6, 7], [8, 9, 10, 11, 12, 13])
 """Rows of the probe: one is padded; each grows by two tokens."""
@@ -58,7 +59,7 @@ class WholeRows:
 class CachedRows:
     """Reads each token once."""
 
-    def __init__(self, model: Decoder) -> None:
+    def __init__(self, model: Decoder | PreferenceDecoder) -> None:
         self._decoder = model.decoder
         self._offset = position_offset(model.config)
         self._device = next(model.parameters()).device
@@ -94,11 +95,13 @@ class CachedRows:
 
 def open_rows(model: nn.Module) -> Rows:
     """Rows that have not been read yet. Eval mode is the caller's."""
-    return CachedRows(model) if isinstance(model, Decoder) and keeps_values(model) else WholeRows(model)
+    if isinstance(model, Decoder | PreferenceDecoder) and keeps_values(model):
+        return CachedRows(model)
+    return WholeRows(model)
 
 
 @torch.no_grad()
-def keeps_values(model: Decoder) -> bool:
+def keeps_values(model: Decoder | PreferenceDecoder) -> bool:
     """Whether the model predicts the same with a cache: six short forward passes, once for each model."""
     if model not in _keeps:
         _keeps[model] = not _has_growing_positions(model.config) and _probe(model)
@@ -113,7 +116,7 @@ def _has_growing_positions(config: Any) -> bool:
     return any(each.get("rope_type") in ("dynamic", "longrope") for each in kinds)
 
 
-def _probe(model: Decoder) -> bool:
+def _probe(model: Decoder | PreferenceDecoder) -> bool:
     was_training = model.training
     model.eval()
     try:

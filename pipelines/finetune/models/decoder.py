@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from pipelines.dataset.rows import NO_LABEL
+from pipelines.finetune.models.architecture import NO_NEXT_TOKENS
 from pipelines.finetune.models.token_losses import compute_token_losses
 
 PROBE_TOKENS = 4
@@ -165,8 +166,5 @@ class Decoder(nn.Module):
 def limit_logits(module: nn.Module, max_tokens: int) -> None:
     """See `Decoder.limit_logits`. Raises ValueError if `module` predicts no next tokens."""
     if not isinstance(module, Decoder):
-        raise ValueError(
-            "finetune.max_logit_tokens is for tasks that predict next tokens (language_modelling, chat, "
-            "prompt_response), which this model does not; set it to null"
-        )
+        raise ValueError(NO_NEXT_TOKENS)
     module.limit_logits(max_tokens)

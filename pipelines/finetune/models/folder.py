@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
+from pipelines.dataset.artefacts import NoStoreError
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat
 from pipelines.dataset.chat_template import CONFIG_FILE
 from pipelines.dataset.tokenizer import from_json
@@ -191,6 +192,11 @@ def load_on_base(folder: Path, spec: ModelSpec) -> nn.Module:
     base = read_base_of(folder)
     try:
         module = build_on_base(base, spec)
+    except NoStoreError as error:
+        raise NoStoreError(
+            f"{folder} needs its base {base.place}, and this process does not reach MLflow; train again with "
+            "finetune.model.adapter.merge=true, or on a folder with the base"
+        ) from error
     except (FileNotFoundError, ConnectionError) as error:
         raise type(error)(
             f"{folder} needs its base, which is not here: {error}; bring the base to {base.place}, or train "

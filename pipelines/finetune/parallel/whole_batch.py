@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipelines.finetune.lack_of_memory import explain_batch, explain_comparison
 from pipelines.finetune.tasks.task import Batch, Task
 
 
@@ -68,20 +69,24 @@ def accumulate_compared(
     held = list(batches)
     if len(held) == 1:
         before_pass(1)
-        outputs = model(**held[0].inputs)
+        with explain_batch(held[0]):
+            outputs = model(**held[0].inputs)
         share, (gradient,) = _differentiate([outputs.detach()], held, task, num_targets, gather)
-        outputs.backward(gradient)
+        with explain_batch(held[0]):
+            outputs.backward(gradient)
         return share
     states, outputs_of = [], []
     with torch.no_grad():
         for batch in held:
             states.append(_RandomState.save(batch.targets.device))
-            outputs_of.append(model(**batch.inputs))
+            with explain_batch(batch):
+                outputs_of.append(model(**batch.inputs))
     share, gradients = _differentiate(outputs_of, held, task, num_targets, gather)
     for number, (batch, state, gradient) in enumerate(zip(held, states, gradients, strict=True), 1):
         before_pass(number)
         state.restore()
-        model(**batch.inputs).backward(gradient)
+        with explain_batch(batch):
+            model(**batch.inputs).backward(gradient)
     return share
 
 
@@ -93,8 +98,9 @@ def _differentiate(
     mine, joined = join_batches(outputs, batches)
     gathered = gather(Compared(mine, joined.targets))
     everything = gathered.rows.outputs.detach().requires_grad_()
-    loss = task.loss_sum(everything, Batch({}, gathered.rows.targets, joined.num_bytes)) / num_targets
-    (gradient,) = torch.autograd.grad(loss, everything)
+    with explain_comparison(mine):
+        loss = task.loss_sum(everything, Batch({}, gathered.rows.targets, joined.num_bytes)) / num_targets
+        (gradient,) = torch.autograd.grad(loss, everything)
     # Every replica has computed the loss of all: the shares add up to it.
     share = loss.detach().double().reshape(1) / gathered.num_replicas
     return share, gradient[gathered.own].split([len(each) for each in outputs])

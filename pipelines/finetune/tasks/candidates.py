@@ -55,10 +55,17 @@ def score_candidates(vectors_NH: Tensor, marks_N2: Tensor) -> Scores:
 
 
 def find_ranks(scores: Scores) -> Tensor:
-    """(Q,) int64: place of the positive among the candidates that are not hidden, from 1. A tie counts
-    against it, so that equal vectors for all texts give the last place and not the first."""
+    """(Q,) float64: place of the positive among the candidates that are not hidden, from 1. A tie counts
+    against it, so that equal vectors for all texts give the last place and not the first. NaN where a cosine
+    is NaN: no comparison with it is true, so the place would look better than it is."""
     own_Q1 = scores.cosines_QC.gather(1, scores.positive_Q[:, None])
-    return (scores.cosines_QC >= own_Q1).sum(1)
+    ranks_Q = (scores.cosines_QC >= own_Q1).sum(1).double()
+    return ranks_Q.masked_fill(scores.cosines_QC.isnan().any(1), torch.nan)
+
+
+def count_first(ranks_Q: Tensor) -> Tensor:
+    """How many ranks are 1; a float64 scalar, NaN if a rank is."""
+    return torch.where(ranks_Q.isnan(), ranks_Q, (ranks_Q == 1).double()).sum()
 
 
 def _find_answers(query_keys_Q: Tensor, candidate_keys_C: Tensor, positive_Q: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class Preference:
             "attention_mask_BT": send(mark_real(ids), device),
             "target_ids_BT": targets,
         }
-        return Batch(inputs, targets, int(rows.num_bytes.sum()))
+        return Batch(inputs, targets, int(rows.num_bytes.sum()), num_sequences=len(firsts))
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
         """`outputs`: (B, M), see PreferenceDecoder."""
@@ -104,8 +104,8 @@ class Preference:
             [
                 nats,
                 torch.full_like(nats, len(found.losses_P)),
-                (found.gains_P > 0).sum().double(),
-                (found.margins_P > 0).sum().double(),
+                _count_positive(found.gains_P),
+                _count_positive(found.margins_P),
                 found.margins_P.sum(),
             ]
         )
@@ -207,6 +207,11 @@ def _count_targets(batch: Batch) -> Tensor:
 def _mean_difference(log_probabilities_B: Tensor, batch: Batch) -> Tensor:
     chosen_P, rejected_P = (log_probabilities_B / _count_targets(batch)).chunk(2)
     return chosen_P - rejected_P
+
+
+def _count_positive(values_P: Tensor) -> Tensor:
+    """How many are above 0; a float64 scalar, NaN if a value is, so that a diverged model has no accuracy."""
+    return torch.where(values_P.isnan(), values_P, (values_P > 0).to(values_P.dtype)).sum().double()
 
 
 def _log_odds(means_B: Tensor) -> Tensor:

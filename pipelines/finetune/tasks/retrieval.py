@@ -22,9 +22,15 @@ from pipelines.dataset.rows import Rows
 from pipelines.finetune.models.architecture import ModelSpec
 from pipelines.finetune.models.embedder import TextEmbedder
 from pipelines.finetune.models.padding import pad, send
-from pipelines.finetune.tasks.candidates import find_ranks, hash_tokens, mark_texts, score_candidates
+from pipelines.finetune.tasks.candidates import (
+    count_first,
+    find_ranks,
+    hash_tokens,
+    mark_texts,
+    score_candidates,
+)
 from pipelines.finetune.tasks.task import COMPARED_ROWS, Batch, Draw, Prediction
-from pipelines.finetune.tasks.texts import ForgedTokens, batch_by_length, batched, encode_start
+from pipelines.finetune.tasks.texts import ForgedTokens, batch_by_length, encode_start
 from pipelines.metrics import METRICS
 
 DECIMALS = 6
@@ -69,7 +75,10 @@ class Retrieval:
         ids_NT, mask_NT = pad(texts, device)
         marks_N2 = send(mark_texts(num_texts, keys), device)
         return Batch(
-            {"input_ids_BT": ids_NT, "attention_mask_BT": mask_NT}, marks_N2, int(rows.num_bytes.sum())
+            {"input_ids_BT": ids_NT, "attention_mask_BT": mask_NT},
+            marks_N2,
+            int(rows.num_bytes.sum()),
+            num_sequences=len(num_texts),
         )
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -81,7 +90,7 @@ class Retrieval:
         nats = self.loss_sum(outputs, batch).detach().double()
         ranks_Q = find_ranks(score_candidates(outputs, batch.targets))
         num_queries = torch.full_like(nats, len(ranks_Q))
-        sums = torch.stack([nats, num_queries, (ranks_Q == 1).sum().double(), (1 / ranks_Q.double()).sum()])
+        sums = torch.stack([nats, num_queries, count_first(ranks_Q), (1 / ranks_Q).sum()])
         return sums if total is None else total.add_(sums)
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
@@ -149,13 +158,16 @@ class Retrieval:
         """Number of a pair -> reciprocal rank of its positive."""
         pairs = [number for number, each in enumerate(read) if not isinstance(each, str) and _is_pair(each)]
         found: dict[int, float] = {}
-        for block in batched(pairs, COMPARED_ROWS):
+        # Blocks differ by one pair at most, as in an evaluation: a small block is easier than a large one.
+        num_blocks = -(-len(pairs) // COMPARED_ROWS)
+        for number in range(num_blocks):
+            block = pairs[len(pairs) * number // num_blocks : len(pairs) * (number + 1) // num_blocks]
             places = np.concatenate([np.arange(starts[pair], starts[pair + 1]) for pair in block])
             keys = np.array([hash_tokens(np.array(windows[place])) for place in places])
             num_texts = np.array([starts[pair + 1] - starts[pair] for pair in block])
             marks_N2 = torch.from_numpy(mark_texts(num_texts, keys))
             ranks_Q = find_ranks(score_candidates(vectors_NH[torch.from_numpy(places)], marks_N2))
-            found.update(zip(block, (1 / ranks_Q.double()).tolist(), strict=True))
+            found.update(zip(block, (1 / ranks_Q).tolist(), strict=True))
         return found
 
 

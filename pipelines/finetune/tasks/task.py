@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     compares rows, one row for each row of the outputs."""
     num_bytes: float
     """UTF-8 bytes behind the targets. A task that draws its targets counts each as the mean of its row."""
+    num_sequences: int | None = None
+    """Rows of the table, if each gives several rows of input_ids_BT; None = each gives one."""
 
 
 class Draw(NamedTuple):

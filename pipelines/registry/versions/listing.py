@@ -1,12 +1,12 @@
 """Which files of a version or of a path of a run are those of a tokenizer or model. Nothing is downloaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
-from pipelines.dataset.artefacts import MODELS, File, choose_files, parse_model
+from pipelines.dataset.artefacts import ADAPTER_CONFIG, MODELS, File, choose_files, parse_model
 from pipelines.registry.versions.find import DIGEST_TAG, find_version
 
 MAX_DEPTH, MAX_FILES = 5, 5_000
@@ -32,8 +32,26 @@ def list_path(name: str) -> dict[str, Any]:
 
 
 def _describe(uri: str, source: str, digest: str | None) -> dict[str, Any]:
-    files = choose_files(list(_list_files(uri)), uri)
-    return {"name": uri, "source": source, "digest": digest, "files": files}
+    found = list(_list_files(uri))
+    files = choose_files(found, uri)
+    return {
+        "name": uri,
+        "source": source,
+        "digest": digest if _is_whole_folder(files.values(), found) else None,
+        "files": files,
+        "has_adapter": any(each.path.rpartition("/")[2] == ADAPTER_CONFIG for each in found),
+    }
+
+
+def _is_whole_folder(chosen: Iterable[File], found: Iterable[File]) -> bool:
+    """Whether the chosen files are all files of one folder, as registered: then its digest is theirs too. A
+    folder with an adapter beside its weights has more."""
+    paths = {each.path for each in chosen}
+    folders = {path.rpartition("/")[0] for path in paths}
+    if len(folders) != 1:
+        return False
+    (folder,) = folders
+    return paths == {each.path for each in found if not folder or each.path.startswith(f"{folder}/")}
 
 
 def _list_files(uri: str) -> Iterator[File]:
