@@ -53,8 +53,8 @@ COURSES = [
     ("loss", [NAN, 2, 1], 2, 0.0, (3, None)),
     ("loss", [NAN, NAN, 1], 2, 0.0, (2, 2)),
     ("loss", [3, NAN, NAN], 2, 0.0, (1, 3)),
-    ("mrr", [0.5, math.inf, 0.6], None, 0.0, (3, None)),  # no better than a number
-    ("loss", [3, -math.inf, 2], None, 0.0, (3, None)),
+    ("mrr", [0.5, 0.6, math.inf], None, 0.0, (2, None)),  # no better than a number
+    ("loss", [3, 2, -math.inf], None, 0.0, (2, None)),
     ("loss", [3, 4, 5, 6, 7], None, 0.0, (1, None)),
 ]
 

@@ -10,10 +10,12 @@ from torch import nn
 import pipelines.finetune.evaluate as evaluate_module
 from pipelines.dataset.examples.example import Document, Part
 from pipelines.dataset.reader import SequenceReader, write_split
+from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.evaluate import choose_rows, evaluate, split_compared
 from pipelines.finetune.models.architecture import Architecture, RetrievalRules, parse_use, read_spec
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
+from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.worker import train_rank
@@ -74,7 +76,7 @@ def test_an_evaluation_compares_the_rows_of_a_block(few, tmp_path, num_replicas,
     task.metrics = lambda total: sums.append(total) or {}
     for rank in range(num_replicas):
         strategy = SingleProcess(CPU)
-        strategy._model = FirstTokens()
+        strategy._model, strategy._average = FirstTokens(), WeightAverage({}, Optimization())
         strategy.data_rank, strategy.num_replicas = rank, num_replicas
         assert evaluate(task, reader, strategy, batch_rows=batch_rows).num_rows == 40
     total = sum(sums)
