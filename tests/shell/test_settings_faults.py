@@ -24,7 +24,7 @@ from tests.shell.conftest import check_all
         ("finetune.optimization.warmup_fraction=2", r"warmup_fraction must be in \[0, 1\], got 2"),
         (
             "dataset.task=translation",
-            "dataset.task should be 'chat' or 'classification' or .* or 'prompt_response', got 'translation'",
+            "dataset.task should be 'chat' or 'classification' or .* or 'retrieval', got 'translation'",
         ),
         ("dataset.packing.sequence_length=1", "sequence_length must be at least 2 tokens, got 1"),
         (
