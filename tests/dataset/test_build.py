@@ -24,6 +24,14 @@ TEXTS = [
 ]
 
 
+PARTS = {
+    "chat": ["user", "assistant"],
+    "preference": ["prompt", "chosen", "rejected"],
+    "prompt_response": ["prompt", "response"],
+    "retrieval": ["query", "positive", "negative"],
+}
+
+
 def documents_of(spark, texts, *, labels=None, splits=None, dropped=(), parts=(), sources="s", files="f"):
     """Rows of DOCUMENTS; columns that do not matter here get a value by their type."""
     filler = {"string": "s", "int": 0, "bigint": 0}
@@ -38,7 +46,7 @@ def documents_of(spark, texts, *, labels=None, splits=None, dropped=(), parts=()
         }
         row["label"] = labels[number % len(labels)] if labels else None
         row["drop_reason"] = "too_short" if number in dropped else None
-        row["parts"] = [(name, text) for name in parts] or None
+        row["parts"] = [(name, text[::-1] if name == "rejected" else text) for name in parts] or None
         row["split"] = splits[number % len(splits)] if splits else "train"
         row["source"], row["file"] = sources[number % len(sources)], files[number % len(files)]
         rows.append(tuple(row.values()))
@@ -255,10 +263,10 @@ def test_training_a_tokenizer_on_nothing_is_refused(spark):
 @pytest.mark.parametrize("num_partitions", [1, 5])
 @pytest.mark.parametrize("task", sorted(EXAMPLES))
 def test_sequences_do_not_depend_on_partitioning(spark, bpe, task, num_partitions):
-    several_groups = {"sequence_length": 16, "group_bytes": 2000}
+    several_groups = {"sequence_length": 1_000 if task == "preference" else 16, "group_bytes": 2000}
     rules = PackingRules(method=load_builder(task).packing_methods[-1], **several_groups)
-    parts = {"chat": ["user", "assistant"], "prompt_response": ["prompt", "response"]}.get(task, ())
-    documents = documents_of(spark, TEXTS * 4, labels="ab", splits=["train", "train", "test"], parts=parts)
+    splits = ["train", "train", "test"]
+    documents = documents_of(spark, TEXTS * 4, labels="ab", splits=splits, parts=PARTS.get(task, ()))
     elsewhere = documents.repartition(num_partitions, F.rand(3))
     chosen, digests = bpe._replace(chat=ChatFormat(PLAIN), mask_token_id=0), []
     for each in (documents, elsewhere):
