@@ -95,7 +95,7 @@ def test_measurements_of_two_metrics_are_refused():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"metric": "vibes"}, "unknown metric 'vibes'; known: accuracy, macro_f1, bits_per_byte"),
+        ({"metric": "vibes"}, "unknown metric 'vibes'; known: accuracy, macro_f1, .*bits_per_byte"),
         ({"num_rows": 0}, "measured on 0 rows; at least 1"),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_metric_of_nothing_is_an_error(spark):
 
 def test_a_metric_without_its_sums_names_the_others(spark):
     frame = predictions(spark, [("t", "a", "a", 0.9)])
-    with pytest.raises(ValueError, match=r"macro_f1 needs counts, .* take one of: accuracy, bits_per_byte"):
+    with pytest.raises(ValueError, match=r"macro_f1 needs counts, .* take one of: accuracy, .*bits_per_byte"):
         compute_metric(frame, "macro_f1")
 
 

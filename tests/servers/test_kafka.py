@@ -192,6 +192,16 @@ def test_a_topic_that_was_created_again_is_refused(broker, topic, tmp_path):
     assert len(list_texts(other)["0"]) == 9
 
 
+def test_a_driver_that_looked_before_the_first_claim_goes_on(broker, topic, tmp_path, monkeypatch):
+    source, read = make_source(tmp_path, topic), Claims.read_newest
+    broker.send(topic, b"1")
+    land_now(source, broker.servers)
+    early = iter([None])  # what it saw before another driver claimed and landed
+    monkeypatch.setattr(Claims, "read_newest", lambda self: next(early, read(self)))
+    assert land_now(source, broker.servers) == []
+    assert list_texts(source) == {"0": [(0, "1")]}
+
+
 def test_records_without_their_claims_are_refused(broker, topic, tmp_path):
     source = make_source(tmp_path, topic)
     broker.send(topic, b"1")

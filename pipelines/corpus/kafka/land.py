@@ -77,9 +77,15 @@ def _land_topic(
                 f"no topic {topic!r} at {kafka.servers}; create it, correct options.topic of the source, or "
                 "set its options.land: false to keep what was landed"
             )
-        if newest is None:
-            _require_no_records(folder)
-        elif not claims.is_done(newest):
+        if newest is None and _has_records(folder):
+            # Another driver may have claimed and landed since: claims come before records.
+            if claims.read_newest() is None:
+                raise ValueError(
+                    f"{without_credentials(folder.path)} has records, but the list of their offsets is "
+                    "missing (_claims); bring it back, or give the source another path"
+                )
+            continue
+        if newest is not None and not claims.is_done(newest):
             _check_same(topic, newest, now)
             claims.finish(newest, _land_claim(newest, topic, folder, kafka, start_spark, note))
             continue
@@ -107,15 +113,12 @@ def _check_same(topic: str, claim: Claim, now: Topic) -> None:
     _plan(topic, claim, now._replace(first=dict.fromkeys(now.first, 0)), Kafka())
 
 
-def _require_no_records(folder: Folder) -> None:
+def _has_records(folder: Folder) -> bool:
     files, root = locate(folder.path)
-    for name in folder.names():
-        inside = f"{root.rstrip('/')}/{name}"
-        if name.isdigit() and files.get_file_info(inside).type == FileType.Directory:
-            raise ValueError(
-                f"{without_credentials(folder.path)} has records, but the list of their offsets is missing "
-                "(_claims); bring it back, or give the source another path"
-            )
+    return any(
+        name.isdigit() and files.get_file_info(f"{root.rstrip('/')}/{name}").type == FileType.Directory
+        for name in folder.names()
+    )
 
 
 def _land_claim(
