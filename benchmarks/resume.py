@@ -111,7 +111,7 @@ def list_litter() -> set[Path]:
 
 def measure(python: Path, script: str, place: Path, name: str) -> dict[str, Found]:
     """By world sizes, as "2 to 3 ranks"."""
-    file = place / f"{name}.py"
+    file = place / f"read_{name}.py"  # not the name of a package, which it would hide
     file.write_text(script, encoding="utf-8")
     found, undisturbed = {}, launch(python, file, place, place / f"{name}-whole", WORLDS[0][0], 0, None)
     for number, (first, second) in enumerate(WORLDS):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
 from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame, Row, SparkSession
@@ -29,7 +30,8 @@ class Before(NamedTuple):
 
     unchanged: DataFrame
     """In files of both."""
-    removed: DataFrame
+    removed: DataFrame | None
+    """None = no file has gone."""
     added: DataFrame
 
 
@@ -117,8 +119,9 @@ def _mark_versions(before: Before) -> DataFrame:
             (before.added, True, False),
             (before.removed, False, True),
         )
+        if rows is not None
     ]
-    return marked[0].unionByName(marked[1]).unionByName(marked[2])
+    return reduce(lambda one, other: one.unionByName(other), marked)
 
 
 def _count_by_file(kept: DataFrame, max_bytes: int) -> DataFrame:

@@ -16,6 +16,9 @@ from pipelines.dataset.pinned_files import open_version
 from pipelines.pin import FileSource, Pin, TableLog, open_log
 from pipelines.storage import locate
 
+Places = Mapping[str, Collection[str] | None]
+"""Source -> names of its files; None = all of them."""
+
 
 class FullBuildNeededError(Exception):
     """All documents must be packed again, for the reason that the message says."""
@@ -29,6 +32,22 @@ class Inputs(NamedTuple):
     """Fingerprint of all settings that the tokens depend on."""
 
 
+class Bounds(NamedTuple):
+    """Smallest and largest (source, file) of the rows of a file, each alone; None = the log does not say."""
+
+    sources: tuple[str, str] | None
+    files: tuple[str, str] | None
+
+    def may_hold(self, source: str, files: Collection[str] | None) -> bool:
+        """Whether a row may be of the source and of one of its `files`; None = of any of them."""
+        if self.sources is not None and not self.sources[0] <= source <= self.sources[1]:
+            return False
+        if self.files is None or files is None:
+            return True
+        first, last = self.files
+        return any(first <= name <= last for name in files)
+
+
 class ChangedFiles(NamedTuple):
     """Files of a documents table of two versions, relative to its folder."""
 
@@ -36,6 +55,16 @@ class ChangedFiles(NamedTuple):
     unchanged: list[str]
     removed: list[str]
     added: list[str]
+    bounds: Mapping[str, Bounds]
+    """Of those in the later version."""
+
+    def find_places(self, places: Places) -> list[str]:
+        """Files of the later version that may hold rows of these places, in the order of their names."""
+        return sorted(
+            name
+            for name, bounds in self.bounds.items()
+            if any(bounds.may_hold(source, files) for source, files in places.items())
+        )
 
 
 def find_earlier(path: str, inputs: Inputs) -> Pin | None:
@@ -67,7 +96,7 @@ def find_changed_files(earlier: Pin, documents: Pin) -> ChangedFiles:
     removed = sorted(old - new)
     if gone := _find_gone(folder, removed):
         raise FullBuildNeededError(f"files of documents version {version} were deleted, such as {gone[0]}")
-    return ChangedFiles(folder, sorted(old & new), removed, sorted(new - old))
+    return ChangedFiles(folder, sorted(old & new), removed, sorted(new - old), _list_bounds(logs[1]))
 
 
 def find_shards(log: TableLog, groups: Collection[int], known: Collection[int]) -> list[str]:
@@ -120,6 +149,21 @@ def add_counts(
         for split in sorted({*before, *added})
     }
     return {split: counts for split, counts in totals.items() if counts["sequences"]}
+
+
+def _list_bounds(log: TableLog) -> dict[str, Bounds]:
+    assert isinstance(log.source, FileSource), "it has plain shards"
+    files = pa.table(log.source.table.get_add_actions(flatten=True)).to_pydict()
+    nothing = [None] * len(files["path"])
+    columns = (files.get(f"{end}.{name}", nothing) for name in ("source", "file") for end in ("min", "max"))
+    return {
+        name: Bounds(_pair(*ends[:2]), _pair(*ends[2:]))
+        for name, *ends in zip(files["path"], *columns, strict=True)
+    }
+
+
+def _pair(low: str | None, high: str | None) -> tuple[str, str] | None:
+    return None if low is None or high is None else (low, high)
 
 
 def _find_gone(folder: str, names: Collection[str]) -> list[str]:

@@ -43,11 +43,12 @@ class Increment(NamedTuple):
 
 def read_versions(spark: SparkSession, files: ChangedFiles) -> Before:
     """The rows of the files. Nothing is read yet."""
-    unchanged, removed, added = (
-        read_shards(spark, DOCUMENTS.schema, files.folder, names)
-        for names in (files.unchanged, files.removed, files.added)
-    )
-    return Before(unchanged, removed, added)
+
+    def read(names: list[str]) -> DataFrame:
+        return read_shards(spark, DOCUMENTS.schema, files.folder, names)
+
+    # Most increments only add, and each part costs Spark jobs, also without rows.
+    return Before(read(files.unchanged), read(files.removed) if files.removed else None, read(files.added))
 
 
 def find_increment(
@@ -70,21 +71,23 @@ def find_increment(
     groups = find_moved(old, layout, shared_before=known.shared_before, shared_now=known.shared_now)
     groups |= _find_changed(versions, old, layout, task)
     shards = find_shards(sequences, groups, old.groups)
-    totals, counts = _measure(
-        read_shards(versions.added.sparkSession, SEQUENCES.schema, sequences.folder or sequences.path, shards)
-    )
+    totals, counts = _measure(versions.added.sparkSession, sequences, shards)
     require_measured(sequences, shards, {split: of["sequences"] for split, of in sum_sources(counts).items()})
     return Increment(frozenset(groups), Replaced(shards=tuple(shards), totals=totals), counts)
+
+
+def read_groups(
+    spark: SparkSession, files: ChangedFiles, layout: Layout, groups: frozenset[int]
+) -> DataFrame:
+    """The documents of now, without most of those that are in none of the groups. The log tells which files
+    may hold the others: Spark reads no log and opens no other file."""
+    names = files.find_places(_list_places(layout, groups))
+    return select_groups(read_shards(spark, DOCUMENTS.schema, files.folder, names), layout, groups)
 
 
 def select_groups(documents: DataFrame, layout: Layout, groups: frozenset[int]) -> DataFrame:
     """The documents, without most of those that are in none of the groups: of other sources and files, which
     Parquet skips by its statistics."""
-    files: dict[str, set[str] | None] = {}  # source -> files; None = any
-    for (source, file), numbers in layout.places.items():
-        if groups & set(numbers):
-            named = files.setdefault(source, set())
-            files[source] = named | {file} if named is not None and file is not None else None
     conditions = [
         (F.col("source") == source)
         & (
@@ -92,9 +95,19 @@ def select_groups(documents: DataFrame, layout: Layout, groups: frozenset[int]) 
             if named is None or len(named) > MAX_NAMED_FILES
             else F.col("file").isin(sorted(named))
         )
-        for source, named in files.items()
+        for source, named in _list_places(layout, groups).items()
     ]
     return documents.where(reduce(lambda one, other: one | other, conditions, F.lit(False)))
+
+
+def _list_places(layout: Layout, groups: frozenset[int]) -> dict[str, set[str] | None]:
+    """Source -> files of it that have documents in the groups; None = any."""
+    found: dict[str, set[str] | None] = {}
+    for (source, file), numbers in layout.places.items():
+        if groups & set(numbers):
+            named = found.setdefault(source, set())
+            found[source] = named | {file} if named is not None and file is not None else None
+    return found
 
 
 def _find_changed(versions: Before, old: Layout, new: Layout, task: str) -> set[int]:
@@ -106,13 +119,18 @@ def _find_changed(versions: Before, old: Layout, new: Layout, task: str) -> set[
         kept = select_kept(rows).select("doc_id", "source", "file", hashed)
         return find_groups(kept, layout).select("doc_id", "hash", "group", F.lit(version).alias("version"))
 
-    both = describe(versions.removed, old, -1).unionByName(describe(versions.added, new, 1))
+    both = describe(versions.added, new, 1)
+    if versions.removed is not None:
+        both = both.unionByName(describe(versions.removed, old, -1))
     changed = both.groupBy("doc_id", "hash", "group").agg(F.sum("version").alias("rows")).where("rows != 0")
     return {row["group"] for row in changed.select("group").distinct().collect()}
 
 
-def _measure(sequences: DataFrame) -> tuple[Totals, SourceCounts]:
-    """Totals of the digest, and counts by split and source, in one job."""
+def _measure(spark: SparkSession, log: TableLog, shards: list[str]) -> tuple[Totals, SourceCounts]:
+    """Totals of the digest, and counts by split and source, of the rows in the shards: at most one job."""
+    if not shards:
+        return Totals(), {}
+    sequences = read_shards(spark, SEQUENCES.schema, log.folder or log.path, shards)
     sums = [*aggregate_totals(sequences.schema, SEQUENCES.schema.names), *sum_counts()]
     found = sequences.groupBy("split", "source").agg(*sums).collect()
     totals = reduce(Totals.add, (collect_totals(row.asDict()) for row in found), Totals())

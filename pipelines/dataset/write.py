@@ -31,7 +31,7 @@ from pipelines.dataset.earlier import (
     find_earlier,
 )
 from pipelines.dataset.examples.table import load_builder
-from pipelines.dataset.increment import Increment, find_increment, read_versions, select_groups
+from pipelines.dataset.increment import Increment, find_increment, read_groups, read_versions
 from pipelines.dataset.layout import Layout, lay_out_groups
 from pipelines.dataset.left_out import Rebuilt, check_left_out
 from pipelines.dataset.left_out_limit import LeftOut
@@ -115,7 +115,8 @@ def _write_increment(
 ) -> tuple[Pin, str]:
     """Raises FullBuildNeededError before anything is written."""
     phase(f"comparing documents with version {earlier.facts['documents']['version']}")
-    versions = read_versions(spark, find_changed_files(earlier, pinned))
+    files = find_changed_files(earlier, pinned)
+    versions = read_versions(spark, files)
     summary = _summarize(documents, build, versions)
     if list(summary.labels) != list(earlier.facts["labels"]):
         raise FullBuildNeededError("there are other classes than before, and classes are numbered")
@@ -130,7 +131,8 @@ def _write_increment(
     if kept is not None:
         words += f"; the tokenizer is that of version {earlier.version}"
     phase(f"packing documents into sequences again, groups {words}")
-    built = _build(documents, build, chosen, summary, layout, increment)
+    some = read_groups(spark, files, layout, increment.groups)
+    built = _build(some, build, chosen, summary, layout, increment)
     with SEQUENCES.hold(built.rows, build.sequences) as held:
         by_source = count_sources(held.rows)
         added, removed = sum_sources(by_source), sum_sources(increment.counts)
@@ -209,7 +211,6 @@ def _build(
     options: dict[str, Any] = {"task": build.task, "labels": summary.labels, "layout": layout}
     if increment is not None:
         options["only"] = increment.groups.intersection(layout.groups)
-        documents = select_groups(documents, layout, increment.groups)
     return build_sequences(documents, chosen, build.packing, **options)
 
 
