@@ -72,7 +72,7 @@ class Coefficients:
     scoring_worker_bytes: float
     """Largest Python worker of scoring, with torch and a model of 1 MB."""
     jvm_bytes: float
-    """Objects alive in the JVM that was driver and executor of two slots, and the memory of two tasks."""
+    """Resident memory of the JVM that was driver and executor of two slots, with a heap of 1 GiB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,9 +6,9 @@ loaded and compiled), and then on its input, into new tables. Measured of the se
 
 - seconds, and seconds per row (corpus: records, dataset: sequences, scoring: predictions)
 - bytes that Spark's shuffles wrote, per row, from Spark's event log
-- memory of the JVM that is driver and executor: the peak of what stays alive after a full collection of
-  garbage, every 2 s (seconds are without these pauses), and for each slot the most that a task sorts and
-  aggregates in, from Spark's event log
+- peak resident memory of the JVM that is driver and executor. Its heap is the same at every size, and in
+  memory from the start, so what can grow is the memory outside of it; that a larger input needs no larger
+  heap is seen in the share of the time that the JVM collects garbage, which is printed
 - peak resident memory of the largest Python worker
 
 A start costs the same at every size, so seconds per row fall from 1x to 4x. What a row costs beyond the start
@@ -39,7 +39,7 @@ from rich.table import Table
 
 from benchmarks.costs import COEFFICIENTS, Coefficients
 from benchmarks.measuring import describe_machine, run_benchmark, write_json
-from benchmarks.samples import Sample, add_tasks
+from benchmarks.samples import Sample, add_shuffles
 from benchmarks.stages import DATA_STAGES, SLOTS, STAGES, run_data_stages, run_scoring
 from jobs.shell.display import console
 
@@ -47,6 +47,7 @@ FACTORS = (1, 4, 16)
 MAX_GROWTH = 1.10
 RESULT = Path(__file__).parent / "results" / "growth.json"
 COLUMNS = ("seconds", "seconds_per_row", "shuffle_bytes_per_row", "jvm_bytes", "worker_bytes")
+SHOWN = (*COLUMNS, "garbage_fraction")
 _WORDS_PER_DOCUMENT = 600
 _COPY_FRACTION = 0.02
 _NEAR_FRACTION = 0.05
@@ -94,10 +95,11 @@ def measure(factor: int, megabytes: float, folder: Path) -> list[Sample]:
     if finished.returncode:
         raise RuntimeError(f"{factor}x: {(finished.stdout + finished.stderr)[-2_000:]}")
     samples: list[Sample] = json.loads((place / "samples.json").read_text(encoding="utf-8"))
-    add_tasks(samples, log, SLOTS)
+    add_shuffles(samples, log)
     for sample in samples:
         sample["factor"] = factor
-        sample["seconds"] = sample["ended"] - sample["started"] - sample["pause_seconds"]
+        sample["seconds"] = sample["ended"] - sample["started"]
+        sample["garbage_fraction"] = sample["garbage_seconds"] / sample["seconds"]
         sample["input_bytes"] = sum(file.stat().st_size for file in documents.iterdir())
         sample["seconds_per_row"] = sample["seconds"] / sample["rows"]
         sample["shuffle_bytes_per_row"] = sample["shuffle_bytes"] / sample["rows"]
@@ -126,11 +128,9 @@ def compute_growth(samples: list[Sample]) -> dict[str, float]:
 
 def report(samples: list[Sample], megabytes: float) -> dict[str, Any]:
     """Print the table and the growth; draw the plot; the numbers for the file."""
-    table = Table("stage", "input", "rows", *COLUMNS)
+    table = Table("stage", "input", "rows", *SHOWN)
     for sample in samples:
-        numbers = [
-            f"{sample[name]:,.4g}" if sample[name] < 1e4 else f"{sample[name]:,.0f}" for name in COLUMNS
-        ]
+        numbers = [f"{sample[name]:,.4g}" if sample[name] < 1e4 else f"{sample[name]:,.0f}" for name in SHOWN]
         table.add_row(sample["stage"], f"{sample['factor']}x", f"{sample['rows']:,}", *numbers)
     console.print(table)
     growth = {stage: compute_growth([s for s in samples if s["stage"] == stage]) for stage in STAGES}

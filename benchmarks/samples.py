@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +12,6 @@ import psutil
 from jobs.shell.repeating import repeat_every
 
 Sample = dict[str, Any]
-GARBAGE_SECONDS = 2.0
 
 
 def measure_table(path: str, root: Path) -> dict[str, int]:
@@ -41,30 +39,23 @@ def count_bytes(folder: Path) -> int:
 
 @contextmanager
 def watch_memory() -> Iterator[dict[str, float]]:
-    """The peaks of the JVM's living objects and of the largest Python worker, while the context lasts.
-
-    Living objects are what is left after a full collection of garbage, every GARBAGE_SECONDS: what young
-    collections leave grows with the time that a stage runs. Without the pages in which tasks sort and
-    aggregate: they live shorter than that, and `add_tasks` has their exact peak. pause_seconds: how long the
-    collections took.
-    """
-    peaks = {"living_bytes": 0, "worker_bytes": 0, "pause_seconds": 0.0}
+    """Peaks of resident memory while the context lasts: jvm_bytes, of the JVM that is driver and executor,
+    and worker_bytes, of the largest Python worker. garbage_seconds: how long the JVM stood still to collect
+    garbage."""
+    peaks = {"jvm_bytes": 0, "worker_bytes": 0, "garbage_seconds": 0.0}
+    before = _count_garbage_seconds()
 
     def look() -> None:
         for process in psutil.Process().children(recursive=True):
             try:
-                if "java" not in process.name():
-                    peaks["worker_bytes"] = max(peaks["worker_bytes"], process.memory_info().rss)
+                name = "jvm_bytes" if "java" in process.name() else "worker_bytes"
+                peaks[name] = max(peaks[name], process.memory_info().rss)
             except psutil.Error:
                 continue  # it has ended
 
-    def collect() -> None:
-        started = time.perf_counter()
-        peaks["living_bytes"] = max(peaks["living_bytes"], _living_bytes())
-        peaks["pause_seconds"] += time.perf_counter() - started
-
-    with repeat_every(0.5, look), repeat_every(GARBAGE_SECONDS, collect):
+    with repeat_every(0.5, look):
         yield peaks
+    peaks["garbage_seconds"] = _count_garbage_seconds() - before
 
 
 @contextmanager
@@ -84,29 +75,21 @@ def watch_size(folder: Path) -> Iterator[dict[str, int]]:
     look()
 
 
-def _living_bytes() -> int:
-    """Bytes of the heap in use after a full collection of garbage, without the pages of tasks."""
+def _count_garbage_seconds() -> float:
+    """Since the JVM started; 0 before that."""
     from pyspark import SparkContext
 
     jvm = SparkContext._jvm
     if jvm is None:
-        return 0
-    environment = jvm.org.apache.spark.SparkEnv.get()
-    if environment is None:
-        return 0
-    memory = jvm.java.lang.management.ManagementFactory.getMemoryMXBean()
-    memory.gc()
-    # Asked before and after, because pages come and go meanwhile.
-    pages = environment.memoryManager().executionMemoryUsed()
-    used = int(memory.getHeapMemoryUsage().getUsed())
-    return used - max(int(pages), int(environment.memoryManager().executionMemoryUsed()))
+        return 0.0
+    beans = jvm.java.lang.management.ManagementFactory.getGarbageCollectorMXBeans()
+    return sum(int(bean.getCollectionTime()) for bean in beans) / 1_000
 
 
-def add_tasks(samples: list[Sample], log: Path, slots: int) -> None:
-    """Set shuffle_bytes, what the tasks wrote that started while the stage ran; task_bytes, the most memory
-    that one of them sorted and aggregated in; and jvm_bytes, living bytes and such a task in each slot."""
+def add_shuffles(samples: list[Sample], log: Path) -> None:
+    """Set shuffle_bytes: what the tasks wrote that started while the stage ran."""
     for sample in samples:
-        sample["shuffle_bytes"] = sample["task_bytes"] = 0
+        sample["shuffle_bytes"] = 0
     for file in (path for path in log.rglob("*") if path.is_file()):
         with file.open(encoding="utf-8") as events:
             for line in events:
@@ -116,9 +99,4 @@ def add_tasks(samples: list[Sample], log: Path, slots: int) -> None:
                 launched, metrics = event["Task Info"]["Launch Time"] / 1000, event.get("Task Metrics")
                 for sample in samples:
                     if metrics and sample["started"] <= launched <= sample["ended"]:
-                        written = metrics["Shuffle Write Metrics"]["Shuffle Bytes Written"]
-                        sample["shuffle_bytes"] += written
-                        peak = metrics["Peak Execution Memory"]
-                        sample["task_bytes"] = max(sample["task_bytes"], peak)
-    for sample in samples:
-        sample["jvm_bytes"] = sample["living_bytes"] + slots * sample["task_bytes"]
+                        sample["shuffle_bytes"] += metrics["Shuffle Write Metrics"]["Shuffle Bytes Written"]

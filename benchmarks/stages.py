@@ -3,6 +3,8 @@
 Near duplicates: the whole corpus stage once more, with preset PRESET. Scoring: what the job does between
 looking up the model and displaying counts, with a classifier of two narrow layers. Time in the model is
 recorded apart, so what is left is the data path: choosing, dealing, tokenizing, writing.
+
+The heap has HEAP from the start, for two slots: it is what docs/scale.md gives one slot of an executor.
 """
 
 import time
@@ -15,11 +17,13 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.samples import Sample, count_bytes, measure_table, watch_memory, watch_size
+from pipelines.session_conf import JAVA_OPTIONS, choose_java_options
 
 SLOTS = 2
 PRESET = "fineweb"
 DATA_STAGES = ("corpus", "dataset", "near_duplicates")
 STAGES = (*DATA_STAGES, "scoring")
+HEAP = "1g"
 _MAX_TOKENS = 128
 _LABELS = ("first", "second")
 _CLASSIFIER = {
@@ -124,7 +128,9 @@ def _load(documents: Path, root: Path, log: Path, *overrides: str) -> Any:
     from jobs.shell import settings
 
     source = f"{{name: s, path: {documents}, format: jsonl, fields: {{text: text}}}}"
-    conf = {**CONF, "spark.eventLog.dir": log.as_uri()}
+    java = f"{choose_java_options(CONF)} -Xms{HEAP} -XX:+AlwaysPreTouch"
+    heap = {"spark.driver.memory": HEAP, JAVA_OPTIONS: java}
+    conf = {**CONF, **heap, "spark.eventLog.dir": log.as_uri()}
     return settings.load(
         overrides=[
             f"root={root}",
