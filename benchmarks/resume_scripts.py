@@ -7,7 +7,7 @@ step CHECKPOINT it saves the state that the library gives it, as its documentati
 """
 
 COMMON = """
-import json, os, signal, sys, time
+import json, os, signal, sys
 from pathlib import Path
 import numpy as np
 
@@ -60,12 +60,8 @@ from streaming import StreamingDataLoader, StreamingDataset
 from streaming.base.util import clean_stale_shared_memory
 
 def main():
-    cleaned = here / "cleaned"
-    if before.is_dir() and rank == 0:
-        clean_stale_shared_memory()
-        cleaned.touch()
-    while before.is_dir() and not cleaned.exists():  # it would remove what another rank has just made
-        time.sleep(0.01)
+    if before.is_dir():
+        clean_stale_shared_memory()  # on all ranks: they wait for each other in it
     rows = StreamingDataset(
         local=str(folder / "mds"), shuffle=True, shuffle_seed=1, batch_size=global_batch // world
     )
