@@ -6,8 +6,8 @@ tokens nor what the file groups hold beside it. The run is recorded as a trainin
 store.
 
 Each question is asked `RUNS` times by a new process, of steps and documents chosen at random; what is timed
-is the whole process. The first question about a step also reads the lengths of all rows, as on a machine that
-has not trained: it is reported apart. The page cache is warm: the files have just been written.
+is the whole process. The first question also asks MLflow for the run and reads the lengths of all rows, as on
+a machine that has not trained: it is reported apart. The page cache is warm: the files were just written.
 
 Exit status: 0, also if the bar is missed (each median below 2 s); 2 if something failed.
 """

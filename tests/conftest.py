@@ -94,6 +94,7 @@ def flow_overrides(folder: Path) -> list[str]:
         "finetune.evaluate_every_steps=30",
         "finetune.checkpoint_every_steps=10",
         "finetune.window_batches=5",
+        "finetune.sequence_losses=true",
         "spark={" + ", ".join(f'{key}: "{value}"' for key, value in TEST_CONF.items()) + "}",
     ]
 
