@@ -182,11 +182,15 @@ def test_a_killed_attempt_leaves_no_step_twice(make, monkeypatch):
         (3, 4),
         (4, 6),  # written before the checkpoint that is missing
     ]
-    # It goes on from step 4, with other checkpoints.
-    train_double(alone(), make("killed", checkpoint_every_steps=5))
+    # It goes on from step 4, with other checkpoints, and is killed again before step 6.
+    resumed = make("killed", checkpoint_every_steps=5)
+    train_until(5, resumed, monkeypatch)
+    parts = list_parts(open_losses(killed.folder))
+    assert [(part.first, part.last) for part in parts] == [(0, 3), (3, 4), (4, 5)]
+    assert len({part.folder for part in parts}) == 2
+    train_double(alone(), resumed)
     parts = list_parts(open_losses(killed.folder))
     assert [(part.first, part.last) for part in parts] == [(0, 3), (3, 4), (4, 5), (5, 8)]
-    assert len({part.folder for part in parts}) == 2
     assert require_sums(killed) == require_sums(whole)
 
 
