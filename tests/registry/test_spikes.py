@@ -134,6 +134,8 @@ def test_a_bad_document_is_the_first_of_the_highest_spike(train, planted, is_com
         assert len(spike["sequences"]) == MAX_SEQUENCES
         excess = [row["excess"] for row in spike["sequences"]]
         assert excess == sorted(excess, reverse=True)
+        expected = [row["loss_sum"] - row["num_targets"] * spike["median"] for row in spike["sequences"]]
+        assert excess == pytest.approx(expected, rel=1e-12)
         assert spike["loss"] > spike["threshold"] > spike["median"]
         whole = trace.trace_step(spike["step"])["sequences"]
         assert {key: first[key] for key in whole[0]} in whole
