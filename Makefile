@@ -82,6 +82,7 @@ bench: setup  ## measurements
 	@$(BIN)/python -m benchmarks.building
 	@$(BIN)/python -m benchmarks.reader
 	@$(BIN)/python -m benchmarks.resume
+	@$(BIN)/python -m benchmarks.trace
 	@$(BIN)/python -m benchmarks.preference
 
 wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment

@@ -34,6 +34,7 @@ class Config(RanksSection, TaskSection):
     stop_min_gain: Annotated[float, Field(ge=0)]
     checkpoint_every_steps: Positive
     log_every_steps: Positive
+    sequence_losses: bool
     evaluation_split: Split
     final_split: Split
 

@@ -20,26 +20,35 @@ _VERSION = re.compile(r"models:/(?P<name>.+)[/@](?P<version>[^/@]+)")
 _CONTROLS = re.compile("[\x7f-\x9f]")
 MAX_ROWS = 1000
 """Lines of a table for a person; --json has all."""
+WITHOUT_LOSSES = (
+    "The run did not record the losses of its sequences: only logged points are looked at "
+    "(finetune.log_every_steps), and all sequences of their steps are listed. To see which of them it was, "
+    "train again with finetune.sequence_losses=true and another finetune.folder."
+)
 MAX_TEXT = 200
 """Characters of a text in the table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What is asked of which run: a step, of all ranks or of one, or a document."""
+    """What is asked of which run: a step, of all ranks or of one, a document, or the spikes of the loss."""
 
     run: str | None
     step: int | None
     rank: int | None
     document: str | None
     num_ranks: int | None
+    deviations: float | None = None
+    """Of spikes; None = they are not asked for."""
 
 
 def show_trace(config: Any, question: Question, *, text: bool, as_json: bool) -> None:
     """Print the answer; `config` is the finetune section."""
     run = find_run(config, question.run)
     trace = RunTrace(run, choose_num_ranks(run, question.num_ranks))
-    if question.step is not None:
+    if question.deviations is not None:
+        answer = find_spikes(config, trace, question.deviations)
+    elif question.step is not None:
         answer = trace.trace_step(question.step, question.rank)
     else:
         answer = trace.trace_document(question.document or "")
@@ -49,6 +58,19 @@ def show_trace(config: Any, question: Question, *, text: bool, as_json: bool) ->
         print(format_json(answer))
     else:
         display_answer(answer)
+
+
+def find_spikes(config: Any, trace: RunTrace, deviations: float) -> Answer:
+    """The spikes of a run, from the losses of its sequences, or of the points in MLflow if it has none."""
+    from pipelines.finetune.losses.read import read_losses
+    from pipelines.registry.runs.spikes import trace_spikes
+
+    run = trace.run
+    losses, logged = read_losses(run.folder) if run.folder else None, dict[int, float]()
+    if losses is None:
+        lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
+        logged = lookup.read_history(run.run_id, "train/loss")
+    return trace_spikes(trace, losses, logged, deviations=deviations)
 
 
 def format_json(answer: Answer) -> str:
@@ -94,7 +116,9 @@ def display_answer(answer: Answer) -> None:
     run = f"run {answer['run']} ({answer['status']}, {total:,} steps)"
     place = f"sequences version {table['version']} at {table['path']}"
     console.print(redact(f"{run}, {place}"), markup=False)
-    if "document" in answer:
+    if "spikes" in answer:
+        display_spikes(answer)
+    elif "document" in answer:
         _display_document(answer)
     else:
         display_step(answer)
@@ -114,6 +138,39 @@ def display_step(answer: Answer) -> None:
         for segment in row["segments"]
     ]
     _print_table(("row", "rank", "document", "tokens", "characters"), lines, _has_text(rows))
+
+
+def display_spikes(answer: Answer) -> None:
+    rule, spikes, has_losses = answer["rule"], answer["spikes"], answer["has_sequence_losses"]
+    above = f"more than {rule['deviations']:g} deviations above the median of {rule['median_points']} before"
+    points = f"{answer['num_points']:,} losses, the last one of step {answer['last_step']:,}"
+    shown = f"; the {len(spikes)} highest" if len(spikes) < answer["num_spikes"] else ""
+    console.print(f"{answer['num_spikes']:,} spikes ({above}) among {points}{shown}")
+    for spike in spikes:
+        loss = "no finite number" if spike["loss"] is None else f"{spike['loss']:.4f}"
+        height = "" if spike["excess"] is None else f", {spike['excess']:.1f} deviations above the median"
+        rest = f"median {spike['median']:.4f}, threshold {spike['threshold']:.4f}{height}"
+        console.print(f"step {spike['step']:,}: loss {loss}, {rest}", markup=False)
+        headers = ("sequence", "rank", *(("loss", "share") if has_losses else ()))
+        lines = [
+            (*_format_sequence(row, has_losses), segment["doc_id"], *_format_segment(segment))
+            for row in spike["sequences"]
+            for segment in row["segments"]
+        ]
+        _print_table((*headers, "document", "tokens", "characters"), lines, _has_text(spike["sequences"]))
+    if has_losses and spikes:
+        console.print("loss: mean over the targets of the sequence. share: of the rise of the step's loss")
+    if not has_losses:
+        console.print(WITHOUT_LOSSES)
+
+
+def _format_sequence(row: Answer, has_losses: bool) -> tuple[str, ...]:
+    known = (str(row["sequence_id"]), str(row["rank"]))
+    if not has_losses:
+        return known
+    loss, share = row["loss_sum"], row["excess_fraction"]
+    mean = "not finite" if loss is None else f"{loss / max(1, row['num_targets']):.4f}"
+    return (*known, mean, "" if share is None else f"{share:.0%}")
 
 
 def _display_document(answer: Answer) -> None:

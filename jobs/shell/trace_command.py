@@ -24,6 +24,13 @@ def add_trace(program: typer.Typer) -> None:
         document: Annotated[
             str | None, typer.Option(metavar="ID", help="List sequences and steps that have this doc_id.")
         ] = None,
+        spike: Annotated[
+            bool, typer.Option("--spike", help="List the steps whose loss jumped, and what they saw.")
+        ] = False,
+        deviations: Annotated[
+            float,
+            typer.Option(metavar="K", help="Of --spike: how far above the running median, in deviations."),
+        ] = 6.0,
         run: Annotated[
             str | None,
             typer.Option(
@@ -44,20 +51,24 @@ def add_trace(program: typer.Typer) -> None:
         env: Env = None,
         file: File = None,
     ) -> None:
-        """List the documents of a step, or the steps of a document.
+        """List the documents of a step, the steps of a document, or the steps whose loss jumped.
 
         A step is answered with the documents that it trained on, by sequence, rank, tokens and characters;
         a document, with the steps and epochs that saw it, or with the rule that dropped it. Steps and epochs
         count from 1, as in the charts of the run; ranks from 0.
+
+        A spike is a loss more than K robust deviations of the noise above the running median. With
+        finetune.sequence_losses=true the sequences are listed that made it; otherwise all of the step.
 
         \b
         Examples:
           distributary trace --recipe customer_service --step 120
           distributary trace --recipe customer_service --step 120 --rank 1 --text
           distributary trace --document DOC_ID --run models:/customer_service/3
+          distributary trace --recipe customer_service --spike --text
         """
-        if (step is None) == (document is None):
-            raise typer.BadParameter("give either --step or --document")
+        if (step is not None) + (document is not None) + spike != 1:
+            raise typer.BadParameter("give one of --step, --document and --spike")
         if rank is not None and step is None:
             raise typer.BadParameter("--rank belongs to --step")
         record = Record("trace", [])
@@ -68,5 +79,12 @@ def add_trace(program: typer.Typer) -> None:
             record.configure(settings)
             from jobs.shell.trace import Question, show_trace
 
-            question = Question(run=run, step=step, rank=rank, document=document, num_ranks=num_ranks)
+            question = Question(
+                run=run,
+                step=step,
+                rank=rank,
+                document=document,
+                num_ranks=num_ranks,
+                deviations=deviations if spike else None,
+            )
             show_trace(config, question, text=text, as_json=as_json)

@@ -111,6 +111,9 @@ class RowSequence(Protocol):
     def list_rows(self, first: int, stop: int) -> np.ndarray:
         """(stop - first,) int64 rows at the positions of one window."""
 
+    def list_epochs(self, first: int, stop: int) -> np.ndarray:
+        """(stop - first,) int64 epochs of these rows, from 0."""
+
     def find(self, row: int, num_positions: int) -> list[tuple[int, int]]:
         """Epoch and position of every time that `row` stands at one of the first `num_positions`."""
 
@@ -129,6 +132,9 @@ class Epochs:
             chosen = epochs == epoch
             rows[chosen] = permute(inside[chosen], self._num_rows, seed=self._seed, epoch=int(epoch))
         return rows
+
+    def list_epochs(self, first: int, stop: int) -> np.ndarray:
+        return np.arange(first, stop, dtype=np.int64) // self._num_rows
 
     def find(self, row: int, num_positions: int) -> list[tuple[int, int]]:
         found = []
@@ -173,6 +179,20 @@ class Order:
         if window != self._window:
             self._batches, self._window = self._deal(window)[1], window
         return self._batches[inside]
+
+    def read_steps(self, steps: range) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `steps`, in the order of `batch`, and the epoch of each, from 0: (num_steps, global_batch)
+        int64 each. It leaves the window of `batch` as it is, so that another thread may use that."""
+        windows = range(steps.start // self._window_batches, -(-steps.stop // self._window_batches))
+        rows, epochs = [], []
+        for window in windows:
+            positions, batches = self._deal(window)  # (num_batches, global_batch) each
+            first = int(positions.min())
+            rows.append(batches)
+            epochs.append(self._rows.list_epochs(first, first + positions.size)[positions - first])
+        start = steps.start - windows.start * self._window_batches
+        inside = slice(start, start + len(steps))
+        return np.concatenate(rows)[inside], np.concatenate(epochs)[inside]
 
     def find_visits(self, row: int) -> list[Visit]:
         """When the training sees `row`, in the order of the epochs. Costs one window per epoch, wherever the

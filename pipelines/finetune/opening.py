@@ -7,11 +7,17 @@ when it sees all of them. A rank that fails says so, and the others stop. (If a 
 ends the tasks of the stage.)
 """
 
+import secrets
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
+from pipelines.dataset.reader import SequenceReader, open_split
 from pipelines.finetune.launch.faults import JoinError
+from pipelines.finetune.parallel.strategy import Strategy
+from pipelines.finetune.training import Training
 from pipelines.storage import Folder
 
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.05, 5.0
@@ -19,6 +25,49 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.05, 5.0
 ALL, FAILED = "all", "failed"
 
 _Data = TypeVar("_Data")
+
+
+def require_shared_folder(run: Folder, strategy: Strategy) -> int:
+    """A number that no other launch of this training has. Collective.
+
+    Raises FileNotFoundError, before hours of training, on a rank that cannot read what rank 0 writes in the
+    run folder, and JoinError on the others.
+    """
+    number = secrets.randbelow(2**52)
+    if strategy.rank == 0:
+        run.write("started", str(number).encode())
+    number = int(strategy.agree(number))
+    sees = run.exists("started") and int(run.read("started")) == number
+    # If one rank does not see the folder, all stop: next, they wait there for each other.
+    num_blind = strategy.sum(torch.tensor([float(not sees)]), name="shared_folder").item()
+    if sees and num_blind:
+        raise JoinError("another rank does not see the run folder")
+    if not sees:
+        raise FileNotFoundError(
+            f"rank {strategy.rank} does not see what rank 0 writes in {run.path}; "
+            "put the root on storage that all machines share"
+        )
+    return number
+
+
+def open_enough(training: Training, split: str, num_replicas: int) -> SequenceReader:
+    """The sequences of a split. Raises ValueError if they are fewer than the ranks."""
+    data, most_gb = training.data, training.execution.max_copies_gb
+    reader = open_split(
+        data.sequences,
+        table_id=data.table_id,
+        version=data.version,
+        split=split,
+        max_bytes=None if most_gb is None else int(most_gb * 1e9),
+    )
+    if len(reader) < num_replicas:
+        raise ValueError(
+            f"split {split} of {data.sequences} has {len(reader)} sequences, "
+            f"fewer than the {num_replicas} ranks; lower finetune.num_ranks, give the "
+            "sources a larger split (corpus.sources[].splits), or choose another "
+            "finetune.evaluation_split or final_split"
+        )
+    return reader
 
 
 def open_together(

@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.dataset.artefacts import is_artefact
+from pipelines.finetune.losses.tasks import require_task
 from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS, NO_NEXT_TOKENS, Architecture, ModelSpec
 from pipelines.finetune.preference import PREFERENCE
 from pipelines.finetune.training import REVISION, BatchPlan, Cadence, Data, Execution, Schedule, Training
@@ -46,6 +47,8 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
     if settings.max_logit_tokens is not None and facts["task"] not in NEXT_TOKEN_TASKS:
         raise ValueError(NO_NEXT_TOKENS)
+    if settings.sequence_losses:
+        require_task(facts["task"])
     training = Training(
         fingerprint="",
         folder="",

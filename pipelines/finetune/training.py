@@ -68,6 +68,8 @@ class Cadence:
     """Training ends after so many evaluations in a row without gain; None = after its last step."""
     stop_min_gain: float = 0.0
     """A gain in the metric must be greater than this to count."""
+    sequence_losses: bool = False
+    """Whether the loss of each sequence at each step goes to a table beside the run."""
 
     def __post_init__(self) -> None:
         if self.stop_after_evaluations is not None and self.stop_after_evaluations < 1:

@@ -1,13 +1,12 @@
 """One rank's training, from a pinned sequences table to a model folder; every rank runs the same function.
 
 The run folder holds everything a restart needs: `checkpoints/`, `events/`, `before.json` (metrics of the
-untrained model), perhaps `reference.json`, and at the end `model/`, for language models `sample.txt`, and
-`result.json`, which is written last. A second call continues from the newest checkpoint, or returns the
-result.
+untrained model), perhaps `reference.json` and `sequence_losses/`, and at the end `model/`, for language
+models `sample.txt`, and `result.json`, which is written last. A second call continues from the newest
+checkpoint, or returns the result.
 """
 
 import json
-import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -18,20 +17,22 @@ from torch import nn
 
 from pipelines.dataset.mixing.build import Sources, build_order
 from pipelines.dataset.mixing.mixed import Difficulty
+from pipelines.dataset.numbering import RowNumbers
 from pipelines.dataset.order import Order
-from pipelines.dataset.reader import SequenceReader, open_split
+from pipelines.dataset.reader import SequenceReader
 from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.finetune.best import is_over, judge_evaluation
 from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
 from pipelines.finetune.export import export_model
-from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
+from pipelines.finetune.losses.parts import forget_parts, open_losses
+from pipelines.finetune.losses.record import LossRecorder, RecordedRows, number_sequences
 from pipelines.finetune.models.lora import count_parameters
 from pipelines.finetune.models.preference import PreferenceDecoder
-from pipelines.finetune.opening import open_together
+from pipelines.finetune.opening import open_enough, open_together, require_shared_folder
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.precision import require_precision
@@ -81,6 +82,7 @@ class _Rank:
         self._order: Order
         self._total_steps: int
         self._mix: RealisedMix | None = None
+        self._losses: LossRecorder | None = None
         self._num_trained = self._num_parameters = 0
         self._reference: str | None = None
         self._plan = BatchPlan(
@@ -93,7 +95,8 @@ class _Rank:
     def run(self) -> dict[str, Any]:
         training, strategy, schedule = self._training, self._strategy, self._training.schedule
         require_precision(training.precision, strategy.device)
-        self._open_data(launch=self._require_shared_folder())
+        launch = require_shared_folder(self._run, strategy)
+        self._open_data(launch)
         self._note("building the model")
         if strategy.device.type == "cpu" and torch.cuda.is_available() and strategy.rank == 0:
             self._events.write("warning", step=0, text=IDLE_GPU)
@@ -114,21 +117,27 @@ class _Rank:
         if self._sources is not None and strategy.rank == 0:
             step = self._state.step
             self._mix = RealisedMix(self._sources, self._train.lengths, self._order, first_step=step)
+        recorder = self._losses = self._record_losses(launch)
         stopped = is_over(self._state, training.cadence)
         first = self._total_steps if stopped else self._state.step
         if first == self._total_steps and self._state.best_step < 0:
             self._evaluate_and_judge(self._state.step)  # the best checkpoint is gone, and no step follows
-        train(
-            strategy,
-            self._task,
-            self._train,
-            self._order,
-            steps=range(first, self._total_steps),
-            plan=self._plan,
-            optimization=training.optimization,
-            seed=schedule.seed,
-            after_step=self._after_step,
-        )
+        try:
+            train(
+                strategy,
+                self._task if recorder is None else recorder.task,
+                self._train,
+                self._order,
+                steps=range(first, self._total_steps),
+                plan=self._plan,
+                optimization=training.optimization,
+                seed=schedule.seed,
+                after_step=self._after_step,
+            )
+        except FloatingPointError:  # of all ranks, after the same step: its losses say which sequence it was
+            if recorder is not None:
+                recorder.write()
+            raise
         return self._finish(before)
 
     def _build_model(self, load_weights: bool) -> nn.Module:
@@ -144,10 +153,9 @@ class _Rank:
     def _open_data(self, launch: int) -> None:
         """The splits, when all ranks have them."""
         training, strategy = self._training, self._strategy
-        splits = ("train", training.data.evaluation_split, training.data.final_split)
         self._note("copying the sequences to the disks of the ranks")
-        self._train, self._validation, self._final = open_together(
-            lambda: [self._open(split) for split in splits],
+        self._train, self._validation, self._final, self._numbers = open_together(
+            self._open_splits,
             self._run / f"{OPENED}/{launch}",
             rank=strategy.rank,
             world_size=strategy.world_size,
@@ -161,46 +169,28 @@ class _Rank:
         )
         self._total_steps = self._order.total_steps
 
+    def _open_splits(self) -> tuple[SequenceReader, SequenceReader, SequenceReader, RowNumbers | None]:
+        """Train, validation and final split, and the ids of train if their losses are recorded."""
+        training, num_replicas = self._training, self._strategy.num_replicas
+        train, validation, final = (
+            open_enough(training, split, num_replicas)
+            for split in ("train", training.data.evaluation_split, training.data.final_split)
+        )
+        return train, validation, final, number_sequences(training)
+
+    def _record_losses(self, launch: int) -> LossRecorder | None:
+        """What measures the losses of sequences from this step on; None = nothing does."""
+        losses, step = open_losses(self._training.folder), self._state.step
+        if self._strategy.rank == 0:
+            forget_parts(losses, after=step)
+        if self._numbers is None:
+            return None
+        rows = RecordedRows(self._train, self._numbers, self._order, self._plan)
+        return LossRecorder(losses, self._task, self._strategy, rows, launch=launch, first_step=step)
+
     def _find_sources(self) -> Sources | None:
         plan, reader = self._training.mixture, self._train
         return None if plan is None else Sources(plan, reader.source_names, reader.source_codes)
-
-    def _open(self, split: str) -> SequenceReader:
-        data, most_gb = self._training.data, self._training.execution.max_copies_gb
-        reader = open_split(
-            data.sequences,
-            table_id=data.table_id,
-            version=data.version,
-            split=split,
-            max_bytes=None if most_gb is None else int(most_gb * 1e9),
-        )
-        if len(reader) < self._strategy.num_replicas:
-            raise ValueError(
-                f"split {split} of {data.sequences} has {len(reader)} sequences, "
-                f"fewer than the {self._strategy.num_replicas} ranks; lower finetune.num_ranks, give the "
-                "sources a larger split (corpus.sources[].splits), or choose another "
-                "finetune.evaluation_split or final_split"
-            )
-        return reader
-
-    def _require_shared_folder(self) -> int:
-        """Fail before hours of training if a rank cannot read what rank 0 writes. A number that no other
-        launch of this training has."""
-        number = secrets.randbelow(2**52)
-        if self._strategy.rank == 0:
-            self._run.write("started", str(number).encode())
-        number = int(self._strategy.agree(number))
-        sees = self._run.exists("started") and int(self._run.read("started")) == number
-        # If one rank does not see the folder, all stop: next, they wait there for each other.
-        num_blind = self._strategy.sum(torch.tensor([float(not sees)]), name="shared_folder").item()
-        if sees and num_blind:
-            raise JoinError("another rank does not see the run folder")
-        if not sees:
-            raise FileNotFoundError(
-                f"rank {self._strategy.rank} does not see what rank 0 writes in {self._training.folder}; "
-                "put the root on storage that all machines share"
-            )
-        return number
 
     def _evaluate_before(self) -> dict[str, float]:
         """Metrics of the model at step 0 on the final split; measured once per training."""
@@ -242,6 +232,8 @@ class _Rank:
                 # A resumed training does not repeat these events, so they must be on storage before the
                 # checkpoint is.
                 self._events.close()
+            if self._losses is not None:  # before the checkpoint, as the events are
+                self._losses.write()
             self._strategy.save(self._checkpoints, self._state)
             self._note(f"checkpoint of step {step} written")
         return stops

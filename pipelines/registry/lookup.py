@@ -75,6 +75,13 @@ class Lookup:
 
         return RunData(**self._answer(["run data", run_id], ask))
 
+    def read_history(self, run_id: str, key: str) -> dict[int, float]:
+        """Step -> value of a metric of a run. Asked every time."""
+        from mlflow import MlflowClient
+
+        self.connect()
+        return {point.step: point.value for point in MlflowClient().get_metric_history(run_id, key)}
+
     def find_version(self, name: str, alias_or_version: str | int) -> VersionRef:
         """The version of an alias or number. Raises LookupError that names what exists."""
 

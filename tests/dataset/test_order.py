@@ -125,6 +125,18 @@ def test_visits_of_a_row_are_where_the_batches_have_it(num_rows, global_batch, w
         assert [visit.epoch for visit in visits] == list(range(len(visits)))
 
 
+@pytest.mark.parametrize(("num_rows", "num_epochs", "window"), [(7, 4.0, 3), (40, 2.5, 4), (40, 0.2, 4)])
+def test_steps_are_read_with_the_epochs_of_their_rows(num_rows, num_epochs, window):
+    steps = num_steps(num_rows, global_batch=4, num_epochs=num_epochs)
+    given = {"global_batch": 4, "total_steps": steps, "seed": 4, "window_batches": window}
+    order = Order(np.arange(num_rows) % 5, **given)
+    epochs = {visit[1:]: visit.epoch for row in range(num_rows) for visit in order.find_visits(row)}
+    for steps_read in (range(steps), range(1, steps), range(steps - 1, steps), range(steps // 2)):
+        rows, found = order.read_steps(steps_read)
+        assert rows.tolist() == [order.batch(step).tolist() for step in steps_read]
+        assert found.tolist() == [[epochs[step, place] for place in range(4)] for step in steps_read]
+
+
 def test_every_epoch_visits_every_row_once():
     # 7 rows, batches of 4, windows of 3 batches: each window crosses the end of an epoch.
     order = Order(np.ones(7), global_batch=4, total_steps=14, seed=0, window_batches=3)

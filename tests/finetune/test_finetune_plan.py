@@ -38,7 +38,7 @@ def store(monkeypatch):
     artefacts.find_artefact.cache_clear()
 
 
-def plan(*, model=None, max_logit_tokens=None, optimizer="adamw", **facts):
+def plan(*, model=None, max_logit_tokens=None, sequence_losses=False, optimizer="adamw", **facts):
     settings = SimpleNamespace(
         strategy="data_parallel",
         num_ranks=1,
@@ -47,6 +47,7 @@ def plan(*, model=None, max_logit_tokens=None, optimizer="adamw", **facts):
         model=model or Architecture(config=TINY_BERT),
         optimization=Optimization(optimizer=optimizer),
         max_logit_tokens=max_logit_tokens,
+        sequence_losses=sequence_losses,
     )
     return make_training(settings, SimpleNamespace(facts=facts, path="/no/table"))
 
@@ -62,6 +63,13 @@ def test_logits_are_limited_where_next_tokens_are_predicted(task):
         expected, message = AttributeError, "no attribute"  # the next of these settings
     with pytest.raises(expected, match=message):
         plan(task=task, max_logit_tokens=100)
+
+
+def test_losses_of_sequences_are_refused_where_a_sequence_has_none():
+    with pytest.raises(ValueError, match=r"sequence_losses is true, but in task retrieval .*set it to false"):
+        plan(task="retrieval", sequence_losses=True)
+    with pytest.raises(AttributeError, match="no attribute"):  # the next of these settings
+        plan(task="classification", sequence_losses=True)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 from jobs.shell.cli import build_program
 from jobs.shell.display import console
 from jobs.shell.trace import display_step, format_json
+from pipelines.registry.lookup import Lookup
+from pipelines.registry.runs.current import read_current
 from pipelines.tables import DOCUMENTS, SEQUENCES
 from tests.conftest import flow_overrides
 
@@ -59,6 +61,27 @@ def test_a_document_lists_the_steps_that_saw_it(ask, flow, spark):
             assert row["sequence_id"] in [each["sequence_id"] for each in step["sequences"]]
 
 
+def test_losses_of_sequences_of_both_ranks_are_in_the_table_of_the_run(ask, flow, spark):
+    answer = read_answer(ask("--spike", "--json", "--deviations", "1.0"))
+    steps = answer["total_steps"]
+    assert (answer["has_sequence_losses"], answer["num_points"], answer["last_step"]) == (True, steps, steps)
+    assert answer["spikes"], "losses of random rows differ by more than one deviation"
+    run = read_current(flow.configs["finetune"].folder)
+    losses = spark.read.format("delta").load(f"{run.folder}/sequence_losses")
+    rows = losses.where(losses.step == answer["spikes"][0]["step"]).collect()
+    assert {row["run"] for row in rows} == {run.run_id} == {answer["run"]}
+    assert sorted(row["rank"] for row in rows) == [0] * 8 + [1] * 8
+    mean = sum(row["loss_sum"] for row in rows) / 16
+    assert answer["spikes"][0]["loss"] == pytest.approx(mean, rel=1e-12)
+    highest = max(rows, key=lambda row: row["loss_sum"])
+    assert answer["spikes"][0]["sequences"][0]["sequence_id"] == highest["sequence_id"]
+    logged = Lookup(flow.configs["finetune"].tracking.uri).read_history(run.run_id, "train/loss")
+    assert logged[answer["spikes"][0]["step"]] == pytest.approx(mean, rel=1e-5)
+    shown = ask("--spike", "--deviations", "1.0", "--text")
+    assert shown.exit_code == 0
+    assert f"step {answer['spikes'][0]['step']}: loss " in shown.stdout
+
+
 def test_a_dropped_document_is_named_with_its_rule(ask, flow, spark):
     documents = DOCUMENTS.read(spark, flow.configs["corpus"].documents)
     dropped = documents.where("drop_reason IS NOT NULL").collect()
@@ -72,7 +95,8 @@ def test_a_dropped_document_is_named_with_its_rule(ask, flow, spark):
 
 
 def test_a_question_is_a_step_or_a_document(ask):
-    for words in ((), ("--step", "1", "--document", "0" * 32), ("--document", "0" * 32, "--rank", "1")):
+    twice = (("--step", "1", "--document", "0" * 32), ("--step", "1", "--spike"))
+    for words in ((), *twice, ("--document", "0" * 32, "--rank", "1"), ("--spike", "--rank", "1")):
         assert ask(*words).exit_code == 2
 
 

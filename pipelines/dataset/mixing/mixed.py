@@ -62,6 +62,7 @@ class MixedRows:
         self._codes, self._window_rows = codes, window_batches * global_batch
         amounts = [source.num_planned for source in plan.sources]
         self._turns = Turns(amounts, window_rows=self._window_rows, seed=seed)
+        self._num_used = np.array([max(1, source.num_used) for source in plan.sources], dtype=np.int64)
         self._streams = [
             _Stream(source, found, seed) for source, found in zip(plan.sources, rows, strict=True)
         ]
@@ -80,6 +81,12 @@ class MixedRows:
             chosen = sources == source
             rows[chosen] = self._streams[source].list_rows(turns[chosen])
         return rows
+
+    def list_epochs(self, first: int, stop: int) -> np.ndarray:
+        """(stop - first,) int64 passes over the source of each row of one window."""
+        sources, turns = self._turns.list_turns(first // self._window_rows)  # (num_positions,) each
+        assert len(sources) == stop - first, "a window of the order is one of the turns"
+        return turns // self._num_used[sources]
 
     def find(self, row: int, num_positions: int) -> list[tuple[int, int]]:
         """Pass and position of every time that `row` comes."""

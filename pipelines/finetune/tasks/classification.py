@@ -53,6 +53,9 @@ class Classification:
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
         return cross_entropy(outputs, batch.targets, reduction="sum")
 
+    def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return cross_entropy(outputs, batch.targets, reduction="none")
+
     def sums(self, outputs: Tensor, batch: Batch, total: Tensor | None = None) -> Tensor:
         """K = 1 + C * C: the loss, then the confusion matrix row by row.
 

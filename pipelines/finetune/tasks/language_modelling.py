@@ -84,6 +84,17 @@ class LanguageModelling:
         logits = outputs[:, :-1].flatten(0, 1)
         return cross_entropy(logits, targets, ignore_index=NO_LABEL, reduction="sum")
 
+    def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        targets_BT = batch.targets[:, 1:]
+        if outputs.dim() == 1:
+            counts_BT = targets_BT != NO_LABEL
+            losses_BT = outputs.new_zeros(counts_BT.shape).masked_scatter(counts_BT, outputs)
+            return losses_BT.sum(1)
+        # One row after the other: the softmax of all of them would need the memory of the logits again.
+        pairs = zip(outputs[:, :-1], targets_BT.long(), strict=True)
+        losses = [cross_entropy(*pair, ignore_index=NO_LABEL, reduction="sum") for pair in pairs]
+        return torch.stack(losses)
+
     def sums(self, outputs: Tensor, batch: Batch, total: Tensor | None = None) -> Tensor:
         """K = 3: loss in nats, number of targets, bytes behind them."""
         nats = self.loss_sum(outputs, batch).detach().double()

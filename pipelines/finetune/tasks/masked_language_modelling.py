@@ -77,6 +77,11 @@ class MaskedLanguageModelling:
         logits_NV = outputs[is_masked_BT]  # the loss copies them: only those that count
         return cross_entropy(logits_NV, batch.targets[is_masked_BT].long(), reduction="sum")
 
+    def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        is_masked_BT = batch.targets != NO_LABEL
+        losses_N = cross_entropy(outputs[is_masked_BT], batch.targets[is_masked_BT].long(), reduction="none")
+        return losses_N.new_zeros(is_masked_BT.shape).masked_scatter(is_masked_BT, losses_N).sum(1)
+
     def sums(self, outputs: Tensor, batch: Batch, total: Tensor | None = None) -> Tensor:
         """K = 3: loss in nats, number of masked tokens, bytes behind them."""
         nats = self.loss_sum(outputs, batch).detach().double()

@@ -96,6 +96,9 @@ class Preference:
         """`outputs`: (B, M), see PreferenceDecoder."""
         return self._compare(outputs, batch).losses_P.sum()
 
+    def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return self._compare(outputs, batch).losses_P
+
     def sums(self, outputs: Tensor, batch: Batch, total: Tensor | None = None) -> Tensor:
         """K = 5, as SUMS."""
         found = self._compare(outputs, batch)

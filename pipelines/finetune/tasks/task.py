@@ -6,7 +6,7 @@ Shapes: B sequences, T tokens, C classes, V vocabulary, K sums.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -134,4 +134,15 @@ class Task(Protocol):
         """One prediction per document, in the order given. `generate=False` leaves out text that takes time
         to write.
         """
+        ...
+
+
+@runtime_checkable
+class LossPerRow(Protocol):
+    """What a task has, too, if the loss of a row does not depend on other rows (losses/tasks.py names them).
+    A row is a sequence of the table; of preference, a pair."""
+
+    def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(num_rows,) sum of the loss over the targets of each row, in nats, in the order of the rows; they
+        add up to `loss_sum`. Without a gradient."""
         ...

@@ -5,6 +5,7 @@ pinned table (`dataset.trace`). So the answer is that of the training itself, at
 is still going on.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,8 +41,11 @@ class RunTrace:
     run: RunData
     num_ranks: int
 
-    def trace_step(self, step: int, rank: int | None = None) -> Answer:
-        """The sequences of a step and their documents, of all ranks or of one, in the order of the batch.
+    def trace_step(
+        self, step: int, rank: int | None = None, *, sequence_ids: Collection[int] | None = None
+    ) -> Answer:
+        """The sequences of a step and their documents, of all ranks or of one, in the order of the batch;
+        with `sequence_ids`, only these.
 
         Raises ValueError for a step or a rank that the run does not have.
         """
@@ -57,6 +61,9 @@ class RunTrace:
             )
         batch = self._order.batch(step - 1)  # (global_batch,)
         places = np.arange(len(batch)) if rank is None else self._list_places(rank)  # (num_places,)
+        if sequence_ids is not None:
+            ids = self._sequences(TRAINED).numbers.find_ids(batch[places])  # (num_places,)
+            places = places[np.isin(ids, list(sequence_ids))]
         spans = self._sequences(TRAINED).read_spans(batch[places].tolist())
         listed = [
             {
@@ -67,7 +74,7 @@ class RunTrace:
             }
             for place, row in zip(places.tolist(), batch[places].tolist(), strict=True)
         ]
-        return {**self._describe_run(), **self._describe_step(step), "sequences": listed}
+        return {**self.describe_run(), **self._describe_step(step), "sequences": listed}
 
     def trace_document(self, doc_id: str) -> Answer:
         """The sequences that hold a document, and when each of them was seen.
@@ -98,14 +105,15 @@ class RunTrace:
             }
             for row, (sequence_id, spans) in zip(rows.tolist(), found.items(), strict=True)
         ]
-        return {**self._describe_run(), "document": doc_id, "split": split, "sequences": listed}
+        return {**self.describe_run(), "document": doc_id, "split": split, "sequences": listed}
 
     def add_texts(self, answer: Answer) -> None:
         """Give every segment of an answer the `text` of its characters.
 
         Reads the ids of the documents table: seconds on millions of documents.
         """
-        segments = [segment for row in answer["sequences"] for segment in row["segments"]]
+        parts = answer.get("spikes", [answer])
+        segments = [segment for part in parts for row in part["sequences"] for segment in row["segments"]]
         texts = self._read_documents({segment["doc_id"] for segment in segments}, ["text"])
         for segment in segments:
             text = texts[segment["doc_id"]]["text"]
@@ -164,7 +172,8 @@ class RunTrace:
     def _describe_step(self, step: int) -> Answer:
         return {"step": step, "in_model": None if self._best_step is None else step <= self._best_step}
 
-    def _describe_run(self) -> Answer:
+    def describe_run(self) -> Answer:
+        """What every answer says of the run."""
         return {
             "run": self.run.run_id,
             "status": self.run.status,

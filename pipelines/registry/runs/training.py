@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.finetune.losses.table import commit_losses
 from pipelines.finetune.results import display_result, read_result, read_sample
 from pipelines.finetune.training import Training
 from pipelines.lease import Lease
@@ -113,6 +114,7 @@ def _conclude(tracker: Tracker, training: Training, sequences: Pin, documents: P
     sample = read_sample(training.folder)
     if sample is not None:
         tracker.log_text("sample.txt", sample)
+    commit_losses(training.folder, tracker.run_id)
     log_corpus(tracker, documents)
     log_sequences(tracker, sequences)
     tracker.finish({f"final/{name}": value for name, value in result["after"].items()})

@@ -93,6 +93,17 @@ def test_visits_of_every_row_are_where_the_batches_have_it(case):
         assert [visit.epoch for visit in visits] == list(range(len(visits)))
 
 
+def test_steps_are_read_with_the_passes_of_their_rows(case):
+    order, first = case.order(), case.steps // 3
+    rows, passes = order.read_steps(range(first, case.steps))
+    assert rows.tolist() == case.batches()[first:]
+    for row in np.unique(rows)[::7].tolist():
+        visits = [visit for visit in order.find_visits(row) if visit.step >= first]
+        assert [passes[visit.step - first, visit.place] for visit in visits] == [
+            visit.epoch for visit in visits
+        ]
+
+
 def test_a_step_does_not_depend_on_earlier_steps(case):
     batches = case.batches()
     for step in {0, case.steps // 3, case.steps // 2, case.steps - 1}:  # a resumed training starts there

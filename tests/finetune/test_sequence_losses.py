@@ -1,0 +1,235 @@
+"""The losses of sequences: they add up to the loss of a step, are there once, and change nothing."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from deltalake import DeltaTable
+
+from pipelines.finetune import starting_model
+from pipelines.finetune.losses import record
+from pipelines.finetune.losses.parts import NAME, PARTS, list_parts, open_losses
+from pipelines.finetune.losses.table import commit_losses
+from pipelines.finetune.losses.tasks import TASKS as TASKS_WITH_LOSSES
+from pipelines.finetune.losses.tasks import require_task
+from pipelines.finetune.models.architecture import Architecture
+from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.decoder import limit_logits
+from pipelines.finetune.parallel.single import SingleProcess
+from pipelines.finetune.preference import PreferenceLoss
+from pipelines.finetune.results import read_result
+from pipelines.finetune.tasks.table import TASKS, build_task
+from pipelines.finetune.tasks.task import Draw, LossPerRow
+from pipelines.finetune.worker import train_rank
+from tests.finetune import data, preferences
+from tests.finetune.ranks import alone, run_processes
+from tests.finetune.test_masked_ranks import packed_rows
+from tests.finetune.test_train import DECODER, read_events
+from tests.sequence_tables import make_rows, write_sequences_table
+
+NUM_DOCUMENTS, GLOBAL_BATCH, STEPS = 100, 12, 8
+ROWS = {"classification": data.classification_rows, "preference": preferences.pair_rows}
+
+
+def train_double(world, training):
+    """A training in float64. The change is undone by the test, or by the end of the rank's process."""
+    real = build_model
+    starting_model.build_model = lambda *args, **options: real(*args, **options).double()
+    torch.set_num_threads(1)
+    return train_rank(training, world)
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A sequences table; trainings are in float64."""
+    monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(starting_model, "build_model", build_model)
+    splits = {
+        split: make_rows(split, number, num_groups=5)
+        for split, number in (("train", NUM_DOCUMENTS), ("validation", 20), ("test", 20))
+    }
+    return write_sequences_table(str(tmp_path / "sequences"), splits)
+
+
+@pytest.fixture
+def make(table, tmp_path):
+    """Trainings of 8 steps on that table, with checkpoints after steps 3, 4, 6 and 8."""
+
+    def make(name, **changes):
+        place = {"sequences": table.path, "table_id": table.table_id, "version": table.version}
+        settings = {"num_epochs": 2.4, "global_batch": GLOBAL_BATCH, "micro_batch": 5, "window_batches": 2}
+        settings |= {"evaluate_every_steps": 4, "checkpoint_every_steps": 3, "sequence_losses": True}
+        settings |= {"task": "language_modelling", "architecture": Architecture(config=DECODER)}
+        return data.make_training(tmp_path, folder=str(tmp_path / name), **place, **{**settings, **changes})
+
+    return make
+
+
+def read_losses(training):
+    """step, epoch, rank, sequence_id, loss_sum and num_targets of all parts, by step and sequence."""
+    losses = open_losses(training.folder)
+    files = [file for part in list_parts(losses) for file in part.files]
+    rows = [
+        tuple(row.values()) for file in files for row in pq.read_table(f"{losses.path}/{file}").to_pylist()
+    ]
+    return sorted(rows, key=lambda row: (row[0], row[3]))
+
+
+def read_step_losses(training):
+    events = read_events(Path(training.folder))
+    return {event["step"]: event["loss"] for event in events if event["kind"] == "step"}
+
+
+def require_sums(training, num_steps=STEPS):
+    """The sums of a step are its logged loss; a step has a whole batch, an epoch no sequence twice."""
+    rows, logged = read_losses(training), read_step_losses(training)
+    assert sorted(logged) == list(range(1, num_steps + 1))
+    for step, loss in logged.items():
+        of_step = [row for row in rows if row[0] == step]
+        assert len(of_step) == GLOBAL_BATCH
+        assert sum(row[4] for row in of_step) / sum(row[5] for row in of_step) == pytest.approx(
+            loss, rel=0, abs=1e-12
+        )
+    visits = [(row[1], row[3]) for row in rows]
+    assert len(set(visits)) == len(visits) == num_steps * GLOBAL_BATCH
+    assert {row[1] for row in rows} == {1, 2, 3}
+    return rows
+
+
+def build_example(task, root):
+    """(task, module in float64, rows, whose losses are asked for)."""
+    decoder = Architecture(config=preferences.LLAMA if task == "preference" else DECODER)
+    changes = {} if task in ("classification", "masked_language_modelling") else {"architecture": decoder}
+    changes |= {"preference": PreferenceLoss(loss="orpo")} if task == "preference" else {}
+    training = data.make_training(root, task=task, **changes)
+    module = build_model(training.architecture, training.spec, vocab_size=data.VOCABULARY, seed=0)
+    return build_task(training.spec), module.double().eval(), ROWS.get(task, packed_rows)(6, 3)
+
+
+@pytest.mark.parametrize(("task", "limit"), [*((task, None) for task in TASKS_WITH_LOSSES), ("chat", 7)])
+def test_the_loss_of_a_row_is_that_of_the_row_alone(tmp_path, task, limit):
+    built, module, rows = build_example(task, tmp_path)
+    if limit:
+        limit_logits(module, limit)
+
+    def measure(chosen):
+        part = type(rows)(*(values[chosen.start : chosen.stop] for values in rows))
+        batch = built.collate(part, torch.device("cpu"), Draw(torch.arange(6).numpy()[chosen], 0, 1))
+        outputs = module(**batch.inputs).detach()
+        return built.row_losses(outputs, batch), built.loss_sum(outputs, batch)
+
+    together, total = measure(slice(0, 6))
+    apart = [measure(slice(row, row + 1))[1] for row in range(6)]
+    assert together.tolist() == pytest.approx([float(each) for each in apart], rel=1e-12)
+    assert float(together.sum()) == pytest.approx(float(total), rel=1e-12)
+    assert len(set(together.tolist())) == 6
+
+
+def test_tasks_whose_sequences_have_no_loss_of_their_own_are_refused_by_name(tmp_path):
+    specs = {name: data.make_training(tmp_path, task=name).spec for name in TASKS}
+    found = {name for name, spec in specs.items() if isinstance(build_task(spec), LossPerRow)}
+    assert found == set(TASKS_WITH_LOSSES)
+    assert "retrieval" not in found
+    with pytest.raises(
+        ValueError, match=r"sequence_losses is true, but in task retrieval .* set it to false"
+    ):
+        require_task("retrieval")
+
+
+def test_the_losses_of_a_step_add_up_to_its_loss(make, monkeypatch):
+    monkeypatch.setattr(record, "MOST_TENSORS", 4)  # losses are joined on the way
+    training = make("run")
+    train_double(alone(), training)
+    rows = require_sums(training)
+    assert {row[2] for row in rows} == {0}
+
+
+@pytest.mark.slow
+def test_ranks_write_what_one_process_writes(make):
+    model = Architecture(config=DECODER | dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0))
+    one, two = make("one", architecture=model), make("two", architecture=model, collectives="torch")
+    train_double(alone(), one)
+    run_processes(train_double, two, num_ranks=2, backend="torch")
+    rows = [require_sums(training) for training in (one, two)]
+    assert {row[2] for row in rows[1]} == {0, 1}
+    for first, second in zip(*rows, strict=True):
+        assert (*first[:2], first[3], first[5]) == (*second[:2], second[3], second[5])
+        assert first[4] == pytest.approx(second[4], rel=1e-10)
+
+
+def train_until(step, training, monkeypatch):
+    """Train until the checkpoint of `step` is due; it is not written."""
+
+    def die(self, checkpoints, state):
+        if state.step == step:
+            raise KeyboardInterrupt
+        real(self, checkpoints, state)
+
+    real = SingleProcess.save
+    with monkeypatch.context() as patched:
+        patched.setattr(SingleProcess, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            train_double(alone(), training)
+
+
+def test_a_killed_attempt_leaves_no_step_twice(make, monkeypatch):
+    whole, killed = make("whole"), make("killed")
+    train_double(alone(), whole)
+    train_until(6, killed, monkeypatch)
+    assert [(part.first, part.last) for part in list_parts(open_losses(killed.folder))] == [
+        (0, 3),
+        (3, 4),
+        (4, 6),  # written before the checkpoint that is missing
+    ]
+    # It goes on from step 4, with other checkpoints, and is killed again before step 6.
+    resumed = make("killed", checkpoint_every_steps=5)
+    train_until(5, resumed, monkeypatch)
+    parts = list_parts(open_losses(killed.folder))
+    assert [(part.first, part.last) for part in parts] == [(0, 3), (3, 4), (4, 5)]
+    assert len({part.folder for part in parts}) == 2
+    train_double(alone(), resumed)
+    parts = list_parts(open_losses(killed.folder))
+    assert [(part.first, part.last) for part in parts] == [(0, 3), (3, 4), (4, 5), (5, 8)]
+    assert require_sums(killed) == require_sums(whole)
+
+
+def test_recording_changes_neither_losses_nor_weights(make):
+    results = {}
+    for name, is_on in (("on", True), ("off", False)):
+        training = make(name, sequence_losses=is_on)
+        assert training.identity() == make("on").identity()
+        results[name] = (train_rank(training, alone())["weights"], read_step_losses(training))
+        assert (Path(training.folder) / NAME).exists() == is_on
+    assert results["on"] == results["off"]
+
+
+def test_the_step_of_a_diverged_training_is_recorded(make):
+    training = make("run", learning_rate=1e30, max_gradient_norm=1e30)
+    with pytest.raises(FloatingPointError, match="loss is nan"):
+        train_double(alone(), training)
+    rows = read_losses(training)
+    steps = {row[0] for row in rows}
+    assert steps == set(range(1, len(steps) + 1))
+    assert len(steps) >= 2
+    assert any(row[4] != row[4] for row in rows if row[0] == max(steps))
+    assert all(row[4] == row[4] for row in rows if row[0] < max(steps))
+    assert read_result(training.folder) is None
+
+
+def test_the_table_is_committed_once_with_all_rows(make, monkeypatch):
+    training = make("run")
+    assert commit_losses(training.folder, "run 1") is None
+    train_until(6, training, monkeypatch)
+    train_double(alone(), training)
+    found = commit_losses(training.folder, "run 1")
+    rows = DeltaTable(open_losses(training.folder).path).to_pyarrow_table().to_pylist()
+    names = ("step", "epoch", "rank", "sequence_id", "loss_sum", "num_targets")
+    written = sorted((tuple(row[name] for name in names) for row in rows), key=lambda row: (row[0], row[3]))
+    assert written == read_losses(training)
+    assert {row["run"] for row in rows} == {"run 1"}
+    assert found.num_rows == len(rows) == STEPS * GLOBAL_BATCH
+    assert commit_losses(training.folder, "run 1") == found
+    files = {Path(file).name for file in DeltaTable(open_losses(training.folder).path).file_uris()}
+    assert len(files) == 4 < len(list(Path(open_losses(training.folder).path).glob("*/*.parquet")))
+    assert (Path(open_losses(training.folder).path) / PARTS).exists()
