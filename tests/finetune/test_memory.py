@@ -29,6 +29,7 @@ from tests.finetune.data import (
     pair_rows,
     text_rows,
 )
+from tests.sequence_tables import make_rows, write_sequences_table
 
 CPU = torch.device("cpu")
 NUM_ROWS = 8
@@ -208,9 +209,9 @@ ESTIMATE = MemoryEstimate(
 
 def test_a_person_reads_the_parts():
     text = forecast.describe_memory(ESTIMATE, on_gpu=False)
-    assert text.startswith("13.55 GB a rank at its peak: weights 1.00, gradients 1.00, optimizer 2.00, act")
+    assert text.startswith("at least 13.88 GB a rank at its peak: weights 1.00, gradients 1.00, optim")
     assert "activations 6.00 (micro-batch of 32 sequences, up to 512 tokens)" in text
-    assert text.endswith("checkpoint in writing and gaps of the allocator 3.00, process 0.55")
+    assert text.endswith("checkpoint in writing and gaps of the allocator 3.00, process 0.89")
     assert forecast.describe_memory(ESTIMATE, on_gpu=True).startswith(
         "10.00 GB a rank at its peak on its GPU"
     )
@@ -224,8 +225,8 @@ def test_too_little_memory_names_the_settings_that_help(root):
 
     assert warn(ESTIMATE, 14 * 10**9) == {}
     assert warn(ESTIMATE, 13 * 10**9) == {
-        "memory warning": "a rank needs about 13.55 GB, and this machine has 13.00 for each of 2 ranks; set "
-        "finetune.micro_batch=16 or finetune.activation_checkpointing=true"
+        "memory warning": "a rank needs at least 13.88 GB, and this machine has 13.00 for each of 2 "
+        "ranks; set finetune.micro_batch=16 or finetune.activation_checkpointing=true"
     }
     mostly_state = replace(ESTIMATE, optimizer=9 * 10**9, activations=10**8)
     assert "set finetune.strategy=sharded_optimizer or" in warn(mostly_state, 10**9)["memory warning"]
@@ -235,3 +236,22 @@ def test_what_cannot_be_estimated_is_said(root):
     training = make_training(root)
     found = forecast.forecast_memory(training, num_ranks=1, is_local=True)
     assert found["memory"].startswith("not known (FileNotFoundError: sequences at /no/table")
+
+
+def test_the_longest_row_of_the_table_is_what_counts(root, monkeypatch):
+    rows = {"train": make_rows("train", 40, num_groups=5)}
+    pin = write_sequences_table(str(root / "sequences"), rows)
+    training = make_training(
+        root,
+        task="language_modelling",
+        architecture=Architecture(config={**DECODER, "max_position_embeddings": 512}),
+        sequences=pin.path,
+        table_id=pin.table_id,
+        version=pin.version,
+    )
+    most = max(row["num_tokens"] for row in rows["train"])
+    monkeypatch.setattr(forecast, "read_memory_limit", lambda: 10**9)
+    found = forecast.forecast_memory(training, num_ranks=2, is_local=True)
+    assert f"(micro-batch of 8 sequences, up to {most} tokens)" in found["memory"]
+    assert "and this machine has 0.50 for each of 2 ranks" in found["memory warning"]
+    assert list(forecast.forecast_memory(training, num_ranks=2, is_local=False)) == ["memory"]

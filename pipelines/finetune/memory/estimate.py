@@ -33,6 +33,8 @@ from pipelines.finetune.tasks.task import Draw, Task
 from pipelines.finetune.training import BatchPlan, Training
 from pipelines.storage import Folder
 
+NUM_COPIES = 2
+"""Of a checkpoint's file while it is written: safetensors.torch.save makes one for its result (measured)."""
 CPU = torch.device("cpu")
 
 
@@ -97,8 +99,9 @@ def estimate_memory(
         lasting, peak = tensors.num_bytes, tensors.peak_bytes
         trained = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
         saved = _count_tensors(read_state(model).values())
-        merged = weights if training.architecture.adapter.merge else saved
-        tensors.hold(max(saved, lasting - weights - trained, merged))
+        file = max(saved, lasting - weights - trained)
+        exported = weights if training.architecture.adapter.merge else saved
+        tensors.hold(max(NUM_COPIES * file, exported))
     return MemoryEstimate(
         weights=weights,
         gradients=trained,
