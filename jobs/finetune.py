@@ -10,6 +10,7 @@ from jobs.shell.data_order import describe_mixture, list_inputs
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.ranks import RanksSection
 from jobs.shell.redaction import redact
+from jobs.shell.room import forecast_room, require_room
 from jobs.shell.settings import AbsolutePath, Positive, Split, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from jobs.shell.task_settings import TaskSection
@@ -47,7 +48,10 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
     tracking, training = config.tracking, make_training(config, sequences)
     state = find_state(training, Lookup(tracking.uri, tracking.artifacts), tracking.experiment, config.folder)
     notes, inputs = {**describe_mixture(training), **config.model.adapter.describe()}, (training, sequences)
-    return Plan(fingerprint=training.fingerprint, inputs=inputs, notes=notes, **state._asdict())
+    look = forecast_room(config, training)
+    return Plan(
+        fingerprint=training.fingerprint, inputs=inputs, notes=notes, forecast=look, **state._asdict()
+    )
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
@@ -55,7 +59,7 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 
 
 def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:
-    from pipelines.finetune.driver import Listeners, require_room, run_training
+    from pipelines.finetune.driver import Listeners, run_training
     from pipelines.registry.runs.training import Description, record_run
     from pipelines.registry.store import connect
 
@@ -63,7 +67,7 @@ def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, s
     about = Description(redact({**training.settings(), "num_ranks": num_ranks}), config.effective, redact)
     connect(config.tracking.uri, config.tracking.artifacts)
     if work.needs_spark:
-        require_room(work.spark, training, num_ranks, wait_seconds=config.wait_for_slots_seconds)
+        require_room(config, work, training)
     inputs = list_inputs(config, work, training, sequences)
     with record_run(training, inputs, config.tracking.experiment, about, config.folder) as run:
         if run.tracker is not None:  # else it had finished before

@@ -5,6 +5,7 @@ Everything outside comes as callables, so that this module knows neither MLflow 
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,13 +142,17 @@ class Watcher:
 
 
 def step_metrics(event: dict[str, Any]) -> dict[str, float]:
-    """The points of the training curves that a step event gives."""
-    return {
+    """The points of the training curves that a step event gives. A skipped step of float16 has no finite
+    gradient, and perhaps no loss: a point is left out."""
+    points = {
         "train/loss": event["loss"],
         "train/gradient_norm": event["gradient_norm"],
         "train/learning_rate": event["learning_rate"],
         "train/tokens_per_second": event["num_tokens"] / max(event["seconds"], 1e-9),
     }
+    if event.get("loss_scale") is not None:
+        points |= {"train/loss_scale": event["loss_scale"], "train/skipped_steps": event["num_skipped"]}
+    return {name: value for name, value in points.items() if math.isfinite(value)}
 
 
 def mixture_metrics(event: dict[str, Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ numbers of ranks or micro-batches drop other units.
 A thread reads and pads micro-batches ahead. It draws no random numbers, so nothing depends on how far it is.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -20,6 +21,7 @@ import torch
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.lack_of_memory import explain_update
+from pipelines.finetune.loss_scale import UNSCALED, LossScale
 from pipelines.finetune.optimization import Optimization, learning_rate
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.prefetch import prefetch
@@ -36,6 +38,10 @@ class StepResult(NamedTuple):
     num_tokens: int
     """Tokens of the global batch, without padding."""
     seconds: float
+    loss_scale: float | None = None
+    """Of the next step; None = the precision needs none."""
+    num_skipped: int = 0
+    """Steps so far, this one included, that changed nothing because a gradient in float16 was not finite."""
 
 
 def train(
@@ -48,14 +54,15 @@ def train(
     plan: BatchPlan,
     optimization: Optimization,
     seed: int,
+    scale: LossScale = UNSCALED,
     after_step: Callable[[int, StepResult, np.ndarray], bool],
 ) -> None:
     """Run `steps`, which end at the last step of the training. `strategy` is built.
 
     `after_step(num_steps_done, result, rows)` is called on every rank after every step, with the rows of the
     global batch. If it is true, the training ends early; all ranks must say the same.
-    Raises FloatingPointError if loss or gradient is not finite, MemoryError with the remedies if memory does
-    not suffice.
+    Raises FloatingPointError if loss or gradient is not finite, with a dynamic `scale` only after many steps
+    in a row, MemoryError with the remedies if memory does not suffice.
     """
     # From here on only the thread asks `order`, which keeps a window.
     with prefetch(_make_batches(strategy, task, reader, order, steps, plan, seed)) as made:
@@ -66,23 +73,34 @@ def train(
             rate = learning_rate(step, steps.stop, optimization)
             torch.manual_seed(_dropout_seed(seed, step, strategy.data_rank))
             batches = chain([first], (batch for _, batch in parts))
-            share = strategy.forward_backward(
-                batches, task, num_targets=max(1, int(task.count_targets(reader.num_targets[rows]).sum()))
-            )
+            num_targets = max(1, int(task.count_targets(reader.num_targets[rows]).sum()))
+            used = scale.value
+            share = strategy.forward_backward(batches, task, num_targets=num_targets / used)
             with explain_update():
-                norm = strategy.step(max_norm=optimization.max_gradient_norm, learning_rate=rate)
-            loss = float(strategy.sum(share, name="loss"))
-            if not (np.isfinite(loss) and np.isfinite(norm)):
-                raise FloatingPointError(
-                    f"loss is {loss} and gradient norm {norm} at step {step + 1}; "
-                    f"lower finetune.optimization.learning_rate, or look at the {len(rows)} rows of this "
-                    f"step, {', '.join(map(str, rows[:8].tolist()))}, ...: "
-                    f"distributary trace --step {step + 1} --run RUN_ID"
-                )
-            num_tokens = int(reader.lengths[rows].sum())
-            result = StepResult(loss, norm, rate, num_tokens, time.monotonic() - started)
+                limit = optimization.max_gradient_norm
+                norm = strategy.step(max_norm=limit, learning_rate=rate, loss_scale=used)
+            loss = float(strategy.sum(share, name="loss")) / used
+            goes_on = scale.update(is_finite=math.isfinite(norm))
+            # A loss that is not finite without a reason in its gradient: no other scale would help.
+            if not goes_on or (math.isfinite(norm) and not math.isfinite(loss)):
+                raise FloatingPointError(_explain_not_finite(step, rows, loss, norm, scale))
+            num_tokens, seconds = int(reader.lengths[rows].sum()), time.monotonic() - started
+            result = StepResult(loss, norm, rate, num_tokens, seconds, **scale.describe())
             if after_step(step + 1, result, rows):
                 break
+
+
+def _explain_not_finite(step: int, rows: np.ndarray, loss: float, norm: float, scale: LossScale) -> str:
+    skipped, advice = "", ""
+    if scale.num_skipped_in_row:
+        skipped = f", after {scale.num_skipped_in_row - 1} skipped steps in a row that lowered the loss scale"
+        advice = "set finetune.precision=bfloat16 or float32, "
+    return (
+        f"loss is {loss} and gradient norm {norm} at step {step + 1}{skipped}; {advice}"
+        f"lower finetune.optimization.learning_rate, or look at the {len(rows)} rows of this "
+        f"step, {', '.join(map(str, rows[:8].tolist()))}, ...: "
+        f"distributary trace --step {step + 1} --run RUN_ID"
+    )
 
 
 def _make_batches(

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from pipelines.finetune.training import Precision
 
-TYPES = {"bfloat16": torch.bfloat16}
+TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def require_precision(precision: Precision, device: torch.device) -> None:
-    """Raise ValueError if `device` can't compute in `precision`. A CPU computes bfloat16 everywhere, but only
-    new ones faster than float32.
+    """Raise ValueError if `device` can't compute in `precision`. A CPU computes 16 bits everywhere, but only
+    new ones faster than float32. Every GPU that torch supports computes float16.
     """
     if (
         precision == "bfloat16"
@@ -24,7 +24,7 @@ def require_precision(precision: Precision, device: torch.device) -> None:
     ):
         raise ValueError(
             f"finetune.precision is bfloat16, which {torch.cuda.get_device_name(device)} does not compute; "
-            "set finetune.precision=float32, or take a GPU of compute capability 8.0 or more"
+            "set finetune.precision=float16 or float32, or take a GPU of compute capability 8.0 or more"
         )
 
 

@@ -12,11 +12,16 @@ from pipelines.finetune.training import Training
 
 
 def build_starting_model(
-    training: Training, *, vocab_size: int, device: torch.device, load_weights: bool
+    training: Training,
+    *,
+    vocab_size: int,
+    device: torch.device,
+    load_weights: bool,
+    shapes_only: bool = False,
 ) -> nn.Module:
-    """The model at step 0, on the CPU, which will run on `device`. `load_weights`: see `build_model`."""
+    """The model at step 0, on the CPU, which will run on `device`. For the rest see `build_model`."""
     spec, execution = training.spec, training.execution
-    needs_weights = load_weights or reads_base(training.architecture, spec)
+    needs_weights = not shapes_only and (load_weights or reads_base(training.architecture, spec))
     with open_base(training, with_weights=needs_weights) as architecture:
         model = build_model(
             architecture,
@@ -25,6 +30,7 @@ def build_starting_model(
             seed=training.schedule.seed,
             load_weights=load_weights,
             base_name=None if training.base_files is None else training.architecture.base,
+            shapes_only=shapes_only,
         )
     if execution.activation_checkpointing:
         recompute_activations(model)

@@ -21,7 +21,7 @@ REVISION = 3
 
 StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer"]
 Backend = Literal["horovod", "torch"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

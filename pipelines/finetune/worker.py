@@ -28,6 +28,7 @@ from pipelines.finetune.events import EventWriter
 from pipelines.finetune.export import export_model
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
+from pipelines.finetune.loss_scale import find_loss_scale
 from pipelines.finetune.losses.parts import forget_parts, open_losses
 from pipelines.finetune.losses.record import LossRecorder, RecordedRows, number_sequences
 from pipelines.finetune.models.lora import count_parameters
@@ -106,6 +107,7 @@ class _Rank:
             num_micro_batches=self._plan.num_micro_batches,
             checkpoints=self._checkpoints,
         )
+        self._scale = find_loss_scale(training.precision, self._state)
         require_reference(self._reference, self._run, strategy)
         if self._state.step and strategy.rank == 0:
             text = f"continues from the checkpoint of step {self._state.step}"
@@ -132,6 +134,7 @@ class _Rank:
                 plan=self._plan,
                 optimization=training.optimization,
                 seed=schedule.seed,
+                scale=self._scale,
                 after_step=self._after_step,
             )
         except FloatingPointError:  # of all ranks, after the same step: its losses say which sequence it was
@@ -217,7 +220,7 @@ class _Rank:
     def _after_step(self, step: int, result: StepResult, rows: np.ndarray) -> bool:
         """Evaluate, save and report what is due; whether the training ends before its last step."""
         cadence, rank = self._training.cadence, self._strategy.rank
-        self._state = replace(self._state, step=step)
+        self._state = self._scale.keep_in(replace(self._state, step=step))
         evaluates = step % cadence.evaluate_every_steps == 0 or step == self._total_steps
         if evaluates:
             self._evaluate_and_judge(step)

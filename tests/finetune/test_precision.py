@@ -104,7 +104,9 @@ def test_two_ranks_in_16_bits_follow_one(root):
 def test_a_gpu_without_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    with pytest.raises(ValueError, match=r"is bfloat16, which Tesla T4 does not compute; set .*=float32"):
+    with pytest.raises(
+        ValueError, match=r"is bfloat16, which Tesla T4 does not compute; set .*=float16 or float32"
+    ):
         require_precision("bfloat16", torch.device("cuda"))
     require_precision("float32", torch.device("cuda"))
     require_precision("bfloat16", CPU)

@@ -15,6 +15,7 @@ from pipelines.dataset.order import Order
 from pipelines.dataset.reader import open_split
 from pipelines.finetune.checkpoint.format import TrainState
 from pipelines.finetune.loop import train
+from pipelines.finetune.loss_scale import UNSCALED
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.lora import read_state
 from pipelines.finetune.parallel import buckets
@@ -56,7 +57,7 @@ def build_double(training, load_weights, *, unused=False):
     return model.double()
 
 
-def run_steps(world, training, steps=range(STEPS), *, unused=False):
+def run_steps(world, training, steps=range(STEPS), *, unused=False, scale=UNSCALED):
     """Train `steps`, save; losses, norms, weights on rank 0, bytes of optimizer state, the step it began
     with.
     """
@@ -99,6 +100,7 @@ def run_steps(world, training, steps=range(STEPS), *, unused=False):
             plan=plan,
             optimization=training.optimization,
             seed=schedule.seed,
+            scale=scale,
             after_step=after_step,
         )
     num_bytes = sum(

@@ -61,6 +61,12 @@ class TrainState:
     """Metric of the last evaluation that gained enough not to stop; None = none yet."""
     num_without_gain: int = 0
     """Evaluations since then."""
+    loss_scale: float | None = None
+    """Factor of the next loss in float16, see loss_scale.py; None = the first one, or another precision."""
+    num_since_scale_change: int = 0
+    num_skipped: int = 0
+    """Steps that changed no weights because of it."""
+    num_skipped_in_row: int = 0
 
 
 class Piece(NamedTuple):

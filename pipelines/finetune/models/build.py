@@ -33,6 +33,8 @@ WITH_POOLER = ("bert", "roberta", "xlm-roberta", "camembert")
 """
 OURS = {r"^(encoder|decoder)\.": ""}
 """From the names of weights in a model folder of this package to those of its backbone."""
+UNREAD = BaseWeights(sha256="0" * 64, name=None)
+"""Of a base whose weights nobody reads."""
 _NO_MODEL = "{} is an adapter, no model; name the base that it belongs to"
 NEW_HEADS = ("AutoModelForMaskedLM",)
 """Auto classes whose head may be missing in a base: it is drawn from the seed."""
@@ -46,13 +48,15 @@ def build_model(
     seed: int,
     load_weights: bool = True,
     base_name: str | None = None,
+    shapes_only: bool = False,
 ) -> nn.Module:
     """The model at step 0, on the CPU in float32. Random parts are drawn from `seed`: equal on every rank.
 
     `load_weights=False` reads no weights of the base: same names, shapes and frozen parts, random values. It
     is for ranks that receive rank 0's state. What the ranks do not send is read all the same (`reads_base`):
     an adapter's base, and a reference. Parameters that the loss can't reach are frozen. `base_name`: what an
-    adapter calls its base if `architecture` names a copy of it.
+    adapter calls its base if `architecture` names a copy of it. `shapes_only`: no weights at all are read,
+    and nothing is asked that only their values can say (memory/tensors.py).
     """
     task, adapter = build_task(spec), architecture.adapter
     torch.manual_seed(seed)
@@ -67,7 +71,7 @@ def build_model(
         )
         _require_vocabulary(config, vocab_size)
         _require_positions(config, spec.max_tokens)
-        if load_weights or reads_base(architecture, spec):
+        if not shapes_only and (load_weights or reads_base(architecture, spec)):
             backbone = _load_backbone(base, config.model_type, task.auto_class, architecture)
         else:
             backbone = _make_backbone(config, task.auto_class)
@@ -80,9 +84,10 @@ def build_model(
     freeze_named(module, architecture.frozen)
     freeze_unused(module)
     if adapter.kind is not None:
-        attach_adapter(module, adapter, _describe_base(architecture, module, base_name), task.auto_class)
+        described = UNREAD if shapes_only else _describe_base(architecture, module, base_name)
+        attach_adapter(module, adapter, described, task.auto_class)
     if isinstance(module, Decoder | MaskedEncoder):
-        module.probe_separation()
+        module.separates_documents = shapes_only or module.probe_separation()
     if isinstance(module, PreferenceDecoder) and spec.needs_reference:
         module.keep_reference()
     return module

@@ -5,6 +5,7 @@ A loss is divided by the targets of the global batch before backward, so the sum
 the gradient of the global mean loss, and no average is needed.
 """
 
+import math
 from collections.abc import Iterable
 from functools import partial
 
@@ -81,7 +82,7 @@ class DataParallel:
                 named += [(f"optimizer.{number}.{field}", state[field]) for field in sorted(state)]
         broadcast_tensors(self._collectives, named)
 
-    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
+    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: float) -> Tensor:
         self._average.show(mean=False)
         return replica.accumulate_and_send(
             self._model,
@@ -93,17 +94,17 @@ class DataParallel:
             gather=partial(group.gather_rows, self._collectives),
         )
 
-    def step(self, *, max_norm: float, learning_rate: float) -> float:
+    def step(self, *, max_norm: float, learning_rate: float, loss_scale: float = 1.0) -> float:
         set_learning_rate(self._optimizer, learning_rate)
         self._gradients.wait()
         for bucket in self._gradients.buckets:
             for slot, num_ranks in zip(bucket.slots, bucket.flags.tolist(), strict=True):
                 if not num_ranks:  # as in one process: no gradient anywhere, no update and no decay
                     slot.parameter.grad = None
-        parameters = [parameter for each in self._optimizer.param_groups for parameter in each["params"]]
-        norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
-        self._optimizer.step()
-        self._average.update()
+        norm = replica.clip_gradients(self._optimizer, max_norm, loss_scale)
+        if math.isfinite(norm):
+            self._optimizer.step()
+            self._average.update()
         return norm
 
     def forward(self, batch: Batch) -> Tensor:

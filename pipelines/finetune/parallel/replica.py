@@ -45,7 +45,7 @@ def accumulate(
     batches: Iterable[Batch],
     task: Task,
     *,
-    num_targets: int,
+    num_targets: float,
     gather: Gather,
     before_pass: Callable[[int], None] = lambda number: None,
 ) -> Tensor:
@@ -79,7 +79,7 @@ def accumulate_and_send(
     batches: Iterable[Batch],
     task: Task,
     *,
-    num_targets: int,
+    num_targets: float,
     num_micro_batches: int,
     gather: Gather,
 ) -> Tensor:
@@ -93,6 +93,15 @@ def accumulate_and_send(
     share = accumulate(model, batches, task, num_targets=num_targets, gather=gather, before_pass=before_pass)
     gradients.send_rest()
     return share
+
+
+def clip_gradients(optimizer: Optimizer, max_norm: float, loss_scale: float) -> float:
+    """Divide all gradients by `loss_scale` and clip them to `max_norm`; their L2 norm before clipping."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for each in parameters if loss_scale != 1.0 else ():
+        if each.grad is not None:
+            each.grad.div_(loss_scale)
+    return float(nn.utils.clip_grad_norm_(parameters, max_norm))
 
 
 def run_forward(model: nn.Module, batch: Batch) -> Tensor:

@@ -7,6 +7,7 @@ same bytes travel as in data parallel; AdamW's two moments take 1/N of the memor
 alone, so the result equals that of whole parameters.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -100,7 +101,7 @@ class ShardedOptimizer:
     def _tensors(self) -> dict[Piece, nn.Parameter]:
         return {each.piece: each.tensor for each in self._owned}
 
-    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
+    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: float) -> Tensor:
         self._show(mean=False)
         return replica.accumulate_and_send(
             self._model,
@@ -112,27 +113,29 @@ class ShardedOptimizer:
             gather=partial(group.gather_rows, self._collectives),
         )
 
-    def step(self, *, max_norm: float, learning_rate: float) -> float:
+    def step(self, *, max_norm: float, learning_rate: float, loss_scale: float = 1.0) -> float:
         set_learning_rate(self._optimizer, learning_rate)
         self._gradients.wait()
-        norm, used = self._sum_norm_and_use()
+        norm, used = self._sum_norm_and_use(loss_scale)
+        if not math.isfinite(norm):
+            return norm
         scale = min(1.0, max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
         for each in self._owned:
             # As in one process: a parameter that got no gradient on any rank gets no update and no decay.
-            each.tensor.grad = each.gradient.mul_(scale) if each.parameter in used else None
+            each.tensor.grad = each.gradient.mul_(scale / loss_scale) if each.parameter in used else None
         self._optimizer.step()
         self._average.update()
         self._gather_weights()
         return norm
 
-    def _sum_norm_and_use(self) -> tuple[float, set[nn.Parameter]]:
-        """L2 norm of the whole gradient, and the parameters that got a gradient on some rank: one exchange
-        for both.
+    def _sum_norm_and_use(self, loss_scale: float) -> tuple[float, set[nn.Parameter]]:
+        """L2 norm of the whole gradient over `loss_scale`, and the parameters that got a gradient on some
+        rank: one exchange for both.
         """
         parameters = [slot.parameter for bucket in self._gradients.buckets for slot in bucket.slots]
         squares = torch.zeros((), dtype=torch.float64, device=self.device)
         for each in self._owned:
-            squares += each.gradient.double().square().sum()
+            squares += (each.gradient.double() / loss_scale).square().sum()
         flags = [float(parameter in self._gradients.touched) for parameter in parameters]
         summed = self.sum(torch.tensor([float(squares), *flags], dtype=torch.float64), name="norm").tolist()
         used = {parameter for parameter, flag in zip(parameters, summed[1:], strict=True) if flag}

@@ -1,5 +1,6 @@
 """One process: the reference that every other strategy must equal."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -52,17 +53,17 @@ class SingleProcess:
         self._average.begin(state.step)
         return state
 
-    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
+    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: float) -> Tensor:
         self._average.show(mean=False)
         self._optimizer.zero_grad()
         return replica.accumulate(self._model, batches, task, num_targets=num_targets, gather=keep_rows)
 
-    def step(self, *, max_norm: float, learning_rate: float) -> float:
+    def step(self, *, max_norm: float, learning_rate: float, loss_scale: float = 1.0) -> float:
         set_learning_rate(self._optimizer, learning_rate)
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
-        self._optimizer.step()
-        self._average.update()
+        norm = replica.clip_gradients(self._optimizer, max_norm, loss_scale)
+        if math.isfinite(norm):
+            self._optimizer.step()
+            self._average.update()
         return norm
 
     def forward(self, batch: Batch) -> Tensor:

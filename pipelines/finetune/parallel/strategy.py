@@ -64,18 +64,18 @@ class Strategy(Protocol):
         """
         ...
 
-    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: int) -> Tensor:
+    def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: float) -> Tensor:
         """Gradients of this rank's share of a global batch; its share of the mean loss, (1,) float64 on the
         device.
 
         `batches` are `num_micro_batches` micro-batches. `num_targets`: of the whole global batch; losses are
-        divided by it.
+        divided by it. With a loss scale it is divided by that, and the loss and its gradients are scaled.
         """
         ...
 
-    def step(self, *, max_norm: float, learning_rate: float) -> float:
-        """Sum the gradients over replicas, clip them to `max_norm`, update the weights; the L2 norm before
-        clipping.
+    def step(self, *, max_norm: float, learning_rate: float, loss_scale: float = 1.0) -> float:
+        """Sum the gradients over replicas, divide them by `loss_scale`, clip them to `max_norm`, update the
+        weights; the L2 norm before clipping. If it is not finite, nothing is updated.
         """
         ...
 

@@ -60,7 +60,7 @@ def accumulate_compared(
     batches: Iterable[Batch],
     task: Task,
     *,
-    num_targets: int,
+    num_targets: float,
     gather: Gather,
     before_pass: Callable[[int], None],
 ) -> Tensor:
@@ -91,7 +91,7 @@ def accumulate_compared(
 
 
 def _differentiate(
-    outputs: Sequence[Tensor], batches: Sequence[Batch], task: Task, num_targets: int, gather: Gather
+    outputs: Sequence[Tensor], batches: Sequence[Batch], task: Task, num_targets: float, gather: Gather
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """This replica's share of the mean loss, (1,) float64, and the gradient of the outputs of each of its
     micro-batches."""

@@ -1,0 +1,43 @@
+"""Whether there is room for the ranks of a training: memory, and slots of the cluster."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from jobs.shell.ranks import RanksSection
+from jobs.shell.stage import Work
+
+if TYPE_CHECKING:
+    from pipelines.finetune.training import Training
+
+
+def forecast_room(config: RanksSection, training: "Training") -> Callable[[], dict[str, str]]:
+    """What looks at the memory of a rank, and whether this machine has it if the ranks run here."""
+    return partial(_look_at_memory, config, training)
+
+
+def require_room(config: RanksSection, work: Work[Any], training: "Training") -> None:
+    """Return when Spark can run all ranks at once; errors as in `require_slots`.
+
+    While Spark starts, print a warning if the ranks run here and need more memory than there is. What other
+    machines have is not known here: then only a dry run looks.
+    """
+    from pipelines.finetune.driver import require_room as require_slots
+
+    if _runs_here(config):
+        work.progress.phase("estimating the memory of a rank")
+        warning = _look_at_memory(config, training).get("memory warning")
+        if warning is not None:
+            work.progress.print(f"memory: {warning}")
+    wait_seconds = config.wait_for_slots_seconds
+    require_slots(work.spark, training, config.num_ranks, wait_seconds=wait_seconds)
+
+
+def _look_at_memory(config: RanksSection, training: "Training") -> dict[str, str]:
+    from pipelines.finetune.memory.forecast import forecast_memory
+
+    return forecast_memory(training, num_ranks=config.num_ranks, is_local=_runs_here(config))
+
+
+def _runs_here(config: RanksSection) -> bool:
+    return config.spark.get("spark.master", "").startswith("local")

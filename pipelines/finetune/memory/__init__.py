@@ -1,0 +1,1 @@
+"""What a rank of a training needs of memory, found before it starts."""
