@@ -12,6 +12,7 @@ from pipelines.finetune.preference import PreferenceLoss
 class TaskSection(Section):
     """A section with the settings of the tasks."""
 
+    label_threshold: Annotated[float, Field(gt=0, lt=1)]
     mask_fraction: Annotated[float, Field(gt=0, lt=1)]
     preference: PreferenceLoss
     retrieval: RetrievalRules

@@ -23,6 +23,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     names neither base nor model_type.
     """
     from pipelines.catalog import find_location
+    from pipelines.dataset.examples.table import load_builder
     from pipelines.dataset.hub import base_identity, pin_base
     from pipelines.dataset.mixing.count import plan_on_table
     from pipelines.pin import fingerprint
@@ -63,6 +64,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             preference=settings.preference if facts["task"] == PREFERENCE else None,
             chat=_read_chat(sequences, settings.tokenizers),
             retrieval=settings.retrieval if facts["task"] == "retrieval" else None,
+            label_threshold=settings.label_threshold if load_builder(facts["task"]).has_label_sets else None,
         ),
         architecture=model,
         optimization=settings.optimization,

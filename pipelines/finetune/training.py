@@ -174,6 +174,7 @@ class Training:
             **({} if spec.mask_fraction is None else {"mask_fraction": spec.mask_fraction}),
             **({} if spec.preference is None else {"preference": asdict(spec.preference)}),
             **({} if spec.retrieval is None else asdict(spec.retrieval)),
+            **({} if spec.label_threshold is None else {"label_threshold": spec.label_threshold}),
             "architecture": self.architecture.identity(),
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
