@@ -7,6 +7,7 @@ from pydantic import Field
 from jobs.shell.settings import Section
 from pipelines.finetune.models.architecture import RetrievalRules
 from pipelines.finetune.preference import PreferenceLoss
+from pipelines.finetune.teacher import Teacher
 
 
 class TaskSection(Section):
@@ -16,3 +17,4 @@ class TaskSection(Section):
     mask_fraction: Annotated[float, Field(gt=0, lt=1)]
     preference: PreferenceLoss
     retrieval: RetrievalRules
+    teacher: Teacher

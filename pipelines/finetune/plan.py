@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipelines.dataset.artefacts import is_artefact
 from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS, NO_NEXT_TOKENS, Architecture, ModelSpec
 from pipelines.finetune.preference import PREFERENCE
+from pipelines.finetune.teacher import Teacher, require_teachable
 from pipelines.finetune.training import REVISION, BatchPlan, Cadence, Data, Execution, Schedule, Training
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     """The training that `settings` (the finetune section of the configuration) means on pinned sequences.
 
     Raises ValueError if ranks cannot share a global batch or the optimizer, if torch lacks the optimizer, if
-    max_logit_tokens has nothing to limit, if who uses an adapter would not find its base, or if the model
-    names neither base nor model_type.
+    max_logit_tokens has nothing to limit, if the task can't have a teacher, if who uses an adapter would not
+    find its base, or if the model names neither base nor model_type.
     """
     from pipelines.catalog import find_location
     from pipelines.dataset.examples.table import load_builder
@@ -47,6 +48,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
     if settings.max_logit_tokens is not None and facts["task"] not in NEXT_TOKEN_TASKS:
         raise ValueError(NO_NEXT_TOKENS)
+    teacher = _choose_teacher(settings, facts["task"])
     training = Training(
         fingerprint="",
         folder="",
@@ -80,10 +82,21 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             global_batch=settings.global_batch,
         ),
         curriculum=settings.curriculum if settings.curriculum.column else None,
+        teacher=teacher,
     )
-    base = base_identity(model.base)
-    made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
+    bases = [base_identity(model.base), *([base_identity(teacher.base)] if teacher else [])]
+    made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), *bases)
     return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _choose_teacher(settings: Any, task: str) -> Teacher | None:
+    """The teacher under a name that stays; None = there is none. Raises ValueError if it can't be one."""
+    from pipelines.dataset.hub import pin_base
+
+    if settings.teacher.base is None:
+        return None
+    require_teachable(task, settings.max_logit_tokens)
+    return replace(settings.teacher, base=pin_base(settings.teacher.base))
 
 
 def _require_findable_base(model: Architecture) -> None:
