@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.finetune import Config
+from jobs.shell.settings import load
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
 from pipelines.finetune.models.teacher import attach_teacher, digest_teacher, load_teacher
+from pipelines.finetune.plan import make_training
 from pipelines.finetune.results import read_result
 from pipelines.finetune.tasks.distillation import Distillation, choose_task
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.teacher import Teacher, require_teachable
 from pipelines.finetune.worker import train_rank
+from pipelines.pin import Pin
 from tests.finetune import data
 from tests.finetune.ranks import alone
 from tests.finetune.test_task import CPU, make_rows, make_spec
@@ -217,3 +221,23 @@ def test_the_divergence_is_never_negative(seed):
         assert float(task.loss_sum(pair, batch)) > 0
     assert float(task.loss_sum(pair[:1].repeat(2, 1, 1), batch)) == pytest.approx(0, abs=1e-12)
     assert np.isfinite(float(task.loss_sum(1e3 * pair, batch)))
+
+
+def test_the_files_of_a_teacher_are_in_the_fingerprint(tmp_path):
+    facts = {"task": "classification", "labels": list("abcd"), "sequence_length": 32, "tokenizer": "t"}
+    table = {"table": "sequences", "path": "/no/table", "table_id": "i", "version": 1, "digest": "d"}
+    sequences = Pin(**table, num_rows=9, fingerprint="f", facts=facts)
+
+    def plan(*changes):
+        model = "finetune.model.config={model_type: bert}"
+        return make_training(load(overrides=[model, *changes]).section("finetune", Config), sequences)
+
+    folder = write_teacher(tmp_path / "teacher")
+    taught, plain = plan(f"finetune.teacher.base={folder}"), plan()
+    assert (taught.teacher, plain.teacher) == (Teacher(base=folder), None)
+    assert plan("finetune.teacher.weight=0.9").fingerprint == plain.fingerprint != taught.fingerprint
+    write_teacher(tmp_path / "teacher", seed=8)
+    assert plan(f"finetune.teacher.base={folder}").fingerprint not in (taught.fingerprint, plain.fingerprint)
+    facts["task"] = "retrieval"
+    with pytest.raises(ValueError, match=r"finetune.teacher is for tasks .* of task retrieval"):
+        plan(f"finetune.teacher.base={folder}")
