@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -25,16 +26,13 @@ def write_pairs(folder):
     """train.csv: its labels joined by '|', every eleventh text has none. test.jsonl: arrays of labels."""
     write_tickets(folder)
     for name in ("train", "test"):
-        rows = list(csv.reader((folder / f"{name}.csv").open(newline="", encoding="utf-8")))[1:]
-        rows = [row for row in rows if len(row) == 2]
-        # One and another further on, so that most have two intents.
+        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            rows = [row for row in list(csv.reader(file))[1:] if len(row) == 2]
+        others = random.Random(0).sample(rows, len(rows))  # most have another intent
         pairs = [
-            (f"{text} {other}", [label, second] if number % 11 else [])
-            for number, ((text, label), (other, second)) in enumerate(
-                zip(rows, rows[100:] + rows[:100], strict=True)
-            )
+            (f"{text} {other}", [label, second]) if number % 11 else (NO_INTENT.format(number), [])
+            for number, ((text, label), (other, second)) in enumerate(zip(rows, others, strict=True))
         ]
-        pairs = [(text if labels else NO_INTENT.format(n), labels) for n, (text, labels) in enumerate(pairs)]
         if name == "train":
             with (folder / "train.csv").open("w", newline="", encoding="utf-8") as file:
                 lines = [(text, "|".join(labels)) for text, labels in pairs]
@@ -60,7 +58,7 @@ def labelled(spark, tmp_path_factory):
         f"corpus.sources=[{train}, {test}]",
         "corpus.rules.min_chars=10",
         "dataset.task=multi_label_classification",
-        "finetune.num_epochs=6.0",
+        "finetune.num_epochs=4.0",
         "finetune.micro_batch=4",
     )
     settings = load(overrides=[*flow_overrides(folder), *changes])
@@ -87,7 +85,7 @@ def test_documents_and_sequences_hold_the_sets(spark, labelled):
 def test_the_model_learns_and_becomes_champion(labelled):
     result = read_result(read_current(labelled.configs["finetune"].folder).folder)
     assert result["metric"] == "micro_f1"
-    assert result["after"]["micro_f1"] > max(0.6, result["before"]["micro_f1"])
+    assert result["after"]["micro_f1"] > max(0.65, result["before"]["micro_f1"])
     assert {"exact_match", "macro_f1", "loss"} <= result["after"].keys()
     assert labelled.outcomes["registry"].facts["model version"] == "tickets 1 (champion)"
 
