@@ -101,6 +101,7 @@ def packed_schema() -> pa.Schema:
         [
             *(("sequence_id", pa.int64()), ("split", text), ("source", text)),
             *(("input_ids", pa.list_(integer)), ("num_tokens", integer), ("label", integer)),
+            ("labels", pa.list_(integer)),
             *(("targets", pa.list_(pa.struct(run))), ("num_targets", integer), ("num_bytes", integer)),
             *(("num_cut_tokens", integer), ("num_continued", integer)),
             *(("segments", pa.list_(pa.struct(segment))), ("doc_keys", pa.list_(integer))),

@@ -43,13 +43,28 @@ def accuracy(num_correct: float, num_labelled: float) -> float:
     return num_correct / _positive("num_labelled", num_labelled)
 
 
-def macro_f1(counts: Sequence[Sequence[float]]) -> float:
-    """Mean F1 over the classes that occur as a label. `counts[label][prediction]` is a (C, C) matrix."""
-    predicted = [sum(column) for column in zip(*counts, strict=True)]
+def macro_f1(
+    class_matches: Sequence[float], class_labels: Sequence[float], class_predictions: Sequence[float]
+) -> float:
+    """Mean F1 over the classes that occur as a label. Of each class: how often it was both label and
+    prediction, how often label, how often prediction."""
     scores = [
-        2 * row[number] / (sum(row) + predicted[number]) for number, row in enumerate(counts) if sum(row) > 0
+        2 * both / (label + prediction)
+        for both, label, prediction in zip(class_matches, class_labels, class_predictions, strict=True)
+        if label > 0
     ]
     return sum(scores) / _positive("classes that occur", len(scores))
+
+
+def micro_f1(num_matches: float, num_labels: float, num_predictions: float) -> float:
+    """F1 over all pairs of document and class: how many were both label and prediction, how many label, how
+    many prediction. A document without labels counts by what was predicted for it."""
+    return 2 * num_matches / (_positive("num_labels", num_labels) + num_predictions)
+
+
+def exact_match(num_correct: float, num_labelled: float) -> float:
+    """Fraction of the labelled documents whose predicted set of labels is exactly theirs."""
+    return num_correct / _positive("num_labelled", num_labelled)
 
 
 def loss(nats: float, num_targets: float) -> float:
@@ -107,6 +122,8 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("accuracy", True, accuracy),
         Metric("macro_f1", True, macro_f1),
+        Metric("micro_f1", True, micro_f1),
+        Metric("exact_match", True, exact_match),
         Metric("preference_accuracy", True, preference_accuracy),
         Metric("reward_accuracy", True, reward_accuracy),
         Metric("reward_margin", True, reward_margin),

@@ -13,7 +13,7 @@ DOCUMENTS = Table(
     ddl="""doc_id       STRING NOT NULL COMMENT 'sha256 of source and source key, first 32 hex digits',
            source       STRING NOT NULL COMMENT 'name of the source in the configuration',
            text         STRING NOT NULL COMMENT 'UTF-8, NFC, line ends LF, outer white space stripped',
-           label        STRING          COMMENT 'class name; null = none given',
+           label        STRING          COMMENT 'class name, or names as a JSON array; null = none given',
            parts        ARRAY<STRUCT<name: STRING, text: STRING>>
                         COMMENT 'named texts in order, such as dialogue turns by role; null = plain text',
            metadata     MAP<STRING, STRING>
@@ -229,6 +229,7 @@ SEQUENCES = Table(
            input_ids   ARRAY<INT> NOT NULL COMMENT 'tokens, not padded',
            num_tokens  INT NOT NULL COMMENT 'length of input_ids',
            label       INT COMMENT 'class number; 0 = first candidate; null = the targets are tokens',
+           labels      ARRAY<INT> COMMENT 'class numbers, ascending; null = the task has no sets of classes',
            targets     ARRAY<STRUCT<first_token: INT, num_tokens: INT>> NOT NULL
                        COMMENT 'runs of target tokens, predicted from the tokens before in the same segment',
            num_targets INT NOT NULL COMMENT 'terms this sequence adds to the loss',
@@ -276,8 +277,8 @@ PREDICTIONS = Table(
     ddl="""doc_id            STRING NOT NULL COMMENT 'document scored',
            text              STRING NOT NULL COMMENT 'its text; of a dialogue that of its turns',
            content_hash      STRING NOT NULL COMMENT 'of the document: its text and its parts',
-           label             STRING COMMENT 'expected class; null = unknown',
-           prediction        STRING NOT NULL COMMENT 'class name, or what a language model wrote',
+           label             STRING COMMENT 'expected class, or classes as a JSON array; null = unknown',
+           prediction        STRING NOT NULL COMMENT 'class name, names as a JSON array, or what was written',
            score             DOUBLE NOT NULL
                              COMMENT 'probability, bits per byte, lead of a chosen text, cosine of a pair',
            num_bytes         BIGINT NOT NULL
@@ -285,6 +286,8 @@ PREDICTIONS = Table(
            problem           STRING COMMENT 'why the document could not be read; null = it was',
            embedding         ARRAY<FLOAT>
                              COMMENT 'of length 1; of a pair that of the positive; null = no retrieval model',
+           labels            ARRAY<STRUCT<label: STRING, probability: DOUBLE>>
+                             COMMENT 'of the set predicted, likeliest first; null = the task has no sets',
            reciprocal_rank   DOUBLE
                              COMMENT 'of the positive among candidates scored with it; null = no pair',
            model_name        STRING NOT NULL COMMENT 'registered model',

@@ -57,7 +57,7 @@ def test_every_task_names_a_known_metric():
 
     for name, task in TASKS.items():
         masking = {"mask_token_id": 1, "vocab_size": 8, "mask_fraction": 0.15}
-        own = {**masking, "retrieval": RetrievalRules()}
+        own = {**masking, "retrieval": RetrievalRules(), "label_threshold": 0.5}
         spec = ModelSpec(task=name, labels=("a", "b"), max_tokens=8, base="scratch", tokenizer="t", **own)
         metric = METRICS[task(spec).metric]
         assert set(metric.sums) <= set(SUMS), (

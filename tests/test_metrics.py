@@ -17,12 +17,25 @@ def test_accuracy_by_hand():
 
 def test_macro_f1_skips_classes_without_rows():
     # Class 0: 2 * 1 / (2 + 1). Class 1: 2 * 2 / (2 + 3). Class 2 never occurs as a label.
-    counts = [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
-    assert compute("macro_f1", counts=counts) == pytest.approx((2 / 3 + 4 / 5) / 2)
+    counts = {"class_matches": [1, 2, 0], "class_labels": [2, 2, 0], "class_predictions": [1, 3, 0]}
+    assert compute("macro_f1", **counts) == pytest.approx((2 / 3 + 4 / 5) / 2)
 
 
 def test_macro_f1_counts_a_class_never_predicted_as_zero():
-    assert compute("macro_f1", counts=[[0, 2], [0, 2]]) == pytest.approx((0 + 2 * 2 / (2 + 4)) / 2)
+    counts = {"class_matches": [0, 2], "class_labels": [2, 2], "class_predictions": [0, 4]}
+    assert compute("macro_f1", **counts) == pytest.approx((0 + 2 * 2 / (2 + 4)) / 2)
+
+
+def test_micro_f1_counts_all_classes_together():
+    # Precision 3 of 5, recall 3 of 4: 2 * 0.6 * 0.75 / 1.35.
+    assert compute("micro_f1", num_matches=3, num_labels=4, num_predictions=5) == pytest.approx(0.9 / 1.35)
+    assert compute("micro_f1", num_matches=0, num_labels=4, num_predictions=0) == 0
+    with pytest.raises(ValueError, match="num_labels must be above 0 for a metric, got 0"):
+        compute("micro_f1", num_matches=0, num_labels=0, num_predictions=5)
+
+
+def test_an_exact_match_is_a_whole_set():
+    assert compute("exact_match", num_correct=1, num_labelled=4) == 0.25
 
 
 def test_language_metrics_of_a_uniform_guess():

@@ -34,8 +34,11 @@ def test_digest_separates_null_from_next_column(spark):
             "prediction string, score double, model_name string, model_version int, run_id string, "
             "documents_version bigint, num_bytes bigint, problem string",
         )
-        nulls = ("CAST(NULL AS ARRAY<FLOAT>) AS embedding", "CAST(NULL AS DOUBLE) AS reciprocal_rank")
-        return rows.selectExpr("*", *nulls, "now() AS scored_at", "rand() AS latency_ms")
+        nulls = {
+            name: PREDICTIONS.schema[name].dataType for name in ("embedding", "labels", "reciprocal_rank")
+        }
+        columns = [f"CAST(NULL AS {kind.simpleString()}) AS {name}" for name, kind in nulls.items()]
+        return rows.selectExpr("*", *columns, "now() AS scored_at", "rand() AS latency_ms")
 
     # label sorts before text. xxhash64 skips nulls: one call for all columns gives both rows one hash.
     digests = [PREDICTIONS.digest(prediction(*pair))[0] for pair in (("x", None), ("", "x"), ("x", None))]

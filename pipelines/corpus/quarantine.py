@@ -12,6 +12,7 @@ _MAPPING = "correct the mapping of fields in corpus.sources"
 _REMEDIES = {
     "text": _MAPPING,
     "label": _MAPPING,
+    "labels": "correct the mapping of fields, or label_separator, in corpus.sources",
     "part": _MAPPING,
     "messages": _MAPPING,
     "metadata": _MAPPING,

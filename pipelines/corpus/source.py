@@ -16,7 +16,7 @@ from pipelines.corpus.readers.format import Format, Request
 from pipelines.corpus.readers.table import FORMATS
 
 SPLITS = ("train", "validation", "test")
-COLUMNS = ("text", "label", "key", "split")
+COLUMNS = ("text", "label", "labels", "key", "split")
 ChangedFiles = Literal["rebuild", "keep", "stop"]
 """What to do about files that changed or disappeared since their documents were made."""
 
@@ -34,7 +34,10 @@ class Source:
     format: str
     """A name in `readers/table.py`."""
     fields: dict[str, str] = field(default_factory=dict)
-    """Column of the document (text, label, key, split) -> field of the record."""
+    """Column of the document (text, label, key, split) -> field of the record. `labels` instead of `label`:
+    the field holds any number of them, see readers/labels.py."""
+    label_separator: str | None = None
+    """What stands between the labels in a text field, such as "|"; None = the field is an array."""
     parts: dict[str, str] = field(default_factory=dict)
     """Name of the part -> field of the record, in order. An array of strings becomes several parts."""
     messages: str | None = None
@@ -77,6 +80,16 @@ class Source:
             )
         if self.ignored_turn_fields and not self.messages:
             raise ValueError(f"{at}: ignored_turn_fields are fields of messages; map messages, or remove it")
+        if "label" in self.fields and "labels" in self.fields:
+            raise ValueError(
+                f"{at}: fields.label is one label and fields.labels any number; a document has one of them, "
+                "remove the other"
+            )
+        if self.label_separator is not None and not (self.label_separator and "labels" in self.fields):
+            raise ValueError(
+                f"{at}: label_separator stands between the labels of fields.labels and is at least one "
+                f"character, got {self.label_separator!r}; map fields.labels, or remove it"
+            )
         if self.parts and self.messages:
             raise ValueError(f"{at}: parts and messages both say what the parts are; remove one of them")
         known = self.reader.field_names

@@ -10,6 +10,8 @@ Values of all rows lie end to end; a `starts` array says where each row begins, 
 | num_tokens | (num_rows,) | int32 | tokens of each row |
 | segment_lengths | (all segments,) | int32 | tokens of each segment |
 | segment_starts | (num_rows + 1,) | int64 | first segment of each row |
+| classes | (all class numbers of sets,) | int32 | the set of row 0, row 1, ... |
+| class_starts | (num_rows + 1,) | int64 | first class number of each row |
 | labels, num_targets, num_bytes | (num_rows,) | int64 | see reader.Rows |
 | source_codes | (num_rows,) | int32 | place in source_names.json, which is in order of name |
 """
@@ -24,7 +26,7 @@ import numpy as np
 
 from pipelines.dataset.rows import NO_LABEL
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the files or their meaning change: a copy of another format is never read."""
 ROW_VALUES: dict[str, type[np.generic]] = {
     "labels": np.int64,
@@ -52,6 +54,10 @@ class FlatRows(NamedTuple):
     """(sum of num_tokens,) bool"""
     segment_lengths: np.ndarray
     """(sum of num_segments,) int32"""
+    num_classes: np.ndarray
+    """(num_rows,) class numbers of its set; 0 if it has none."""
+    classes: np.ndarray
+    """(sum of num_classes,) int32"""
     labels: np.ndarray
     num_targets: np.ndarray
     num_bytes: np.ndarray
@@ -65,6 +71,7 @@ class Index(NamedTuple):
     num_tokens: np.memmap
     """0 = not known yet."""
     num_segments: np.memmap
+    num_classes: np.memmap
 
 
 def write_source_names(folder: Path, names: Sequence[str]) -> None:
@@ -87,6 +94,7 @@ def lay_out(folder: Path, index: Index) -> None:
     for sizes, name, values in (
         (index.num_tokens, "starts", (("tokens", np.int32), ("is_target", np.bool_))),
         (index.num_segments, "segment_starts", (("segment_lengths", np.int32),)),
+        (index.num_classes, "class_starts", (("classes", np.int32),)),
     ):
         starts = _create(folder, name, np.int64, num_rows + 1)
         np.cumsum(sizes, dtype=np.int64, out=starts[1:])
@@ -106,6 +114,7 @@ class FlatArrays:
         self._starts, self._segment_starts = _open(folder, "starts"), _open(folder, "segment_starts")
         self._tokens, self._is_target = _open(folder, "tokens"), _open(folder, "is_target")
         self._segment_lengths = _open(folder, "segment_lengths")
+        self._class_starts, self._classes = _open(folder, "class_starts"), _open(folder, "classes")
         self._row_values = {name: _open(folder, name) for name in ROW_VALUES}
 
     def put(self, rows: FlatRows) -> None:
@@ -117,12 +126,15 @@ class FlatArrays:
         self._is_target[places] = rows.is_target
         places = _find_places(self._segment_starts, rows.ids, rows.num_segments)
         self._segment_lengths[places] = rows.segment_lengths
+        if len(rows.classes):
+            self._classes[_find_places(self._class_starts, rows.ids, rows.num_classes)] = rows.classes
         for name, values in self._row_values.items():
             values[rows.ids] = getattr(rows, name)
 
     def flush(self) -> None:
         """Return when everything that was put is on disk."""
-        for array in (self._tokens, self._is_target, self._segment_lengths, *self._row_values.values()):
+        values = (self._tokens, self._is_target, self._segment_lengths, self._classes)
+        for array in (*values, *self._row_values.values()):
             array.flush()
 
 
@@ -131,6 +143,7 @@ def write_arrays(folder: Path, rows: FlatRows, source_names: Sequence[str]) -> N
     write_source_names(folder, source_names)
     index = create_index(folder, len(rows.ids))
     index.num_tokens[:], index.num_segments[:] = rows.num_tokens, rows.num_segments
+    index.num_classes[:] = rows.num_classes
     lay_out(folder, index)
     arrays = FlatArrays(folder)
     arrays.put(rows)

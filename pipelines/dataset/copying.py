@@ -2,8 +2,9 @@
 after a kill. Arrow and NumPy only.
 
 The order of training is a permutation of all rows that changes with every epoch, so every machine needs the
-whole split: 5 bytes per token, 4 per segment and 52 per row on its disk, which is checked before the first
-value is read. Memory does not depend on the number of rows: the index lies in memory-mapped files, too.
+whole split: 5 bytes per token, 4 per segment, 4 per class of a set and 64 per row on its disk, which is
+checked before the first value is read. Memory does not depend on the number of rows: the index lies in
+memory-mapped files, too.
 
 Three passes. The first reads the ids, which say where each row goes (numbering.py), and the names of the
 sources. The second reads the sizes of all rows (small columns) and lays out the arrays. The third reads
@@ -34,10 +35,10 @@ from pipelines.dataset.arrays import (
 )
 from pipelines.dataset.local_copies import make_room
 from pipelines.dataset.numbering import RowNumbers, Runs, find_id_runs, join_runs, number_rows
-from pipelines.dataset.rows import NO_LABEL
+from pipelines.dataset.rows import LABEL_SET, NO_LABEL
 
 ID_COLUMNS = ["sequence_id", "source"]
-SIZE_COLUMNS = ["sequence_id", "num_tokens", "segments"]
+SIZE_COLUMNS = ["sequence_id", "num_tokens", "segments", "labels"]
 VALUE_COLUMNS = [*SIZE_COLUMNS, "source", "input_ids", "targets", "label", "num_targets", "num_bytes"]
 BATCH_ROWS = 4096
 """Rows that a thread holds at once: 17 MB of tokens at 1,024 tokens per row. Arrow's default is 131,072."""
@@ -125,12 +126,13 @@ def _read_sizes(
             places = rows.numbers.find_rows(batch["sequence_id"].to_numpy())
             index.num_tokens[places] = batch["num_tokens"].to_numpy()
             index.num_segments[places] = pc.list_value_length(batch["segments"]).to_numpy()
+            index.num_classes[places] = _count_classes(batch)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for _ in pool.map(read_sizes, fragments):
             pass
-    num_tokens, num_segments = (int(sizes.sum(dtype=np.int64)) for sizes in index)
-    num_bytes = int(DISK_MARGIN * (5 * num_tokens + 4 * num_segments + 52 * num_rows))
+    num_tokens, num_segments, num_classes = (int(sizes.sum(dtype=np.int64)) for sizes in index)
+    num_bytes = int(DISK_MARGIN * (5 * num_tokens + 4 * (num_segments + num_classes) + 64 * num_rows))
     _require_space(folder, num_tokens, num_bytes, max_bytes)
     lay_out(folder, index)
     write_source_names(folder, rows.sources.to_pylist())
@@ -182,11 +184,23 @@ def _flatten(batch: pa.RecordBatch, rows: _Rows) -> FlatRows:
         tokens=batch["input_ids"].flatten().to_numpy(),
         is_target=is_target,
         segment_lengths=_field(batch["segments"].flatten(), "num_tokens"),
-        labels=batch["label"].fill_null(NO_LABEL).to_numpy(zero_copy_only=False),
+        num_classes=_count_classes(batch),
+        classes=batch["labels"].flatten().to_numpy(),
+        labels=_read_labels(batch),
         num_targets=batch["num_targets"].to_numpy(),
         num_bytes=batch["num_bytes"].to_numpy(),
         source_codes=pc.index_in(batch["source"], rows.sources).to_numpy(),
     )
+
+
+def _count_classes(batch: pa.RecordBatch) -> np.ndarray:
+    """(num_rows,) sizes of the sets of classes; 0 where there is none."""
+    return pc.list_value_length(batch["labels"]).fill_null(0).to_numpy(zero_copy_only=False)
+
+
+def _read_labels(batch: pa.RecordBatch) -> np.ndarray:
+    labels = batch["label"].fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
+    return np.where(batch["labels"].is_valid().to_numpy(zero_copy_only=False), LABEL_SET, labels)
 
 
 def _field(structs: pa.StructArray, name: str) -> np.ndarray:

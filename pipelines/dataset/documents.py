@@ -11,15 +11,13 @@ from pyspark.sql import functions as F
 from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.chat_template import load_chat_format
 from pipelines.dataset.examples.table import load_builder
+from pipelines.dataset.labels import list_labels
 from pipelines.dataset.layout import DOCUMENT_BYTES, Place, min_own_bytes
 from pipelines.dataset.tokenizer import TRAINERS, ChosenTokenizer, load_tokenizer, wrap_trained
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
-from pipelines.delta import ContractError
 from pipelines.pin import Pin
 from pipelines.tables import DOCUMENTS
 
-MAX_LABELS = 2_000
-"""An evaluation counts a matrix of classes x classes."""
 SAMPLE_MARGIN = 1.2
 """A sample by id does not hold its exact share of bytes, so take more than max_bytes and stop there."""
 
@@ -79,9 +77,16 @@ def select_kept(documents: DataFrame, split: str | None = None) -> DataFrame:
 
 
 def summarize_documents(
-    documents: DataFrame, *, max_bytes: int, group_bytes: int, with_labels: bool, before: Before | None = None
+    documents: DataFrame,
+    *,
+    max_bytes: int,
+    group_bytes: int,
+    with_labels: bool,
+    with_label_sets: bool = False,
+    before: Before | None = None,
 ) -> DocumentSummary:
     """Everything that is counted before packing: one Spark job over small columns, `with_labels` two.
+    `with_label_sets`: these labels are sets.
 
     On the driver: 100 bytes for each file with groups of its own, however many files there are. Raises
     ContractError, `with_labels`, if some kept documents have no label, or if there are too few or too many
@@ -102,7 +107,7 @@ def summarize_documents(
     return DocumentSummary(
         num_documents=sum(row["num_documents"] for row in found),
         num_trainable_bytes=sum(row["trainable_bytes"] for row in found),
-        labels=_list_labels(kept) if with_labels else (),
+        labels=list_labels(kept, are_sets=with_label_sets) if with_labels else (),
         place_bytes=_add_up(found, "file", "now_bytes"),
         before=None if before is None else _describe_before(found),
     )
@@ -165,27 +170,6 @@ def _describe_before(found: list[Row]) -> PlacesBefore:
             if row["file"] is None and row["file_before"] is not None and row["now_bytes"]
         ],
     )
-
-
-def _list_labels(kept: DataFrame) -> tuple[str, ...]:
-    counts = kept.groupBy("label").count().limit(MAX_LABELS + 2).collect()  # classes, one too many, and null
-    return _require_classes({row["label"]: row["count"] for row in counts})
-
-
-def _require_classes(counts: dict[str | None, int]) -> tuple[str, ...]:
-    names = sorted(name for name in counts if name is not None)
-    if counts.get(None):
-        raise ContractError(
-            f"documents: {counts[None]:,} kept rows have no label, but dataset.task needs one per document; "
-            "map corpus.sources[].fields.label"
-        )
-    if len(names) > MAX_LABELS:
-        raise ContractError(
-            f"documents: more than {MAX_LABELS:,} different labels; is the label mapped to a free-text field?"
-        )
-    if len(names) < 2:
-        raise ContractError(f"documents: classification needs at least 2 different labels, got {names}")
-    return tuple(names)
 
 
 def choose_tokenizer(

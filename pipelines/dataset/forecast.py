@@ -27,6 +27,7 @@ from pipelines.dataset.layout import DOCUMENT_BYTES, Layout, Place, find_moved, 
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.spark_hash import hash_modulo
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
+from pipelines.label_sets import read_label_set
 from pipelines.pin import Pin, open_log
 from pipelines.repeating import repeat_on_hdfs
 from pipelines.storage import Folder, locate
@@ -125,7 +126,8 @@ def _count_groups(files: ChangedFiles, sequences: str, earlier: Pin, task: str, 
     added, removed = (
         _scan(files.folder, names, builder.has_labels, shown) for names in (files.added, files.removed)
     )
-    if builder.has_labels and sorted(map(str, unchanged.labels | added.labels)) != earlier.facts["labels"]:
+    labels = _name_classes(unchanged.labels | added.labels, builder.has_label_sets)
+    if builder.has_labels and labels != earlier.facts["labels"]:
         raise FullBuildNeededError("there are other classes than before, and classes are numbered")
     if log is None or log.folder is None:
         raise FullBuildNeededError("the sequences table is written by its catalog")
@@ -144,6 +146,14 @@ def _count_groups(files: ChangedFiles, sequences: str, earlier: Pin, task: str, 
     groups |= _find_groups(added.rows - removed.rows, layout) | _find_groups(removed.rows - added.rows, old)
     find_shards(log, groups, old.groups)
     return f"{len(groups):,} of {len(layout.groups):,}"
+
+
+def _name_classes(labels: set[str | None], are_sets: bool) -> list[str]:
+    names = set(map(str, labels))
+    try:
+        return sorted({each for label in names for each in read_label_set(label)} if are_sets else names)
+    except ValueError:  # the build says what is wrong
+        return sorted(names)
 
 
 def _scan(folder: str, names: Sequence[str], with_labels: bool, shown: Sequence[str] = ()) -> _Scan:

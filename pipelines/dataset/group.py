@@ -188,6 +188,7 @@ def _to_batch(
         "input_ids": _to_lists(pa.array(rows.input_ids), rows.num_tokens),
         "num_tokens": rows.num_tokens,
         "label": rows.labels,
+        "labels": rows.label_sets,
         "targets": _to_lists(_to_structs(runs, schema.field("targets")), rows.num_runs),
         "num_targets": rows.num_targets,
         "num_bytes": rows.num_bytes,

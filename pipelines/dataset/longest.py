@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from pipelines.dataset.arrays import mark_runs
 from pipelines.dataset.copying import VALUE_COLUMNS
 from pipelines.dataset.pinned_files import list_columns, open_pinned, require_columns, require_plain_files
-from pipelines.dataset.rows import NO_LABEL, Rows
+from pipelines.dataset.rows import LABEL_SET, NO_LABEL, Rows
 from pipelines.repeating import repeat_on_hdfs
 
 
@@ -52,6 +52,7 @@ def _find_longest(files: dict[str, list[object]], split: str) -> int:
 
 def _make_rows(table: pa.Table) -> Rows:
     rows = table.to_pylist()
+    has_sets = any(row["labels"] is not None for row in rows)
     return Rows(
         input_ids=[np.array(row["input_ids"], dtype=np.int32) for row in rows],
         is_target=[
@@ -65,7 +66,15 @@ def _make_rows(table: pa.Table) -> Rows:
         segment_lengths=[
             np.array([each["num_tokens"] for each in row["segments"]], dtype=np.int32) for row in rows
         ],
-        labels=np.array([NO_LABEL if row["label"] is None else row["label"] for row in rows], dtype=np.int64),
+        labels=np.array([_code_label(row["label"], row["labels"]) for row in rows], dtype=np.int64),
         num_targets=np.array([row["num_targets"] for row in rows], dtype=np.int64),
         num_bytes=np.array([row["num_bytes"] for row in rows], dtype=np.int64),
+        label_sets=[np.array(row["labels"] or [], dtype=np.int32) for row in rows] if has_sets else None,
     )
+
+
+def _code_label(label: int | None, labels: list[int] | None) -> int:
+    """As rows.Rows has it."""
+    if labels is not None:
+        return LABEL_SET
+    return NO_LABEL if label is None else label

@@ -25,7 +25,7 @@ from pipelines.dataset.copying import VALUE_COLUMNS, copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.mixing.rules import CurriculumColumn
 from pipelines.dataset.pinned_files import list_columns, open_pinned, require_columns, require_plain_files
-from pipelines.dataset.rows import Rows
+from pipelines.dataset.rows import LABEL_SET, Rows
 from pipelines.repeating import repeat_on_hdfs
 
 
@@ -38,6 +38,7 @@ class SequenceReader:
         self._starts = map_array(folder, "starts")
         self._segment_lengths = map_array(folder, "segment_lengths")
         self._segment_starts = map_array(folder, "segment_starts")
+        self._classes, self._class_starts = map_array(folder, "classes"), map_array(folder, "class_starts")
         self._labels = map_array(folder, "labels")
         self._num_bytes = map_array(folder, "num_bytes")
         self.num_targets = map_array(folder, "num_targets")
@@ -71,7 +72,15 @@ class SequenceReader:
             labels=self._labels[ids],
             num_targets=self.num_targets[ids],
             num_bytes=self._num_bytes[ids],
+            label_sets=self._read_label_sets(ids),
         )
+
+    def _read_label_sets(self, ids: np.ndarray) -> list[np.ndarray] | None:
+        # The rows of a table are of one task: the first one says whether they have sets.
+        if not len(self) or self._labels[0] != LABEL_SET:
+            return None
+        starts, stops = self._class_starts[ids].tolist(), self._class_starts[ids + 1].tolist()
+        return [self._classes[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
 def open_split(
@@ -119,6 +128,7 @@ def write_split(folder: Path, rows: Rows, sources: Sequence[str] | None = None) 
     folder.mkdir(parents=True, exist_ok=True)
     num_tokens = np.array([len(tokens) for tokens in rows.input_ids], dtype=np.int64)
     num_segments = np.array([len(lengths) for lengths in rows.segment_lengths], dtype=np.int64)
+    label_sets = rows.label_sets or [np.empty(0, np.int32)] * len(num_tokens)
     named = [""] * len(num_tokens) if sources is None else sources
     source_names, source_codes = np.unique(np.array(named, dtype=np.str_), return_inverse=True)
     everything = FlatRows(
@@ -128,6 +138,8 @@ def write_split(folder: Path, rows: Rows, sources: Sequence[str] | None = None) 
         tokens=_join(rows.input_ids, np.int32),
         is_target=_join(rows.is_target, np.bool_),
         segment_lengths=_join(rows.segment_lengths, np.int32),
+        num_classes=np.array([len(each) for each in label_sets], dtype=np.int64),
+        classes=_join(label_sets, np.int32),
         labels=rows.labels,
         num_targets=rows.num_targets,
         num_bytes=rows.num_bytes,

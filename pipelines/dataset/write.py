@@ -167,6 +167,7 @@ def _summarize(documents: DataFrame, build: SequenceBuild, before: Before | None
         max_bytes=build.tokenizer.max_bytes,
         group_bytes=build.packing.group_bytes,
         with_labels=load_builder(build.task).has_labels,
+        with_label_sets=load_builder(build.task).has_label_sets,
         before=before,
     )
 

@@ -44,11 +44,19 @@ class BaseFiles:
 
 
 def place_base(spark: "SparkSession", training: "Training") -> "Training":
-    """The training with the files of its base where its ranks find them; itself if MLflow does not keep its
-    base. Downloads weights."""
-    if training.architecture.base is None or not is_artefact(training.architecture.base):
+    """The training with the files of its base and of its teacher where its ranks find them; itself if MLflow
+    keeps neither. Downloads weights."""
+    base = _place(spark, training, training.architecture.base)
+    teacher = None if training.teacher is None else _place(spark, training, training.teacher.base)
+    if base is None and teacher is None:
         return training
-    artefact = find_artefact(training.architecture.base)
+    return replace(training, base_files=base, teacher_files=teacher)
+
+
+def _place(spark: "SparkSession", training: "Training", name: str | None) -> BaseFiles | None:
+    if name is None or not is_artefact(name):
+        return None
+    artefact = find_artefact(name)
     folder = fetch_artefact(artefact, artefact.files)
     home = Folder(training.folder.rstrip("/").rpartition("/")[0])
     files = BaseFiles(
@@ -58,7 +66,7 @@ def place_base(spark: "SparkSession", training: "Training") -> "Training":
     )
     if needs_shipping(spark):
         share_files(files)
-    return replace(training, base_files=files)
+    return files
 
 
 def share_files(files: BaseFiles) -> None:
@@ -91,12 +99,31 @@ def open_base(training: "Training", *, with_weights: bool) -> Iterator["Architec
     if files is None:
         yield architecture
         return
+    with _open_files(files, with_weights=with_weights) as place:
+        yield replace(architecture, base=place)
+
+
+@contextmanager
+def open_teacher(training: "Training") -> Iterator[str]:
+    """The name of the teacher, or the folder with its files if MLflow keeps it, while the context lasts."""
+    assert training.teacher is not None, "only a training with a teacher opens it"
+    assert training.teacher.base is not None, "make_training leaves out a teacher without a name"
+    if training.teacher_files is None:
+        yield training.teacher.base
+        return
+    with _open_files(training.teacher_files, with_weights=True) as place:
+        yield place
+
+
+@contextmanager
+def _open_files(files: BaseFiles, *, with_weights: bool) -> Iterator[str]:
+    """A folder of this machine with the files."""
     sizes = {name: size for name, size in files.sizes.items() if with_weights or not name.endswith(WEIGHTS)}
     source, root = locate(files.shared)
     places = [files.local, *([root] if isinstance(source, pafs.LocalFileSystem) else [])]
     for place in places:
         if _is_complete(Path(place), sizes):
-            yield replace(architecture, base=place)
+            yield place
             return
     with tempfile.TemporaryDirectory(prefix="distributary-base-") as scratch:
         for name in sizes:
@@ -106,7 +133,7 @@ def open_base(training: "Training", *, with_weights: bool) -> Iterator["Architec
                 source_filesystem=source,
                 destination_filesystem=pafs.LocalFileSystem(),
             )
-        yield replace(architecture, base=scratch)
+        yield scratch
 
 
 def _is_complete(folder: Path, sizes: dict[str, int]) -> bool:

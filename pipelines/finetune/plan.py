@@ -7,6 +7,7 @@ from pipelines.dataset.artefacts import is_artefact
 from pipelines.finetune.losses.tasks import require_task
 from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS, NO_NEXT_TOKENS, Architecture, ModelSpec
 from pipelines.finetune.preference import PREFERENCE
+from pipelines.finetune.teacher import Teacher, require_teachable
 from pipelines.finetune.training import REVISION, BatchPlan, Cadence, Data, Execution, Schedule, Training
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     """The training that `settings` (the finetune section of the configuration) means on pinned sequences.
 
     Raises ValueError if ranks cannot share a global batch or the optimizer, if torch lacks the optimizer, if
-    max_logit_tokens has nothing to limit, if who uses an adapter would not find its base, or if the model
-    names neither base nor model_type.
+    max_logit_tokens has nothing to limit, if the task can't have a teacher, if who uses an adapter would not
+    find its base, or if the model names neither base nor model_type.
     """
     from pipelines.catalog import find_location
+    from pipelines.dataset.examples.table import load_builder
     from pipelines.dataset.hub import base_identity, pin_base
     from pipelines.dataset.mixing.count import plan_on_table
     from pipelines.pin import fingerprint
@@ -49,6 +51,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
         raise ValueError(NO_NEXT_TOKENS)
     if settings.sequence_losses:
         require_task(facts["task"])
+    teacher = _choose_teacher(settings, facts["task"])
     training = Training(
         fingerprint="",
         folder="",
@@ -66,6 +69,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             preference=settings.preference if facts["task"] == PREFERENCE else None,
             chat=_read_chat(sequences, settings.tokenizers),
             retrieval=settings.retrieval if facts["task"] == "retrieval" else None,
+            label_threshold=settings.label_threshold if load_builder(facts["task"]).has_label_sets else None,
         ),
         architecture=model,
         optimization=settings.optimization,
@@ -81,10 +85,21 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             global_batch=settings.global_batch,
         ),
         curriculum=settings.curriculum if settings.curriculum.column else None,
+        teacher=teacher,
     )
-    base = base_identity(model.base)
-    made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), base)
+    bases = [base_identity(model.base), *([base_identity(teacher.base)] if teacher else [])]
+    made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), *bases)
     return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _choose_teacher(settings: Any, task: str) -> Teacher | None:
+    """The teacher under a name that stays; None = there is none. Raises ValueError if it can't be one."""
+    from pipelines.dataset.hub import pin_base
+
+    if settings.teacher.base is None:
+        return None
+    require_teachable(task, settings.max_logit_tokens)
+    return replace(settings.teacher, base=pin_base(settings.teacher.base))
 
 
 def _require_findable_base(model: Architecture) -> None:

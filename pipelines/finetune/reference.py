@@ -1,13 +1,17 @@
-"""The reference of a training is the model that the training started from, on every rank and after a restart.
+"""The reference of a training is the same on every rank and after a restart: the model that the training
+started from (models/preference.py), or its teacher (models/teacher.py).
 
-Every rank makes its own copy (models/preference.py), from the base or from the seed. A base that changed, or
-another torch with other random numbers, would give another one without an error, so its sha256 is kept.
+Every rank makes its own copy, from files or from the seed. A base that changed, or another torch with other
+random numbers, would give another one without an error, so its sha256 is kept.
 """
 
 import json
 
 import torch
+from torch import nn
 
+from pipelines.finetune.models.preference import PreferenceDecoder
+from pipelines.finetune.models.teacher import digest_teacher
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.storage import Folder
 
@@ -16,9 +20,19 @@ DIGITS = 13
 """Hex digits that ranks compare: 52 bits, which a float holds."""
 
 
-def require_reference(digest: str | None, run: Folder, strategy: Strategy) -> None:
+def digest_reference(model: nn.Module) -> str | None:
+    """sha256 of what a new model is compared with in training: its reference, or its teacher; None = nothing.
+    O(weights)."""
+    if isinstance(model, PreferenceDecoder):
+        return model.digest_reference()
+    return digest_teacher(model)
+
+
+def require_reference(
+    digest: str | None, run: Folder, strategy: Strategy, *, source: str = "finetune.model.base"
+) -> None:
     """Keep the digest of the reference when a training begins, and compare it when it continues. Collective;
-    null = the training has none.
+    null = the training has none. `source`: the setting that names its weights.
 
     Raises ValueError on every rank if one of them has another reference.
     """
@@ -36,6 +50,6 @@ def require_reference(digest: str | None, run: Folder, strategy: Strategy) -> No
         raise ValueError(
             f"the reference of this training began with sha256 {int(expected):0{DIGITS}x}, but {num_others} "
             f"of {strategy.world_size} ranks have another one (this rank {digest[:DIGITS]}): the weights of "
-            "finetune.model.base differ or have changed, or another torch draws other random weights; bring "
+            f"{source} differ or have changed, or another torch draws other random weights; bring "
             f"back the same ones, or delete {run.path} to train from the start"
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipelines.dataset.mixing.rules import Curriculum
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
 from pipelines.finetune.optimization import Optimization
+from pipelines.finetune.teacher import Teacher
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,8 +138,12 @@ class Training:
     """What is read of every source; None = every train sequence num_epochs times."""
     curriculum: Curriculum | None = None
     """Which sequences come first; None = random order."""
+    teacher: Teacher | None = None
+    """From which model it also learns; None = there is none."""
     base_files: "BaseFiles | None" = None
     """Where ranks find a base that MLflow keeps; the driver says it when it launches them."""
+    teacher_files: "BaseFiles | None" = None
+    """The same of the teacher."""
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on: everything but where the training runs, how, and how often it reports.
@@ -155,6 +160,7 @@ class Training:
             **({} if limit is None else {"max_evaluation_sequences": limit}),
             **({} if mixture is None else {"mixture": mixture.identity()}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
+            **({} if self.teacher is None else {"teacher": asdict(self.teacher)}),
             "spec": self.spec.identity(),
             "architecture": self.architecture.identity(),
             "schedule": asdict(self.schedule),
@@ -176,9 +182,11 @@ class Training:
             **({} if spec.mask_fraction is None else {"mask_fraction": spec.mask_fraction}),
             **({} if spec.preference is None else {"preference": asdict(spec.preference)}),
             **({} if spec.retrieval is None else asdict(spec.retrieval)),
+            **({} if spec.label_threshold is None else {"label_threshold": spec.label_threshold}),
             "architecture": self.architecture.identity(),
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
+            **({} if self.teacher is None else {"teacher": asdict(self.teacher)}),
             **{name: value for part in parts for name, value in asdict(part).items()},
         }
 

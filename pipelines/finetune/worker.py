@@ -32,16 +32,15 @@ from pipelines.finetune.loss_scale import find_loss_scale
 from pipelines.finetune.losses.parts import forget_parts, open_losses
 from pipelines.finetune.losses.record import LossRecorder, RecordedRows, number_sequences
 from pipelines.finetune.models.lora import count_parameters
-from pipelines.finetune.models.preference import PreferenceDecoder
 from pipelines.finetune.opening import open_enough, open_together, require_shared_folder
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.precision import require_precision
 from pipelines.finetune.realised_mix import RealisedMix
-from pipelines.finetune.reference import require_reference
+from pipelines.finetune.reference import digest_reference, require_reference
 from pipelines.finetune.results import read_result
 from pipelines.finetune.starting_model import build_starting_model
-from pipelines.finetune.tasks.table import build_task
+from pipelines.finetune.tasks.distillation import choose_task
 from pipelines.finetune.tasks.task import Task
 from pipelines.finetune.training import BatchPlan, Training
 from pipelines.metrics import METRICS
@@ -76,7 +75,7 @@ class _Rank:
         self._run = Folder(training.folder)
         self._checkpoints, self._events = self._run / "checkpoints", EventWriter(self._run / "events")
         self._tokenizer: Tokenizer = read_tokenizer(training.data.tokenizers, training.spec.tokenizer)
-        self._task: Task = build_task(training.spec)
+        self._task: Task = choose_task(training.spec, training.teacher)
         self._train: SequenceReader
         self._validation: SequenceReader
         self._final: SequenceReader
@@ -108,7 +107,8 @@ class _Rank:
             checkpoints=self._checkpoints,
         )
         self._scale = find_loss_scale(training.precision, self._state)
-        require_reference(self._reference, self._run, strategy)
+        source = "model" if training.teacher is None else "teacher"
+        require_reference(self._reference, self._run, strategy, source=f"finetune.{source}.base")
         if self._state.step and strategy.rank == 0:
             text = f"continues from the checkpoint of step {self._state.step}"
             self._events.write("note", step=self._state.step, text=text)
@@ -144,13 +144,11 @@ class _Rank:
         return self._finish(before)
 
     def _build_model(self, load_weights: bool) -> nn.Module:
-        vocab_size, device = self._tokenizer.get_vocab_size(), self._strategy.device
         model = build_starting_model(
-            self._training, vocab_size=vocab_size, device=device, load_weights=load_weights
+            self._training, tokenizer=self._tokenizer, device=self._strategy.device, load_weights=load_weights
         )
         self._num_trained, self._num_parameters = count_parameters(model)
-        if isinstance(model, PreferenceDecoder):
-            self._reference = model.digest_reference()
+        self._reference = digest_reference(model)
         return model
 
     def _open_data(self, launch: int) -> None:

@@ -9,7 +9,7 @@ torch.
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyspark import TaskContext
@@ -32,8 +32,8 @@ SLICE_ROWS = 512
 """Texts held as Python strings at once: enough to sort by length, little to hold."""
 GIVEN = ("doc_id", "text", "content_hash", "label")
 """What the workers read and return as it is."""
-RETRIEVED = ("embedding", "reciprocal_rank")
-SCORED = (*GIVEN, "prediction", "score", "num_bytes", "problem", *RETRIEVED, "latency_ms")
+OF_SOME_TASKS = ("embedding", "labels", "reciprocal_rank")
+SCORED = (*GIVEN, "prediction", "score", "num_bytes", "problem", *OF_SOME_TASKS, "latency_ms")
 """Columns of PREDICTIONS that the workers return; the rest is constant."""
 
 
@@ -105,10 +105,17 @@ def _score_slice(
         pa.array([each.num_bytes for each in predictions], pa.int64()),
         pa.array([each.problem for each in predictions], pa.string()),
         pa.array([each.embedding for each in predictions], schema.field("embedding").type),
+        pa.array([_to_structs(each.labels) for each in predictions], schema.field("labels").type),
         pa.array([each.reciprocal_rank for each in predictions], pa.float64()),
         pa.array([milliseconds] * rows.num_rows, pa.float64()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _to_structs(labels: list[tuple[str, float]] | None) -> list[dict[str, Any]] | None:
+    if labels is None:
+        return None
+    return [{"label": label, "probability": probability} for label, probability in labels]
 
 
 def _read_documents(rows: pa.RecordBatch) -> list[str | Document]:

@@ -7,9 +7,18 @@ from pipelines.digest import digest_rows
 from pipelines.metrics import METRICS
 from pipelines.registry.gate.decide import Measurement
 
+_PREDICTED_SET = "from_json(prediction, 'array<string>')"
+# A document of another corpus may have a single label, which is no JSON: a set of one.
+_LABEL_SET = "coalesce(from_json(label, 'array<string>'), array(label))"
+_IF_LABELLED = "FILTER (WHERE label IS NOT NULL)"
+
 SUMS = {
     "num_labelled": "count(label)",
     "num_correct": "count_if(label = prediction)",
+    # Of sets of labels (pipelines/label_sets.py). A name that the model does not know is never a match.
+    "num_matches": f"coalesce(sum(size(array_intersect({_LABEL_SET}, {_PREDICTED_SET}))) {_IF_LABELLED}, 0)",
+    "num_labels": f"coalesce(sum(size({_LABEL_SET})) {_IF_LABELLED}, 0)",
+    "num_predictions": f"coalesce(sum(size({_PREDICTED_SET})) {_IF_LABELLED}, 0)",
     "num_bytes": "coalesce(sum(num_bytes), 0)",
     # The score of a preference says by how much the chosen response is likelier; other rows are no pairs.
     "num_pairs": "count_if(num_bytes > 0)",
@@ -25,6 +34,8 @@ SUMS = {
     "reciprocal_ranks": "coalesce(sum(reciprocal_rank), 0D)",
 }
 """Name of a sum, as the formulas call it -> how PREDICTIONS gives it, in SQL."""
+LABEL_SUMS = {"num_labelled", "num_labels"}
+"""A metric with one of them measures the documents that have a label."""
 
 
 def find_problems(predictions: DataFrame) -> tuple[int, str | None]:
@@ -76,7 +87,7 @@ def evaluate_predictions(
 ) -> Measurement:
     """What the gate compares: the metric, and a digest of the documents behind it (id, text and label, no
     predictions)."""
-    uses_labels = "num_labelled" in METRICS[metric].sums
+    uses_labels = not LABEL_SUMS.isdisjoint(METRICS[metric].sums)
     counted = predictions.where("label IS NOT NULL") if uses_labels else predictions
     num_unreadable, first_problem = find_problems(counted)
     rows_digest, num_rows = digest_rows(counted, ("doc_id", "label", "text"))

@@ -19,7 +19,7 @@ from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Prediction
 
 DECIMALS = 6
-"""Of a score: what lies beyond is float32 noise from the other texts in the batch."""
+"""Of a score and of probabilities: what lies beyond is float32 noise from the other texts in the batch."""
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -83,7 +83,7 @@ class Predictor:
             predictions = self._task.predict(
                 self._module, self._tokenizer, documents, batch_size=batch_size, generate=generate
             )
-        return [replace(each, score=round(each.score, DECIMALS)) for each in predictions]
+        return [_round(each) for each in predictions]
 
     def _start_clock(self, module: nn.Module, arguments: Any) -> None:
         self._began = time.perf_counter()
@@ -92,6 +92,11 @@ class Predictor:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # until here, the GPU has only been given its work
         self.model_seconds += time.perf_counter() - self._began
+
+
+def _round(prediction: Prediction) -> Prediction:
+    labels = prediction.labels and [(name, round(share, DECIMALS)) for name, share in prediction.labels]
+    return replace(prediction, score=round(prediction.score, DECIMALS), labels=labels)
 
 
 def choose_device(worker: int = 0) -> str:

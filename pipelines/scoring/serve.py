@@ -25,7 +25,8 @@ class TextModel(PythonModel):
     """In: column `text`, or a plain list of texts. A model of conversations also reads column `messages`, a
     list of {role, content} per row; a row without messages is the text of a user, and a row has one of the
     two. Out: columns `prediction` and `score`, one row per input in the order given; of a retrieval model
-    also `embedding`, the vector of the text, a list of numbers of length 1.
+    also `embedding`, the vector of the text, a list of numbers of length 1; of a model of several labels
+    also `labels`, a list of {label, probability}, likeliest first.
 
     A dialogue is answered where a turn of the assistant that ends it begins, else where it ends. It is scored
     by the turns of the assistant that it has (bits per byte; 0 = it has none).
@@ -54,7 +55,15 @@ class TextModel(PythonModel):
         }
         if spec.retrieval is not None:
             columns["embedding"] = pd.Series([each.embedding for each in predictions], dtype=object)
+        if spec.label_threshold is not None:
+            columns["labels"] = pd.Series(
+                [_to_objects(each.labels or []) for each in predictions], dtype=object
+            )
         return pd.DataFrame(columns)
+
+
+def _to_objects(labels: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"label": label, "probability": probability} for label, probability in labels]
 
 
 def _read_inputs(model_input: Any, roles: Mapping[str, str] | None) -> list[Any]:

@@ -2,6 +2,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from pipelines.dataset import documents as dataset_documents
+from pipelines.dataset import labels as dataset_labels
 from pipelines.dataset.build import build_sequences, count_splits, describe_masking
 from pipelines.dataset.chat_format import ChatFormat
 from pipelines.dataset.documents import DocumentSummary, choose_tokenizer, summarize_documents
@@ -314,7 +315,7 @@ def test_labels_that_cannot_be_learned_are_refused(spark, labels, message):
 
 
 def test_too_many_labels_are_refused(spark, monkeypatch):
-    monkeypatch.setattr(dataset_documents, "MAX_LABELS", 3)
+    monkeypatch.setattr(dataset_labels, "MAX_LABELS", 3)
     assert (
         len(summary_of(documents_of(spark, TEXTS * 2, labels=["a", "b", "c"]), "classification").labels) == 3
     )

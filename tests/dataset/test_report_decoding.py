@@ -110,7 +110,7 @@ def test_the_first_target_is_always_shown(first_target, expected):
     assert first_target is None or expected <= first_target < expected + SAMPLE_TOKENS
 
 
-def make_row(num_tokens, segments, targets, label=None):
+def make_row(num_tokens, segments, targets, label=None, label_set=None):
     """A row of SEQUENCES; token i is the letter number i."""
     own = {"split": "train", "sequence_id": 7, "input_ids": [n % 26 for n in range(num_tokens)]}
     named = [
@@ -119,8 +119,8 @@ def make_row(num_tokens, segments, targets, label=None):
     ]
     runs = [{"first_token": first, "num_tokens": size} for first, size in targets]
     counted = sum(size for _, size in targets) + (label is not None)
-    own |= {"num_tokens": num_tokens, "label": label, "targets": runs, "num_targets": counted}
-    return {**own, "segments": named}
+    own |= {"num_tokens": num_tokens, "targets": runs, "num_targets": counted, "segments": named}
+    return {**own, "label": label, "labels": label_set}
 
 
 def letters():
@@ -138,6 +138,12 @@ def test_a_row_becomes_a_sample_with_its_targets():
         [("e", False), ("f", True)],
     ]
     assert (sample.label, sample.num_targets, sample.num_segments, sample.num_shown) == ("yes", 4, 2, 6)
+
+
+def test_a_sample_names_the_classes_of_its_set():
+    for label_set, expected in (([0, 2], ["no", "yes"]), ([], []), (None, None)):
+        row = make_row(1, [("a" * 32, 0, 1)], [], label_set=label_set)
+        assert make_sample(row, letters(), ["no", "perhaps", "yes"]).label_set == expected
 
 
 def test_a_long_row_is_shown_in_part():

@@ -107,6 +107,19 @@ def test_a_class_is_shown_as_the_target():
     assert "one of 77 classes for each sequence" in found.text
 
 
+@pytest.mark.parametrize(
+    ("label_set", "words"), [(["card", "fee"], "2 classes"), (["fee"], "1 class"), ([], "0 cl")]
+)
+def test_a_set_of_classes_is_shown_as_the_target(label_set, words):
+    sample = make_sample(make_segment(Piece("hi", (1,))), label_set=label_set, num_targets=1)
+    found = read(samples=[sample], num_labels=9, task="multi_label_classification")
+    assert [f"Class: {name}" in found.text for name in ("card", "fee")] == [
+        name in label_set for name in ("card", "fee")
+    ]
+    assert f"4 tokens \u00b7 {words}" in found.text.replace("1 tokens", "4 tokens")
+    assert "any of 9 classes for each sequence, or none" in found.text
+
+
 def test_tokens_that_may_be_masked_are_not_called_targets():
     found = read(task="masked_language_modelling")
     masks = "a training masks finetune.mask_fraction of the"

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipelines.dataset.arrays import FORMAT
 from pipelines.dataset.reader import write_split
-from pipelines.dataset.rows import NO_LABEL, Rows
+from pipelines.dataset.rows import LABEL_SET, NO_LABEL, Rows
 from pipelines.dataset.tokenizer import write_tokenizer
 from pipelines.finetune.models.architecture import Architecture, ModelSpec, RetrievalRules
 from pipelines.finetune.optimization import Optimization
@@ -65,6 +65,31 @@ def text_rows(num_rows: int, seed: int) -> Rows:
         labels=np.full(num_rows, NO_LABEL, dtype=np.int64),
         num_targets=lengths - 1,
         num_bytes=3 * (lengths - 1),
+    )
+
+
+def label_set_rows(num_rows: int, seed: int) -> Rows:
+    """Rows of 4 to 23 tokens with none to all of the classes; every fifth row has none. Its first tokens are
+    the numbers of its classes plus one, and so are about a seventh of the others for each class."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(NUM_LABELS, 24, num_rows)
+    tokens, label_sets = [], []
+    for number, length in enumerate(lengths):
+        classes = np.flatnonzero(random.random(NUM_LABELS) < (0.4 if number % 5 else 0))
+        others = random.integers(NUM_LABELS + 1, VOCABULARY, length)
+        repeated = classes[random.integers(0, len(classes), length)] + 1 if len(classes) else others
+        row = np.where(random.random(length) < len(classes) / 7, repeated, others)
+        row[: len(classes)] = classes + 1
+        tokens.append(row.astype(np.int32))
+        label_sets.append(classes.astype(np.int32))
+    return Rows(
+        input_ids=tokens,
+        is_target=[np.zeros(len(each), dtype=bool) for each in tokens],
+        segment_lengths=[np.array([len(each)], dtype=np.int32) for each in tokens],
+        labels=np.full(num_rows, LABEL_SET, dtype=np.int64),
+        num_targets=np.ones(num_rows, dtype=np.int64),
+        num_bytes=3 * lengths.astype(np.int64),
+        label_sets=label_sets,
     )
 
 
@@ -144,6 +169,7 @@ def make_training(root: Path, **changes) -> Training:
             preference=changes.pop("preference", None),
             **(masking if task == "masked_language_modelling" else {}),
             retrieval=RetrievalRules() if task == "retrieval" else None,
+            label_threshold=0.5 if task == "multi_label_classification" else None,
         ),
         architecture=changes.pop("architecture", Architecture(config=config)),
         **{**parts, **changes},

@@ -16,7 +16,10 @@ from pipelines.finetune.models.adapter import Adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, read_base_of, save_model
+from pipelines.finetune.models.lora import hash_weights
+from pipelines.finetune.models.teacher import digest_teacher
 from pipelines.finetune.starting_model import build_starting_model
+from pipelines.finetune.teacher import Teacher
 from tests.finetune.data import VOCABULARY, make_tokenizer, make_training
 
 NAME = "models:/intents/3"
@@ -115,7 +118,7 @@ def test_an_adapter_calls_its_base_by_the_name_that_stays(source, root, monkeypa
         remote = pafs.SubTreeFileSystem("/", pafs.LocalFileSystem())
         monkeypatch.setattr(base_files, "locate", lambda path: (remote, path))
     module = build_starting_model(
-        placed, vocab_size=VOCABULARY, device=torch.device("cpu"), load_weights=False
+        placed, tokenizer=make_tokenizer(), device=torch.device("cpu"), load_weights=False
     )
     save_model(module, make_tokenizer().to_str(), placed.spec, root / "adapted")
     assert read_base_of(root / "adapted").place == NAME
@@ -125,6 +128,21 @@ def test_an_adapter_calls_its_base_by_the_name_that_stays(source, root, monkeypa
     artefacts.find_artefact.cache_clear()
     with pytest.raises(RuntimeError, match=rf"needs its base {NAME}, .* does not reach MLflow; .*merge=true"):
         load_model(root / "adapted")
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_the_teacher_comes_to_every_machine_too(source, root, monkeypatch, is_here):
+    taught = replace(make_training(root, folder=str(root / "trainings" / "abc")), teacher=Teacher(base=NAME))
+    placed = place_base(session("spark://host:7077"), taught)
+    assert placed.base_files is None
+    if not is_here:
+        source.artefact.folder.rename(root / "on another machine")
+        remote = pafs.SubTreeFileSystem("/", pafs.LocalFileSystem())
+        monkeypatch.setattr(base_files, "locate", lambda path: (remote, path))
+    module = build_starting_model(
+        placed, tokenizer=make_tokenizer(), device=torch.device("cpu"), load_weights=False
+    )
+    assert digest_teacher(module) == hash_weights(source.module)
 
 
 def test_half_a_copy_is_made_whole(source, root):

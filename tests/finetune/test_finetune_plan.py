@@ -20,7 +20,7 @@ from tests.finetune.test_task import make_spec
 
 NEXT = (KeyError, "task")
 """What the sequences of these tests lack; it is asked for behind the checks."""
-ENCODERS = ("classification", "masked_language_modelling", "retrieval")
+ENCODERS = ("classification", "masked_language_modelling", "multi_label_classification", "retrieval")
 
 
 class Known:

@@ -17,7 +17,7 @@ from pipelines.finetune.optimizer import build_optimizer, list_trainable
 from pipelines.finetune.parallel import replica
 from pipelines.finetune.parallel.whole_batch import keep_rows
 from pipelines.finetune.preference import PreferenceLoss
-from pipelines.finetune.starting_model import build_starting_model
+from pipelines.finetune.starting_model import build_without_teacher
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Draw
 from tests.finetune import preferences
@@ -84,7 +84,7 @@ def measure_peak(training, rows):
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as seen:
-        model = build_starting_model(training, vocab_size=VOCABULARY, device=CPU, load_weights=True)
+        model = build_without_teacher(training, vocab_size=VOCABULARY, device=CPU, load_weights=True)
         optimizer = build_optimizer(list_trainable(model), training.optimization)
         for step in range(2):
             optimizer.zero_grad()

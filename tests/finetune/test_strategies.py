@@ -18,12 +18,13 @@ from pipelines.finetune.loop import train
 from pipelines.finetune.loss_scale import UNSCALED
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.lora import read_state
+from pipelines.finetune.models.teacher import attach_teacher, load_teacher
 from pipelines.finetune.parallel import buckets
 from pipelines.finetune.parallel.table import build_strategy
-from pipelines.finetune.tasks.table import build_task
+from pipelines.finetune.tasks.distillation import choose_task
 from pipelines.finetune.training import BatchPlan
 from pipelines.storage import Folder
-from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_training
+from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_tokenizer, make_training
 from tests.finetune.ranks import BACKENDS, alone, run_processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.horovod]
@@ -48,6 +49,10 @@ def build_double(training, load_weights, *, unused=False):
     model = build_model(
         training.architecture, training.spec, vocab_size=VOCABULARY, seed=training.schedule.seed
     )
+    if training.teacher is not None:
+        name = training.teacher.base
+        teacher = load_teacher(name, name, training.spec, make_tokenizer())
+        attach_teacher(model, teacher, VOCABULARY)
     model = WithUnused(model) if unused else model
     if not load_weights:  # rank 0 must send every weight but those of an adapter's base
         sent = read_state(model)
@@ -93,7 +98,7 @@ def run_steps(world, training, steps=range(STEPS), *, unused=False, scale=UNSCAL
     with suppress(StopIteration):  # raised after the last of `steps`
         train(
             strategy,
-            build_task(training.spec),
+            choose_task(training.spec, training.teacher),
             reader,
             order,
             steps=range(steps.start, STEPS),

@@ -13,14 +13,12 @@ from pipelines.finetune.tasks.table import TASKS, build_task
 CPU = torch.device("cpu")
 MASKING = {"mask_token_id": 1, "vocab_size": 8, "mask_fraction": 0.15}
 RETRIEVAL = {"retrieval": RetrievalRules(temperature=0.1)}
+SPEC = {"max_tokens": 8, "base": "scratch", "tokenizer": "t"}
+LABEL_SETS = {"label_threshold": 0.5}
 
 
 def make_spec(task="language_modelling", labels=(), **fields):
-    return ModelSpec(
-        **{"max_tokens": 8, "base": "scratch", "tokenizer": "t", **MASKING, **RETRIEVAL, **fields},
-        task=task,
-        labels=labels,
-    )
+    return ModelSpec(**{**SPEC, **MASKING, **RETRIEVAL, **LABEL_SETS, **fields}, task=task, labels=labels)
 
 
 def make_rows(*tokens, labels=None, num_bytes=None, segments=None):

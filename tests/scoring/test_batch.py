@@ -159,8 +159,31 @@ def test_a_metric_of_nothing_is_an_error(spark):
 
 def test_a_metric_without_its_sums_names_the_others(spark):
     frame = predictions(spark, [("t", "a", "a", 0.9)])
-    with pytest.raises(ValueError, match=r"macro_f1 needs counts, .* take one of: accuracy, .*bits_per_byte"):
+    needs = (
+        r"macro_f1 needs class_matches, class_labels, class_predictions, .* take one of: accuracy, .*bits_"
+    )
+    with pytest.raises(ValueError, match=needs):
         compute_metric(frame, "macro_f1")
+
+
+def test_sets_of_labels_are_compared_name_by_name(spark):
+    # By hand: matches a; b, c. Labels a; b, c; x; none. A name that the model does not know, a label that is
+    # no set, and a document without labels count; one whose labels are not known does not.
+    rows = [
+        ("t", '["a"]', '["a","b"]', 0.9),
+        ("t", '["b","c"]', '["b","c"]', 0.9),
+        ("t", '["unknown"]', "[]", 0.9),
+        ("t", "[]", '["a"]', 0.9),
+        ("t", "plain", '["c"]', 0.9),
+        ("t", None, '["a","b","c"]', 0.9),
+    ]
+    frame = predictions(spark, rows)
+    assert compute_metric(frame, "micro_f1") == pytest.approx(2 * 3 / (5 + 6))
+    assert compute_metric(frame, "exact_match") == pytest.approx(1 / 5)
+    measured = evaluate_predictions(frame, model_version=1, task="t", metric="micro_f1")
+    assert (measured.num_rows, measured.value) == (5, pytest.approx(6 / 11))
+    with pytest.raises(ValueError, match=r"no micro_f1 \(num_labels must be above 0"):
+        compute_metric(predictions(spark, rows[3:4]), "micro_f1")
 
 
 def test_two_models_on_equal_documents_have_equal_rows_digests(spark):

@@ -62,6 +62,7 @@ def as_predictions(documents):
         "num_bytes": F.lit(1).cast("bigint"),
         "problem": F.lit(None).cast("string"),
         "embedding": F.lit(None).cast("array<float>"),
+        "labels": F.lit(None).cast("array<struct<label: string, probability: double>>"),
         "reciprocal_rank": F.lit(None).cast("double"),
         "model_name": F.lit("intents"),
         "model_version": F.lit(3),

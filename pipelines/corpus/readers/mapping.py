@@ -4,6 +4,8 @@
   parts are left out.
 - label, key, split and metadata: a string, number, bool or date, as text. A missing label, split or metadata
   value is null.
+- labels, instead of label: an array of strings, numbers and bools, or text, see `labels.py`; the column holds
+  the set as JSON.
 - parts: named texts in order, from `Source.parts` or from the turns of the dialogue in `Source.messages`. A
   turn is a role and a text: one with more, such as tool_calls, is refused, so that nothing of it is lost.
 
@@ -18,6 +20,7 @@ from pipelines.corpus.clean import Cleaner, normalise
 from pipelines.corpus.paragraphs.edit import Cut
 from pipelines.corpus.readers.format import MalformedError
 from pipelines.corpus.readers.jsonl import parse_json
+from pipelines.corpus.readers.labels import read_labels
 from pipelines.corpus.readers.values import check_strings, describe_kind
 from pipelines.corpus.source import SPLITS, Source
 
@@ -60,6 +63,7 @@ class Mapper:
         metadata = source.metadata or {**given, **source.reader.metadata}
         self._text, self._key = fields.get("text"), fields.get("key")
         self._label, self._split = fields.get("label"), fields.get("split")
+        self._labels, self._separator = fields.get("labels"), source.label_separator
         self._cleaner = Cleaner(source.cleaning)
         self._parts, self._messages = tuple(source.parts.items()), source.messages
         self._ignored = frozenset(source.ignored_turn_fields)
@@ -86,6 +90,8 @@ class Mapper:
             raise MalformedError(f"split: {split[:40]!r} is not one of {', '.join(SPLITS)}")
         metadata = self._read_metadata(values) if self._metadata else None
         text, label = clean(text), (label and normalise(label)) or None
+        if self._labels:
+            label = read_labels(values.get(self._labels), self._labels, self._separator)
         return Columns(key, text, label, split, parts, metadata, self._cleaner.take_counts() or None)
 
     def _read_metadata(self, values: Mapping[str, object]) -> dict[str, str] | None:

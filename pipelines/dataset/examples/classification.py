@@ -18,6 +18,7 @@ class ClassificationExamples:
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
     packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document",)
     has_labels: ClassVar[bool] = True
+    has_label_sets: ClassVar[bool] = False
     needs_end_token: ClassVar[bool] = False
     needs_mask_token: ClassVar[bool] = False
     is_chat: ClassVar[bool] = False

@@ -67,8 +67,8 @@ class Example(NamedTuple):
 
     doc_id: str
     units: list[Unit]
-    label: int | None = None
-    """Class number; None = the targets are tokens."""
+    label: int | tuple[int, ...] | None = None
+    """Class number, or those of a set, ascending; None = the targets are tokens."""
     num_cut_tokens: int = 0
     """Tokens cut off because the document did not fit."""
     problem: str | None = None
@@ -100,6 +100,8 @@ class ExampleBuilder(Protocol):
     """Names in PACKERS that fit the task."""
     has_labels: ClassVar[bool]
     """Whether every document needs a label, which becomes a class number."""
+    has_label_sets: ClassVar[bool]
+    """Whether that label is a set (pipelines/label_sets.py), which becomes class numbers."""
     needs_end_token: ClassVar[bool]
     """Whether documents end in the tokenizer's end-of-text token."""
     needs_mask_token: ClassVar[bool]

@@ -22,6 +22,7 @@ class LanguageModellingExamples:
     columns: ClassVar[tuple[str, ...]] = ("text",)
     packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate", "best_fit")
     has_labels: ClassVar[bool] = False
+    has_label_sets: ClassVar[bool] = False
     needs_end_token: ClassVar[bool] = True
     needs_mask_token: ClassVar[bool] = False
     is_chat: ClassVar[bool] = False

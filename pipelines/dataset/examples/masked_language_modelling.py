@@ -21,6 +21,7 @@ class MaskedLanguageModellingExamples:
     columns: ClassVar[tuple[str, ...]] = ("text",)
     packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document", "concatenate", "best_fit")
     has_labels: ClassVar[bool] = False
+    has_label_sets: ClassVar[bool] = False
     needs_end_token: ClassVar[bool] = False
     needs_mask_token: ClassVar[bool] = True
     is_chat: ClassVar[bool] = False

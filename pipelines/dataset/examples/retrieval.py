@@ -39,6 +39,7 @@ class RetrievalExamples:
     columns: ClassVar[tuple[str, ...]] = ("text", "parts")
     packing_methods: ClassVar[tuple[str, ...]] = ("one_per_document",)
     has_labels: ClassVar[bool] = False
+    has_label_sets: ClassVar[bool] = False
     needs_end_token: ClassVar[bool] = False
     needs_mask_token: ClassVar[bool] = False
     is_chat: ClassVar[bool] = False

@@ -34,6 +34,12 @@ def _load_masked_language_modelling() -> "type[ExampleBuilder]":
     return MaskedLanguageModellingExamples
 
 
+def _load_multi_label_classification() -> "type[ExampleBuilder]":
+    from pipelines.dataset.examples.multi_label_classification import MultiLabelClassificationExamples
+
+    return MultiLabelClassificationExamples
+
+
 def _load_preference() -> "type[ExampleBuilder]":
     from pipelines.dataset.examples.preference import PreferenceExamples
 
@@ -57,6 +63,7 @@ EXAMPLES: "dict[str, Callable[[], type[ExampleBuilder]]]" = {
     "classification": _load_classification,
     "language_modelling": _load_language_modelling,
     "masked_language_modelling": _load_masked_language_modelling,
+    "multi_label_classification": _load_multi_label_classification,
     "preference": _load_preference,
     "prompt_response": _load_prompt_response,
     "retrieval": _load_retrieval,

@@ -19,7 +19,8 @@ class PackedSequence(NamedTuple):
     pieces: list[tuple[str, Unit]]
     """doc_id and a run of tokens of that document, at least one token each; every piece becomes a segment,
     and its tokens are invisible to those of other segments."""
-    label: int | None = None
+    label: int | tuple[int, ...] | None = None
+    """Of the example."""
     num_cut_tokens: int = 0
     """Tokens of documents that did not fit; each document's are counted in the row where it begins."""
     num_continued: int = 0
@@ -40,7 +41,7 @@ class PackedRows(NamedTuple):
     """(all runs,) place in its row of each run of targets."""
     run_num_tokens: np.ndarray
     num_targets: np.ndarray
-    """(num_rows,) target tokens, and one more for a class."""
+    """(num_rows,) target tokens, and one more for a class or a set of classes."""
     num_bytes: np.ndarray
     """(num_rows,) bytes of the targets, or of the whole text behind a class."""
     num_segments: np.ndarray
@@ -54,7 +55,9 @@ class PackedRows(NamedTuple):
     """First character of the document's text in the segment; 0, 0 = it holds special tokens only."""
     segment_char_end: np.ndarray
     labels: list[int | None]
-    """One per row."""
+    """One per row; None = it has no class, or a set of them."""
+    label_sets: list[tuple[int, ...] | None]
+    """One per row; None = it has no set of classes."""
     num_cut_tokens: np.ndarray
     """(num_rows,)"""
     num_continued: np.ndarray
@@ -109,7 +112,8 @@ def join_rows(rows: Sequence[PackedSequence]) -> PackedRows:
         segment_num_tokens=sizes,
         segment_char_start=segment_start,
         segment_char_end=segment_end,
-        labels=[row.label for row in rows],
+        labels=[None if isinstance(row.label, tuple) else row.label for row in rows],
+        label_sets=[row.label if isinstance(row.label, tuple) else None for row in rows],
         num_cut_tokens=np.array([row.num_cut_tokens for row in rows]),
         num_continued=np.array([row.num_continued for row in rows]),
     )

@@ -91,11 +91,13 @@ class Sample:
     num_targets: int
     num_segments: int
     label: str | None
-    """Name of the class; None = the targets are tokens."""
+    """Name of the class; None = the targets are tokens, or a set of classes."""
     first_token: int
     """Of what is shown."""
     segments: Sequence[SampleSegment]
     """Those that are shown."""
+    label_set: Sequence[str] | None = None
+    """Names of the classes; None = the target is no set."""
 
     @property
     def num_shown(self) -> int:
@@ -158,6 +160,11 @@ class Content:
 def masks_targets(task: str) -> bool:
     """Whether the targets of the table are only those that may be masked."""
     return load_builder(task).needs_mask_token
+
+
+def has_label_sets(task: str) -> bool:
+    """Whether the target of a sequence is a set of classes."""
+    return load_builder(task).has_label_sets
 
 
 def has_token_targets(task: str, num_labels: int) -> bool:

@@ -4,7 +4,15 @@ Texts of documents and names are not trusted; see `pipelines/markup.py`. Equal c
 """
 
 from pipelines.bars import Line, draw_legend, draw_table, format_bits, format_large, format_share, stack
-from pipelines.dataset.report.content import FULL, Content, Documents, Sequences, pair_lengths, sum_by
+from pipelines.dataset.report.content import (
+    FULL,
+    Content,
+    Documents,
+    Sequences,
+    has_label_sets,
+    pair_lengths,
+    sum_by,
+)
 from pipelines.dataset.report.sample_page import draw_samples
 from pipelines.markup import Html, join, name, page, tag
 from pipelines.page_style import STYLE
@@ -73,6 +81,8 @@ def _draw_head(content: Content) -> Html:
 
 
 def _explain_targets(content: Content, found: Sequences) -> str:
+    if has_label_sets(content.task):
+        return f"any of {content.num_labels:,} classes for each sequence, or none"
     if content.num_labels:
         return f"one of {content.num_labels:,} classes for each sequence"
     if not content.has_token_targets:

@@ -46,6 +46,8 @@ def draw_samples(content: Content) -> Html:
 def _draw_sample(sample: Sample, *, is_masked: bool) -> Html:
     kind = "that may be masked" if is_masked else "targets"
     targets = "1 class as target" if sample.label is not None else f"{sample.num_targets:,} {kind}"
+    if sample.label_set is not None:
+        targets = f"{len(sample.label_set):,} class{'' if len(sample.label_set) == 1 else 'es'} as target"
     segments = f"{sample.num_segments:,} segment{'' if sample.num_segments == 1 else 's'}"
     facts = [f"{sample.num_tokens:,} tokens", targets, segments]
     parts: list[object] = [
@@ -54,6 +56,8 @@ def _draw_sample(sample: Sample, *, is_masked: bool) -> Html:
     ]
     if sample.label is not None:
         parts.append(tag("p", "Class: ", tag("u", sample.label, class_="target"), class_="tokens"))
+    for name in sample.label_set or ():
+        parts.append(tag("p", "Class: ", tag("u", name, class_="target"), class_="tokens"))
     parts += [_draw_left_out(sample.first_token, "before")]
     parts += map(_draw_segment, sample.segments)
     parts += [_draw_left_out(sample.num_tokens - sample.first_token - sample.num_shown, "more")]

@@ -87,6 +87,7 @@ def make_sample(row: Mapping[str, Any], decoder: PieceDecoder, labels: Sequence[
         num_targets=row["num_targets"],
         num_segments=len(row["segments"]),
         label=labels[row["label"]] if labels and row["label"] is not None else None,
+        label_set=None if row["labels"] is None else [labels[number] for number in row["labels"]],
         first_token=first,
         segments=segments,
     )

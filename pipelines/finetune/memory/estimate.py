@@ -27,7 +27,7 @@ from pipelines.finetune.parallel.data_parallel import DataParallel
 from pipelines.finetune.parallel.sharded_optimizer import ShardedOptimizer
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.starting_model import build_starting_model
+from pipelines.finetune.starting_model import build_without_teacher
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Draw, Task
 from pipelines.finetune.training import BatchPlan, Training
@@ -76,7 +76,7 @@ def estimate_memory(
 
     def build(load_weights: bool) -> nn.Module:
         before = tensors.num_bytes
-        model: Any = build_starting_model(
+        model: Any = build_without_teacher(
             training, vocab_size=vocab_size, device=CPU, load_weights=False, shapes_only=True
         )
         backbone = next(each for each in model.modules() if isinstance(each, PreTrainedModel))
@@ -147,7 +147,8 @@ def _evaluate(strategy: Strategy, task: Task, rows: Rows) -> None:
 def _repeat(rows: Rows, num_rows: int) -> Rows:
     chosen = np.arange(num_rows) % len(rows.input_ids)
     fields: Any = (
-        each[chosen] if isinstance(each, np.ndarray) else [each[row] for row in chosen] for each in rows
+        each[chosen] if isinstance(each, np.ndarray) else each and [each[row] for row in chosen]
+        for each in rows
     )
     return Rows(*fields)
 

@@ -23,6 +23,8 @@ def forecast_memory(training: "Training", *, num_ranks: int, is_local: bool) -> 
 
     If torch is not installed here or the model can't be built, one line that says so.
     """
+    if training.teacher is not None:
+        return {"memory": "not known: the memory of finetune.teacher is not counted"}
     try:
         estimate, on_gpu = _estimate(training, num_ranks, is_local=is_local)
     except ImportError as error:

@@ -75,6 +75,9 @@ class ModelSpec:
     retrieval: RetrievalRules | None = None
     """How texts become vectors; null = the task makes none."""
 
+    label_threshold: float | None = None
+    """Probability from which a class belongs to the set of a document; null = the task has no sets."""
+
     @property
     def needs_reference(self) -> bool:
         """Whether the training compares with the model that it starts from."""
@@ -84,7 +87,8 @@ class ModelSpec:
         """What the weights depend on. What a task does not have is left out, so that earlier trainings keep
         their fingerprint."""
         fields = asdict(replace(self, chat=None)) | {"chat": self.chat and self.chat.fingerprint}
-        optional = ("chat", "mask_token_id", "vocab_size", "mask_fraction", "preference", "retrieval")
+        optional = {"chat", "mask_token_id", "vocab_size", "mask_fraction", "preference", "retrieval"}
+        optional |= {"label_threshold"}
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 

@@ -62,7 +62,7 @@ def build_model(
     torch.manual_seed(seed)
     if architecture.base is None:
         config = _make_config(architecture.config, vocab_size)
-        _require_positions(config, spec.max_tokens)
+        require_positions(config, spec.max_tokens)
         backbone = _make_backbone(config, task.auto_class)
     else:
         base = _find_base(architecture.base)
@@ -70,7 +70,7 @@ def build_model(
             base.place, revision=base.commit or "main", trust_remote_code=False, **architecture.config
         )
         _require_vocabulary(config, vocab_size)
-        _require_positions(config, spec.max_tokens)
+        require_positions(config, spec.max_tokens)
         if not shapes_only and (load_weights or reads_base(architecture, spec)):
             backbone = _load_backbone(base, config.model_type, task.auto_class, architecture)
         else:
@@ -211,7 +211,8 @@ def _require_vocabulary(config: PreTrainedConfig, vocab_size: int) -> None:
         )
 
 
-def _require_positions(config: PreTrainedConfig, max_tokens: int) -> None:
+def require_positions(config: PreTrainedConfig, max_tokens: int) -> None:
+    """Raise ValueError if a model has fewer positions than the tokens of a sequence."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None:
         positions -= position_offset(config)

@@ -2,7 +2,7 @@
 classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,17 +38,8 @@ class Classification:
 
     def collate(self, rows: Rows, device: torch.device, draw: Draw | None = None) -> Batch:
         """Raises ValueError for a row of several documents: it would have no class of its own."""
-        packed = next((row for row, lengths in enumerate(rows.segment_lengths) if len(lengths) > 1), None)
-        if packed is not None:
-            raise ValueError(
-                f"row {packed} of this batch holds {len(rows.segment_lengths[packed])} documents, but "
-                "classification needs one per row; set dataset.packing.method=one_per_document"
-            )
-        ids_BT, mask_BT = pad(rows.input_ids, device)
-        targets_B = send(rows.labels.astype(np.int64), device)
-        return Batch(
-            {"input_ids_BT": ids_BT, "attention_mask_BT": mask_BT}, targets_B, int(rows.num_bytes.sum())
-        )
+        inputs = collate_documents(rows, device)
+        return Batch(inputs, send(rows.labels.astype(np.int64), device), int(rows.num_bytes.sum()))
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
         return cross_entropy(outputs, batch.targets, reduction="sum")
@@ -76,7 +67,9 @@ class Classification:
             "num_targets": num_rows,
             "num_correct": int(counts.trace()),
             "num_labelled": num_rows,
-            "counts": counts.tolist(),
+            "class_matches": counts.diagonal().tolist(),
+            "class_labels": counts.sum(1).tolist(),
+            "class_predictions": counts.sum(0).tolist(),
         }
         return {name: METRICS[name].compute(known) for name in ("loss", "accuracy", "macro_f1")}
 
@@ -100,16 +93,36 @@ class Classification:
 
         Texts are cut at max_tokens, as in training.
         """
-        device = next(model.parameters()).device
-        forged = ForgedTokens(tokenizer)
-        # A text without tokens still gets a prediction: the model sees one padding token.
-        windows = [encode_start(tokenizer, forged, each.text, self._max_tokens) or [0] for each in documents]
         predictions = [Prediction("", 0.0)] * len(documents)
-        for rows in batch_by_length(windows, batch_size):
-            ids_BT, mask_BT = pad([windows[row] for row in rows], device)
-            logits_BC = model(input_ids_BT=ids_BT, attention_mask_BT=mask_BT)
-            scores_B, classes_B = logits_BC.float().softmax(-1).max(-1)
+        batches = compute_logits(model, tokenizer, documents, max_tokens=self._max_tokens, size=batch_size)
+        for rows, logits_BC in batches:
+            scores_B, classes_B = logits_BC.softmax(-1).max(-1)
             for row, score, number in zip(rows, scores_B.tolist(), classes_B.tolist(), strict=True):
                 num_bytes = len(documents[row].text.encode())
                 predictions[row] = Prediction(self._labels[number], score, num_bytes)
         return predictions
+
+
+def collate_documents(rows: Rows, device: torch.device) -> dict[str, Tensor]:
+    """The inputs of a classifier. Raises ValueError for a row of several documents."""
+    packed = next((row for row, lengths in enumerate(rows.segment_lengths) if len(lengths) > 1), None)
+    if packed is not None:
+        raise ValueError(
+            f"row {packed} of this batch holds {len(rows.segment_lengths[packed])} documents, but "
+            "classification needs one per row; set dataset.packing.method=one_per_document"
+        )
+    ids_BT, mask_BT = pad(rows.input_ids, device)
+    return {"input_ids_BT": ids_BT, "attention_mask_BT": mask_BT}
+
+
+def compute_logits(
+    model: nn.Module, tokenizer: Tokenizer, documents: Sequence[Document], *, max_tokens: int, size: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """(numbers of documents, their logits (B, C) in float32), at most `size` at once. Texts are cut at
+    `max_tokens`; one without tokens is one padding token."""
+    device = next(model.parameters()).device
+    forged = ForgedTokens(tokenizer)
+    windows = [encode_start(tokenizer, forged, each.text, max_tokens) or [0] for each in documents]
+    for rows in batch_by_length(windows, size):
+        ids_BT, mask_BT = pad([windows[row] for row in rows], device)
+        yield rows, model(input_ids_BT=ids_BT, attention_mask_BT=mask_BT).float()

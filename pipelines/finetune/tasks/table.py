@@ -7,6 +7,7 @@ from pipelines.finetune.tasks.chat import build_chat
 from pipelines.finetune.tasks.classification import Classification
 from pipelines.finetune.tasks.language_modelling import LanguageModelling
 from pipelines.finetune.tasks.masked_language_modelling import MaskedLanguageModelling
+from pipelines.finetune.tasks.multi_label_classification import MultiLabelClassification
 from pipelines.finetune.tasks.preference import Preference
 from pipelines.finetune.tasks.prompt_response import build_prompt_response
 from pipelines.finetune.tasks.retrieval import Retrieval
@@ -17,6 +18,7 @@ TASKS: dict[str, Callable[[ModelSpec], Task]] = {
     Classification.name: Classification,
     LanguageModelling.name: LanguageModelling,
     MaskedLanguageModelling.name: MaskedLanguageModelling,
+    MultiLabelClassification.name: MultiLabelClassification,
     Preference.name: Preference,
     "prompt_response": build_prompt_response,
     Retrieval.name: Retrieval,

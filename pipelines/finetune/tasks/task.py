@@ -29,8 +29,8 @@ class Batch(NamedTuple):
     targets, too: target_ids_BT int32 for a model that answers with log-probabilities (models/preference.py).
     """
     targets: Tensor
-    """(B,) class numbers, or (B, T) token ids with -100 where the loss does not count. Of a task that
-    compares rows, one row for each row of the outputs."""
+    """(B,) class numbers, (B, C) bool, true at the classes of a row, or (B, T) token ids with -100 where the
+    loss does not count. Of a task that compares rows, one row for each row of the outputs."""
     num_bytes: float
     """UTF-8 bytes behind the targets. A task that draws its targets counts each as the mean of its row."""
     num_sequences: int | None = None
@@ -52,10 +52,12 @@ class Prediction:
     """What a model says about one document."""
 
     prediction: str
-    """Class name, or the continuation or answer that a language model writes; empty for a masked one."""
+    """Class name, a set of them (pipelines/label_sets.py), or the continuation or answer that a language
+    model writes; empty for a masked one."""
     score: float
-    """Probability of the class, or bits per byte of what was predicted; of a pair of responses, nats a token
-    by which the chosen one is likelier than the rejected one; of retrieval, the cosine of a pair."""
+    """Probability of the class, or of the least certain choice of a set; or bits per byte of what was
+    predicted; of a pair of responses, nats a token by which the chosen one is likelier than the rejected one;
+    of retrieval, the cosine of a pair."""
     num_bytes: int = 0
     """UTF-8 bytes that the score is about: of the text, but for a first token that nothing predicts; of a
     conversation those of the assistant's turns, of a pair those of both responses."""
@@ -63,6 +65,8 @@ class Prediction:
     """Why the document could not be read, with the remedy: then the prediction is empty. None = it was."""
     embedding: list[float] | None = None
     """Vector of the document, of length 1. None = the task makes none."""
+    labels: list[tuple[str, float]] | None = None
+    """Classes of the set and their probabilities, likeliest first. None = the task predicts no sets."""
     reciprocal_rank: float | None = None
     """Of the positive among candidates. None = the document is no pair of query and positive."""
 

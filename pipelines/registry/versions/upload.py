@@ -50,6 +50,11 @@ VECTOR_SIGNATURE = ModelSignature(
     inputs=SIGNATURE.inputs, outputs=Schema([*OUTPUTS.inputs, ColSpec(Array(DataType.double), "embedding")])
 )
 
+LABELS = Array(Object([Property("label", DataType.string), Property("probability", DataType.double)]))
+LABELS_SIGNATURE = ModelSignature(
+    inputs=SIGNATURE.inputs, outputs=Schema([*OUTPUTS.inputs, ColSpec(LABELS, "labels")])
+)
+
 
 def find_complete_upload(run_id: str, digest: str) -> str | None:
     """Model id of this run's complete upload of these weights; None if there is none.
@@ -86,6 +91,7 @@ def upload_model(
         )
     spec = read_spec(model_folder)
     reads_messages = spec.chat is not None
+    signature = CHAT_SIGNATURE if reads_messages else VECTOR_SIGNATURE if spec.retrieval else SIGNATURE
     client = MlflowClient()
     # Created here, because MLflow would use the experiment of the active run, or else "Default", whose files
     # go to ./mlruns.
@@ -108,7 +114,7 @@ def upload_model(
             python_model=str(code),
             code_paths=[str(package)],
             artifacts={"model": str(Path(model_folder).resolve())},
-            signature=CHAT_SIGNATURE if reads_messages else VECTOR_SIGNATURE if spec.retrieval else SIGNATURE,
+            signature=LABELS_SIGNATURE if spec.label_threshold is not None else signature,
             input_example=pd.DataFrame({"messages" if reads_messages else "text": list(input_example)}),
             pip_requirements=[
                 f"{name}=={importlib.metadata.version(name)}" for name in _list_requirements(model_folder)
