@@ -49,7 +49,9 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     training = Training(
         fingerprint="",
         folder="",
-        data=_pick(Data, settings, sequences=files, table_id=sequences.table_id, version=sequences.version),
+        data=_pick(
+            Data, settings, sequences=files, table_id=sequences.table_id, version=sequences.version, fold=None
+        ),
         spec=ModelSpec(
             task=facts["task"],
             labels=tuple(facts["labels"]),

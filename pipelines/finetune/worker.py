@@ -19,7 +19,7 @@ from torch import nn
 from pipelines.dataset.mixing.build import Sources, build_order
 from pipelines.dataset.mixing.mixed import Difficulty
 from pipelines.dataset.order import Order
-from pipelines.dataset.reader import SequenceReader, open_split
+from pipelines.dataset.reader import SequenceReader
 from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.finetune.best import is_over, judge_evaluation
 from pipelines.finetune.checkpoint.format import TrainState
@@ -38,6 +38,7 @@ from pipelines.finetune.precision import require_precision
 from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.reference import require_reference
 from pipelines.finetune.results import read_result
+from pipelines.finetune.splits import open_splits
 from pipelines.finetune.starting_model import build_starting_model
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Task
@@ -144,10 +145,9 @@ class _Rank:
     def _open_data(self, launch: int) -> None:
         """The splits, when all ranks have them."""
         training, strategy = self._training, self._strategy
-        splits = ("train", training.data.evaluation_split, training.data.final_split)
         self._note("copying the sequences to the disks of the ranks")
         self._train, self._validation, self._final = open_together(
-            lambda: [self._open(split) for split in splits],
+            lambda: open_splits(training, strategy.num_replicas),
             self._run / f"{OPENED}/{launch}",
             rank=strategy.rank,
             world_size=strategy.world_size,
@@ -164,24 +164,6 @@ class _Rank:
     def _find_sources(self) -> Sources | None:
         plan, reader = self._training.mixture, self._train
         return None if plan is None else Sources(plan, reader.source_names, reader.source_codes)
-
-    def _open(self, split: str) -> SequenceReader:
-        data, most_gb = self._training.data, self._training.execution.max_copies_gb
-        reader = open_split(
-            data.sequences,
-            table_id=data.table_id,
-            version=data.version,
-            split=split,
-            max_bytes=None if most_gb is None else int(most_gb * 1e9),
-        )
-        if len(reader) < self._strategy.num_replicas:
-            raise ValueError(
-                f"split {split} of {data.sequences} has {len(reader)} sequences, "
-                f"fewer than the {self._strategy.num_replicas} ranks; lower finetune.num_ranks, give the "
-                "sources a larger split (corpus.sources[].splits), or choose another "
-                "finetune.evaluation_split or final_split"
-            )
-        return reader
 
     def _require_shared_folder(self) -> int:
         """Fail before hours of training if a rank cannot read what rank 0 writes. A number that no other
