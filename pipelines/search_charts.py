@@ -64,10 +64,9 @@ def _draw_parameter(axes: Axes, points: Sequence[Point], key: str) -> None:
 
 def _draw_points(axes: Axes, points: Sequence[Point], places: list[float], with_spread: bool = False) -> None:
     last = max((point.rung for point in points), default=0)
-    floor = min((point.value for point in points if math.isfinite(point.value)), default=0.0)
     for point, place in zip(points, places, strict=True):
         if not math.isfinite(point.value):
-            axes.plot(place, floor, marker="x", color=GREY)
+            axes.plot(place, 0.04, marker="x", color=GREY, transform=axes.get_xaxis_transform())
             continue
         colour = ORANGE if point.is_best else BLUE
         alpha = 1.0 if point.is_best else 0.35 + 0.5 * (point.rung + 1) / (last + 1)

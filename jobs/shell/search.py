@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SEARCH_REVISION = 1
 """Raise it when equal settings propose other candidates, or choose another one, than before."""
+MAX_ERROR = 100
+"""Characters of an error in the table; the run of the trial has all."""
 
 
 def change_settings(settings: Settings, changes: Mapping[str, Any]) -> Config:
@@ -206,7 +208,7 @@ def display_scores(scores: "Sequence[Score]", best: "Score") -> None:
     for score in scores:
         value = "failed" if score.error else f"{score.value:.4f}"
         value += f" ± {score.spread:.4f}" if score.spread else ""
-        note = "best" if score is best else (score.error or "").partition("\n")[0]
+        note = "best" if score is best else (score.error or "").partition("\n")[0][:MAX_ERROR]
         settings = [str(score.candidate.settings.get(key)) for key in keys]
         cells = [str(score.candidate.number), str(score.candidate.rung + 1), *settings, value, redact(note)]
         table.add_row(*map(Text, cells), style="bold" if score is best else None)

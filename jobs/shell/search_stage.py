@@ -121,9 +121,10 @@ def _describe_end(trial: "Trial") -> str:
 
 
 def _describe(found: dict[str, Any]) -> dict[str, str]:
-    failed = sum(1 for trial in found["trials"] if trial["error"])
+    numbers = {trial["trial"] for trial in found["trials"]}
+    failed = {trial["trial"] for trial in found["trials"] if trial["error"]}
     return {
         f"best {found['metric']}": f"{found['value']:.4f} (trial {found['best_trial']})",
-        "trials": f"{len(found['trials'])}" + (f", {failed} failed" if failed else ""),
+        "trials": f"{len(numbers)}" + (f", {len(failed)} failed" if failed else ""),
         "settings": " ".join(found["overrides"]),
     }

@@ -127,3 +127,15 @@ def test_a_table_of_scores_names_values_and_errors():
         "0,1,1,1.0,0.7071067811865476,",
         '1,2,2,,,"out, of memory"',
     ]
+
+
+def test_a_finished_search_that_is_run_again_takes_its_children_over(search, experiment, tmp_path):
+    trial = make_trial(tmp_path, 0)
+    parents = []
+    for _ in range(2):
+        with search() as record:
+            parents.append(record.tracker.run_id)
+            train(record, trial, 0.5)
+    assert parents[0] != parents[1]
+    (child,) = [run for run in list_runs(experiment) if PARENT_TAG in run.data.tags]
+    assert child.data.tags[PARENT_TAG] == parents[1]

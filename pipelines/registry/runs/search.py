@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
+from mlflow import MlflowClient
+
 from pipelines.finetune.driver import Listeners
 from pipelines.finetune.results import read_result
 from pipelines.finetune.search.score import Score
@@ -81,6 +83,9 @@ class SearchRecord:
         run = find_run(self.experiment, made_from)
         if run is None:
             return False
+        if run.data.tags.get(PARENT_TAG) != self.tracker.run_id:
+            # The search had ended, and is run again with --retry-failed: its new run takes the children over.
+            MlflowClient().set_tag(run.info.run_id, PARENT_TAG, self.tracker.run_id)
         if run.info.status == "FINISHED":
             return read_result(trial.training.folder) is not None
         return run.info.status == "FAILED" and read_failure(trial) is not None
@@ -96,8 +101,8 @@ class SearchRecord:
             tracker.log(step, metrics)
 
     def conclude(self, scores: Sequence[Score], best: Score, overrides: Sequence[str], config: str) -> None:
-        """Keep scores, picture and the best settings, in the run and in the folder of the search. The result
-        is written last. `config`: the best settings as YAML."""
+        """Keep scores, picture and the best settings, in the run and in the folder of the search.
+        `config`: the best settings as YAML."""
         from pipelines.search_charts import Point, draw_search  # loads matplotlib
 
         self.lease.require()
@@ -112,7 +117,8 @@ class SearchRecord:
             )
             for score in scores
         ]
-        title = f"{len(scores)} trials: best {best.metric} {best.value:.4f} (trial {best.candidate.number})"
+        num_trials = len({score.candidate.number for score in scores})
+        title = f"{num_trials} trials: best {best.metric} {best.value:.4f} (trial {best.candidate.number})"
         self.tracker.log_picture("search", draw_search(points, metric=best.metric, title=title))
         self.tracker.log_text("trials.csv", format_csv(scores))
         self.tracker.log_text(BEST, config)
@@ -131,8 +137,9 @@ class SearchRecord:
         self.tracker.log_text(RESULT, json.dumps(result, indent=2))
         folder = Folder(self.folder)
         folder.write(BEST, config.encode())
-        self.tracker.finish({f"best/{best.metric}": best.value})
+        # Finished when both are there: killed in between, a search continues its run and concludes again.
         folder.write(RESULT, json.dumps(result).encode())
+        self.tracker.finish({f"best/{best.metric}": best.value})
 
 
 @contextmanager
