@@ -159,10 +159,13 @@ class Search:
 
 def format_overrides(settings: Values) -> list[str]:
     """The settings as KEY=VALUE of a command line."""
-    return [
-        f"finetune.{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in settings.items()
-    ]
+    import yaml
+
+    def write(value: Any) -> str:
+        # Text that YAML would read as something else is quoted, as "3".
+        return value if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)
+
+    return [f"finetune.{key}={write(value)}" for key, value in settings.items()]
 
 
 def format_yaml(settings: Values) -> str:

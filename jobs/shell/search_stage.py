@@ -91,7 +91,9 @@ def write_search(config: Config, work: "Work[tuple[Search, bool]]") -> dict[str,
             progress.phase(f"{len(trials)} trials, {parallel} at once")
 
             def show(trial: "Trial") -> None:
-                progress.print(f"{trial.name}: {_describe_end(trial)}")
+                # With the first value it shows whether the task has the metric, not after hours.
+                score = read_score(trial.candidate, [trial], rules.metric, {})
+                progress.print(f"{trial.name}: {describe_end(score)}")
 
             lost = run_trials(
                 trials, launch_on(work.spark), record.trial, parallel=parallel, hide=redact, ended=show
@@ -109,15 +111,11 @@ def write_search(config: Config, work: "Work[tuple[Search, bool]]") -> dict[str,
     return _describe(found)
 
 
-def _describe_end(trial: "Trial") -> str:
-    from pipelines.finetune.results import read_result
-    from pipelines.finetune.search.trial import read_failure
-
-    result = read_result(trial.training.folder)
-    if result is None:
-        return f"failed: {redact((read_failure(trial) or 'its process was lost').partition(chr(10))[0])}"
-    metric = result["metric"]
-    return f"{metric} {result['after'][metric]:.4f}"
+def describe_end(score: "Score") -> str:
+    """The value of a trial, or the first line of its error."""
+    if score.error:
+        return f"failed: {redact(score.error.partition(chr(10))[0])}"
+    return f"{score.metric} {score.value:.4f}"
 
 
 def _describe(found: dict[str, Any]) -> dict[str, str]:

@@ -74,6 +74,12 @@ def test_a_space_is_read_from_a_file_and_from_the_command_line(tmp_path):
     assert space["optimization.learning_rate"].low == 1e-5
 
 
+def test_text_that_looks_like_a_number_stays_text():
+    words = format_overrides({"model.config.name": "3", "optimization.schedule": "linear", "seed": 3})
+    assert words[1:] == ["finetune.optimization.schedule=linear", "finetune.seed=3"]
+    assert load(overrides=words).tree["finetune"]["model"]["config"]["name"] == "3"
+
+
 def test_faults_of_a_space_name_the_key():
     with pytest.raises(ValueError, match=r"finetune.search.* space names folder, which says where"):
         load(overrides=["finetune.search.space={folder: [a, b]}"]).section("finetune", Config)

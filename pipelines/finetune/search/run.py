@@ -76,7 +76,8 @@ def run_trials(
     those that may go well another time: ranks that Spark lost. Other failures are kept with the trial,
     without secrets, as `hide` returns them.
 
-    Any other error, such as a lost lease, stops all trials and is raised.
+    `ended` hears of each trial when it has ended. Any other error, such as a lost lease, and one of `ended`
+    stops all trials and is raised.
     """
     stop = threading.Event()
     lost: dict[str, str] = {}
@@ -85,15 +86,16 @@ def run_trials(
         if stop.is_set():
             raise SearchStoppedError
         try:
-            _run_trial(trial, launch, record, stop)
-        except RanksLostError as error:
-            lost[trial.id] = hide(str(error))
-        except RankError as error:
-            write_failure(trial, hide(str(error)))
+            try:
+                _run_trial(trial, launch, record, stop)
+            except RanksLostError as error:
+                lost[trial.id] = hide(str(error))
+            except RankError as error:
+                write_failure(trial, hide(str(error)))
+            ended(trial)
         except BaseException:
             stop.set()  # here, before this thread takes the next trial
             raise
-        ended(trial)
 
     with ThreadPoolExecutor(parallel, thread_name_prefix="trial") as pool:
         try:

@@ -190,6 +190,17 @@ def test_a_metric_that_the_task_has_not_is_named(root):
         read_score(trials[0].candidate, trials, "perplexity", {})
 
 
+def test_an_error_about_the_first_result_stops_the_search(root):
+    launches = Launches()
+
+    def require(trial):
+        read_score(trial.candidate, [trial], "perplexity", {})
+
+    with pytest.raises(ValueError, match="metric is perplexity"):
+        run(make_trials(root, 0.001, 0.003, 0.01), launches, ended=require)
+    assert launches.names == [0]
+
+
 def test_folds_and_a_mixture_do_not_go_together(root):
     training = replace(make_training(root), mixture=object())
     with pytest.raises(ValueError, match="set num_folds to null, or search without a mixture"):
