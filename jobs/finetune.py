@@ -17,6 +17,7 @@ from jobs.shell.task_settings import TaskSection
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.plan import make_training
+from pipelines.finetune.search.rules import SearchRules
 from pipelines.finetune.training import Training
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Config(RanksSection, TaskSection):
     sequence_losses: bool
     evaluation_split: Split
     final_split: Split
+    search: SearchRules
+    searches: AbsolutePath
 
 
 def plan(config: Config) -> "Plan[tuple[Training, Pin]]":

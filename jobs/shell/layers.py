@@ -23,9 +23,11 @@ OPEN = (
     "dataset.tokenizer.chat.roles",
     "finetune.mixture.shares",
     "finetune.mixture.max_sequences",
+    "finetune.search.space",
 )
 """Sections that take any key: Spark, transformers, the presets of rules, librdkafka, the
-documents and the sources define them. Entries of lists have their own models."""
+documents and the sources define them, and those of a space are keys of finetune. Entries of lists have their
+own models."""
 
 
 class Layer(NamedTuple):

@@ -21,8 +21,8 @@ from pipelines.stores import Stores, configure
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-BEFORE_RANKS = ("corpus", "dataset", "finetune")
-"""If one of these has work to do, a run will train."""
+BEFORE_RANKS = ("corpus", "dataset", "finetune", "search")
+"""If one of these has work to do, the command will train."""
 MASTER_SECONDS = 3.0
 USE_TRACKING = {"finetune", "registry", "scoring"}
 DATA_PACKAGES = ("pyarrow", "numpy", "tokenizers")

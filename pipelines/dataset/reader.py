@@ -8,6 +8,7 @@ format. Where it exists, Delta is not touched.
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,21 @@ from pipelines.dataset.pinned_files import list_columns, open_pinned, require_co
 from pipelines.dataset.rows import LABEL_SET, Rows
 from pipelines.repeating import repeat_on_hdfs
 
+PER_ROW = (
+    "_starts",
+    "_stops",
+    "_segment_starts",
+    "_segment_stops",
+    "_class_starts",
+    "_class_stops",
+    "_labels",
+    "_num_bytes",
+    "num_targets",
+    "lengths",
+    "source_codes",
+)
+"""Arrays of a reader with one value per row."""
+
 
 class SequenceReader:
     """Random access to the rows of one split. Rows are numbered from 0 in the order of sequence_id."""
@@ -35,10 +51,13 @@ class SequenceReader:
     def __init__(self, folder: Path) -> None:
         self._tokens = map_array(folder, "tokens")
         self._is_target = map_array(folder, "is_target")
-        self._starts = map_array(folder, "starts")
+        starts, segment_starts = map_array(folder, "starts"), map_array(folder, "segment_starts")
+        self._starts, self._stops = starts[:-1], starts[1:]
         self._segment_lengths = map_array(folder, "segment_lengths")
-        self._segment_starts = map_array(folder, "segment_starts")
-        self._classes, self._class_starts = map_array(folder, "classes"), map_array(folder, "class_starts")
+        self._segment_starts, self._segment_stops = segment_starts[:-1], segment_starts[1:]
+        class_starts = map_array(folder, "class_starts")
+        self._classes = map_array(folder, "classes")
+        self._class_starts, self._class_stops = class_starts[:-1], class_starts[1:]
         self._labels = map_array(folder, "labels")
         self._num_bytes = map_array(folder, "num_bytes")
         self.num_targets = map_array(folder, "num_targets")
@@ -49,6 +68,7 @@ class SequenceReader:
         """(num_rows,) int32: the source of each row is source_names[code]."""
         self.source_names = read_source_names(folder)
         """Sources of the split, in the order of their names."""
+        self._whole: SequenceReader | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -59,11 +79,19 @@ class SequenceReader:
             column
         ]
 
+    def select(self, ids: np.ndarray) -> "SequenceReader":
+        """A reader of the rows `ids` alone, ascending, numbered anew from 0. Memory: 80 bytes per row."""
+        selected = copy(self)
+        selected._whole = self  # which protects the copy on disk as long as it lives
+        for name in PER_ROW:
+            setattr(selected, name, getattr(self, name)[ids])
+        return selected
+
     def rows(self, ids: np.ndarray) -> Rows:
         """The rows `ids`, (num_rows,) int64, as views of the memory maps where possible."""
-        tokens = list(zip(self._starts[ids].tolist(), self._starts[ids + 1].tolist(), strict=True))
+        tokens = list(zip(self._starts[ids].tolist(), self._stops[ids].tolist(), strict=True))
         segments = list(
-            zip(self._segment_starts[ids].tolist(), self._segment_starts[ids + 1].tolist(), strict=True)
+            zip(self._segment_starts[ids].tolist(), self._segment_stops[ids].tolist(), strict=True)
         )
         return Rows(
             input_ids=[self._tokens[start:stop] for start, stop in tokens],
@@ -79,7 +107,7 @@ class SequenceReader:
         # The rows of a table are of one task: the first one says whether they have sets.
         if not len(self) or self._labels[0] != LABEL_SET:
             return None
-        starts, stops = self._class_starts[ids].tolist(), self._class_starts[ids + 1].tolist()
+        starts, stops = self._class_starts[ids].tolist(), self._class_stops[ids].tolist()
         return [self._classes[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
@@ -101,14 +129,14 @@ def open_split(
     gaps, or if the files alone would be read wrongly, and OSError if there is no room for the copy.
     """
 
-    def copy(folder: Path) -> None:
+    def copy_files(folder: Path) -> None:
         pinned = open_pinned(path, table_id=table_id, version=version)
         require_plain_files(path, pinned)
         require_columns(path, version, list_columns(pinned), VALUE_COLUMNS)
         copy_split(pinned.to_pyarrow_dataset(), split, folder, max_bytes=max_bytes)
 
     def make(folder: Path) -> None:
-        repeat_on_hdfs(path, lambda: copy(folder))  # continues with the files that are left
+        repeat_on_hdfs(path, lambda: copy_files(folder))  # continues with the files that are left
 
     with ExitStack() as stack:
         name = copy_name(table_id, version, split)

@@ -14,10 +14,8 @@ from typing import TypeVar
 
 import torch
 
-from pipelines.dataset.reader import SequenceReader, open_split
 from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.parallel.strategy import Strategy
-from pipelines.finetune.training import Training
 from pipelines.storage import Folder
 
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.05, 5.0
@@ -48,26 +46,6 @@ def require_shared_folder(run: Folder, strategy: Strategy) -> int:
             "put the root on storage that all machines share"
         )
     return number
-
-
-def open_enough(training: Training, split: str, num_replicas: int) -> SequenceReader:
-    """The sequences of a split. Raises ValueError if they are fewer than the ranks."""
-    data, most_gb = training.data, training.execution.max_copies_gb
-    reader = open_split(
-        data.sequences,
-        table_id=data.table_id,
-        version=data.version,
-        split=split,
-        max_bytes=None if most_gb is None else int(most_gb * 1e9),
-    )
-    if len(reader) < num_replicas:
-        raise ValueError(
-            f"split {split} of {data.sequences} has {len(reader)} sequences, "
-            f"fewer than the {num_replicas} ranks; lower finetune.num_ranks, give the "
-            "sources a larger split (corpus.sources[].splits), or choose another "
-            "finetune.evaluation_split or final_split"
-        )
-    return reader
 
 
 def open_together(

@@ -49,13 +49,15 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
     if settings.max_logit_tokens is not None and facts["task"] not in NEXT_TOKEN_TASKS:
         raise ValueError(NO_NEXT_TOKENS)
-    if settings.sequence_losses:
-        require_task(facts["task"])
     teacher = _choose_teacher(settings, facts["task"])
+    if settings.sequence_losses:
+        require_task(facts["task"], has_teacher=teacher is not None)
     training = Training(
         fingerprint="",
         folder="",
-        data=_pick(Data, settings, sequences=files, table_id=sequences.table_id, version=sequences.version),
+        data=_pick(
+            Data, settings, sequences=files, table_id=sequences.table_id, version=sequences.version, fold=None
+        ),
         spec=ModelSpec(
             task=facts["task"],
             labels=tuple(facts["labels"]),

@@ -26,6 +26,22 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Fold:
+    """One of k parts of the train split: held out, while the others are trained on."""
+
+    number: int
+    """From 0."""
+    num_folds: int
+    seed: int
+    file: str
+    """The fold of each train sequence; see dataset.folds."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on."""
+        return {"number": self.number, "num_folds": self.num_folds, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
     """The pinned sequences, and what each split is for. Training reads the split `train`."""
 
@@ -39,6 +55,8 @@ class Data:
     """Evaluated during training; its metric chooses the best checkpoint."""
     final_split: str
     """Evaluated before the first and after the last step."""
+    fold: Fold | None = None
+    """Evaluated in place of both splits, and not trained on; None = train is trained on as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +187,7 @@ class Training:
                 name: getattr(self.data, name)
                 for name in ("table_id", "version", "evaluation_split", "final_split")
             },
+            **({} if self.data.fold is None else {"fold": self.data.fold.identity()}),
             "evaluate_every_steps": self.cadence.evaluate_every_steps,
         }
 
@@ -187,7 +206,12 @@ class Training:
             **({} if self.mixture is None else {"mixture_id": self.mixture.id}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
             **({} if self.teacher is None else {"teacher": asdict(self.teacher)}),
-            **{name: value for part in parts for name, value in asdict(part).items()},
+            **{
+                name: value
+                for part in parts
+                for name, value in asdict(part).items()
+                if name != "fold" or value is not None
+            },
         }
 
 

@@ -17,7 +17,6 @@ from torch import nn
 
 from pipelines.dataset.mixing.build import Sources, build_order
 from pipelines.dataset.mixing.mixed import Difficulty
-from pipelines.dataset.numbering import RowNumbers
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
 from pipelines.dataset.tokenizer import read_tokenizer
@@ -32,13 +31,14 @@ from pipelines.finetune.loss_scale import find_loss_scale
 from pipelines.finetune.losses.parts import forget_parts, open_losses
 from pipelines.finetune.losses.record import LossRecorder, RecordedRows, number_sequences
 from pipelines.finetune.models.lora import count_parameters
-from pipelines.finetune.opening import open_enough, open_together, require_shared_folder
+from pipelines.finetune.opening import open_together, require_shared_folder
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.precision import require_precision
 from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.reference import digest_reference, require_reference
 from pipelines.finetune.results import read_result
+from pipelines.finetune.splits import open_splits
 from pipelines.finetune.starting_model import build_starting_model
 from pipelines.finetune.tasks.distillation import choose_task
 from pipelines.finetune.tasks.task import Task
@@ -155,8 +155,8 @@ class _Rank:
         """The splits, when all ranks have them."""
         training, strategy = self._training, self._strategy
         self._note("copying the sequences to the disks of the ranks")
-        self._train, self._validation, self._final, self._numbers = open_together(
-            self._open_splits,
+        (self._train, self._validation, self._final), self._numbers = open_together(
+            lambda: (open_splits(training, strategy.num_replicas), number_sequences(training)),
             self._run / f"{OPENED}/{launch}",
             rank=strategy.rank,
             world_size=strategy.world_size,
@@ -169,15 +169,6 @@ class _Rank:
             self._train.lengths, training.schedule, sources=self._sources, difficulty=difficulty
         )
         self._total_steps = self._order.total_steps
-
-    def _open_splits(self) -> tuple[SequenceReader, SequenceReader, SequenceReader, RowNumbers | None]:
-        """Train, validation and final split, and the ids of train if their losses are recorded."""
-        training, num_replicas = self._training, self._strategy.num_replicas
-        train, validation, final = (
-            open_enough(training, split, num_replicas)
-            for split in ("train", training.data.evaluation_split, training.data.final_split)
-        )
-        return train, validation, final, number_sequences(training)
 
     def _record_losses(self, launch: int) -> LossRecorder | None:
         """What measures the losses of sequences from this step on; None = nothing does."""

@@ -29,7 +29,12 @@ from tests.finetune.test_train import DECODER, read_events
 from tests.sequence_tables import make_rows, write_sequences_table
 
 NUM_DOCUMENTS, GLOBAL_BATCH, STEPS = 100, 12, 8
-ROWS = {"classification": data.classification_rows, "preference": preferences.pair_rows}
+ROWS = {
+    "classification": data.classification_rows,
+    "multi_label_classification": data.label_set_rows,
+    "preference": preferences.pair_rows,
+}
+ENCODERS = ("classification", "masked_language_modelling", "multi_label_classification")
 
 
 def train_double(world, training):
@@ -100,7 +105,7 @@ def require_sums(training, num_steps=STEPS):
 def build_example(task, root):
     """(task, module in float64, rows, whose losses are asked for)."""
     decoder = Architecture(config=preferences.LLAMA if task == "preference" else DECODER)
-    changes = {} if task in ("classification", "masked_language_modelling") else {"architecture": decoder}
+    changes = {} if task in ENCODERS else {"architecture": decoder}
     changes |= {"preference": PreferenceLoss(loss="orpo")} if task == "preference" else {}
     training = data.make_training(root, task=task, **changes)
     module = build_model(training.architecture, training.spec, vocab_size=data.VOCABULARY, seed=0)
@@ -114,7 +119,7 @@ def test_the_loss_of_a_row_is_that_of_the_row_alone(tmp_path, task, limit):
         limit_logits(module, limit)
 
     def measure(chosen):
-        part = type(rows)(*(values[chosen.start : chosen.stop] for values in rows))
+        part = type(rows)(*(None if values is None else values[chosen] for values in rows))
         batch = built.collate(part, torch.device("cpu"), Draw(torch.arange(6).numpy()[chosen], 0, 1))
         outputs = module(**batch.inputs).detach()
         return built.row_losses(outputs, batch), built.loss_sum(outputs, batch)
@@ -134,7 +139,9 @@ def test_tasks_whose_sequences_have_no_loss_of_their_own_are_refused_by_name(tmp
     with pytest.raises(
         ValueError, match=r"sequence_losses is true, but in task retrieval .* set it to false"
     ):
-        require_task("retrieval")
+        require_task("retrieval", has_teacher=False)
+    with pytest.raises(ValueError, match=r"finetune\.teacher\.base is set"):
+        require_task("classification", has_teacher=True)
 
 
 def test_the_losses_of_a_step_add_up_to_its_loss(make, monkeypatch):

@@ -37,6 +37,10 @@ class RankError(RuntimeError):
     """An exception in a rank, raised at the driver with rank, host and the rank's own traceback."""
 
 
+class RanksLostError(RankError):
+    """Ranks ended without an exception of their own, as often as Spark tries: the same may go well later."""
+
+
 def run_ranks(
     spark: SparkSession,
     work: Callable[[World], Any],
@@ -133,12 +137,12 @@ def _cancel_jobs(spark: SparkSession, tag: str) -> None:
         spark.sparkContext.cancelJobsWithTag(tag)
 
 
-def _explain_giving_up(account: str) -> RankError:
+def _explain_giving_up(account: str) -> RanksLostError:
     """The last Python error of a rank, from the JVM's account of a stage that failed at every try."""
     python = find_traceback(account)
     if python:
-        return RankError(f"the ranks failed at every try: {python.splitlines()[-1]}\n\n{python}")
-    return RankError(
+        return RanksLostError(f"the ranks failed at every try: {python.splitlines()[-1]}\n\n{python}")
+    return RanksLostError(
         "the ranks failed at every try; a process that dies without an error is out of memory (lower "
         f"finetune.micro_batch, give executors more) or cannot reach the other ranks (a firewall)"
         f"\n\n{account[:2000]}"

@@ -80,6 +80,11 @@ class MultiLabelClassification:
         logits_BC = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return binary_cross_entropy_with_logits(logits_BC, batch.targets.to(logits_BC.dtype), reduction="sum")
 
+    def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        logits_BC = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        is_label_BC = batch.targets.to(logits_BC.dtype)
+        return binary_cross_entropy_with_logits(logits_BC, is_label_BC, reduction="none").sum(1)
+
     def sums(self, outputs: Tensor, batch: Batch, total: Tensor | None = None) -> Tensor:
         """K = 3 + 3 C, as _Counts."""
         is_label_BC = batch.targets

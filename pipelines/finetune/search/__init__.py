@@ -1,0 +1,1 @@
+"""Hyper-parameter search: many small trainings, and the best of their settings."""

@@ -1,0 +1,57 @@
+"""The rows that a training reads: those of its splits, or of the folds of train."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.dataset.folds import read_folds
+from pipelines.dataset.reader import SequenceReader, open_split
+from pipelines.finetune.training import Training
+
+
+class Splits(NamedTuple):
+    """Readers of the rows."""
+
+    train: SequenceReader
+    evaluation: SequenceReader
+    """Measured during training."""
+    final: SequenceReader
+    """Measured before the first and after the last step."""
+
+
+def open_splits(training: Training, num_replicas: int) -> Splits:
+    """The rows of a training. Raises ValueError if a part has fewer rows than there are replicas."""
+    data = training.data
+    if data.fold is None:
+        names = ("train", data.evaluation_split, data.final_split)
+        opened = {name: _open(training, name, num_replicas) for name in dict.fromkeys(names)}
+        return Splits(*(opened[name] for name in names))
+    whole = _open(training, "train", num_replicas)
+    is_held = read_folds(data.fold.file, len(whole)) == data.fold.number  # (num_rows,)
+    held, rest = whole.select(np.flatnonzero(is_held)), whole.select(np.flatnonzero(~is_held))
+    for reader, part in ((held, "in"), (rest, "outside")):
+        _require_rows(training, f"train {part} fold {data.fold.number}", reader, num_replicas)
+    return Splits(rest, held, held)
+
+
+def _open(training: Training, split: str, num_replicas: int) -> SequenceReader:
+    data, most_gb = training.data, training.execution.max_copies_gb
+    reader = open_split(
+        data.sequences,
+        table_id=data.table_id,
+        version=data.version,
+        split=split,
+        max_bytes=None if most_gb is None else int(most_gb * 1e9),
+    )
+    _require_rows(training, split, reader, num_replicas)
+    return reader
+
+
+def _require_rows(training: Training, split: str, reader: SequenceReader, num_replicas: int) -> None:
+    if len(reader) < num_replicas:
+        raise ValueError(
+            f"split {split} of {training.data.sequences} has {len(reader)} sequences, "
+            f"fewer than the {num_replicas} ranks; lower finetune.num_ranks, give the "
+            "sources a larger split (corpus.sources[].splits), or choose another "
+            "finetune.evaluation_split or final_split"
+        )
