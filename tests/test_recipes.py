@@ -1,65 +1,16 @@
 """The recipes of classification on a part of their data: financial headlines, and requests in Chinese."""
 
-import csv
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from jobs.run import STAGES
-from jobs.shell.settings import load
-from pipelines.finetune.results import read_result
 from pipelines.pin import pin
-from pipelines.registry.runs.current import read_current
 from pipelines.tables import DOCUMENTS, PREDICTIONS
-from tests.conftest import TEST_CONF
+from tests.recipe_runs import read_rows, run_recipe
 
 pytestmark = pytest.mark.slow
 
-CHECKOUT = Path(__file__).parent.parent
 INTENTS = ("alarm_set", "play_music", "weather_query")
-
-
-def read_rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def cut_file(path, target, keep):
-    """The rows of a CSV file that are kept, in a file of the same name."""
-    rows = [row for row in read_rows(path) if keep(row)]
-    target.mkdir(parents=True, exist_ok=True)
-    with (target / path.name).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    return str(target / path.name)
-
-
-def run_recipe(recipe, folder, keep, changes, stages=tuple(STAGES)):
-    """The stages of a recipe on the rows that `keep` takes; everything else as the recipe says."""
-    name = f"recipe={recipe}"  # load(recipe=...) sets it too
-    sources = load(recipe=recipe, overrides=[name, *changes]).tree["corpus"]["sources"]
-    for source in sources:
-        source["path"] = cut_file(CHECKOUT / source["path"], folder / "raw", keep)
-    settings = load(
-        recipe=recipe,
-        overrides=[
-            f"root={folder}/{recipe}",
-            f"tracking.uri=sqlite:///{folder}/mlflow.db",
-            f"tracking.artifacts={folder}/artifacts",
-            f"spark={json.dumps(TEST_CONF)}",
-            f"corpus.sources={json.dumps(sources)}",
-            "finetune.num_ranks=1",
-            *changes,
-        ],
-    )
-    configs = {name: settings.section(name, STAGES[name].Config) for name in stages}
-    for name, config in configs.items():
-        STAGES[name].main(config)
-    run = read_current(configs["finetune"].folder).folder
-    return SimpleNamespace(configs=configs, result=read_result(run), model=f"{run}/model", sources=sources)
 
 
 @pytest.fixture(scope="module")

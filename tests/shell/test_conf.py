@@ -34,7 +34,8 @@ def value_types(kind, prefix):
 
 @pytest.mark.parametrize("recipe", list_overlays("recipe"))
 def test_every_recipe_passes_all_checks(recipe, monkeypatch):
-    monkeypatch.setenv("DISTRIBUTARY_ENCODER", "/models/encoder")
+    for kind in ("ENCODER", "DECODER"):
+        monkeypatch.setenv(f"DISTRIBUTARY_{kind}", "/models/mine")
     sections = check_all(recipe=recipe)
     assert sections["corpus"].sources
     assert sections["finetune"].model.start()
@@ -42,20 +43,24 @@ def test_every_recipe_passes_all_checks(recipe, monkeypatch):
         assert (CONF.parent / source.path).exists(), f"{recipe} reads {source.path}"
 
 
-def test_a_recipe_for_your_own_encoder_asks_for_it_once(monkeypatch):
-    monkeypatch.delenv("DISTRIBUTARY_ENCODER", raising=False)
-    recipe = "customer_service_zh_encoder"
-    with pytest.raises(ValueError, match="'DISTRIBUTARY_ENCODER' not found\"; set the variable"):
+@pytest.mark.parametrize(
+    ("recipe", "kind"), [("customer_service_zh_encoder", "ENCODER"), ("answers_lora", "DECODER")]
+)
+def test_a_recipe_for_your_own_model_asks_for_it_once(recipe, kind, monkeypatch):
+    monkeypatch.delenv(f"DISTRIBUTARY_{kind}", raising=False)
+    with pytest.raises(ValueError, match=f"'DISTRIBUTARY_{kind}' not found\"; set the variable"):
         check_all(recipe=recipe)
-    sections = check_all(recipe=recipe, overrides=["dataset.tokenizer.base=/models/encoder"])
-    assert sections["dataset"].tokenizer.base == sections["finetune"].model.base == "/models/encoder"
+    sections = check_all(recipe=recipe, overrides=["dataset.tokenizer.base=/models/mine"])
+    assert sections["dataset"].tokenizer.base == sections["finetune"].model.base == "/models/mine"
 
 
-def test_the_recipe_from_scratch_trains_its_tokenizer_or_takes_one():
-    sections = check_all(recipe="customer_service_zh")
+@pytest.mark.parametrize("recipe", ["customer_service_zh", "answers"])
+def test_a_recipe_from_scratch_trains_its_tokenizer_or_takes_one(recipe):
+    sections = check_all(recipe=recipe)
     assert sections["finetune"].model.start() == "scratch"
+    assert sections["finetune"].model.adapter.kind is None
     assert sections["dataset"].tokenizer.base is None
-    taken = check_all(recipe="customer_service_zh", overrides=["dataset.tokenizer.base=/models/encoder"])
+    taken = check_all(recipe=recipe, overrides=["dataset.tokenizer.base=/models/mine"])
     assert taken["finetune"].model.start() == "scratch"
 
 
