@@ -96,6 +96,16 @@ class Cluster:
         if self._hdfs is not None:
             self._hdfs.kill()
         self.network.close()
+        self._remove_data()
+
+    def _remove_data(self) -> None:
+        """Only logs stay: all other files of HDFS, S3 and the hosts are 20 GB after all tests."""
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.suffix not in (".log", ".out") and path.name not in ("stdout", "stderr"):
+                path.unlink()
 
     @property
     def hdfs(self) -> Hdfs:

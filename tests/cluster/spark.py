@@ -14,6 +14,11 @@ QUIET_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 WORKER_TIMEOUT_SECONDS = 15
 """A worker that is silent for so long counts as lost; Spark's default is 60."""
 
+CLEANING = " ".join(
+    f"-Dspark.worker.cleanup.{option}" for option in ("enabled=true", "interval=60", "appDataTtl=60")
+)
+"""An application on S3 leaves copies of jars of 690 MB on each worker."""
+
 PATIENCE = {
     # A host that is cut off is given up after 20 s, where Spark's default is 120 s.
     "spark.network.timeout": "20s",
@@ -62,6 +67,7 @@ class Standalone:
             is_ready=lambda daemon: "elected leader" in daemon.output(),
         )
         sizes = ["--cores", str(SLOTS), "--memory", "1g", "--work-dir", f"{DISK}/work", "--webui-port", "0"]
+        worker_options = f"{environment['SPARK_DAEMON_JAVA_OPTS']} {CLEANING}"
         self.workers = [
             Daemon(
                 host,
@@ -69,7 +75,7 @@ class Standalone:
                 # Without --host: Spark itself must find the address that its peers can reach.
                 [program[0], f"{program[1]}.worker.Worker", *sizes, self.url],
                 folder=folder,
-                environment=environment,
+                environment={**environment, "SPARK_DAEMON_JAVA_OPTS": worker_options},
                 is_ready=lambda daemon: "Successfully registered with master" in daemon.output(),
             )
             for host in workers

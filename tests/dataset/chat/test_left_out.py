@@ -14,8 +14,8 @@ from pipelines.dataset.left_out import check_left_out, find_left_out
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.tokenizer import ChosenTokenizer
 from pipelines.delta import ContractError
+from tests.dataset.building import documents_of
 from tests.dataset.chat.conversations import END, build_chat, format_of, read_template, special_tokenizer
-from tests.dataset.test_build import documents_of
 
 GOOD = [("user", "Where is my card?"), ("assistant", "On its way.")]
 TOO_LONG = [("user", "why? " * 80), ("assistant", "because")]
