@@ -44,8 +44,14 @@ def documents_of(spark, texts, *, labels=None, splits=None, dropped=(), parts=()
 
 
 def summary_of(documents, task="language_modelling", max_bytes=10**9, group_bytes=10**6):
-    labels = load_builder(task).has_labels
-    return summarize_documents(documents, max_bytes=max_bytes, group_bytes=group_bytes, with_labels=labels)
+    builder = load_builder(task)
+    return summarize_documents(
+        documents,
+        max_bytes=max_bytes,
+        group_bytes=group_bytes,
+        with_labels=builder.has_labels,
+        with_label_sets=builder.has_label_sets,
+    )
 
 
 def tokenizer_for(documents, choice):

@@ -216,7 +216,8 @@ def test_sequences_do_not_depend_on_partitioning(spark, bpe, task, num_partition
     several_groups = {"sequence_length": 1_000 if task == "preference" else 16, "group_bytes": 2000}
     rules = PackingRules(method=load_builder(task).packing_methods[-1], **several_groups)
     splits = ["train", "train", "test"]
-    documents = documents_of(spark, TEXTS * 4, labels="ab", splits=splits, parts=PARTS.get(task, ()))
+    labels = ['["a","b"]', '["b"]'] if load_builder(task).has_label_sets else "ab"
+    documents = documents_of(spark, TEXTS * 4, labels=labels, splits=splits, parts=PARTS.get(task, ()))
     elsewhere = documents.repartition(num_partitions, F.rand(3))
     chosen, digests = bpe._replace(chat=ChatFormat(PLAIN), mask_token_id=0), []
     for each in (documents, elsewhere):
