@@ -113,6 +113,7 @@ def make_batch(group: Group, rows: slice, schema: pa.Schema) -> pa.RecordBatch:
         "input_ids": in_lists(pa.array(tokens), num_tokens),
         "num_tokens": repeat(num_tokens, pa.int32()),
         "label": pa.nulls(num_rows, pa.int32()),
+        "labels": pa.nulls(num_rows, pa.list_(pa.int32())),
         "targets": in_lists(targets, NUM_SEGMENTS),
         "num_targets": repeat(NUM_SEGMENTS * SEGMENT_TOKENS, pa.int32()),
         "num_bytes": repeat(NUM_SEGMENTS * SEGMENT_CHARS, pa.int32()),
