@@ -25,6 +25,7 @@ from tests.finetune.data import (
     TINY_ENCODER,
     VOCABULARY,
     classification_rows,
+    label_set_rows,
     make_training,
     pair_rows,
     text_rows,
@@ -46,6 +47,7 @@ CASES = {
     "small micro-batch": (classification_rows, {"micro_batch": 4}),
     "adapter": (classification_rows, {"architecture": with_adapter(ENCODER)}),
     "bfloat16": (classification_rows, {"precision": "bfloat16"}),
+    "label sets": (label_set_rows, {"task": "multi_label_classification"}),
     "masked": (text_rows, {"task": "masked_language_modelling"}),
     "decoder": (text_rows, {"task": "language_modelling", "architecture": Architecture(config=DECODER)}),
     "few logits": (
@@ -77,7 +79,8 @@ def measure_peak(training, rows):
 
     def collate(part, step):
         chosen = (
-            each[part] if isinstance(each, np.ndarray) else [each[row] for row in part] for each in rows
+            each[part] if isinstance(each, np.ndarray) else each and [each[row] for row in part]
+            for each in rows
         )
         return task.collate(type(rows)(*chosen), CPU, Draw(part, 0, step))
 
