@@ -107,7 +107,7 @@ def _estimate(training: "Training", num_ranks: int, *, is_local: bool) -> "tuple
 
     data, execution = training.data, training.execution
     on_gpu = execution.gpus_per_rank > 0 or (is_local and torch.cuda.device_count() >= num_ranks)
-    longest = read_longest(
+    longest, _ = read_longest(
         data.sequences,
         table_id=data.table_id,
         version=data.version,
