@@ -36,7 +36,13 @@ def require_room(config: RanksSection, work: Work[Any], training: "Training") ->
 def _look_at_memory(config: RanksSection, training: "Training") -> dict[str, str]:
     from pipelines.finetune.memory.forecast import forecast_memory
 
-    return forecast_memory(training, num_ranks=config.num_ranks, is_local=_runs_here(config))
+    is_local = _runs_here(config)
+    gives_gpus = config.gpus_per_rank > 0 or (not is_local and _gives_gpus_to_tasks(config))
+    return forecast_memory(training, num_ranks=config.num_ranks, is_local=is_local, gives_gpus=gives_gpus)
+
+
+def _gives_gpus_to_tasks(config: RanksSection) -> bool:
+    return float(config.spark.get("spark.task.resource.gpu.amount", "0")) > 0
 
 
 def _runs_here(config: RanksSection) -> bool:

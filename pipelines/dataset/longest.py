@@ -2,6 +2,8 @@
 copy of the split.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,41 +15,57 @@ from pipelines.dataset.rows import LABEL_SET, NO_LABEL, Rows
 from pipelines.repeating import repeat_on_hdfs
 
 
-def read_longest(path: str, *, table_id: str, version: int, split: str, num_rows: int) -> Rows:
-    """At most `num_rows` rows, longest first, of the file that has the longest row; none of an empty split.
+class Longest(NamedTuple):
+    """See `read_longest`."""
 
-    The log knows the longest row of each file; without statistics, the first file is taken. Raises as
-    `open_split` does.
+    rows: Rows
+    """Longest first, then by id."""
+    num_rows: int | None
+    """Of the whole split; None = the log does not say it."""
+
+
+def read_longest(path: str, *, table_id: str, version: int, split: str, num_rows: int) -> Longest:
+    """At most `num_rows` rows of the file that has the longest row; none of an empty split.
+
+    The log knows the longest row of each file; without statistics, the first file is taken. In memory are the
+    lengths of that file and the rows that are given, however many are as long. Raises as `open_split` does.
     """
     return repeat_on_hdfs(path, lambda: _read(path, table_id, version, split, num_rows))
 
 
-def _read(path: str, table_id: str, version: int, split: str, num_rows: int) -> Rows:
+def _read(path: str, table_id: str, version: int, split: str, num_rows: int) -> Longest:
     pinned = open_pinned(path, table_id=table_id, version=version)
     require_plain_files(path, pinned)
     require_columns(path, version, list_columns(pinned), VALUE_COLUMNS)
     of_split = pc.field("split") == split
     files = pinned.to_pyarrow_dataset()
-    longest = _find_longest(pa.table(pinned.get_add_actions(flatten=True)).to_pydict(), split)
+    log = pa.table(pinned.get_add_actions(flatten=True)).to_pydict()
+    longest, counts = _find_longest(log, split), _of_split(log, "num_records", split)
+    num_known = [each for each in counts if isinstance(each, int)]
+    total = sum(num_known) if len(num_known) == len(counts) else None
     file = next(iter(files.get_fragments(filter=of_split & (pc.field("num_tokens") >= longest))), None)
     if file is None:
-        return _make_rows(files.schema.empty_table())
-    lengths = file.to_table(columns=["num_tokens"], filter=of_split, schema=files.schema)["num_tokens"]
-    if not len(lengths):
-        return _make_rows(files.schema.empty_table())
-    enough = np.sort(lengths.to_numpy())[::-1][:num_rows][-1]
-    found = file.to_table(
-        columns=VALUE_COLUMNS, filter=of_split & (pc.field("num_tokens") >= enough), schema=files.schema
-    )
-    return _make_rows(found.sort_by([("num_tokens", "descending"), ("sequence_id", "ascending")])[:num_rows])
+        return Longest(_make_rows(files.schema.empty_table()), total)
+    lengths = file.to_table(columns=["num_tokens", "sequence_id"], filter=of_split, schema=files.schema)
+    order = [("num_tokens", "descending"), ("sequence_id", "ascending")]
+    # By id, not by length: of packed sequences, most rows of a file may be as long as the longest.
+    chosen = lengths.sort_by(order)["sequence_id"][:num_rows]
+    wanted = of_split & pc.field("sequence_id").isin(chosen)
+    found = file.to_table(columns=VALUE_COLUMNS, filter=wanted, schema=files.schema)
+    return Longest(_make_rows(found.sort_by(order)), total)
 
 
 def _find_longest(files: dict[str, list[object]], split: str) -> int:
     """Tokens of the longest row; 0 if the log does not say it."""
-    nothing: list[object] = [None] * len(files["path"])
-    splits, most = (files.get(name, nothing) for name in ("partition.split", "max.num_tokens"))
-    known = [each for of, each in zip(splits, most, strict=True) if of in (None, split)]
+    known = _of_split(files, "max.num_tokens", split)
     return max((each for each in known if isinstance(each, int)), default=0)
+
+
+def _of_split(files: dict[str, list[object]], name: str, split: str) -> list[object]:
+    """What the log says under `name` of each file that may have rows of the split; None = nothing."""
+    nothing: list[object] = [None] * len(files["path"])
+    splits, values = (files.get(each, nothing) for each in ("partition.split", name))
+    return [value for of, value in zip(splits, values, strict=True) if of in (None, split)]
 
 
 def _make_rows(table: pa.Table) -> Rows:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from pipelines.finetune.checkpoint.format import Piece, PieceState
+from pipelines.finetune.checkpoint.format import Piece, PieceState, TrainState
 from pipelines.finetune.optimization import Optimization
 
 FIELD = "weight"
@@ -31,12 +31,12 @@ class WeightAverage:
         self._held = {piece: torch.zeros_like(each.detach()) for piece, each in self._weights.items()}
         self._num_steps, self._is_shown = 0, False
 
-    def begin(self, num_steps: int) -> None:
-        """Training stands after `num_steps`; after 0, the mean is the weights. After more, the model is the
-        mean, and what is held was read from the checkpoint.
+    def begin(self, state: TrainState) -> None:
+        """Training stands at `state`. At step 0 the mean is the weights; later the model is the mean, and
+        what is held was read from the checkpoint. Steps that were skipped have added nothing.
         """
-        self._num_steps, self._is_shown = num_steps, num_steps > 0
-        if not num_steps:
+        self._num_steps, self._is_shown = state.step - state.num_skipped, state.step > 0
+        if not self._is_shown:
             for piece, held in self._held.items():
                 held.copy_(self._weights[piece].detach())
 

@@ -1,18 +1,19 @@
 """Metrics of a model over the rows of a split, each row once, for any number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipelines.dataset.order import permute
 from pipelines.dataset.reader import SequenceReader
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.whole_batch import join_batches
 from pipelines.finetune.prefetch import prefetch
-from pipelines.finetune.tasks.task import COMPARED_ROWS, Draw, Task
+from pipelines.finetune.tasks.task import COMPARED_ROWS, Batch, Draw, Task
 
 EVALUATION_SEED = 0
 """Of random choices in an evaluation: the same for every training, so that their values compare."""
@@ -54,22 +55,33 @@ def evaluate(
     made = (
         task.collate(reader.rows(rows), strategy.device, Draw(rows, EVALUATION_SEED, None)) for rows in taken
     )
-    total: torch.Tensor | None = None
+    total: Tensor | None = None
     with prefetch(made) as batches:
         for number, parts in enumerate(blocks, 1):
-            taking = zip(parts, islice(batches, len(parts)), strict=True)
-            passes = [(len(rows), batch, strategy.forward(batch)) for rows, batch in taking]
-            counted = [(outputs, batch) for num_rows, batch, outputs in passes if num_rows]
-            with torch.inference_mode():
-                if counted:
-                    total = task.sums(*join_batches(*zip(*counted, strict=True)), total)
-                elif total is None:
-                    _, batch, outputs = passes[0]
-                    total = torch.zeros_like(task.sums(outputs, batch))
+            counts = [len(rows) for rows in parts]
+            total = add_block(task, strategy, counts, islice(batches, len(parts)), total)
             progress(number / len(blocks))
     assert total is not None, "there is a block"
     summed = strategy.sum(total, name="evaluation")
     return Evaluation(task.metrics(summed), task.confusion(summed), len(chosen))
+
+
+def add_block(
+    task: Task, strategy: Strategy, counts: Sequence[int], batches: Iterable[Batch], total: Tensor | None
+) -> Tensor:
+    """`total` with the sums of one block. Each batch is a forward pass; those of 0 rows do not count. A
+    function, so that no outputs of a block are held while the next one is computed.
+    """
+    taking = zip(counts, batches, strict=True)
+    passes = [(num_rows, batch, strategy.forward(batch)) for num_rows, batch in taking]
+    counted = [(outputs, batch) for num_rows, batch, outputs in passes if num_rows]
+    with torch.inference_mode():
+        if counted:
+            return task.sums(*join_batches(*zip(*counted, strict=True)), total)
+        if total is not None:
+            return total
+        _, batch, outputs = passes[0]
+        return torch.zeros_like(task.sums(outputs, batch))
 
 
 Blocks = list[list[np.ndarray]]

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
+from pipelines.finetune.models.activations import recomputes_activations
+from pipelines.finetune.models.decoder import could_limit_logits
+from pipelines.finetune.precision import read_precision
 from pipelines.finetune.tasks.task import Batch
 
 _ON_CPU = re.compile(r"can't allocate memory|not enough memory: you tried to allocate", re.IGNORECASE)
@@ -17,8 +21,9 @@ _ON_CPU = re.compile(r"can't allocate memory|not enough memory: you tried to all
 
 
 @contextmanager
-def explain_batch(batch: Batch) -> Iterator[None]:
-    """Raise MemoryError with the shape of the batch and the remedies if the block runs out of memory."""
+def explain_batch(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Raise MemoryError with the shape of the batch and the remedies if the block runs out of memory. What is
+    set already for `model` is no remedy."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -28,15 +33,29 @@ def explain_batch(batch: Batch) -> Iterator[None]:
         num_rows, num_tokens = ids_BT.shape
         num_sequences = batch.num_sequences or num_rows
         texts = "" if num_sequences == num_rows else f", {num_rows} texts in all,"
-        remedies = [f"finetune.micro_batch={num_sequences // 2}"] if num_sequences > 1 else []
-        remedies += ["finetune.activation_checkpointing=true", "finetune.precision=bfloat16"]
-        if "targets_BT" in batch.inputs:
-            remedies.append("finetune.max_logit_tokens=1024")
         raise MemoryError(
             f"{ids_BT.device} ran out of memory with a micro-batch of {num_sequences} sequences{texts} of up "
-            f"to {num_tokens} tokens ({_shorten(error)}); set {', '.join(remedies[:-1])} or {remedies[-1]}. "
-            "Except after a change of precision, the training continues from its newest checkpoint"
+            f"to {num_tokens} tokens ({_shorten(error)}); {_advise(model, num_sequences)}"
         ) from error
+
+
+def _advise(model: nn.Module, num_sequences: int) -> str:
+    remedies = [f"finetune.micro_batch={num_sequences // 2}"] if num_sequences > 1 else []
+    # An evaluation keeps no activations for a backward pass.
+    if not recomputes_activations(model) and not torch.is_inference_mode_enabled():
+        remedies.append("finetune.activation_checkpointing=true")
+    if could_limit_logits(model):
+        remedies.append("finetune.max_logit_tokens=1024")
+    # Last, because it alone begins another training.
+    if read_precision(model) == "float32":
+        remedies.append("finetune.precision=bfloat16")
+        after = "Except after a change of precision, the training"
+    else:
+        after = "The training"
+    if not remedies:
+        return "all settings that need less are set: take shorter sequences, a smaller model or more memory"
+    choice = " or ".join(filter(None, [", ".join(remedies[:-1]), remedies[-1]]))
+    return f"set {choice}. {after} continues from its newest checkpoint"
 
 
 @contextmanager

@@ -28,10 +28,11 @@ def require_precision(precision: Precision, device: torch.device) -> None:
         )
 
 
-def use_precision(model: nn.Module, precision: Precision, device: torch.device) -> None:
+def use_precision(model: Any, precision: Precision, device: torch.device) -> None:
     """Make `model` compute its forward pass in `precision` from now on; its weights and names stay."""
     if precision == "float32":
         return
+    model.precision = precision
     forward, dtype = model.forward, TYPES[precision]
 
     @functools.wraps(forward)
@@ -41,3 +42,8 @@ def use_precision(model: nn.Module, precision: Precision, device: torch.device) 
         return outputs.float() if outputs.dtype.itemsize < 4 else outputs
 
     model.forward = forward_in_16_bits
+
+
+def read_precision(model: nn.Module) -> Precision:
+    """In which `model` computes its forward pass."""
+    return getattr(model, "precision", "float32")

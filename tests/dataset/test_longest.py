@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipelines.dataset import longest
 from pipelines.dataset.longest import read_longest
 from tests.sequence_tables import make_rows, write_sequences_table
 
@@ -24,7 +25,8 @@ def read(pin, split, num_rows):
 def test_the_longest_row_comes_first_with_all_its_values(table, split):
     pin, rows = table
     expected = max(rows[split], key=lambda row: row["num_tokens"])
-    found = read(pin, split, 3)
+    found, num_rows = read(pin, split, 3)
+    assert num_rows == len(rows[split])
     lengths = [len(each) for each in found.input_ids]
     assert lengths == sorted(lengths, reverse=True)
     assert len(lengths) == 3
@@ -36,9 +38,24 @@ def test_the_longest_row_comes_first_with_all_its_values(table, split):
 
 def test_a_file_with_fewer_rows_gives_those_it_has(table):
     pin, _ = table
-    assert len(read(pin, "train", 100).input_ids) == 7  # rows_per_file
+    assert len(read(pin, "train", 100).rows.input_ids) == 7  # rows_per_file
 
 
 def test_an_empty_split_has_no_rows(table):
     pin, _ = table
-    assert read(pin, "validation", 3).input_ids == []
+    found, num_rows = read(pin, "validation", 3)
+    assert (found.input_ids, num_rows) == ([], 0)
+
+
+def test_of_rows_that_are_all_as_long_only_those_asked_for_are_kept(tmp_path, monkeypatch):
+    row = make_rows("train", 3, num_groups=1)[0]
+    rows = [row | {"sequence_id": number} for number in range(200)]
+    pin = write_sequences_table(
+        str(tmp_path / "sequences"), {"train": rows}, rows_per_file=200, rows_per_group=200, shuffled=True
+    )
+    kept, make = [], longest._make_rows
+    monkeypatch.setattr(longest, "_make_rows", lambda table: kept.append(table) or make(table))
+    assert len(read(pin, "train", 2).rows.input_ids) == 2
+    (table,) = kept
+    assert table["sequence_id"].to_pylist() == [0, 1]
+    assert table.get_total_buffer_size() < 3 * table.nbytes  # a slice would hold all 200

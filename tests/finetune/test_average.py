@@ -6,7 +6,14 @@ import torch
 from torch import nn
 
 from pipelines.finetune.average import WeightAverage
-from pipelines.finetune.checkpoint.format import MODEL_FILE, Piece, complete_steps, read_file, read_record
+from pipelines.finetune.checkpoint.format import (
+    MODEL_FILE,
+    Piece,
+    TrainState,
+    complete_steps,
+    read_file,
+    read_record,
+)
 from pipelines.finetune.models.folder import load_model
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.parallel import buckets
@@ -33,7 +40,7 @@ def average_of(weight, decay):
 def test_the_mean_of_four_steps_by_hand():
     weight = nn.Parameter(torch.tensor([100.0], dtype=torch.float64))
     average = average_of(weight, 0.5)
-    average.begin(0)
+    average.begin(TrainState())
     means = []
     for value in (8.0, 4.0, 6.0, 2.0):
         weight.data.fill_(value)
@@ -50,7 +57,7 @@ def test_the_mean_of_four_steps_by_hand():
 def test_without_a_decay_nothing_is_held():
     weight = nn.Parameter(torch.ones(2))
     average = average_of(weight, None)
-    average.begin(0)
+    average.begin(TrainState())
     average.update()
     assert not average.show(mean=True)
     assert list(average.tensors()) == []

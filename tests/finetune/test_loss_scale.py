@@ -1,6 +1,7 @@
 """Training in float16: the loss scale, skipped steps, and that all of it is resumed."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,8 +103,9 @@ def test_steps_that_overflow_change_nothing_and_count(root, monkeypatch):
 
 def test_a_stop_between_skipped_steps_changes_no_bit(root, monkeypatch):
     monkeypatch.setattr(loss_scale, "FIRST", TOO_HIGH)
-    whole = train_rank(make_training(root, folder=str(root / "whole"), precision="float16"), alone())
-    training, save, stopped = make_training(root, precision="float16"), SingleProcess.save, []
+    settings = {"precision": "float16", "ema_decay": 0.8}
+    whole = train_rank(make_training(root, folder=str(root / "whole"), **settings), alone())
+    training, save, stopped = make_training(root, **settings), SingleProcess.save, []
 
     def save_and_fail(self, checkpoints, state):
         save(self, checkpoints, state)
@@ -119,6 +121,35 @@ def test_a_stop_between_skipped_steps_changes_no_bit(root, monkeypatch):
     state = read_record(Folder(training.folder) / "checkpoints", 28).state
     assert state == read_record(Folder(str(root / "whole")) / "checkpoints", 28).state
     assert state.num_skipped > 7  # one stop was between skipped steps
+
+
+def average_steps(root, name, overflows):
+    """The mean after one step per flag, of which those that overflow are skipped; resumed before the last."""
+    training = make_training(root, folder=str(root / name), config=WITHOUT_DROPOUT, ema_decay=0.5)
+    data, task, state = training.data, build_task(training.spec), TrainState()
+    reader = open_split("/no/table", table_id=data.table_id, version=data.version, split="train")
+    for is_last in (False, True):
+        strategy = open_strategy(alone(), training)
+        for overflow in overflows[-1:] if is_last else overflows[:-1]:
+            rows = np.arange(4) + (100 if overflow else 4 * (state.step - state.num_skipped))
+            batch = task.collate(reader.rows(rows), strategy.device)
+            strategy.forward_backward([batch], task, num_targets=0.0 if overflow else 4.0)
+            norm = strategy.step(max_norm=1.0, learning_rate=0.1, loss_scale=2.0)
+            assert math.isfinite(norm) is not overflow
+            state = replace(state, step=state.step + 1, num_skipped=state.num_skipped + overflow)
+        strategy.save(Folder(training.folder) / "checkpoints", state)
+    return read_weights(strategy.export())
+
+
+def test_a_skipped_step_has_no_part_in_the_mean(root):
+    expected = average_steps(root, "without", [False, False, False])
+    for name, overflows in {
+        "between": [False, True, False, False],
+        "before the stop": [False, False, True, True, False],
+        "first": [True, False, False, False],
+    }.items():
+        found = average_steps(root, name, overflows)
+        assert all(np.array_equal(found[each], expected[each]) for each in expected), name
 
 
 def test_too_many_skipped_steps_end_the_training(root, monkeypatch):
@@ -145,9 +176,8 @@ def test_a_skipped_step_leaves_no_point_that_is_not_a_number():
     }
 
 
-def step_twice(world, training):
-    """The gradient of the last rank overflows in the first of two steps: whether norms are finite, and the
-    weights before, between and after."""
+def open_strategy(world, training):
+    """Built, at its newest checkpoint."""
     strategy = build_strategy(world, training.execution)
 
     def build(load_weights):
@@ -155,6 +185,13 @@ def step_twice(world, training):
 
     checkpoints = Folder(training.folder) / "checkpoints"
     strategy.build(build, training.optimization, num_micro_batches=1, checkpoints=checkpoints)
+    return strategy
+
+
+def step_twice(world, training):
+    """The gradient of the last rank overflows in the first of two steps: whether norms are finite, and the
+    weights before, between and after."""
+    strategy = open_strategy(world, training)
     task, data = build_task(training.spec), training.data
     reader = open_split("/no/table", table_id=data.table_id, version=data.version, split="train")
     batch = task.collate(reader.rows(np.arange(4)), strategy.device)

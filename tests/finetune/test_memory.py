@@ -1,4 +1,4 @@
-"""The memory of a rank before it starts: the account of tensors, the heap, the estimate, its text."""
+"""The memory of a rank before it starts: the account of tensors, the heap, the estimate."""
 
 from dataclasses import replace
 
@@ -6,30 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.finetune.memory import forecast
-from pipelines.finetune.memory.estimate import MemoryEstimate, estimate_memory
+from pipelines.dataset.rows import Rows
+from pipelines.finetune.evaluate import evaluate, split_by_length, split_compared
+from pipelines.finetune.memory.estimate import cut_evaluation, estimate_memory
 from pipelines.finetune.memory.heap import Heap
 from pipelines.finetune.memory.tensors import ShapesOnly
 from pipelines.finetune.models.adapter import Adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
-from pipelines.finetune.optimizer import build_optimizer, list_trainable
-from pipelines.finetune.parallel import replica
-from pipelines.finetune.parallel.whole_batch import keep_rows
+from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.preference import PreferenceLoss
 from pipelines.finetune.starting_model import build_without_teacher
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.tasks.task import Draw
+from pipelines.finetune.training import BatchPlan
+from pipelines.storage import Folder
 from tests.finetune import preferences
 from tests.finetune.data import (
     TINY_ENCODER,
     VOCABULARY,
     classification_rows,
+    label_set_rows,
     make_training,
     pair_rows,
     text_rows,
 )
-from tests.sequence_tables import make_rows, write_sequences_table
 
 CPU = torch.device("cpu")
 NUM_ROWS = 8
@@ -46,6 +47,7 @@ CASES = {
     "small micro-batch": (classification_rows, {"micro_batch": 4}),
     "adapter": (classification_rows, {"architecture": with_adapter(ENCODER)}),
     "bfloat16": (classification_rows, {"precision": "bfloat16"}),
+    "label sets": (label_set_rows, {"task": "multi_label_classification"}),
     "masked": (text_rows, {"task": "masked_language_modelling"}),
     "decoder": (text_rows, {"task": "language_modelling", "architecture": Architecture(config=DECODER)}),
     "few logits": (
@@ -65,32 +67,58 @@ def make_case(root, name):
     return make_training(root, global_batch=NUM_ROWS, **changes), make_rows(NUM_ROWS, 0)
 
 
-def estimate(training, rows, num_ranks=1):
-    return estimate_memory(training, rows, num_ranks=num_ranks, vocab_size=VOCABULARY)
+def estimate(training, rows, num_ranks=1, num_evaluated=NUM_ROWS):
+    return estimate_memory(
+        training,
+        rows,
+        evaluated=rows,
+        num_evaluated=num_evaluated,
+        num_ranks=num_ranks,
+        vocab_size=VOCABULARY,
+    )
 
 
-def measure_peak(training, rows):
-    """Most bytes that torch's own allocator had given out at once, over two real steps."""
-    task = build_task(training.spec)
+class RepeatedRows:
+    """As a reader: the rows of a few over and over."""
+
+    def __init__(self, rows, num_rows):
+        self._rows, self._num_rows = rows, num_rows
+        self.lengths = np.array([len(each) for each in rows.input_ids])[np.arange(num_rows) % NUM_ROWS]
+
+    def __len__(self):
+        return self._num_rows
+
+    def rows(self, numbers):
+        part = numbers % NUM_ROWS
+        chosen = (
+            each[part] if isinstance(each, np.ndarray) else each and [each[row] for row in part]
+            for each in self._rows
+        )
+        return Rows(*chosen)
+
+
+def measure_peak(training, rows, num_evaluated=NUM_ROWS):
+    """Most bytes that torch's own allocator had given out at once, over two real steps and an evaluation."""
+    task, strategy = build_task(training.spec), SingleProcess(CPU)
     num_rows = min(NUM_ROWS, training.execution.micro_batch)
     parts = [np.arange(num_rows)] * (NUM_ROWS // num_rows)  # the estimate repeats the longest rows, too
+    trained, evaluated = RepeatedRows(rows, NUM_ROWS), RepeatedRows(rows, num_evaluated)
 
     def collate(part, step):
-        chosen = (
-            each[part] if isinstance(each, np.ndarray) else [each[row] for row in part] for each in rows
-        )
-        return task.collate(type(rows)(*chosen), CPU, Draw(part, 0, step))
+        return task.collate(trained.rows(part), CPU, Draw(part, 0, step))
+
+    def build(load_weights):
+        return build_without_teacher(training, vocab_size=VOCABULARY, device=CPU, load_weights=load_weights)
 
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as seen:
-        model = build_without_teacher(training, vocab_size=VOCABULARY, device=CPU, load_weights=True)
-        optimizer = build_optimizer(list_trainable(model), training.optimization)
+        checkpoints = Folder(training.folder) / "checkpoints"
+        strategy.build(build, training.optimization, num_micro_batches=len(parts), checkpoints=checkpoints)
         for step in range(2):
-            optimizer.zero_grad()
-            batches = (collate(part, step) for part in parts)
-            replica.accumulate(model, batches, task, num_targets=1, gather=keep_rows)
-            optimizer.step()
+            strategy.forward_backward((collate(part, step) for part in parts), task, num_targets=1)
+            strategy.step(max_norm=1.0, learning_rate=1e-3)
+        evaluate(task, evaluated, strategy, batch_rows=training.execution.micro_batch)
     events = seen.profiler.kineto_results.events()
     changes = [event.nbytes() for event in events if event.name() == "[memory]"]
     return int(np.cumsum(changes).max())
@@ -102,6 +130,31 @@ def test_the_estimate_is_what_the_allocator_of_torch_counts(root, name):
     expected, found = measure_peak(training, rows), estimate(training, rows)
     assert found.activations > 0
     assert found.tensors == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_an_evaluation_may_need_more_than_a_step(root, name):
+    training, rows = make_case(root, name)
+    training = replace(training, execution=replace(training.execution, micro_batch=64))
+    expected, found = (do(training, rows, num_evaluated=200) for do in (measure_peak, estimate))
+    assert found.in_evaluation
+    assert found.num_rows == 64
+    assert found.tensors == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "micro_batch", "num_ranks"), [(3, 8, 1), (200, 8, 1), (51, 64, 2), (700, 16, 4)]
+)
+@pytest.mark.parametrize(("name", "split"), [("encoder", split_by_length), ("pairs", split_compared)])
+def test_the_evaluation_that_is_estimated_has_the_rows_of_a_real_one(
+    root, name, split, num_rows, micro_batch, num_ranks
+):
+    training, rows = make_case(root, name)
+    plan = BatchPlan(global_batch=NUM_ROWS * num_ranks, micro_batch=micro_batch, num_replicas=num_ranks)
+    parts = cut_evaluation(build_task(training.spec), plan, rows, num_rows)
+    blocks = split(np.arange(num_rows), np.ones(num_rows), 0, num_ranks, micro_batch)
+    largest = max(blocks, key=lambda block: sum(map(len, block)))
+    assert [len(part.input_ids) for part in parts] == [len(part) for part in largest]
 
 
 def test_tensors_are_counted_while_they_live():
@@ -135,14 +188,6 @@ def test_a_large_model_takes_no_memory():
         layer = torch.nn.Linear(100_000, 100_000, bias=False)  # 40 GB
         layer(torch.zeros(3, 100_000)).sum().backward()
     assert account.peak_bytes > 80_000_000_000  # weights and gradients
-
-
-def test_random_numbers_are_as_if_nothing_was_estimated(root):
-    torch.manual_seed(7)
-    expected = torch.randn(3)
-    torch.manual_seed(7)
-    estimate(*make_case(root, "encoder"))
-    assert torch.equal(torch.randn(3), expected)
 
 
 def test_a_gap_of_the_same_size_is_not_used_again_and_joined_gaps_are():
@@ -194,64 +239,3 @@ def test_an_adapter_is_estimated_without_reading_its_base(root, monkeypatch):
     changed = replace(with_adapter({}), base=str(root / "base"))
     found = estimate(make_training(root, architecture=changed), classification_rows(NUM_ROWS, 0))
     assert found.gradients < 0.2 * found.weights
-
-
-ESTIMATE = MemoryEstimate(
-    weights=10**9,
-    gradients=10**9,
-    optimizer=2 * 10**9,
-    activations=6 * 10**9,
-    resident=13 * 10**9,
-    num_rows=32,
-    num_tokens=512,
-)
-
-
-def test_a_person_reads_the_parts():
-    text = forecast.describe_memory(ESTIMATE, on_gpu=False)
-    assert text.startswith("at least 13.88 GB a rank at its peak: weights 1.00, gradients 1.00, optim")
-    assert "activations 6.00 (micro-batch of 32 sequences, up to 512 tokens)" in text
-    assert text.endswith("checkpoint in writing and gaps of the allocator 3.00, process 0.89")
-    assert forecast.describe_memory(ESTIMATE, on_gpu=True).startswith(
-        "10.00 GB a rank at its peak on its GPU"
-    )
-
-
-def test_too_little_memory_names_the_settings_that_help(root):
-    training = make_training(root)
-
-    def warn(found, room):
-        return forecast.warn_of_memory(found, training, num_ranks=2, room=room, on_gpu=False)
-
-    assert warn(ESTIMATE, 14 * 10**9) == {}
-    assert warn(ESTIMATE, 13 * 10**9) == {
-        "memory warning": "a rank needs at least 13.88 GB, and this machine has 13.00 for each of 2 "
-        "ranks; set finetune.micro_batch=16 or finetune.activation_checkpointing=true"
-    }
-    mostly_state = replace(ESTIMATE, optimizer=9 * 10**9, activations=10**8)
-    assert "set finetune.strategy=sharded_optimizer or" in warn(mostly_state, 10**9)["memory warning"]
-
-
-def test_what_cannot_be_estimated_is_said(root):
-    training = make_training(root)
-    found = forecast.forecast_memory(training, num_ranks=1, is_local=True)
-    assert found["memory"].startswith("not known (FileNotFoundError: sequences at /no/table")
-
-
-def test_the_longest_row_of_the_table_is_what_counts(root, monkeypatch):
-    rows = {"train": make_rows("train", 40, num_groups=5)}
-    pin = write_sequences_table(str(root / "sequences"), rows)
-    training = make_training(
-        root,
-        task="language_modelling",
-        architecture=Architecture(config={**DECODER, "max_position_embeddings": 512}),
-        sequences=pin.path,
-        table_id=pin.table_id,
-        version=pin.version,
-    )
-    most = max(row["num_tokens"] for row in rows["train"])
-    monkeypatch.setattr(forecast, "read_memory_limit", lambda: 10**9)
-    found = forecast.forecast_memory(training, num_ranks=2, is_local=True)
-    assert f"(micro-batch of 8 sequences, up to {most} tokens)" in found["memory"]
-    assert "and this machine has 0.50 for each of 2 ranks" in found["memory warning"]
-    assert list(forecast.forecast_memory(training, num_ranks=2, is_local=False)) == ["memory"]

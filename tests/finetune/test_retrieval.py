@@ -159,7 +159,7 @@ def micro_batches(rows, sizes):
     bounds = np.cumsum([0, *sizes])
     assert bounds[-1] == len(rows.input_ids)
     for start, stop in pairwise(bounds):
-        part = Rows(*(each[start:stop] for each in rows))
+        part = Rows(*(None if each is None else each[start:stop] for each in rows))
         yield TASK.collate(part, CPU)
 
 

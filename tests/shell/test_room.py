@@ -1,5 +1,7 @@
 """Whether there is room for the ranks: who looks at their memory, and when."""
 
+import json
+
 import pytest
 
 from jobs.finetune import Config
@@ -20,8 +22,9 @@ class Lines:
         self.print, self.phase = self.printed.append, self.phases.append
 
 
-def make_config(master):
-    return load(overrides=[f"spark={{spark.master: '{master}'}}", "finetune.num_ranks=2"]).section(
+def make_config(master, *overrides, **spark):
+    conf = {"spark.master": master, **spark}
+    return load(overrides=[f"spark={json.dumps(conf)}", "finetune.num_ranks=2", *overrides]).section(
         "finetune", Config
     )
 
@@ -44,7 +47,21 @@ def test_a_dry_run_looks_at_the_memory_wherever_the_ranks_run(asked, master, is_
     notes = forecast_room(make_config(master), "training")
     assert asked == []  # a plan alone takes no seconds
     assert notes() == {"memory": "3.00 GB", "memory warning": WARNING}
-    assert asked == [("training", {"num_ranks": 2, "is_local": is_local})]
+    assert asked == [("training", {"num_ranks": 2, "is_local": is_local, "gives_gpus": False})]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "conf", "master", "gives_gpus"),
+    [
+        (["finetune.gpus_per_rank=1"], {}, "yarn", True),
+        (["finetune.gpus_per_rank=1"], {}, "local[2]", True),
+        ([], {"spark.task.resource.gpu.amount": 0.5}, "yarn", True),
+        ([], {"spark.task.resource.gpu.amount": 0.5}, "local[2]", False),
+    ],
+)
+def test_ranks_use_the_gpus_that_spark_gives(asked, overrides, conf, master, gives_gpus):
+    forecast_room(make_config(master, *overrides, **conf), "training")()
+    assert asked[0][1]["gives_gpus"] is gives_gpus
 
 
 @pytest.mark.parametrize(("master", "printed"), [("local[2]", [f"memory: {WARNING}"]), ("yarn", [])])

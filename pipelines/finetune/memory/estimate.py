@@ -1,16 +1,15 @@
 """How much memory a rank will need at its peak, before it starts.
 
 The training's own code runs on tensors that have shapes and no values (tensors.py): it builds the model,
-evaluates, takes two steps over the longest rows of the data and holds what a checkpoint holds. So the
-estimate follows what the strategy, task, model, optimizer and torch do, and no formula has to be kept true.
-Seconds, for any size of model; no weights are read.
+evaluates, takes two steps over the longest rows of the data, evaluates again and holds what a checkpoint
+holds. So the estimate follows what the strategy, task, model, optimizer and torch do, and no formula has to
+be kept true. Seconds, for any size of model; no weights are read.
 """
 
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipelines.dataset.rows import Rows
+from pipelines.finetune.evaluate import add_block
 from pipelines.finetune.memory.peers import AbsentPeers
+from pipelines.finetune.memory.question import MemoryEstimate
 from pipelines.finetune.memory.tensors import ShapesOnly
 from pipelines.finetune.models.build import GPU_ATTENTION
 from pipelines.finetune.models.lora import read_state
@@ -29,7 +30,7 @@ from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.starting_model import build_without_teacher
 from pipelines.finetune.tasks.table import build_task
-from pipelines.finetune.tasks.task import Draw, Task
+from pipelines.finetune.tasks.task import COMPARED_ROWS, Draw, Task
 from pipelines.finetune.training import BatchPlan, Training
 from pipelines.storage import Folder
 
@@ -38,39 +39,23 @@ NUM_COPIES = 2
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryEstimate:
-    """Bytes of one rank."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    """State of the optimizer, and the running mean of the weights if there is one."""
-    activations: int
-    """All other tensors at the peak of a step: what backward needs, logits, temporary results."""
-    resident: int
-    """On the CPU: what the process holds at its peak above what it held before it built the model, with the
-    gaps of malloc and the copy that is written as a checkpoint."""
-    num_rows: int
-    """Of the largest micro-batch."""
-    num_tokens: int
-    """Of its longest row."""
-
-    @property
-    def tensors(self) -> int:
-        """At the peak of a step: on a GPU, what torch.cuda.max_memory_allocated counts."""
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
 def estimate_memory(
-    training: Training, longest: Rows, *, num_ranks: int, vocab_size: int, on_gpu: bool = False
+    training: Training,
+    longest: Rows,
+    *,
+    evaluated: Rows,
+    num_evaluated: int,
+    num_ranks: int,
+    vocab_size: int,
+    on_gpu: bool = False,
 ) -> MemoryEstimate:
-    """The memory of rank 0, which needs the most. `longest`: the longest rows of the train split, at least
-    one; too few are repeated. Raises what building the model raises.
+    """The memory of rank 0, which needs the most. `longest` and `evaluated`: the longest rows of the train
+    split and of one that is evaluated, at least one each; too few are repeated. `num_evaluated`: how many an
+    evaluation measures, over all ranks. Raises what building the model raises.
     """
     task, plan = build_task(training.spec), _plan(training, num_ranks)
-    num_rows = -(-training.schedule.global_batch // num_ranks // plan.num_micro_batches)
-    rows = _repeat(longest, num_rows)
+    rows = _repeat(longest, -(-training.schedule.global_batch // num_ranks // plan.num_micro_batches))
+    parts = cut_evaluation(task, plan, evaluated, num_evaluated)
     num_passes = min(2, plan.num_micro_batches)
     strategy, built = _build_strategy(training, num_ranks), list[tuple[nn.Module, int]]()
 
@@ -86,30 +71,36 @@ def estimate_memory(
         return model
 
     tensors = ShapesOnly()
-    with _same_random_state(), _no_moves(), tempfile.TemporaryDirectory() as empty, tensors:
+    with _no_warnings(), _no_moves(), tempfile.TemporaryDirectory() as empty, tensors:
         strategy.build(build, training.optimization, num_micro_batches=num_passes, checkpoints=Folder(empty))
         model, weights = built[0]
         if training.architecture.base is not None:
             tensors.hold(weights)  # the file, mapped while it is read
-        _evaluate(strategy, task, rows)
+        _evaluate(strategy, task, parts)
         tensors.forget_peak()
         # The first step makes the state of the optimizer; from the second on, all are alike.
         _step(strategy, task, rows, num_passes=1, step=0)
         _step(strategy, task, rows, num_passes=num_passes, step=1)
-        lasting, peak = tensors.num_bytes, tensors.peak_bytes
+        lasting, peak_of_steps = tensors.num_bytes, tensors.peak_bytes
+        tensors.forget_peak()
+        _evaluate(strategy, task, parts)  # now beside gradients and the state of the optimizer
+        peak_of_evaluation = tensors.peak_bytes
         trained = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
         saved = _count_tensors(read_state(model).values())
         file = max(saved, lasting - weights - trained)
         exported = weights if training.architecture.adapter.merge else saved
         tensors.hold(max(NUM_COPIES * file, exported))
+    peak, in_evaluation = max(peak_of_steps, peak_of_evaluation), peak_of_evaluation > peak_of_steps
+    passes = parts if in_evaluation else [rows]
     return MemoryEstimate(
         weights=weights,
         gradients=trained,
         optimizer=max(0, lasting - weights - trained),
         activations=peak - max(lasting, weights + trained),
         resident=tensors.peak_resident_bytes,
-        num_rows=num_rows,
-        num_tokens=max(len(each) for each in rows.input_ids),
+        num_rows=max(len(part.input_ids) for part in passes),
+        num_tokens=max(len(each) for part in passes for each in part.input_ids),
+        in_evaluation=in_evaluation,
     )
 
 
@@ -137,15 +128,29 @@ def _step(strategy: Strategy, task: Task, rows: Rows, *, num_passes: int, step: 
     strategy.step(max_norm=1.0, learning_rate=1e-3)
 
 
-def _evaluate(strategy: Strategy, task: Task, rows: Rows) -> None:
-    batch = task.collate(rows, CPU, Draw(np.arange(len(rows.input_ids)), 0, None))
-    outputs = strategy.forward(batch)
-    with torch.inference_mode():
-        task.sums(outputs, batch)
+def cut_evaluation(task: Task, plan: BatchPlan, longest: Rows, num_rows: int) -> list[Rows]:
+    """The forward passes of the largest block, as evaluate.py cuts it: of a task that compares rows there are
+    several, whose outputs are held together."""
+    if task.compares_rows:
+        size = -(-num_rows // -(-num_rows // COMPARED_ROWS))
+    else:
+        size = min(plan.micro_batch, -(-num_rows // plan.num_replicas))
+    block, num_parts = _repeat(longest, size), -(-size // plan.micro_batch)
+    return [_take(block, part) for part in np.array_split(np.arange(size), num_parts)]
+
+
+def _evaluate(strategy: Strategy, task: Task, parts: Sequence[Rows]) -> None:
+    counts = [len(part.input_ids) for part in parts]
+    draws = (Draw(np.arange(count), 0, None) for count in counts)
+    batches = (task.collate(part, CPU, draw) for part, draw in zip(parts, draws, strict=True))
+    add_block(task, strategy, counts, batches, None)
 
 
 def _repeat(rows: Rows, num_rows: int) -> Rows:
-    chosen = np.arange(num_rows) % len(rows.input_ids)
+    return _take(rows, np.arange(num_rows) % len(rows.input_ids))
+
+
+def _take(rows: Rows, chosen: np.ndarray) -> Rows:
     fields: Any = (
         each[chosen] if isinstance(each, np.ndarray) else each and [each[row] for row in chosen]
         for each in rows
@@ -159,9 +164,8 @@ def _count_tensors(tensors: Iterable[Tensor]) -> int:
 
 
 @contextmanager
-def _same_random_state() -> Iterator[None]:
-    """torch draws the same numbers afterwards as if nothing had happened."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+def _no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
         # A copy of a module compares addresses; of tensors without values all are null.
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         yield

@@ -22,3 +22,8 @@ def recompute_activations(module: nn.Module) -> None:
     # transformers renamed it in 5.x, before 5.23.
     enable = getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
+
+
+def recomputes_activations(module: nn.Module) -> bool:
+    """Whether `recompute_activations` was called."""
+    return any(getattr(each, "gradient_checkpointing", False) for each in module.modules())

@@ -168,3 +168,8 @@ def limit_logits(module: nn.Module, max_tokens: int) -> None:
     if not isinstance(module, Decoder):
         raise ValueError(NO_NEXT_TOKENS)
     module.limit_logits(max_tokens)
+
+
+def could_limit_logits(module: nn.Module) -> bool:
+    """Whether `module` predicts next tokens, from the logits of all of them at once."""
+    return isinstance(module, Decoder) and module._max_logit_tokens is None

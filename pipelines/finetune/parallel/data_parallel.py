@@ -64,7 +64,7 @@ class DataParallel:
         group.broadcast_weights(self._collectives, self._model)
         self._broadcast_optimizer(list(pieces.values()))
         broadcast_tensors(self._collectives, self._average.tensors())
-        self._average.begin(state.step)
+        self._average.begin(state)
         self._gradients = GradientBuckets(
             self._model, lambda bucket, name: self._collectives.sum(bucket.flat, name=name), with_flags=True
         )

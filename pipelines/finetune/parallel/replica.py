@@ -64,7 +64,7 @@ def accumulate(
     share: Tensor | None = None
     for number, batch in enumerate(batches, 1):
         before_pass(number)
-        with explain_batch(batch):
+        with explain_batch(model, batch):
             loss = task.loss_sum(model(**batch.inputs), batch) / num_targets
             loss.backward()
         part = loss.detach().double().reshape(1)
@@ -107,7 +107,7 @@ def clip_gradients(optimizer: Optimizer, max_norm: float, loss_scale: float) -> 
 def run_forward(model: nn.Module, batch: Batch) -> Tensor:
     """The model's outputs in evaluation mode, without gradients."""
     model.eval()
-    with torch.inference_mode(), explain_batch(batch):
+    with torch.inference_mode(), explain_batch(model, batch):
         return model(**batch.inputs)
 
 

@@ -90,7 +90,7 @@ class ShardedOptimizer:
             checkpoints=checkpoints,
         )
         group.broadcast_weights(self._collectives, self._model)
-        self._average.begin(state.step)
+        self._average.begin(state)
         return state
 
     def _show(self, *, mean: bool) -> None:

@@ -50,7 +50,7 @@ class SingleProcess:
         state = replica.restore(
             self, build_model, self._model, self._optimizer, pieces, self._average, checkpoints=checkpoints
         )
-        self._average.begin(state.step)
+        self._average.begin(state)
         return state
 
     def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: float) -> Tensor:

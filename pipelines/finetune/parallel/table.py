@@ -37,12 +37,18 @@ STRATEGIES: dict[str, Callable[[World, Execution, torch.device], Strategy]] = {
 }
 
 
+def find_device(world: World, execution: Execution) -> torch.device:
+    """Where this rank computes. Raises RuntimeError if Spark gave it a GPU that torch does not see."""
+    num_gpus, alone = torch.cuda.device_count(), world.world_size == 1
+    # Asked last: a machine without GPUs need not have the backend to say that its ranks use none.
+    nccl = num_gpus > 0 and (alone or has_nccl(execution.collectives))
+    return torch.device(world.device(num_gpus, nccl=nccl))
+
+
 def build_strategy(world: World, execution: Execution) -> Strategy:
     """The strategy of this rank, on its device. One rank is always a single process."""
     alone = world.world_size == 1
-    device = torch.device(
-        world.device(torch.cuda.device_count(), nccl=alone or has_nccl(execution.collectives))
-    )
+    device = find_device(world, execution)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     name = execution.strategy if execution.strategy != "auto" else "data_parallel"

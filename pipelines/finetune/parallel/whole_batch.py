@@ -69,23 +69,23 @@ def accumulate_compared(
     held = list(batches)
     if len(held) == 1:
         before_pass(1)
-        with explain_batch(held[0]):
+        with explain_batch(model, held[0]):
             outputs = model(**held[0].inputs)
         share, (gradient,) = _differentiate([outputs.detach()], held, task, num_targets, gather)
-        with explain_batch(held[0]):
+        with explain_batch(model, held[0]):
             outputs.backward(gradient)
         return share
     states, outputs_of = [], []
     with torch.no_grad():
         for batch in held:
             states.append(_RandomState.save(batch.targets.device))
-            with explain_batch(batch):
+            with explain_batch(model, batch):
                 outputs_of.append(model(**batch.inputs))
     share, gradients = _differentiate(outputs_of, held, task, num_targets, gather)
     for number, (batch, state, gradient) in enumerate(zip(held, states, gradients, strict=True), 1):
         before_pass(number)
         state.restore()
-        with explain_batch(batch):
+        with explain_batch(model, batch):
             model(**batch.inputs).backward(gradient)
     return share
 

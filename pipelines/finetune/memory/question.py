@@ -1,0 +1,115 @@
+"""The question how much memory a rank will need, asked of a process of its own (child.py).
+
+torch and transformers take 850 MB, and a driver has them loaded for nothing else. Nor does a library that
+hangs or crashes on tensors without values keep a training from starting.
+"""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.dataset.rows import Rows
+from pipelines.finetune.training import Training
+
+CHILD = "pipelines.finetune.memory.child"
+MAX_SECONDS = 120
+"""An estimate takes 3 to 12 s on a busy core, and importing the libraries 3 to 10 s."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What the estimate depends on. The base of the model is one that needs no MLflow to be read."""
+
+    training: Training
+    longest: Rows
+    """The longest rows of the train split, at least one."""
+    evaluated: Rows
+    """Those of a split that is evaluated, at least one."""
+    num_evaluated: int
+    """Rows that an evaluation measures."""
+    num_ranks: int
+    vocab_size: int
+    is_local: bool
+    """Whether the ranks run on this machine."""
+    gives_gpus: bool
+    """Whether Spark gives a GPU to each rank."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryEstimate:
+    """Bytes of one rank."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """State of the optimizer, and the running mean of the weights if there is one."""
+    activations: int
+    """All other tensors at the peak: what backward needs, logits, temporary results."""
+    resident: int
+    """On the CPU: what the process holds at its peak above what it held before it built the model, with the
+    gaps of malloc and the copy that is written as a checkpoint."""
+    num_rows: int
+    """Of the largest forward pass of what is at the peak."""
+    num_tokens: int
+    """Of its longest row."""
+    in_evaluation: bool = False
+    """Whether the peak is in an evaluation and not in a step."""
+
+    @property
+    def tensors(self) -> int:
+        """At the peak: on a GPU, what torch.cuda.max_memory_allocated counts."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """The estimate, and where the ranks will be."""
+
+    estimate: MemoryEstimate
+    on_gpu: bool
+    gpu_bytes: int | None
+    """Memory of a GPU of this machine; None = the ranks do not run here, or on no GPU."""
+
+
+class NoAnswerError(RuntimeError):
+    """Why nothing is known."""
+
+
+def describe_error(error: Exception) -> str:
+    """Its type and the beginning of its text."""
+    reason = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {reason}"
+
+
+def ask(question: Question) -> Answer:
+    """The answer of a new process, in seconds. Raises ImportError if torch or another library is not
+    installed here, NoAnswerError if the model can't be built, or the process dies or takes too long.
+    """
+    places = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", CHILD],
+            input=pickle.dumps(question),
+            capture_output=True,
+            timeout=MAX_SECONDS,
+            env={**os.environ, "PYTHONPATH": places},
+        )
+    except subprocess.TimeoutExpired:
+        raise NoAnswerError(f"the estimate took more than {MAX_SECONDS:g} s") from None
+    if ended.returncode:
+        last = (ended.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+        raise NoAnswerError(f"its process ended with status {ended.returncode}: {last[:200]}")
+    return _read(json.loads(ended.stdout))
+
+
+def _read(found: dict[str, Any]) -> Answer:
+    if "missing" in found:
+        raise ImportError(found["missing"])
+    if "fault" in found:
+        raise NoAnswerError(found["fault"])
+    return Answer(**{**found, "estimate": MemoryEstimate(**found["estimate"])})
