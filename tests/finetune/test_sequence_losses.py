@@ -1,5 +1,7 @@
 """The losses of sequences: they add up to the loss of a step, are there once, and change nothing."""
 
+import json
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +11,17 @@ from deltalake import DeltaTable
 
 from pipelines.finetune import starting_model
 from pipelines.finetune.losses import record
-from pipelines.finetune.losses.parts import NAME, PARTS, list_parts, open_losses
+from pipelines.finetune.losses import table as committed
+from pipelines.finetune.losses.parts import (
+    NAME,
+    PARTS,
+    SCHEMA,
+    Part,
+    forget_parts,
+    list_parts,
+    open_losses,
+    write_part,
+)
 from pipelines.finetune.losses.table import commit_losses
 from pipelines.finetune.losses.tasks import TASKS as TASKS_WITH_LOSSES
 from pipelines.finetune.losses.tasks import require_task
@@ -22,6 +34,7 @@ from pipelines.finetune.results import read_result
 from pipelines.finetune.tasks.table import TASKS, build_task
 from pipelines.finetune.tasks.task import Draw, LossPerRow
 from pipelines.finetune.worker import train_rank
+from pipelines.storage import Folder
 from tests.finetune import data, preferences
 from tests.finetune.ranks import alone, run_processes
 from tests.finetune.test_masked_ranks import packed_rows
@@ -201,6 +214,30 @@ def test_a_killed_attempt_leaves_no_step_twice(make, monkeypatch):
     assert require_sums(killed) == require_sums(whole)
 
 
+def test_parts_are_a_chain_while_a_launch_removes_the_newest(tmp_path, monkeypatch):
+    losses, delete, read = open_losses(str(tmp_path)), Folder.delete, Folder.read
+    for first in range(6):
+        write_part(losses, Part(first=first, last=first + 1, folder="launch", num_ranks=1))
+    seen = []
+
+    def delete_and_look(folder, name):
+        delete(folder, name)
+        seen.append([part.last for part in list_parts(losses)])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "delete", delete_and_look)
+        forget_parts(losses, after=4)
+    assert seen == [[1, 2, 3, 4, 5], [1, 2, 3, 4]]
+
+    def remove_and_read(folder, name):
+        if name.endswith("4.json"):
+            forget_parts(losses, after=2)
+        return read(folder, name)
+
+    monkeypatch.setattr(Folder, "read", remove_and_read)
+    assert [part.last for part in list_parts(losses)] == [1, 2]
+
+
 def test_recording_changes_neither_losses_nor_weights(make):
     results = {}
     for name, is_on in (("on", True), ("off", False)):
@@ -224,19 +261,60 @@ def test_the_step_of_a_diverged_training_is_recorded(make):
     assert read_result(training.folder) is None
 
 
+def read_table(training):
+    """The committed rows, as `read_losses` gives those of the parts; and the number of their files."""
+    table = DeltaTable(open_losses(training.folder).path)
+    rows = [tuple(row[name] for name in SCHEMA.names) for row in table.to_pyarrow_table().to_pylist()]
+    return sorted(rows, key=lambda row: (row[0], row[3])), len(table.file_uris())
+
+
+def in_pairs(function):
+    """`function`, which returns only when it has been called twice at the same time."""
+    both = threading.Barrier(2)
+
+    def call(*args, **options):
+        both.wait(timeout=20)
+        return function(*args, **options)
+
+    return call
+
+
 def test_the_table_is_committed_once_with_all_rows(make, monkeypatch):
     training = make("run")
     assert commit_losses(training.folder, "run 1") is None
     train_until(6, training, monkeypatch)
     train_double(alone(), training)
-    found = commit_losses(training.folder, "run 1")
-    rows = DeltaTable(open_losses(training.folder).path).to_pyarrow_table().to_pylist()
-    names = ("step", "epoch", "rank", "sequence_id", "loss_sum", "num_targets")
-    written = sorted((tuple(row[name] for name in names) for row in rows), key=lambda row: (row[0], row[3]))
-    assert written == read_losses(training)
-    assert {row["run"] for row in rows} == {"run 1"}
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "read", in_pairs(Folder.read))
+        assert len(list_parts(open_losses(training.folder))) == 4
+    with monkeypatch.context() as patched:
+        patched.setattr(committed.pq, "read_metadata", in_pairs(pq.read_metadata))
+        found = commit_losses(training.folder, "run 1")
+    rows, num_files = read_table(training)
+    assert rows == read_losses(training)
     assert found.num_rows == len(rows) == STEPS * GLOBAL_BATCH
-    assert commit_losses(training.folder, "run 1") == found
-    files = {Path(file).name for file in DeltaTable(open_losses(training.folder).path).file_uris()}
-    assert len(files) == 4 < len(list(Path(open_losses(training.folder).path).glob("*/*.parquet")))
+    assert found.facts == {"run": "run 1", "first_step": 1, "last_step": STEPS}
+    assert num_files == 4 < len(list(Path(open_losses(training.folder).path).glob("*/*.parquet")))
     assert (Path(open_losses(training.folder).path) / PARTS).exists()
+
+
+def test_another_run_commits_only_what_is_new(make, monkeypatch):
+    training = make("run")
+    losses = open_losses(training.folder)
+    train_until(6, training, monkeypatch)
+    first = commit_losses(training.folder, "run 1")
+    assert read_table(training) == (read_losses(training), 3)
+    assert commit_losses(training.folder, "run 2") == first  # as when the run was deleted
+    train_double(alone(), training)  # steps 5 and 6 again
+    second = commit_losses(training.folder, "run 3")
+    assert read_table(training) == (read_losses(training), 4)
+    assert (first.num_rows, second.num_rows) == (6 * GLOBAL_BATCH, STEPS * GLOBAL_BATCH)
+    log = losses.read(f"_delta_log/{second.version:020d}.json").splitlines()
+    actions = [
+        (kind, value["path"])
+        for line in log
+        for kind, value in json.loads(line).items()
+        if kind in ("add", "remove")
+    ]
+    assert sorted(kind for kind, _ in actions) == ["add", "add", "remove"]
+    assert len({path for _, path in actions}) == 3
