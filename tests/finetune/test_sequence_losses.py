@@ -1,5 +1,6 @@
 """The losses of sequences: they add up to the loss of a step, are there once, and change nothing."""
 
+import errno
 import json
 import threading
 from pathlib import Path
@@ -23,31 +24,21 @@ from pipelines.finetune.losses.parts import (
     write_part,
 )
 from pipelines.finetune.losses.table import commit_losses
-from pipelines.finetune.losses.tasks import TASKS as TASKS_WITH_LOSSES
-from pipelines.finetune.losses.tasks import require_task
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
-from pipelines.finetune.models.decoder import limit_logits
 from pipelines.finetune.parallel.single import SingleProcess
-from pipelines.finetune.preference import PreferenceLoss
 from pipelines.finetune.results import read_result
-from pipelines.finetune.tasks.table import TASKS, build_task
-from pipelines.finetune.tasks.task import Draw, LossPerRow
 from pipelines.finetune.worker import train_rank
 from pipelines.storage import Folder
-from tests.finetune import data, preferences
-from tests.finetune.ranks import alone, run_processes
-from tests.finetune.test_masked_ranks import packed_rows
+from tests.finetune import data
+from tests.finetune.ranks import RankDiedError, alone, run_processes
 from tests.finetune.test_train import DECODER, read_events
 from tests.sequence_tables import make_rows, write_sequences_table
 
 NUM_DOCUMENTS, GLOBAL_BATCH, STEPS = 100, 12, 8
-ROWS = {
-    "classification": data.classification_rows,
-    "multi_label_classification": data.label_set_rows,
-    "preference": preferences.pair_rows,
-}
-ENCODERS = ("classification", "masked_language_modelling", "multi_label_classification")
+DIVERGING = {"learning_rate": 1e30, "max_gradient_norm": 1e30}
+DIVERGING |= {"evaluate_every_steps": STEPS, "checkpoint_every_steps": STEPS}
+"""It ends before its first checkpoint."""
 
 
 def train_double(world, training):
@@ -113,48 +104,6 @@ def require_sums(training, num_steps=STEPS):
     assert len(set(visits)) == len(visits) == num_steps * GLOBAL_BATCH
     assert {row[1] for row in rows} == {1, 2, 3}
     return rows
-
-
-def build_example(task, root):
-    """(task, module in float64, rows, whose losses are asked for)."""
-    decoder = Architecture(config=preferences.LLAMA if task == "preference" else DECODER)
-    changes = {} if task in ENCODERS else {"architecture": decoder}
-    changes |= {"preference": PreferenceLoss(loss="orpo")} if task == "preference" else {}
-    training = data.make_training(root, task=task, **changes)
-    module = build_model(training.architecture, training.spec, vocab_size=data.VOCABULARY, seed=0)
-    return build_task(training.spec), module.double().eval(), ROWS.get(task, packed_rows)(6, 3)
-
-
-@pytest.mark.parametrize(("task", "limit"), [*((task, None) for task in TASKS_WITH_LOSSES), ("chat", 7)])
-def test_the_loss_of_a_row_is_that_of_the_row_alone(tmp_path, task, limit):
-    built, module, rows = build_example(task, tmp_path)
-    if limit:
-        limit_logits(module, limit)
-
-    def measure(chosen):
-        part = type(rows)(*(None if values is None else values[chosen] for values in rows))
-        batch = built.collate(part, torch.device("cpu"), Draw(torch.arange(6).numpy()[chosen], 0, 1))
-        outputs = module(**batch.inputs).detach()
-        return built.row_losses(outputs, batch), built.loss_sum(outputs, batch)
-
-    together, total = measure(slice(0, 6))
-    apart = [measure(slice(row, row + 1))[1] for row in range(6)]
-    assert together.tolist() == pytest.approx([float(each) for each in apart], rel=1e-12)
-    assert float(together.sum()) == pytest.approx(float(total), rel=1e-12)
-    assert len(set(together.tolist())) == 6
-
-
-def test_tasks_whose_sequences_have_no_loss_of_their_own_are_refused_by_name(tmp_path):
-    specs = {name: data.make_training(tmp_path, task=name).spec for name in TASKS}
-    found = {name for name, spec in specs.items() if isinstance(build_task(spec), LossPerRow)}
-    assert found == set(TASKS_WITH_LOSSES)
-    assert "retrieval" not in found
-    with pytest.raises(
-        ValueError, match=r"sequence_losses is true, but in task retrieval .* set it to false"
-    ):
-        require_task("retrieval", has_teacher=False)
-    with pytest.raises(ValueError, match=r"finetune\.teacher\.base is set"):
-        require_task("classification", has_teacher=True)
 
 
 def test_the_losses_of_a_step_add_up_to_its_loss(make, monkeypatch):
@@ -259,6 +208,38 @@ def test_the_step_of_a_diverged_training_is_recorded(make):
     assert any(row[4] != row[4] for row in rows if row[0] == max(steps))
     assert all(row[4] == row[4] for row in rows if row[0] < max(steps))
     assert read_result(training.folder) is None
+
+
+def train_on_a_full_disk(world, training):
+    """The last rank cannot write its losses. The change is undone as in `train_double`."""
+    write = Folder.write
+
+    def refuse(folder, name, content):
+        if world.rank == world.world_size - 1 and name.endswith(".parquet"):
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        write(folder, name, content)
+
+    Folder.write = refuse
+    train_double(world, training)
+
+
+def test_a_full_disk_hides_no_divergence(make, monkeypatch):
+    monkeypatch.setattr(Folder, "write", Folder.write)  # to be restored
+    with pytest.raises(FloatingPointError, match="loss is nan") as error:
+        train_on_a_full_disk(alone(), make("run", **DIVERGING))
+    assert "No space left on device" in error.value.__notes__[0]
+
+
+@pytest.mark.slow
+def test_a_rank_with_a_full_disk_hides_no_divergence_of_the_others(make):
+    training = make("run", **DIVERGING, collectives="torch")
+    with pytest.raises(RankDiedError) as error:
+        run_processes(train_on_a_full_disk, training, num_ranks=2, backend="torch")
+    accounts = str(error.value).split("\nrank 1: ")
+    assert ["\nFloatingPointError: loss is nan" in account for account in accounts] == [True, True]
+    assert "not written: JoinError('another rank could not write" in accounts[0]
+    assert "No space left on device" in accounts[1]
+    assert list_parts(open_losses(training.folder)) == []
 
 
 def read_table(training):
