@@ -148,9 +148,7 @@ def display_spikes(answer: Answer) -> None:
     console.print(f"{answer['num_spikes']:,} spikes ({above}) among {points}{shown}")
     for spike in spikes:
         loss = "no finite number" if spike["loss"] is None else f"{spike['loss']:.4f}"
-        height = "" if spike["excess"] is None else f", {spike['excess']:.1f} deviations above the median"
-        rest = f"median {spike['median']:.4f}, threshold {spike['threshold']:.4f}{height}"
-        console.print(f"step {spike['step']:,}: loss {loss}, {rest}", markup=False)
+        console.print(f"step {spike['step']:,}: loss {loss}, {_format_rule(spike)}", markup=False)
         headers = ("sequence", "rank", *(("loss", "share") if has_losses else ()))
         lines = [
             (*_format_sequence(row, has_losses), segment["doc_id"], *_format_segment(segment))
@@ -162,6 +160,13 @@ def display_spikes(answer: Answer) -> None:
         console.print("loss: mean over the targets of the sequence. share: of the rise of the step's loss")
     if not has_losses:
         console.print(WITHOUT_LOSSES)
+
+
+def _format_rule(spike: Answer) -> str:
+    if spike["median"] is None:
+        return "too few losses before for a median"
+    height = "" if spike["excess"] is None else f", {spike['excess']:.1f} deviations above the median"
+    return f"median {spike['median']:.4f}, threshold {spike['threshold']:.4f}{height}"
 
 
 def _format_sequence(row: Answer, has_losses: bool) -> tuple[str, ...]:

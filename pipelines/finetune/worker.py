@@ -137,9 +137,9 @@ class _Rank:
                 scale=self._scale,
                 after_step=self._after_step,
             )
-        except FloatingPointError:  # of all ranks, after the same step: its losses say which sequence it was
+        except FloatingPointError as error:  # of all ranks, after the same step
             if recorder is not None:
-                recorder.write()
+                _record_last_step(recorder, error)
             raise
         return self._finish(before)
 
@@ -279,3 +279,11 @@ class _Rank:
     def _note(self, text: str) -> None:
         if self._strategy.rank == 0:
             self._events.note(text, step=self._state.step)
+
+
+def _record_last_step(recorder: LossRecorder, diverged: FloatingPointError) -> None:
+    """Write the losses that say which sequence it was. If that fails, the cause still is `diverged`."""
+    try:
+        recorder.write()
+    except Exception as error:
+        diverged.add_note(f"The losses of the sequences of its last steps are not written: {error!r}")

@@ -1,5 +1,8 @@
 """The losses of sequences: they add up to the loss of a step, are there once, and change nothing."""
 
+import errno
+import json
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,32 +12,33 @@ from deltalake import DeltaTable
 
 from pipelines.finetune import starting_model
 from pipelines.finetune.losses import record
-from pipelines.finetune.losses.parts import NAME, PARTS, list_parts, open_losses
+from pipelines.finetune.losses import table as committed
+from pipelines.finetune.losses.parts import (
+    NAME,
+    PARTS,
+    SCHEMA,
+    Part,
+    forget_parts,
+    list_parts,
+    open_losses,
+    write_part,
+)
 from pipelines.finetune.losses.table import commit_losses
-from pipelines.finetune.losses.tasks import TASKS as TASKS_WITH_LOSSES
-from pipelines.finetune.losses.tasks import require_task
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
-from pipelines.finetune.models.decoder import limit_logits
 from pipelines.finetune.parallel.single import SingleProcess
-from pipelines.finetune.preference import PreferenceLoss
 from pipelines.finetune.results import read_result
-from pipelines.finetune.tasks.table import TASKS, build_task
-from pipelines.finetune.tasks.task import Draw, LossPerRow
 from pipelines.finetune.worker import train_rank
-from tests.finetune import data, preferences
-from tests.finetune.ranks import alone, run_processes
-from tests.finetune.test_masked_ranks import packed_rows
+from pipelines.storage import Folder
+from tests.finetune import data
+from tests.finetune.ranks import RankDiedError, alone, run_processes
 from tests.finetune.test_train import DECODER, read_events
 from tests.sequence_tables import make_rows, write_sequences_table
 
 NUM_DOCUMENTS, GLOBAL_BATCH, STEPS = 100, 12, 8
-ROWS = {
-    "classification": data.classification_rows,
-    "multi_label_classification": data.label_set_rows,
-    "preference": preferences.pair_rows,
-}
-ENCODERS = ("classification", "masked_language_modelling", "multi_label_classification")
+DIVERGING = {"learning_rate": 1e30, "max_gradient_norm": 1e30}
+DIVERGING |= {"evaluate_every_steps": STEPS, "checkpoint_every_steps": STEPS}
+"""It ends before its first checkpoint."""
 
 
 def train_double(world, training):
@@ -102,48 +106,6 @@ def require_sums(training, num_steps=STEPS):
     return rows
 
 
-def build_example(task, root):
-    """(task, module in float64, rows, whose losses are asked for)."""
-    decoder = Architecture(config=preferences.LLAMA if task == "preference" else DECODER)
-    changes = {} if task in ENCODERS else {"architecture": decoder}
-    changes |= {"preference": PreferenceLoss(loss="orpo")} if task == "preference" else {}
-    training = data.make_training(root, task=task, **changes)
-    module = build_model(training.architecture, training.spec, vocab_size=data.VOCABULARY, seed=0)
-    return build_task(training.spec), module.double().eval(), ROWS.get(task, packed_rows)(6, 3)
-
-
-@pytest.mark.parametrize(("task", "limit"), [*((task, None) for task in TASKS_WITH_LOSSES), ("chat", 7)])
-def test_the_loss_of_a_row_is_that_of_the_row_alone(tmp_path, task, limit):
-    built, module, rows = build_example(task, tmp_path)
-    if limit:
-        limit_logits(module, limit)
-
-    def measure(chosen):
-        part = type(rows)(*(None if values is None else values[chosen] for values in rows))
-        batch = built.collate(part, torch.device("cpu"), Draw(torch.arange(6).numpy()[chosen], 0, 1))
-        outputs = module(**batch.inputs).detach()
-        return built.row_losses(outputs, batch), built.loss_sum(outputs, batch)
-
-    together, total = measure(slice(0, 6))
-    apart = [measure(slice(row, row + 1))[1] for row in range(6)]
-    assert together.tolist() == pytest.approx([float(each) for each in apart], rel=1e-12)
-    assert float(together.sum()) == pytest.approx(float(total), rel=1e-12)
-    assert len(set(together.tolist())) == 6
-
-
-def test_tasks_whose_sequences_have_no_loss_of_their_own_are_refused_by_name(tmp_path):
-    specs = {name: data.make_training(tmp_path, task=name).spec for name in TASKS}
-    found = {name for name, spec in specs.items() if isinstance(build_task(spec), LossPerRow)}
-    assert found == set(TASKS_WITH_LOSSES)
-    assert "retrieval" not in found
-    with pytest.raises(
-        ValueError, match=r"sequence_losses is true, but in task retrieval .* set it to false"
-    ):
-        require_task("retrieval", has_teacher=False)
-    with pytest.raises(ValueError, match=r"finetune\.teacher\.base is set"):
-        require_task("classification", has_teacher=True)
-
-
 def test_the_losses_of_a_step_add_up_to_its_loss(make, monkeypatch):
     monkeypatch.setattr(record, "MOST_TENSORS", 4)  # losses are joined on the way
     training = make("run")
@@ -201,6 +163,30 @@ def test_a_killed_attempt_leaves_no_step_twice(make, monkeypatch):
     assert require_sums(killed) == require_sums(whole)
 
 
+def test_parts_are_a_chain_while_a_launch_removes_the_newest(tmp_path, monkeypatch):
+    losses, delete, read = open_losses(str(tmp_path)), Folder.delete, Folder.read
+    for first in range(6):
+        write_part(losses, Part(first=first, last=first + 1, folder="launch", num_ranks=1))
+    seen = []
+
+    def delete_and_look(folder, name):
+        delete(folder, name)
+        seen.append([part.last for part in list_parts(losses)])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "delete", delete_and_look)
+        forget_parts(losses, after=4)
+    assert seen == [[1, 2, 3, 4, 5], [1, 2, 3, 4]]
+
+    def remove_and_read(folder, name):
+        if name.endswith("4.json"):
+            forget_parts(losses, after=2)
+        return read(folder, name)
+
+    monkeypatch.setattr(Folder, "read", remove_and_read)
+    assert [part.last for part in list_parts(losses)] == [1, 2]
+
+
 def test_recording_changes_neither_losses_nor_weights(make):
     results = {}
     for name, is_on in (("on", True), ("off", False)):
@@ -224,19 +210,92 @@ def test_the_step_of_a_diverged_training_is_recorded(make):
     assert read_result(training.folder) is None
 
 
+def train_on_a_full_disk(world, training):
+    """The last rank cannot write its losses. The change is undone as in `train_double`."""
+    write = Folder.write
+
+    def refuse(folder, name, content):
+        if world.rank == world.world_size - 1 and name.endswith(".parquet"):
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        write(folder, name, content)
+
+    Folder.write = refuse
+    train_double(world, training)
+
+
+def test_a_full_disk_hides_no_divergence(make, monkeypatch):
+    monkeypatch.setattr(Folder, "write", Folder.write)  # to be restored
+    with pytest.raises(FloatingPointError, match="loss is nan") as error:
+        train_on_a_full_disk(alone(), make("run", **DIVERGING))
+    assert "No space left on device" in error.value.__notes__[0]
+
+
+@pytest.mark.slow
+def test_a_rank_with_a_full_disk_hides_no_divergence_of_the_others(make):
+    training = make("run", **DIVERGING, collectives="torch")
+    with pytest.raises(RankDiedError) as error:
+        run_processes(train_on_a_full_disk, training, num_ranks=2, backend="torch")
+    accounts = str(error.value).split("\nrank 1: ")
+    assert ["\nFloatingPointError: loss is nan" in account for account in accounts] == [True, True]
+    assert "not written: JoinError('another rank could not write" in accounts[0]
+    assert "No space left on device" in accounts[1]
+    assert list_parts(open_losses(training.folder)) == []
+
+
+def read_table(training):
+    """The committed rows, as `read_losses` gives those of the parts; and the number of their files."""
+    table = DeltaTable(open_losses(training.folder).path)
+    rows = [tuple(row[name] for name in SCHEMA.names) for row in table.to_pyarrow_table().to_pylist()]
+    return sorted(rows, key=lambda row: (row[0], row[3])), len(table.file_uris())
+
+
+def in_pairs(function):
+    """`function`, which returns only when it has been called twice at the same time."""
+    both = threading.Barrier(2)
+
+    def call(*args, **options):
+        both.wait(timeout=20)
+        return function(*args, **options)
+
+    return call
+
+
 def test_the_table_is_committed_once_with_all_rows(make, monkeypatch):
     training = make("run")
     assert commit_losses(training.folder, "run 1") is None
     train_until(6, training, monkeypatch)
     train_double(alone(), training)
-    found = commit_losses(training.folder, "run 1")
-    rows = DeltaTable(open_losses(training.folder).path).to_pyarrow_table().to_pylist()
-    names = ("step", "epoch", "rank", "sequence_id", "loss_sum", "num_targets")
-    written = sorted((tuple(row[name] for name in names) for row in rows), key=lambda row: (row[0], row[3]))
-    assert written == read_losses(training)
-    assert {row["run"] for row in rows} == {"run 1"}
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "read", in_pairs(Folder.read))
+        assert len(list_parts(open_losses(training.folder))) == 4
+    with monkeypatch.context() as patched:
+        patched.setattr(committed.pq, "read_metadata", in_pairs(pq.read_metadata))
+        found = commit_losses(training.folder, "run 1")
+    rows, num_files = read_table(training)
+    assert rows == read_losses(training)
     assert found.num_rows == len(rows) == STEPS * GLOBAL_BATCH
-    assert commit_losses(training.folder, "run 1") == found
-    files = {Path(file).name for file in DeltaTable(open_losses(training.folder).path).file_uris()}
-    assert len(files) == 4 < len(list(Path(open_losses(training.folder).path).glob("*/*.parquet")))
+    assert found.facts == {"run": "run 1", "first_step": 1, "last_step": STEPS}
+    assert num_files == 4 < len(list(Path(open_losses(training.folder).path).glob("*/*.parquet")))
     assert (Path(open_losses(training.folder).path) / PARTS).exists()
+
+
+def test_another_run_commits_only_what_is_new(make, monkeypatch):
+    training = make("run")
+    losses = open_losses(training.folder)
+    train_until(6, training, monkeypatch)
+    first = commit_losses(training.folder, "run 1")
+    assert read_table(training) == (read_losses(training), 3)
+    assert commit_losses(training.folder, "run 2") == first  # as when the run was deleted
+    train_double(alone(), training)  # steps 5 and 6 again
+    second = commit_losses(training.folder, "run 3")
+    assert read_table(training) == (read_losses(training), 4)
+    assert (first.num_rows, second.num_rows) == (6 * GLOBAL_BATCH, STEPS * GLOBAL_BATCH)
+    log = losses.read(f"_delta_log/{second.version:020d}.json").splitlines()
+    actions = [
+        (kind, value["path"])
+        for line in log
+        for kind, value in json.loads(line).items()
+        if kind in ("add", "remove")
+    ]
+    assert sorted(kind for kind, _ in actions) == ["add", "add", "remove"]
+    assert len({path for _, path in actions}) == 3

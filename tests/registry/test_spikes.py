@@ -82,10 +82,11 @@ def find_plainly(losses, deviations):
         pairs = [losses[place - 1 : place + 1] for place in range(max(1, at - NOISE_POINTS), at)]
         changes = [new - old for old, new in pairs if not isnan(new - old)]
         if len(changes) < MIN_POINTS:
+            found += [at] if isnan(loss) else []
             continue
         centre, median = statistics.median(changes), statistics.median(before)
         noise = 1.4826 * statistics.median(abs(each - centre) for each in changes) / 2**0.5
-        if isnan(loss) or loss > median + deviations * max(noise, 1e-3 * median):
+        if isnan(loss) or loss > median + deviations * max(noise, 1e-3 * median, 1e-6):
             found.append(at)
     return found
 
@@ -98,23 +99,32 @@ def test_spikes_are_those_of_a_plain_look_through_the_steps(deviations, monkeypa
     random = np.random.default_rng(0)
     losses = 3 * np.exp(-np.arange(300) / 60) + 1 + random.normal(0, 0.05, 300)
     losses[[5, 120, 121, 250]] += [9.0, 0.7, 1.5, 0.9]
-    losses[200] = np.nan
+    losses[[0, 7, 200]] = np.nan
     found = find_spikes(np.arange(300) + 1, losses, deviations=deviations)
     assert sorted(spike.step - 1 for spike in found) == find_plainly(losses.tolist(), deviations)
-    assert found[0].step == 201  # what is no number stands first
-    assert found[0].loss != found[0].loss
+    assert [spike.step for spike in found[:3]] == [1, 8, 201]  # what is no number stands first, and always
+    assert all(spike.loss != spike.loss and spike.excess == np.inf for spike in found[:3])
+    assert [spike.median != spike.median for spike in found[:3]] == [True, True, False]
     assert {121, 122, 251} <= {spike.step for spike in found}
     assert 6 not in {spike.step for spike in found}  # too few steps before
     heights = [spike.excess for spike in found]
     assert heights == sorted(heights, reverse=True)
-    assert all(spike.loss > spike.threshold for spike in found[1:])
+    assert all(spike.loss > spike.threshold for spike in found[3:])
 
 
 def test_a_loss_that_stands_still_or_falls_has_no_spikes():
     steps = np.arange(100) + 1
     assert find_spikes(steps, np.full(100, 2.0) + 1e-9 * (steps % 3), deviations=3.0) == []
+    assert find_spikes(steps, np.zeros(100) + 1e-9 * (steps % 3), deviations=3.0) == []
     assert find_spikes(steps, 5.0 / steps, deviations=0.1) == []
     assert find_spikes(steps[:0], np.empty(0), deviations=3.0) == []
+
+
+def test_a_jump_from_zero_without_noise_has_a_height():
+    (spike,) = find_spikes(np.arange(40) + 1, np.eye(40)[30] / 2, deviations=6.0)
+    assert (spike.step, spike.loss, spike.median) == (31, 0.5, 0.0)
+    assert spike.excess == pytest.approx(0.5 / 1e-6)
+    assert spike.threshold == pytest.approx(6e-6)
 
 
 @pytest.mark.parametrize("is_committed", [False, True])
@@ -169,18 +179,27 @@ def test_a_loss_that_is_no_number_is_null_in_json(train, capsys):
         """The losses with a step, and one sequence of it, that are no numbers."""
 
         def read_steps(self):
-            return steps, np.where(steps == 30, np.nan, values)
+            return steps, np.where(np.isin(steps, [3, 30]), np.nan, values)
 
         def read_step(self, step):
             rows = losses.read_step(step)
-            return (
-                rows._replace(losses=np.where(np.arange(8) == 3, np.nan, rows.losses)) if step == 30 else rows
-            )
+            bad = (np.arange(8) == 3) & (step in (3, 30))
+            return rows._replace(losses=np.where(bad, np.nan, rows.losses))
 
     answer = trace_spikes(trace, Broken(), {}, deviations=6.0)
-    spike = json.loads(format_json(answer))["spikes"][0]
-    assert (spike["step"], spike["loss"], spike["excess"]) == (30, None, None)
-    assert spike["sequences"][0]["sequence_id"] == int(losses.read_step(30).sequence_ids[3])
-    assert [row["loss_sum"] is None for row in spike["sequences"]] == [True] + [False] * 4
+    spikes = json.loads(format_json(answer))["spikes"][:2]
+    assert [(spike["step"], spike["loss"], spike["excess"]) for spike in spikes] == [
+        (3, None, None),  # too early for a median
+        (30, None, None),
+    ]
+    for spike in spikes:
+        assert spike["sequences"][0]["sequence_id"] == int(losses.read_step(spike["step"]).sequence_ids[3])
+        assert [row["loss_sum"] is None for row in spike["sequences"]] == [True] + [False] * 4
+    sums = [row["loss_sum"] for row in spikes[0]["sequences"][1:]]
+    assert sums == sorted(sums, reverse=True)
+    assert [spikes[0][name] for name in ("median", "deviation", "threshold")] == [None] * 3
+    assert {row["excess"] for row in spikes[0]["sequences"]} == {None}
     display_spikes(answer)
-    assert "step 30: loss no finite number, median" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "step 3: loss no finite number, too few losses before" in shown
+    assert "step 30: loss no finite number, median" in shown

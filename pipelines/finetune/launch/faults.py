@@ -32,7 +32,7 @@ _PEER_LEFT = re.compile(
 
 
 class JoinError(RuntimeError):
-    """This rank could not start because of another one."""
+    """This rank could not start, or go on, because of another one."""
 
 
 def is_hardware_fault(error: BaseException) -> bool:

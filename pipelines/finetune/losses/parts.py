@@ -8,6 +8,7 @@ steps are trained again, and what a killed attempt wrote of them is in no part.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -17,6 +18,8 @@ from pipelines.storage import Folder
 NAME = "sequence_losses"
 """Of the table and its folder."""
 PARTS = "_parts"
+NUM_READERS = 32
+"""Files that are read at the same time: an object store takes tens of milliseconds to answer."""
 SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
@@ -27,7 +30,7 @@ SCHEMA = pa.schema(
         ("num_targets", pa.int32()),
     ]
 )
-"""Of the files: the run is a partition, because ranks do not know its id."""
+"""Of the files and of the table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,16 +68,35 @@ def write_part(losses: Folder, part: Part) -> None:
 def list_parts(losses: Folder) -> list[Part]:
     """The parts that count, in the order of their steps, without gaps up to the newest; empty if there are
     none."""
-    names, parts = (losses / PARTS).names(), list[Part]()
-    name = names[-1] if names else ""
-    while name in names:
-        parts.append(Part(**json.loads(losses.read(f"{PARTS}/{name}"))))
-        name = f"{parts[-1].first:08d}.json"
-    return parts[::-1]
+    found = _read_parts(losses)
+    chain, last = list[Part](), max(found, default=0)
+    while last in found:
+        chain.append(found[last])
+        last = chain[-1].first
+    return chain[::-1]
+
+
+def _read_parts(losses: Folder) -> dict[int, Part]:
+    """Last step -> part."""
+
+    def read(name: str) -> Part:
+        return Part(**json.loads(losses.read(f"{PARTS}/{name}")))
+
+    before: list[str] | None = None
+    while True:
+        names = (losses / PARTS).names()
+        try:
+            with ThreadPoolExecutor(NUM_READERS) as pool:
+                return {part.last: part for part in pool.map(read, names)}
+        except FileNotFoundError:
+            if names == before:
+                raise
+            before = names  # a launch that continues removes parts at this moment: look again
 
 
 def forget_parts(losses: Folder, *, after: int) -> None:
-    """Remove the parts with steps beyond the first `after`: they will be trained again."""
-    for name in (losses / PARTS).names():
+    """Remove the parts with steps beyond the first `after`: they will be trained again. The newest first, so
+    that those that are left are a chain at any moment."""
+    for name in reversed((losses / PARTS).names()):
         if int(name.removesuffix(".json")) > after:
             losses.delete(f"{PARTS}/{name}")

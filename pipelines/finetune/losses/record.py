@@ -6,6 +6,7 @@ part is written; which rows they are of follows from the order of the training, 
 Memory: 4 or 8 bytes for each sequence since the last checkpoint.
 """
 
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipelines.dataset.numbering import RowNumbers
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
 from pipelines.dataset.trace import SequenceTrace
+from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.losses.parts import SCHEMA, Part, name_file, write_part
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.tasks.task import Batch, LossPerRow, Task
@@ -89,16 +91,40 @@ class LossRecorder:
 
     def write(self) -> None:
         """Write the steps since the last call, if there are any. Collective: all ranks call it after the same
-        step. A step of which micro-batches are missing is left out."""
+        step. A step of which micro-batches are missing is left out.
+
+        If a rank cannot write, its error is raised there and JoinError on the others: no rank waits, and the
+        steps are in no part.
+        """
         if not self._recorded.kept:
             return
+        try:
+            part = self._write_file()
+        except Exception:
+            with suppress(Exception):  # if a rank is gone, this error still is the cause
+                self._count_failures(1)
+            raise
+        if self._count_failures(0):
+            raise JoinError("another rank could not write the losses of its sequences")
+        if part is None:
+            return
+        if self._strategy.rank == 0:
+            write_part(self._losses, part)
+        self._done = part.last
+
+    def _count_failures(self, own: int) -> int:
+        """Of all ranks. When they have it, their files are written."""
+        return int(self._strategy.sum(torch.tensor([float(own)]), name="losses_not_written").item())
+
+    def _write_file(self) -> Part | None:
+        """The part whose file of this rank is written; None if no step is whole."""
         losses = torch.cat(self._recorded.kept).double().cpu().numpy()  # the only transfer
         self._recorded.kept.clear()
         plan = self._rows.plan
         num_rows = plan.global_batch // plan.num_replicas
         num_steps = len(losses) // num_rows
         if not num_steps:
-            return
+            return None
         strategy = self._strategy
         part = Part(
             first=self._done,
@@ -108,10 +134,7 @@ class LossRecorder:
         )
         file = name_file(part.folder, part.last, strategy.data_rank)
         self._losses.write(file, _to_parquet(self._describe(part, losses[: num_steps * num_rows])))
-        strategy.sum(torch.zeros(1), name="losses are written")
-        if strategy.rank == 0:
-            write_part(self._losses, part)
-        self._done = part.last
+        return part
 
     def _describe(self, part: Part, losses: np.ndarray) -> pa.Table:
         """`losses`: (num_steps * num_rows,) in the order of steps and micro-batches."""

@@ -6,7 +6,7 @@ neighbours among the NOISE_POINTS points before: 1.4826 times their median dista
 the square root of 2. Medians, because earlier spikes must not hide this one (Hampel 1974, The influence curve
 and its role in robust estimation); differences, because while a loss falls, it is far from its own median
 without any noise (von Neumann et al. 1941, The mean square successive difference); points before, because a
-jump may last. A loss that is not finite always is a spike. O(points * NOISE_POINTS).
+jump may last. A loss that is not finite always is a spike, the first one too. O(points * NOISE_POINTS).
 """
 
 from typing import NamedTuple
@@ -14,11 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 MEDIAN_POINTS, NOISE_POINTS, MIN_POINTS = 15, 50, 10
-"""MIN_POINTS: differences by which a step is judged, at least."""
+"""MIN_POINTS: differences by which a finite loss is judged, at least."""
 NORMAL = 1.4826
 """Standard deviation of normal noise over its median distance from the median."""
 MIN_DEVIATION_FRACTION = 1e-3
 """Of the median: the least deviation, so that a loss that stands still has no spikes of rounding."""
+MIN_DEVIATION = 1e-6
+"""Nats: the least deviation of a loss that stands at 0. Logits of 10 in float32 are rounded by as much."""
 CHUNK = 10_000
 """Steps that are judged at once: 4 MB for the points before each."""
 
@@ -27,9 +29,9 @@ class Spike(NamedTuple):
     step: int
     loss: float
     median: float
-    """Running median."""
+    """Running median. Not a number after fewer than MIN_POINTS differences, as are the next two."""
     deviation: float
-    """Robust standard deviation of the noise."""
+    """Robust standard deviation of the noise; above 0."""
     threshold: float
     """The largest loss that would be no spike."""
 
@@ -45,17 +47,19 @@ def find_spikes(steps: np.ndarray, losses: np.ndarray, *, deviations: float) -> 
     known = np.where(np.isfinite(losses), losses, np.nan)
     before = _list_before(known, MEDIAN_POINTS)  # (num_points, MEDIAN_POINTS)
     changes = _list_before(np.diff(known, prepend=np.nan), NOISE_POINTS)  # (num_points, NOISE_POINTS)
-    spikes = []
+    spikes = list[Spike]()
     for first in range(0, len(steps), CHUNK):
         part = slice(first, first + CHUNK)
-        is_judged = np.isfinite(changes[part]).sum(1) >= MIN_POINTS
-        judged = np.flatnonzero(is_judged & np.isfinite(before[part]).any(1)) + first
-        medians = np.nanmedian(before[judged], axis=1)  # (num_judged,)
-        scales = np.maximum(_measure_noise(changes[judged]), MIN_DEVIATION_FRACTION * np.abs(medians))
-        for at, median, scale in zip(judged.tolist(), medians.tolist(), scales.tolist(), strict=True):
-            threshold = median + deviations * scale
-            if not losses[at] <= threshold:  # also if it is no number
-                spikes.append(Spike(int(steps[at]), float(losses[at]), median, scale, threshold))
+        has_noise = np.isfinite(changes[part]).sum(1) >= MIN_POINTS  # (num_part,)
+        judged = np.flatnonzero(has_noise & np.isfinite(before[part]).any(1))
+        medians, scales = np.full((2, len(has_noise)), np.nan)
+        medians[judged] = np.nanmedian(before[part][judged], axis=1)
+        scales[judged] = _measure_noise(changes[part][judged])
+        scales = np.maximum(scales, np.maximum(MIN_DEVIATION_FRACTION * np.abs(medians), MIN_DEVIATION))
+        thresholds = medians + deviations * scales
+        is_spike = (losses[part] > thresholds) | ~np.isfinite(losses[part])
+        columns = (steps[part], losses[part], medians, scales, thresholds)
+        spikes += [Spike(*row) for row in zip(*(each[is_spike].tolist() for each in columns), strict=True)]
     return sorted(spikes, key=lambda spike: (-spike.excess, spike.step))
 
 

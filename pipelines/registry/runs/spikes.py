@@ -46,15 +46,17 @@ def trace_spikes(
 
 
 def _explain(trace: RunTrace, losses: SequenceLosses | None, spike: Spike) -> Answer:
-    about = {**spike._asdict(), "loss": _keep_finite(spike.loss), "excess": _keep_finite(spike.excess)}
+    numbers = {name: _keep_finite(value) for name, value in spike._asdict().items() if name != "step"}
+    about = {"step": spike.step, **numbers, "excess": _keep_finite(spike.excess)}
     if losses is None:
         found = trace.trace_step(spike.step)
         return {**about, "in_model": found["in_model"], "sequences": found["sequences"]}
     rows = losses.read_step(spike.step)
-    excess = rows.losses - rows.num_targets * spike.median  # (num_rows,) nats
+    excess = rows.losses - rows.num_targets * spike.median  # (num_rows,) nats; no numbers without a median
     total = float(excess.sum())
+    heights = rows.losses if np.isnan(spike.median) else excess
     # What is no number stands first: it made the loss of the step none.
-    order = np.argsort(-np.where(np.isnan(excess), np.inf, excess), kind="stable")[:MAX_SEQUENCES]
+    order = np.argsort(-np.where(np.isnan(heights), np.inf, heights), kind="stable")[:MAX_SEQUENCES]
     chosen = rows.sequence_ids[order].tolist()
     found = trace.trace_step(spike.step, sequence_ids=chosen)
     places: Counter[int] = Counter()
