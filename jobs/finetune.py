@@ -1,17 +1,16 @@
 """Stage 3: sequences to an MLflow run with a model folder.
 Ranks train together in a Spark barrier stage. A killed training continues from its newest checkpoint."""
 
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from jobs.shell.command import run_command
 from jobs.shell.data_order import describe_mixture, list_inputs
+from jobs.shell.measuring import MeasuringSection
 from jobs.shell.plan import Outcome, Plan, require_unmodified_table
 from jobs.shell.ranks import RanksSection
 from jobs.shell.redaction import redact
-from jobs.shell.room import forecast_room, require_room
-from jobs.shell.settings import AbsolutePath, Positive, Split, TablePlace
+from jobs.shell.room import forecast_room, require_room, watch_room
+from jobs.shell.settings import AbsolutePath, Positive, TablePlace
 from jobs.shell.stage import Check, Work, check_nothing, run_stage
 from jobs.shell.task_settings import TaskSection
 from pipelines.finetune.models.architecture import Architecture
@@ -24,21 +23,15 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
 
 
-class Config(RanksSection, TaskSection):
+class Config(RanksSection, TaskSection, MeasuringSection):
     sequences: TablePlace
     tokenizers: AbsolutePath
     folder: AbsolutePath
     model: Architecture
     optimization: Optimization
-    evaluate_every_steps: Positive
-    max_evaluation_sequences: Positive | None
-    stop_after_evaluations: Positive | None
-    stop_min_gain: Annotated[float, Field(ge=0)]
     checkpoint_every_steps: Positive
     log_every_steps: Positive
     sequence_losses: bool
-    evaluation_split: Split
-    final_split: Split
     search: SearchRules
     searches: AbsolutePath
 
@@ -75,7 +68,8 @@ def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, s
     with record_run(training, inputs, config.tracking.experiment, about, config.folder) as run:
         if run.tracker is not None:  # else it had finished before
             listeners = Listeners(run.log, show.update, show.print, run.require_lease)
-            run_training(work.spark, training, listeners, num_ranks=num_ranks)
+            with watch_room(config, work, training):
+                run_training(work.spark, training, listeners, num_ranks=num_ranks)
     return run.facts
 
 

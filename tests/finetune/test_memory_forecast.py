@@ -126,11 +126,11 @@ def asked(monkeypatch):
     """Questions, answered in this process as the child does it."""
     questions = []
 
-    def ask(each):
+    def ask(asker, each):
         questions.append(each)
         return question._read(child.answer(each))
 
-    monkeypatch.setattr(forecast, "ask", ask)
+    monkeypatch.setattr(question.Asker, "ask", ask)
     return questions
 
 
@@ -164,7 +164,7 @@ def test_ranks_on_gpus_are_forecast_where_there_are_none(training, asked):
 def test_the_device_is_that_of_the_ranks(training, asked, monkeypatch, num_gpus, nccl, num_ranks, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     monkeypatch.setattr(table, "has_nccl", lambda backend: nccl)
-    monkeypatch.setattr(forecast, "ask", lambda each: asked.append(each) or ON_CPU)
+    monkeypatch.setattr(question.Asker, "ask", lambda asker, each: asked.append(each) or ON_CPU)
     look(training, num_ranks=num_ranks)
     assert child._find_device(asked[0]) == expected
     assert child._find_device(replace(asked[0], is_local=False)) == "cpu"

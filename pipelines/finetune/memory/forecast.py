@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from pipelines.dataset.artefacts import WEIGHTS, fetch_artefact, find_artefact, is_artefact
 from pipelines.finetune.memory.question import (
     Answer,
+    Asker,
     MemoryEstimate,
     NoAnswerError,
     Question,
-    ask,
     describe_error,
 )
 from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS
@@ -28,17 +28,19 @@ a machine share one copy."""
 
 
 def forecast_memory(
-    training: "Training", *, num_ranks: int, is_local: bool, gives_gpus: bool
+    training: "Training", *, num_ranks: int, is_local: bool, gives_gpus: bool, asker: Asker | None = None
 ) -> dict[str, str]:
     """Lines for a person, in seconds; no weights are read. `is_local`: the ranks run on this machine, with
-    which the estimate is compared. `gives_gpus`: Spark gives a GPU to each.
+    which the estimate is compared. `gives_gpus`: Spark gives a GPU to each. `asker`: who asks for the
+    estimate; None = one that is not in the background.
 
     What can't be known, such as where torch is not installed, is one line that says why.
     """
     if training.teacher is not None:
         return {"memory": "not known: the memory of finetune.teacher is not counted"}
     try:
-        answer = ask(_make_question(training, num_ranks, is_local=is_local, gives_gpus=gives_gpus))
+        question = _make_question(training, num_ranks, is_local=is_local, gives_gpus=gives_gpus)
+        answer = (asker or Asker()).ask(question)
     except ImportError as error:
         return {"memory": f"not known here ({error}); install torch where this command runs"}
     except NoAnswerError as error:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from pipelines.dataset.rows import Rows
@@ -19,6 +20,7 @@ from pipelines.finetune.training import Training
 CHILD = "pipelines.finetune.memory.child"
 MAX_SECONDS = 120
 """An estimate takes 3 to 12 s on a busy core, and importing the libraries 3 to 10 s."""
+LOWEST_PRIORITY = 19
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,25 +88,57 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {reason}"
 
 
-def ask(question: Question) -> Answer:
-    """The answer of a new process, in seconds. Raises ImportError if torch or another library is not
-    installed here, NoAnswerError if the model can't be built, or the process dies or takes too long.
+class Asker:
+    """Asks one question, and can be stopped meanwhile by another thread.
+
+    `in_background`: the new process gets what others leave of the processors, and has no limit of time.
     """
+
+    def __init__(self, *, in_background: bool = False) -> None:
+        self._in_background = in_background
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopped, self._lock = False, Lock()
+
+    def ask(self, question: Question) -> Answer:
+        """The answer of a new process, in seconds. Raises ImportError if torch or another library is not
+        installed here, NoAnswerError if the model can't be built, or the process dies, is stopped or takes
+        too long.
+        """
+        with self._lock:
+            if self._stopped:
+                raise NoAnswerError("the estimate was stopped")
+            self._child = child = _start_child()
+        if self._in_background:
+            os.setpriority(os.PRIO_PROCESS, child.pid, LOWEST_PRIORITY)
+        with child:
+            try:
+                timeout = None if self._in_background else MAX_SECONDS
+                answered, errors = child.communicate(pickle.dumps(question), timeout=timeout)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                raise NoAnswerError(f"the estimate took more than {MAX_SECONDS:g} s") from None
+        if child.returncode:
+            last = (errors.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+            raise NoAnswerError(f"its process ended with status {child.returncode}: {last[:200]}")
+        return _read(json.loads(answered))
+
+    def stop(self) -> None:
+        """End the process, if it runs. It is not asked again."""
+        with self._lock:
+            self._stopped = True
+            if self._child is not None:
+                self._child.kill()
+
+
+def _start_child() -> "subprocess.Popen[bytes]":
     places = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-m", CHILD],
-            input=pickle.dumps(question),
-            capture_output=True,
-            timeout=MAX_SECONDS,
-            env={**os.environ, "PYTHONPATH": places},
-        )
-    except subprocess.TimeoutExpired:
-        raise NoAnswerError(f"the estimate took more than {MAX_SECONDS:g} s") from None
-    if ended.returncode:
-        last = (ended.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise NoAnswerError(f"its process ended with status {ended.returncode}: {last[:200]}")
-    return _read(json.loads(ended.stdout))
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": places},
+    )
 
 
 def _read(found: dict[str, Any]) -> Answer:
