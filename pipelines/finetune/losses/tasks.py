@@ -16,8 +16,9 @@ def require_task(task: str, *, has_teacher: bool) -> None:
     """Raise ValueError if the loss of a sequence is not defined, or if a teacher is a part of it."""
     if has_teacher:
         raise ValueError(
-            "finetune.sequence_losses is true, and finetune.teacher.base is set: what the teacher adds to the "
-            "loss is not known of each sequence; set finetune.sequence_losses=false, or train without a teacher"
+            "finetune.sequence_losses is true, and finetune.teacher.base is set: what the teacher adds to "
+            "the loss is not known of each sequence; set finetune.sequence_losses=false, or train without a "
+            "teacher"
         )
     if task not in TASKS:
         raise ValueError(
