@@ -7,8 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dataset.arrays import mark_runs
-from pipelines.dataset.copying import VALUE_COLUMNS
-from pipelines.dataset.pinned_files import list_columns, open_pinned, require_columns, require_plain_files
+from pipelines.dataset.copying import NEEDED_COLUMNS, VALUE_COLUMNS
+from pipelines.dataset.pinned_files import (
+    add_later_columns,
+    list_columns,
+    open_pinned,
+    require_columns,
+    require_plain_files,
+)
 from pipelines.dataset.rows import LABEL_SET, NO_LABEL, Rows
 from pipelines.repeating import repeat_on_hdfs
 
@@ -25,19 +31,20 @@ def read_longest(path: str, *, table_id: str, version: int, split: str, num_rows
 def _read(path: str, table_id: str, version: int, split: str, num_rows: int) -> Rows:
     pinned = open_pinned(path, table_id=table_id, version=version)
     require_plain_files(path, pinned)
-    require_columns(path, version, list_columns(pinned), VALUE_COLUMNS)
+    require_columns(path, version, list_columns(pinned), NEEDED_COLUMNS)
     of_split = pc.field("split") == split
     files = pinned.to_pyarrow_dataset()
+    schema = add_later_columns(files.schema)
     longest = _find_longest(pa.table(pinned.get_add_actions(flatten=True)).to_pydict(), split)
     file = next(iter(files.get_fragments(filter=of_split & (pc.field("num_tokens") >= longest))), None)
     if file is None:
-        return _make_rows(files.schema.empty_table())
-    lengths = file.to_table(columns=["num_tokens"], filter=of_split, schema=files.schema)["num_tokens"]
+        return _make_rows(schema.empty_table())
+    lengths = file.to_table(columns=["num_tokens"], filter=of_split, schema=schema)["num_tokens"]
     if not len(lengths):
-        return _make_rows(files.schema.empty_table())
+        return _make_rows(schema.empty_table())
     enough = np.sort(lengths.to_numpy())[::-1][:num_rows][-1]
     found = file.to_table(
-        columns=VALUE_COLUMNS, filter=of_split & (pc.field("num_tokens") >= enough), schema=files.schema
+        columns=VALUE_COLUMNS, filter=of_split & (pc.field("num_tokens") >= enough), schema=schema
     )
     return _make_rows(found.sort_by([("num_tokens", "descending"), ("sequence_id", "ascending")])[:num_rows])
 

@@ -22,7 +22,7 @@ from pipelines.dataset.arrays import (
     require_consistent,
     write_arrays,
 )
-from pipelines.dataset.copying import VALUE_COLUMNS, copy_split
+from pipelines.dataset.copying import NEEDED_COLUMNS, copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.mixing.rules import CurriculumColumn
 from pipelines.dataset.pinned_files import list_columns, open_pinned, require_columns, require_plain_files
@@ -132,7 +132,7 @@ def open_split(
     def copy_files(folder: Path) -> None:
         pinned = open_pinned(path, table_id=table_id, version=version)
         require_plain_files(path, pinned)
-        require_columns(path, version, list_columns(pinned), VALUE_COLUMNS)
+        require_columns(path, version, list_columns(pinned), NEEDED_COLUMNS)
         copy_split(pinned.to_pyarrow_dataset(), split, folder, max_bytes=max_bytes)
 
     def make(folder: Path) -> None:
