@@ -103,6 +103,10 @@ class SequenceReader:
             label_sets=self._read_label_sets(ids),
         )
 
+    def count_classes(self, ids: np.ndarray) -> np.ndarray:
+        """(num_rows,) classes in the sets of the rows `ids`; 0 where there is no set."""
+        return self._class_stops[ids] - self._class_starts[ids]
+
     def _read_label_sets(self, ids: np.ndarray) -> list[np.ndarray] | None:
         # The rows of a table are of one task: the first one says whether they have sets.
         if not len(self) or self._labels[0] != LABEL_SET:
