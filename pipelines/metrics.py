@@ -23,6 +23,8 @@ class Metric:
     higher_is_better: bool
     formula: Callable[..., float]
     """Sums to the value. Its arguments are names of sums."""
+    ties_by: str | None = None
+    """Metric that says during training which of two equal values is better; None = neither is."""
 
     @property
     def sums(self) -> tuple[str, ...]:
@@ -62,9 +64,9 @@ def micro_f1(num_matches: float, num_labels: float, num_predictions: float) -> f
     return 2 * num_matches / (_positive("num_labels", num_labels) + num_predictions)
 
 
-def exact_match(num_correct: float, num_labelled: float) -> float:
+def exact_match(num_exact: float, num_labelled: float) -> float:
     """Fraction of the labelled documents whose predicted set of labels is exactly theirs."""
-    return num_correct / _positive("num_labelled", num_labelled)
+    return num_exact / _positive("num_labelled", num_labelled)
 
 
 def loss(nats: float, num_targets: float) -> float:
@@ -122,7 +124,8 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("accuracy", True, accuracy),
         Metric("macro_f1", True, macro_f1),
-        Metric("micro_f1", True, micro_f1),
+        # 0 until the first probability reaches the threshold: with rare classes, for many evaluations.
+        Metric("micro_f1", True, micro_f1, ties_by="loss"),
         Metric("exact_match", True, exact_match),
         Metric("preference_accuracy", True, preference_accuracy),
         Metric("reward_accuracy", True, reward_accuracy),

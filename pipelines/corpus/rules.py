@@ -102,9 +102,10 @@ class Rules:
 
 
 def leave_out_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a corpus for its fingerprint, without presets, thresholds, word lists and cleaning where
-    none is set, so that corpora made before there were such keys stay up to date; and without the places of
-    word lists, whose content counts. `settings` has `rules` and `sources` as plain values."""
+    """Settings of a corpus for its fingerprint, without presets, thresholds, word lists, cleaning and a
+    separator of labels where none is set, so that corpora made before there were such keys stay up to date;
+    and without the places of word lists, whose content counts. `settings` has `rules` and `sources` as plain
+    values."""
     rules = {name: value for name, value in settings["rules"].items() if value or name not in _OPTIONAL}
     if "word_lists" in rules:
         rules["word_lists"] = [{**each, "path": None} for each in rules["word_lists"]]
@@ -117,6 +118,8 @@ def leave_out_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
     for source in sources:
         if not source.get("messages"):
             source.pop("ignored_turn_fields", None)
+        if source.get("label_separator") is None:
+            source.pop("label_separator", None)
         if source["format"] in ("kafka", "delta_changes"):  # to land or not changes no document that is there
             source["options"] = {name: value for name, value in source["options"].items() if name != "land"}
     return {**settings, "rules": rules, "sources": sources}

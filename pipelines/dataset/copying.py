@@ -35,11 +35,13 @@ from pipelines.dataset.arrays import (
 )
 from pipelines.dataset.local_copies import make_room
 from pipelines.dataset.numbering import RowNumbers, Runs, find_id_runs, join_runs, number_rows
+from pipelines.dataset.pinned_files import LATER_COLUMNS, add_later_columns
 from pipelines.dataset.rows import LABEL_SET, NO_LABEL
 
 ID_COLUMNS = ["sequence_id", "source"]
 SIZE_COLUMNS = ["sequence_id", "num_tokens", "segments", "labels"]
 VALUE_COLUMNS = [*SIZE_COLUMNS, "source", "input_ids", "targets", "label", "num_targets", "num_bytes"]
+NEEDED_COLUMNS = [name for name in VALUE_COLUMNS if name not in LATER_COLUMNS.names]
 BATCH_ROWS = 4096
 """Rows that a thread holds at once: 17 MB of tokens at 1,024 tokens per row. Arrow's default is 131,072."""
 JOINED_BATCHES = 8
@@ -62,7 +64,8 @@ class _Chosen(NamedTuple):
 
     rows: pc.Expression
     schema: pa.Schema
-    """Of the table: a file need not have the columns that partition it. Their values are those of the log."""
+    """Of the table, with LATER_COLUMNS. A file need not have the columns that partition the table: their
+    values are those of the log."""
 
 
 def copy_split(files: pads.Dataset, split: str, folder: Path, *, max_bytes: int | None = None) -> None:
@@ -71,7 +74,7 @@ def copy_split(files: pads.Dataset, split: str, folder: Path, *, max_bytes: int 
     Raises ValueError if its sequence ids have gaps or a row contradicts itself, OSError if the disk is too
     small.
     """
-    chosen = _Chosen(pc.field("split") == split, files.schema)
+    chosen = _Chosen(pc.field("split") == split, add_later_columns(files.schema))
     fragments = list(files.get_fragments(filter=chosen.rows))
     done = folder / "done"
     rows = _read_ids(fragments, chosen, split)

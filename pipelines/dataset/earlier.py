@@ -5,7 +5,8 @@ documents are new or gone, and which files of the sequences hold the groups that
 """
 
 import sys
-from collections.abc import Collection, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from pipelines.dataset.pinned_files import open_version
 from pipelines.pin import FileSource, Pin, TableLog, open_log
 from pipelines.storage import locate
 
+CUT_NAME_END = "\ufffd"
 Places = Mapping[str, Collection[str] | None]
 """Source -> names of its files; None = all of them."""
 
@@ -38,14 +40,15 @@ class Bounds(NamedTuple):
     sources: tuple[str, str] | None
     files: tuple[str, str] | None
 
-    def may_hold(self, source: str, files: Collection[str] | None) -> bool:
-        """Whether a row may be of the source and of one of its `files`; None = of any of them."""
+    def may_hold(self, source: str, files: Sequence[str] | None) -> bool:
+        """Whether a row may be of the source and of one of its `files`, ascending; None = of any of them."""
         if self.sources is not None and not self.sources[0] <= source <= self.sources[1]:
             return False
         if self.files is None or files is None:
             return True
         first, last = self.files
-        return any(first <= name <= last for name in files)
+        place = bisect_left(files, first)
+        return place < len(files) and files[place] <= last
 
 
 class ChangedFiles(NamedTuple):
@@ -59,11 +62,14 @@ class ChangedFiles(NamedTuple):
     """Of those in the later version."""
 
     def find_places(self, places: Places) -> list[str]:
-        """Files of the later version that may hold rows of these places, in the order of their names."""
+        """Files of the later version that may hold rows of these places, in the order of their names.
+
+        Cost: files x sources x log(names), as a table may have many of all three."""
+        ordered = {source: None if files is None else sorted(files) for source, files in places.items()}
         return sorted(
             name
             for name, bounds in self.bounds.items()
-            if any(bounds.may_hold(source, files) for source, files in places.items())
+            if any(bounds.may_hold(source, files) for source, files in ordered.items())
         )
 
 
@@ -163,7 +169,11 @@ def _list_bounds(log: TableLog) -> dict[str, Bounds]:
 
 
 def _pair(low: str | None, high: str | None) -> tuple[str, str] | None:
-    return None if low is None or high is None else (low, high)
+    if low is None or high is None:
+        return None
+    # An earlier Delta cut long names and put U+FFFD at their end as an upper bound, but characters beyond
+    # U+FFFF are larger.
+    return None if CUT_NAME_END in high else (low, high)
 
 
 def _find_gone(folder: str, names: Collection[str]) -> list[str]:

@@ -31,7 +31,7 @@ class RowDocuments(NamedTuple):
     sequence_ids: np.ndarray
     """(num_lines,) int64"""
     doc_ids: pa.Array
-    """(num_lines,) strings"""
+    """(num_lines,) large strings: the offsets of others end at 2 GiB, which 67 million ids have."""
 
 
 def assign_folds(
@@ -101,11 +101,11 @@ def read_folds(file: str, num_rows: int) -> np.ndarray:
 def _read_documents(path: str, table_id: str, version: int, split: str) -> RowDocuments:
     pinned = open_pinned(path, table_id=table_id, version=version)
     require_plain_files(path, pinned)
-    ids, names = [np.empty(0, np.int64)], [pa.array([], pa.string())]
+    ids, names = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
     for batch in _read_batches(pinned.to_pyarrow_dataset(), split):
         counts = pc.list_value_length(batch["segments"]).to_numpy()
         ids.append(np.repeat(batch["sequence_id"].to_numpy(), counts))
-        names.append(pc.struct_field(batch["segments"].flatten(), "doc_id").cast(pa.string()))
+        names.append(pc.struct_field(batch["segments"].flatten(), "doc_id").cast(pa.large_string()))
     return RowDocuments(np.concatenate(ids), pa.concat_arrays(names))
 
 

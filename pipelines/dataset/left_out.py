@@ -45,14 +45,32 @@ def check_left_out(
 
     `documents`, `counts` and `summary` are those of the whole table, `sequences` what was packed now: of all
     groups, or of those `rebuilt`. Raises ValueError, before anything is written, if more than max_fraction of
-    the documents were left out.
+    the documents were left out, and ContractError if they were lost or repeated.
     """
+    num_packed = count_packed(counts, job.task)
+    number = summary.num_documents - num_packed
+    _require_plausible(number, num_packed, job, is_increment=rebuilt is not None)
     if not job.may_leave_out:
         return {"documents": 0, "first": []}
-    number = summary.num_documents - count_packed(counts, job.task)
     named = _name_left_out(documents, sequences, job, rebuilt) if number else []
     require_few_left_out(number, summary.num_documents, named, max_fraction=max_fraction)
     return {"documents": number, "first": [each._asdict() for each in named]}
+
+
+def _require_plausible(number: int, num_packed: int, job: PackingJob, *, is_increment: bool) -> None:
+    remedy = "report it"
+    if is_increment:
+        remedy += ", and delete or move the sequences table: then all documents are packed"
+    # A task without parts learns from every text: one without tokens is a padding token or an end token.
+    if number > 0 and not job.may_leave_out:
+        raise ContractError(
+            f"sequences: {number:,} documents are in no sequence, but task {job.task} leaves none out; "
+            f"{remedy}"
+        )
+    if number < 0:
+        raise ContractError(
+            f"sequences: they hold {num_packed:,} documents, {-number:,} more than are kept; {remedy}"
+        )
 
 
 def find_left_out(documents: DataFrame, sequences: DataFrame, job: PackingJob) -> list[LeftOut]:

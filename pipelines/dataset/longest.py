@@ -9,8 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dataset.arrays import mark_runs
-from pipelines.dataset.copying import VALUE_COLUMNS
-from pipelines.dataset.pinned_files import list_columns, open_pinned, require_columns, require_plain_files
+from pipelines.dataset.copying import NEEDED_COLUMNS, VALUE_COLUMNS
+from pipelines.dataset.pinned_files import (
+    add_later_columns,
+    list_columns,
+    open_pinned,
+    require_columns,
+    require_plain_files,
+)
 from pipelines.dataset.rows import LABEL_SET, NO_LABEL, Rows
 from pipelines.repeating import repeat_on_hdfs
 
@@ -36,22 +42,23 @@ def read_longest(path: str, *, table_id: str, version: int, split: str, num_rows
 def _read(path: str, table_id: str, version: int, split: str, num_rows: int) -> Longest:
     pinned = open_pinned(path, table_id=table_id, version=version)
     require_plain_files(path, pinned)
-    require_columns(path, version, list_columns(pinned), VALUE_COLUMNS)
+    require_columns(path, version, list_columns(pinned), NEEDED_COLUMNS)
     of_split = pc.field("split") == split
     files = pinned.to_pyarrow_dataset()
+    schema = add_later_columns(files.schema)
     log = pa.table(pinned.get_add_actions(flatten=True)).to_pydict()
     longest, counts = _find_longest(log, split), _of_split(log, "num_records", split)
     num_known = [each for each in counts if isinstance(each, int)]
     total = sum(num_known) if len(num_known) == len(counts) else None
     file = next(iter(files.get_fragments(filter=of_split & (pc.field("num_tokens") >= longest))), None)
     if file is None:
-        return Longest(_make_rows(files.schema.empty_table()), total)
-    lengths = file.to_table(columns=["num_tokens", "sequence_id"], filter=of_split, schema=files.schema)
+        return Longest(_make_rows(schema.empty_table()), total)
+    lengths = file.to_table(columns=["num_tokens", "sequence_id"], filter=of_split, schema=schema)
     order = [("num_tokens", "descending"), ("sequence_id", "ascending")]
     # By id, not by length: of packed sequences, most rows of a file may be as long as the longest.
     chosen = lengths.sort_by(order)["sequence_id"][:num_rows]
     wanted = of_split & pc.field("sequence_id").isin(chosen)
-    found = file.to_table(columns=VALUE_COLUMNS, filter=wanted, schema=files.schema)
+    found = file.to_table(columns=VALUE_COLUMNS, filter=wanted, schema=schema)
     return Longest(_make_rows(found.sort_by(order)), total)
 
 

@@ -18,6 +18,9 @@ from pipelines.stores import delta_options
 NUM_THREADS = 16
 """Files opened at a time: a question reads little of each, so most of the time is the store's latency."""
 
+LATER_COLUMNS = pa.schema([("labels", pa.list_(pa.int32()))])
+"""Columns of sequences that an earlier Distributary did not write. Where they are missing, rows have null."""
+
 UNREADABLE = re.compile(r"Unsupported|Column mapping|Invalid protocol")
 """In what delta-rs says of a table with a feature that it does not know or that is set wrongly."""
 
@@ -75,6 +78,11 @@ def require_columns(path: str, version: int, present: Iterable[str], needed: Ite
             "earlier Distributary wrote it; delete or move the table, and run the dataset stage and the "
             "stages after it again"
         )
+
+
+def add_later_columns(schema: pa.Schema) -> pa.Schema:
+    """The schema with all LATER_COLUMNS: Arrow reads nulls where a file does not have them."""
+    return pa.schema([*schema, *(field for field in LATER_COLUMNS if field.name not in schema.names)])
 
 
 def list_columns(pinned: DeltaTable) -> list[str]:

@@ -22,7 +22,7 @@ from pipelines.dataset.arrays import (
     require_consistent,
     write_arrays,
 )
-from pipelines.dataset.copying import VALUE_COLUMNS, copy_split
+from pipelines.dataset.copying import NEEDED_COLUMNS, copy_split
 from pipelines.dataset.local_copies import copies_folder, open_copy
 from pipelines.dataset.mixing.rules import CurriculumColumn
 from pipelines.dataset.pinned_files import list_columns, open_pinned, require_columns, require_plain_files
@@ -103,6 +103,10 @@ class SequenceReader:
             label_sets=self._read_label_sets(ids),
         )
 
+    def count_classes(self, ids: np.ndarray) -> np.ndarray:
+        """(num_rows,) classes in the sets of the rows `ids`; 0 where there is no set."""
+        return self._class_stops[ids] - self._class_starts[ids]
+
     def _read_label_sets(self, ids: np.ndarray) -> list[np.ndarray] | None:
         # The rows of a table are of one task: the first one says whether they have sets.
         if not len(self) or self._labels[0] != LABEL_SET:
@@ -132,7 +136,7 @@ def open_split(
     def copy_files(folder: Path) -> None:
         pinned = open_pinned(path, table_id=table_id, version=version)
         require_plain_files(path, pinned)
-        require_columns(path, version, list_columns(pinned), VALUE_COLUMNS)
+        require_columns(path, version, list_columns(pinned), NEEDED_COLUMNS)
         copy_split(pinned.to_pyarrow_dataset(), split, folder, max_bytes=max_bytes)
 
     def make(folder: Path) -> None:

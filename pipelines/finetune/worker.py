@@ -232,10 +232,11 @@ class _Rank:
 
     def _evaluate_and_judge(self, step: int) -> None:
         """All ranks judge by the value of rank 0: on other machines, a logarithm may end in another digit."""
-        split, metric = self._training.data.evaluation_split, self._task.metric
+        split, metric = self._training.data.evaluation_split, METRICS[self._task.metric]
         metrics = self._evaluate(self._validation, split).metrics
-        value = self._strategy.agree(metrics[metric])
-        self._state = judge_evaluation(self._state, value, METRICS[metric], self._training.cadence)
+        value = self._strategy.agree(metrics[metric.name])
+        tie = self._strategy.agree(metrics[metric.ties_by]) if metric.ties_by else None
+        self._state = judge_evaluation(self._state, value, metric, self._training.cadence, tie)
         if self._strategy.rank == 0:
             self._events.write("evaluation", step=step, split=split, **metrics)
             if is_over(self._state, self._training.cadence):

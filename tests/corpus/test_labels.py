@@ -1,11 +1,16 @@
 """Any number of labels of a record -> the column `label`. Expected values are written by hand."""
 
+from typing import Any
+
 import pytest
+from pydantic import TypeAdapter
 
 from pipelines.corpus.readers.format import MalformedError
 from pipelines.corpus.readers.mapping import Mapper
 from pipelines.corpus.readers.values import Number
+from pipelines.corpus.rules import Rules, leave_out_unset
 from pipelines.label_sets import read_label_set, write_label_set
+from pipelines.pin import fingerprint
 from tests.corpus.reading import kinds, make_source, read_bytes
 
 FIELDS = {"text": "t", "labels": "tags"}
@@ -104,3 +109,14 @@ def test_a_set_is_read_as_it_was_written():
 def test_a_single_label_is_no_set(text):
     with pytest.raises(ValueError, match=r"is no JSON array of names.*map corpus.sources\[\].fields.labels"):
         read_label_set(text)
+
+
+def test_a_corpus_without_sets_of_labels_keeps_its_fingerprint():
+    def identify(**knobs):
+        parts = {"rules": Rules(), "sources": [make_source(format="csv", **knobs)]}
+        return fingerprint(leave_out_unset(TypeAdapter(dict[str, Any]).dump_python(parts, mode="json")))
+
+    # The value that Distributary computed before there was `label_separator`.
+    assert identify(fields={"text": "t", "label": "l"}) == "d067c25f74bea9bfb30d99de1507eb90"
+    sets = [identify(fields=FIELDS), identify(fields=FIELDS, label_separator="|")]
+    assert sets[0] != sets[1]

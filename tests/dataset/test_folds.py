@@ -4,7 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.dataset.folds import RowDocuments, assign_folds, find_fold, fold_rows, read_folds, write_folds
+from pipelines.dataset.folds import (
+    RowDocuments,
+    _read_documents,
+    assign_folds,
+    find_fold,
+    fold_rows,
+    read_folds,
+    write_folds,
+)
 from pipelines.storage import Folder
 from tests.sequence_tables import make_rows as make_table_rows
 from tests.sequence_tables import name_document, write_sequences_table
@@ -14,7 +22,7 @@ def make_rows(documents):
     """`documents`: those of each sequence, in the order of sequence_id; the lines come in another order."""
     lines = [(row, name) for row, names in enumerate(documents) for name in names][::-1]
     ids = np.array([7 * row for row, _ in lines])
-    return RowDocuments(ids, pa.array([name for _, name in lines], pa.string()))
+    return RowDocuments(ids, pa.array([name for _, name in lines], pa.large_string()))
 
 
 def draw_documents(num_rows, random):
@@ -73,6 +81,12 @@ def test_folds_of_a_table_are_in_the_order_of_its_rows(pinned):
     expected = [min(segment["doc_id"] for segment in row["segments"]) for row in rows]
     assert len({segment["doc_id"] for row in rows for segment in row["segments"]}) == 60
     assert folds.tolist() == [find_fold(name, num_folds=3, seed=0) for name in expected]
+
+
+def test_ids_of_documents_may_have_more_than_2_gib(pinned):
+    _, table = pinned
+    found = _read_documents(table.path, table.table_id, table.version, "train")
+    assert found.doc_ids.type == pa.large_string()  # of others, offsets have 32 bits
 
 
 def test_a_fold_without_sequences_is_refused(pinned):

@@ -3,7 +3,13 @@
 import pytest
 
 from jobs.shell.facts import display_sequences
+from pipelines.dataset.chat_format import ChatFormat
+from pipelines.dataset.documents import DocumentSummary
+from pipelines.dataset.group import PackingJob
+from pipelines.dataset.left_out import check_left_out
 from pipelines.dataset.left_out_limit import LeftOut, require_few_committed, require_few_left_out
+from pipelines.dataset.packing.rules import PackingRules
+from pipelines.delta import ContractError
 from pipelines.pin import Pin
 
 
@@ -53,3 +59,24 @@ def test_a_document_of_several_units_is_one_document():
         require_few_committed(pinned, 0.05)
         with pytest.raises(ValueError, match="1 of 20 documents"):
             require_few_committed(pinned, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("task", "num_packed", "message"),
+    [
+        ("language_modelling", 19, "1 documents are in no sequence, but task language_modelling leaves none"),
+        ("classification", 18, "2 documents are in no sequence, but task classification leaves none out"),
+        ("masked_language_modelling", 21, "they hold 21 documents, 1 more than are kept"),
+        ("chat", 22, "they hold 22 documents, 2 more than are kept"),
+    ],
+)
+def test_documents_that_were_lost_or_repeated_are_refused(task, num_packed, message):
+    job = PackingJob(
+        task=task, tokenizer_json="", end_token_id=None, labels=(), rules=PackingRules(), chat=ChatFormat()
+    )
+    summary = DocumentSummary(20, 0, (), {}, None)
+    counts = {"train": {"units": 8, "sequences": 8}, "test": {"units": 12, "sequences": 12}}
+    assert check_left_out(None, None, job, counts, summary, 0.5) == {"documents": 0, "first": []}
+    counts["test"] = {"units": num_packed - 8, "sequences": num_packed - 8}
+    with pytest.raises(ContractError, match=message):
+        check_left_out(None, None, job, counts, summary, 0.5)

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from pipelines.dataset.earlier import Inputs
+from pipelines.dataset.longest import read_longest
 from pipelines.dataset.packing.rules import PackingRules
 from pipelines.dataset.reader import open_split
 from pipelines.dataset.report.reading import read_content
+from pipelines.dataset.rows import NO_LABEL
 from pipelines.dataset.tokenizer_choice import TokenizerChoice
 from pipelines.dataset.trace import SequenceTrace
 from pipelines.dataset.write import SequenceBuild, write_sequences
@@ -43,6 +46,20 @@ def test_an_older_table_has_no_copy_to_train_on(older, tmp_path):
         open_split(
             pinned.path, table_id=pinned.table_id, version=pinned.version, split="train", copies=tmp_path
         )
+
+
+def test_a_table_without_sets_of_classes_is_read_as_one_without_labels(tmp_path):
+    rows = make_rows("train", 20, num_groups=1)
+    path = str(tmp_path / "sequences")
+    pinned = write_sequences_table(path, {"train": rows}, lacks=("labels",))
+    version = {"table_id": pinned.table_id, "version": pinned.version, "split": "train"}
+    reader = open_split(path, copies=tmp_path, **version)
+    read = reader.rows(np.arange(len(rows)))
+    assert [each.tolist() for each in read.input_ids] == [row["input_ids"] for row in rows]
+    assert (read.labels.tolist(), read.label_sets) == ([NO_LABEL] * len(rows), None)
+    longest = read_longest(path, num_rows=1, **version)
+    assert len(longest.input_ids[0]) == max(row["num_tokens"] for row in rows)
+    assert (longest.labels.tolist(), longest.label_sets) == ([NO_LABEL], None)
 
 
 def test_there_is_no_report_of_an_older_table(older, spark, tmp_path):

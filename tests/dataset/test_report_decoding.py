@@ -144,6 +144,8 @@ def test_a_sample_names_the_classes_of_its_set():
     for label_set, expected in (([0, 2], ["no", "yes"]), ([], []), (None, None)):
         row = make_row(1, [("a" * 32, 0, 1)], [], label_set=label_set)
         assert make_sample(row, letters(), ["no", "perhaps", "yes"]).label_set == expected
+    del row["labels"]  # of an earlier Distributary
+    assert make_sample(row, letters(), ["no", "perhaps", "yes"]).label_set is None
 
 
 def test_a_long_row_is_shown_in_part():

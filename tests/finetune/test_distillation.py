@@ -11,7 +11,7 @@ import torch
 from jobs.finetune import Config
 from jobs.shell.settings import load
 from pipelines.finetune.models.architecture import Architecture
-from pipelines.finetune.models.build import build_model
+from pipelines.finetune.models.build import CPU_ATTENTION, GPU_ATTENTION, build_model
 from pipelines.finetune.models.folder import load_model, save_model
 from pipelines.finetune.models.teacher import attach_teacher, digest_teacher, load_teacher
 from pipelines.finetune.plan import make_training
@@ -112,6 +112,14 @@ def test_a_teacher_is_frozen_and_no_part_of_the_model(tmp_path, task):
     inputs = choose_task(spec_of(task), None).collate(make_rows([5, 6], labels=[0]), CPU).inputs
     assert student(**inputs).dtype == torch.float64 == next(teacher.parameters()).dtype
     assert not teacher.training
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_a_teacher_takes_the_attention_of_its_device(tmp_path, monkeypatch, has_gpu):
+    folder = write_teacher(tmp_path / "teacher", "language_modelling")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    teacher = load_teacher(folder, folder, spec_of("language_modelling"), data.make_tokenizer())
+    assert teacher.config._attn_implementation == (GPU_ATTENTION if has_gpu else CPU_ATTENTION)
 
 
 def test_a_teacher_that_does_not_fit_is_refused(tmp_path):

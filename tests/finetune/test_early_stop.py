@@ -33,10 +33,12 @@ def stopping(after, min_gain=0.0):
 
 
 def judge(values, cadence, metric="loss"):
-    """(best step, step after which training stops or None) of the values of steps 1, 2, ..."""
+    """(best step, step after which training stops or None) of the values of steps 1, 2, ..., which may be
+    pairs with what decides between equal ones."""
     state = TrainState()
     for step, value in enumerate(values, 1):
-        state = judge_evaluation(replace(state, step=step), value, METRICS[metric], cadence)
+        pair = value if isinstance(value, tuple) else (value, None)
+        state = judge_evaluation(replace(state, step=step), pair[0], METRICS[metric], cadence, pair[1])
         if is_over(state, cadence):
             return state.best_step, step
     return state.best_step, None
@@ -56,6 +58,10 @@ COURSES = [
     ("mrr", [0.5, 0.6, math.inf], None, 0.0, (2, None)),  # no better than a number
     ("loss", [3, 2, -math.inf], None, 0.0, (2, None)),
     ("loss", [3, 4, 5, 6, 7], None, 0.0, (1, None)),
+    ("micro_f1", [(0, 0.7), (0, 0.6), (0, 0.5), (0.1, 0.6), (0.1, 0.6)], 1, 0.2, (4, 4)),  # of ties, the loss
+    ("micro_f1", [(0, 0.7), (0, 0.6), (0, NAN), (0, 0.6), (0, 0.5)], 3, 0.0, (5, None)),
+    ("micro_f1", [(0.2, 0.7), (0.1, 0.1), (0.2, 0.8)], 2, 0.0, (1, 3)),  # of ties alone
+    ("accuracy", [(0, 0.7), (0, 0.6), (0, 0.5)], 2, 0.0, (1, 3)),  # no other metric has this
 ]
 
 

@@ -14,6 +14,7 @@ from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
 from pipelines.finetune.results import read_result
+from pipelines.finetune.splits import open_splits
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.worker import train_rank
 from tests.finetune import data
@@ -157,6 +158,26 @@ def test_a_training_learns_which_classes_a_text_has(label_root):
     assert result["after"]["exact_match"] > 0.4
     assert result["confusion"] is None
     assert result == read_result(training.folder)
+
+
+@pytest.mark.parametrize(("split", "limit"), [("validation", None), ("test", 20)])
+def test_a_split_without_labels_is_named_when_the_data_are_opened(tmp_path, monkeypatch, split, limit):
+    monkeypatch.setenv("DISTRIBUTARY_CACHE", str(tmp_path / "cache"))
+
+    def make_rows(num_rows, seed):
+        rows = data.label_set_rows(num_rows, seed)
+        none = [np.empty(0, np.int32)] * num_rows
+        return rows._replace(label_sets=none) if list(data.NUM_ROWS)[seed] == split else rows
+
+    data.write_sequences(tmp_path / "cache", make_rows)
+    training = data.make_training(tmp_path, task=TASK, max_evaluation_sequences=limit)
+    raised = "" if limit is None else ", raise finetune.max_evaluation_sequences"
+    message = (
+        rf"^split {split} of .*: none of the {limit or 40} sequences .* has a label, .*splits\){raised}, or"
+    )
+    with pytest.raises(ValueError, match=message):
+        train_rank(training, alone())
+    assert open_splits(replace(training, spec=replace(training.spec, task="classification")), 1)
 
 
 def test_only_this_task_depends_on_the_threshold(label_root):

@@ -17,7 +17,7 @@ _Places = npt.NDArray[np.int64]
 
 def find_components(edges: pa.Table) -> pa.Table:
     """One row per vertex of an edge: member, cluster. The cluster of a member is the smallest vertex that it
-    is connected to. Needs a, b."""
+    is connected to. Needs a, b: strings or large strings, as the result is."""
     vertices, firsts, seconds = _number(edges)
     parents = list(range(len(vertices)))
 
@@ -68,7 +68,7 @@ def choose_best(edges: pa.Table, removed: pa.Array) -> pa.Table:
 
 def _number(edges: pa.Table) -> tuple[pa.Array, _Places, _Places]:
     """(the vertices in order, the place of each a among them, the place of each b)."""
-    found = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks], pa.string()))
+    found = pc.unique(pa.chunked_array([*edges["a"].chunks, *edges["b"].chunks], edges["a"].type))
     vertices = found.take(pc.sort_indices(found))
     firsts, seconds = (
         np.asarray(pc.index_in(edges[end], vertices).to_numpy(), np.int64) for end in ("a", "b")

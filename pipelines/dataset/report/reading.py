@@ -2,7 +2,7 @@
 
 from pyspark.sql import SparkSession
 
-from pipelines.dataset.pinned_files import require_columns
+from pipelines.dataset.pinned_files import LATER_COLUMNS, require_columns
 from pipelines.dataset.report.content import Content
 from pipelines.dataset.report.counting import count_documents, count_rows
 from pipelines.dataset.report.decoding import PieceDecoder
@@ -25,7 +25,8 @@ def read_content(spark: SparkSession, sequences: str, tokenizers: str, title: st
     pinned, about = found
     facts = pinned.facts
     rows = SEQUENCES.read(spark, pinned.path, pinned.version)
-    require_columns(sequences, pinned.version, rows.columns, SEQUENCES.schema.names)
+    needed = (name for name in SEQUENCES.schema.names if name not in LATER_COLUMNS.names)
+    require_columns(sequences, pinned.version, rows.columns, needed)
     decoder = PieceDecoder(read_tokenizer(tokenizers, facts["tokenizer"]))
     counted = count_rows(rows, facts["sequence_length"])
     num_rows: dict[str, int] = {}

@@ -69,7 +69,8 @@ def _order_split(split: str) -> tuple[int, str]:
 
 
 def make_sample(row: Mapping[str, Any], decoder: PieceDecoder, labels: Sequence[str]) -> Sample:
-    """A row of SEQUENCES as it is shown."""
+    """A row of SEQUENCES as it is shown; `labels` may be missing (pinned_files.LATER_COLUMNS)."""
+    label_set = row.get("labels")
     runs = [np.array([run[name] for run in row["targets"]], int) for name in ("first_token", "num_tokens")]
     is_target = mark_runs(*runs, size=row["num_tokens"])  # (num_tokens,)
     first = find_window(is_target)
@@ -87,7 +88,7 @@ def make_sample(row: Mapping[str, Any], decoder: PieceDecoder, labels: Sequence[
         num_targets=row["num_targets"],
         num_segments=len(row["segments"]),
         label=labels[row["label"]] if labels and row["label"] is not None else None,
-        label_set=None if row["labels"] is None else [labels[number] for number in row["labels"]],
+        label_set=None if label_set is None else [labels[number] for number in label_set],
         first_token=first,
         segments=segments,
     )

@@ -59,6 +59,10 @@ class TrainState:
     """Its metric; without meaning while best_step is -1."""
     last_gain_value: float | None = None
     """Metric of the last evaluation that gained enough not to stop; None = none yet."""
+    best_tie: float | None = None
+    """Of the best evaluation, the metric that decides between equal values; None = nothing does."""
+    last_gain_tie: float | None = None
+    """The same of the last evaluation that gained enough."""
     num_without_gain: int = 0
     """Evaluations since then."""
     loss_scale: float | None = None

@@ -77,8 +77,7 @@ def build_model(
             backbone = _make_backbone(config, task.auto_class)
         # The head is drawn from the seed, whatever was drawn for the backbone.
         torch.manual_seed(seed)
-    if torch.cuda.is_available() and backbone._supports_sdpa:
-        backbone.set_attn_implementation(GPU_ATTENTION)
+    choose_attention(backbone)
     module = task.build_module(backbone)
 
     freeze_named(module, architecture.frozen)
@@ -91,6 +90,13 @@ def build_model(
     if isinstance(module, PreferenceDecoder) and spec.needs_reference:
         module.keep_reference()
     return module
+
+
+def choose_attention(backbone: PreTrainedModel) -> None:
+    """Take GPU_ATTENTION on a machine with a GPU, if the architecture has it; every backbone is built with
+    CPU_ATTENTION."""
+    if torch.cuda.is_available() and backbone._supports_sdpa:
+        backbone.set_attn_implementation(GPU_ATTENTION)
 
 
 def reads_base(architecture: Architecture, spec: ModelSpec) -> bool:

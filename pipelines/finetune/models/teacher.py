@@ -16,10 +16,10 @@ from pipelines.dataset.hub import resolve_base
 from pipelines.dataset.rows import NO_LABEL
 from pipelines.dataset.tokenizer import load_tokenizer
 from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS, SPEC_FILE, Architecture, ModelSpec
-from pipelines.finetune.models.build import build_model, require_positions
+from pipelines.finetune.models.build import build_model, choose_attention, require_positions
 from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.models.folder import load_model
-from pipelines.finetune.models.lora import hash_weights
+from pipelines.finetune.models.lora import find_backbone, hash_weights
 
 
 def load_teacher(place: str, name: str, spec: ModelSpec, tokenizer: Tokenizer) -> nn.Module:
@@ -35,6 +35,7 @@ def load_teacher(place: str, name: str, spec: ModelSpec, tokenizer: Tokenizer) -
         _require_same_vocabulary(name, loaded.tokenizer, tokenizer)
         config: Any = loaded.module.config
         require_positions(config, spec.max_tokens)
+        choose_attention(find_backbone(loaded.module)[1])
         if isinstance(loaded.module, Decoder):
             loaded.module.probe_separation()
         return _freeze(loaded.module)
