@@ -35,7 +35,7 @@ def test_micro_f1_counts_all_classes_together():
 
 
 def test_an_exact_match_is_a_whole_set():
-    assert compute("exact_match", num_correct=1, num_labelled=4) == 0.25
+    assert compute("exact_match", num_exact=1, num_labelled=4) == 0.25
 
 
 def test_language_metrics_of_a_uniform_guess():

@@ -22,10 +22,12 @@ def list_labels(kept: DataFrame, *, are_sets: bool) -> tuple[str, ...]:
     label = F.col("label")
     if are_sets:
         names = F.from_json("label", "array<string>")
+        # Null if it is no array: then it is no set either.
+        is_set = F.forall(names, lambda name: name.isNotNull() & (name != ""))
         found = (
             F.when(label.isNull(), F.array(_mark(_NULL, F.lit(None))))
-            .when(names.isNull(), F.array(_mark(_NO_SET, F.lit(None))))
-            .otherwise(F.transform(names, lambda name: _mark(_NAME, name)))
+            .when(is_set, F.transform(names, lambda name: _mark(_NAME, name)))
+            .otherwise(F.array(_mark(_NO_SET, F.lit(None))))
         )
     else:
         found = F.array(F.when(label.isNull(), _mark(_NULL, label)).otherwise(_mark(_NAME, label)))
@@ -49,9 +51,9 @@ def _require_labels(num_null: int, num_no_sets: int, *, are_sets: bool) -> None:
         )
     if num_no_sets:
         raise ContractError(
-            f"documents: the label of {num_no_sets:,} kept rows is no JSON array of names, but dataset.task "
-            "needs a set of labels per document; map corpus.sources[].fields.labels instead of fields.label, "
-            "and run the corpus stage"
+            f"documents: the label of {num_no_sets:,} kept rows is no JSON array of names, each at least one "
+            "character, but dataset.task needs a set of labels per document; map "
+            "corpus.sources[].fields.labels instead of fields.label, and run the corpus stage"
         )
 
 

@@ -8,13 +8,15 @@ from pipelines.metrics import METRICS
 from pipelines.registry.gate.decide import Measurement
 
 _PREDICTED_SET = "from_json(prediction, 'array<string>')"
-# A document of another corpus may have a single label, which is no JSON: a set of one.
-_LABEL_SET = "coalesce(from_json(label, 'array<string>'), array(label))"
+# A document of another corpus may have a single label, which is no JSON: a set of one. Or JSON that
+# pipelines/label_sets.py did not write: with blanks, in another order, with a name twice.
+_LABEL_SET = "array_distinct(coalesce(from_json(label, 'array<string>'), array(label)))"
 _IF_LABELLED = "FILTER (WHERE label IS NOT NULL)"
 
 SUMS = {
     "num_labelled": "count(label)",
     "num_correct": "count_if(label = prediction)",
+    "num_exact": f"count_if(array_sort({_LABEL_SET}) = array_sort({_PREDICTED_SET})) {_IF_LABELLED}",
     # Of sets of labels (pipelines/label_sets.py). A name that the model does not know is never a match.
     "num_matches": f"coalesce(sum(size(array_intersect({_LABEL_SET}, {_PREDICTED_SET}))) {_IF_LABELLED}, 0)",
     "num_labels": f"coalesce(sum(size({_LABEL_SET})) {_IF_LABELLED}, 0)",

@@ -84,6 +84,7 @@ def test_classes_are_the_names_in_all_sets(spark, monkeypatch):
             ['["a"]', "plain"],
             r"the label of 1 kept rows is no JSON array of names, .* instead of fields\.label",
         ),
+        (['["a"]', "[null]", '["b",""]', '["b",null]'], "the label of 3 kept rows is no JSON array of names"),
         (["[]", "[]"], r"at least 1 different labels, got \[\]"),
     ],
 )

@@ -168,10 +168,11 @@ def test_a_metric_without_its_sums_names_the_others(spark):
 
 def test_sets_of_labels_are_compared_name_by_name(spark):
     # By hand: matches a; b, c. Labels a; b, c; x; none. A name that the model does not know, a label that is
-    # no set, and a document without labels count; one whose labels are not known does not.
+    # no set, and a document without labels count; one whose labels are not known does not. A set in another
+    # order, with blanks and a name twice is the same set.
     rows = [
         ("t", '["a"]', '["a","b"]', 0.9),
-        ("t", '["b","c"]', '["b","c"]', 0.9),
+        ("t", '["c", "b", "c"]', '["b","c"]', 0.9),
         ("t", '["unknown"]', "[]", 0.9),
         ("t", "[]", '["a"]', 0.9),
         ("t", "plain", '["c"]', 0.9),

@@ -35,7 +35,7 @@ class _Counts(NamedTuple):
 
     nats: Tensor
     num_rows: Tensor
-    num_correct: Tensor
+    num_exact: Tensor
     matches_C: Tensor
     labels_C: Tensor
     predictions_C: Tensor
@@ -92,7 +92,7 @@ class MultiLabelClassification:
         counts = _Counts(
             nats=self.loss_sum(outputs, batch).detach(),
             num_rows=torch.tensor(len(is_label_BC), device=outputs.device),
-            num_correct=(is_predicted_BC == is_label_BC).all(1).sum(),
+            num_exact=(is_predicted_BC == is_label_BC).all(1).sum(),
             matches_C=(is_predicted_BC & is_label_BC).sum(0),
             labels_C=is_label_BC.sum(0),
             predictions_C=is_predicted_BC.sum(0),
@@ -111,7 +111,7 @@ class MultiLabelClassification:
         known = {
             "nats": float(counts.nats),
             "num_targets": num_rows * num_classes,
-            "num_correct": float(counts.num_correct),
+            "num_exact": float(counts.num_exact),
             "num_labelled": num_rows,
             "num_matches": float(counts.matches_C.sum()),
             "num_labels": float(counts.labels_C.sum()),
