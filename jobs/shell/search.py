@@ -163,7 +163,11 @@ def format_overrides(settings: Values) -> list[str]:
 
     def write(value: Any) -> str:
         # Text that YAML would read as something else is quoted, as "3".
-        return value if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)
+        try:
+            is_plain = isinstance(value, str) and yaml.safe_load(value) == value
+        except yaml.YAMLError:  # such as @name or *, which begin something else in YAML
+            is_plain = False
+        return value if is_plain else json.dumps(value)
 
     return [f"finetune.{key}={write(value)}" for key, value in settings.items()]
 

@@ -80,6 +80,12 @@ def test_text_that_looks_like_a_number_stays_text():
     assert load(overrides=words).tree["finetune"]["model"]["config"]["name"] == "3"
 
 
+@pytest.mark.parametrize("text", ["@base", "*", "%x", "`x`", "[1", "&a", "!x", "{", "'", "a: b", ""])
+def test_text_that_means_something_else_in_yaml_stays_text(text):
+    words = format_overrides({"model.config.name": text})
+    assert load(overrides=words).tree["finetune"]["model"]["config"]["name"] == text
+
+
 def test_faults_of_a_space_name_the_key():
     with pytest.raises(ValueError, match=r"finetune.search.* space names folder, which says where"):
         load(overrides=["finetune.search.space={folder: [a, b]}"]).section("finetune", Config)
