@@ -129,7 +129,8 @@ class SearchRules:
 
     def identity(self) -> dict[str, Any]:
         """What the candidates and their values depend on."""
-        mine = {name: value for name, value in asdict(self).items() if name not in ("max_parallel", "space")}
+        left_out = ("max_parallel", "space", *(("num_trials",) if self.method == "grid" else ()))
+        mine = {name: value for name, value in asdict(self).items() if name not in left_out}
         others = {"halving_factor": "halving", "min_epochs_fraction": "halving", "optuna_batch": "optuna"}
         return {name: value for name, value in mine.items() if others.get(name, self.method) == self.method}
 

@@ -148,6 +148,14 @@ def test_rules_refuse(rules, message):
         SearchRules(**rules)
 
 
+def test_a_grid_is_the_same_search_whatever_num_trials_says():
+    identities = {
+        method: [SearchRules(method=method, num_trials=number).identity() for number in (4, 5)]
+        for method in ("grid", "random", "halving", "optuna")
+    }
+    assert [each[0] == each[1] for each in identities.values()] == [True, False, False, False]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
