@@ -57,10 +57,10 @@ def read_overrides(config: Config, fingerprint: str) -> list[str]:
 
 
 def write_search(config: Config, work: "Work[tuple[Search, bool]]") -> dict[str, str]:
-    from pipelines.finetune.search.candidates import PROPOSERS
+    from pipelines.finetune.search.candidates import PROPOSERS, describe_lack
     from pipelines.finetune.search.run import count_parallel, launch_on, run_rounds, run_trials
     from pipelines.finetune.search.score import choose_best
-    from pipelines.finetune.search.trial import forget_failure, read_score
+    from pipelines.finetune.search.trial import forget_failure, list_different, read_score
     from pipelines.pin import Pin
     from pipelines.registry.runs.search import read_search, record_search
     from pipelines.registry.runs.training import Description
@@ -88,7 +88,10 @@ def write_search(config: Config, work: "Work[tuple[Search, bool]]") -> dict[str,
             trials = [trial for _, mine in made for trial in mine]
             for trial in trials if retry_failed else ():
                 forget_failure(trial)
-            progress.phase(f"{len(trials)} trials, {parallel} at once")
+            lack = None if candidates[0].rung else describe_lack(rules, len(candidates))
+            if lack is not None:
+                progress.print(lack)
+            progress.phase(f"{len(list_different(trials))} trials, {parallel} at once")
 
             def show(trial: "Trial") -> None:
                 # With the first value it shows whether the task has the metric, not after hours.

@@ -17,7 +17,7 @@ from pipelines.finetune.driver import Listeners, run_training
 from pipelines.finetune.launch.barrier import RankError, RanksLostError
 from pipelines.finetune.launch.slots import num_slots
 from pipelines.finetune.search.score import Candidate, Rounds, Score
-from pipelines.finetune.search.trial import Trial, delete_large, read_failure, write_failure
+from pipelines.finetune.search.trial import Trial, delete_large, list_different, read_failure, write_failure
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -74,7 +74,7 @@ def run_trials(
 ) -> dict[str, str]:
     """Run the trials that have no end yet, `parallel` at once, in their order. The errors by trial id of
     those that may go well another time: ranks that Spark lost. Other failures are kept with the trial,
-    without secrets, as `hide` returns them.
+    without secrets, as `hide` returns them. Trials with one id are run once: they write to one folder.
 
     `ended` hears of each trial when it has ended. Any other error, such as a lost lease, and one of `ended`
     stops all trials and is raised.
@@ -99,7 +99,7 @@ def run_trials(
 
     with ThreadPoolExecutor(parallel, thread_name_prefix="trial") as pool:
         try:
-            _wait([pool.submit(run, trial) for trial in trials])
+            _wait([pool.submit(run, trial) for trial in list_different(trials)])
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)

@@ -5,6 +5,7 @@ has: `result.json` as of any training, or `failure.json`. So a trial is trained 
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +61,18 @@ def make_trial(training: Training, candidate: Candidate, fold: Fold | None, sear
     cadence = replace(training.cadence, sequence_losses=False)  # nobody asks a trial for its spikes
     named = replace(training, data=data, cadence=cadence, fingerprint=made_from, folder=folder)
     return Trial(id=made_from, candidate=candidate, training=named)
+
+
+def list_different(trials: Sequence[Trial]) -> list[Trial]:
+    """The first trial of each id, in their order.
+
+    Two candidates may mean one training: they may differ in a setting that the others leave without effect,
+    and Optuna may propose a candidate again.
+    """
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        first.setdefault(trial.id, trial)
+    return list(first.values())
 
 
 def read_failure(trial: Trial) -> str | None:

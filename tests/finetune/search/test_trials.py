@@ -134,6 +134,23 @@ def test_a_search_that_was_killed_trains_only_what_is_left(root):
     assert not Path(trials[0].training.folder, "model").exists()
 
 
+def test_candidates_that_mean_one_training_are_trained_once(root):
+    """Two values, drawn twice each, two slots: equal trials would write to one folder at the same time."""
+    trials = make_trials(root, 0.001, 0.001, 0.003, 0.003)
+    launched, together = [], threading.Barrier(2)
+
+    def launch(trial, listeners):
+        together.wait(60)  # two trials do run at the same time
+        launched.append(trial.candidate.number)
+        result = {"metric": "accuracy", "after": {"accuracy": trial.training.optimization.learning_rate}}
+        Folder(trial.training.folder).write("result.json", json.dumps(result).encode())
+
+    run_trials(trials, launch, unrecorded, parallel=2)
+    assert sorted(launched) == [0, 2]
+    scores = [read_score(trial.candidate, [trial], None, {}) for trial in trials]
+    assert [score.value for score in scores] == [0.001, 0.001, 0.003, 0.003]
+
+
 def test_a_failing_trial_ends_no_other_one_and_is_not_repeated(root):
     trials = make_trials(root, 0.001, 0.003, 0.01)
     launches = Launches({0: RankError("rank 0 on h failed: FloatingPointError: pass=SECRET")})
