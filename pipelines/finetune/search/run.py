@@ -92,6 +92,9 @@ def run_trials(
                 lost[trial.id] = hide(str(error))
             except RankError as error:
                 write_failure(trial, hide(str(error)))
+            if trial.id not in lost:
+                # Here, and not where it is recorded: a driver may have died after the record.
+                delete_large(trial)
             ended(trial)
         except BaseException:
             stop.set()  # here, before this thread takes the next trial
@@ -121,7 +124,6 @@ def _run_trial(trial: Trial, launch: Launch, record: Record, stop: threading.Eve
         if error is not None:  # of another search, or of one whose driver died before it recorded it
             raise RankError(error)
         launch(trial, replace(heard, require_lease=require_going_on))
-    delete_large(trial)
 
 
 def _wait(futures: Iterable[Future[None]]) -> None:

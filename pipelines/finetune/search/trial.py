@@ -87,12 +87,13 @@ def write_failure(trial: Trial, error: str) -> None:
 
 
 def forget_failure(trial: Trial) -> None:
-    """The trial is tried again, from its newest checkpoint."""
+    """The trial is tried again, from its start."""
     Folder(trial.training.folder).delete(FAILURE)
 
 
 def delete_large(trial: Trial) -> None:
-    """Delete what nobody needs of a trial that has a result."""
+    """Delete what nobody needs of a trial that has a result or has failed. One that was lost goes on from its
+    newest checkpoint."""
     folder = Folder(trial.training.folder)
     for name in LARGE:
         folder.delete(name)

@@ -64,6 +64,12 @@ class Launches:
         train_on_rank(trial.training, alone())
 
 
+def write_checkpoint(trial):
+    """A file where a training keeps its state."""
+    Folder(trial.training.folder).write("checkpoints/step-1/state", b"state")
+    return Path(trial.training.folder, "checkpoints")
+
+
 def run(trials, launches, **knobs):
     return run_trials(trials, launches, unrecorded, parallel=1, **knobs)
 
@@ -149,6 +155,28 @@ def test_candidates_that_mean_one_training_are_trained_once(root):
     assert sorted(launched) == [0, 2]
     scores = [read_score(trial.candidate, [trial], None, {}) for trial in trials]
     assert [score.value for score in scores] == [0.001, 0.001, 0.003, 0.003]
+
+
+def test_checkpoints_go_with_the_end_of_a_trial_and_stay_with_a_lost_one(root):
+    trials = make_trials(root, 0.001, 0.003, 0.01)
+    failed, lost, done = map(write_checkpoint, trials)
+    run(trials, Launches({0: RankError("diverged"), 1: RanksLostError("no process")}))
+    assert not failed.exists()
+    assert not done.exists()
+    assert lost.exists()
+
+
+def test_checkpoints_go_though_the_driver_died_after_the_record_of_their_trial(root):
+    @contextmanager
+    def recorded(trial):
+        yield None
+
+    done, failed = make_trials(root, 0.001, 0.003)
+    Folder(done.training.folder).write("result.json", b"{}")
+    Folder(failed.training.folder).write("failure.json", b'{"error": "diverged"}')
+    places = [write_checkpoint(trial) for trial in (done, failed)]
+    run_trials([done, failed], Launches(), recorded, parallel=1)
+    assert [place.exists() for place in places] == [False, False]
 
 
 def test_a_failing_trial_ends_no_other_one_and_is_not_repeated(root):
