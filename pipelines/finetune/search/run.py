@@ -70,14 +70,14 @@ def run_trials(
     *,
     parallel: int,
     hide: Callable[[str], str] = str,
-    ended: Callable[[Trial], None] = lambda trial: None,
+    ended: Callable[[Trial, str | None], None] = lambda trial, error: None,
 ) -> dict[str, str]:
     """Run the trials that have no end yet, `parallel` at once, in their order. The errors by trial id of
     those that may go well another time: ranks that Spark lost. Other failures are kept with the trial,
     without secrets, as `hide` returns them. Trials with one id are run once: they write to one folder.
 
-    `ended` hears of each trial when it has ended. Any other error, such as a lost lease, and one of `ended`
-    stops all trials and is raised.
+    `ended` hears of each trial when it has ended, and of its error if it was lost. Any other error, such as a
+    lost lease, and one of `ended` stops all trials and is raised.
     """
     stop = threading.Event()
     lost: dict[str, str] = {}
@@ -95,7 +95,7 @@ def run_trials(
             if trial.id not in lost:
                 # Here, and not where it is recorded: a driver may have died after the record.
                 delete_large(trial)
-            ended(trial)
+            ended(trial, lost.get(trial.id))
         except BaseException:
             stop.set()  # here, before this thread takes the next trial
             raise

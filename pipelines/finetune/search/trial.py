@@ -100,18 +100,24 @@ def delete_large(trial: Trial) -> None:
 
 
 def read_score(candidate: Candidate, trials: list[Trial], metric: str | None, lost: dict[str, str]) -> Score:
-    """What came of the trials of a candidate. `lost`: errors by trial id that are not kept.
+    """What came of the trials of a candidate. `lost`: errors by trial id that are not kept. A candidate is
+    lost if none of its trials failed: then it may have a value another time.
 
     Raises ValueError if the task does not have the metric.
     """
-    values, name = [], ""
+    values, name, lost_error = [], "", None
     for trial in trials:
         result = read_result(trial.training.folder)
         if result is None:
-            error = read_failure(trial) or lost.get(trial.id) or "it did not end"
-            return Score(candidate=candidate, error=error)
+            error = read_failure(trial)
+            if error is not None:
+                return Score(candidate=candidate, error=error)
+            lost_error = lost_error or lost.get(trial.id) or "it did not end"
+            continue
         name = metric or str(result["metric"])
         values.append(_read_value(result, name, trial.training.spec.task))
+    if lost_error is not None:
+        return Score(candidate=candidate, error=lost_error, is_lost=True)
     return Score(candidate=candidate, metric=name, values=tuple(values))
 
 

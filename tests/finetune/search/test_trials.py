@@ -15,7 +15,13 @@ from pipelines.finetune.launch.barrier import RankError, RanksLostError
 from pipelines.finetune.results import read_result
 from pipelines.finetune.search.run import SearchStoppedError, run_trials
 from pipelines.finetune.search.score import Candidate
-from pipelines.finetune.search.trial import forget_failure, make_trial, read_failure, read_score
+from pipelines.finetune.search.trial import (
+    forget_failure,
+    make_trial,
+    read_failure,
+    read_score,
+    write_failure,
+)
 from pipelines.finetune.splits import open_splits
 from pipelines.finetune.training import Fold
 from pipelines.storage import Folder
@@ -197,10 +203,25 @@ def test_a_failing_trial_ends_no_other_one_and_is_not_repeated(root):
 
 def test_a_lost_trial_is_tried_again_next_time(root):
     trials = make_trials(root, 0.001, 0.003)
-    lost = run(trials, Launches({0: RanksLostError("the ranks failed at every try")}))
-    assert lost.keys() == {trials[0].id}
+    ended = []
+    lost = run(
+        trials,
+        Launches({0: RanksLostError("the ranks failed at every try: SECRET")}),
+        hide=lambda text: text.replace("SECRET", "***"),
+        ended=lambda trial, error: ended.append((trial.id, error)),
+    )
+    assert lost == {trials[0].id: "the ranks failed at every try: ***"}
+    assert ended == [(trials[0].id, "the ranks failed at every try: ***"), (trials[1].id, None)]
     assert read_failure(trials[0]) is None
-    assert read_score(trials[0].candidate, trials[:1], None, lost).error == "the ranks failed at every try"
+    score = read_score(trials[0].candidate, trials[:1], None, lost)
+    assert (score.error, score.is_lost) == ("the ranks failed at every try: ***", True)
+    both = read_score(trials[0].candidate, trials, None, lost)  # as two folds
+    assert (both.error, both.is_lost) == ("the ranks failed at every try: ***", True)
+    write_failure(trials[1], "diverged")
+    Folder(trials[1].training.folder).delete("result.json")
+    hopeless = read_score(trials[0].candidate, trials, None, lost)
+    assert (hopeless.error, hopeless.is_lost) == ("diverged", False)  # another try of 0 would change nothing
+    forget_failure(trials[1])
     run(trials, Launches())
     assert read_score(trials[0].candidate, trials[:1], None, {}).error is None
 
@@ -238,7 +259,7 @@ def test_a_metric_that_the_task_has_not_is_named(root):
 def test_an_error_about_the_first_result_stops_the_search(root):
     launches = Launches()
 
-    def require(trial):
+    def require(trial, error):
         read_score(trial.candidate, [trial], "perplexity", {})
 
     with pytest.raises(ValueError, match="metric is perplexity"):
