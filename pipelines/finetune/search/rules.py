@@ -94,7 +94,7 @@ class SearchRules:
     optuna_batch: int = 4
     """optuna: candidates that are proposed together; results do not depend on the number of slots."""
     max_parallel: int | None = None
-    """Trials at once; None = one for each slot of Spark."""
+    """Trials at once; None = one for each slot of Spark, or one on a local master with a GPU."""
 
     def __post_init__(self) -> None:
         for name, least in (("num_trials", 1), ("halving_factor", 2), ("optuna_batch", 1)):

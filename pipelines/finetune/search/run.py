@@ -5,6 +5,7 @@ one, and its own error; a trial that fails ends no other one. The trials of a ro
 slots.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING
 from pipelines.connect import is_connect
 from pipelines.finetune.driver import Listeners, run_training
 from pipelines.finetune.launch.barrier import RankError, RanksLostError
-from pipelines.finetune.launch.slots import num_slots
+from pipelines.finetune.launch.slots import is_one_process, num_slots
 from pipelines.finetune.search.score import Candidate, Rounds, Score
 from pipelines.finetune.search.trial import Trial, delete_large, list_different, read_failure, write_failure
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 
@@ -47,7 +50,11 @@ def run_rounds(rounds: Rounds, run: Callable[[list[Candidate]], list[Score]]) ->
 
 
 def count_parallel(spark: "SparkSession", max_parallel: int | None, gpus_per_rank: float) -> int:
-    """Trials at once. Raises ValueError over Spark Connect without a number, because it tells no slots."""
+    """Trials at once: max_parallel, else one for each slot. A local master gives no GPU to a task, so all
+    trials would take the first one: there it is one at a time.
+
+    Raises ValueError over Spark Connect without a number, because it tells no slots.
+    """
     if max_parallel is not None:
         return max_parallel
     if is_connect(spark):
@@ -55,7 +62,22 @@ def count_parallel(spark: "SparkSession", max_parallel: int | None, gpus_per_ran
             "finetune.search.max_parallel is null, and Spark Connect does not tell how many slots there are; "
             "set it to the number of trials that run at once"
         )
-    return max(1, num_slots(spark, gpus_per_rank))
+    slots = max(1, num_slots(spark, gpus_per_rank))
+    if slots > 1 and is_one_process(spark) and _has_gpu():
+        logger.warning(
+            "trials run one at a time, because %s lets all take the first GPU; if it has memory for several, "
+            "set finetune.search.max_parallel",
+            spark.conf.get("spark.master"),
+        )
+        return 1
+    return slots
+
+
+def _has_gpu() -> bool:
+    """Whether torch sees a GPU on this machine."""
+    import torch  # takes seconds; with a local master the ranks need it here anyway
+
+    return torch.cuda.device_count() > 0
 
 
 def launch_on(spark: "SparkSession") -> Launch:
