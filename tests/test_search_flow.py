@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from jobs.finetune import Config
 from jobs.shell.search_command import search
 from jobs.shell.settings import load
+from pipelines.finetune.search.run import count_parallel
 from pipelines.registry.runs.current import read_current
 from pipelines.registry.runs.search import PARENT_TAG
 from pipelines.registry.store import find_experiment
@@ -81,6 +83,15 @@ def test_a_second_search_trains_nothing_and_lists_nothing_new(spark, searched, c
     printed = " ".join(capsys.readouterr().out.split())
     assert "search up to date: run" in printed
     assert "finetune up to date: run" in printed
+
+
+@pytest.mark.parametrize(("num_gpus", "max_parallel", "expected"), [(1, None, 1), (0, None, 2), (1, 3, 3)])
+def test_trials_on_a_local_master_with_a_gpu_run_one_at_a_time(
+    spark, monkeypatch, caplog, num_gpus, max_parallel, expected
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    assert count_parallel(spark, max_parallel, 0.0) == expected  # the session has two slots
+    assert ("set finetune.search.max_parallel" in caplog.text) == (expected == 1)
 
 
 def test_a_dry_run_lists_the_trials(searched, capsys):

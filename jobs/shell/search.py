@@ -163,7 +163,11 @@ def format_overrides(settings: Values) -> list[str]:
 
     def write(value: Any) -> str:
         # Text that YAML would read as something else is quoted, as "3".
-        return value if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)
+        try:
+            is_plain = isinstance(value, str) and yaml.safe_load(value) == value
+        except yaml.YAMLError:  # such as @name or *, which begin something else in YAML
+            is_plain = False
+        return value if is_plain else json.dumps(value)
 
     return [f"finetune.{key}={write(value)}" for key, value in settings.items()]
 
@@ -184,7 +188,7 @@ def format_yaml(settings: Values) -> str:
 
 def describe_candidates(search: Search) -> dict[str, str]:
     """The first round of candidates, for a dry run. All of them pass the checks of the configuration."""
-    from pipelines.finetune.search.candidates import PROPOSERS, plan_rounds
+    from pipelines.finetune.search.candidates import PROPOSERS, describe_lack, plan_rounds
 
     rules = search.config.search
     first = next(PROPOSERS[rules.method](rules, search.space))
@@ -194,8 +198,12 @@ def describe_candidates(search: Search) -> dict[str, str]:
         notes[f"trial {candidate.number}"] = ", ".join(
             f"{key}={value}" for key, value in candidate.settings.items()
         )
+    lack = describe_lack(rules, len(first))
+    if lack is not None:
+        notes["fewer trials"] = lack
     if rules.method == "halving":
-        rounds = (f"{size} x {share * search.config.num_epochs:.3g}" for size, share in plan_rounds(rules))
+        planned = plan_rounds(rules, len(first))
+        rounds = (f"{size} x {share * search.config.num_epochs:.3g}" for size, share in planned)
         notes["rounds"] = f"trials x epochs: {', '.join(rounds)}"
     if rules.method == "optuna" and len(first) < rules.num_trials:
         notes["more"] = f"{rules.num_trials - len(first)} trials, chosen by the values of those before"

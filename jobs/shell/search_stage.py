@@ -31,12 +31,12 @@ def plan_search(settings: Settings, retry_failed: bool, config: Config) -> Plan[
     found = read_search(search.folder)
     lookup = Lookup(config.tracking.uri, config.tracking.artifacts)
     finished = found and lookup.find_finished_run(config.tracking.experiment, search.fingerprint)
-    if not found or not finished:
-        why, done = "no finished search of these sequences and settings yet", False
-    elif retry_failed and any(trial["error"] for trial in found["trials"]):
-        why, done = "trials that failed run again", False
+    again = explain_repetition(found, retry_failed) if found and finished else None
+    done = bool(found and finished and not again)
+    if done:
+        why = f"run {finished} searched the same sequences and settings"
     else:
-        why, done = f"run {finished} searched the same sequences and settings", True
+        why = again or "no finished search of these sequences and settings yet"
     return Plan(
         fingerprint=search.fingerprint,
         up_to_date=done,
@@ -45,6 +45,15 @@ def plan_search(settings: Settings, retry_failed: bool, config: Config) -> Plan[
         facts=_describe(found) if done and found else {},
         forecast=lambda: describe_candidates(search),
     )
+
+
+def explain_repetition(found: dict[str, Any], retry_failed: bool) -> str | None:
+    """Why a search that has its result runs again; None if it need not."""
+    if retry_failed and any(trial["error"] for trial in found["trials"]):
+        return "trials that failed run again"
+    if any(trial["lost"] for trial in found["trials"]):
+        return "trials whose process was lost run again"
+    return None
 
 
 def read_overrides(config: Config, fingerprint: str) -> list[str]:
@@ -57,10 +66,10 @@ def read_overrides(config: Config, fingerprint: str) -> list[str]:
 
 
 def write_search(config: Config, work: "Work[tuple[Search, bool]]") -> dict[str, str]:
-    from pipelines.finetune.search.candidates import PROPOSERS
+    from pipelines.finetune.search.candidates import PROPOSERS, describe_lack
     from pipelines.finetune.search.run import count_parallel, launch_on, run_rounds, run_trials
     from pipelines.finetune.search.score import choose_best
-    from pipelines.finetune.search.trial import forget_failure, read_score
+    from pipelines.finetune.search.trial import forget_failure, list_different, read_score
     from pipelines.pin import Pin
     from pipelines.registry.runs.search import read_search, record_search
     from pipelines.registry.runs.training import Description
@@ -88,11 +97,15 @@ def write_search(config: Config, work: "Work[tuple[Search, bool]]") -> dict[str,
             trials = [trial for _, mine in made for trial in mine]
             for trial in trials if retry_failed else ():
                 forget_failure(trial)
-            progress.phase(f"{len(trials)} trials, {parallel} at once")
+            lack = None if candidates[0].rung else describe_lack(rules, len(candidates))
+            if lack is not None:
+                progress.print(lack)
+            progress.phase(f"{len(list_different(trials))} trials, {parallel} at once")
 
-            def show(trial: "Trial") -> None:
+            def show(trial: "Trial", error: str | None) -> None:
                 # With the first value it shows whether the task has the metric, not after hours.
-                score = read_score(trial.candidate, [trial], rules.metric, {})
+                lost = {} if error is None else {trial.id: error}
+                score = read_score(trial.candidate, [trial], rules.metric, lost)
                 progress.print(f"{trial.name}: {describe_end(score)}")
 
             lost = run_trials(

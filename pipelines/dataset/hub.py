@@ -116,7 +116,7 @@ def base_identity(name: str | None) -> list[object]:
     if base.artefact is not None:
         require_weights(base.artefact)
         return base.artefact.identity
-    return [[file.name, _sha256(file)] for file in sorted(Path(base.place).iterdir()) if file.is_file()]
+    return [[file.name, _read_digest(file)] for file in sorted(Path(base.place).iterdir()) if file.is_file()]
 
 
 def pin_base(name: str) -> str:
@@ -125,7 +125,15 @@ def pin_base(name: str) -> str:
     return resolve_base(name).pinned_name if is_artefact(name) else name
 
 
-def _sha256(file: Path) -> str:
+def _read_digest(file: Path) -> str:
+    state = file.stat()
+    return _sha256(file.absolute(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+# A search asks for the identity of the same folder once for each candidate.
+@functools.lru_cache(maxsize=1024)
+def _sha256(file: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
+    """sha256 of a file in this state; a file that is written again has another one."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

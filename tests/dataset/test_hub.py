@@ -1,3 +1,4 @@
+import os
 import sys
 
 import pytest
@@ -52,6 +53,23 @@ def test_moved_name_is_another_identity(cache):
     assert base_identity("org/name") == before  # one process sees one commit
     hub._resolve_commit.cache_clear()
     assert base_identity("org/name") == ["org/name", OLD] != before
+
+
+def test_files_of_a_folder_are_read_again_only_when_they_changed(tmp_path, monkeypatch):
+    weights, opened = tmp_path / "model.safetensors", []
+    weights.write_bytes(b"one")
+    digest = hub.hashlib.file_digest
+    monkeypatch.setattr(hub.hashlib, "file_digest", lambda file, name: opened.append(1) or digest(file, name))
+    first = base_identity(str(tmp_path))
+    assert base_identity(str(tmp_path)) == first
+    assert len(opened) == 1
+    modified = weights.stat().st_mtime_ns
+    weights.write_bytes(b"two")  # as many bytes
+    os.utime(weights, ns=(modified, modified + 1))
+    assert base_identity(str(tmp_path)) != first
+    # sha256sum of "two"
+    expected = "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3"
+    assert base_identity(str(tmp_path)) == [["model.safetensors", expected]]
 
 
 def test_single_snapshot_needs_no_ref(cache):

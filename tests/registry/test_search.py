@@ -104,6 +104,7 @@ def test_the_result_is_in_the_run_and_in_the_folder(search, experiment, tmp_path
     found = read_search(folder)
     assert (found["value"], found["best"], found["overrides"]) == (0.75, {"seed": 0}, ["finetune.seed=0"])
     assert [each["error"] for each in found["trials"]] == [None, "FloatingPointError: ***\nmore"]
+    assert [each["lost"] for each in found["trials"]] == [False, False]
     assert Path(folder, "best.yaml").read_text() == "finetune: {seed: 0}\n"
     names = {item.path for item in MlflowClient().list_artifacts(run_id)}
     assert {"best.yaml", "result.json", "trials.csv", "pictures", "config.yaml"} <= names

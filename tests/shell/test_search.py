@@ -5,7 +5,10 @@ import yaml
 
 from jobs.finetune import Config
 from jobs.shell.search import change_settings, format_overrides, format_yaml
+from jobs.shell.search_stage import explain_repetition
 from jobs.shell.settings import load
+from pipelines.finetune.search.score import Candidate, Score
+from pipelines.registry.runs.search import describe_score
 
 BEST = {
     "model.config.model_type": "bert",
@@ -78,6 +81,23 @@ def test_text_that_looks_like_a_number_stays_text():
     words = format_overrides({"model.config.name": "3", "optimization.schedule": "linear", "seed": 3})
     assert words[1:] == ["finetune.optimization.schedule=linear", "finetune.seed=3"]
     assert load(overrides=words).tree["finetune"]["model"]["config"]["name"] == "3"
+
+
+@pytest.mark.parametrize("text", ["@base", "*", "%x", "`x`", "[1", "&a", "!x", "{", "'", "a: b", ""])
+def test_text_that_means_something_else_in_yaml_stays_text(text):
+    words = format_overrides({"model.config.name": text})
+    assert load(overrides=words).tree["finetune"]["model"]["config"]["name"] == text
+
+
+def test_a_search_with_lost_trials_runs_again_and_one_with_failed_trials_where_it_is_asked():
+    done, failed, lost = (
+        describe_score(Score(candidate=Candidate(number=0, settings={}), values=(0.5,), **end))
+        for end in ({}, {"error": "diverged"}, {"error": "no process", "is_lost": True})
+    )
+    assert explain_repetition({"trials": [done]}, retry_failed=True) is None
+    assert explain_repetition({"trials": [done, failed]}, retry_failed=False) is None
+    assert "trials that failed" in explain_repetition({"trials": [done, failed]}, retry_failed=True)
+    assert "process was lost" in explain_repetition({"trials": [done, failed, lost]}, retry_failed=False)
 
 
 def test_faults_of_a_space_name_the_key():

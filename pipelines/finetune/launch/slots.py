@@ -52,7 +52,7 @@ def require_slots(
             f"and --num-executors for {num_ranks} ranks"
         )
     master = str(spark.conf.get("spark.master", "this Spark"))
-    one_process = master == "local" or master.startswith("local[")  # local-cluster has executors
+    one_process = is_one_process(spark)
     if gpus_per_rank and one_process:
         raise ValueError(
             f"finetune.gpus_per_rank is {gpus_per_rank:g}, but {master} assigns no GPUs to tasks; "
@@ -66,6 +66,12 @@ def require_slots(
                 f"{_explain_lack(found, num_ranks, gpus_per_rank, one_process=one_process)}"
             )
         time.sleep(0.5)
+
+
+def is_one_process(spark: SparkSession) -> bool:
+    """Whether driver and executor are one process; local-cluster has executors."""
+    master = str(spark.conf.get("spark.master", ""))
+    return master == "local" or master.startswith("local[")
 
 
 def num_slots(spark: SparkSession, gpus_per_rank: float = 0.0) -> int:

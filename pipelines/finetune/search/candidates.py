@@ -7,15 +7,17 @@ same ones, and nothing but the scores need be kept.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from pipelines.finetune.search.rules import Choice, Method, Range, SearchRules, Space, Value
+from pipelines.finetune.search.rules import Choice, Method, Range, SearchRules, Settings, Space, Value
 from pipelines.finetune.search.score import Candidate, Rounds, rank
 
 MAX_GRID = 1000
 """Candidates of a grid: ten values of three keys."""
+MAX_DRAWS = 100
+"""Draws of a candidate, until it is another one than those before it."""
 
 
 def propose_grid(rules: SearchRules, space: Space) -> Rounds:
@@ -33,7 +35,7 @@ def propose_grid(rules: SearchRules, space: Space) -> Rounds:
 
 
 def propose_random(rules: SearchRules, space: Space) -> Rounds:
-    """num_trials independent draws."""
+    """num_trials different draws, or as many as the space has."""
     yield draw_candidates(rules, space)
 
 
@@ -43,7 +45,7 @@ def propose_halving(rules: SearchRules, space: Space) -> Rounds:
     Each round trains anew, because the learning rate of every step depends on the length of the training.
     """
     going_on = draw_candidates(rules, space)
-    for rung, (size, fraction) in enumerate(plan_rounds(rules)):
+    for rung, (size, fraction) in enumerate(plan_rounds(rules, len(going_on))):
         scores = yield [
             Candidate(number=each.number, settings=each.settings, rung=rung, epochs_fraction=fraction)
             for each in going_on[:size]
@@ -66,28 +68,68 @@ PROPOSERS: dict[Method, Callable[[SearchRules, Space], Rounds]] = {
 }
 
 
-def plan_rounds(rules: SearchRules) -> list[tuple[int, float]]:
+def describe_lack(rules: SearchRules, num_drawn: int) -> str | None:
+    """What a person must know if the space has fewer candidates than the rules ask for; None if it has
+    enough."""
+    if rules.method not in ("random", "halving") or num_drawn >= rules.num_trials:
+        return None
+    return (
+        f"finetune.search.space has only {num_drawn} different candidates, and num_trials is "
+        f"{rules.num_trials}: each is tried once"
+    )
+
+
+def plan_rounds(rules: SearchRules, num_candidates: int) -> list[tuple[int, float]]:
     """(candidates, share of num_epochs) of each round of halving. The last round is trained in full."""
-    most = min(rules.num_trials, math.floor(1 / rules.min_epochs_fraction + 1e-9))
+    most = min(num_candidates, math.floor(1 / rules.min_epochs_fraction + 1e-9))
     num_steps = 0
     while rules.halving_factor ** (num_steps + 1) <= most:
         num_steps += 1
     return [
-        (rules.num_trials // rules.halving_factor**step, float(rules.halving_factor) ** (step - num_steps))
+        (num_candidates // rules.halving_factor**step, float(rules.halving_factor) ** (step - num_steps))
         for step in range(num_steps + 1)
     ]
 
 
 def draw_candidates(rules: SearchRules, space: Space) -> list[Candidate]:
-    """num_trials candidates; each value depends on seed, number of the candidate and key alone, so more
-    trials or another key leave the values that are there as they are."""
-    return [
-        Candidate(
-            number=number,
-            settings={key: _draw(values, _uniform(rules.seed, number, key)) for key, values in space.items()},
-        )
-        for number in range(rules.num_trials)
-    ]
+    """num_trials different candidates, or as many as the space has.
+
+    Each value depends on seed, number of the candidate and key alone, so another key leaves the values that
+    are there as they are. A candidate that is equal to one before it is drawn again; those before it stay, so
+    more trials leave all that are there as they are.
+    """
+    candidates: list[Candidate] = []
+    known: set[str] = set()
+    for number in range(rules.num_trials):
+        settings = _draw_another(rules.seed, number, space, known)
+        if settings is None:
+            break
+        known.add(repr(settings))
+        candidates.append(Candidate(number=number, settings=settings))
+    return candidates
+
+
+def _draw_another(seed: int, number: int, space: Space, known: set[str]) -> Settings | None:
+    """Settings that are not among the known ones, by their representation; None if there are no others."""
+    for again in range(MAX_DRAWS):
+        parts = (again,) if again else ()
+        drawn = {key: _draw(values, _uniform(seed, number, key, *parts)) for key, values in space.items()}
+        if repr(drawn) not in known:
+            return drawn
+    # After so many draws few combinations are left, or none: take the first one.
+    return next((each for each in _list_combinations(space) if repr(each) not in known), None)
+
+
+def _list_combinations(space: Space) -> Iterator[Settings]:
+    """All combinations; none if a range has values between whole numbers."""
+    lists = [_list_values(values) for values in space.values()]
+    return (dict(zip(space, values, strict=True)) for values in itertools.product(*lists))
+
+
+def _list_values(values: Range | Choice) -> Sequence[Value]:
+    if isinstance(values, tuple):
+        return values
+    return range(int(values.low), int(values.high) + 1) if values.integer else ()
 
 
 def _uniform(*parts: Any) -> float:

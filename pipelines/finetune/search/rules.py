@@ -30,8 +30,18 @@ PLACES = (
     "strategy",
     "collectives",
     "gpus_per_rank",
+    "micro_batch",
+    "num_threads",
+    "activation_checkpointing",
+    "max_logit_tokens",
+    "max_copies_gb",
+    "wait_for_slots_seconds",
+    "checkpoint_every_steps",
+    "log_every_steps",
+    "sequence_losses",
 )
-"""Keys below `finetune` that say where a training runs or how it is measured: they are no part of a space."""
+"""Keys below `finetune` that say where and how a training runs or is measured: they are no part of a space.
+Trainings that differ in them alone are one and the same."""
 MAX_FOLDS = 50
 
 
@@ -69,7 +79,7 @@ class SearchRules:
     space: dict[str, Range | Choice | None] = field(default_factory=dict)
     """Empty = the learning rate, from a tenth to ten times the configured one; None takes a key back."""
     num_trials: int = 8
-    """Candidates; a grid has as many as its lists say."""
+    """Different candidates, or as many as the space has; a grid has as many as its lists say."""
     num_folds: int | None = None
     """Each candidate is trained once for each fold of the train split; None = once, measured on
     evaluation_split."""
@@ -84,7 +94,7 @@ class SearchRules:
     optuna_batch: int = 4
     """optuna: candidates that are proposed together; results do not depend on the number of slots."""
     max_parallel: int | None = None
-    """Trials at once; None = one for each slot of Spark."""
+    """Trials at once; None = one for each slot of Spark, or one on a local master with a GPU."""
 
     def __post_init__(self) -> None:
         for name, least in (("num_trials", 1), ("halving_factor", 2), ("optuna_batch", 1)):
@@ -106,10 +116,10 @@ class SearchRules:
     def _require_values(self, key: str, values: Range | Choice | None) -> None:
         if key.partition(".")[0] in PLACES:
             raise ValueError(
-                f"space names {key}, which says where a training runs or how it is measured, not what it "
+                f"space names {key}, which says where and how a training runs or is measured, not what it "
                 "learns; take a key such as optimization.learning_rate or global_batch"
             )
-        if isinstance(values, tuple) and (not values or len(set(map(repr, values))) < len(values)):
+        if isinstance(values, tuple) and (not values or count_different(values) < len(values)):
             raise ValueError(f"space.{key} must have different values, got {list(values)}")
         if isinstance(values, Range) and self.method == "grid":
             raise ValueError(
@@ -129,9 +139,15 @@ class SearchRules:
 
     def identity(self) -> dict[str, Any]:
         """What the candidates and their values depend on."""
-        mine = {name: value for name, value in asdict(self).items() if name not in ("max_parallel", "space")}
+        left_out = ("max_parallel", "space", *(("num_trials",) if self.method == "grid" else ()))
+        mine = {name: value for name, value in asdict(self).items() if name not in left_out}
         others = {"halving_factor": "halving", "min_epochs_fraction": "halving", "optuna_batch": "optuna"}
         return {name: value for name, value in mine.items() if others.get(name, self.method) == self.method}
+
+
+def count_different(values: Choice) -> int:
+    """1 and 1.0 are one value; 1 and true, or "1", are two."""
+    return len({(type(value) is bool, value) for value in values})
 
 
 def _round(value: float) -> float:

@@ -31,6 +31,8 @@ class Score:
     values: tuple[float, ...] = ()
     """One per fold, or a single one; empty if it failed."""
     error: str | None = None
+    is_lost: bool = False
+    """It failed because Spark lost its process, and may go well another time."""
 
     @property
     def value(self) -> float:

@@ -5,6 +5,7 @@ has: `result.json` as of any training, or `failure.json`. So a trial is trained 
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,6 +63,18 @@ def make_trial(training: Training, candidate: Candidate, fold: Fold | None, sear
     return Trial(id=made_from, candidate=candidate, training=named)
 
 
+def list_different(trials: Sequence[Trial]) -> list[Trial]:
+    """The first trial of each id, in their order.
+
+    Two candidates may mean one training: they may differ in a setting that the others leave without effect,
+    and Optuna may propose a candidate again.
+    """
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        first.setdefault(trial.id, trial)
+    return list(first.values())
+
+
 def read_failure(trial: Trial) -> str | None:
     """The error of a trial that will fail again; None if there is none."""
     folder = Folder(trial.training.folder)
@@ -74,30 +87,37 @@ def write_failure(trial: Trial, error: str) -> None:
 
 
 def forget_failure(trial: Trial) -> None:
-    """The trial is tried again, from its newest checkpoint."""
+    """The trial is tried again, from its start."""
     Folder(trial.training.folder).delete(FAILURE)
 
 
 def delete_large(trial: Trial) -> None:
-    """Delete what nobody needs of a trial that has a result."""
+    """Delete what nobody needs of a trial that has a result or has failed. One that was lost goes on from its
+    newest checkpoint."""
     folder = Folder(trial.training.folder)
     for name in LARGE:
         folder.delete(name)
 
 
 def read_score(candidate: Candidate, trials: list[Trial], metric: str | None, lost: dict[str, str]) -> Score:
-    """What came of the trials of a candidate. `lost`: errors by trial id that are not kept.
+    """What came of the trials of a candidate. `lost`: errors by trial id that are not kept. A candidate is
+    lost if none of its trials failed: then it may have a value another time.
 
     Raises ValueError if the task does not have the metric.
     """
-    values, name = [], ""
+    values, name, lost_error = [], "", None
     for trial in trials:
         result = read_result(trial.training.folder)
         if result is None:
-            error = read_failure(trial) or lost.get(trial.id) or "it did not end"
-            return Score(candidate=candidate, error=error)
+            error = read_failure(trial)
+            if error is not None:
+                return Score(candidate=candidate, error=error)
+            lost_error = lost_error or lost.get(trial.id) or "it did not end"
+            continue
         name = metric or str(result["metric"])
         values.append(_read_value(result, name, trial.training.spec.task))
+    if lost_error is not None:
+        return Score(candidate=candidate, error=lost_error, is_lost=True)
     return Score(candidate=candidate, metric=name, values=tuple(values))
 
 

@@ -178,6 +178,7 @@ def describe_score(score: Score) -> dict[str, Any]:
         "spread": None if failed else score.spread,
         "values": list(score.values),
         "error": score.error,
+        "lost": score.is_lost,
     }
 
 

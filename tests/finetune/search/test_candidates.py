@@ -1,13 +1,15 @@
 """Candidates of the methods, by hand and by formula; no training."""
 
 import math
+from dataclasses import fields, replace
 
 import pytest
 
-from pipelines.finetune.search.candidates import PROPOSERS, draw_candidates, plan_rounds
+from pipelines.finetune.search.candidates import PROPOSERS, describe_lack, draw_candidates, plan_rounds
 from pipelines.finetune.search.rules import LEARNING_RATE, Range, SearchRules
 from pipelines.finetune.search.run import run_rounds
 from pipelines.finetune.search.score import Candidate, Score, choose_best, rank
+from pipelines.finetune.training import Execution
 
 SPACE = {
     "global_batch": (8, 16, 32),
@@ -29,11 +31,53 @@ def test_equal_seeds_draw_equal_candidates_and_others_draw_others():
 
 
 def test_more_trials_and_more_keys_leave_the_drawn_values_as_they_are():
-    few = draw_candidates(SearchRules(num_trials=4), {"global_batch": SPACE["global_batch"]})
+    one_key = {"optimization.learning_rate": SPACE["optimization.learning_rate"]}
+    few = draw_candidates(SearchRules(num_trials=4), one_key)
     many = draw_candidates(SearchRules(num_trials=9), SPACE)
-    assert [each.settings["global_batch"] for each in many[:4]] == [
-        each.settings["global_batch"] for each in few
-    ]
+    rates = [each.settings["optimization.learning_rate"] for each in many]
+    assert rates[:4] == [each.settings["optimization.learning_rate"] for each in few]
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ({"global_batch": (16, 32)}, {(16,), (32,)}),
+        ({"seed": Range(low=3, high=6, integer=True)}, {(3,), (4,), (5,), (6,)}),
+        (
+            {"global_batch": (16, 32), "seed": Range(low=1, high=2, integer=True)},
+            {(16, 1), (16, 2), (32, 1), (32, 2)},
+        ),
+        # Two values of four digits, and no list of them.
+        ({"num_epochs": Range(low=1.0, high=1.001)}, {(1.0,), (1.001,)}),
+    ],
+)
+def test_a_small_space_is_drawn_whole_and_nothing_twice(space, expected):
+    for seed in range(20):
+        rules = SearchRules(num_trials=8, seed=seed)
+        drawn = [tuple(each.settings.values()) for each in draw_candidates(rules, space)]
+        assert sorted(drawn) == sorted(expected)
+
+
+def test_more_trials_of_a_small_space_keep_those_before():
+    space = {"global_batch": (8, 16, 32, 64), "seed": (1, 2, 3)}
+    all_of_it = draw_candidates(SearchRules(num_trials=12), space)
+    assert len({str(each.settings) for each in all_of_it}) == 12
+    for num_trials in range(1, 12):
+        assert draw_candidates(SearchRules(num_trials=num_trials), space) == all_of_it[:num_trials]
+
+
+def test_a_value_that_is_hardly_ever_drawn_is_found_all_the_same():
+    space = {"seed": Range(low=1, high=300, log=True, integer=True)}
+    drawn = [each.settings["seed"] for each in draw_candidates(SearchRules(num_trials=301), space)]
+    assert sorted(drawn) == list(range(1, 301))  # 300 has a chance of 1 in 1,700 at each draw
+
+
+def test_a_space_with_too_few_candidates_is_named():
+    for method in ("random", "halving"):
+        rules = SearchRules(method=method, num_trials=8)
+        assert describe_lack(rules, 8) is None
+        assert "only 2 different candidates, and num_trials is 8" in describe_lack(rules, 2)
+    assert describe_lack(SearchRules(method="grid", num_trials=8), 2) is None
 
 
 def test_drawn_values_stay_in_their_ranges_and_reach_all_of_them():
@@ -85,8 +129,10 @@ def test_an_empty_space_is_the_learning_rate_around_the_configured_one():
 )
 def test_rounds_of_halving(num_trials, factor, least, expected):
     rules = SearchRules(num_trials=num_trials, halving_factor=factor, min_epochs_fraction=least)
-    assert [size for size, _ in plan_rounds(rules)] == [size for size, _ in expected]
-    assert [share for _, share in plan_rounds(rules)] == pytest.approx([share for _, share in expected])
+    planned = plan_rounds(rules, num_trials)
+    assert [size for size, _ in planned] == [size for size, _ in expected]
+    assert [share for _, share in planned] == pytest.approx([share for _, share in expected])
+    assert plan_rounds(replace(rules, num_trials=100), num_trials) == planned  # a space that has no more
 
 
 def test_halving_keeps_the_best_and_drops_failures():
@@ -135,7 +181,9 @@ def test_a_score_of_folds_is_mean_and_deviation():
     [
         ({"space": {"num_ranks": (1, 2)}}, "space names num_ranks, which says where"),
         ({"space": {"seed": ()}}, r"space.seed must have different values, got \[\]"),
+        ({"space": {"micro_batch": (1, 2)}}, "space names micro_batch, which says where and how"),
         ({"space": {"seed": (1, 1)}}, r"different values, got \[1, 1\]"),
+        ({"space": {"seed": (1, 1.0)}}, r"different values, got \[1, 1.0\]"),
         ({"method": "grid", "space": {"seed": Range(low=0, high=9)}}, "must be a list of values for method"),
         ({"num_trials": 0}, "num_trials must be at least 1, got 0"),
         ({"num_folds": 1}, "num_folds must be from 2 to 50, or null, got 1"),
@@ -146,6 +194,24 @@ def test_a_score_of_folds_is_mean_and_deviation():
 def test_rules_refuse(rules, message):
     with pytest.raises(ValueError, match=message):
         SearchRules(**rules)
+
+
+def test_true_and_one_are_two_values():
+    assert SearchRules(space={"model.config.x": (1, True, "1", None)}).space
+
+
+def test_no_key_of_how_a_training_runs_is_part_of_a_space():
+    for field in fields(Execution):
+        with pytest.raises(ValueError, match=f"space names {field.name}, which says where and how"):
+            SearchRules(space={field.name: (1, 2)})
+
+
+def test_a_grid_is_the_same_search_whatever_num_trials_says():
+    identities = {
+        method: [SearchRules(method=method, num_trials=number).identity() for number in (4, 5)]
+        for method in ("grid", "random", "halving", "optuna")
+    }
+    assert [each[0] == each[1] for each in identities.values()] == [True, False, False, False]
 
 
 @pytest.mark.parametrize(

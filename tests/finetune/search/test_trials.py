@@ -15,7 +15,13 @@ from pipelines.finetune.launch.barrier import RankError, RanksLostError
 from pipelines.finetune.results import read_result
 from pipelines.finetune.search.run import SearchStoppedError, run_trials
 from pipelines.finetune.search.score import Candidate
-from pipelines.finetune.search.trial import forget_failure, make_trial, read_failure, read_score
+from pipelines.finetune.search.trial import (
+    forget_failure,
+    make_trial,
+    read_failure,
+    read_score,
+    write_failure,
+)
 from pipelines.finetune.splits import open_splits
 from pipelines.finetune.training import Fold
 from pipelines.storage import Folder
@@ -62,6 +68,12 @@ class Launches:
         if trial.candidate.number in self.faults:
             raise self.faults[trial.candidate.number]
         train_on_rank(trial.training, alone())
+
+
+def write_checkpoint(trial):
+    """A file where a training keeps its state."""
+    Folder(trial.training.folder).write("checkpoints/step-1/state", b"state")
+    return Path(trial.training.folder, "checkpoints")
 
 
 def run(trials, launches, **knobs):
@@ -134,6 +146,45 @@ def test_a_search_that_was_killed_trains_only_what_is_left(root):
     assert not Path(trials[0].training.folder, "model").exists()
 
 
+def test_candidates_that_mean_one_training_are_trained_once(root):
+    """Two values, drawn twice each, two slots: equal trials would write to one folder at the same time."""
+    trials = make_trials(root, 0.001, 0.001, 0.003, 0.003)
+    launched, together = [], threading.Barrier(2)
+
+    def launch(trial, listeners):
+        together.wait(60)  # two trials do run at the same time
+        launched.append(trial.candidate.number)
+        result = {"metric": "accuracy", "after": {"accuracy": trial.training.optimization.learning_rate}}
+        Folder(trial.training.folder).write("result.json", json.dumps(result).encode())
+
+    run_trials(trials, launch, unrecorded, parallel=2)
+    assert sorted(launched) == [0, 2]
+    scores = [read_score(trial.candidate, [trial], None, {}) for trial in trials]
+    assert [score.value for score in scores] == [0.001, 0.001, 0.003, 0.003]
+
+
+def test_checkpoints_go_with_the_end_of_a_trial_and_stay_with_a_lost_one(root):
+    trials = make_trials(root, 0.001, 0.003, 0.01)
+    failed, lost, done = map(write_checkpoint, trials)
+    run(trials, Launches({0: RankError("diverged"), 1: RanksLostError("no process")}))
+    assert not failed.exists()
+    assert not done.exists()
+    assert lost.exists()
+
+
+def test_checkpoints_go_though_the_driver_died_after_the_record_of_their_trial(root):
+    @contextmanager
+    def recorded(trial):
+        yield None
+
+    done, failed = make_trials(root, 0.001, 0.003)
+    Folder(done.training.folder).write("result.json", b"{}")
+    Folder(failed.training.folder).write("failure.json", b'{"error": "diverged"}')
+    places = [write_checkpoint(trial) for trial in (done, failed)]
+    run_trials([done, failed], Launches(), recorded, parallel=1)
+    assert [place.exists() for place in places] == [False, False]
+
+
 def test_a_failing_trial_ends_no_other_one_and_is_not_repeated(root):
     trials = make_trials(root, 0.001, 0.003, 0.01)
     launches = Launches({0: RankError("rank 0 on h failed: FloatingPointError: pass=SECRET")})
@@ -152,10 +203,25 @@ def test_a_failing_trial_ends_no_other_one_and_is_not_repeated(root):
 
 def test_a_lost_trial_is_tried_again_next_time(root):
     trials = make_trials(root, 0.001, 0.003)
-    lost = run(trials, Launches({0: RanksLostError("the ranks failed at every try")}))
-    assert lost.keys() == {trials[0].id}
+    ended = []
+    lost = run(
+        trials,
+        Launches({0: RanksLostError("the ranks failed at every try: SECRET")}),
+        hide=lambda text: text.replace("SECRET", "***"),
+        ended=lambda trial, error: ended.append((trial.id, error)),
+    )
+    assert lost == {trials[0].id: "the ranks failed at every try: ***"}
+    assert ended == [(trials[0].id, "the ranks failed at every try: ***"), (trials[1].id, None)]
     assert read_failure(trials[0]) is None
-    assert read_score(trials[0].candidate, trials[:1], None, lost).error == "the ranks failed at every try"
+    score = read_score(trials[0].candidate, trials[:1], None, lost)
+    assert (score.error, score.is_lost) == ("the ranks failed at every try: ***", True)
+    both = read_score(trials[0].candidate, trials, None, lost)  # as two folds
+    assert (both.error, both.is_lost) == ("the ranks failed at every try: ***", True)
+    write_failure(trials[1], "diverged")
+    Folder(trials[1].training.folder).delete("result.json")
+    hopeless = read_score(trials[0].candidate, trials, None, lost)
+    assert (hopeless.error, hopeless.is_lost) == ("diverged", False)  # another try of 0 would change nothing
+    forget_failure(trials[1])
     run(trials, Launches())
     assert read_score(trials[0].candidate, trials[:1], None, {}).error is None
 
@@ -193,7 +259,7 @@ def test_a_metric_that_the_task_has_not_is_named(root):
 def test_an_error_about_the_first_result_stops_the_search(root):
     launches = Launches()
 
-    def require(trial):
+    def require(trial, error):
         read_score(trial.candidate, [trial], "perplexity", {})
 
     with pytest.raises(ValueError, match="metric is perplexity"):
