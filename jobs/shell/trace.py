@@ -25,6 +25,10 @@ WITHOUT_LOSSES = (
     "(finetune.log_every_steps), and all sequences of their steps are listed. To see which of them it was, "
     "train again with finetune.sequence_losses=true and another finetune.folder."
 )
+WITHOUT_RANKS = (
+    "The run was continued with another number of ranks, so which rank had which sequence is not known: "
+    "choose a number with --num-ranks."
+)
 MAX_TEXT = 200
 """Characters of a text in the table."""
 
@@ -45,7 +49,8 @@ class Question:
 def show_trace(config: Any, question: Question, *, text: bool, as_json: bool) -> None:
     """Print the answer; `config` is the finetune section."""
     run = find_run(config, question.run)
-    trace = RunTrace(run, choose_num_ranks(run, question.num_ranks))
+    choose = choose_num_ranks if question.deviations is None else find_num_ranks
+    trace = RunTrace(run, choose(run, question.num_ranks))
     if question.deviations is not None:
         answer = find_spikes(config, trace, question.deviations)
     elif question.step is not None:
@@ -99,15 +104,21 @@ def find_run(config: Any, name: str | None) -> RunData:
     return lookup.read_run_data(run_id)
 
 
+def find_num_ranks(run: RunData, given: int | None) -> int | None:
+    """The ranks of the run; None if it was continued with another number, and none is given."""
+    return run.num_ranks if given is None and run.other_num_ranks is None else given
+
+
 def choose_num_ranks(run: RunData, given: int | None) -> int:
-    """The ranks of the run. Raises ValueError if it was continued with another number, and none is given."""
-    if given is None and run.other_num_ranks is not None:
+    """As `find_num_ranks`, but raises ValueError instead of None."""
+    found = find_num_ranks(run, given)
+    if found is None:
         raise ValueError(
             f"run {run.run_id} began with {run.num_ranks} ranks and was continued with "
             f"{run.other_num_ranks}; the steps are the same, but not which rank had which sequence: choose "
             "one with --num-ranks"
         )
-    return run.num_ranks if given is None else given
+    return found
 
 
 def display_answer(answer: Answer) -> None:
@@ -143,7 +154,8 @@ def display_step(answer: Answer) -> None:
 def display_spikes(answer: Answer) -> None:
     rule, spikes, has_losses = answer["rule"], answer["spikes"], answer["has_sequence_losses"]
     above = f"more than {rule['deviations']:g} deviations above the median of {rule['median_points']} before"
-    points = f"{answer['num_points']:,} losses, the last one of step {answer['last_step']:,}"
+    first, last, total = answer["first_step"], answer["last_step"], answer["total_steps"]
+    points = f"{answer['num_points']:,} losses of steps {first:,} to {last:,}"
     shown = f"; the {len(spikes)} highest" if len(spikes) < answer["num_spikes"] else ""
     console.print(f"{answer['num_spikes']:,} spikes ({above}) among {points}{shown}")
     for spike in spikes:
@@ -158,8 +170,14 @@ def display_spikes(answer: Answer) -> None:
         _print_table((*headers, "document", "tokens", "characters"), lines, _has_text(spike["sequences"]))
     if has_losses and spikes:
         console.print("loss: mean over the targets of the sequence. share: of the rise of the step's loss")
+    if has_losses and (first > 1 or last < total):
+        console.print(
+            f"Steps {first:,} to {last:,} of {total:,} were recorded: a spike of another step is not listed."
+        )
     if not has_losses:
         console.print(WITHOUT_LOSSES)
+    if not has_losses and answer["num_ranks"] is None:
+        console.print(WITHOUT_RANKS)
 
 
 def _format_rule(spike: Answer) -> str:
@@ -170,7 +188,7 @@ def _format_rule(spike: Answer) -> str:
 
 
 def _format_sequence(row: Answer, has_losses: bool) -> tuple[str, ...]:
-    known = (str(row["sequence_id"]), str(row["rank"]))
+    known = (str(row["sequence_id"]), "" if row["rank"] is None else str(row["rank"]))
     if not has_losses:
         return known
     loss, share = row["loss_sum"], row["excess_fraction"]

@@ -10,6 +10,8 @@ from jobs.shell.command import Env, File, Overrides, Recipe, report_errors
 from jobs.shell.preflight import probe_services
 from jobs.shell.record import Record
 
+DEFAULT_DEVIATIONS = 6.0
+
 
 def add_trace(program: typer.Typer) -> None:
     @program.command("trace")
@@ -28,9 +30,13 @@ def add_trace(program: typer.Typer) -> None:
             bool, typer.Option("--spike", help="List the steps whose loss jumped, and what they saw.")
         ] = False,
         deviations: Annotated[
-            float,
-            typer.Option(metavar="K", help="Of --spike: how far above the running median, in deviations."),
-        ] = 6.0,
+            float | None,
+            typer.Option(
+                metavar="K",
+                help="Of --spike: how far above the running median, in deviations. "
+                f"Default: {DEFAULT_DEVIATIONS:g}.",
+            ),
+        ] = None,
         run: Annotated[
             str | None,
             typer.Option(
@@ -41,7 +47,11 @@ def add_trace(program: typer.Typer) -> None:
         ] = None,
         num_ranks: Annotated[
             int | None,
-            typer.Option(min=1, metavar="N", help="Ranks, if the run was continued with more or fewer."),
+            typer.Option(
+                min=1,
+                metavar="N",
+                help="Ranks, if the run was continued with more or fewer. Recorded losses know theirs.",
+            ),
         ] = None,
         text: Annotated[
             bool, typer.Option("--text", help="Show the texts too. Reads the ids of all documents.")
@@ -71,6 +81,10 @@ def add_trace(program: typer.Typer) -> None:
             raise typer.BadParameter("give one of --step, --document and --spike")
         if rank is not None and step is None:
             raise typer.BadParameter("--rank belongs to --step")
+        if deviations is not None and not spike:
+            raise typer.BadParameter("--deviations belongs to --spike; give --spike, or leave it out")
+        if spike and deviations is None:
+            deviations = DEFAULT_DEVIATIONS
         record = Record("trace", [])
         with report_errors(record):
             settings = configuration.load(recipe=recipe, env=env, file=file, overrides=overrides or ())
@@ -80,11 +94,6 @@ def add_trace(program: typer.Typer) -> None:
             from jobs.shell.trace import Question, show_trace
 
             question = Question(
-                run=run,
-                step=step,
-                rank=rank,
-                document=document,
-                num_ranks=num_ranks,
-                deviations=deviations if spike else None,
+                run=run, step=step, rank=rank, document=document, num_ranks=num_ranks, deviations=deviations
             )
             show_trace(config, question, text=text, as_json=as_json)

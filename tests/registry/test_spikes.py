@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jobs.shell.trace import display_spikes, format_json
-from pipelines.finetune.losses.parts import open_losses
+from pipelines.finetune.losses.parts import forget_parts, open_losses
 from pipelines.finetune.losses.read import read_losses
 from pipelines.finetune.losses.spikes import MEDIAN_POINTS, MIN_POINTS, NOISE_POINTS, find_spikes
 from pipelines.finetune.losses.table import commit_losses
@@ -127,9 +127,22 @@ def test_a_jump_from_zero_without_noise_has_a_height():
     assert spike.threshold == pytest.approx(6e-6)
 
 
+def test_steps_that_were_recorded_are_named(train, capsys):
+    trace = train(num_epochs=1.0, checkpoint_every_steps=4)
+    forget_parts(open_losses(trace.run.folder), after=8)
+    losses = read_losses(trace.run.folder)
+    answer = trace_spikes(trace, losses, {}, deviations=6.0)
+    assert (answer["first_step"], answer["last_step"]) == (1, 8)
+    display_spikes(answer)
+    assert f"Steps 1 to 8 of {trace.total_steps} were recorded" in capsys.readouterr().out
+    with pytest.raises(LookupError, match="step 9 were not recorded; those of steps 1 to 8 were"):
+        losses.read_step(9)
+
+
 @pytest.mark.parametrize("is_committed", [False, True])
 def test_a_bad_document_is_the_first_of_the_highest_spike(train, planted, is_committed, capsys):
-    trace, bad = train(), planted[0]
+    run, bad = train().run, planted[0]
+    trace = RunTrace(run, None)  # ranks and all are those of the losses
     if is_committed:
         assert commit_losses(trace.run.folder, trace.run.run_id) is not None
         open_losses(trace.run.folder).delete("_parts")
@@ -147,7 +160,8 @@ def test_a_bad_document_is_the_first_of_the_highest_spike(train, planted, is_com
         expected = [row["loss_sum"] - row["num_targets"] * spike["median"] for row in spike["sequences"]]
         assert excess == pytest.approx(expected, rel=1e-12)
         assert spike["loss"] > spike["threshold"] > spike["median"]
-        whole = trace.trace_step(spike["step"])["sequences"]
+        assert {row["rank"] for row in spike["sequences"]} == {0}
+        whole = RunTrace(run, 1).trace_step(spike["step"])["sequences"]
         assert {key: first[key] for key in whole[0]} in whole
     display_spikes(answer)
     shown = capsys.readouterr().out
@@ -166,6 +180,10 @@ def test_without_losses_the_step_is_listed_and_the_remedy_named(train, capsys):
     assert spike["sequences"] == trace.trace_step(12)["sequences"]
     display_spikes(answer)
     assert "finetune.sequence_losses=true" in capsys.readouterr().out
+    unknown = trace_spikes(RunTrace(trace.run, None), None, logged, deviations=6.0)
+    assert {row["rank"] for row in unknown["spikes"][0]["sequences"]} == {None}
+    display_spikes(unknown)
+    assert "with --num-ranks" in capsys.readouterr().out.replace("\n", " ")
     with pytest.raises(ValueError, match="deviations must be above 0, got 0"):
         trace_spikes(trace, None, logged, deviations=0.0)
 

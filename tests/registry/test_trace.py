@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from jobs.shell.trace import choose_num_ranks, display_answer
+from jobs.shell.trace import choose_num_ranks, display_answer, find_num_ranks
 from pipelines.dataset.mixing.count import plan_on_table
 from pipelines.dataset.mixing.rules import Curriculum, Mixture
 from pipelines.dataset.mixing.stored import write_mixture
@@ -270,7 +270,8 @@ def test_ranks_that_changed_must_be_chosen(trace):
     run = trace(2).run._replace(other_num_ranks="4")
     with pytest.raises(ValueError, match=r"began with 2 ranks and was continued with 4; .* with --num-ranks"):
         choose_num_ranks(run, None)
-    assert choose_num_ranks(run, 4) == 4
+    assert choose_num_ranks(run, 4) == find_num_ranks(run, 4) == 4
+    assert find_num_ranks(run, None) is None
 
 
 def test_the_pin_of_the_run_is_used(trace, written):

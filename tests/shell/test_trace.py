@@ -2,12 +2,14 @@
 
 import json
 
+import click
 import pytest
 from typer.testing import CliRunner
 
+from jobs.shell import trace
 from jobs.shell.cli import build_program
 from jobs.shell.display import console
-from jobs.shell.trace import display_step, format_json
+from jobs.shell.trace import display_step, find_run, format_json
 from pipelines.pin import pin
 from pipelines.registry.lookup import Lookup
 from pipelines.registry.runs.current import read_current
@@ -62,7 +64,7 @@ def test_a_document_lists_the_steps_that_saw_it(ask, flow, spark):
             assert row["sequence_id"] in [each["sequence_id"] for each in step["sequences"]]
 
 
-def test_losses_of_sequences_of_both_ranks_are_in_the_table_of_the_run(ask, flow, spark):
+def test_losses_of_sequences_of_both_ranks_are_in_the_table_of_the_run(ask, flow, spark, monkeypatch):
     answer = read_answer(ask("--spike", "--json", "--deviations", "1.0"))
     steps = answer["total_steps"]
     assert (answer["has_sequence_losses"], answer["num_points"], answer["last_step"]) == (True, steps, steps)
@@ -78,6 +80,13 @@ def test_losses_of_sequences_of_both_ranks_are_in_the_table_of_the_run(ask, flow
     assert answer["spikes"][0]["sequences"][0]["sequence_id"] == highest["sequence_id"]
     logged = Lookup(flow.configs["finetune"].tracking.uri).read_history(run.run_id, "train/loss")
     assert logged[answer["spikes"][0]["step"]] == pytest.approx(mean, rel=1e-5)
+    ranks = {row["sequence_id"]: row["rank"] for row in rows}
+    for row in answer["spikes"][0]["sequences"]:
+        assert row["rank"] == ranks[row["sequence_id"]]
+    continued = find_run(flow.configs["finetune"], None)._replace(other_num_ranks="4")
+    monkeypatch.setattr(trace, "find_run", lambda config, name: continued)
+    assert read_answer(ask("--spike", "--json", "--deviations", "1.0"))["spikes"] == answer["spikes"]
+    assert "choose one with --num-ranks" in ask("--step", "1").stderr
     shown = ask("--spike", "--deviations", "1.0", "--text")
     assert shown.exit_code == 0
     assert f"step {answer['spikes'][0]['step']}: loss " in shown.stdout
@@ -99,6 +108,9 @@ def test_a_question_is_a_step_or_a_document(ask):
     twice = (("--step", "1", "--document", "0" * 32), ("--step", "1", "--spike"))
     for words in ((), *twice, ("--document", "0" * 32, "--rank", "1"), ("--spike", "--rank", "1")):
         assert ask(*words).exit_code == 2
+    result = ask("--step", "1", "--deviations", "3")
+    assert result.exit_code == 2
+    assert "--deviations belongs to --spike" in click.unstyle(result.output)
 
 
 def test_json_holds_texts_as_they_are_but_no_secret_of_the_place():

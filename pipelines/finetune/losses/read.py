@@ -16,6 +16,7 @@ class StepRows(NamedTuple):
 
     sequence_ids: np.ndarray
     epochs: np.ndarray
+    ranks: np.ndarray
     losses: np.ndarray
     """Sums over targets, nats."""
     num_targets: np.ndarray
@@ -43,9 +44,13 @@ class SequenceLosses:
         return steps, sums[steps] / counts[steps]
 
     def read_step(self, step: int) -> StepRows:
-        """Reads the files and row groups that have the step."""
-        names = ["sequence_id", "epoch", "loss_sum", "num_targets"]
+        """Reads the files and row groups that have the step. Raises LookupError if it was not recorded."""
+        names = ["sequence_id", "epoch", "rank", "loss_sum", "num_targets"]
         rows = self._rows.to_table(columns=names, filter=pc.field("step") == step)
+        if not rows.num_rows:
+            steps, _ = self.read_steps()
+            known = f"those of steps {steps[0]:,} to {steps[-1]:,} were" if len(steps) else "none were"
+            raise LookupError(f"the losses of step {step:,} were not recorded; {known}")
         return StepRows(*(column.to_numpy() for column in rows.columns))
 
 

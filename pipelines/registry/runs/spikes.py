@@ -6,8 +6,6 @@ of a step is that of the step. Without it, spikes are looked for among the point
 sequences of their steps are listed.
 """
 
-from collections import Counter
-
 import numpy as np
 
 from pipelines.finetune.losses.read import SequenceLosses
@@ -38,6 +36,7 @@ def trace_spikes(
         **trace.describe_run(),
         "rule": {"deviations": deviations, "median_points": MEDIAN_POINTS, "noise_points": NOISE_POINTS},
         "num_points": len(steps),
+        "first_step": int(steps[0]) if len(steps) else 0,
         "last_step": int(steps[-1]) if len(steps) else 0,
         "has_sequence_losses": losses is not None,
         "num_spikes": len(spikes),
@@ -59,20 +58,19 @@ def _explain(trace: RunTrace, losses: SequenceLosses | None, spike: Spike) -> An
     order = np.argsort(-np.where(np.isnan(heights), np.inf, heights), kind="stable")[:MAX_SEQUENCES]
     chosen = rows.sequence_ids[order].tolist()
     found = trace.trace_step(spike.step, sequence_ids=chosen)
-    places: Counter[int] = Counter()
+    # One may be in a batch twice, at the end of an epoch and the start of the next, with the same documents.
+    described = {each["sequence_id"]: each for each in found["sequences"]}
     listed = []
     for at, sequence_id in zip(order.tolist(), chosen, strict=True):
-        # A sequence may be in a batch twice, at the end of one epoch and the start of the next.
-        same = [each for each in found["sequences"] if each["sequence_id"] == sequence_id]
         measured = {
             "epoch": int(rows.epochs[at]),
+            "rank": int(rows.ranks[at]),
             "loss_sum": _keep_finite(rows.losses[at]),
             "num_targets": int(rows.num_targets[at]),
             "excess": _keep_finite(excess[at]),
             "excess_fraction": _keep_finite(excess[at] / total) if np.isfinite(total) else None,
         }
-        listed.append({**same[places[sequence_id] % len(same)], **measured})
-        places[sequence_id] += 1
+        listed.append({**described[sequence_id], **measured})
     return {**about, "in_model": found["in_model"], "sequences": listed}
 
 

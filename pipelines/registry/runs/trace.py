@@ -39,7 +39,8 @@ class RunTrace:
     """The answers about one run."""
 
     run: RunData
-    num_ranks: int
+    num_ranks: int | None
+    """None = not known, because the run was continued with another number: then `rank` is null."""
 
     def trace_step(
         self, step: int, rank: int | None = None, *, sequence_ids: Collection[int] | None = None
@@ -49,15 +50,16 @@ class RunTrace:
 
         Raises ValueError for a step or a rank that the run does not have.
         """
+        assert rank is None or self.num_ranks is not None, "who asks for a rank knows how many there are"
         if not 1 <= step <= self.total_steps:
             raise ValueError(
                 f"step must be from 1 to {self.total_steps:,}, the last step of run {self.run.run_id}, "
                 f"got {step}"
             )
-        if rank is not None and not 0 <= rank < self.num_ranks:
+        num_ranks = self.num_ranks or 0
+        if rank is not None and not 0 <= rank < num_ranks:
             raise ValueError(
-                f"rank must be from 0 to {self.num_ranks - 1}, because the run has {self.num_ranks} ranks, "
-                f"got {rank}"
+                f"rank must be from 0 to {num_ranks - 1}, because the run has {num_ranks} ranks, got {rank}"
             )
         batch = self._order.batch(step - 1)  # (global_batch,)
         places = np.arange(len(batch)) if rank is None else self._list_places(rank)  # (num_places,)
@@ -69,7 +71,7 @@ class RunTrace:
             {
                 "row": row,
                 "sequence_id": spans[row][0].sequence_id,
-                "rank": int(self._ranks[place]),
+                "rank": self._find_rank(place),
                 "segments": [_describe(span) for span in spans[row]],
             }
             for place, row in zip(places.tolist(), batch[places].tolist(), strict=True)
@@ -145,9 +147,14 @@ class RunTrace:
         pinned = self.run.mixture
         return None if pinned is None else read_mixture(**{**pinned, "path": find_location(pinned["path"])})
 
+    def _find_rank(self, place: int) -> int | None:
+        return None if self._ranks is None else int(self._ranks[place])
+
     @cached_property
-    def _ranks(self) -> np.ndarray:
-        """(global_batch,) rank of each place of a batch."""
+    def _ranks(self) -> np.ndarray | None:
+        """(global_batch,) rank of each place of a batch; None if it is not known."""
+        if self.num_ranks is None:
+            return None
         ranks = np.empty(self.run.global_batch, dtype=np.int64)
         for rank in range(self.num_ranks):
             ranks[self._list_places(rank)] = rank
@@ -155,14 +162,14 @@ class RunTrace:
 
     def _list_places(self, rank: int) -> np.ndarray:
         batch = self.run.global_batch
-        plan = BatchPlan(global_batch=batch, micro_batch=batch, num_replicas=self.num_ranks)
+        plan = BatchPlan(global_batch=batch, micro_batch=batch, num_replicas=self.num_ranks or 1)
         return plan.deal(np.arange(batch), rank)
 
     def _list_visits(self, row: int) -> list[Answer]:
         return [
             {
                 "epoch": visit.epoch + 1,
-                "rank": int(self._ranks[visit.place]),
+                "rank": self._find_rank(visit.place),
                 **self._describe_step(visit.step + 1),
             }
             for visit in self._order.find_visits(row)
