@@ -58,8 +58,8 @@ def test_a_table_without_sets_of_classes_is_read_as_one_without_labels(tmp_path)
     assert [each.tolist() for each in read.input_ids] == [row["input_ids"] for row in rows]
     assert (read.labels.tolist(), read.label_sets) == ([NO_LABEL] * len(rows), None)
     longest = read_longest(path, num_rows=1, **version)
-    assert len(longest.input_ids[0]) == max(row["num_tokens"] for row in rows)
-    assert (longest.labels.tolist(), longest.label_sets) == ([NO_LABEL], None)
+    assert len(longest.rows.input_ids[0]) == max(row["num_tokens"] for row in rows)
+    assert (longest.rows.labels.tolist(), longest.rows.label_sets) == ([NO_LABEL], None)
 
 
 def test_there_is_no_report_of_an_older_table(older, spark, tmp_path):
