@@ -1,10 +1,12 @@
-"""Script: write a table on a cluster whose executor is killed, whose shuffle files are damaged, or whose
-first task is run a second time, meanwhile.
+"""Script: write tables on a cluster whose shuffle files are damaged, whose executor is killed, or whose first
+task is run a second time, meanwhile.
 
-Arguments: folder, disturbance (none, kill, damage, speculate). Prints one line of JSON.
+Arguments: folder, disturbances (none, damage, kill, speculate), one table each, in the folder of its name.
+Prints one line of JSON.
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -12,8 +14,10 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from pyspark import TaskContext
+from pyspark.sql import SparkSession
 
 from pipelines import held
 from pipelines.delta import Table
@@ -59,15 +63,16 @@ def delay_first_task(folder: Path) -> None:
     held.make_shard_writer = make_writer
 
 
-def disturb(folder: Path, kind: str) -> None:
+def disturb(folder: Path, local: Path, kind: str) -> None:
     """After the second task of the stage that writes, while the others still wait for shuffled rows."""
+    earlier = set(local.rglob("shuffle_*.data"))
     deadline = time.monotonic() + 120
     while len(seen := sorted((folder / "seen").iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     if kind == "kill":
         os.kill(int(seen[0].name.partition("-")[0]), signal.SIGKILL)
     if kind == "damage":
-        for file in [*(folder / "local").rglob("shuffle_*.data")]:
+        for file in {*local.rglob("shuffle_*.data")} - earlier:
             content = bytearray(file.read_bytes())
             middle = len(content) // 2
             content[middle : middle + 64] = os.urandom(64)
@@ -76,8 +81,8 @@ def disturb(folder: Path, kind: str) -> None:
                 note.write(f"{file.name}\n")
 
 
-def main(folder: Path, kind: str) -> None:
-    for name in ("seen", "local", "events", "attempts"):
+def main(folder: Path, kinds: list[str]) -> None:
+    for name in ("local", "events"):
         (folder / name).mkdir(parents=True)
     spark = session(
         "disturbed",
@@ -91,12 +96,26 @@ def main(folder: Path, kind: str) -> None:
             "spark.eventLog.enabled": "true",
             "spark.eventLog.dir": f"file:{folder}/events",
             "spark.eventLog.compress": "false",
-            **(SPECULATION if kind == "speculate" else {}),
+            **(SPECULATION if "speculate" in kinds else {}),
         },
     )
+    spark.sparkContext.setLogLevel("OFF")
+    outcomes, begins = {}, []
+    for kind in kinds:
+        begins.append(time.time() * 1000)
+        outcomes[kind] = write(spark, folder / kind, folder / "local", kind)
+    spark.stop()  # now the log is complete
+    for outcome, begin, end in zip(outcomes.values(), begins, [*begins[1:], math.inf], strict=True):
+        outcome["most attempts"] = max(count_attempts(folder / "events", begin, end).values())
+    print("RESULT " + json.dumps(outcomes))
+
+
+def write(spark: SparkSession, folder: Path, local: Path, kind: str) -> dict[str, Any]:
+    """Write one table while `disturb` works; what the tests check, but for the attempts of stages."""
+    for name in ("seen", "attempts"):
+        (folder / name).mkdir(parents=True)
     if kind == "speculate":
         delay_first_task(folder)
-    spark.sparkContext.setLogLevel("OFF")
     seen = str(folder / "seen")
 
     def slowly(batches):
@@ -111,13 +130,13 @@ def main(folder: Path, kind: str) -> None:
     rows = (
         make_numbers(spark).repartition(NUM_TASKS, "number").mapInArrow(slowly, "number BIGINT, text STRING")
     )
-    watcher = threading.Thread(target=disturb, args=(folder, kind))
+    watcher = threading.Thread(target=disturb, args=(folder, local, kind))
     watcher.start()
     written = NUMBERS.overwrite(rows, str(folder / "table"), fingerprint="a", facts={})
     watcher.join()
     found = NUMBERS.digest(NUMBERS.read(spark, str(folder / "table")))
-    attempts = spark.sparkContext.statusTracker()
-    outcome = {
+    tracker = spark.sparkContext.statusTracker()
+    return {
         "pinned": written == pin(str(folder / "table")),
         "digest": written.digest,
         "read": found == (written.digest, NUM_ROWS),
@@ -126,24 +145,22 @@ def main(folder: Path, kind: str) -> None:
         "attempts": sorted(each.name for each in (folder / "attempts").iterdir()),
         "damaged": (folder / "damaged").exists(),
         "jobs failed": sum(
-            attempts.getJobInfo(job).status == "FAILED" for job in attempts.getJobIdsForGroup(None)
+            tracker.getJobInfo(job).status == "FAILED" for job in tracker.getJobIdsForGroup(None)
         ),
     }
-    spark.stop()  # now the log is complete
-    outcome["most attempts"] = max(count_attempts(folder / "events").values())
-    print("RESULT " + json.dumps(outcome))
 
 
-def count_attempts(events: Path) -> Counter[int]:
-    """Stage -> how often Spark submitted it."""
+def count_attempts(events: Path, begin: float, end: float) -> Counter[int]:
+    """Stage -> how often Spark submitted it between two times, in milliseconds."""
     attempts = Counter[int]()
     for file in events.rglob("events_*"):
         for line in file.read_text(encoding="utf-8").splitlines():
             event = json.loads(line)
             if event["Event"] == "SparkListenerStageSubmitted":
-                attempts[event["Stage Info"]["Stage ID"]] += 1
+                stage = event["Stage Info"]
+                attempts[stage["Stage ID"]] += begin <= stage["Submission Time"] < end
     return attempts
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -41,8 +41,7 @@ def run_two(module, folder, scratch, *words):
     return sorted(records, key=lambda record: record["exit_code"])
 
 
-@pytest.mark.parametrize("attempt", [1, 2])
-def test_two_drivers_score_each_row_once(spark, flow, tmp_path, attempt):
+def test_two_drivers_score_each_row_once(spark, flow, tmp_path):
     path = f"{tmp_path}/predictions"
     records = run_two("jobs.scoring", flow.folder, tmp_path, f"scoring.predictions={path}")
     assert [record["exit_code"] for record in records] == [Exit.DONE, Exit.DONE]

@@ -170,7 +170,7 @@ def test_result_does_not_depend_on_partitions_or_driver(spark, tmp_path):
                 ("1", 10**6, 0, 20),
                 ("2", 0, 10**6, 10**6),
                 ("7", 0, 20, 20),
-                ("200", 20, 0, 10**6),
+                ("40", 20, 0, 10**6),
             ]
         ):
             spark.conf.set("spark.sql.shuffle.partitions", partitions)

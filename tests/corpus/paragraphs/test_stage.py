@@ -55,9 +55,9 @@ def test_documents_are_those_of_the_twin_for_any_slices(spark, tmp_path, monkeyp
     records = make_records(5)
     sources, expected = write_sources(tmp_path, records), expect(records, settings)
     digests = set()
-    for size, num_tasks in ((2**20, range(1, 3)), (2_000, range(5, 12)), (150, range(40, 200))):
+    for size, num_tasks in ((2**20, range(1, 3)), (2_000, range(5, 12)), (400, range(15, 75))):
         cut_small(monkeypatch, size)
-        monkeypatch.setattr(find, "MAX_NOTED", 250_000 if size == 150 else 3)
+        monkeypatch.setattr(find, "MAX_NOTED", 250_000 if size == 400 else 3)
         with build(spark, sources, settings) as (rows, corpus):
             assert describe(rows, settings.unit) == expected
             digests.add(tuple((row.doc_id, row.text, row.content_hash, row.drop_reason) for row in rows))
@@ -68,7 +68,7 @@ def test_documents_are_those_of_the_twin_for_any_slices(spark, tmp_path, monkeyp
             blocks = count_blocks(corpus)
             assert len(blocks) >= 10  # at the first size, nearly all of one task
             # The text that reaches 3 pairs ends its block, and has 7 paragraphs at most.
-            assert size == 150 or max(blocks) <= 3 + 7
+            assert size == 400 or max(blocks) <= 3 + 7
     assert len(digests) == 1
     changed = [row for row, one in zip(rows, list_documents(records), strict=True) if row.text != one.text]
     assert len(changed) >= 10
