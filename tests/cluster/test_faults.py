@@ -70,6 +70,7 @@ def test_hdfs_away_in_every_stage_equals_one_machine(cluster, expected, tmp_path
     require_same_rows(cluster.results(root), expected)
 
 
+@pytest.mark.soak
 def test_executor_killed_in_training(cluster, s3_flow, expected):
     run = cluster.submit_training(s3_flow, f"{LAKE}/executor_killed")
     run.wait_for_line(IN_TRAINING)

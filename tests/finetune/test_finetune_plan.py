@@ -14,6 +14,7 @@ from pipelines.finetune.models.decoder import Decoder
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.plan import make_training
 from pipelines.finetune.tasks.table import TASKS
+from pipelines.finetune.teacher import Teacher
 from tests.finetune.data import VOCABULARY
 from tests.finetune.test_model import TINY_BERT, TINY_LLAMA
 from tests.finetune.test_task import make_spec
@@ -48,6 +49,7 @@ def plan(*, model=None, max_logit_tokens=None, sequence_losses=False, optimizer=
         optimization=Optimization(optimizer=optimizer),
         max_logit_tokens=max_logit_tokens,
         sequence_losses=sequence_losses,
+        teacher=Teacher(),
     )
     return make_training(settings, SimpleNamespace(facts=facts, path="/no/table"))
 
