@@ -13,8 +13,6 @@ import psutil
 import pytest
 
 from jobs import finetune
-from jobs.run import STAGES
-from jobs.shell.settings import load
 from pipelines.finetune.results import read_result
 from pipelines.pin import pin
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
@@ -121,14 +119,8 @@ def test_final_weights_are_equal_with_one_run_and_version(flow, killed):
 def test_deleting_a_table_runs_its_stage_and_those_below(spark, killed):
     folder, _ = killed
     before = {name: pin(f"{folder}/lake/{name}").digest for name in ("documents", "sequences")}
-    settings = load(overrides=flow_overrides(folder))
-
-    def run_stages():
-        configs = {name: settings.section(name, stage.Config) for name, stage in STAGES.items()}
-        return [name for name, stage in STAGES.items() if stage.main(configs[name]).ran]
-
     shutil.rmtree(folder / "lake" / "predictions")
-    assert run_stages() == ["scoring"]
+    assert find_stages_that_ran(Driver(folder).finish()) == ["scoring"]
     shutil.rmtree(folder / "lake" / "sequences")
-    assert run_stages() == ["dataset", "finetune", "registry", "scoring"]
+    assert find_stages_that_ran(Driver(folder).finish()) == ["dataset", "finetune", "registry", "scoring"]
     assert {name: pin(f"{folder}/lake/{name}").digest for name in before} == before
