@@ -61,7 +61,7 @@ def add_trace(program: typer.Typer) -> None:
         env: Env = None,
         file: File = None,
     ) -> None:
-        """List the documents of a step or spike, or the steps of a document.
+        """List the documents of a step or spike, or steps of a document.
 
         A step is answered with the documents that it trained on, by sequence, rank, tokens and characters;
         a document, with the steps and epochs that saw it, or with the rule that dropped it. Steps and epochs
