@@ -87,7 +87,7 @@ def test_runs_and_later_tables_need_versions(store, places):
 def test_every_table_of_the_configuration_is_listed():
     """Those of conf/base.yaml that lie in the root, and no folder of files that are no table."""
     base = yaml.safe_load((CONF / "base.yaml").read_text(encoding="utf-8"))
-    folders = {("dataset", "tokenizers"), ("finetune", "folder")}
+    folders = {("dataset", "tokenizers"), ("finetune", "folder"), ("finetune", "searches")}
     expected = {
         name: stage
         for stage in ("corpus", "dataset", "finetune", "registry", "scoring")
