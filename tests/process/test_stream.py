@@ -69,7 +69,9 @@ class Stream:
         return status
 
 
-@pytest.mark.parametrize("moment", ["writing documents", "near duplicates: comparing"])
+@pytest.mark.parametrize(
+    "moment", ["near duplicates: comparing", pytest.param("writing documents", marks=pytest.mark.soak)]
+)
 def test_a_killed_stream_loses_and_doubles_nothing(spark, tmp_path, moment):
     knobs = [*list_screens(tmp_path), *NEAR] if moment.startswith("near") else []
     draw, config = random.Random(8), make_config(tmp_path, "lake", *knobs)
