@@ -92,8 +92,8 @@ def forget_failure(trial: Trial) -> None:
 
 
 def delete_large(trial: Trial) -> None:
-    """Delete what nobody needs of a trial that has a result or has failed. One that was lost goes on from its
-    newest checkpoint."""
+    """Delete checkpoints and model of a trial that has a result or has failed. A lost trial keeps them: it
+    continues from its newest checkpoint."""
     folder = Folder(trial.training.folder)
     for name in LARGE:
         folder.delete(name)
