@@ -1,20 +1,37 @@
-"""Delta's statistics of a file, from the footer of the Parquet file: readers skip files that cannot match."""
+"""Statistics of a file: those of its Parquet footer, and Delta's made from them.
+
+Readers skip files and row groups that cannot match.
+"""
 
 import json
 from datetime import UTC, date, datetime
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 STATISTICS_CHARS = 32
 """Longer texts get no smallest and largest value; Delta cuts them to this length."""
 
 
+def list_measured(schema: pa.Schema) -> list[str]:
+    """The columns for which a Parquet file keeps statistics: all but fractions, arrays, maps and structs.
+
+    Parquet leaves NaN out of its statistics, but Spark takes it for the largest number: with statistics, its
+    filter `score > 0.7` would skip a row group that has NaN beside smaller numbers.
+    """
+    return [
+        field.name
+        for field in schema
+        if not (pa.types.is_nested(field.type) or pa.types.is_floating(field.type))
+    ]
+
+
 def summarize_columns(metadata: pq.FileMetaData) -> str:
     """Delta's statistics of a file, as JSON: for columns that are no arrays, maps or structs.
 
-    A column without smallest and largest value (binary, truth values, numbers with a fraction, long texts)
-    has its nulls only.
+    A column without smallest and largest value (binary, truth values, decimals, long texts) has its nulls
+    only; one that `list_measured` leaves out has nothing.
     """
     lowest: dict[str, Any] = {}
     highest: dict[str, Any] = {}
@@ -52,7 +69,7 @@ def summarize_columns(metadata: pq.FileMetaData) -> str:
 def _bounds(found: pq.Statistics) -> tuple[Any, Any] | None:
     """Smallest and largest value of a column of a row group; None where Delta takes none."""
     low, high = found.min, found.max
-    # Parquet leaves NaN out of its statistics, but Spark takes it for the largest number.
+    # Files of before have statistics of fractions, without NaN.
     if isinstance(low, bool) or not isinstance(low, (int, str, date)):
         return None
     if isinstance(low, str) and max(len(low), len(high)) > STATISTICS_CHARS:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipelines.column_statistics import summarize_columns
+from pipelines.column_statistics import list_measured, summarize_columns
 from pipelines.keys import FOLDERLESS, KeyHashes, KeyWriter
 from pipelines.storage import locate
 
@@ -205,7 +205,12 @@ class _OpenShard:
         self._metadata: list[pq.FileMetaData] = []
         self._sink = files.open_output_stream(f"{root}/{path}")
         self._writer = pq.ParquetWriter(
-            self._sink, plan.schema, compression="zstd", store_schema=False, metadata_collector=self._metadata
+            self._sink,
+            plan.schema,
+            compression="zstd",
+            store_schema=False,
+            write_statistics=list_measured(plan.schema),
+            metadata_collector=self._metadata,
         )
 
     @property

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from pipelines.column_statistics import list_measured
 from pipelines.dataset.numbering import RowNumbers
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
@@ -159,5 +160,6 @@ class LossRecorder:
 
 def _to_parquet(rows: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", store_schema=False)
+    measured = list_measured(rows.schema)
+    pq.write_table(rows, sink, compression="zstd", store_schema=False, write_statistics=measured)
     return memoryview(sink.getvalue())
