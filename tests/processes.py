@@ -10,8 +10,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SHORT_JVM = (
     "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 )
-"""Options of a JVM that lives for seconds. It compiles code once, and does not verify the classes of jars, whose
-checksums `make setup` has verified: that alone is a fifth of the CPU time of a start of Spark's launcher."""
+"""Options of a JVM that lives for seconds. It compiles code once, and does not verify the classes of jars,
+whose checksums `make setup` has verified: a fifth of the CPU time of a start of Spark's launcher."""
 
 
 @contextmanager
