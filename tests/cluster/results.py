@@ -21,7 +21,7 @@ from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES, Tabl
 
 
 def read_table(table: Table, root: str) -> dict[str, object]:
-    """Recorded digest, hash of the rows without volatile columns, schema, numbers of rows, of keys, by split."""
+    """Recorded digest, hash of the rows without volatile columns, schema, counts of rows, keys and splits."""
     path = f"{root}/lake/{table.name}"
     newest = pin(path)
     assert newest is not None, path
