@@ -5,10 +5,18 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow
 import pytest
 
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+from tests.processes import SHORT_JVM
+
+os.environ.setdefault("SPARK_SUBMIT_OPTS", SHORT_JVM)
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Two lanes of tests share two cores, where pools of threads wait for each other. Ranks set their own number.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+# Arrow sizes its pool by OMP_NUM_THREADS too, and its readers want a second thread.
+pyarrow.set_cpu_count(2)
 
 TEST_CONF = {
     "spark.master": "local[2,4]",

@@ -24,6 +24,7 @@ from pipelines.delta import Table
 from pipelines.pin import pin
 from pipelines.shards import make_shard_writer
 from pipelines.spark import session
+from tests.processes import SHORT_JVM
 
 NUMBERS = Table(
     name="numbers", row="one number", key=("number",), ddl="number BIGINT NOT NULL, text STRING NOT NULL"
@@ -93,6 +94,7 @@ def main(folder: Path, kinds: list[str]) -> None:
             "spark.reducer.maxBlocksInFlightPerAddress": "1",
             "spark.databricks.delta.snapshotPartitions": "1",
             "spark.ui.enabled": "false",
+            "spark.executor.extraJavaOptions": SHORT_JVM,
             "spark.eventLog.enabled": "true",
             "spark.eventLog.dir": f"file:{folder}/events",
             "spark.eventLog.compress": "false",

@@ -20,6 +20,7 @@ from pipelines.executors import (
     find_problems,
 )
 from pipelines.probe import measure_free_disk, read_code_digest, read_versions
+from tests.processes import SHORT_JVM
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HERE = {"packages": {"torch": "2.13.0+cu130", "horovod": None}, "code": "abc"}
@@ -120,7 +121,7 @@ def test_a_hadoop_job_that_fails_on_the_driver_leaves_the_report(spark, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["bare", "gone"])
+@pytest.mark.parametrize("program", ["bare", pytest.param("gone", marks=pytest.mark.soak)])
 def test_executors_with_another_python_are_named(tmp_path, program):
     # As in tests/process/test_cluster.py: executors write into the folder `work` of SPARK_HOME.
     home = tmp_path / "spark"
@@ -131,6 +132,7 @@ def test_executors_with_another_python_are_named(tmp_path, program):
     keys = {
         "spark.master": "local-cluster[2,1,512]",
         "spark.executor.memory": "512m",
+        "spark.executor.extraJavaOptions": SHORT_JVM,
         "spark.ui.enabled": "false",
         "spark.executorEnv.PYTHONPATH": "",
         "spark.pyspark.python": bare if program == "bare" else "/gone/python",

@@ -1,8 +1,8 @@
 """Script: one of two Spark drivers that append to the same tables at the same time.
 
-Arguments: root of the tables, folder for signs, name of this driver (a or b), number of tables; `named`, if
-tables that exist are to be named in the catalog of the driver. Both append 20 equal keys and 40 of their own
-to each table.
+Arguments: root of the tables, folder for signs, name of this driver (a or b), number of tables, how many of
+them, the last ones, exist and are to be named in the catalog of the driver. Both append 20 equal keys and 40
+of their own to each table.
 """
 
 import sys
@@ -17,17 +17,16 @@ NUMBERS = Table(name="numbers", row="one number", key=("number",), ddl="number B
 SHARED, OWN = range(20), {"a": range(100, 140), "b": range(200, 240)}
 
 
-def main(root: str, signs: Path, me: str, num_tables: int, *, named: bool) -> None:
+def main(root: str, signs: Path, me: str, num_tables: int, num_named: int) -> None:
     conf = {**TEST_CONF, "spark.master": "local[1]", "spark.driver.memory": "1g"}
     conf["spark.distributary.staging"] = str(signs / f"staging-{me}")
     spark = session(f"driver {me}", conf)
     spark.sparkContext.setLogLevel("OFF")
     places = [f"{root}/table{number}" for number in range(num_tables)]
-    if named:
-        # Each driver has a metastore of its own, and both keep the same locations.
-        for number, path in enumerate(places):
-            spark.sql(f"CREATE TABLE table{number} USING DELTA LOCATION '{path}'")
-            places[number] = f"default.table{number}"
+    # Each driver has a metastore of its own, and both keep the same locations.
+    for number in range(num_tables - num_named, num_tables):
+        spark.sql(f"CREATE TABLE table{number} USING DELTA LOCATION '{places[number]}'")
+        places[number] = f"default.table{number}"
     for number, place in enumerate(places):
         rows = spark.createDataFrame([(n, me) for n in (*SHARED, *OWN[me])], NUMBERS.schema)
         (signs / f"{me}{number}").touch()
@@ -42,4 +41,4 @@ def main(root: str, signs: Path, me: str, num_tables: int, *, named: bool) -> No
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), named=sys.argv[5:] == ["named"])
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

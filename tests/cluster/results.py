@@ -21,11 +21,12 @@ from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES, Tabl
 
 
 def read_table(table: Table, root: str) -> dict[str, object]:
-    """Recorded digest, hash of the rows without volatile columns, numbers of rows, of keys, by split."""
+    """Recorded digest, hash of the rows without volatile columns, schema, counts of rows, keys and splits."""
     path = f"{root}/lake/{table.name}"
     newest = pin(path)
     assert newest is not None, path
-    rows = DeltaTable(path, storage_options=stores.delta_options(path)).to_pyarrow_table()
+    source = DeltaTable(path, storage_options=stores.delta_options(path))
+    rows = source.to_pyarrow_table()
     steady = sorted({*rows.column_names} - {*table.volatile, "model_name"})  # each run has its own
     lines, keys = (
         [json.dumps(row, sort_keys=True, default=repr) for row in rows.select(columns).to_pylist()]
@@ -37,6 +38,7 @@ def read_table(table: Table, root: str) -> dict[str, object]:
         "digest": newest.digest,
         "rows": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
         "num_rows": len(lines),
+        "schema": json.loads(source.schema().to_json()),
         "num_keys": len(set(keys)),
     }
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pyspark
 
 from tests.cluster.hosts import DISK, Daemon, Host
+from tests.processes import SHORT_JVM
 
 SPARK_HOME = Path(pyspark.__file__).parent
 CHECKOUT = Path(__file__).resolve().parents[2]
 SLOTS = 2
-QUIET_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 WORKER_TIMEOUT_SECONDS = 15
 """A worker that is silent for so long counts as lost; Spark's default is 60."""
 
@@ -33,8 +33,8 @@ SIZES = {
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
-    "spark.driver.extraJavaOptions": QUIET_JVM,
-    "spark.executor.extraJavaOptions": QUIET_JVM,
+    "spark.driver.extraJavaOptions": SHORT_JVM,
+    "spark.executor.extraJavaOptions": SHORT_JVM,
 }
 
 
@@ -46,7 +46,7 @@ class Standalone:
         environment = {
             "SPARK_HOME": str(SPARK_HOME),
             "SPARK_DAEMON_MEMORY": "160m",
-            "SPARK_DAEMON_JAVA_OPTS": f"{QUIET_JVM} -Dspark.worker.timeout={WORKER_TIMEOUT_SECONDS}",
+            "SPARK_DAEMON_JAVA_OPTS": f"{SHORT_JVM} -Dspark.worker.timeout={WORKER_TIMEOUT_SECONDS}",
         }
         program = [str(SPARK_HOME / "bin" / "spark-class"), "org.apache.spark.deploy"]
         self.master = Daemon(

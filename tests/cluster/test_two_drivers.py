@@ -12,9 +12,13 @@ CASES = {"other rows": ("train", "test"), "same rows": ("test", "test")}
 
 
 @pytest.mark.parametrize(
-    "attempt", [1, *(pytest.param(number, marks=pytest.mark.soak) for number in (2, 3, 4, 5))]
+    ("case", "attempt"),
+    [
+        ("same rows", 1),
+        pytest.param("other rows", 1, marks=pytest.mark.soak),
+        *(pytest.param(case, number, marks=pytest.mark.soak) for case in CASES for number in (2, 3, 4, 5)),
+    ],
 )
-@pytest.mark.parametrize("case", CASES)
 def test_two_drivers_score_each_row_once(cluster, s3_flow, case, attempt):
     name = f"{case.replace(' ', '-')}-{attempt}"
     drivers = [

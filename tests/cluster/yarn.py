@@ -15,8 +15,9 @@ from pathlib import Path
 from pipelines.machine import find_java, jars_folder
 from tests.cluster.hosts import DISK, Daemon, Host
 from tests.cluster.installed import hide, provide
-from tests.cluster.spark import CHECKOUT, QUIET_JVM, SIZES, SPARK_HOME
+from tests.cluster.spark import CHECKOUT, SIZES, SPARK_HOME
 from tests.cluster.tracking import as_user
+from tests.processes import SHORT_JVM
 from tests.servers.hdfs import Hdfs, write_xml
 from tests.servers.jars import require_jars
 
@@ -135,7 +136,7 @@ class Yarn:
             f"{jars}/{jar.name}" for jar in require_jars("servers") if not jar.name.startswith("s3mock")
         ]
         # Without its native library, Hadoop starts a chmod for each of the 43,830 files of the pack.
-        options = [*QUIET_JVM.split(), "-Xmx256m", "-Djdk.lang.Process.launchMechanism=VFORK"]
+        options = [*SHORT_JVM.split(), "-Xmx256m", "-Djdk.lang.Process.launchMechanism=VFORK"]
         options.append(f"-Djava.io.tmpdir={DISK}/tmp")
         places = ":".join([str(conf), *servers, f"{spark}/jars/*"])
         return [f"{self._java_home}/bin/java", *options, "-cp", places]

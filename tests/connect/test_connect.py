@@ -114,6 +114,7 @@ def connected_flow(server, tmp_path_factory):
     return folder, ended.stdout
 
 
+@pytest.mark.soak  # tests/cluster/test_connect.py compares the same, with executors on two hosts
 def test_tables_and_weights_equal_those_of_classic_spark(spark, flow, connected_flow):
     folder, output = connected_flow
     for table in (DOCUMENTS, QUARANTINE, SEQUENCES, PREDICTIONS):

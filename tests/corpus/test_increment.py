@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -49,51 +50,77 @@ def read_labels(spark, config):
     return {row.doc_id: (row.duplicate_of, row.drop_reason) for row in rows}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("most", [arrow_rows.MOST_HELD_ROWS, 0], ids=["driver", "spark"])
-def test_each_increment_equals_a_full_run(spark, tmp_path, monkeypatch, most):
-    monkeypatch.setattr(arrow_rows, "MOST_HELD_ROWS", most)  # of earlier rows in the driver's memory
-    opened: list[Earlier] = []
+HELD_ROWS = {"driver": arrow_rows.MOST_HELD_ROWS, "spark": 0}
+"""Lake -> how many earlier rows its increments may hold in the driver's memory; others stay with Spark."""
 
-    def open_and_note(*given):
-        opened.append(open_earlier(*given))
-        return opened[-1]
 
-    monkeypatch.setattr(write, "open_earlier", open_and_note)
-    draw, moves, changed = random.Random(5), Counter(), Counter()
+@pytest.fixture(scope="module")
+def grown(spark, tmp_path_factory):
+    """Two lakes that grew with the same three batches, and the tables of a full run over all files."""
+    folder, draw = tmp_path_factory.mktemp("grown"), random.Random(5)
     # Near duplicates of five texts: their buckets have more members than leaders.
-    knobs = [*list_screens(tmp_path), *NEAR, "corpus.near_duplicates.max_leaders=2"]
-    config = make_config(tmp_path, "lake", *knobs)
-    write_batch(tmp_path, 0, draw)
-    assert run(config) == "quarantine: no table yet"
-    for number in (1, 2):
-        before, version = read_labels(spark, config), pin(config.documents).version
+    knobs = [*list_screens(folder), *NEAR, "corpus.near_duplicates.max_leaders=2"]
+    lakes = {name: Grown(make_config(folder, name, *knobs)) for name in HELD_ROWS}
+    for number in range(3):
+        write_batch(folder, number, draw)
+        for name, lake in lakes.items():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(arrow_rows, "MOST_HELD_ROWS", HELD_ROWS[name])
+                patch.setattr(write, "open_earlier", lake.open_and_note)
+                lake.run(spark, number)
+    return SimpleNamespace(lakes=lakes, full=describe_full_run(spark, folder, *knobs))
+
+
+class Grown:
+    """A lake: its configuration, and what its increments did."""
+
+    def __init__(self, config) -> None:
+        self.config, self.opened, self.reasons, self.near = config, [], [], []
+        self.moves, self.changed = Counter(), Counter()
+
+    def open_and_note(self, *given) -> Earlier:
+        self.opened.append(open_earlier(*given))
+        return self.opened[-1]
+
+    def run(self, spark, number):
+        """The stage after batch `number`. Before the second one, another program maintains the tables."""
+        if number == 0:
+            self.reasons.append(run(self.config))
+            return
+        before, version = read_labels(spark, self.config), pin(self.config.documents).version
         if number == 1:
-            # A maintenance by another program moves the rows to other files, and half of the signatures of
-            # earlier texts must be computed again: from the table documents. So all members are looked at.
-            spark.sql(f"OPTIMIZE delta.`{config.documents}`")
-            spark.sql(f"DELETE FROM delta.`{config.signatures}` WHERE content_hash < '8'")
-        write_batch(tmp_path, number, draw)
-        assert run(config) == f"2 new files since documents version {version}"
-        after = read_labels(spark, config)
-        moves.update((label[1], after[doc_id][1]) for doc_id, label in before.items())
-        changed.update(after[doc_id] != label for doc_id, label in before.items())
-        near = pin(config.duplicates).facts
+            # It moves the rows to other files, and half of the signatures of earlier texts must be computed
+            # again: from the table documents. So all members are looked at.
+            spark.sql(f"OPTIMIZE delta.`{self.config.documents}`")
+            spark.sql(f"DELETE FROM delta.`{self.config.signatures}` WHERE content_hash < '8'")
+        self.reasons.append(run(self.config).replace(f"documents version {version}", "the version before"))
+        after = read_labels(spark, self.config)
+        self.moves.update((label[1], after[doc_id][1]) for doc_id, label in before.items())
+        self.changed.update(after[doc_id] != label for doc_id, label in before.items())
+        near = pin(self.config.duplicates).facts
         num_members = sum(label == (None, None) or label[1] == "near_duplicate" for label in after.values())
-        assert (near["looked_at"] == num_members) == (number == 1)
-        assert near["looked_at"] > 10 < near["crowded_buckets"]
-        assert not corpus.main(config).ran
-    grown = describe_tables(spark, config)
-    assert grown == describe_full_run(spark, tmp_path, *knobs)
+        self.near.append((near["looked_at"], near["crowded_buckets"], num_members))
+        assert not corpus.main(self.config).ran
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held_by", HELD_ROWS)
+def test_each_increment_equals_a_full_run(spark, grown, held_by):
+    lake = grown.lakes[held_by]
+    found = describe_tables(spark, lake.config)
+    assert found == grown.full
+    assert lake.reasons == ["quarantine: no table yet", *["2 new files since the version before"] * 2]
     # The interesting cases occurred: earlier rows changed, rules dropped texts, and keys repeated.
-    assert [earlier.held is not None for earlier in opened] == [most > 0] * 2
-    facts = grown["facts"][0]
-    assert changed[True] > 5 < changed[False]
-    assert moves[None, "near_duplicate"] > 1 < moves[None, "exact_duplicate"]
+    assert [earlier.held is not None for earlier in lake.opened] == [held_by == "driver"] * 2
+    assert [looked_at == num_members for looked_at, _, num_members in lake.near] == [True, False]
+    assert all(looked_at > 10 < crowded for looked_at, crowded, _ in lake.near)
+    facts = found["facts"][0]
+    assert lake.changed[True] > 5 < lake.changed[False]
+    assert lake.moves[None, "near_duplicate"] > 1 < lake.moves[None, "exact_duplicate"]
     assert facts["dropped"]["exact_duplicate"] > 10
     assert any(reason.startswith("gopher") for reason in facts["dropped"])
     assert facts["dropped"]["contaminated"] > facts["contamination"]["exam"]["records_hit"] == 2
-    assert grown["word_matches"][1] >= facts["dropped"]["word_list/rude/max_matches"] > 5
+    assert found["word_matches"][1] >= facts["dropped"]["word_list/rude/max_matches"] > 5
     assert facts["quarantine"]["duplicate key"] > 5
 
 
@@ -172,23 +199,17 @@ def find_commit_times(config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "boundaries", [(8, 1), pytest.param(range(len(COMMITS)), marks=pytest.mark.soak)], ids=["two", "all"]
+    "boundaries", [(1,), pytest.param(range(len(COMMITS)), marks=pytest.mark.soak)], ids=["one", "all"]
 )
-def test_a_run_after_a_kill_between_two_commits_gives_the_same_tables(spark, tmp_path, boundaries):
-    draw, knobs = random.Random(6), [*list_screens(tmp_path), *NEAR]
-    config = make_config(tmp_path, "lake", *knobs)
-    for number in range(2):
-        write_batch(tmp_path, number, draw)
-        run(config)
+def test_a_run_after_a_kill_between_two_commits_gives_the_same_tables(spark, grown, boundaries):
+    config = grown.lakes["driver"].config
     times = find_commit_times(config)
     assert tuple(sorted(times, key=times.get)) == COMMITS
-    expected = describe_full_run(spark, tmp_path, *knobs)
-    assert describe_tables(spark, config) == expected
     for first in boundaries:
         before = find_commit_times(config)
         undo_commits(spark, config, COMMITS[first:])
         assert run(config).startswith("2 new files")
-        assert describe_tables(spark, config) == expected, COMMITS[first:]
+        assert describe_tables(spark, config) == grown.full, COMMITS[first:]
         # What was there before the kill is not written again.
         after = find_commit_times(config)
         assert {name for name in COMMITS if after[name] != before[name]} == {*COMMITS[first:]}

@@ -10,11 +10,27 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from pipelines.finetune.launch import join_horovod, join_torch
 from pipelines.finetune.launch.world import World, assign_ranks
 
 JOINS = {"horovod": join_horovod, "torch": join_torch}
 BACKENDS = ("horovod", "torch")
+RANKS_GRID = pytest.mark.parametrize(
+    ("strategy", "backend", "num_ranks"),
+    [
+        ("data_parallel", "horovod", 2),
+        ("data_parallel", "torch", 4),
+        ("sharded_optimizer", "horovod", 4),
+        ("sharded_optimizer", "torch", 2),
+        pytest.param("data_parallel", "horovod", 4, marks=pytest.mark.soak),
+        pytest.param("data_parallel", "torch", 2, marks=pytest.mark.soak),
+        pytest.param("sharded_optimizer", "horovod", 2, marks=pytest.mark.soak),
+        pytest.param("sharded_optimizer", "torch", 4, marks=pytest.mark.soak),
+    ],
+)
+"""All cases of strategies, collectives and ranks. Every pair of values is in the half that is no soak."""
 LIMIT_SECONDS = 240
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["pipelines.finetune.worker", "tests.finetune.data", "horovod.torch"])

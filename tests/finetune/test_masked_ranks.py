@@ -10,7 +10,7 @@ from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.tasks.table import build_task
 from pipelines.storage import Folder
 from tests.finetune import data
-from tests.finetune.ranks import BACKENDS, alone, run_processes
+from tests.finetune.ranks import RANKS_GRID, alone, run_processes
 from tests.finetune.test_strategies import STEPS, assert_equal, build_double, double_training, run_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.horovod]
@@ -56,9 +56,7 @@ def one(packed_root):
     return result
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer"])
+@RANKS_GRID
 def test_ranks_equal_one_process(packed_root, one, strategy, backend, num_ranks):
     training = double_training(packed_root, "ranks", task=TASK, strategy=strategy, collectives=backend)
     results = run_processes(run_steps, training, num_ranks=num_ranks, backend=backend)

@@ -11,7 +11,7 @@ from pipelines.finetune.preference import PreferenceLoss
 from pipelines.finetune.worker import train_rank
 from tests.finetune.data import VOCABULARY, make_tokenizer, make_training
 from tests.finetune.preferences import LLAMA, write_pairs
-from tests.finetune.ranks import BACKENDS, alone, run_processes
+from tests.finetune.ranks import RANKS_GRID, alone, run_processes
 from tests.finetune.test_strategies import STEPS, assert_equal, double_training, run_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.horovod]
@@ -49,9 +49,7 @@ def one(pairs_root, request):
     return result
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer"])
+@RANKS_GRID
 @pytest.mark.parametrize("loss", LOSSES)
 def test_ranks_equal_one_process(pairs_root, one, loss, strategy, backend, num_ranks):
     training = pairs_training(pairs_root, "ranks", loss, strategy=strategy, collectives=backend)

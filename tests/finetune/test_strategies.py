@@ -25,7 +25,7 @@ from pipelines.finetune.tasks.distillation import choose_task
 from pipelines.finetune.training import BatchPlan
 from pipelines.storage import Folder
 from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_tokenizer, make_training
-from tests.finetune.ranks import BACKENDS, alone, run_processes
+from tests.finetune.ranks import BACKENDS, RANKS_GRID, alone, run_processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.horovod]
 
@@ -159,9 +159,7 @@ def one(root):
     return result
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer"])
+@RANKS_GRID
 def test_a_strategy_equals_one_process(root, one, strategy, backend, num_ranks):
     training = double_training(root, "ranks", strategy=strategy, collectives=backend)
     results = run_processes(run_steps, training, num_ranks=num_ranks, backend=backend)

@@ -12,6 +12,7 @@ from jobs import finetune
 from pipelines.finetune.results import read_result
 from pipelines.tables import DOCUMENTS, PREDICTIONS, QUARANTINE, SEQUENCES
 from tests.conftest import flow_overrides, write_tickets
+from tests.processes import SHORT_JVM
 
 pytestmark = [pytest.mark.horovod, pytest.mark.slow]
 
@@ -29,12 +30,13 @@ def cluster_flow(tmp_path_factory):
     home.mkdir()
     for part in Path(pyspark.__file__).parent.iterdir():
         (home / part.name).symlink_to(part)
+    master = "--master local-cluster[2,1,1024]"
     environment = {
         **os.environ,
         "PYTHONPATH": str(CHECKOUT),
         "SPARK_HOME": str(home),
         "SPARK_SCALA_VERSION": "2.13",
-        "PYSPARK_SUBMIT_ARGS": "--master local-cluster[2,1,1024] pyspark-shell",
+        "PYSPARK_SUBMIT_ARGS": f"{master} --conf 'spark.executor.extraJavaOptions={SHORT_JVM}' pyspark-shell",
     }
     ended = subprocess.run(
         [sys.executable, "-m", "jobs.run", *flow_overrides(folder)],

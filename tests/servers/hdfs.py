@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 import pyspark
 
 from pipelines.machine import find_java
+from tests.processes import SHORT_JVM
 from tests.servers.daemon import Daemon, fetch, free_port
 from tests.servers.jars import find_jar
 
@@ -91,7 +92,7 @@ class Hdfs:
     def _java(self, program: str) -> list[str]:
         jars = Path(pyspark.__file__).parent / "jars"
         places = f"{self.conf}:{find_jar('servers', 'hadoop-client-minicluster')}:{jars}/*"
-        options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        options = ["-Xmx256m", *SHORT_JVM.split()]
         return [find_java().path, *options, "-cp", places, program]
 
     def _daemon(self, name: str, program: str, answers: object) -> Daemon:

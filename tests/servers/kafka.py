@@ -13,6 +13,7 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from pipelines.machine import find_java
+from tests.processes import SHORT_JVM
 from tests.servers.daemon import Daemon, free_port
 from tests.servers.jars import require_jars
 
@@ -71,7 +72,7 @@ class Broker(Daemon):
     def _java(self) -> list[str]:
         # Scala, Jackson and log4j are those of Spark.
         jars = [*require_jars("kafka"), Path(pyspark.__file__).parent / "jars" / "*"]
-        options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        options = ["-Xmx256m", *SHORT_JVM.split()]
         logging = f"-Dlog4j2.configurationFile={self._folder}/log4j2.properties"
         return [find_java().path, *options, logging, "-cp", ":".join(map(str, jars))]
 

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from pipelines.machine import find_java
+from tests.processes import SHORT_JVM
 from tests.servers.daemon import Daemon, fetch, free_port
 from tests.servers.jars import find_jar
 
@@ -43,7 +44,7 @@ class S3Server(Daemon):
             f"{mock}.store.retainFilesOnExit": "true",
             f"{mock}.store.initialBuckets": ",".join(buckets),
         }
-        command = [find_java().path, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        command = [find_java().path, "-Xmx512m", *SHORT_JVM.split()]
         command += ["-jar", str(find_jar("servers", "s3mock"))]
         command += [f"--{name}={value}" for name, value in settings.items()]
         super().__init__(

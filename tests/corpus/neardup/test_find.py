@@ -156,23 +156,26 @@ def collect_results(spark, sources, search):
         return sorted(map(str, evidence.values())), documents.digest, facts
 
 
+# Partitions, and how many buckets, pairs and edges the driver holds.
+# The driver finds the pairs; its pairs are too many; nothing.
+PLACES = [("2", 10**6, 10**6, 10**6), ("1", 10**6, 0, 20), ("7", 0, 20, 20)]
+# Survivors only; survivors again.
+MORE_PLACES = [("2", 0, 10**6, 10**6), ("40", 20, 0, 10**6)]
+
+
 @pytest.mark.slow
-def test_result_does_not_depend_on_partitions_or_driver(spark, tmp_path):
+@pytest.mark.parametrize(
+    "places",
+    [PLACES, pytest.param([*PLACES[:1], *MORE_PLACES], marks=pytest.mark.soak)],
+    ids=["usual", "more"],
+)
+def test_result_does_not_depend_on_partitions_or_driver(spark, tmp_path, places):
     write_texts(tmp_path, random_corpus(1))
     sources = [make_source(tmp_path)]
     usual = spark.conf.get("spark.sql.shuffle.partitions")
     results = []
     try:
-        # The driver finds the pairs; its pairs are too many; survivors only; nothing; survivors again.
-        for number, (partitions, buckets, pairs, edges) in enumerate(
-            [
-                ("2", 10**6, 10**6, 10**6),
-                ("1", 10**6, 0, 20),
-                ("2", 0, 10**6, 10**6),
-                ("7", 0, 20, 20),
-                ("40", 20, 0, 10**6),
-            ]
-        ):
+        for number, (partitions, buckets, pairs, edges) in enumerate(places):
             spark.conf.set("spark.sql.shuffle.partitions", partitions)
             limits = {"driver_buckets": buckets, "driver_pairs": pairs, "driver_edges": edges}
             search = make_search(tmp_path / f"tables{number}", **limits)
@@ -184,12 +187,14 @@ def test_result_does_not_depend_on_partitions_or_driver(spark, tmp_path):
 
 
 @pytest.mark.slow
-def test_five_increments_equal_one_run(spark, tmp_path):
+@pytest.mark.parametrize("num_increments", [3, pytest.param(5, marks=pytest.mark.soak)])
+def test_increments_equal_one_run(spark, tmp_path, num_increments):
     texts = list(random_corpus(2, 150).items())[:150]
     random.Random(3).shuffle(texts)
     search, signed, compared = make_search(tmp_path / "grown"), [], []
-    for start in range(0, 150, 30):
-        write_texts(tmp_path, dict(texts[start : start + 30]), file=f"part{start}")
+    num_new = 150 // num_increments
+    for start in range(0, 150, num_new):
+        write_texts(tmp_path, dict(texts[start : start + num_new]), file=f"part{start}")
         with search_corpus(spark, [make_source(tmp_path)], search) as (_, _, corpus):
             signed.append(corpus.facts["near_duplicates"]["signed"])
             compared.append(corpus.facts["near_duplicates"]["pairs_compared"])
@@ -198,7 +203,7 @@ def test_five_increments_equal_one_run(spark, tmp_path):
     assert grown == whole
     num_texts = len({text for _, text in texts})
     assert sum(signed) == num_texts > 140
-    assert max(signed) <= 30
+    assert max(signed) <= num_new
     assert sum(compared) == SIMILARITIES.read(spark, f"{tmp_path}/whole/similarities").count() > 100
     for name in ("signatures", "similarities"):
         tables = [

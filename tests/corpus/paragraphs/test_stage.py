@@ -49,7 +49,8 @@ def describe(rows, unit):
 @pytest.mark.parametrize(
     ("settings", "sizes"),
     [
-        (Paragraphs(enabled=True), SIZES),
+        (Paragraphs(enabled=True), SIZES[:2]),
+        pytest.param(Paragraphs(enabled=True), SIZES, marks=pytest.mark.soak),
         (Paragraphs(enabled=True, unit="paragraph", max_documents=2), SIZES[1:2]),
         (Paragraphs(enabled=True, survivor="none", max_documents=3, drop_from=("train",)), SIZES[1:2]),
     ],
