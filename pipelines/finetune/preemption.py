@@ -1,5 +1,5 @@
-"""A training makes room when it is asked to: it writes a checkpoint after the step in progress, ends, and goes
-on later with the same weights.
+"""A training makes room when it is asked to: it writes a checkpoint after the step in progress and ends.
+Later it goes on with the same weights.
 
 SIGUSR1 asks the process of the driver. The driver passes the request on as a file in the run folder. Only
 rank 0 looks for it, and adds its answer to the sum of the loss that all ranks have after each step: they
