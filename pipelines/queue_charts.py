@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -11,6 +12,8 @@ from pipelines.charts import find_font, shorten_name
 MAX_COLOURS = 10
 """Recipes with a colour of their own; the others share grey."""
 OTHER = "#9aa0a6"
+CHARACTER = 0.009
+"""Width of a character of a name, as a share of the time axis."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +59,12 @@ def draw_timeline(bars: Sequence[Bar], sizes: Mapping[str, int], *, title: str) 
     parts = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     names = list(dict.fromkeys(bar.colour for bar in bars))
     colours = {name: f"C{number}" if number < MAX_COLOURS else OTHER for number, name in enumerate(names)}
-    unit, seconds = _choose_unit(max((bar.end for bar in bars), default=1.0))
+    end = max((bar.end for bar in bars), default=1.0)
+    unit, seconds = _choose_unit(end)
     for group, axes, height in zip(groups, parts, heights, strict=True):
         for bar, rows in placed[group]:
-            _draw_bar(axes, bar, rows, colours[bar.colour], seconds)
-        end = max((bar.end for bar in bars), default=1.0) / seconds
-        axes.set(ylabel=f"{group}: slots", ylim=(height, 0), xlim=(0, end * 1.01))
+            _draw_bar(axes, bar, rows, colour=colours[bar.colour], seconds=seconds, end=end)
+        axes.set(ylabel=f"{group}: slots", ylim=(height, 0), xlim=(0, end / seconds * 1.01))
         axes.set_yticks([] if height > 32 else range(height + 1), labels=None)
         axes.tick_params(axis="y", labelleft=False)
         axes.spines[["top", "right"]].set_visible(False)
@@ -76,8 +79,8 @@ def draw_timeline(bars: Sequence[Bar], sizes: Mapping[str, int], *, title: str) 
     return figure
 
 
-def _draw_bar(axes: object, bar: Bar, rows: list[int], colour: str, seconds: float) -> None:
-    """One rectangle for each run of neighbouring slots; the name stands in the first one that has room."""
+def _draw_bar(axes: Axes, bar: Bar, rows: list[int], *, colour: str, seconds: float, end: float) -> None:
+    """One rectangle for each run of neighbouring slots; the name stands in the first one, if it has room."""
     start, width = bar.start / seconds, (bar.end - bar.start) / seconds
     runs: list[list[int]] = []
     for row in rows:
@@ -86,8 +89,7 @@ def _draw_bar(axes: object, bar: Bar, rows: list[int], colour: str, seconds: flo
         else:
             runs.append([row])
     for run in runs:
-        style = {"linestyle": "--", "alpha": 0.55} if bar.note else {"linestyle": "-", "alpha": 0.9}
-        axes.add_patch(  # type: ignore[attr-defined]
+        axes.add_patch(
             Rectangle(
                 (start, run[0] + 0.06),
                 width,
@@ -95,13 +97,13 @@ def _draw_bar(axes: object, bar: Bar, rows: list[int], colour: str, seconds: flo
                 facecolor=colour,
                 edgecolor="black",
                 linewidth=0.8,
-                **style,
+                linestyle="--" if bar.note else "-",
+                alpha=0.3 if bar.note else 0.7,
             )
         )
-    middle = (runs[0][0] + runs[0][-1] + 1) / 2
-    axes.text(  # type: ignore[attr-defined]
-        start + width / 2, middle, bar.name, ha="center", va="center", fontsize=7, clip_on=True
-    )
+    if bar.end - bar.start >= CHARACTER * len(bar.name) * end:
+        middle = (runs[0][0] + runs[0][-1] + 1) / 2
+        axes.text(start + width / 2, middle, bar.name, ha="center", va="center", fontsize=7, clip_on=True)
 
 
 def _choose_unit(seconds: float) -> tuple[str, float]:

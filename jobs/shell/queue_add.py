@@ -1,9 +1,9 @@
 """`distributary queue add` and `queue cancel`."""
 
-import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from jobs.shell.display import console
 from jobs.shell.queue_settings import QueueConfig, estimate_memory_gb, find_needs, parse_deadline
@@ -53,7 +53,7 @@ def add_training(settings: Settings, config: QueueConfig, wish: Wish) -> int:
             "config": wish.config,
             "overrides": wish.overrides,
         },
-        "folder": os.getcwd(),
+        "folder": str(Path.cwd()),
         "needs": dict(zip(("slots", "gpus", "memory_gb"), needs.parts(), strict=True)),
         "priority": wish.priority,
         "deadline": deadline,
@@ -113,6 +113,6 @@ def _require_no_secret(overrides: list[str]) -> None:
             if "${" in value:
                 continue
             raise ValueError(
-                f"{key} looks like a secret, and the queue would keep it as text; put it into the environment "
-                f"of the scheduler and write {key}='${{oc.env:NAME}}'"
+                f"{key} looks like a secret, and the queue would keep it as text; put it into the "
+                f"environment of the scheduler and write {key}='${{oc.env:NAME}}'"
             )

@@ -148,7 +148,7 @@ def _add_list(queue: typer.Typer) -> None:
 def _add_cancel(queue: typer.Typer) -> None:
     @queue.command("cancel")
     def cancel(
-        id: Annotated[int, typer.Argument(min=1, metavar="ID", help="As `queue list` shows it.")],
+        training: Annotated[int, typer.Argument(min=1, metavar="ID", help="As `queue list` shows it.")],
         overrides: Overrides = None,
         env: Env = None,
         file: File = None,
@@ -157,7 +157,7 @@ def _add_cancel(queue: typer.Typer) -> None:
         with open_queue("queue cancel", overrides, None, env, file) as (_, config):
             from jobs.shell.queue_add import cancel_training
 
-            cancel_training(config, id)
+            cancel_training(config, training)
 
 
 def _add_run(queue: typer.Typer) -> None:

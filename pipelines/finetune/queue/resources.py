@@ -32,15 +32,6 @@ class Amount:
         """Whether `room` has as much of everything."""
         return all(mine <= there + TOLERANCE for mine, there in zip(self.parts(), room.parts(), strict=True))
 
-    def share(self, whole: "Amount") -> float:
-        """The largest of its three shares of `whole` (Ghodsi et al. 2011, dominant share); infinite if
-        `whole` has none of what it needs."""
-        shares = [
-            mine / there if there else (math.inf if mine else 0.0)
-            for mine, there in zip(self.parts(), whole.parts(), strict=True)
-        ]
-        return max(shares)
-
 
 @dataclass(slots=True)
 class Room:

@@ -148,7 +148,9 @@ class Scheduler:
         for event in ended:
             assert event.training is not None
             assert event.attempt is not None
-            self._own.pop((event.training, event.attempt), None)
+            own = self._own.pop((event.training, event.attempt), None)
+            if own is not None:
+                own.wait()  # it has ended: this only takes its status from the system
 
     def _send_signals(self, state: QueueState) -> None:
         """Also those that an earlier scheduler decided on: a second one of a kind changes nothing."""

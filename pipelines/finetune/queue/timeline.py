@@ -1,7 +1,5 @@
 """What happened in a queue, as the bars of a picture."""
 
-from collections.abc import Iterable
-
 from pipelines.finetune.queue.state import QueueState
 from pipelines.queue_charts import Bar
 
@@ -22,20 +20,3 @@ def list_bars(state: QueueState, now: float) -> list[Bar]:
         for each in state.trainings.values()
         for attempt in each.attempts
     ]
-
-
-def count_overlaps(bars: Iterable[Bar], sizes: dict[str, int]) -> int:
-    """Moments at which a group has more slots in use than it has: 0, unless it became smaller."""
-    num_overlaps = 0
-    for group, size in sizes.items():
-        changes = sorted(
-            (at, change)
-            for bar in bars
-            if bar.group == group
-            for at, change in ((bar.start, bar.slots), (bar.end, -bar.slots))
-        )
-        used = 0
-        for _, change in changes:
-            used += change
-            num_overlaps += used > size
-    return num_overlaps

@@ -1,1 +1,1 @@
-"""Tests of pipelines.finetune.search."""
+"""Tests of pipelines.finetune.queue."""
