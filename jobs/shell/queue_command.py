@@ -172,10 +172,11 @@ def _add_run(queue: typer.Typer) -> None:
         env: Env = None,
         file: File = None,
     ) -> None:
-        """Start the trainings of the queue as the policy says; one scheduler at a time.
+        """Start the trainings of the queue, as a policy says.
 
         Ctrl-C ends the scheduler, not the trainings: the next `queue run` watches them again. A training that
-        was killed goes on from its newest checkpoint. With --until-empty, status 1 if a training failed.
+        was killed goes on from its newest checkpoint. One scheduler at a time; a second one is refused. With
+        --until-empty, status 1 if a training failed.
         """
         more = () if policy is None else (f"queue.policy={policy}",)
         with open_queue("queue run", overrides, None, env, file, more) as (_, config):
@@ -211,10 +212,10 @@ def _add_simulate(queue: typer.Typer) -> None:
         env: Env = None,
         file: File = None,
     ) -> None:
-        """Compare the policies on queue.resources without training anything.
+        """Compare the policies; train nothing.
 
-        The simulation asks the same code as the scheduler. It prints makespan, waiting times and use of
-        slots; --picture draws them. Needs the extra `simulate`.
+        The simulation runs on queue.resources and asks the same code as the scheduler. It prints makespan,
+        waiting times and use of slots; --picture draws them. Needs the extra `simulate`.
         """
         with open_queue("queue simulate", overrides, None, env, file) as (_, config):
             from jobs.shell.queue_simulate import Question, show_simulation

@@ -38,6 +38,7 @@ class Launcher:
             folder=training.folder,
             request=training.request,
             spark=self._find_spark(training, attempt),
+            gpus=attempt.gpus,
         )
         path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
         log = log_file(self.queue, training.id, attempt.number)

@@ -7,7 +7,7 @@ Its only argument is a JSON object, as `Order` writes it.
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ class Order:
     """recipe, env, config, overrides; of the command `queue add`."""
     spark: Mapping[str, str]
     """Settings of the group in which it runs."""
+    gpus: Sequence[int] | None
+    """Numbers of the GPUs that it has, if its ranks run on this machine; None = all that there are."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -48,6 +50,8 @@ def main(order: Order) -> None:
         recipe=request["recipe"], env=request["env"], file=file, overrides=overrides
     )
     configure(settings.stores)
+    if order.gpus is not None and settings.tree["spark"].get("spark.master", "").startswith("local"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = name_gpus(order.gpus)
     attempt = AttemptFolder(order.queue, order.training, order.attempt)
     with attempt.claim() as is_mine:
         if not is_mine:
@@ -61,6 +65,13 @@ def main(order: Order) -> None:
             file=file,
             summary=attempt.summary,
         )
+
+
+def name_gpus(gpus: Sequence[int]) -> str:
+    """The GPUs as CUDA_VISIBLE_DEVICES names them: numbers, or the names that the scheduler sees itself."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else []
+    return ",".join(names[gpu] if gpu < len(names) else str(gpu) for gpu in gpus)
 
 
 if __name__ == "__main__":

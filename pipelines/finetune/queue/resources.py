@@ -119,6 +119,19 @@ def find_room(running: Iterable[Running], resources: Resources) -> dict[str, Roo
     return rooms
 
 
+def choose_gpus(needed: float, num_gpus: int, used: Mapping[int, float]) -> list[int]:
+    """Numbers of the GPUs that a training gets, which needs so many; none for 0. `used`: GPU -> the part that
+    others have of it.
+
+    Whole GPUs that no one uses, as far as there are any; for a part of one, the fullest that has room.
+    """
+    free = {gpu: 1.0 - used.get(gpu, 0.0) for gpu in range(num_gpus)}
+    if 0 < needed < 1:
+        fitting = [gpu for gpu in free if free[gpu] + TOLERANCE >= needed]
+        return [min(fitting or free, key=lambda gpu: (free[gpu] if fitting else -free[gpu], gpu))]
+    return sorted(sorted(free, key=lambda gpu: (-free[gpu], gpu))[: math.ceil(needed)])
+
+
 def list_ends(running: Iterable[Running], group: str, now: float) -> Iterator[tuple[float, Running]]:
     """When each training of a group will end, the first one first. One that is late, or was asked to stop,
     may end at any moment."""

@@ -13,6 +13,7 @@ scheduler that was paused while another took over cannot commit any more, and wi
 nothing.
 """
 
+import math
 import os
 import platform
 import signal
@@ -26,7 +27,7 @@ from pipelines.finetune.queue.attempt import AttemptFolder
 from pipelines.finetune.queue.outcome import Ending, judge_ending
 from pipelines.finetune.queue.policies import Policy
 from pipelines.finetune.queue.reservation import MakeRoom, Start
-from pipelines.finetune.queue.resources import Amount
+from pipelines.finetune.queue.resources import Amount, choose_gpus
 from pipelines.finetune.queue.state import Attempt, Event, QueuedTraining, QueueState
 from pipelines.finetune.queue.table import QueueTable
 from pipelines.lease import LeaseLostError
@@ -125,19 +126,33 @@ class Scheduler:
 
     def _decide(self, state: QueueState, now: float) -> list[Event]:
         chosen = self.policy.choose(state.list_waiting(now), state.list_running(), self.resources, now)
-        return [self._record(state.trainings[each.id], each, now) for each in chosen]
+        used = {group: _count_used(state, group) for group in self.resources}
+        return [self._record(state.trainings[each.id], each, used, now) for each in chosen]
 
-    def _record(self, training: QueuedTraining, decision: Start | MakeRoom, now: float) -> Event:
+    def _record(
+        self,
+        training: QueuedTraining,
+        decision: Start | MakeRoom,
+        used: Mapping[str, dict[int, float]],
+        now: float,
+    ) -> Event:
+        """The event of a decision. `used`, group -> GPU -> part of it, gets the GPUs of a start."""
         number = len(training.attempts)
         if isinstance(decision, MakeRoom):
             return Event(kind="asked", at=now, training=training.id, attempt=number, fence=self._fence)
+        gpus, whole = None, self.resources[decision.group]
+        if whole.gpus:
+            needed, mine = training.needs.gpus, used[decision.group]
+            gpus = choose_gpus(needed, math.ceil(whole.gpus), mine)
+            for gpu in gpus:
+                mine[gpu] = mine.get(gpu, 0.0) + needed / len(gpus)
         return Event(
             kind="started",
             at=now,
             training=training.id,
             attempt=number + 1,
             fence=self._fence,
-            detail={"group": decision.group},
+            detail={"group": decision.group, "gpus": gpus},
         )
 
     def _launch(self, training: QueuedTraining) -> None:
@@ -165,3 +180,14 @@ class Scheduler:
 
     def _open(self, training: QueuedTraining, attempt: Attempt) -> AttemptFolder:
         return AttemptFolder(self.table.path, training.id, attempt.number)
+
+
+def _count_used(state: QueueState, group: str) -> dict[int, float]:
+    """GPU of a group -> the part of it that running trainings have."""
+    used: dict[int, float] = {}
+    for each in state.having("running"):
+        attempt = each.attempts[-1]
+        if attempt.group == group:
+            for gpu in attempt.gpus or ():
+                used[gpu] = used.get(gpu, 0.0) + each.needs.gpus / len(attempt.gpus or ())
+    return used

@@ -5,7 +5,7 @@ failed or cancelled, or waits again and goes on from its newest checkpoint.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -53,6 +53,8 @@ class Attempt:
     """From 1."""
     group: str
     started_at: float
+    gpus: Sequence[int] | None = None
+    """Numbers of the GPUs of its machine that it has; None = Spark gives them, or the group has none."""
     ended_at: float | None = None
     """None = it has not been seen to end."""
     outcome: str = ""
