@@ -90,8 +90,9 @@ def describe_result(result: Result) -> dict[str, Any]:
 
 def _show_table(described: dict[str, dict[str, Any]]) -> None:
     shares = list(next(iter(described.values()))["utilisation"])
-    columns = ("policy", "makespan", "mean wait", "95 % wait", "slowdown", *shares, "made room", "late")
-    table = Table(*columns, box=None)
+    shown = [name.removesuffix("_gb") for name in shares]
+    columns = ("policy", "makespan", "mean\nwait", "95 %\nwait", "slow-\ndown", *shown, "made\nroom", "late")
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name, found in described.items():
         table.add_row(
             name,

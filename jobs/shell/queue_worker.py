@@ -75,10 +75,10 @@ def name_gpus(gpus: Sequence[int]) -> str:
 
 
 if __name__ == "__main__":
-    import click
+    import typer
 
     with heed_requests():  # before the claim, which lets the scheduler send signals
         try:
             main(Order(**json.loads(sys.argv[1])))
-        except click.exceptions.Exit as end:
+        except typer.Exit as end:
             sys.exit(end.exit_code)

@@ -1,5 +1,5 @@
-"""The queue with real trainings: its scheduler is killed, one training makes room for another and goes on, and
-its weights are those of a training that nothing disturbed."""
+"""The queue with real trainings: its scheduler is killed, one training makes room for another and goes on,
+and its weights are those of a training that nothing disturbed."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_a_queue_ends_with_every_training_done_once(queued):
 
 
 def test_its_weights_are_those_of_an_undisturbed_training(flow, queued):
-    folder, mine = queued
+    _, mine = queued
     config = configuration.load(overrides=mine).section("finetune", finetune.Config)
     training, _ = finetune.plan(config).inputs
     undisturbed, _ = finetune.plan(flow.configs["finetune"]).inputs

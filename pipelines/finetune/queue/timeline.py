@@ -6,7 +6,10 @@ from pipelines.queue_charts import Bar
 
 def list_bars(state: QueueState, now: float) -> list[Bar]:
     """A bar for each attempt; times in seconds since the first training was added."""
-    start = min((each.added_at for each in state.trainings.values()), default=0.0)
+    every = state.trainings.values()
+    # The clocks of the machines that add and that start may differ.
+    times = [each.added_at for each in every] + [a.started_at for each in every for a in each.attempts]
+    start = min(times, default=0.0)
     return [
         Bar(
             name=str(each.id),
@@ -17,6 +20,6 @@ def list_bars(state: QueueState, now: float) -> list[Bar]:
             end=(now if attempt.ended_at is None else attempt.ended_at) - start,
             note="" if attempt.outcome in ("", "done") else attempt.outcome,
         )
-        for each in state.trainings.values()
+        for each in every
         for attempt in each.attempts
     ]
