@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from pipelines.storage import Folder
+if TYPE_CHECKING:
+    from pipelines.storage import Folder
 
 REQUEST = "make_room"
 """File in the run folder. The next launch deletes it."""
@@ -58,7 +60,7 @@ def require_no_request(step: int | None = None) -> None:
         raise Preempted("the training made room before its ranks were launched")
 
 
-def pass_on_request(run: Folder) -> Callable[[], None]:
+def pass_on_request(run: "Folder") -> Callable[[], None]:
     """What the driver calls about once a second. It writes the file of the request once; while storage
     refuses, the next call tries again. The file of an earlier launch is deleted here."""
     run.delete(REQUEST)
@@ -78,7 +80,7 @@ def pass_on_request(run: Folder) -> Callable[[], None]:
 class RequestReader:
     """Whether a rank asks all ranks to end here: rank 0, once it has seen the request."""
 
-    def __init__(self, run: Folder, rank: int) -> None:
+    def __init__(self, run: "Folder", rank: int) -> None:
         self._run, self._is_reader = run, rank == 0
         self._looked_at = -LOOK_SECONDS
         self._is_seen = False
