@@ -40,6 +40,8 @@ def add_training(settings: Settings, config: QueueConfig, wish: Wish) -> int:
     training = settings.section("finetune", Config)
     _require_no_secret(wish.overrides)
     deadline = None if wish.deadline is None else parse_deadline(wish.deadline, datetime.now().astimezone())
+    if deadline is not None and deadline <= time.time():
+        raise ValueError(f"--deadline must be in the future, got {wish.deadline}")
     memory, how = wish.memory_gb, "given"
     if memory is None:
         memory, how = estimate_memory_gb(training, config.memory_gb_per_rank)

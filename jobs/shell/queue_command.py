@@ -10,7 +10,7 @@ import typer
 
 from jobs.shell import settings as configuration
 from jobs.shell.command import Env, File, Overrides, Recipe, report_errors
-from jobs.shell.exits import HELP
+from jobs.shell.exits import HELP, Exit
 from jobs.shell.record import Record
 
 if TYPE_CHECKING:
@@ -182,7 +182,9 @@ def _add_run(queue: typer.Typer) -> None:
         with open_queue("queue run", overrides, None, env, file, more) as (_, config):
             from jobs.shell.queue_run import run_queue
 
-            run_queue(config, until_empty=until_empty, picture=picture)
+            is_well = run_queue(config, until_empty=until_empty, picture=picture)
+        if not is_well:
+            raise typer.Exit(Exit.UNEXPECTED)
 
     run.__doc__ = f"{cleandoc(run.__doc__ or '')}\n\n{HELP}"
 

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from typer.testing import CliRunner
 
 from jobs.finetune import Config
 from jobs.shell import settings as configuration
-from jobs.shell.cli import build_program
 from jobs.shell.layers import CONF
 from jobs.shell.queue_launch import Launcher
 from jobs.shell.queue_settings import DRIVER_GB, Group, QueueConfig, find_needs, parse_deadline
@@ -25,22 +23,6 @@ from pipelines.finetune.queue.resources import Amount, choose_gpus
 from pipelines.finetune.queue.state import Attempt, Event, QueueState
 from pipelines.finetune.queue.table import QueueTable
 from tests.processes import CHECKOUT
-
-GROUPS = "{cpu: {slots: 4, memory_gb: 16.0}, gpu: {slots: 8, gpus: 2, memory_gb: 32.0}}"
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    """Runs a command of the queue: its exit status and what it prints."""
-    monkeypatch.chdir(tmp_path)
-    program, runner = build_program(), CliRunner()
-
-    def run(*words):
-        settings = ["root=lake", "queue.table=queue", f"queue.resources={GROUPS}"]
-        answer = runner.invoke(program, ["queue", *words, *settings])
-        return answer.exit_code, answer.output
-
-    return run
 
 
 def read_state(folder):
@@ -83,6 +65,7 @@ def test_memory_and_gpus_may_be_given(call, tmp_path):
         (["--memory-gb", "40"], "needs 2 slots, 40.0 GB, and no group of queue.resources is so large"),
         (["--gpus", "2", "--group", "cpu"], "no group of queue.resources is so large"),
         (["--deadline", "soon"], "--deadline must be a date and time such as 2026-01-31T18:00"),
+        (["--deadline", "2020-01-31T18:00"], "--deadline must be in the future, got 2020-01-31T18:00"),
         (["spark.fs.s3a.secret.key=abcdefgh"], "spark.fs.s3a.secret.key looks like a secret"),
         (["queue.policy=fast"], "queue.policy should be 'static', 'round_robin'"),
         (["queue.resources={a: {slots: 0}}"], "queue.resources.a.slots should be greater than or equal to 1"),
@@ -265,43 +248,3 @@ def test_what_happened_is_said_in_lines():
 
 def test_times_are_short():
     assert [format_seconds(each) for each in (6.6, 750, 11_100)] == ["0:07", "12:30", "3:05:00"]
-
-
-def test_a_simulation_prints_a_line_for_each_policy(call, tmp_path):
-    pytest.importorskip("simpy", reason="simpy is not installed: the [simulate] extra")
-    status, said = call("simulate", "--count", "30", "--json", "--picture", "simulated.png")
-    assert status == 0, said
-    found = json.loads(said[said.index("\n{") : said.rindex("}") + 1])
-    assert found["num_trainings"] == 30
-    assert list(found["policies"]) == [
-        "static", "round_robin", "shortest_first", "load_balanced", "resource_aware", "deadline",
-    ]  # fmt: skip
-    assert found["policies"]["static"]["mean_wait_seconds"] > 0
-    assert set(found["policies"]["static"]["utilisation"]) == {"slots", "gpus", "memory_gb"}
-    assert (tmp_path / "simulated.png").stat().st_size > 10_000
-    status, said = call("simulate", "--count", "30", "--policy", "static")
-    assert "resource_aware" not in said
-    assert "static" in said
-
-
-def test_a_simulation_without_trainings_says_so(call):
-    status, said = call("simulate", "--recorded")
-    assert (status, "is done yet; leave out --recorded" in said) == (65, True)
-    status, said = call("simulate", "--policy", "fast")
-    assert (status, "no policy named fast; choose from: static" in said) == (65, True)
-
-
-def test_recorded_trainings_are_simulated_with_their_times(call, tmp_path):
-    pytest.importorskip("simpy", reason="simpy is not installed: the [simulate] extra")
-    call("add", "--memory-gb", "1")
-    start = Event(
-        kind="started", at=1e9, training=1, attempt=1, fence=1, detail={"group": "cpu", "gpus": None}
-    )
-    end = Event(
-        kind="ended", at=1e9 + 60, training=1, attempt=1, fence=1, detail={"outcome": "done", "why": "new"}
-    )
-    QueueTable(str(tmp_path / "queue")).change(lambda state: [start, end])
-    status, said = call("simulate", "--recorded", "--json", "--start-seconds", "0")
-    assert status == 0, said
-    found = json.loads(said[said.index("\n{") : said.rindex("}") + 1])
-    assert {each["makespan_seconds"] for each in found["policies"].values()} == {60.0}
