@@ -16,6 +16,7 @@ from jobs.shell.task_settings import TaskSection
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.plan import make_training
+from pipelines.finetune.preemption import heed_requests
 from pipelines.finetune.search.rules import SearchRules
 from pipelines.finetune.training import Training
 
@@ -51,7 +52,8 @@ def plan(config: Config) -> "Plan[tuple[Training, Pin]]":
 
 
 def main(config: Config, check: Check = check_nothing) -> Outcome:
-    return run_stage("finetune", config, plan, write_run, check)
+    with heed_requests():
+        return run_stage("finetune", config, plan, write_run, check)
 
 
 def write_run(config: Config, work: "Work[tuple[Training, Pin]]") -> dict[str, str]:

@@ -3,6 +3,7 @@ process leaves no message."""
 
 import os
 import platform
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,37 @@ def has_ended(process: str) -> bool:
     except ProcessLookupError:
         return True
     return _start_time(int(pid)) not in (started_at, "")
+
+
+def is_local(process: str) -> bool:
+    """Whether `process` (an identity) runs or ran on this machine."""
+    return process.rsplit(" ", 2)[0] == _machine()
+
+
+def send_signal(process: str, number: int) -> bool:
+    """Send a signal to `process` (an identity); False if it does not run on this machine.
+
+    Where the system can (Linux), another process that gets its pid at this moment is not hit.
+    """
+    if not is_local(process) or has_ended(process):
+        return False
+    pid = int(process.rsplit(" ", 2)[1])
+    try:
+        if not hasattr(os, "pidfd_open"):
+            os.kill(pid, number)
+            return True
+        handle = os.pidfd_open(pid)
+        try:
+            if has_ended(
+                process
+            ):  # asked again: from here on, the handle is of the process or of a later one
+                return False
+            signal.pidfd_send_signal(handle, number)
+        finally:
+            os.close(handle)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _machine() -> str:

@@ -52,6 +52,7 @@ def build_program() -> "typer.Typer":
 
     from jobs.run import STAGES, run
     from jobs.shell.command import build_command
+    from jobs.shell.queue_command import add_queue
     from jobs.shell.search_command import search
     from jobs.shell.trace_command import add_trace
 
@@ -67,6 +68,7 @@ def build_program() -> "typer.Typer":
     for name, stage in STAGES.items():
         program.command(name)(build_command(name, stage.Config, stage.main, stage.plan))
     program.command("search")(search)
+    add_queue(program)
     _add_config(program)
     _add_doctor(program)
     _add_tables(program)

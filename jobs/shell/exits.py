@@ -16,7 +16,8 @@ from typing import NoReturn
 
 
 class Exit(IntEnum):
-    """Status of a command. Only RETRY and the interruptions are worth another try without a change."""
+    """Status of a command. Only RETRY, PREEMPTED and the interruptions are worth another try without a
+    change."""
 
     DONE = 0
     """Done, or nothing to do."""
@@ -31,6 +32,9 @@ class Exit(IntEnum):
     CONFIGURATION = 78
     """The configuration or the environment must be corrected: a key, a master, keys of the storage, packages
     on the executors."""
+    PREEMPTED = 79
+    """A training made room because it was asked to (SIGUSR1): it ended at a checkpoint. The next run
+    continues."""
     INTERRUPTED = 130
     """Ctrl-C. The next run continues."""
     TERMINATED = 143
@@ -45,6 +49,7 @@ Exit status:
   65   input must be corrected, or a stage above must run first
   75   cluster, storage or tracking server failed, or another run is in progress: try again later
   78   the configuration or the packages of executors must be corrected
+  79   the training made room at a checkpoint (SIGUSR1); the next run continues
   130  interrupted (143: by SIGTERM); the next run continues"""
 """For the help of every command that runs stages."""
 
@@ -55,6 +60,7 @@ KINDS = {
     Exit.INPUT: "input",
     Exit.RETRY: "infrastructure",
     Exit.CONFIGURATION: "configuration",
+    Exit.PREEMPTED: "interrupted",
     Exit.INTERRUPTED: "interrupted",
     Exit.TERMINATED: "interrupted",
 }
@@ -99,6 +105,8 @@ class Stopped(KeyboardInterrupt):
 
 def find_exit(error: BaseException, *, configuring: bool) -> Exit:
     """The status of an error; `configuring`: it appeared before the configuration was complete."""
+    if type(error).__name__ == "Preempted":
+        return Exit.PREEMPTED
     if isinstance(error, KeyboardInterrupt):
         return Exit.TERMINATED if isinstance(error, Stopped) else Exit.INTERRUPTED
     if isinstance(error, PreflightError):

@@ -24,10 +24,11 @@ OPEN = (
     "finetune.mixture.shares",
     "finetune.mixture.max_sequences",
     "finetune.search.space",
+    "queue.resources",
 )
-"""Sections that take any key: Spark, transformers, the presets of rules, librdkafka, the
-documents and the sources define them, and those of a space are keys of finetune. Entries of lists have their
-own models."""
+"""Sections that take any key: Spark, transformers, the presets of rules, librdkafka, the documents and the
+sources define them, those of a space are keys of finetune, and groups of resources have any name. Entries of
+lists have their own models."""
 
 
 class Layer(NamedTuple):

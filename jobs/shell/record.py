@@ -121,7 +121,7 @@ class Record:
                 "type": type(error).__name__,
                 "message": message,
                 "stage": failed[0] if failed else None,
-                "retry": status in (Exit.RETRY, Exit.INTERRUPTED, Exit.TERMINATED),
+                "retry": status in (Exit.RETRY, Exit.PREEMPTED, Exit.INTERRUPTED, Exit.TERMINATED),
             }
         self._write(must=False)
 

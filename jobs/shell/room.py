@@ -39,7 +39,7 @@ def watch_room(config: RanksSection, work: Work[Any], training: "Training") -> I
     """
     from pipelines.finetune.memory.question import Asker
 
-    if not _runs_here(config):
+    if not runs_here(config):
         yield
         return
     asker = Asker(in_background=True)
@@ -63,7 +63,7 @@ def _look_at_memory(
 ) -> dict[str, str]:
     from pipelines.finetune.memory.forecast import forecast_memory
 
-    is_local = _runs_here(config)
+    is_local = runs_here(config)
     gives_gpus = config.gpus_per_rank > 0 or (not is_local and _gives_gpus_to_tasks(config))
     return forecast_memory(
         training, num_ranks=config.num_ranks, is_local=is_local, gives_gpus=gives_gpus, asker=asker
@@ -74,5 +74,6 @@ def _gives_gpus_to_tasks(config: RanksSection) -> bool:
     return float(config.spark.get("spark.task.resource.gpu.amount", "0")) > 0
 
 
-def _runs_here(config: RanksSection) -> bool:
+def runs_here(config: RanksSection) -> bool:
+    """Whether the ranks are processes of this machine."""
     return config.spark.get("spark.master", "").startswith("local")

@@ -17,6 +17,7 @@ from pipelines.finetune.events import EventReader
 from pipelines.finetune.launch.barrier import run_ranks
 from pipelines.finetune.launch.slots import require_slots
 from pipelines.finetune.launch.world import World
+from pipelines.finetune.preemption import pass_on_request, require_no_request
 from pipelines.finetune.results import read_result
 from pipelines.finetune.training import Training
 from pipelines.storage import Folder
@@ -55,20 +56,30 @@ def run_training(spark: "SparkSession", training: Training, listeners: Listeners
     again.
 
     Raises RankError if a rank fails, ValueError if the cluster is too small, RuntimeError if the lease is
-    lost.
+    lost, Preempted if it was asked to make room (see `preemption`).
     """
     watcher = Watcher(training.folder, listeners)
     if read_result(training.folder) is None:
         training = place_base(spark, training)
         listeners.show_progress(f"launching {num_ranks} ranks")
-        run_ranks(
+        look_for_request = pass_on_request(Folder(training.folder))
+        require_no_request()
+
+        def look() -> None:
+            watcher.look()
+            look_for_request()
+
+        results = run_ranks(
             spark,
             partial(train_on_rank, training),
             num_ranks=num_ranks,
             collectives=training.execution.collectives,
             gpus_per_rank=training.execution.gpus_per_rank,
-            while_waiting=watcher.look,
+            while_waiting=look,
         )
+        if "made_room_at" in results[0]:
+            watcher.drain()
+            require_no_request(results[0]["made_room_at"])
     watcher.drain()
 
 

@@ -55,12 +55,14 @@ def train(
     optimization: Optimization,
     seed: int,
     scale: LossScale = UNSCALED,
-    after_step: Callable[[int, StepResult, np.ndarray], bool],
+    is_asked: Callable[[], bool] = lambda: False,
+    after_step: Callable[[int, StepResult, np.ndarray, bool], bool],
 ) -> None:
     """Run `steps`, which end at the last step of the training. `strategy` is built.
 
-    `after_step(num_steps_done, result, rows)` is called on every rank after every step, with the rows of the
-    global batch. If it is true, the training ends early; all ranks must say the same.
+    `after_step(num_steps_done, result, rows, makes_room)` is called on every rank after every step, with the
+    rows of the global batch; `makes_room`: `is_asked()` was true on a rank. If it is true, the training ends
+    early; all ranks must say the same.
     Raises FloatingPointError if loss or gradient is not finite, with a dynamic `scale` only after many steps
     in a row, MemoryError with the remedies if memory does not suffice.
     """
@@ -79,14 +81,17 @@ def train(
             with explain_update():
                 limit = optimization.max_gradient_norm
                 norm = strategy.step(max_norm=limit, learning_rate=rate, loss_scale=used)
-            loss = float(strategy.sum(share, name="loss")) / used
+            # One exchange for both: whether a rank was asked to make room costs no other one.
+            sums = torch.cat([share, share.new_full((1,), float(is_asked()))])  # (2,)
+            loss, num_asking = strategy.sum(sums, name="loss").tolist()
+            loss /= used
             goes_on = scale.update(is_finite=math.isfinite(norm))
             # A loss that is not finite without a reason in its gradient: no other scale would help.
             if not goes_on or (math.isfinite(norm) and not math.isfinite(loss)):
                 raise FloatingPointError(_explain_not_finite(step, rows, loss, norm, scale))
             num_tokens, seconds = int(reader.lengths[rows].sum()), time.monotonic() - started
             result = StepResult(loss, norm, rate, num_tokens, seconds, **scale.describe())
-            if after_step(step + 1, result, rows):
+            if after_step(step + 1, result, rows, num_asking > 0):
                 break
 
 

@@ -35,6 +35,7 @@ from pipelines.finetune.opening import open_together, require_shared_folder
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.precision import require_precision
+from pipelines.finetune.preemption import RequestReader
 from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.reference import digest_reference, require_reference
 from pipelines.finetune.results import read_result
@@ -58,7 +59,7 @@ IDLE_GPU = (
 
 def train_rank(training: Training, world: World) -> dict[str, Any]:
     """Train on this rank; the result, which says on rank 0 the sha256 of the weights too. A finished training
-    returns at once.
+    returns at once; one that made room says `made_room_at`, the step of its checkpoint, and nothing else.
     """
     finished = read_result(training.folder)
     if finished is not None:
@@ -91,6 +92,7 @@ class _Rank:
             num_replicas=strategy.num_replicas,
         )
         self._state = TrainState()
+        self._makes_room = False
 
     def run(self) -> dict[str, Any]:
         training, strategy, schedule = self._training, self._strategy, self._training.schedule
@@ -135,13 +137,14 @@ class _Rank:
                 optimization=training.optimization,
                 seed=schedule.seed,
                 scale=self._scale,
+                is_asked=RequestReader(self._run, strategy.rank).is_asked,
                 after_step=self._after_step,
             )
         except FloatingPointError as error:  # of all ranks, after the same step
             if recorder is not None:
                 _record_last_step(recorder, error)
             raise
-        return self._finish(before)
+        return {"made_room_at": self._state.step} if self._makes_room else self._finish(before)
 
     def _build_model(self, load_weights: bool) -> nn.Module:
         model = build_starting_model(
@@ -206,7 +209,7 @@ class _Rank:
             progress=lambda share: self._note(f"evaluating {split}: {share:.0%}"),
         )
 
-    def _after_step(self, step: int, result: StepResult, rows: np.ndarray) -> bool:
+    def _after_step(self, step: int, result: StepResult, rows: np.ndarray, makes_room: bool) -> bool:
         """Evaluate, save and report what is due; whether the training ends before its last step."""
         cadence, rank = self._training.cadence, self._strategy.rank
         self._state = self._scale.keep_in(replace(self._state, step=step))
@@ -215,11 +218,12 @@ class _Rank:
             self._evaluate_and_judge(step)
         stops = is_over(self._state, cadence)
         is_last = stops or step == self._total_steps
+        self._makes_room = makes_room and not is_last  # a training that is over ends as usual
         if rank == 0 and (step % cadence.log_every_steps == 0 or is_last):
             self._events.write("step", step=step, total_steps=self._total_steps, **result._asdict())
         for counts in [] if self._mix is None else self._mix.count(step, rows, is_last=is_last):
             self._events.write("mixture", step=step, **counts)
-        if evaluates or step % cadence.checkpoint_every_steps == 0:
+        if evaluates or self._makes_room or step % cadence.checkpoint_every_steps == 0:
             if rank == 0:
                 # A resumed training does not repeat these events, so they must be on storage before the
                 # checkpoint is.
@@ -228,7 +232,7 @@ class _Rank:
                 self._losses.write()
             self._strategy.save(self._checkpoints, self._state)
             self._note(f"checkpoint of step {step} written")
-        return stops
+        return stops or self._makes_room
 
     def _evaluate_and_judge(self, step: int) -> None:
         """All ranks judge by the value of rank 0: on other machines, a logarithm may end in another digit."""

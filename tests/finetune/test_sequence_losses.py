@@ -10,9 +10,9 @@ import pytest
 import torch
 from deltalake import DeltaTable
 
+from pipelines import arrow_shards
 from pipelines.finetune import starting_model
 from pipelines.finetune.losses import record
-from pipelines.finetune.losses import table as committed
 from pipelines.finetune.losses.parts import (
     NAME,
     PARTS,
@@ -269,7 +269,7 @@ def test_the_table_is_committed_once_with_all_rows(make, monkeypatch):
         patched.setattr(Folder, "read", in_pairs(Folder.read))
         assert len(list_parts(open_losses(training.folder))) == 4
     with monkeypatch.context() as patched:
-        patched.setattr(committed.pq, "read_metadata", in_pairs(pq.read_metadata))
+        patched.setattr(arrow_shards.pq, "read_metadata", in_pairs(pq.read_metadata))
         found = commit_losses(training.folder, "run 1")
     rows, num_files = read_table(training)
     assert rows == read_losses(training)

@@ -89,7 +89,7 @@ def run_steps(world, training, steps=range(STEPS), *, unused=False, scale=UNSCAL
     )
     found = []
 
-    def after_step(step, result, rows):
+    def after_step(step, result, rows, makes_room):
         found.append((result.loss, result.gradient_norm))
         if step == steps.stop:
             strategy.save(checkpoints, TrainState(step=step))

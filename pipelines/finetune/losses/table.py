@@ -5,20 +5,13 @@ after a commit, the next one takes out and adds only the files that differ: an a
 Delta's protocol demands. Files that are in no part stay until a VACUUM.
 """
 
-import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
 
-import pyarrow.parquet as pq
-
-from pipelines.column_statistics import summarize_columns
+from pipelines.arrow_shards import describe_columns, describe_shards
 from pipelines.commit import commit_shards, create_table
 from pipelines.contract import PROPERTIES
 from pipelines.finetune.losses.parts import NAME, NUM_READERS, list_parts, open_losses
 from pipelines.pin import Pin, fingerprint, open_log
-from pipelines.shards import Shard
-from pipelines.storage import Folder, locate
 
 COLUMNS = (
     ("step", "long", "optimizer step, from 1, as in the charts of the run"),
@@ -43,7 +36,7 @@ def commit_losses(run_folder: str, run_id: str) -> Pin | None:
     made_from = fingerprint(NAME, [asdict(part) for part in parts])
     create_table(
         losses.path,
-        _describe_columns(),
+        describe_columns([(name, kind, False, comment) for name, kind, comment in COLUMNS]),
         name=NAME,
         description="what one sequence added to the loss of one step",
         partition_by=[],
@@ -57,7 +50,8 @@ def commit_losses(run_folder: str, run_id: str) -> Pin | None:
     files = [file for part in parts for file in part.files]
     committed = log.list_shards()
     kept = committed.keys() & set(files)
-    shards = _describe_files(losses, [file for file in files if file not in kept])
+    new = [file for file in files if file not in kept]
+    shards = describe_shards(losses, new, num_readers=NUM_READERS)
     record = {
         "table": NAME,
         "digest": "",  # no stage reads the table, so nobody pins its rows
@@ -72,31 +66,3 @@ def commit_losses(run_folder: str, run_id: str) -> Pin | None:
     log = open_log(losses.path)
     assert log is not None, "it was committed just now"
     return log.pin(made_from=made_from)
-
-
-def _describe_columns() -> str:
-    """The columns as Spark writes them in JSON."""
-    fields: list[dict[str, Any]] = [
-        {"name": name, "type": kind, "nullable": False, "metadata": {"comment": comment}}
-        for name, kind, comment in COLUMNS
-    ]
-    return json.dumps({"type": "struct", "fields": fields})
-
-
-def _describe_files(losses: Folder, files: list[str]) -> list[Shard]:
-    """From their footers."""
-    system, root = locate(losses.path)
-
-    def describe(file: str) -> Shard:
-        with system.open_input_file(f"{root.rstrip('/')}/{file}") as stream:
-            metadata = pq.read_metadata(stream)
-            return Shard(
-                path=file,
-                num_bytes=int(stream.size()),
-                num_rows=int(metadata.num_rows),
-                partition={},
-                statistics=summarize_columns(metadata),
-            )
-
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        return list(pool.map(describe, files))

@@ -52,6 +52,20 @@ def forecast_memory(
     return lines if room is None else lines | warn_of_memory(answer, training, num_ranks=num_ranks, room=room)
 
 
+def estimate_rank(training: "Training", *, num_ranks: int, is_local: bool) -> int:
+    """Bytes of this machine's memory, not of a GPU, that a rank will need at its peak.
+
+    Raises ValueError if it trains on a GPU or has a teacher, and what `forecast_memory` turns into a line.
+    """
+    if training.teacher is not None:
+        raise ValueError("the memory of finetune.teacher is not counted")
+    question = _make_question(training, num_ranks, is_local=is_local, gives_gpus=False)
+    answer = Asker().ask(question)
+    if answer.on_gpu:
+        raise ValueError("the estimate is of a GPU")
+    return count_needed(answer, num_neighbours=num_ranks if is_local else 1)
+
+
 def count_needed(answer: Answer, *, num_neighbours: int) -> int:
     """Bytes of a rank at its peak: tensors on the GPU, or all of its process, with its part of what the
     `num_neighbours` ranks of its machine share."""
