@@ -161,8 +161,9 @@ def read_record(checkpoints: Folder, step: int) -> Record:
     place = f"{folder_name(step)}/{COMPLETE}"
     try:
         record = json.loads(checkpoints.read(place))
-        sha256 = record.pop("own_sha256", None)  # none in format 3
-    except (ValueError, AttributeError, FileNotFoundError) as error:
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
+    except (ValueError, FileNotFoundError) as error:
         raise DamagedCheckpointError(f"{checkpoints.path}/{place} cannot be read: {error}") from error
     if record.get("format") not in READABLE:
         raise ValueError(
@@ -170,7 +171,8 @@ def read_record(checkpoints: Folder, step: int) -> Record:
             f", this version reads {READABLE[0]} and {READABLE[1]}; delete {checkpoints.path} to train from "
             "the start, or finish the training with the version that started it"
         )
-    if sha256 != (None if record["format"] == 3 else _digest(record)):
+    sha256 = record.pop("own_sha256", None)  # none in format 3
+    if record["format"] != 3 and sha256 != _digest(record):
         raise DamagedCheckpointError(f"{checkpoints.path}/{place} does not match its sha256")
     files = Files.parse(record if record["format"] == 3 else record["files"])
     return Record(state=TrainState(**record["state"]), files=files, base=record.get("base"))
