@@ -84,6 +84,7 @@ bench: setup  ## measurements
 	@$(BIN)/python -m benchmarks.resume
 	@$(BIN)/python -m benchmarks.trace
 	@$(BIN)/python -m benchmarks.preference
+	@$(BIN)/python -m benchmarks.checkpoint
 
 wheel: setup  ## dist/distributary-*.whl, for --py-files or an executor's environment
 	@$(BIN)/python -m build --wheel --outdir dist . | tail -n 1

@@ -5,7 +5,7 @@ storage.hdfs.conf_dir. Not supported by hdfs-native: encryption zones.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
@@ -123,13 +123,15 @@ class HdfsHandler(pafs.FileSystemHandler):
         """The content of a file that fits into memory."""
         return self._ask(lambda: self.client.read(path).read())
 
-    def write_file(self, path: str, content: bytes | memoryview) -> None:
+    def write_file(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Write a file whole; one at `path` is replaced. A data node that ends meanwhile loses the block that
-        is being written, so the file is begun again, for as long as for every other question."""
+        is being written, so the file is begun again with the first chunk, for as long as for every other
+        question."""
 
         def write() -> None:
             with self.client.create(path, WriteOptions(overwrite=True)) as stream:
-                stream.write(content)
+                for chunk in chunks:
+                    stream.write(chunk)
 
         self._ask(write)
 

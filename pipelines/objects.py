@@ -7,7 +7,7 @@ folders, and ends a file after 10,000 parts of 10 MiB.
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -28,6 +28,8 @@ from pipelines.stores import CONNECT_SECONDS, S3_SCHEMES, Stores, current, delta
 
 PART_BYTES = 16 * 2**20
 """Of a large object; several parts are sent at once."""
+PARTS_AT_ONCE = 4
+"""Of an object that is written in chunks."""
 MAX_PARTS = 9_000
 """S3 allows 10,000; longer objects get larger parts."""
 _RETRY_SECONDS = 2.0
@@ -62,6 +64,19 @@ class ObjectStore:
         part_bytes = max(PART_BYTES, -(-len(content) // MAX_PARTS))
         with self._plain_errors(name):
             obstore.put(self._store, self._key(name), content, chunk_size=part_bytes)
+
+    def write_chunks(self, name: str, chunks: Iterable[bytes | memoryview], num_bytes: int) -> None:
+        """As Folder.write_chunks: at most PARTS_AT_ONCE parts are in memory. If `chunks` raises, no object
+        shows; the store keeps the parts that were sent until its rule for incomplete uploads deletes them."""
+        part_bytes = max(PART_BYTES, -(-num_bytes // MAX_PARTS))
+        with self._plain_errors(name):
+            obstore.put(
+                self._store,
+                self._key(name),
+                iter(chunks),
+                chunk_size=part_bytes,
+                max_concurrency=PARTS_AT_ONCE,
+            )
 
     def delete(self, name: str) -> None:
         """As Folder.delete: the object, and all objects below it."""

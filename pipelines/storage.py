@@ -5,13 +5,11 @@ Object stores cannot rename or append, so nothing here uses that. A file appears
 and a folder is complete when its manifest is.
 """
 
-import errno
 import hashlib
-import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +21,7 @@ import pyarrow.fs as pafs
 from pipelines.hdfs import HdfsHandler, open_hdfs
 from pipelines.objects import ObjectStore
 from pipelines.paths import local_path, split_options, split_scheme, without_credentials
+from pipelines.placing import put_hdfs, put_local
 from pipelines.stores import CONNECT_SECONDS, DEFAULT_REGION, S3, S3_SCHEMES, Stores, current
 
 DBFS = Path("/dbfs")
@@ -152,6 +151,10 @@ class Folder:
         with self._files.open_input_stream(f"{self._root}/{name}") as stream:
             return stream.read()
 
+    def open(self, name: str) -> pa.NativeFile:
+        """The file, to be read in parts; a context manager. Raises FileNotFoundError if there is none."""
+        return self._files.open_input_file(f"{self._root}/{name}")
+
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Write the file completely or not at all, also if the process is killed or the disk is full. A file
         of that name is replaced in one step.
@@ -159,6 +162,15 @@ class Folder:
         A local file is flushed to disk first.
         """
         self._put(name, content, replace=True)
+
+    def write_chunks(self, name: str, chunks: Iterable[bytes | memoryview], *, num_bytes: int) -> None:
+        """As `write`, without the whole file in memory: of the chunks, a few at a time are. They may be asked
+        for again from the start, if servers lost what was written. `num_bytes`: their sum.
+        """
+        if self._objects is not None:
+            self._objects.write_chunks(name, chunks, num_bytes)
+        else:
+            self._put_chunks(name, chunks, replace=True)
 
     def create(self, name: str, content: bytes | memoryview) -> bool:
         """Write the file if there is none of that name: True if this call created it, False if there is one.
@@ -175,23 +187,27 @@ class Folder:
         return self._put(name, content, replace=False)
 
     def _put(self, name: str, content: bytes | memoryview, *, replace: bool) -> bool:
-        target = f"{self._root}/{name}"
-        parent, _, base = target.rpartition("/")
         if self._objects is not None:  # shows a file only when it is complete
             if not replace:
                 return self._objects.create(name, content)
             if self._is_s3:
                 self._objects.write(name, content)
                 return True
-            with self._files.open_output_stream(target) as stream:
+            with self._files.open_output_stream(f"{self._root}/{name}") as stream:
                 stream.write(content)
             return True
+        return self._put_chunks(name, [content], replace=replace)
+
+    def _put_chunks(self, name: str, chunks: Iterable[bytes | memoryview], *, replace: bool) -> bool:
+        """On a file system: a temporary file first."""
+        target = f"{self._root}/{name}"
+        parent, _, base = target.rpartition("/")
         self._files.create_dir(parent, recursive=True)
         # A temporary name per writer: if two write the same file at once, one of the two files remains.
         writing = f"{parent}/.writing-{base}-{uuid.uuid4().hex}"
         if hdfs := _hdfs_of(self._files):
-            return _put_hdfs(hdfs, writing, target, content, replace=replace)
-        return _put_local(Path(writing), target, content, replace=replace)
+            return put_hdfs(hdfs, writing, target, chunks, replace=replace)
+        return put_local(Path(writing), target, chunks, replace=replace)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -237,59 +253,3 @@ def _is_file(files: pafs.FileSystem, path: str) -> bool:
 def _hdfs_of(files: pafs.FileSystem) -> HdfsHandler | None:
     handler = files.handler if isinstance(files, pafs.PyFileSystem) else None
     return handler if isinstance(handler, HdfsHandler) else None
-
-
-def _put_local(writing: Path, target: str, content: bytes | memoryview, *, replace: bool) -> bool:
-    try:
-        with writing.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if replace:
-            writing.replace(target)
-        else:
-            _link(writing, Path(target))
-    except FileExistsError:
-        if replace:
-            raise
-        return False
-    finally:
-        writing.unlink(missing_ok=True)
-    return True
-
-
-def _link(writing: Path, target: Path) -> None:
-    """Give the file the name `target` too. Raises FileExistsError if something has it."""
-    try:
-        target.hardlink_to(writing)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-            raise
-        with target.open("xb") as stream:  # a mount without hard links
-            stream.write(writing.read_bytes())
-
-
-def _put_hdfs(
-    hdfs: HdfsHandler, writing: str, target: str, content: bytes | memoryview, *, replace: bool
-) -> bool:
-    """Write a temporary file and rename it: HDFS shows a file while it grows."""
-    try:
-        hdfs.write_file(writing, content)
-        if replace:
-            hdfs.move(writing, target)
-        else:
-            hdfs.move_to_new(writing, target)
-    except (FileExistsError, FileNotFoundError):
-        # The client repeats a rename whose answer was lost. If it had been done, our file has its new name.
-        moved = not _exists(hdfs, writing) and _exists(hdfs, target)
-        if not moved and (replace or not _exists(hdfs, target)):
-            raise
-        return moved
-    finally:
-        if _exists(hdfs, writing):
-            hdfs.delete_file(writing)
-    return True
-
-
-def _exists(hdfs: HdfsHandler, path: str) -> bool:
-    return hdfs.get_file_info([path])[0].type != pafs.FileType.NotFound

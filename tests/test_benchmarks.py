@@ -1,10 +1,12 @@
 """Parts of benchmarks that would break unseen: nobody runs an hour of measurements at every commit."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
 from benchmarks import encoding, resume
+from benchmarks.checkpoint import list_pieces, read_shard, write_shard
 from benchmarks.increment_dataset import require_kept
 from benchmarks.reader import BATCH, LENGTH, WARM_UP, require_tokens
 from pipelines.dataset.group import PackingJob, make_partition_packer
@@ -63,3 +65,23 @@ def test_entries_of_other_programs_in_shared_memory_are_no_litter(tmp_path, monk
     for name in litter | {"PostgreSQL.1216170016", "pulse-shm-1", "sem.haveged_sem", "hsperfdata"}:
         (tmp_path / name).touch()
     assert {entry.name for entry in resume.list_litter()} == litter
+
+
+def test_shards_are_written_and_read_in_bounded_memory(tmp_path):
+    """Of 200 MB. A chunk of 16 MiB and what the allocator keeps are beside the state; a copy is as large."""
+    num_parameters = 2**24
+    assert sum(piece.stop - piece.start for piece in list_pieces(num_parameters, 0, 1)) == num_parameters
+    copied, num_bytes = write_shard(tmp_path, num_parameters, 0, 1, in_background=True)
+    assert num_bytes == 12 * num_parameters
+    assert 0.9 < copied < 1.2
+    assert write_shard(tmp_path, num_parameters, 0, 1, in_background=False)[0] < 0.2
+    assert read_shard(tmp_path, num_parameters, 0, 1)[0] < 0.2
+
+
+def test_parameters_are_cut_into_shards_without_overlap():
+    shards = [list_pieces(50_000_000, rank, 3) for rank in range(3)]
+    for name in {piece.name for shard in shards for piece in shard}:
+        spans = sorted((piece.start, piece.stop) for shard in shards for piece in shard if piece.name == name)
+        assert spans[0][0] == 0
+        assert all(before[1] == after[0] for before, after in pairwise(spans))
+    assert sum(piece.stop - piece.start for shard in shards for piece in shard) == 50_000_000

@@ -30,6 +30,24 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "deep" / "er").iterdir()] == ["file.json"]
 
 
+def test_a_file_in_chunks_is_whole_or_not_there(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.write_chunks("deep/file", [b"one ", memoryview(b"and two")], num_bytes=11)
+    with folder.open("deep/file") as stream:
+        assert (stream.size(), stream.read(4), stream.read()) == (11, b"one ", b"and two")
+
+    def fail():
+        yield b"three"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        folder.write_chunks("deep/file", fail(), num_bytes=11)
+    assert folder.read("deep/file") == b"one and two"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
+    with pytest.raises(FileNotFoundError):
+        folder.open("deep/other")
+
+
 def test_deleting_takes_folders_files_and_nothing(tmp_path):
     folder = Folder(f"file://{tmp_path}")
     folder.write("a/b", b"")

@@ -19,6 +19,7 @@ class RanksSection(OrderSection):
     precision: Precision
     activation_checkpointing: bool
     max_logit_tokens: Positive | None
+    checkpoint_in_background: bool
     gpus_per_rank: Annotated[float, Field(ge=0, le=1)]
     max_copies_gb: Annotated[float, Field(gt=0)] | None
     wait_for_slots_seconds: Annotated[float, Field(ge=0)]

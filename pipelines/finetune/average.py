@@ -68,6 +68,10 @@ class WeightAverage:
             return states
         return {piece: {**state, FIELD: self._held[piece].reshape(-1)} for piece, state in states.items()}
 
+    def hold_for(self, piece: Piece) -> PieceState:
+        """What a checkpoint fills for `add_to`: the held weights themselves."""
+        return {} if self._decay is None else {FIELD: self._held[piece]}
+
     def take_from(self, states: dict[Piece, PieceState]) -> dict[Piece, PieceState]:
         """Hold the weights that `states` have; the states without them. Raises ValueError if they have
         none.

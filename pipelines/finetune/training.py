@@ -124,6 +124,8 @@ class Execution:
     """Recompute the activations of each layer in backward instead of keeping them."""
     max_logit_tokens: int | None = None
     """Most tokens of a language model whose logits a rank holds at once; None = those of a micro-batch."""
+    checkpoint_in_background: bool = True
+    """Copy what a rank writes of a checkpoint, and write the copy while training goes on."""
     max_copies_gb: float | None = None
     """GB that all local copies of sequences may take on a machine; None = what its disk has."""
 

@@ -22,6 +22,7 @@ from pipelines.dataset.reader import SequenceReader
 from pipelines.dataset.tokenizer import read_tokenizer
 from pipelines.finetune.best import is_over, judge_evaluation
 from pipelines.finetune.checkpoint.format import TrainState
+from pipelines.finetune.checkpoint.writer import CheckpointWriter
 from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
 from pipelines.finetune.export import export_model
@@ -84,6 +85,7 @@ class _Rank:
         self._total_steps: int
         self._mix: RealisedMix | None = None
         self._losses: LossRecorder | None = None
+        self._writer: CheckpointWriter
         self._num_trained = self._num_parameters = 0
         self._reference: str | None = None
         self._plan = BatchPlan(
@@ -126,20 +128,24 @@ class _Rank:
         first = self._total_steps if stopped else self._state.step
         if first == self._total_steps and self._state.best_step < 0:
             self._evaluate_and_judge(self._state.step)  # the best checkpoint is gone, and no step follows
+        self._writer = CheckpointWriter(
+            self._checkpoints, strategy, launch, training.execution.checkpoint_in_background
+        )
         try:
-            train(
-                strategy,
-                self._task if recorder is None else recorder.task,
-                self._train,
-                self._order,
-                steps=range(first, self._total_steps),
-                plan=self._plan,
-                optimization=training.optimization,
-                seed=schedule.seed,
-                scale=self._scale,
-                is_asked=RequestReader(self._run, strategy.rank).is_asked,
-                after_step=self._after_step,
-            )
+            with self._writer:
+                train(
+                    strategy,
+                    self._task if recorder is None else recorder.task,
+                    self._train,
+                    self._order,
+                    steps=range(first, self._total_steps),
+                    plan=self._plan,
+                    optimization=training.optimization,
+                    seed=schedule.seed,
+                    scale=self._scale,
+                    is_asked=RequestReader(self._run, strategy.rank).is_asked,
+                    after_step=self._after_step,
+                )
         except FloatingPointError as error:  # of all ranks, after the same step
             if recorder is not None:
                 _record_last_step(recorder, error)
@@ -211,6 +217,7 @@ class _Rank:
 
     def _after_step(self, step: int, result: StepResult, rows: np.ndarray, makes_room: bool) -> bool:
         """Evaluate, save and report what is due; whether the training ends before its last step."""
+        self._writer.check()
         cadence, rank = self._training.cadence, self._strategy.rank
         self._state = self._scale.keep_in(replace(self._state, step=step))
         evaluates = step % cadence.evaluate_every_steps == 0 or step == self._total_steps
@@ -230,8 +237,8 @@ class _Rank:
                 self._events.close()
             if self._losses is not None:  # before the checkpoint, as the events are
                 self._losses.write()
-            self._strategy.save(self._checkpoints, self._state)
-            self._note(f"checkpoint of step {step} written")
+            self._note(f"writing the checkpoint of step {step}")
+            self._strategy.save(self._writer, self._state)
         return stops or self._makes_room
 
     def _evaluate_and_judge(self, step: int) -> None:

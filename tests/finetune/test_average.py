@@ -6,14 +6,8 @@ import torch
 from torch import nn
 
 from pipelines.finetune.average import WeightAverage
-from pipelines.finetune.checkpoint.format import (
-    MODEL_FILE,
-    Piece,
-    TrainState,
-    complete_steps,
-    read_file,
-    read_record,
-)
+from pipelines.finetune.checkpoint.format import MODEL_FILE, Piece, TrainState, complete_steps, read_record
+from pipelines.finetune.checkpoint.reading import read_file
 from pipelines.finetune.models.folder import load_model
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.parallel import buckets

@@ -7,20 +7,22 @@ import pytest
 import torch
 from torch import nn
 
+from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.checkpoint import format as checkpoint_format
-from pipelines.finetune.checkpoint import sharded
+from pipelines.finetune.checkpoint import reading
 from pipelines.finetune.checkpoint.format import DamagedCheckpointError, Piece, TrainState
-from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.checkpoint.part import Part, whole_part
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable
 from pipelines.finetune.parallel.replica import (
     _forget_missing_best,
     optimizer_states,
-    set_optimizer_states,
+    read_states,
     whole_pieces,
 )
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.storage import Folder
+from tests.finetune.checkpoints import write_part, write_parts
 
 
 def trained(steps):
@@ -38,20 +40,19 @@ def train_once(model, optimizer, step):
     optimizer.step()
 
 
-def save(folder, step, best=-1):
+def save(folder, step, best=-1, *, in_background=False):
     model, optimizer = trained(step)
     state = TrainState(step=step, best_step=best, best_value=0.5)
-    save_whole(folder, model, optimizer_states(optimizer, whole_pieces(model)), state)
+    part = whole_part(model, optimizer_states(optimizer, whole_pieces(model)))
+    write_part(folder, part, state, in_background=in_background)
 
 
 def load(folder, step, model, optimizer=None):
     record = checkpoint_format.read_record(folder, step)
-    checkpoint_format.load_model_tensors(
-        model, checkpoint_format.read_file(folder, record, checkpoint_format.MODEL_FILE), "it"
-    )
+    reading.load_weights(folder, record, model)
     if optimizer is not None:
         owned = whole_pieces(model)
-        set_optimizer_states(optimizer, owned, sharded.read_pieces(folder, record, owned))
+        read_states(folder, record, optimizer, owned, WeightAverage(owned, Optimization()))
 
 
 @pytest.fixture
@@ -59,8 +60,9 @@ def folder(tmp_path):
     return Folder(str(tmp_path / "checkpoints"))
 
 
-def test_training_continues_as_if_it_had_not_stopped(folder):
-    save(folder, 2)
+@pytest.mark.parametrize("in_background", [False, True])
+def test_training_continues_as_if_it_had_not_stopped(folder, in_background):
+    save(folder, 2, in_background=in_background)
     model, optimizer = trained(0)
     load(folder, 2, model, optimizer)
     train_once(model, optimizer, 2)
@@ -96,14 +98,16 @@ def test_the_newest_two_and_the_best_are_kept(folder):
 
 def test_another_model_is_refused(folder):
     save(folder, 1)
-    with pytest.raises(ValueError, match="checkpoint it is of another model"):
+    with pytest.raises(
+        ValueError, match=r"step-00000001 is of another model: missing \[\], unexpected \['1.bias \[2\]'"
+    ):
         load(folder, 1, nn.Sequential(nn.Linear(3, 3)))
 
 
 def test_an_old_format_is_refused_with_the_remedy(folder):
     folder.write("step-00000003/complete.json", json.dumps({"progress": {"step": 3}, "sha256": {}}).encode())
     with pytest.raises(
-        ValueError, match=r"checkpoint format before 3, this version reads 3; delete .*checkpoints"
+        ValueError, match=r"checkpoint format before 3, this version reads 3 and 4; delete .*checkpoints"
     ):
         checkpoint_format.read_record(folder, 3)
 
@@ -115,12 +119,9 @@ def test_tied_weights_are_stored_once(folder):
         return model
 
     model, other = tied(), tied()
-    save_whole(folder, model, {}, TrainState(step=1))
-    assert list(
-        checkpoint_format.read_file(
-            folder, checkpoint_format.read_record(folder, 1), checkpoint_format.MODEL_FILE
-        )
-    ) == ["a.weight"]
+    write_part(folder, whole_part(model, {}), TrainState(step=1))
+    record = checkpoint_format.read_record(folder, 1)
+    assert list(reading.read_file(folder, record, checkpoint_format.MODEL_FILE)) == ["a.weight"]
     load(folder, 1, other)
     assert torch.equal(other["b"].weight, model["a"].weight)
 
@@ -130,18 +131,25 @@ def piece_state(piece):
     return {"step": torch.tensor(7.0), "exp_avg": torch.arange(piece.start, piece.stop, dtype=torch.float64)}
 
 
-def save_shards(folder, *shards):
-    for rank, pieces in enumerate(shards):
-        states = {piece: piece_state(piece) for piece in pieces}
-        sharded.write_shard(folder, 1, states, rank=rank, num_ranks=len(shards))
-    sharded.complete_shards(folder, nn.Linear(1, 1), TrainState(step=1), num_ranks=len(shards))
+def save_shards(folder, *shards, **fields):
+    parts = [
+        Part(
+            weights={} if rank == 0 else None,
+            states={piece: piece_state(piece) for piece in pieces},
+            number=rank,
+            num_parts=len(shards),
+            **fields,
+        )
+        for rank, pieces in enumerate(shards)
+    ]
+    assert write_parts(folder, parts, TrainState(step=1)) == [None] * len(parts)
     return checkpoint_format.read_record(folder, 1)
 
 
-def test_pieces_can_be_cut_anew(folder):
+def test_pieces_can_be_cut_at_other_places(folder):
     record = save_shards(folder, [Piece("a@1:2/x", 0, 4)], [Piece("a@1:2/x", 4, 10), Piece("b", 0, 3)])
     wanted = [Piece("a@1:2/x", 0, 10), Piece("a@1:2/x", 3, 5), Piece("b", 1, 2), Piece("c", 0, 9)]
-    found = sharded.read_pieces(folder, record, wanted)
+    found = reading.read_pieces(folder, record, wanted)
     assert found.pop(wanted[-1]) == {}  # never got a gradient
     for piece, state in found.items():
         assert state["exp_avg"].tolist() == list(range(piece.start, piece.stop))
@@ -151,19 +159,19 @@ def test_pieces_can_be_cut_anew(folder):
 def test_only_the_files_that_are_needed_are_read(folder):
     record = save_shards(folder, [Piece("a", 0, 4)], [Piece("a", 4, 10)])
     folder.delete("step-00000001/optimizer-00001-of-00002.safetensors")
-    assert sharded.read_pieces(folder, record, [Piece("a", 1, 4)])[Piece("a", 1, 4)]["exp_avg"].tolist() == [
+    assert reading.read_pieces(folder, record, [Piece("a", 1, 4)])[Piece("a", 1, 4)]["exp_avg"].tolist() == [
         1,
         2,
         3,
     ]
     with pytest.raises(DamagedCheckpointError, match=r"optimizer-00001-of-00002\.safetensors is missing"):
-        sharded.read_pieces(folder, record, [Piece("a", 1, 5)])
+        reading.read_pieces(folder, record, [Piece("a", 1, 5)])
 
 
 def test_a_gap_between_pieces_is_noticed(folder):
     record = save_shards(folder, [Piece("a", 0, 4)], [Piece("a", 5, 10)])
-    with pytest.raises(DamagedCheckpointError, match=r"optimizer state of a ends at element 4 of \[0, 10\)"):
-        sharded.read_pieces(folder, record, [Piece("a", 0, 10)])
+    with pytest.raises(DamagedCheckpointError, match=r"state of a ends at element 4 of \[0, 10\)"):
+        reading.read_pieces(folder, record, [Piece("a", 0, 10)])
 
 
 def test_a_best_checkpoint_that_is_gone_is_forgotten(tmp_path):

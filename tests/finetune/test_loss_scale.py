@@ -20,6 +20,7 @@ from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.tasks.table import build_task
 from pipelines.finetune.worker import train_rank
 from pipelines.storage import Folder
+from tests.finetune.checkpoints import save
 from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_training
 from tests.finetune.ranks import alone, run_processes
 from tests.finetune.test_precision import run_backward
@@ -137,7 +138,7 @@ def average_steps(root, name, overflows):
             norm = strategy.step(max_norm=1.0, learning_rate=0.1, loss_scale=2.0)
             assert math.isfinite(norm) is not overflow
             state = replace(state, step=state.step + 1, num_skipped=state.num_skipped + overflow)
-        strategy.save(Folder(training.folder) / "checkpoints", state)
+        save(strategy, Folder(training.folder) / "checkpoints", state)
     return read_weights(strategy.export())
 
 

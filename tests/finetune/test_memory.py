@@ -231,6 +231,19 @@ def test_ranks_with_a_sharded_optimizer_hold_half_of_its_state(root):
     assert plain.optimizer == pytest.approx(whole.optimizer, rel=0.02)
 
 
+def test_the_copy_of_a_checkpoint_is_held_beside_a_step(root):
+    training, rows = make_case(root, "encoder")
+    without = replace(training, execution=replace(training.execution, checkpoint_in_background=False))
+    found, waiting = estimate(training, rows), estimate(without, rows)
+    # Weights and two moments, all in float32, and the number of steps of each parameter.
+    assert found.checkpoint == pytest.approx(found.weights + found.optimizer, rel=0.01)
+    assert found.checkpoint == pytest.approx(3 * found.weights, rel=0.01)
+    assert found.resident >= waiting.resident + 0.9 * found.checkpoint
+    assert waiting.checkpoint == 0
+    two = replace(training, execution=replace(training.execution, strategy="sharded_optimizer"))
+    assert estimate(two, rows, num_ranks=2).checkpoint == pytest.approx(found.checkpoint / 2, rel=0.02)
+
+
 def test_an_adapter_is_estimated_without_reading_its_base(root, monkeypatch):
     tiny = make_training(root)
     model = build_model(tiny.architecture, tiny.spec, vocab_size=VOCABULARY, seed=0)

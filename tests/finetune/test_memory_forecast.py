@@ -34,7 +34,10 @@ def test_a_person_reads_the_parts():
     text = forecast.describe_memory(ON_CPU, num_neighbours=1)
     assert text.startswith("at least 13.88 GB a rank at its peak: weights 1.00, gradients 1.00, optim")
     assert "activations 6.00 (micro-batch of 32 sequences, up to 512 tokens)" in text
-    assert text.endswith("checkpoint in writing and gaps of the allocator 3.00, process 0.89")
+    assert text.endswith("copy of a checkpoint 0.00, export and gaps of the allocator 3.00, process 0.89")
+    copied = replace(ON_CPU, estimate=replace(ESTIMATE, checkpoint=2 * GB))
+    text = forecast.describe_memory(copied, num_neighbours=1)
+    assert "copy of a checkpoint 2.00, export and gaps of the allocator 1.00" in text
     assert forecast.describe_memory(ON_GPU, num_neighbours=1).startswith(
         "10.00 GB a rank at its peak on its GPU"
     )
@@ -64,6 +67,8 @@ def test_too_little_memory_names_the_settings_that_help(root):
     }
     evaluated = warn(replace(ESTIMATE, in_evaluation=True), 13 * GB)["memory warning"]
     assert evaluated.endswith("; set finetune.micro_batch=16")  # an evaluation keeps no activations
+    copied = replace(ESTIMATE, checkpoint=9 * GB)
+    assert "set finetune.checkpoint_in_background=false or" in warn(copied, GB)["memory warning"]
     mostly_state = replace(ESTIMATE, optimizer=9 * GB, activations=10**8)
     assert "set finetune.strategy=sharded_optimizer or" in warn(mostly_state, GB)["memory warning"]
 

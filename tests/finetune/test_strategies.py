@@ -24,6 +24,7 @@ from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.tasks.distillation import choose_task
 from pipelines.finetune.training import BatchPlan
 from pipelines.storage import Folder
+from tests.finetune.checkpoints import save
 from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_tokenizer, make_training
 from tests.finetune.ranks import BACKENDS, RANKS_GRID, alone, run_processes
 
@@ -92,7 +93,7 @@ def run_steps(world, training, steps=range(STEPS), *, unused=False, scale=UNSCAL
     def after_step(step, result, rows, makes_room):
         found.append((result.loss, result.gradient_norm))
         if step == steps.stop:
-            strategy.save(checkpoints, TrainState(step=step))
+            save(strategy, checkpoints, TrainState(step=step), in_background=True)
             raise StopIteration
 
     with suppress(StopIteration):  # raised after the last of `steps`

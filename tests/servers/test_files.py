@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from hashlib import sha256
 
 import pyarrow.fs as pafs
 import pytest
@@ -90,6 +91,28 @@ def test_a_large_file_is_sent_in_parts(root):
     content = bytes(range(256)) * 200_000  # 51 MB
     Folder(root).write("weights", memoryview(content))
     assert Folder(root).read("weights") == content
+
+
+def test_a_file_in_chunks_is_whole_or_not_there(root):
+    """Chunks of other sizes than parts and blocks, of a file of several parts; it is read in parts, too."""
+    folder, chunk = Folder(root), bytes(range(256)) * 20_000  # 5 MB
+    folder.write_chunks("large", (memoryview(chunk) for _ in range(8)), num_bytes=8 * len(chunk))
+    with folder.open("large") as stream:
+        assert stream.size() == 8 * len(chunk)
+        found, buffer = sha256(), bytearray(3_000_001)
+        while num_bytes := stream.readinto(buffer):
+            found.update(memoryview(buffer)[:num_bytes])
+    assert found.digest() == sha256(chunk * 8).digest()
+
+    def fail():
+        yield from [chunk] * 5
+        raise ValueError("a tensor that cannot be read")
+
+    # Another name: S3Mock deletes an object if the upload that would replace it is given up. S3 does not.
+    with pytest.raises(ValueError, match="a tensor that cannot be read"):
+        folder.write_chunks("other", fail(), num_bytes=8 * len(chunk))
+    assert list_everything(root) == ["large"]
+    assert len(folder.read("large")) == 8 * len(chunk)
 
 
 def test_a_lease_is_held_by_one(root):

@@ -5,14 +5,17 @@ A checkpoint is a folder `step-00000200`:
 
     model.safetensors                    weights by name, whole; tied weights once. With an adapter those of
                                          its base are left out
-    optimizer-00000-of-00002.safetensors one file per writing rank (whole.py writes a single one)
-    optimizer-00000-of-00002.json        its sha256 and pieces, from which rank 0 makes complete.json
-    complete.json                        written last: format, train state, sha256 and pieces by file
+    model-00000-of-00002.safetensors     or instead of it: the pieces of the weights that one rank writes
+    optimizer-00000-of-00002.safetensors optimizer state that one rank writes
+    part-00001-of-00002.json             what a rank wrote, from which rank 0 makes complete.json
+    complete.json                        written last: format, train state; sha256, bytes and pieces by file;
+                                         its own sha256
 
-A piece is the optimizer state for elements [start, stop) of a flattened parameter. Whole state is one piece
-per parameter; a sharded optimizer writes the pieces that a rank owns. A reader takes the pieces that overlap
-the ranges it needs, so a checkpoint can be read with another number of ranks or by another strategy. With a
-running mean of the weights, the model of a checkpoint is the mean, and the state of a piece has the weights
+A piece is elements [start, stop) of a flattened parameter, and its state that of the optimizer. Whole state
+is one piece per parameter; a sharded strategy writes the pieces that a rank owns. A reader takes the pieces
+that overlap the ranges it needs, so a checkpoint can be read with another number of ranks or by another
+strategy. State of a rank that is no piece of a whole (each rank has its own) has that rank as its owner. With
+a running mean of the weights, the model of a checkpoint is the mean, and the state of a piece has the weights
 that training goes on from.
 
 What a killed writer left has no complete.json and is ignored. A file that a disk damaged does not match its
@@ -22,19 +25,20 @@ sha256, and the checkpoint before it is used. Dropout and data order need no sta
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-import safetensors.torch
 from torch import Tensor, nn
 
-from pipelines.finetune.models.lora import find_attached, list_frozen, read_state
+from pipelines.finetune.models.lora import find_attached
 from pipelines.storage import Folder
 
-FORMAT = 3
+FORMAT = 4
 """1 and 2 numbered the optimizer state by position, which another model or parameter grouping silently
-shifts.
+shifts. 3 had whole weights only, and no sizes.
 """
+READABLE = (3, 4)
 NUM_KEPT = 2
 """Newest checkpoints that are kept, beside the best one."""
 MODEL_FILE = "model.safetensors"
@@ -88,14 +92,46 @@ whole parameter. Optimizers that do not shard may have fewer elements: their pie
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """What is known of the files of a checkpoint, or of those that one rank wrote; all by file."""
+
+    sha256: dict[str, str]
+    num_bytes: dict[str, int] = field(default_factory=dict)
+    """Empty in format 3."""
+    weights: dict[str, list[Piece]] = field(default_factory=dict)
+    """Of files with pieces of the weights; none = they are whole, in MODEL_FILE."""
+    pieces: dict[str, list[Piece]] = field(default_factory=dict)
+    """Of optimizer files."""
+    owners: dict[str, int] = field(default_factory=dict)
+    """The only rank that may read the file; none = its pieces belong to all."""
+
+    @staticmethod
+    def parse(content: Mapping[str, Any]) -> "Files":
+        """From what `asdict` and JSON made of it."""
+        weights, pieces = (
+            {file: [Piece(*each) for each in listed] for file, listed in content.get(kind, {}).items()}
+            for kind in ("weights", "pieces")
+        )
+        return Files(
+            sha256=content["sha256"],
+            num_bytes=content.get("num_bytes", {}),
+            weights=weights,
+            pieces=pieces,
+            owners=content.get("owners", {}),
+        )
+
+    def join(self, other: "Files") -> "Files":
+        """Both."""
+        mine, added = asdict(self), asdict(other)
+        return Files.parse({kind: {**mine[kind], **added[kind]} for kind in mine})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """What complete.json says."""
 
     state: TrainState
-    sha256: dict[str, str]
-    """By file."""
-    pieces: dict[str, list[Piece]]
-    """By optimizer file."""
+    files: Files
     base: str | None = None
     """sha256 of the base weights that an adapter belongs to; None = the weights are whole."""
 
@@ -125,76 +161,36 @@ def read_record(checkpoints: Folder, step: int) -> Record:
     place = f"{folder_name(step)}/{COMPLETE}"
     try:
         record = json.loads(checkpoints.read(place))
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
     except (ValueError, FileNotFoundError) as error:
         raise DamagedCheckpointError(f"{checkpoints.path}/{place} cannot be read: {error}") from error
-    if record.get("format") != FORMAT:
+    if record.get("format") not in READABLE:
         raise ValueError(
             f"{checkpoints.path}/{folder_name(step)} has checkpoint format {record.get('format', 'before 3')}"
-            f", this version reads {FORMAT}; delete {checkpoints.path} to train from the start, or finish "
-            "the training with the version that started it"
+            f", this version reads {READABLE[0]} and {READABLE[1]}; delete {checkpoints.path} to train from "
+            "the start, or finish the training with the version that started it"
         )
-    return Record(
-        state=TrainState(**record["state"]),
-        sha256=record["sha256"],
-        pieces={file: [Piece(*piece) for piece in pieces] for file, pieces in record["pieces"].items()},
-        base=record.get("base"),
-    )
+    sha256 = record.pop("own_sha256", None)  # none in format 3
+    if record["format"] != 3 and sha256 != _digest(record):
+        raise DamagedCheckpointError(f"{checkpoints.path}/{place} does not match its sha256")
+    files = Files.parse(record if record["format"] == 3 else record["files"])
+    return Record(state=TrainState(**record["state"]), files=files, base=record.get("base"))
 
 
 def write_record(checkpoints: Folder, record: Record) -> None:
     """Make the checkpoint complete, then delete all but the newest ones and the best."""
     step = record.state.step
-    content = json.dumps({"format": FORMAT, **asdict(record)}).encode()
-    checkpoints.write(f"{folder_name(step)}/{COMPLETE}", content)
+    content = {"format": FORMAT, **asdict(record)}
+    content["own_sha256"] = _digest(content)
+    checkpoints.write(f"{folder_name(step)}/{COMPLETE}", json.dumps(content).encode())
     steps = [each for each in list_steps(checkpoints) if each <= step]
     for each in set(steps[:-NUM_KEPT]) - {record.state.best_step}:
         checkpoints.delete(folder_name(each))
 
 
-def write_file(checkpoints: Folder, step: int, file: str, tensors: dict[str, Tensor]) -> str:
-    """Write one safetensors file; its sha256."""
-    content = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    )
-    checkpoints.write(f"{folder_name(step)}/{file}", content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def read_file(checkpoints: Folder, record: Record, file: str) -> dict[str, Tensor]:
-    """The tensors of one file. Raises DamagedCheckpointError if it is missing or does not match its
-    sha256.
-    """
-    place = f"{folder_name(record.state.step)}/{file}"
-    try:
-        content = checkpoints.read(place)
-    except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{checkpoints.path}/{place} is missing") from error
-    if hashlib.sha256(content).hexdigest() != record.sha256[file]:
-        raise DamagedCheckpointError(f"{checkpoints.path}/{place} does not match its sha256")
-    return safetensors.torch.load(content)
-
-
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state that a training changes, without the second name of tied weights, which safetensors refuses
-    to store twice."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in read_state(model).items():
-        if tensor.data_ptr() not in seen or tensor.numel() == 0:
-            tensors[name] = tensor
-        seen.add(tensor.data_ptr())
-    return tensors
-
-
-def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """Put weights into `model`. Raises ValueError if they belong to a model of other names."""
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    still_missing = set(missing) - _names_sharing_storage(model, set(tensors)) - list_frozen(model)
-    if still_missing or unexpected:
-        raise ValueError(
-            f"checkpoint {origin} is of another model: missing {sorted(still_missing)[:3]}, "
-            f"unexpected {unexpected[:3]}; train in a new folder"
-        )
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def find_base(model: nn.Module) -> str | None:
@@ -210,18 +206,16 @@ def require_base(model: nn.Module, record: Record, origin: str) -> None:
         replace(attached.base, sha256=record.base).require(attached.base.sha256, f"checkpoint {origin}")
 
 
-def _names_sharing_storage(model: nn.Module, given: set[str]) -> set[str]:
-    state = model.state_dict()
-    pointers = {state[name].data_ptr() for name in given if name in state}
-    return {name for name, tensor in state.items() if tensor.data_ptr() in pointers}
+def weights_file(number: int, num_parts: int) -> str:
+    return f"model-{number:05d}-of-{num_parts:05d}.safetensors"
 
 
-def optimizer_file(rank: int, num_files: int) -> str:
-    return f"optimizer-{rank:05d}-of-{num_files:05d}.safetensors"
+def optimizer_file(number: int, num_parts: int) -> str:
+    return f"optimizer-{number:05d}-of-{num_parts:05d}.safetensors"
 
 
-def piece_tensors(states: dict[Piece, PieceState]) -> dict[str, Any]:
-    """Optimizer state under the names of an optimizer file: "PARAMETER@START:STOP/FIELD"."""
+def name_tensors(states: Mapping[Piece, PieceState]) -> dict[str, Tensor]:
+    """State of pieces under the names that it has in a file: "PARAMETER@START:STOP/FIELD"."""
     return {
         f"{piece.name}@{piece.start}:{piece.stop}/{field}": tensor
         for piece, state in states.items()
@@ -229,12 +223,9 @@ def piece_tensors(states: dict[Piece, PieceState]) -> dict[str, Any]:
     }
 
 
-def parse_piece_tensors(tensors: dict[str, Tensor]) -> dict[Piece, PieceState]:
-    """The reverse of `piece_tensors`."""
-    states: dict[Piece, PieceState] = {}
-    for key, tensor in tensors.items():
-        place, _, field = key.rpartition("/")
-        name, _, span = place.rpartition("@")
-        start, _, stop = span.partition(":")
-        states.setdefault(Piece(name, int(start), int(stop)), {})[field] = tensor
-    return states
+def parse_name(name: str) -> tuple[Piece, str]:
+    """Piece and field of a tensor in a file. Raises ValueError if it is no such name."""
+    place, _, field = name.rpartition("/")
+    parameter, _, span = place.rpartition("@")
+    start, _, stop = span.partition(":")
+    return Piece(parameter, int(start), int(stop)), field

@@ -1,9 +1,9 @@
 """How much memory a rank will need at its peak, before it starts.
 
 The training's own code runs on tensors that have shapes and no values (tensors.py): it builds the model,
-evaluates, takes two steps over the longest rows of the data, evaluates again and holds what a checkpoint
-holds. So the estimate follows what the strategy, task, model, optimizer and torch do, and no formula has to
-be kept true. Seconds, for any size of model; no weights are read.
+evaluates, takes two steps over the longest rows of the data, the second beside the copy of a checkpoint, and
+evaluates again. So the estimate follows what the strategy, task, model, optimizer and torch do; the size of
+that copy is the one formula. Seconds, for any size of model; no weights are read.
 """
 
 import tempfile
@@ -34,8 +34,6 @@ from pipelines.finetune.tasks.task import COMPARED_ROWS, Draw, Task
 from pipelines.finetune.training import BatchPlan, Training
 from pipelines.storage import Folder
 
-NUM_COPIES = 2
-"""Of a checkpoint's file while it is written: safetensors.torch.save makes one for its result (measured)."""
 CPU = torch.device("cpu")
 
 
@@ -80,16 +78,16 @@ def estimate_memory(
         tensors.forget_peak()
         # The first step makes the state of the optimizer; from the second on, all are alike.
         _step(strategy, task, rows, num_passes=1, step=0)
+        trained = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
+        saved = _count_tensors(read_state(model).values())
+        copied = _count_copied(training, saved, tensors.num_bytes - weights - trained, num_ranks)
+        tensors.keep(0 if on_gpu else copied)
         _step(strategy, task, rows, num_passes=num_passes, step=1)
         lasting, peak_of_steps = tensors.num_bytes, tensors.peak_bytes
         tensors.forget_peak()
         _evaluate(strategy, task, parts)  # now beside gradients and the state of the optimizer
         peak_of_evaluation = tensors.peak_bytes
-        trained = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
-        saved = _count_tensors(read_state(model).values())
-        file = max(saved, lasting - weights - trained)
-        exported = weights if training.architecture.adapter.merge else saved
-        tensors.hold(max(NUM_COPIES * file, exported))
+        tensors.hold(weights if training.architecture.adapter.merge else saved)  # what is exported
     peak, in_evaluation = max(peak_of_steps, peak_of_evaluation), peak_of_evaluation > peak_of_steps
     passes = parts if in_evaluation else [rows]
     return MemoryEstimate(
@@ -98,10 +96,19 @@ def estimate_memory(
         optimizer=max(0, lasting - weights - trained),
         activations=peak - max(lasting, weights + trained),
         resident=tensors.peak_resident_bytes,
+        checkpoint=0 if on_gpu else copied,
         num_rows=max(len(part.input_ids) for part in passes),
         num_tokens=max(len(each) for part in passes for each in part.input_ids),
         in_evaluation=in_evaluation,
     )
+
+
+def _count_copied(training: Training, saved: int, state: int, num_ranks: int) -> int:
+    """Bytes of the copy of a checkpoint on rank 0."""
+    if not training.execution.checkpoint_in_background:
+        return 0
+    is_cut = num_ranks > 1 and training.execution.strategy == "sharded_optimizer"
+    return saved // (num_ranks if is_cut else 1) + max(0, state)
 
 
 def _plan(training: Training, num_ranks: int) -> BatchPlan:

@@ -91,9 +91,10 @@ def describe_memory(answer: Answer, *, num_neighbours: int) -> str:
     if answer.on_gpu:
         return f"{total} on its GPU, beside what CUDA keeps: {tensors}"
     total = f"at least {total}"  # see heap.py
-    gaps = max(0, estimate.resident - estimate.tensors)
+    gaps = max(0, estimate.resident - estimate.tensors - estimate.checkpoint)
     return (
-        f"{total}: {tensors}, checkpoint in writing and gaps of the allocator {_in_gb(gaps)}, process "
+        f"{total}: {tensors}, copy of a checkpoint {_in_gb(estimate.checkpoint)}, export and gaps of the "
+        f"allocator {_in_gb(gaps)}, process "
         f"{_in_gb(_count_process(num_neighbours))}"
     )
 
@@ -123,13 +124,15 @@ def list_remedies(estimate: MemoryEstimate, training: "Training", *, num_ranks: 
         batch.append("finetune.activation_checkpointing=true")
     if training.spec.task in NEXT_TOKEN_TASKS and execution.max_logit_tokens is None:
         batch.append("finetune.max_logit_tokens=1024")
+    if estimate.checkpoint:
+        state.append("finetune.checkpoint_in_background=false")
     if num_ranks > 1 and execution.strategy != "sharded_optimizer":
         state.append("finetune.strategy=sharded_optimizer")
     if training.optimization.optimizer != "adafactor" and execution.strategy != "sharded_optimizer":
         state.append("finetune.optimization.optimizer=adafactor")
     if training.architecture.adapter.kind is None:
         state.append("finetune.model.adapter.kind=lora")
-    lasting = estimate.tensors - estimate.activations
+    lasting = estimate.tensors - estimate.activations + estimate.checkpoint
     return (batch or state) if estimate.activations > lasting else (state or batch)
 
 

@@ -54,11 +54,13 @@ class MemoryEstimate:
     """All other tensors at the peak: what backward needs, logits, temporary results."""
     resident: int
     """On the CPU: what the process holds at its peak above what it held before it built the model, with the
-    gaps of malloc and the copy that is written as a checkpoint."""
+    gaps of malloc and the copy of a checkpoint."""
     num_rows: int
     """Of the largest forward pass of what is at the peak."""
     num_tokens: int
     """Of its longest row."""
+    checkpoint: int = 0
+    """Of the copy that is written in the background, as far as it is part of `resident`."""
     in_evaluation: bool = False
     """Whether the peak is in an evaluation and not in a step."""
 

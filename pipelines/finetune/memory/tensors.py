@@ -64,6 +64,11 @@ class ShapesOnly(TorchDispatchMode):
         self.peak_resident_bytes = max(self.peak_resident_bytes, self.heap.resident_bytes)
         self.heap.give(block)
 
+    def keep(self, num_bytes: int) -> None:
+        """Memory beside tensors, taken for good."""
+        self.heap.take(num_bytes)
+        self.peak_resident_bytes = max(self.peak_resident_bytes, self.heap.resident_bytes)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self._run(func, args, kwargs or {})
         for each in tree_leaves(result):

@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 
 from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.checkpoint.format import TrainState
-from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.checkpoint.part import whole_part
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, new_state, set_learning_rate
 from pipelines.finetune.parallel import group, replica
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.collectives.interface import Collectives, broadcast_tensors
-from pipelines.finetune.parallel.strategy import BuildModel
+from pipelines.finetune.parallel.strategy import BuildModel, PartWriter
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
 
@@ -117,11 +117,13 @@ class DataParallel:
     def agree(self, value: float = 0.0) -> float:
         return group.agree_on(self._collectives, value)
 
-    def save(self, checkpoints: Folder, state: TrainState) -> None:
+    def save(self, checkpoints: PartWriter, state: TrainState) -> None:
         self._average.show(mean=True)
+        part = None
         if self.rank == 0:
             states = replica.optimizer_states(self._optimizer, replica.whole_pieces(self._model))
-            save_whole(checkpoints, self._model, self._average.add_to(states), state)
+            part = whole_part(self._model, self._average.add_to(states))
+        checkpoints.write(part, state)
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:
         self._average.show(mean=True)

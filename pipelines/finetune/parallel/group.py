@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pipelines.finetune.checkpoint.format import MODEL_FILE, load_model_tensors, read_file, read_record
+from pipelines.finetune.checkpoint.format import read_record
+from pipelines.finetune.checkpoint.reading import load_weights
 from pipelines.finetune.models.lora import read_state
 from pipelines.finetune.parallel.collectives.interface import (
     Collectives,
@@ -65,6 +66,5 @@ def broadcast_weights(collectives: Collectives, model: nn.Module) -> None:
 def load_and_broadcast(collectives: Collectives, model: nn.Module, checkpoints: Folder, step: int) -> None:
     """Rank 0 reads the weights of a checkpoint and sends them."""
     if collectives.rank == 0:
-        weights = read_file(checkpoints, read_record(checkpoints, step), MODEL_FILE)
-        load_model_tensors(model, weights, checkpoints.path)
+        load_weights(checkpoints, read_record(checkpoints, step), model)
     broadcast_weights(collectives, model)

@@ -14,19 +14,17 @@ from torch.optim import Optimizer
 
 from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.checkpoint.format import (
-    MODEL_FILE,
     DamagedCheckpointError,
     Piece,
     PieceState,
+    Record,
     TrainState,
     complete_steps,
     folder_name,
-    load_model_tensors,
-    read_file,
     read_record,
     require_base,
 )
-from pipelines.finetune.checkpoint.sharded import read_pieces
+from pipelines.finetune.checkpoint.reading import load_weights, read_pieces
 from pipelines.finetune.lack_of_memory import explain_batch
 from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.models.lora import find_attached
@@ -155,7 +153,7 @@ def restore(
     """Load the newest checkpoint that all ranks can read: rank 0 the weights, every rank the pieces it owns.
 
     Where training stands; step 0 if there is no checkpoint. If one rank meets a damaged file, all use the
-    checkpoint before.
+    checkpoint before, which overwrites what was read so far.
     """
     candidates = complete_steps(checkpoints) if strategy.rank == 0 else []
     had_candidates = bool(candidates)
@@ -163,15 +161,11 @@ def restore(
         step = int(strategy.agree(candidates.pop(0) if candidates else -1))
         if step < 0:
             break
-        found = _read(strategy, model, checkpoints, step, list(owned))
-        failed = float(strategy.sum(torch.tensor([float(found is None)]), name="checkpoint"))
-        if found is not None and not failed:
-            state, weights, pieces = found
-            state = _forget_missing_best(strategy, checkpoints, state)
-            if weights is not None:
-                load_model_tensors(model, weights, f"{checkpoints.path}/{folder_name(step)}")
-            set_optimizer_states(optimizer, owned, average.take_from(pieces))
-            return state
+        state = _read(strategy, model, optimizer, owned, average, checkpoints, step)
+        failed = float(strategy.sum(torch.tensor([float(state is None)]), name="checkpoint"))
+        if state is not None and not failed:
+            return _forget_missing_best(strategy, checkpoints, state)
+    optimizer.state.clear()
     if had_candidates:
         logger.warning(
             "no checkpoint in %s can be read; training starts from the beginning", checkpoints.path
@@ -189,17 +183,23 @@ def _forget_missing_best(strategy: Strategy, checkpoints: Folder, state: TrainSt
     return replace(state, best_step=-1)
 
 
-_Found = tuple[TrainState, dict[str, Tensor] | None, dict[Piece, PieceState]]
-
-
 def _read(
-    strategy: Strategy, model: nn.Module, checkpoints: Folder, step: int, wanted: list[Piece]
-) -> _Found | None:
+    strategy: Strategy,
+    model: nn.Module,
+    optimizer: Optimizer,
+    owned: dict[Piece, nn.Parameter],
+    average: WeightAverage,
+    checkpoints: Folder,
+    step: int,
+) -> TrainState | None:
+    """Where training stands if this rank could read what it needs, else None; then it has read a part."""
     try:
         record = read_record(checkpoints, step)
         require_base(model, record, f"{checkpoints.path}/{folder_name(step)}")
-        weights = read_file(checkpoints, record, MODEL_FILE) if strategy.rank == 0 else None
-        return record.state, weights, read_pieces(checkpoints, record, wanted)
+        if strategy.rank == 0:
+            load_weights(checkpoints, record, model)
+        read_states(checkpoints, record, optimizer, owned, average)
+        return record.state
     except DamagedCheckpointError as error:
         logger.warning("using the checkpoint before %s: %s", folder_name(step), error)
         return None
@@ -216,16 +216,23 @@ def optimizer_states(optimizer: Optimizer, owned: dict[Piece, nn.Parameter]) -> 
     }
 
 
-def set_optimizer_states(
-    optimizer: Optimizer, owned: dict[Piece, nn.Parameter], states: dict[Piece, PieceState]
+def read_states(
+    checkpoints: Folder,
+    record: Record,
+    optimizer: Optimizer,
+    owned: dict[Piece, nn.Parameter],
+    average: WeightAverage,
 ) -> None:
-    """Put state that was read from a checkpoint into the optimizer."""
+    """Put the state of owned pieces into the optimizer and the mean, in place of all state that there is."""
+    optimizer.state.clear()
+
+    def make(piece: Piece) -> PieceState:
+        return {**new_state(optimizer, owned[piece]), **average.hold_for(piece)}
+
+    states = average.take_from(read_pieces(checkpoints, record, owned, make=make))
     for piece, tensor in owned.items():
-        if states.get(piece):
-            state = new_state(optimizer, tensor)
-            for field, value in states[piece].items():
-                state[field].copy_(value.view_as(state[field]))
-            optimizer.state[tensor] = state
+        if states[piece]:
+            optimizer.state[tensor] = states[piece]
 
 
 def whole_pieces(model: nn.Module) -> dict[Piece, nn.Parameter]:

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipelines.finetune.average import WeightAverage
-from pipelines.finetune.checkpoint.format import Piece, TrainState
-from pipelines.finetune.checkpoint.sharded import complete_shards, write_shard
+from pipelines.finetune.checkpoint.format import Piece, TrainState, find_base
+from pipelines.finetune.checkpoint.part import Part, model_tensors
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import Trainable, build_optimizer, set_learning_rate
 from pipelines.finetune.parallel import group, replica
 from pipelines.finetune.parallel.buckets import Bucket, GradientBuckets
 from pipelines.finetune.parallel.collectives.interface import Collectives
-from pipelines.finetune.parallel.strategy import BuildModel
+from pipelines.finetune.parallel.strategy import BuildModel, PartWriter
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
 
@@ -167,13 +167,22 @@ class ShardedOptimizer:
     def agree(self, value: float = 0.0) -> float:
         return group.agree_on(self._collectives, value)
 
-    def save(self, checkpoints: Folder, state: TrainState) -> None:
+    def save(self, checkpoints: PartWriter, state: TrainState) -> None:
         self._show(mean=True)
-        states = self._average.add_to(replica.optimizer_states(self._optimizer, self._tensors()))
-        write_shard(checkpoints, state.step, states, rank=self.rank, num_ranks=self.world_size)
-        self.sum(torch.zeros(1), name="shards are written")
-        if self.rank == 0:
-            complete_shards(checkpoints, self._model, state, num_ranks=self.world_size)
+        weights: dict[Piece, Tensor] = dict(self._tensors())
+        if self.rank == 0:  # and what no rank updates
+            updated = {slot.name for bucket in self._gradients.buckets for slot in bucket.slots}
+            for name, tensor in model_tensors(self._model).items():
+                if name not in updated:
+                    weights[Piece(name, 0, tensor.numel())] = tensor.reshape(-1)
+        part = Part(
+            weight_pieces=weights,
+            states=self._average.add_to(replica.optimizer_states(self._optimizer, self._tensors())),
+            base=find_base(self._model),
+            number=self.rank,
+            num_parts=self.world_size,
+        )
+        checkpoints.write(part, state)
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:
         self._show(mean=True)

@@ -8,18 +8,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipelines.finetune.average import WeightAverage
-from pipelines.finetune.checkpoint.format import (
-    MODEL_FILE,
-    TrainState,
-    load_model_tensors,
-    read_file,
-    read_record,
-)
-from pipelines.finetune.checkpoint.whole import save_whole
+from pipelines.finetune.checkpoint.format import TrainState, read_record
+from pipelines.finetune.checkpoint.part import whole_part
+from pipelines.finetune.checkpoint.reading import load_weights
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, set_learning_rate
 from pipelines.finetune.parallel import replica
-from pipelines.finetune.parallel.strategy import BuildModel
+from pipelines.finetune.parallel.strategy import BuildModel, PartWriter
 from pipelines.finetune.parallel.whole_batch import keep_rows
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
@@ -76,15 +71,14 @@ class SingleProcess:
     def agree(self, value: float = 0.0) -> float:
         return value
 
-    def save(self, checkpoints: Folder, state: TrainState) -> None:
+    def save(self, checkpoints: PartWriter, state: TrainState) -> None:
         self._average.show(mean=True)
         states = replica.optimizer_states(self._optimizer, replica.whole_pieces(self._model))
-        save_whole(checkpoints, self._model, self._average.add_to(states), state)
+        checkpoints.write(whole_part(self._model, self._average.add_to(states)), state)
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:
         self._average.show(mean=True)
-        weights = read_file(checkpoints, read_record(checkpoints, step), MODEL_FILE)
-        load_model_tensors(self._model, weights, checkpoints.path)
+        load_weights(checkpoints, read_record(checkpoints, step), self._model)
 
     def export(self) -> nn.Module | None:
         self._average.show(mean=True)

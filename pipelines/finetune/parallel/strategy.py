@@ -30,9 +30,17 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.finetune.checkpoint.format import TrainState
+from pipelines.finetune.checkpoint.part import Part
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
+
+
+class PartWriter(Protocol):
+    """Takes what a rank writes of a checkpoint; see checkpoint.writer. Collective."""
+
+    def write(self, part: Part | None, state: TrainState) -> None: ...
+
 
 BuildModel = Callable[[bool], nn.Module]
 """build_model(load_weights): False gives the same structure without reading base weights. On the CPU; the
@@ -97,8 +105,10 @@ class Strategy(Protocol):
         """
         ...
 
-    def save(self, checkpoints: Folder, state: TrainState) -> None:
-        """Write the checkpoint of `state.step`; delete all but the newest ones and the best."""
+    def save(self, checkpoints: PartWriter, state: TrainState) -> None:
+        """Give what this rank holds of the checkpoint of `state.step` to `checkpoints`. The tensors may
+        change as soon as this returns.
+        """
         ...
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:

@@ -37,6 +37,7 @@ PLACES = (
     "max_copies_gb",
     "wait_for_slots_seconds",
     "checkpoint_every_steps",
+    "checkpoint_in_background",
     "log_every_steps",
     "sequence_losses",
 )
