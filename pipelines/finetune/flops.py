@@ -1,14 +1,14 @@
 """FLOPs that a step of training needs, counted from the modules of the model: the base of model FLOPs
 utilisation (MFU; Chowdhery et al. 2022, PaLM, appendix B).
 
-The rule. A multiplication and an addition are 2 FLOPs. Every weight of a matrix costs for each token
-that it is applied to 2 in the forward pass, 2 for the gradient of the weight if it is trained, and 2 for the
-gradient of the layer's input if something before it is trained: 6 in a model that is trained whole, 4 where
-the weight is frozen beside an adapter. Attention costs for each pair of tokens of a row 4 x width in each
-layer, and twice as much again in the backward pass: 12 x layers x width x tokens per token. All pairs count,
-though a causal model uses half of them, as in PaLM, torchtitan and OLMo-core; a sliding window limits them.
-A packed row is one row. Of experts, those that a token is sent to. A reference or a teacher has its forward
-pass.
+The rule. A multiplication and an addition are 2 FLOPs. Every weight of a matrix costs for each token that it
+is applied to 2 in the forward pass, 2 for the gradient of the weight if it is trained, and 2 for the gradient
+of the layer's input if something before it is trained: 6 in a model that is trained whole, 4 where the weight
+is frozen beside an adapter. Attention costs for each pair of tokens of a row 4 x width in each layer, and
+twice as much again in the backward pass: 12 x layers x width x tokens per token. All pairs count, though a
+causal model uses half of them, as in PaLM, torchtitan and OLMo-core; a sliding window limits them. A packed
+row is one row, and layers whose weights are frozen have their attention counted whole. Of experts, those
+count that a token is sent to. A reference or a teacher has its forward pass.
 
 Not counted: embeddings, normalisation, softmax, the optimizer, padding, and what is computed twice
 (activation checkpointing, micro-batches whose rows are compared). So MFU says what training needed, whatever
@@ -140,9 +140,9 @@ def _count_attention(config: PreTrainedConfig) -> tuple[float, float, int]:
     if not num_heads:
         return 0.0, 0.0, 0
     width = num_heads * (getattr(known, "head_dim", None) or known.hidden_size // num_heads)
-    kinds = getattr(known, "layer_types", None) or ["full_attention"] * known.num_hidden_layers
     window = int(getattr(known, "sliding_window", None) or 0)
-    num_windowed = sum("sliding" in str(kind) for kind in kinds) if window else 0
-    num_full = sum("full" in str(kind) for kind in kinds)
+    usual = "sliding" if window and getattr(known, "use_sliding_window", True) else "full"
+    kinds = [str(kind) for kind in getattr(known, "layer_types", None) or [usual] * known.num_hidden_layers]
+    num_windowed, num_full = (sum(word in kind for kind in kinds) for word in ("sliding", "full"))
     # Two products, of queries with keys and of probabilities with values; 2 FLOPs for each element.
     return 4.0 * width * num_full, 4.0 * width * num_windowed, window

@@ -238,8 +238,7 @@ class _Rank:
 
     def _save(self, step: int) -> None:
         if self._strategy.rank == 0:
-            # A resumed training does not repeat these events, so they must be on storage before the
-            # checkpoint is.
+            # A resumed training does not repeat these events: they must be on storage before the checkpoint.
             self._events.close()
         if self._losses is not None:  # before the checkpoint, as the events are
             self._losses.write()

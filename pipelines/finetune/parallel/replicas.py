@@ -88,6 +88,6 @@ def _explain(values: list[int], name: str, step: int, hosts: list[str]) -> str:
     return (
         f"ranks must hold equal tensors, and after step {step} {named} differs from most; the first tensor "
         f"that differs is {name}. Memory or GPU of that machine may be faulty: run again without it. "
-        "Training continues from its newest checkpoint; if the comparison before is older than that, train in "
-        "a new folder"
+        "Training continues from its newest checkpoint; if the comparison before is older than that, train "
+        "in a new folder"
     )
