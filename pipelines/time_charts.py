@@ -78,15 +78,17 @@ def _draw_ranks(
 
 def _draw_course(axes: Axes, steps: np.ndarray, over_time: Mapping[str, np.ndarray]) -> None:
     """Shares of the time of each report, which is as wide as the steps that it is about."""
-    groups = np.array_split(np.arange(len(steps)), min(len(steps), MOST_COLUMNS))
-    ends = np.array([steps[group[-1]] for group in groups], dtype=float)
+    # The last report may be of the step of the one before: what came after that step.
+    different = np.unique(steps)
+    groups = np.array_split(different, min(len(different), MOST_COLUMNS))
+    ends = np.array([group[-1] for group in groups], dtype=float)
     starts = np.concatenate([[0.0], ends[:-1]])
-    totals = {part: np.array([values[group].sum() for group in groups]) for part, values in over_time.items()}
+    column = np.searchsorted(ends, steps)  # (num_reports,)
+    totals = {part: np.bincount(column, values, len(ends)) for part, values in over_time.items()}
     whole, bottom = np.maximum(np.sum(list(totals.values()), axis=0), 1e-9), np.zeros(len(groups))
     for part, values in totals.items():
         share = values / whole
-        # The last report may be about no step: what came after the last one.
-        axes.bar(starts, share, np.maximum(ends - starts, 0), bottom, color=COLOURS[part], align="edge")
+        axes.bar(starts, share, ends - starts, bottom, color=COLOURS[part], align="edge")
         bottom += share
     axes.set(xlabel="step", ylabel="share of the time", ylim=(0, 1))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

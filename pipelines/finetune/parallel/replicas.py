@@ -49,9 +49,12 @@ def compare_replicas(strategy: Strategy, *, step: int, hosts: list[str]) -> None
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> tuple[list[str], Tensor]:
     """Names, and (num_tensors,) int64 hashes on the CPU."""
     names, hashes = [], []
+    factors: dict[torch.device, Tensor] = {}
     for name, tensor in tensors:
+        if tensor.device not in factors:
+            factors[tensor.device] = _make_factors(tensor.device)
         names.append(f"{name} {tensor.dtype} {list(tensor.shape)}")
-        hashes.append(_hash(tensor.detach()))
+        hashes.append(_hash(tensor.detach(), factors[tensor.device]))
     by_device: dict[torch.device, list[int]] = {}
     for number, each in enumerate(hashes):
         by_device.setdefault(each.device, []).append(number)
@@ -61,13 +64,15 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> tuple[list[str], Tens
     return names, joined
 
 
-def _hash(tensor: Tensor) -> Tensor:
+def _make_factors(device: torch.device) -> Tensor:
+    """(BLOCK,) int64: of each place in a block; odd, and modulo 2^64 as the product overflows."""
+    return (2 * torch.arange(BLOCK, device=device) + 1) * STEP
+
+
+def _hash(tensor: Tensor, factors: Tensor) -> Tensor:
     """() int64 on the device of `tensor`. Zeros have the hash 0, and so has an empty tensor."""
     bits = tensor.reshape(-1).view(_INTEGERS[tensor.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    factors = (
-        2 * torch.arange(min(BLOCK, bits.numel()), device=tensor.device) + 1
-    ) * STEP  # wraps, stays odd
     for block in bits.split(BLOCK):
         total = total * MIXED_IN + (block.to(torch.int64) * factors[: len(block)]).sum()
     return total
