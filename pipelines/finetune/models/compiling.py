@@ -1,9 +1,9 @@
 """torch.compile of the layers of a backbone.
 
 Each layer is compiled for itself, and not the model. Equal layers share their code, so it takes seconds where
-a whole model takes minutes. What is around the layers stays as it is: from positions alone, transformers
-finds packed documents only where nothing is compiled, so a whole compiled model would let documents see each
-other. Names of weights, hooks of gradients and activation checkpointing do not change.
+a whole model takes minutes. What is around the layers stays as it is: it decides by values, such as whether a
+row is packed and which tokens are targets, where a graph would end. Names of weights, hooks of gradients and
+activation checkpointing do not change.
 
 Nothing falls back in silence: a layer of which a part can't be compiled is an error, and so is one that needs
 more than MOST_VERSIONS versions of its code. Sizes are symbols, so batches of other lengths need no new code.
