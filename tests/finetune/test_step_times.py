@@ -109,6 +109,17 @@ def test_moments_that_are_not_known_yet_are_read_later(timer, clock):
     assert seconds_of(clock) == {"optimizer": 2}
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_clock_of_a_gpu_waits_for_nothing():
+    on_gpu = clocks.make_clock(torch.device("cuda"))
+    with clocks.measure(on_gpu), part("forward_backward"):
+        torch.cuda._sleep(10**9)  # about half a second of the GPU
+    assert on_gpu.read()["forward_backward"] == 0  # not done
+    torch.cuda.synchronize()
+    assert on_gpu.read()["forward_backward"] > 0.1
+
+
 def test_without_a_clock_nothing_is_measured(timer):
     clock = StepClock(timer)
     with part("data"):

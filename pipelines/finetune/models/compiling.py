@@ -89,9 +89,3 @@ def _configure() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     inductor.compile_threads = 1
     dynamo.recompile_limit = max(dynamo.recompile_limit, MOST_VERSIONS)
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether `compile_layers` was called, and not `leave_uncompiled` after it."""
-    layers: list[Any] = _find_layers(module)
-    return any(layer._compiled_call_impl is not None for layer in layers)
