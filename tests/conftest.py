@@ -115,7 +115,13 @@ def flow(spark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("flow")
     write_tickets(folder / "raw")
     # Retrieval, which other flows learn, has no losses of sequences.
-    settings = configuration.load(overrides=[*flow_overrides(folder), "finetune.sequence_losses=true"])
+    watched = [
+        "finetune.sequence_losses=true",
+        "finetune.timeline=true",
+        "finetune.system_metrics=true",
+        "finetune.compare_replicas_every_steps=10",
+    ]
+    settings = configuration.load(overrides=[*flow_overrides(folder), *watched])
     configs = {name: settings.section(name, stage.Config) for name, stage in STAGES.items()}
     outcomes = {name: stage.main(configs[name]) for name, stage in STAGES.items()}
     return SimpleNamespace(

@@ -91,11 +91,18 @@ def test_run_has_metrics_pictures_and_pinned_inputs(flow):
         ("sequences", flow.configs["dataset"].sequences),
     ):
         assert (tables[name]["version"], tables[name]["digest"]) == (pin(path).version, pin(path).digest)
+    assert {"rank_0/tokens_per_second", "rank_1/tokens_per_second"} < {*run.data.metrics}
+    assert 0 < run.data.metrics["train/communication_share"] < 1
+    assert "system/127.0.0.1/cpu_utilization_percentage" in run.data.metrics
+    (timeline,) = client.list_artifacts(run.info.run_id, "timeline")
+    assert timeline.file_size > 0
     artifacts = {
         item.path for folder in ("", "pictures") for item in client.list_artifacts(run.info.run_id, folder)
     }
     assert {"config.yaml", "environment.json", "lineage.json", "verdict.json"} <= artifacts
-    assert {f"pictures/{name}.png" for name in ("loss", "confusion", "corpus", "sequences")} <= artifacts
+    assert {
+        f"pictures/{name}.png" for name in ("loss", "confusion", "corpus", "sequences", "step_times")
+    } <= artifacts
     written = json.loads(mlflow.artifacts.load_text(f"runs:/{current.run_id}/lineage.json"))
     assert written["model_versions"] == [{"name": "tickets", "version": 1}]
 

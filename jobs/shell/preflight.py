@@ -171,6 +171,8 @@ class Preflight:
                 packages.append("peft")
             if ranks.num_ranks > 1 and ranks.collectives == "horovod":
                 packages.append("horovod")
+            if ranks.system_metrics:
+                packages.append("psutil")
         return packages
 
 

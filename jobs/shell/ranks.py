@@ -22,4 +22,9 @@ class RanksSection(OrderSection):
     checkpoint_in_background: bool
     gpus_per_rank: Annotated[float, Field(ge=0, le=1)]
     max_copies_gb: Annotated[float, Field(gt=0)] | None
+    compile: bool
+    compare_replicas_every_steps: Positive | None
+    peak_tflops: Annotated[float, Field(gt=0)] | None
+    timeline: bool
+    system_metrics: bool
     wait_for_slots_seconds: Annotated[float, Field(ge=0)]

@@ -16,9 +16,12 @@ from pipelines.finetune.base_files import place_base
 from pipelines.finetune.events import EventReader
 from pipelines.finetune.launch.barrier import run_ranks
 from pipelines.finetune.launch.slots import require_slots
+from pipelines.finetune.launch.timeline import VARIABLES as TIMELINE_VARIABLES
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.preemption import pass_on_request, require_no_request
 from pipelines.finetune.results import read_result
+from pipelines.finetune.times.parts import KIND as TIMES
+from pipelines.finetune.times.parts import make_metrics
 from pipelines.finetune.training import Training
 from pipelines.storage import Folder
 
@@ -75,6 +78,7 @@ def run_training(spark: "SparkSession", training: Training, listeners: Listeners
             num_ranks=num_ranks,
             collectives=training.execution.collectives,
             gpus_per_rank=training.execution.gpus_per_rank,
+            variables=TIMELINE_VARIABLES if training.execution.timeline else {},
             while_waiting=look,
         )
         if "made_room_at" in results[0]:
@@ -138,6 +142,8 @@ class Watcher:
             elif kind == "step":
                 self._listeners.show_progress(format_step(event))
                 self._listeners.log(step, step_metrics(event))
+            elif kind == TIMES:
+                self._listeners.log(step, make_metrics(event))
             elif kind == "mixture":
                 self._listeners.log(step, mixture_metrics(event))
             else:

@@ -2,8 +2,9 @@
 tracking.
 
 Numbered small files instead of one that grows, because object stores cannot append. An event is one JSON
-object: `kind` (step, evaluation, mixture, final, note, warning), `step`, and its numbers or text. A resumed
-training repeats the events after its checkpoint; the reader keeps the first of each (kind, split, step).
+object: `kind` (step, times, evaluation, mixture, final, note, warning), `step`, and its numbers or text. A
+resumed training repeats the events after its checkpoint; the reader keeps the first of each (kind, split,
+step).
 """
 
 import json

@@ -26,6 +26,8 @@ from pipelines.finetune.optimization import Optimization, learning_rate
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.prefetch import prefetch
 from pipelines.finetune.tasks.task import Batch, Draw, Task
+from pipelines.finetune.times.clock import part, take_timed
+from pipelines.finetune.times.meter import StepMeter
 from pipelines.finetune.training import BatchPlan
 
 
@@ -55,6 +57,7 @@ def train(
     optimization: Optimization,
     seed: int,
     scale: LossScale = UNSCALED,
+    meter: StepMeter | None = None,
     is_asked: Callable[[], bool] = lambda: False,
     after_step: Callable[[int, StepResult, np.ndarray, bool], bool],
 ) -> None:
@@ -62,12 +65,14 @@ def train(
 
     `after_step(num_steps_done, result, rows, makes_room)` is called on every rank after every step, with the
     rows of the global batch; `makes_room`: `is_asked()` was true on a rank. If it is true, the training ends
-    early; all ranks must say the same.
+    early; all ranks must say the same. `meter` adds up the times of the ranks with the losses; `part` marks
+    what they are times of.
     Raises FloatingPointError if loss or gradient is not finite, with a dynamic `scale` only after many steps
     in a row, MemoryError with the remedies if memory does not suffice.
     """
     # From here on only the thread asks `order`, which keeps a window.
-    with prefetch(_make_batches(strategy, task, reader, order, steps, plan, seed)) as made:
+    with prefetch(_make_batches(strategy, task, reader, order, steps, plan, seed)) as source:
+        made = take_timed(source, "data")
         for step in steps:
             started = time.monotonic()
             parts = islice(made, plan.num_micro_batches)
@@ -77,13 +82,15 @@ def train(
             batches = chain([first], (batch for _, batch in parts))
             num_targets = max(1, int(task.count_targets(reader.num_targets[rows]).sum()))
             used = scale.value
-            share = strategy.forward_backward(batches, task, num_targets=num_targets / used)
-            with explain_update():
+            with part("forward_backward"):
+                share = strategy.forward_backward(batches, task, num_targets=num_targets / used)
+            with explain_update(), part("optimizer"):
                 limit = optimization.max_gradient_norm
                 norm = strategy.step(max_norm=limit, learning_rate=rate, loss_scale=used)
             # One exchange for both: whether a rank was asked to make room costs no other one.
             sums = torch.cat([share, share.new_full((1,), float(is_asked()))])  # (2,)
-            loss, num_asking = strategy.sum(sums, name="loss").tolist()
+            sums = strategy.sum(sums, name="loss") if meter is None else meter.sum(sums, step, rows)
+            loss, num_asking = sums.tolist()
             loss /= used
             goes_on = scale.update(is_finite=math.isfinite(norm))
             # A loss that is not finite without a reason in its gradient: no other scale would help.
@@ -120,8 +127,8 @@ def _make_batches(
     """The rows of the global batch and one micro-batch of this rank, for every micro-batch of every step."""
     for step in steps:
         rows = order.batch(step)
-        for part in plan.micro_batches(rows, strategy.data_rank):
-            yield rows, task.collate(reader.rows(part), strategy.device, Draw(part, seed, step))
+        for mine in plan.micro_batches(rows, strategy.data_rank):
+            yield rows, task.collate(reader.rows(mine), strategy.device, Draw(mine, seed, step))
 
 
 def _dropout_seed(seed: int, step: int, data_rank: int) -> int:

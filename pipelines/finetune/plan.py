@@ -49,6 +49,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
     if settings.max_logit_tokens is not None and facts["task"] not in NEXT_TOKEN_TASKS:
         raise ValueError(NO_NEXT_TOKENS)
+    _require_runnable(settings, facts["task"])
     teacher = _choose_teacher(settings, facts["task"])
     if settings.sequence_losses:
         require_task(facts["task"], has_teacher=teacher is not None)
@@ -92,6 +93,21 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     bases = [base_identity(model.base), *([base_identity(teacher.base)] if teacher else [])]
     made_from = fingerprint("finetune", REVISION, training.identity(), sequences.identity(), *bases)
     return replace(training, fingerprint=made_from, folder=(Folder(settings.folder) / made_from).path)
+
+
+def _require_runnable(settings: Any, task: str) -> None:
+    """Raise ValueError if the ranks could not do what the settings ask of them."""
+    if settings.timeline and (settings.collectives != "horovod" or settings.num_ranks == 1):
+        raise ValueError(
+            "finetune.timeline records what Horovod does, and finetune.collectives is "
+            f"{settings.collectives} with num_ranks {settings.num_ranks}; set timeline to false, or take "
+            "collectives horovod and several ranks"
+        )
+    if settings.compile and task == "retrieval":
+        raise ValueError(
+            f"finetune.compile: task {task} computes its outputs twice with the same random numbers, which "
+            "compiled layers do not promise; set it to false"
+        )
 
 
 def _choose_teacher(settings: Any, task: str) -> Teacher | None:

@@ -7,6 +7,7 @@ from torch import nn
 from pipelines.finetune.base_files import open_base, open_teacher
 from pipelines.finetune.models.activations import recompute_activations
 from pipelines.finetune.models.build import build_model, reads_base
+from pipelines.finetune.models.compiling import compile_layers
 from pipelines.finetune.models.decoder import limit_logits
 from pipelines.finetune.models.teacher import attach_teacher, load_teacher
 from pipelines.finetune.precision import use_precision
@@ -25,6 +26,8 @@ def build_starting_model(
             teacher = load_teacher(place, str(training.teacher.base), training.spec, tokenizer)
         use_precision(teacher, training.precision, device)
         attach_teacher(model, teacher, vocab_size)
+    if training.execution.compile:
+        compile_layers(model)
     return model
 
 

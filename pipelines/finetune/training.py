@@ -128,6 +128,16 @@ class Execution:
     """Copy what a rank writes of a checkpoint, and write the copy while training goes on."""
     max_copies_gb: float | None = None
     """GB that all local copies of sequences may take on a machine; None = what its disk has."""
+    compile: bool = False
+    """Compile the layers of the model with torch.compile."""
+    compare_replicas_every_steps: int | None = None
+    """Optimizer steps between comparisons of the state that all ranks hold; None = none."""
+    peak_tflops: float | None = None
+    """10^12 FLOPs per second that the device of a rank could do; None = known from the name of the GPU."""
+    timeline: bool = False
+    """Record what Horovod does, in files of the run folder."""
+    system_metrics: bool = False
+    """Whether the use of processors, memory, disks, network and GPUs is logged."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.gpus_per_rank <= 1:
@@ -135,6 +145,11 @@ class Execution:
                 f"gpus_per_rank must be in [0, 1], got {self.gpus_per_rank:g}: a rank trains on one GPU "
                 "(1) or on a part of one (0.5 = two ranks per GPU); for more GPUs raise num_ranks"
             )
+        every = self.compare_replicas_every_steps
+        if every is not None and every < 1:
+            raise ValueError(f"compare_replicas_every_steps must be at least 1 or null, got {every}")
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"peak_tflops must be greater than 0 or null, got {self.peak_tflops:g}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

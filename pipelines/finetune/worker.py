@@ -26,11 +26,14 @@ from pipelines.finetune.checkpoint.writer import CheckpointWriter
 from pipelines.finetune.evaluate import Evaluation, evaluate
 from pipelines.finetune.events import EventWriter
 from pipelines.finetune.export import export_model
+from pipelines.finetune.flops import count_flops
+from pipelines.finetune.launch.timeline import record_timeline
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.loss_scale import find_loss_scale
 from pipelines.finetune.losses.parts import forget_parts, open_losses
 from pipelines.finetune.losses.record import LossRecorder, RecordedRows, number_sequences
+from pipelines.finetune.models.compiling import leave_uncompiled, require_compiler
 from pipelines.finetune.models.lora import count_parameters
 from pipelines.finetune.opening import open_together, require_shared_folder
 from pipelines.finetune.parallel.strategy import Strategy
@@ -44,6 +47,8 @@ from pipelines.finetune.splits import open_splits
 from pipelines.finetune.starting_model import build_starting_model
 from pipelines.finetune.tasks.distillation import choose_task
 from pipelines.finetune.tasks.task import Task
+from pipelines.finetune.times.clock import part
+from pipelines.finetune.times.view import StepView
 from pipelines.finetune.training import BatchPlan, Training
 from pipelines.metrics import METRICS
 from pipelines.storage import Folder
@@ -66,14 +71,15 @@ def train_rank(training: Training, world: World) -> dict[str, Any]:
     if finished is not None:
         return finished
     torch.set_num_threads(training.execution.num_threads)
-    return _Rank(training, build_strategy(world, training.execution)).run()
+    with record_timeline(training, world):
+        return _Rank(training, build_strategy(world, training.execution), world).run()
 
 
 class _Rank:
     """What the steps of one training share."""
 
-    def __init__(self, training: Training, strategy: Strategy) -> None:
-        self._training, self._strategy = training, strategy
+    def __init__(self, training: Training, strategy: Strategy, world: World) -> None:
+        self._training, self._strategy, self._world = training, strategy, world
         self._run = Folder(training.folder)
         self._checkpoints, self._events = self._run / "checkpoints", EventWriter(self._run / "events")
         self._tokenizer: Tokenizer = read_tokenizer(training.data.tokenizers, training.spec.tokenizer)
@@ -99,6 +105,7 @@ class _Rank:
     def run(self) -> dict[str, Any]:
         training, strategy, schedule = self._training, self._strategy, self._training.schedule
         require_precision(training.precision, strategy.device)
+        require_compiler(training.execution, strategy.device)
         launch = require_shared_folder(self._run, strategy)
         self._open_data(launch)
         self._note("building the model")
@@ -131,8 +138,9 @@ class _Rank:
         self._writer = CheckpointWriter(
             self._checkpoints, strategy, launch, training.execution.checkpoint_in_background
         )
+        self._view = StepView(training, strategy, self._world, self._train, self._plan, self._flops)
         try:
-            with self._writer:
+            with self._view.measure(), self._writer:
                 train(
                     strategy,
                     self._task if recorder is None else recorder.task,
@@ -143,12 +151,13 @@ class _Rank:
                     optimization=training.optimization,
                     seed=schedule.seed,
                     scale=self._scale,
+                    meter=self._view.meter,
                     is_asked=RequestReader(self._run, strategy.rank).is_asked,
                     after_step=self._after_step,
                 )
         except FloatingPointError as error:  # of all ranks, after the same step
             if recorder is not None:
-                _record_last_step(recorder, error)
+                recorder.write_last(error)
             raise
         return {"made_room_at": self._state.step} if self._makes_room else self._finish(before)
 
@@ -156,6 +165,7 @@ class _Rank:
         model = build_starting_model(
             self._training, tokenizer=self._tokenizer, device=self._strategy.device, load_weights=load_weights
         )
+        self._flops = count_flops(model)
         self._num_trained, self._num_parameters = count_parameters(model)
         self._reference = digest_reference(model)
         return model
@@ -220,6 +230,7 @@ class _Rank:
         self._writer.check()
         cadence, rank = self._training.cadence, self._strategy.rank
         self._state = self._scale.keep_in(replace(self._state, step=step))
+        self._view.look(step, self._events)
         evaluates = step % cadence.evaluate_every_steps == 0 or step == self._total_steps
         if evaluates:
             self._evaluate_and_judge(step)
@@ -231,20 +242,24 @@ class _Rank:
         for counts in [] if self._mix is None else self._mix.count(step, rows, is_last=is_last):
             self._events.write("mixture", step=step, **counts)
         if evaluates or self._makes_room or step % cadence.checkpoint_every_steps == 0:
-            if rank == 0:
-                # A resumed training does not repeat these events, so they must be on storage before the
-                # checkpoint is.
-                self._events.close()
-            if self._losses is not None:  # before the checkpoint, as the events are
-                self._losses.write()
-            self._note(f"writing the checkpoint of step {step}")
-            self._strategy.save(self._writer, self._state)
+            with part("checkpoint"):
+                self._save(step)
         return stops or self._makes_room
+
+    def _save(self, step: int) -> None:
+        if self._strategy.rank == 0:
+            # A resumed training does not repeat these events: they must be on storage before the checkpoint.
+            self._events.close()
+        if self._losses is not None:  # before the checkpoint, as the events are
+            self._losses.write()
+        self._note(f"writing the checkpoint of step {step}")
+        self._strategy.save(self._writer, self._state)
 
     def _evaluate_and_judge(self, step: int) -> None:
         """All ranks judge by the value of rank 0: on other machines, a logarithm may end in another digit."""
         split, metric = self._training.data.evaluation_split, METRICS[self._task.metric]
-        metrics = self._evaluate(self._validation, split).metrics
+        with part("evaluation"):
+            metrics = self._evaluate(self._validation, split).metrics
         value = self._strategy.agree(metrics[metric.name])
         tie = self._strategy.agree(metrics[metric.ties_by]) if metric.ties_by else None
         self._state = judge_evaluation(self._state, value, metric, self._training.cadence, tie)
@@ -256,6 +271,7 @@ class _Rank:
 
     def _finish(self, before: dict[str, float]) -> dict[str, Any]:
         """Final metrics of the best weights, the model folder, the result."""
+        self._view.finish(self._state.step, self._events)
         self._strategy.agree()  # the best checkpoint is complete
         if self._state.best_step != self._state.step:
             self._strategy.load_weights(self._checkpoints, self._state.best_step)
@@ -277,6 +293,7 @@ class _Rank:
         }
         model = self._strategy.export()
         if model is not None:
+            leave_uncompiled(model)
             # On rank 0 only: 2,000 classes make 4 million numbers.
             result["confusion"] = None if final.confusion is None else final.confusion.tolist()
             rows = self._validation.rows(np.arange(min(NUM_SAMPLES, len(self._validation))))
@@ -291,11 +308,3 @@ class _Rank:
     def _note(self, text: str) -> None:
         if self._strategy.rank == 0:
             self._events.note(text, step=self._state.step)
-
-
-def _record_last_step(recorder: LossRecorder, diverged: FloatingPointError) -> None:
-    """Write the losses that say which sequence it was. If that fails, the cause still is `diverged`."""
-    try:
-        recorder.write()
-    except Exception as error:
-        diverged.add_note(f"The losses of the sequences of its last steps are not written: {error!r}")

@@ -7,7 +7,8 @@ The fork server imports torch once; every rank is a fork of it. Work is a functi
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -46,10 +47,14 @@ def alone() -> World:
 
 
 def run_processes(
-    work: Callable[..., Any], *args: Any, num_ranks: int, backend: str = "horovod"
+    work: Callable[..., Any],
+    *args: Any,
+    num_ranks: int,
+    backend: str = "horovod",
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Any]:
-    """`work(world, *args)` on every rank; results by rank. Raises RankDiedError with all that ranks said if
-    one fails.
+    """`work(world, *args)` on every rank, with `variables` in its environment; results by rank. Raises
+    RankDiedError with all that ranks said if one fails.
     """
     worlds = assign_ranks(["127.0.0.1"] * num_ranks, [None] * num_ranks)
     results = [_context.Pipe(duplex=False) for _ in worlds]
@@ -72,7 +77,11 @@ def run_processes(
                 ports[world.rank][0],
                 port_out,
             ),
-            kwargs={"answer": results[world.rank][1], "cache": os.environ.get("DISTRIBUTARY_CACHE", "")},
+            kwargs={
+                "answer": results[world.rank][1],
+                # The fork server has the environment of its start.
+                "variables": {"DISTRIBUTARY_CACHE": os.environ.get("DISTRIBUTARY_CACHE", ""), **variables},
+            },
             daemon=True,
         )
         for world in worlds
@@ -109,11 +118,10 @@ def _collect(ranks: list[Any], results: list[Any], server: Any) -> list[Any]:
     return [value for _, value in answers]
 
 
-def _run_rank(work, args, world, worlds, backend, port, port_in, port_out, *, answer, cache) -> None:
+def _run_rank(work, args, world, worlds, backend, port, port_in, port_out, *, answer, variables) -> None:
     import torch
 
-    os.environ["DISTRIBUTARY_CACHE"] = cache  # the fork server has the environment of its start
-
+    os.environ.update(variables)
     torch.set_num_threads(1)
     server = None
     try:

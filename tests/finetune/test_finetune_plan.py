@@ -39,10 +39,12 @@ def store(monkeypatch):
     artefacts.find_artefact.cache_clear()
 
 
-def plan(*, model=None, max_logit_tokens=None, sequence_losses=False, optimizer="adamw", **facts):
+def plan(*, model=None, max_logit_tokens=None, sequence_losses=False, optimizer="adamw", ranks=None, **facts):
+    """`ranks`: settings of the ranks."""
+    given = {"num_ranks": 1, "collectives": "horovod", "compile": False, "timeline": False, **(ranks or {})}
     settings = SimpleNamespace(
         strategy="data_parallel",
-        num_ranks=1,
+        **given,
         global_batch=8,
         micro_batch=8,
         model=model or Architecture(config=TINY_BERT),
@@ -95,3 +97,21 @@ def test_an_adapter_alone_on_a_base_of_mlflow_is_refused(store, adapter, is_refu
     expected, message = refusal if is_refused else NEXT
     with pytest.raises(expected, match=message):
         plan(model=model, max_logit_tokens=1)
+
+
+@pytest.mark.parametrize(
+    "ranks", [{"num_ranks": 2, "collectives": "torch"}, {"num_ranks": 1, "collectives": "horovod"}]
+)
+def test_a_timeline_needs_horovod(ranks):
+    with pytest.raises(ValueError, match=r"collectives is \w+ with num_ranks \d; set timeline to false"):
+        plan(task="classification", ranks={**ranks, "timeline": True})
+
+
+def test_what_horovod_does_may_be_recorded():
+    with pytest.raises(AttributeError, match="no attribute"):  # behind the checks
+        plan(task="classification", ranks={"num_ranks": 2, "timeline": True, "compile": True})
+
+
+def test_layers_are_not_compiled_where_outputs_are_computed_twice():
+    with pytest.raises(ValueError, match=r"compile: task retrieval computes its outputs twice .* to false"):
+        plan(task="retrieval", ranks={"compile": True})

@@ -28,17 +28,17 @@ def test_ranks_meet_and_results_come_by_rank(spark, backend):
         total = torch.tensor([world.rank + 1.0])
         COLLECTIVES[backend](torch.device("cpu")).sum(total, name="total").wait()
         interface = os.environ["HOROVOD_GLOO_IFACE" if backend == "horovod" else "GLOO_SOCKET_IFNAME"]
-        return world.rank, world.world_size, float(total), interface
+        return world.rank, world.world_size, float(total), interface, os.environ["OF_THIS_LAUNCH"]
 
-    results = run_ranks(spark, work, num_ranks=2, collectives=backend)
-    assert results == [[0, 2, 3.0, "lo"], [1, 2, 3.0, "lo"]]
+    results = run_ranks(spark, work, num_ranks=2, collectives=backend, variables={"OF_THIS_LAUNCH": "yes"})
+    assert results == [[0, 2, 3.0, "lo", "yes"], [1, 2, 3.0, "lo", "yes"]]
 
 
 def test_one_rank_needs_no_horovod(spark):
     def work(world):
-        return world.rank, world.world_size, "HOROVOD_RANK" in os.environ
+        return world.rank, world.world_size, [*({"HOROVOD_RANK", "OF_THIS_LAUNCH"} & {*os.environ})]
 
-    assert run_ranks(spark, work, num_ranks=1) == [[0, 1, False]]
+    assert run_ranks(spark, work, num_ranks=1) == [[0, 1, []]]
 
 
 def test_an_exception_reaches_the_driver_with_its_traceback(spark, tmp_path):

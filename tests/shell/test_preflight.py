@@ -167,16 +167,22 @@ def test_only_the_first_stage_with_work_is_checked(tmp_path):
         assert Folder(f"{settings.root}/run").names() == []
 
 
-@pytest.mark.parametrize(("kind", "needed"), [("null", False), ("lora", True)])
-def test_executors_of_an_adapter_need_peft(tmp_path, kind, needed):
-    settings = configuration.load(
-        overrides=[*flow_overrides(tmp_path), f"finetune.model.adapter.kind={kind}"]
-    )
+@pytest.mark.parametrize(
+    ("setting", "package", "needed"),
+    [
+        ("model.adapter.kind=null", "peft", False),
+        ("model.adapter.kind=lora", "peft", True),
+        ("system_metrics=false", "psutil", False),
+        ("system_metrics=true", "psutil", True),
+    ],
+)
+def test_executors_need_what_the_ranks_use(tmp_path, setting, package, needed):
+    settings = configuration.load(overrides=[*flow_overrides(tmp_path), f"finetune.{setting}"])
     ranks = settings.section("finetune", STAGES["finetune"].Config)
     with ExitStack() as stack:
         packages = Preflight({"finetune": ranks}, None, stack)._list_packages(ranks)
     assert {"torch", "deltalake"} <= set(packages)
-    assert ("peft" in packages) == needed
+    assert (package in packages) == needed
 
 
 def test_a_second_run_is_refused_while_one_is_at_work(tmp_path):

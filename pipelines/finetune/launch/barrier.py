@@ -10,8 +10,9 @@ times.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -48,18 +49,21 @@ def run_ranks(
     num_ranks: int,
     collectives: Backend = "horovod",
     gpus_per_rank: float = 0.0,
+    variables: Mapping[str, str] = MappingProxyType({}),
     wait_for_slots_seconds: float = WAIT_FOR_SLOTS_SECONDS,
     while_waiting: Callable[[], None] = lambda: None,
 ) -> list[Any]:
     """Run `work(world)` on `num_ranks` ranks at once; their results by rank, as JSON holds them.
     `while_waiting` is called about once a second. `gpus_per_rank`: what each rank requests from Spark; 0 =
-    what every task of the application gets.
+    what every task of the application gets. `variables`: of the environment in which the ranks join.
 
     Raises ValueError if the cluster has too few slots after wait_for_slots_seconds, RankError if a rank
     raises.
     """
     require_slots(spark, num_ranks, gpus_per_rank=gpus_per_rank, wait_seconds=wait_for_slots_seconds)
-    task = partial(run_task, carry(work), num_ranks=num_ranks, collectives=collectives)
+    task = partial(
+        run_task, carry(work), num_ranks=num_ranks, collectives=collectives, variables={**variables}
+    )
     for launch in range(1, MAX_LAUNCHES + 1):
         outcomes = _run_stage(spark, task, num_ranks, gpus_per_rank, while_waiting)
         failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]

@@ -6,8 +6,9 @@ Spark.
 """
 
 import json
+import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from types import ModuleType
@@ -65,9 +66,12 @@ def run_partition(
     return run
 
 
-def run_task(work: Callable[[World], Any], *, num_ranks: int, collectives: Backend) -> tuple[int, str]:
-    """(rank, outcome for `read_outcome`). `work` returns what JSON can hold. Faults of storage, network and
-    GPU are raised: Spark then runs the stage again.
+def run_task(
+    work: Callable[[World], Any], *, num_ranks: int, collectives: Backend, variables: Mapping[str, str]
+) -> tuple[int, str]:
+    """(rank, outcome for `read_outcome`). `work` returns what JSON can hold. `variables` are in the
+    environment until the rank has left: Spark reuses Python workers. Faults of storage, network and GPU are
+    raised: Spark then runs the stage again.
     """
     context = BarrierTaskContext.get()
     task = context.partitionId()
@@ -89,6 +93,9 @@ def run_task(work: Callable[[World], Any], *, num_ranks: int, collectives: Backe
         gathered = [json.loads(line) for line in context.allGather(mine)]
         worlds = assign_ranks([each[0] for each in gathered], [each[1] for each in gathered])
         world = worlds[task]
+        os.environ.update(variables)
+        for name in variables:
+            cleanup.callback(os.environ.pop, name, None)
         try:
             _require_all_can_join([each[3] for each in gathered], task)
             with show_only(world.gpu), _joined(context, joining, worlds, task, server, port=gathered[0][2]):

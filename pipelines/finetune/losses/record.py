@@ -113,6 +113,14 @@ class LossRecorder:
             write_part(self._losses, part)
         self._done = part.last
 
+    def write_last(self, diverged: FloatingPointError) -> None:
+        """Write the losses that say which sequence made a training diverge. If that fails, the cause still is
+        `diverged`."""
+        try:
+            self.write()
+        except Exception as error:
+            diverged.add_note(f"The losses of the sequences of its last steps are not written: {error!r}")
+
     def _count_failures(self, own: int) -> int:
         """Of all ranks. When they have it, their files are written."""
         return int(self._strategy.sum(torch.tensor([float(own)]), name="losses_not_written").item())

@@ -173,3 +173,8 @@ def limit_logits(module: nn.Module, max_tokens: int) -> None:
 def could_limit_logits(module: nn.Module) -> bool:
     """Whether `module` predicts next tokens, from the logits of all of them at once."""
     return isinstance(module, Decoder) and module._max_logit_tokens is None
+
+
+def limits_logits(module: nn.Module) -> bool:
+    """Whether `limit_logits` was called: the output layer is applied to targets alone."""
+    return isinstance(module, Decoder) and module._max_logit_tokens is not None

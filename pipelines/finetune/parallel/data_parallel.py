@@ -114,6 +114,10 @@ class DataParallel:
     def sum(self, value: Tensor, *, name: str) -> Tensor:
         return group.sum_over(self._collectives, value, name)
 
+    def replicated(self) -> Iterable[tuple[str, Tensor]]:
+        yield from replica.list_replicated(self._model, self._optimizer)
+        yield from self._average.tensors()
+
     def agree(self, value: float = 0.0) -> float:
         return group.agree_on(self._collectives, value)
 

@@ -5,7 +5,7 @@ Plain functions; each strategy calls those it needs.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -27,7 +27,7 @@ from pipelines.finetune.checkpoint.format import (
 from pipelines.finetune.checkpoint.reading import load_weights, read_pieces
 from pipelines.finetune.lack_of_memory import explain_batch
 from pipelines.finetune.launch.faults import JoinError
-from pipelines.finetune.models.lora import find_attached
+from pipelines.finetune.models.lora import find_attached, read_state
 from pipelines.finetune.optimizer import new_state
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.strategy import BuildModel, Strategy
@@ -233,6 +233,15 @@ def read_states(
     for piece, tensor in owned.items():
         if states[piece]:
             optimizer.state[tensor] = states[piece]
+
+
+def list_replicated(model: nn.Module, optimizer: Optimizer | None) -> Iterator[tuple[str, Tensor]]:
+    """The weights that training changes, by name, and the state of an `optimizer` of whole parameters."""
+    yield from read_state(model).items()
+    if optimizer is not None:
+        for name, parameter in model.named_parameters():
+            for field, value in sorted(optimizer.state.get(parameter, {}).items()):
+                yield f"optimizer state {field} of {name}", value
 
 
 def whole_pieces(model: nn.Module) -> dict[Piece, nn.Parameter]:

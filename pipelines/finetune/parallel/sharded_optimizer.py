@@ -164,6 +164,9 @@ class ShardedOptimizer:
     def sum(self, value: Tensor, *, name: str) -> Tensor:
         return group.sum_over(self._collectives, value, name)
 
+    def replicated(self) -> Iterable[tuple[str, Tensor]]:
+        return replica.list_replicated(self._model, None)
+
     def agree(self, value: float = 0.0) -> float:
         return group.agree_on(self._collectives, value)
 

@@ -68,6 +68,9 @@ class SingleProcess:
     def sum(self, value: Tensor, *, name: str) -> Tensor:
         return value.detach().cpu()
 
+    def replicated(self) -> Iterable[tuple[str, Tensor]]:
+        return ()  # there is one replica
+
     def agree(self, value: float = 0.0) -> float:
         return value
 

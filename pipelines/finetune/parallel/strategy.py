@@ -15,6 +15,7 @@ Why it is exactly this wide, by the strategy that needs each member:
   ranks, and local SGD decides here whether it communicates at all.
 - `forward` is the evaluation: in a pipeline only the last rank has the logits and sends them to its group.
 - `sum` goes over data replicas only: in a tensor-parallel group every rank holds the same loss.
+- `replicated` says what can be compared: sharded parts have no copy.
 - `agree` is the one way in which ranks decide together.
 - `save` and `build` write and read state whole or as one shard per rank; `load_weights` goes back to the best
   checkpoint; `export` gathers whole weights on rank 0 only, since a copy on every rank would defeat the
@@ -96,6 +97,12 @@ class Strategy(Protocol):
     def sum(self, value: Tensor, *, name: str) -> Tensor:
         """`value` summed over replicas, on the CPU of every rank. `name` and shape must be the same on all
         ranks.
+        """
+        ...
+
+    def replicated(self) -> Iterable[tuple[str, Tensor]]:
+        """The tensors that every data replica holds alike after a step, by name: weights, and optimizer state
+        that is not sharded. The same names in the same order on every rank. Not collective.
         """
         ...
 

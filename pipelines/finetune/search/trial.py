@@ -59,7 +59,11 @@ def make_trial(training: Training, candidate: Candidate, fold: Fold | None, sear
     made_from = fingerprint("trial", training.fingerprint, part)
     folder = (Folder(searches) / f"trials/{made_from}").path
     cadence = replace(training.cadence, sequence_losses=False)  # nobody asks a trial for its spikes
-    named = replace(training, data=data, cadence=cadence, fingerprint=made_from, folder=folder)
+    # As little do they ask what its machine did; one rank has no Horovod, whose timeline could be recorded.
+    execution = replace(training.execution, timeline=False, system_metrics=False)
+    named = replace(
+        training, data=data, cadence=cadence, execution=execution, fingerprint=made_from, folder=folder
+    )
     return Trial(id=made_from, candidate=candidate, training=named)
 
 

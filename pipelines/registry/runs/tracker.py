@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +187,10 @@ class Tracker:
     def log_text(self, name: str, text: str) -> None:
         """Keep a text as the artifact `name`."""
         self._client.log_text(self.run_id, text, name)
+
+    def log_file(self, file: Path, folder: str) -> None:
+        """Keep a file as the artifact FOLDER/NAME."""
+        self._client.log_artifact(self.run_id, str(file), folder)
 
     def log_inputs(self, pins: Iterable["Pin"], *, context: str = "training") -> None:
         """Record the table versions that the run reads, with our digests, and write lineage.json."""

@@ -16,6 +16,7 @@ from pipelines.registry.runs.corpus import log_corpus
 from pipelines.registry.runs.current import CurrentRun, write_current
 from pipelines.registry.runs.dataset import log_sequences
 from pipelines.registry.runs.mixture import log_mixture
+from pipelines.registry.runs.step_times import log_step_times, log_system
 from pipelines.registry.runs.tracker import Tracker, find_run, open_run
 from pipelines.storage import Folder
 
@@ -76,7 +77,8 @@ def record_run(
                 hide=description.hide,
             ) as tracker:
                 record = RunRecord(tracker, lease)
-                yield record
+                with log_system(tracker, training):
+                    yield record
                 lease.require()
                 _conclude(tracker, training, inputs[0], documents)
                 run_id = tracker.run_id
@@ -106,6 +108,7 @@ def _conclude(tracker: Tracker, training: Training, sequences: Pin, documents: P
         learning_rate="train/learning_rate",
         title=f"Training: loss on train and {data.evaluation_split}",
     )
+    log_step_times(tracker, training)
     if training.mixture is not None:
         log_mixture(tracker, training.mixture)
     if result["confusion"] is not None:

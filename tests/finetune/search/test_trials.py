@@ -130,6 +130,13 @@ def test_a_trial_never_reads_the_final_split(root):
     assert read_result(trial.training.folder)["num_final_rows"] == NUM_ROWS["validation"]
 
 
+def test_trials_ask_for_no_timeline_and_no_system_metrics(root):
+    watched = make_training(root, timeline=True, system_metrics=True, compile=True)
+    trial = make_trial(watched, Candidate(number=0, settings={}), None, str(root / "searches"))
+    execution = trial.training.execution
+    assert (execution.timeline, execution.system_metrics, execution.compile) == (False, False, True)
+
+
 def test_a_search_that_was_killed_trains_only_what_is_left(root):
     trials = make_trials(root, 0.001, 0.003, 0.01)
     with pytest.raises(KeyboardInterrupt):

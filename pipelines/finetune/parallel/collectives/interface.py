@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pipelines.finetune.times.clock import part
+
 
 class Pending(Protocol):
     """An operation that has been started."""
@@ -64,7 +66,8 @@ class Started:
         self._wait_for, self._finish = wait_for, finish
 
     def wait(self) -> None:
-        self._wait_for()
+        with part("communication"):
+            self._wait_for()
         self._finish()
 
 
