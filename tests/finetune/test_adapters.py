@@ -12,16 +12,11 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from pipelines.dataset.tokenizer import train_bpe
 from pipelines.finetune.models.adapter import Adapter, BaseWeights, read_base
+from pipelines.finetune.models.adapter_files import save_adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
-from pipelines.finetune.models.lora import (
-    attach_adapter,
-    count_parameters,
-    merge_adapter,
-    read_state,
-    save_adapter,
-)
+from pipelines.finetune.models.lora import attach_adapter, count_parameters, merge_adapter, read_state
 from tests.finetune.test_model import SIZES, TINY_BERT, TINY_LLAMA, logits, make_spec
 
 TOKENIZER = train_bpe(iter(["some text"]), vocab_size=260).to_str()

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat, from_fields, read_template
 from pipelines.dataset.examples.table import load_builder
-from pipelines.finetune.models.adapter import ADAPTER_FOLDER, Adapter
+from pipelines.finetune.models.adapter import ADAPTER_FOLDER, MERGEABLE, Adapter
 from pipelines.finetune.preference import PreferenceLoss
 
 SPEC_FILE, WEIGHTS_FILE = "model_spec.json", "model.safetensors"
@@ -109,15 +109,16 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.adapter.kind is not None and not self.adapter.merge and self.base is None:
+            remedy = "set merge=true or " if self.adapter.kind in MERGEABLE else ""
             raise ValueError(
                 "finetune.model.adapter.merge=false needs finetune.model.base, because weights from scratch "
-                "can't be found again; set merge=true or name a base"
+                f"can't be found again; {remedy}name a base"
             )
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on. Without an adapter it is left out, so that earlier trainings keep their
         fingerprint."""
-        fields = asdict(self)
+        fields = asdict(self) | {"adapter": self.adapter.identity()}
         if self.adapter.kind is None:
             del fields["adapter"]
         return fields

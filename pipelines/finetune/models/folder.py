@@ -23,6 +23,7 @@ from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat
 from pipelines.dataset.chat_template import CONFIG_FILE
 from pipelines.dataset.tokenizer import from_json
 from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BASE_FILE, BaseWeights, read_base
+from pipelines.finetune.models.adapter_files import load_adapter, save_adapter
 from pipelines.finetune.models.architecture import (
     SPEC_FILE,
     WEIGHTS_FILE,
@@ -32,14 +33,7 @@ from pipelines.finetune.models.architecture import (
     read_spec,
 )
 from pipelines.finetune.models.build import build_from_config, build_on_base
-from pipelines.finetune.models.lora import (
-    find_attached,
-    find_backbone,
-    load_adapter,
-    merge_adapter,
-    read_state,
-    save_adapter,
-)
+from pipelines.finetune.models.lora import find_attached, find_backbone, merge_adapter, read_state
 from pipelines.finetune.tasks.conversations import ConversationReader
 from pipelines.finetune.tasks.table import build_task
 

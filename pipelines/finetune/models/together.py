@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BaseWeights
+from pipelines.finetune.models.adapter_files import activate_adapter, load_adapter
 from pipelines.finetune.models.architecture import read_spec
 from pipelines.finetune.models.folder import (
     LoadedModel,
@@ -20,7 +21,7 @@ from pipelines.finetune.models.folder import (
     read_base_of,
     read_tokenizer_of,
 )
-from pipelines.finetune.models.lora import DEFAULT, activate_adapter, find_backbone, load_adapter
+from pipelines.finetune.models.lora import DEFAULT, find_backbone
 from pipelines.finetune.tasks.table import build_task
 
 

@@ -5,6 +5,7 @@ Plain functions; each strategy calls those it needs.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -34,6 +35,7 @@ from pipelines.finetune.optimizer import new_state
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.strategy import BuildModel, Strategy
 from pipelines.finetune.parallel.whole_batch import Gather, accumulate_compared
+from pipelines.finetune.rank_budget import RankBudget
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
 
@@ -95,13 +97,26 @@ def accumulate_and_send(
     return share
 
 
-def clip_gradients(optimizer: Optimizer, max_norm: float, loss_scale: float) -> float:
-    """Divide all gradients by `loss_scale` and clip them to `max_norm`; their L2 norm before clipping."""
+def update_weights(
+    optimizer: Optimizer, average: WeightAverage, budget: RankBudget, *, max_norm: float, loss_scale: float
+) -> float:
+    """The step of a rank that holds all gradients: divide them by `loss_scale`, clip them to `max_norm`,
+    update the weights and what follows them; the L2 norm before clipping. If it is not finite, no weight
+    changes.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for each in parameters if loss_scale != 1.0 else ():
         if each.grad is not None:
             each.grad.div_(loss_scale)
-    return float(nn.utils.clip_grad_norm_(parameters, max_norm))
+    budget.add_penalty()
+    norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
+    is_finite = math.isfinite(norm)
+    if is_finite:
+        optimizer.step()
+    budget.update(is_finite=is_finite)
+    if is_finite:
+        average.update()
+    return norm
 
 
 def run_forward(model: nn.Module, batch: Batch) -> Tensor:
@@ -148,14 +163,13 @@ def restore(
     model: nn.Module,
     optimizer: Optimizer,
     owned: dict[Piece, nn.Parameter],
-    average: WeightAverage,
-    *,
+    *beside: WeightAverage | RankBudget,
     checkpoints: Folder,
 ) -> TrainState:
     """Load the newest checkpoint that all ranks can read: rank 0 the weights, every rank the pieces it owns.
 
     Where training stands; step 0 if there is no checkpoint. If one rank meets a damaged file, all use the
-    checkpoint before.
+    checkpoint before. `beside`: what keeps values of its own beside the state of the optimizer.
     """
     candidates = complete_steps(checkpoints) if strategy.rank == 0 else []
     had_candidates = bool(candidates)
@@ -170,7 +184,9 @@ def restore(
             state = _forget_missing_best(strategy, checkpoints, state)
             if weights is not None:
                 load_model_tensors(model, weights, f"{checkpoints.path}/{folder_name(step)}")
-            set_optimizer_states(optimizer, owned, average.take_from(pieces))
+            for each in beside:
+                pieces = each.take_from(pieces)
+            set_optimizer_states(optimizer, owned, pieces)
             return state
     if had_candidates:
         logger.warning(
