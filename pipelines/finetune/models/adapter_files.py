@@ -75,7 +75,7 @@ def load_adapter(module: nn.Module, folder: Path, *, name: str = DEFAULT) -> Non
             _load_injected(backbone, folder, tensors, name=name)
         else:
             raise ValueError(f"type {fields['peft_type']}, which is not read")
-    except ValueError as error:
+    except (KeyError, RuntimeError, ValueError) as error:  # of another shape, too
         raise ValueError(
             f"the adapter in {folder} does not fit its own configuration: {error}; restore the files"
         ) from error

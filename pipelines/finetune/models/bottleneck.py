@@ -98,6 +98,8 @@ def load_bottlenecks(
     backbone: PreTrainedModel, fields: Mapping[str, Any], weights: Mapping[str, Tensor], *, name: str
 ) -> None:
     """The reverse of `read_bottlenecks`. Raises ValueError if weights are missing or unexpected."""
+    if not fields["target_modules"]:
+        raise ValueError("it names no layers")
     width, dropout = fields["bottleneck_width"], fields["bottleneck_dropout"]
     attach_bottlenecks(backbone, fields["target_modules"], name=name, width=width, dropout=dropout)
     wanted = read_bottlenecks(backbone, name)[1]

@@ -40,7 +40,8 @@ def attach_prefix(backbone: PreTrainedModel, config: Any, *, name: str) -> None:
     if the architecture takes no prefix."""
     from peft import PrefixEncoder
 
-    encoder = PrefixEncoder(config)
+    encoder: Any = PrefixEncoder(config)
+    encoder.shape = (config.num_layers, config.num_attention_heads)
     nn.init.normal_(encoder.embedding.weight, std=SPREAD)
     inner: Any = backbone.base_model
     if not hasattr(inner, OWN):
@@ -49,7 +50,6 @@ def attach_prefix(backbone: PreTrainedModel, config: Any, *, name: str) -> None:
     like = next(inner.parameters())
     prefixes: Prefixes = getattr(inner, OWN)
     prefixes[name], prefixes.active = encoder.to(device=like.device, dtype=like.dtype), name
-    prefixes[name].shape = (config.num_layers, config.num_attention_heads)
 
 
 def describe_prefix(backbone: PreTrainedModel, **fields: Any) -> Any:
