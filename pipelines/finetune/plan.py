@@ -118,8 +118,7 @@ def _require_prefix_fits(settings: Any, facts: Mapping[str, Any]) -> None:
     if settings.activation_checkpointing:
         raise ValueError(
             f"{name} does not work with finetune.activation_checkpointing: transformers drops keys and "
-            "values from before the text while it recomputes; set finetune.activation_checkpointing=false and "
-            "finetune.micro_batch lower"
+            "values from before the text while it recomputes; set it to false and finetune.micro_batch lower"
         )
     if packing.get("method", ONE_PER_DOCUMENT) != ONE_PER_DOCUMENT:
         raise ValueError(

@@ -17,6 +17,9 @@ from pipelines.finetune.models.adapter import ADAPTER_FOLDER, MERGEABLE, Adapter
 from pipelines.finetune.preference import PreferenceLoss
 
 SPEC_FILE, WEIGHTS_FILE = "model_spec.json", "model.safetensors"
+BUNDLE_FILE, ADAPTERS = "bundle.json", "adapters"
+"""In a folder with several adapters and their base: what it holds, in place of SPEC_FILE, and the folder with
+a model folder for each adapter; see `bundle`."""
 
 
 Pooling = Literal["mean", "cls", "last"]
@@ -163,6 +166,12 @@ def describe_spec(spec: ModelSpec) -> dict[str, Any]:
 def is_adapter_alone(folder: Path) -> bool:
     """Whether the weights of a model folder need those of a base."""
     return (Path(folder) / ADAPTER_FOLDER).is_dir() and not (Path(folder) / WEIGHTS_FILE).is_file()
+
+
+def read_bundle(content: bytes) -> dict[str, dict[str, Any]]:
+    """Adapter -> what is known of it, from the content of a BUNDLE_FILE."""
+    adapters: dict[str, dict[str, Any]] = json.loads(content)["adapters"]
+    return adapters
 
 
 class Use(NamedTuple):

@@ -9,6 +9,7 @@ Nothing in it is ever unpickled, and it holds no code but the template, which ru
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: 
         merge_adapter(module)
     if attached is None or attached.merge:
         _save_weights(module, folder / WEIGHTS_FILE)
-    elif head := _read_head(module):
+    elif head := read_head(module):
         safetensors.torch.save_file(head, folder / HEAD_FILE)
     assert isinstance(module.config, PreTrainedConfig), "every module of this package has its backbone's"
     module.config.save_pretrained(folder)
@@ -68,7 +69,7 @@ def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: 
     _write_json({**describe_spec(spec), "metric": build_task(spec).metric}, folder / SPEC_FILE)
 
 
-def _read_head(module: nn.Module) -> dict[str, Tensor]:
+def read_head(module: nn.Module) -> dict[str, Tensor]:
     """The weights outside of the backbone, by name."""
     prefix, _ = find_backbone(module)
     return {
@@ -158,7 +159,7 @@ def load_head(module: nn.Module, folder: Path) -> None:
     """Put the weights outside of the backbone into `module`, from their own file or from that of whole
     weights. Raises ValueError if they are others."""
     prefix, _ = find_backbone(module)
-    file, wanted = Path(folder) / HEAD_FILE, sorted(_read_head(module))
+    file, wanted = Path(folder) / HEAD_FILE, sorted(read_head(module))
     if not wanted:
         return
     with safe_open(file if file.is_file() else Path(folder) / WEIGHTS_FILE, framework="pt") as opened:
@@ -181,9 +182,11 @@ def read_base_of(folder: Path) -> BaseWeights:
     return base
 
 
-def load_on_base(folder: Path, spec: ModelSpec) -> nn.Module:
-    """The module of a folder with its adapter apart from the weights of its base. Errors as `load_model`."""
+def load_on_base(folder: Path, spec: ModelSpec, *, place: str | None = None) -> nn.Module:
+    """The module of a folder with its adapter apart from the weights of its base, which are read at `place`
+    if it is given. Errors as `load_model`."""
     base = read_base_of(folder)
+    base = base if place is None else replace(base, name=place, commit=None)
     try:
         module = build_on_base(base, spec)
     except NoStoreError as error:
