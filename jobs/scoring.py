@@ -39,9 +39,8 @@ def plan(config: Config) -> "Plan[tuple[Pin, VersionRef]]":
     documents = require_table(config.documents, "documents", "corpus")
     inputs = documents, (model := lookup.find_version(config.name, config.alias))
     settings = (model.name, model.version, model.run_id, documents.identity(), config.split)
-    wanted = (config.adapter, config.adapter_column)
-    settings = (*settings, lookup.read_last_verdict(config.name), *(wanted if any(wanted) else ()))
-    made_from = fingerprint("scoring", REVISION, *settings)
+    wanted = [config.adapter, config.adapter_column] if config.adapter or config.adapter_column else []
+    made_from = fingerprint("scoring", REVISION, *settings, lookup.read_last_verdict(config.name), *wanted)
     return plan_tables(made_from, [config.predictions], display_predictions, inputs=inputs, appended=True)
 
 
@@ -52,17 +51,16 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 def write_predictions(config: Config, work: "Work[tuple[Pin, VersionRef]]") -> dict[str, str]:
     from pipelines.registry.store import connect
     from pipelines.registry.versions.resolve import locate_model
-    from pipelines.scoring import adapters, batch, place, select
+    from pipelines.scoring import adapters, batch, select
     from pipelines.tables import DOCUMENTS, PREDICTIONS
 
     connect(config.tracking.uri, config.tracking.artifacts)
     (documents, ref), spark = work.inputs, work.spark
     model, earlier = locate_model(*ref[:2]), select.read_predictions(spark, config.predictions)
     rows = select.select_split(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
-    where = place.place_model(spark, model)
-    rows = adapters.name_adapters(rows, where, model, config.adapter, column=config.adapter_column)
+    where, rows = adapters.place_adapters(rows, model, config.adapter, column=config.adapter_column)
     with select.choose_documents(rows, earlier, model, num_partitions=config.num_partitions) as chosen:
-        work.progress.phase(f"scoring {chosen.num_rows:,} documents with {model.name} {model.version}")
+        work.progress.phase(f"scoring with {model.name} {model.version}: {chosen.num_rows:,} documents")
         scored = batch.score_documents(
             chosen.rows,
             where,

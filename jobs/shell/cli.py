@@ -51,6 +51,7 @@ def build_program() -> "typer.Typer":
     import typer
 
     from jobs.run import STAGES, run
+    from jobs.shell.bundle_command import bundle
     from jobs.shell.command import build_command
     from jobs.shell.search_command import search
     from jobs.shell.trace_command import add_trace
@@ -67,6 +68,7 @@ def build_program() -> "typer.Typer":
     for name, stage in STAGES.items():
         program.command(name)(build_command(name, stage.Config, stage.main, stage.plan))
     program.command("search")(search)
+    program.command("bundle")(bundle)
     _add_config(program)
     _add_doctor(program)
     _add_tables(program)

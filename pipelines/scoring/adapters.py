@@ -6,10 +6,21 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
+from pipelines.scoring.place import place_model
 from pipelines.scoring.pull import Place
 
 if TYPE_CHECKING:
+    from pipelines.registry.versions.resolve import LocatedModel
     from pipelines.scoring.select import ModelVersion
+
+
+def place_adapters(
+    documents: DataFrame, model: "LocatedModel", default: str | None, *, column: str | None
+) -> tuple[Place, DataFrame]:
+    """Where workers find the model, and the documents with the adapter that each of them names. Errors as
+    `place_model` and `name_adapters`."""
+    place = place_model(documents.sparkSession, model)
+    return place, name_adapters(documents, place, model, default, column=column)
 
 
 def name_adapters(

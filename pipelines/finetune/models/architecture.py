@@ -168,9 +168,18 @@ def is_adapter_alone(folder: Path) -> bool:
     return (Path(folder) / ADAPTER_FOLDER).is_dir() and not (Path(folder) / WEIGHTS_FILE).is_file()
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds several adapters with their base."""
+    return (Path(folder) / BUNDLE_FILE).is_file()
+
+
 def read_bundle(content: bytes) -> dict[str, dict[str, Any]]:
-    """Adapter -> what is known of it, from the content of a BUNDLE_FILE."""
+    """Adapter -> what is known of it, from the content of a BUNDLE_FILE. Raises ValueError for names that
+    could lead out of the folder."""
     adapters: dict[str, dict[str, Any]] = json.loads(content)["adapters"]
+    for name in adapters:
+        if not name.isidentifier():
+            raise ValueError(f"a bundle has an adapter {name!r}; its name must be letters, digits and _")
     return adapters
 
 

@@ -54,8 +54,3 @@ def load_bundle(folder: Path) -> dict[str, LoadedModel]:
     changed."""
     names = read_bundle((folder / BUNDLE_FILE).read_bytes())
     return load_together({name: folder / ADAPTERS / name for name in names}, place=str(folder / BASE))
-
-
-def is_bundle(folder: Path) -> bool:
-    """Whether a folder holds several adapters with their base."""
-    return (folder / BUNDLE_FILE).is_file()
