@@ -29,8 +29,8 @@ class TextModel(PythonModel):
     also `embedding`, the vector of the text, a list of numbers of length 1; of a model of several labels
     also `labels`, a list of {label, probability}, likeliest first.
 
-    A bundle also needs column `adapter`, the name of the adapter that predicts the row. Of the columns above it
-    gives those of the adapters that a request names, null in the rows of others.
+    A bundle also needs column `adapter`, the name of the adapter that predicts the row. Of the columns above
+    it gives those of the adapters that a request names, null in the rows of others.
 
     A dialogue is answered where a turn of the assistant that ends it begins, else where it ends. It is scored
     by the turns of the assistant that it has (bits per byte; 0 = it has none).

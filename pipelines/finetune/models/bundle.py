@@ -35,7 +35,10 @@ def write_bundle(folders: Mapping[str, Path], origins: Mapping[str, Mapping[str,
     """
     first = Path(next(iter(folders.values())))
     module = build_on_base(read_base_of(first), read_spec(first))
-    find_backbone(module)[1].save_pretrained(folder / BASE)
+    find_backbone(module)[1].save_pretrained(
+        folder / BASE,
+        save_original_format=False,  # names in a folder of ours begin otherwise
+    )
     del module
     for name, loaded in load_together(folders, place=str(folder / BASE)).items():
         target, source = folder / ADAPTERS / name, Path(folders[name])
