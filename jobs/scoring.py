@@ -27,6 +27,8 @@ class Config(Section):
     batch_size: Positive
     num_partitions: Positive | None
     precision: Literal["auto", "float32", "bfloat16"]
+    adapter: str | None
+    adapter_column: str | None
 
 
 def plan(config: Config) -> "Plan[tuple[Pin, VersionRef]]":
@@ -37,7 +39,8 @@ def plan(config: Config) -> "Plan[tuple[Pin, VersionRef]]":
     documents = require_table(config.documents, "documents", "corpus")
     inputs = documents, (model := lookup.find_version(config.name, config.alias))
     settings = (model.name, model.version, model.run_id, documents.identity(), config.split)
-    made_from = fingerprint("scoring", REVISION, *settings, lookup.read_last_verdict(config.name))
+    wanted = [config.adapter, config.adapter_column] if config.adapter or config.adapter_column else []
+    made_from = fingerprint("scoring", REVISION, *settings, lookup.read_last_verdict(config.name), *wanted)
     return plan_tables(made_from, [config.predictions], display_predictions, inputs=inputs, appended=True)
 
 
@@ -48,20 +51,19 @@ def main(config: Config, check: Check = check_nothing) -> Outcome:
 def write_predictions(config: Config, work: "Work[tuple[Pin, VersionRef]]") -> dict[str, str]:
     from pipelines.registry.store import connect
     from pipelines.registry.versions.resolve import locate_model
-    from pipelines.scoring import batch, place, select
+    from pipelines.scoring import adapters, batch, select
     from pipelines.tables import DOCUMENTS, PREDICTIONS
 
     connect(config.tracking.uri, config.tracking.artifacts)
     (documents, ref), spark = work.inputs, work.spark
-    earlier = select.read_predictions(spark, config.predictions)
-    model = locate_model(ref.name, ref.version)
+    model, earlier = locate_model(*ref[:2]), select.read_predictions(spark, config.predictions)
     rows = select.select_split(DOCUMENTS.read(spark, documents.path, documents.version), config.split)
+    where, rows = adapters.place_adapters(rows, model, config.adapter, column=config.adapter_column)
     with select.choose_documents(rows, earlier, model, num_partitions=config.num_partitions) as chosen:
-        with_model = f"with {model.name} version {model.version}"
-        work.progress.phase(f"scoring {with_model}: {chosen.num_rows:,} documents")
+        work.progress.phase(f"scoring with {model.name} {model.version}: {chosen.num_rows:,} documents")
         scored = batch.score_documents(
             chosen.rows,
-            place.place_model(spark, model),
+            where,
             model,
             batch_size=config.batch_size,
             precision=config.precision,

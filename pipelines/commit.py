@@ -7,7 +7,7 @@ are safe. A commit here goes on top of exactly the version that its writer has r
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from deltalake import DeltaTable, Schema
@@ -181,26 +181,44 @@ def _require_committed(log: TableLog, record: Mapping[str, Any], error: Exceptio
         raise ConflictError(f"{log.path} has version {newest.version}, not {log.version}") from error
 
 
+def add_columns(log: TableLog, schema_json: str) -> None:
+    """Add columns at the end, on top of `log`. `schema_json`: a struct of them as Spark writes it. Raises
+    ConflictError as `set_properties` does."""
+    fields = Schema.from_json(schema_json).fields
+
+    def alter(properties: CommitProperties) -> None:
+        _table_of(log).alter.add_columns(fields, commit_properties=properties)
+
+    _alter(log, alter)
+
+
 def set_properties(log: TableLog, properties: Mapping[str, str]) -> None:
     """Set table properties on top of `log`, constraints among them; the rows are not looked at.
 
     Raises ConflictError if the table has a newer version than `log`; on HDFS, this call may have made it.
     """
 
-    def alter() -> None:
+    def alter(commit: CommitProperties) -> None:
+        _table_of(log).alter.set_table_properties(
+            dict(properties), raise_if_not_exists=False, commit_properties=commit
+        )
+
+    _alter(log, alter)
+
+
+def _alter(log: TableLog, alter: Callable[[CommitProperties], None]) -> None:
+    """Change the definition of the table on top of `log`."""
+
+    def try_once() -> None:
         try:
-            _table_of(log).alter.set_table_properties(
-                dict(properties),
-                raise_if_not_exists=False,
-                commit_properties=CommitProperties(max_commit_retries=0),
-            )
+            alter(CommitProperties(max_commit_retries=0))
         except CommitFailedError as error:
             newest = open_log(log.path)
             if newest is None or newest.version <= log.version:
-                raise  # no other writer: the table does not take the properties
+                raise  # no other writer: the table does not take the change
             raise ConflictError(f"{log.path} has version {newest.version}, not {log.version}") from error
 
-    repeat_on_hdfs(log.path, alter)
+    repeat_on_hdfs(log.path, try_once)
 
 
 def _table_of(log: TableLog) -> DeltaTable:

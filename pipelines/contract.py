@@ -1,9 +1,10 @@
 """What the rows of a table must be, and the error for rows that are not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 PROPERTIES = {
@@ -45,6 +46,8 @@ class Definition:
     partition_by: tuple[str, ...] = ()
     checks: Mapping[str, str]
     """Constraint name -> SQL condition. As in Delta, a null result breaks it."""
+    later: tuple[str, ...] = ()
+    """Last columns, without NOT NULL, that an earlier table may lack."""
 
     @property
     def required(self) -> list[str]:
@@ -65,6 +68,19 @@ def constraint_properties(checks: Mapping[str, str]) -> dict[str, str]:
 def breaks(condition: str) -> str:
     """SQL that is true for a row that breaks the condition."""
     return f"NOT coalesce(({condition}), false)"
+
+
+def find_lacking(present: Sequence[str], definition: Definition) -> list[str]:
+    """The columns that an earlier table with these columns lacks and may lack, else none."""
+    names = definition.schema.names
+    lacking = names[len(present) :]
+    return lacking if names[: len(present)] == list(present) and set(lacking) <= set(definition.later) else []
+
+
+def complete_columns(rows: DataFrame, definition: Definition) -> DataFrame:
+    """Rows of a table, with null in the columns that it may lack."""
+    lacking = find_lacking(rows.columns, definition)
+    return rows.withColumns({name: F.lit(None).cast(definition.schema[name].dataType) for name in lacking})
 
 
 def select_columns(rows: DataFrame, definition: Definition) -> DataFrame:

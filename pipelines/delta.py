@@ -31,7 +31,7 @@ from pipelines.catalog import quote_name
 from pipelines.change import Change, Replaced, extend_totals
 from pipelines.commit import ConflictError, commit_shards
 from pipelines.contract import ContractError as ContractError
-from pipelines.contract import Definition, select_columns
+from pipelines.contract import Definition, complete_columns, select_columns
 from pipelines.digest import Totals, digest_rows
 from pipelines.held import HeldRows, find_new_rows, hold_rows, read_shards, require_contract
 from pipelines.named import commit_named, staging_folder
@@ -42,8 +42,7 @@ from pipelines.schema import arrow_schema, parse_ddl
 
 logger = logging.getLogger(__name__)
 
-WRITE_ATTEMPTS = 20
-"""Against other writers: each time, one of them succeeds."""
+WRITE_ATTEMPTS = 20  # against other writers: each time, one of them succeeds
 MOST_FILES = 200  # up to which a table is read without Spark's reader of Delta logs
 
 
@@ -61,6 +60,8 @@ class Table:
     """Constraint name -> SQL condition that every row meets."""
     volatile: tuple[str, ...] = ()
     """Columns that differ from one execution to the next (times); not part of the digest."""
+    later: tuple[str, ...] = ()
+    """Last columns, null in earlier tables, which the next write adds."""
 
     @property
     def schema(self) -> StructType:
@@ -68,7 +69,7 @@ class Table:
 
     @property
     def arrow_schema(self) -> pa.Schema:
-        """The columns as Arrow types; see the function `arrow_schema`."""
+        """The columns as Arrow types."""
         return arrow_schema(self.ddl)
 
     def read(self, spark: SparkSession, path: str, version: int | None = None) -> DataFrame:
@@ -77,9 +78,9 @@ class Table:
             raise FileNotFoundError(
                 f"no {self.name} table at {path}; run the stage that writes it: distributary run --help"
             )
-        reader = spark.read.format("delta")
-        reader = reader if version is None else reader.option("versionAsOf", version)
-        return reader.table(quote_name(path)) if is_table_name(path) else reader.load(spark_path(path))
+        reader = spark.read.options(**({} if version is None else {"versionAsOf": version})).format("delta")
+        rows = reader.table(quote_name(path)) if is_table_name(path) else reader.load(spark_path(path))
+        return complete_columns(rows, self._definition)
 
     def read_newest(self, spark: SparkSession, path: str, log: TableLog | None = None) -> DataFrame:
         """The rows of the newest version, or of the one that `log` was opened at; none if there is no table.
@@ -111,8 +112,7 @@ class Table:
 
     def hold_nothing(self, spark: SparkSession, path: str) -> HeldRows:
         """What `hold` gives for no rows, without a job."""
-        folder = prepare_folder(spark, path, self._definition)
-        return HeldRows(spark=spark, schema=self.schema, path=folder)
+        return HeldRows(spark=spark, schema=self.schema, path=prepare_folder(spark, path, self._definition))
 
     def overwrite(
         self,
@@ -220,8 +220,7 @@ class Table:
         ContractError if the rows break the definition, RuntimeError if others win WRITE_ATTEMPTS times.
         """
         log = open_log(path)
-        earlier = log.pin(made_from=fingerprint) if log else None
-        if earlier is not None:
+        if earlier := log.pin(made_from=fingerprint) if log else None:
             logger.info("%s: version %d has the same inputs, nothing appended", self.name, earlier.version)
             return earlier
         with ExitStack() as stack:
@@ -255,6 +254,7 @@ class Table:
             digested=tuple(name for name in schema.names if name not in self.volatile),
             partition_by=self.partition_by,
             checks=self.checks,
+            later=self.later,
         )
 
     def _commit(

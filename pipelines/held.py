@@ -181,8 +181,16 @@ def find_new_rows(held: HeldRows, key: Sequence[str], table: DataFrame) -> DataF
     read again only if some of them must be left out."""
     keys = held.rows.select(*key)
     keys = F.broadcast(keys) if held.num_rows <= MOST_KEYS else keys
-    present = table.select(*key).join(keys, [*key], "left_semi")
-    return held.rows.join(present, [*key], "left_anti") if present.count() else None
+    present = table.select(*key).alias("table").join(keys.alias("held"), _equal(key), "left_semi")
+    if not present.count():
+        return None
+    return held.rows.alias("held").join(present.alias("table"), _equal(key), "left_anti")
+
+
+def _equal(key: Sequence[str]) -> Column:
+    """Whether the rows `held` and `table` have the same key; null equals null."""
+    same = (F.col(f"held.{name}").eqNullSafe(F.col(f"table.{name}")) for name in key)
+    return reduce(Column.__and__, same)
 
 
 def require_contract(held: HeldRows, definition: Definition) -> None:

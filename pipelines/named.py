@@ -19,7 +19,7 @@ from delta import exceptions as delta_exceptions
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructField, StructType
 
 from pipelines.catalog import has_table, quote_name
 from pipelines.commit import ConflictError
@@ -111,6 +111,14 @@ def commit_named(log: TableLog, held: HeldRows, *, replace: bool, record: Mappin
             writer.append()
     except CONFLICTS as conflict:
         raise ConflictError(f"{log.path} has a newer version than {log.version}") from conflict
+
+
+def add_named_columns(spark: SparkSession, name: str, columns: Sequence[StructField]) -> None:
+    """Add columns at the end."""
+    texts = ", ".join(
+        f"{each.name} {each.dataType.simpleString()} COMMENT '{each.metadata['comment']}'" for each in columns
+    )
+    spark.sql(f"ALTER TABLE {quote_name(name)} ADD COLUMNS ({texts})")
 
 
 def add_constraints(spark: SparkSession, name: str, checks: Mapping[str, str]) -> None:

@@ -1,14 +1,15 @@
 """A table that is ready for a write: it exists, and has the columns and constraints of its definition."""
 
 import json
+from collections.abc import Sequence
 
 from pyspark.sql import SparkSession
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructField, StructType
 
 from pipelines.catalog import find_folder
-from pipelines.commit import create_table, require_writable, set_properties
-from pipelines.contract import ContractError, Definition, breaks, constraint_properties
-from pipelines.named import add_constraints, create_named, staging_folder
+from pipelines.commit import add_columns, create_table, require_writable, set_properties
+from pipelines.contract import ContractError, Definition, breaks, constraint_properties, find_lacking
+from pipelines.named import add_constraints, add_named_columns, create_named, staging_folder
 from pipelines.paths import is_table_name, spark_path
 from pipelines.pin import TableLog, open_log
 
@@ -32,8 +33,8 @@ def prepare_folder(spark: SparkSession, place: str, definition: Definition) -> s
 def prepare_table(
     spark: SparkSession, place: str, log: TableLog | None, definition: Definition, *, keeps_rows: bool
 ) -> TableLog:
-    """The log that a write goes on top of: `log`, or that of a new table, or one with the constraints that
-    the table lacked.
+    """The log that a write goes on top of: `log`, or that of a new table, or one with the columns and
+    constraints that the table lacked.
 
     A new table takes one commit. Safe to be killed, and safe if two writers do it at once: the second finds
     the table of the first, and gets the log without rows that it has not seen.
@@ -44,6 +45,8 @@ def prepare_table(
     """
     if log is None:
         log = _create(spark, place, definition)
+    if lacking := find_lacking(log.source.columns, definition):
+        log = _add_columns(spark, place, log, [definition.schema[name] for name in lacking])
     _require_equal_columns(place, log, definition)
     if log.folder is not None:
         require_writable(log)
@@ -83,6 +86,16 @@ def _require_equal_columns(place: str, log: TableLog, definition: Definition) ->
     raise ContractError(
         f"{definition.name} at {place} has {difference}; delete or move the table and run the stage again"
     )
+
+
+def _add_columns(spark: SparkSession, place: str, log: TableLog, columns: Sequence[StructField]) -> TableLog:
+    """The table with more columns, which are null in the rows that it has; one commit."""
+    if log.folder is None:
+        add_named_columns(spark, place, columns)
+        return _reopen(place)
+    require_writable(log)
+    add_columns(log, StructType(list(columns)).json())
+    return _reopen(place, version=log.version + 1)
 
 
 def _create(spark: SparkSession, place: str, definition: Definition) -> TableLog:

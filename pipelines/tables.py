@@ -270,7 +270,8 @@ PREDICTIONS = Table(
     name="predictions",
     row="one document scored by one model version",
     # The content too: a documents table that was deleted counts its versions from 0 again.
-    key=("doc_id", "content_hash", "model_name", "model_version", "run_id", "documents_version"),
+    key=("doc_id", "content_hash", "model_name", "model_version", "run_id", "documents_version", "adapter"),
+    later=("adapter",),
     # Equal trainings have different run ids.
     volatile=("run_id", "scored_at", "latency_ms"),
     checks={"latency": "latency_ms >= 0", "bytes": "num_bytes >= 0"},
@@ -288,12 +289,12 @@ PREDICTIONS = Table(
                              COMMENT 'of length 1; of a pair that of the positive; null = no retrieval model',
            labels            ARRAY<STRUCT<label: STRING, probability: DOUBLE>>
                              COMMENT 'of the set predicted, likeliest first; null = the task has no sets',
-           reciprocal_rank   DOUBLE
-                             COMMENT 'of the positive among candidates scored with it; null = no pair',
+           reciprocal_rank   DOUBLE COMMENT 'of the positive among its candidates; null = no pair',
            model_name        STRING NOT NULL COMMENT 'registered model',
            model_version     INT NOT NULL COMMENT 'version of the registered model',
            run_id            STRING NOT NULL COMMENT 'MLflow run that trained it',
            documents_version BIGINT NOT NULL COMMENT 'version of the documents table scored',
            scored_at         TIMESTAMP NOT NULL COMMENT 'when the job started scoring',
-           latency_ms        DOUBLE NOT NULL COMMENT 'milliseconds in the model, mean over the batch'""",
+           latency_ms        DOUBLE NOT NULL COMMENT 'milliseconds in the model, mean over the batch',
+           adapter           STRING COMMENT 'of a bundle, which one was named; null = none, or no bundle'""",
 )

@@ -11,6 +11,7 @@ import safetensors.torch
 from mlflow import MlflowClient
 
 from jobs.run import STAGES
+from jobs.shell.bundle_command import bundle
 from jobs.shell.settings import load
 from pipelines.finetune.results import read_result
 from pipelines.registry.runs.current import read_current
@@ -36,7 +37,8 @@ def adapted(spark, tmp_path_factory):
     short = ("finetune.num_epochs=1.0", "finetune.num_ranks=1", f"finetune.folder={folder}/base")
     first = run(folder, ("corpus", "dataset", "finetune"), *short)
     base = read_current(first.configs["finetune"].folder).folder + "/model"
-    found = {"base": base}
+    documents = DOCUMENTS.read(spark, first.configs["corpus"].documents)
+    found = {"base": base, "labels": documents.select("label").distinct().collect()}
     for name, merge, alias in (("merged", True, "1"), ("alone", False, "2")):
         adapter = {"kind": "lora", "rank": 8, "merge": merge}
         found[name] = run(
@@ -49,6 +51,21 @@ def adapted(spark, tmp_path_factory):
             f"scoring.predictions={folder}/predictions/{name}",
         )
     return SimpleNamespace(folder=folder, documents=first.configs["corpus"].documents, **found)
+
+
+@pytest.fixture(scope="module")
+def bundled(adapted):
+    """Both versions as adapters of one: called as two of the intents, so that labels name them."""
+    names = sorted({row.label for row in adapted.labels})[:2]
+    given = [f"{name}=tickets/{version}" for version, name in enumerate(names, 1)]
+    overrides = flow_overrides(adapted.folder)
+    for _ in range(2):
+        bundle(given, "desk", overrides=overrides)
+    chosen = ("scoring.name=desk", "scoring.alias=challenger", "scoring.adapter_column=label")
+    scored = run(
+        adapted.folder, ("scoring",), *chosen, f"scoring.predictions={adapted.folder}/predictions/desk"
+    )
+    return SimpleNamespace(names=names, **vars(scored))
 
 
 def read_rows(spark, part):
@@ -85,6 +102,28 @@ def test_both_versions_predict_the_same(spark, adapted):
     assert [{row.model_version for row in rows.values()} for rows in (merged, alone)] == [{1}, {2}]
     assert [row.prediction for row in merged.values()] == [alone[each].prediction for each in merged]
     assert max(abs(row.score - alone[each].score) for each, row in merged.items()) < 1e-5
+
+
+def test_a_bundle_scores_each_row_by_the_adapter_that_it_names(spark, adapted, bundled):
+    rows = read_rows(spark, bundled)
+    alone = read_rows(spark, adapted.alone)
+    assert rows.keys() == alone.keys()
+    assert {row.model_name for row in rows.values()} == {"desk"}
+    assert {row.model_version for row in rows.values()} == {1}  # the second call made nothing
+    for doc_id, row in rows.items():
+        assert row.adapter == row.label
+        if row.label in bundled.names:
+            assert row.prediction == alone[doc_id].prediction
+            assert row.score == pytest.approx(alone[doc_id].score, abs=1e-5)
+        else:
+            assert row.problem == (
+                f"it names the adapter {row.label!r}, which is not there; the bundle has "
+                f"{', '.join(bundled.names)}"
+            )
+    counts = [sum(row.label in bundled.names for row in rows.values()), len(rows)]
+    assert 20 < counts[0] < counts[1] - 20
+    plan = STAGES["scoring"].plan(bundled.configs["scoring"])
+    assert plan.up_to_date
 
 
 def test_mlflow_serves_the_adapter_on_its_base(spark, adapted):

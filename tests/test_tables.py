@@ -35,7 +35,8 @@ def test_digest_separates_null_from_next_column(spark):
             "documents_version bigint, num_bytes bigint, problem string",
         )
         nulls = {
-            name: PREDICTIONS.schema[name].dataType for name in ("embedding", "labels", "reciprocal_rank")
+            name: PREDICTIONS.schema[name].dataType
+            for name in ("embedding", "labels", "reciprocal_rank", "adapter")
         }
         columns = [f"CAST(NULL AS {kind.simpleString()}) AS {name}" for name, kind in nulls.items()]
         return rows.selectExpr("*", *columns, "now() AS scored_at", "rand() AS latency_ms")
@@ -63,7 +64,8 @@ def test_a_missing_table_names_the_remedy(spark, tmp_path):
 def test_columns_have_comments_and_keys_are_required(table):
     columns = {column.name: column for column in table.schema}
     assert all(column.metadata.get("comment") for column in table.schema)
-    assert not any(columns[name].nullable for name in table.key)
+    assert not any(columns[name].nullable for name in table.key if name not in table.later)
+    assert table.schema.names[len(table.schema.names) - len(table.later) :] == list(table.later)
 
 
 def test_arrow_schema_follows_the_ddl(spark):

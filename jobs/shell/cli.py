@@ -51,6 +51,7 @@ def build_program() -> "typer.Typer":
     import typer
 
     from jobs.run import STAGES, run
+    from jobs.shell.bundle_command import bundle
     from jobs.shell.command import build_command
     from jobs.shell.queue_command import add_queue
     from jobs.shell.search_command import search
@@ -69,6 +70,7 @@ def build_program() -> "typer.Typer":
         program.command(name)(build_command(name, stage.Config, stage.main, stage.plan))
     program.command("search")(search)
     add_queue(program)
+    program.command("bundle")(bundle)
     _add_config(program)
     _add_doctor(program)
     _add_tables(program)

@@ -1,10 +1,12 @@
 """The training that a configuration means, planned without torch."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.dataset.artefacts import is_artefact
 from pipelines.finetune.losses.tasks import require_task
+from pipelines.finetune.models.adapter import MERGEABLE
 from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS, NO_NEXT_TOKENS, Architecture, ModelSpec
 from pipelines.finetune.preference import PREFERENCE
 from pipelines.finetune.teacher import Teacher, require_teachable
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
 
 _Value = TypeVar("_Value")
+ONE_PER_DOCUMENT = "one_per_document"
 
 
 def make_training(settings: Any, sequences: "Pin") -> Training:
@@ -22,8 +25,8 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
 
     Raises ValueError if ranks cannot share a global batch or the optimizer, if torch lacks the optimizer, if
     max_logit_tokens has nothing to limit, if the task can't have a teacher, if who uses an adapter would not
-    find its base, or if the model names neither base nor model_type.
-    """
+    find its base, if its kind does not fit the strategy or the sequences, or if the model names neither base
+    nor model_type."""
     from pipelines.catalog import find_location
     from pipelines.dataset.examples.table import load_builder
     from pipelines.dataset.hub import base_identity, pin_base
@@ -39,6 +42,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     if settings.strategy == "sharded_optimizer":
         settings.optimization.require_shardable()
     settings.optimization.require_installed()
+    settings.model.adapter.require_strategy(settings.strategy)
     BatchPlan(
         global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
     )
@@ -46,6 +50,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     if model.base is not None:
         model = replace(model, base=pin_base(model.base))
     _require_findable_base(model)
+    _require_prefix_fits(settings, sequences.facts)
     facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
     if settings.max_logit_tokens is not None and facts["task"] not in NEXT_TOKEN_TASKS:
         raise ValueError(NO_NEXT_TOKENS)
@@ -120,14 +125,32 @@ def _choose_teacher(settings: Any, task: str) -> Teacher | None:
     return replace(settings.teacher, base=pin_base(settings.teacher.base))
 
 
+def _require_prefix_fits(settings: Any, facts: Mapping[str, Any]) -> None:
+    """Raise ValueError if a prefix would be lost. Facts of earlier sequences may not say how they were
+    packed: then a rank finds it at its first batch."""
+    name, packing = "finetune.model.adapter.kind prefix", facts.get("settings", {}).get("packing", {})
+    if settings.model.adapter.kind != "prefix":
+        return
+    if settings.activation_checkpointing:
+        raise ValueError(
+            f"{name} does not work with finetune.activation_checkpointing: transformers drops keys and "
+            "values from before the text while it recomputes; set it to false and finetune.micro_batch lower"
+        )
+    if packing.get("method", ONE_PER_DOCUMENT) != ONE_PER_DOCUMENT:
+        raise ValueError(
+            f"{name} takes one document per sequence, but these were packed by {packing['method']}; run the "
+            f"dataset stage with dataset.packing.method={ONE_PER_DOCUMENT}, or take another kind"
+        )
+
+
 def _require_findable_base(model: Architecture) -> None:
     """Raise ValueError if who uses the model will not find the base of its adapter."""
     is_alone = model.adapter.kind is not None and not model.adapter.merge
     if is_alone and model.base is not None and is_artefact(model.base):
+        remedy = "set finetune.model.adapter.merge=true, or " if model.adapter.kind in MERGEABLE else ""
         raise ValueError(
             f"finetune.model.adapter.merge is false, and the base {model.base} is in MLflow, which workers "
-            "that score do not reach; set finetune.model.adapter.merge=true, or download the base to shared "
-            "storage and name the folder"
+            f"that score do not reach; {remedy}download the base to shared storage and name the folder"
         )
 
 

@@ -40,6 +40,7 @@ from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.parallel.table import build_strategy
 from pipelines.finetune.precision import require_precision
 from pipelines.finetune.preemption import RequestReader
+from pipelines.finetune.rank_budget import plan_ranks
 from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.reference import digest_reference, require_reference
 from pipelines.finetune.results import read_result
@@ -165,6 +166,7 @@ class _Rank:
         model = build_starting_model(
             self._training, tokenizer=self._tokenizer, device=self._strategy.device, load_weights=load_weights
         )
+        plan_ranks(model, self._total_steps)
         self._flops = count_flops(model)
         self._num_trained, self._num_parameters = count_parameters(model)
         self._reference = digest_reference(model)

@@ -25,7 +25,7 @@ from pipelines.tables import PREDICTIONS
 from pipelines.torch_workers import torch_workers
 
 if TYPE_CHECKING:
-    from pipelines.scoring.predict import Precision, Predictor
+    from pipelines.scoring.predict import Precision
     from pipelines.scoring.select import ModelVersion
 
 SLICE_ROWS = 512
@@ -33,7 +33,7 @@ SLICE_ROWS = 512
 GIVEN = ("doc_id", "text", "content_hash", "label")
 """What the workers read and return as it is."""
 OF_SOME_TASKS = ("embedding", "labels", "reciprocal_rank")
-SCORED = (*GIVEN, "prediction", "score", "num_bytes", "problem", *OF_SOME_TASKS, "latency_ms")
+SCORED = (*GIVEN, "prediction", "score", "num_bytes", "problem", *OF_SOME_TASKS, "latency_ms", "adapter")
 """Columns of PREDICTIONS that the workers return; the rest is constant."""
 
 
@@ -55,6 +55,8 @@ def score_documents(
     are empty. `scored_at` is one time for the whole call. `num_threads` is torch's in each Python worker:
     give it spark.task.cpus.
 
+    The documents of a bundle need the column `adapter`, see `select.name_adapters`.
+
     A task uses the GPU that Spark gave it, else one that torch sees on its host, else the CPU; see
     `Predictor` for `precision`.
 
@@ -67,6 +69,7 @@ def score_documents(
         schema = StructType([PREDICTIONS.schema[name] for name in SCORED])
         score = _make_scorer(load, batch_size, generate)
         columns = (*GIVEN, "parts") if place.reads_parts else GIVEN
+        columns = (*columns, "adapter") if place.adapters else columns
         scored = documents.select(*columns).mapInArrow(carry(score), schema)
     constants = {
         "model_name": F.lit(model.name),
@@ -79,7 +82,7 @@ def score_documents(
 
 
 def _make_scorer(
-    load: Callable[[], "Predictor"], batch_size: int, generate: bool
+    load: Callable[[], Any], batch_size: int, generate: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     columns = PREDICTIONS.arrow_schema  # on the driver: the JVM parses DDL, and a worker has none
     schema = pa.schema([columns.field(name) for name in SCORED])
@@ -93,10 +96,13 @@ def _make_scorer(
 
 
 def _score_slice(
-    rows: pa.RecordBatch, predictor: "Predictor", batch_size: int, generate: bool, schema: pa.Schema
+    rows: pa.RecordBatch, predictor: Any, batch_size: int, generate: bool, schema: pa.Schema
 ) -> pa.RecordBatch:
+    """`predictor`: a Predictor, or a BundlePredictor, whose rows name their adapter."""
     before = predictor.model_seconds
-    predictions = predictor.predict(_read_documents(rows), batch_size=batch_size, generate=generate)
+    wanted = [rows.column("adapter").to_pylist()] if "adapter" in rows.schema.names else []
+    documents = _read_documents(rows)
+    predictions = predictor.predict(documents, *wanted, batch_size=batch_size, generate=generate)
     milliseconds = (predictor.model_seconds - before) * 1000 / max(1, rows.num_rows)
     columns = [
         *(rows.column(name) for name in GIVEN),
@@ -108,6 +114,7 @@ def _score_slice(
         pa.array([_to_structs(each.labels) for each in predictions], schema.field("labels").type),
         pa.array([each.reciprocal_rank for each in predictions], pa.float64()),
         pa.array([milliseconds] * rows.num_rows, pa.float64()),
+        rows.column("adapter") if wanted else pa.nulls(rows.num_rows, pa.string()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -130,13 +137,15 @@ def _read_documents(rows: pa.RecordBatch) -> list[str | Document]:
 
 
 @lru_cache(maxsize=1)
-def _load_predictor(place: Place, num_threads: int, precision: "Precision") -> "Predictor":
+def _load_predictor(place: Place, num_threads: int, precision: "Precision") -> Any:
     """One per Python worker, which runs many tasks and keeps its GPU; a new model replaces the one before."""
-    from pipelines.scoring.predict import Predictor, choose_device  # torch: in the workers only
+    from pipelines.scoring.bundle import BundlePredictor  # torch: in the workers only
+    from pipelines.scoring.predict import Predictor, choose_device
 
     task = TaskContext.get()
     assert task is not None, "only a task loads a model"
     gpus = task.resources().get("gpu")
     with show_only(gpus.addresses[0] if gpus else None), open_place(place) as folder:
         device = choose_device(0 if gpus else task.partitionId())
-        return Predictor.load(folder, num_threads=num_threads, device=device, precision=precision)
+        kind: Any = BundlePredictor if place.adapters else Predictor
+        return kind.load(folder, num_threads=num_threads, device=device, precision=precision)

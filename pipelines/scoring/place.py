@@ -14,7 +14,14 @@ import pyarrow.fs as pafs
 from pyspark.sql import SparkSession
 
 from pipelines.connect import needs_shipping
-from pipelines.finetune.models.architecture import SPEC_FILE, parse_use
+from pipelines.finetune.models.architecture import (
+    ADAPTERS,
+    BUNDLE_FILE,
+    SPEC_FILE,
+    Use,
+    parse_use,
+    read_bundle,
+)
 from pipelines.registry.verify import require_digest
 from pipelines.scoring.pull import Place
 from pipelines.scoring.ship import ship_folder
@@ -36,10 +43,15 @@ def place_model(spark: SparkSession, model: "LocatedModel") -> Place:
     from pipelines.registry.versions.resolve import fetch_model  # loads MLflow
 
     folder = fetch_model(model).folder
-    use = parse_use((folder / SPEC_FILE).read_bytes(), _describe(model))
-    if _is_seen(spark, folder):
-        return Place("folder", str(folder.resolve()), model.digest, *use)
-    return Place("shipped", ship_folder(spark, folder), model.digest, *use)
+    file = folder / BUNDLE_FILE
+    adapters = tuple(read_bundle(file.read_bytes())) if file.is_file() else ()
+    specs = [folder / ADAPTERS / name / SPEC_FILE for name in adapters] or [folder / SPEC_FILE]
+    uses = [parse_use(spec.read_bytes(), _describe(model)) for spec in specs]
+    # What decides about the adapters of a bundle is not one metric, and they may have several tasks.
+    use = Use("", any(each.reads_parts for each in uses), "") if adapters else uses[0]
+    if _is_seen(spark, folder / ADAPTERS / adapters[0] if adapters else folder):
+        return Place("folder", str(folder.resolve()), model.digest, *use, adapters)
+    return Place("shipped", ship_folder(spark, folder), model.digest, *use, adapters)
 
 
 def _find_trained(spark: SparkSession, model: "LocatedModel") -> Place | None:

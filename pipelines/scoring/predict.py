@@ -61,8 +61,7 @@ class Predictor:
         precision: Precision = "auto",
     ) -> "Predictor":
         """From a model folder. `num_threads` sets torch's threads for the whole process; null leaves them."""
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
+        set_threads(num_threads)
         return cls(load_model(Path(folder)), device=device, precision=precision)
 
     @torch.inference_mode()
@@ -97,6 +96,12 @@ class Predictor:
 def _round(prediction: Prediction) -> Prediction:
     labels = prediction.labels and [(name, round(share, DECIMALS)) for name, share in prediction.labels]
     return replace(prediction, score=round(prediction.score, DECIMALS), labels=labels)
+
+
+def set_threads(num_threads: int | None) -> None:
+    """Set torch's threads for the whole process; null leaves them."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
 
 
 def choose_device(worker: int = 0) -> str:

@@ -32,6 +32,8 @@ class Place(NamedTuple):
     """Whether the model reads the parts of documents."""
     task: str = ""
     """What it was trained for; empty = unknown."""
+    adapters: tuple[str, ...] = ()
+    """Names of the adapters of a bundle; empty = it is none."""
 
 
 @contextmanager

@@ -23,7 +23,7 @@ MIN_PARTITIONS, MAX_PARTITIONS = 4, 8192
 """Above the maximum, tasks become longer: the driver keeps the state of every task."""
 MAX_BROADCAST_ROWS = 200_000
 """Ids that every executor gets whole: about 20 MB."""
-SAME = ("doc_id", "content_hash", "label")
+SAME = ("doc_id", "content_hash", "label", "adapter")
 """A document whose values here are those of a prediction was scored as it is now."""
 
 
@@ -62,8 +62,8 @@ def select_model(predictions: DataFrame, model: ModelVersion) -> DataFrame:
 
 
 def select_unscored(documents: DataFrame, scored: DataFrame) -> DataFrame:
-    """Documents without a prediction of their present content and label in `scored`; a null label equals
-    null. No column beside `SAME` decides.
+    """Documents without a prediction of their present content and label, by the adapter that they name now,
+    in `scored`; null equals null. No column beside `SAME` decides.
     """
     left, right = documents.alias("documents"), scored.select(*SAME).alias("scored")
     same = [F.col(f"documents.{name}").eqNullSafe(F.col(f"scored.{name}")) for name in SAME]
@@ -78,7 +78,8 @@ def read_predictions(spark: SparkSession, path: str) -> DataFrame | None:
     log = open_log(path)
     if log is None:
         return None
-    missing = [name for name in PREDICTIONS.schema.names if name not in log.source.columns]
+    wanted = [name for name in PREDICTIONS.schema.names if name not in PREDICTIONS.later]
+    missing = [name for name in wanted if name not in log.source.columns]
     if missing:
         raise ContractError(
             f"predictions at {path} was written by an earlier Distributary: it has no column "

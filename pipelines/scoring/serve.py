@@ -6,6 +6,7 @@ not installed.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -28,38 +29,76 @@ class TextModel(PythonModel):
     also `embedding`, the vector of the text, a list of numbers of length 1; of a model of several labels
     also `labels`, a list of {label, probability}, likeliest first.
 
+    A bundle also needs column `adapter`, the name of the adapter that predicts the row. Of the columns above
+    it gives those of the adapters that a request names, null in the rows of others.
+
     A dialogue is answered where a turn of the assistant that ends it begins, else where it ends. It is scored
     by the turns of the assistant that it has (bits per byte; 0 = it has none).
     """
 
     def load_context(self, context: PythonModelContext) -> None:
         # Not above: MLflow runs this script when a model is registered too, and a driver needs no torch.
+        from pipelines.finetune.models.architecture import is_bundle
+        from pipelines.scoring.bundle import BundlePredictor
         from pipelines.scoring.predict import Predictor
 
-        self.predictor = Predictor.load(context.artifacts["model"])
+        folder = Path(context.artifacts["model"])
+        self.adapters = BundlePredictor.load(folder).predictors if is_bundle(folder) else {}
+        self.predictor = None if self.adapters else Predictor.load(folder)
 
     # This type hint and no other. Without one MLflow warns at every load; from list[str] it would derive the
     # signature, and its server would then refuse data frames.
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        spec = self.predictor.spec
-        roles = None if spec.chat is None else AS_PARTS.get(spec.task, {})
-        predictions = self.predictor.predict(_read_inputs(model_input, roles))
-        for row, each in enumerate(predictions):
-            if each.problem is not None:
-                raise MlflowException.invalid_parameter_value(f"row {row}: {each.problem}")
-        columns = {
-            "prediction": pd.Series([each.prediction for each in predictions], dtype=object),
-            "score": pd.Series([each.score for each in predictions], dtype="float64"),
-        }
-        if spec.retrieval is not None:
-            columns["embedding"] = pd.Series([each.embedding for each in predictions], dtype=object)
-        if spec.label_threshold is not None:
-            columns["labels"] = pd.Series(
-                [_to_objects(each.labels or []) for each in predictions], dtype=object
+        model_input = _read_columns(model_input)
+        if self.predictor is not None:
+            return _predict(self.predictor, model_input)
+        known = ", ".join(self.adapters)
+        if not isinstance(model_input, pd.DataFrame) or "adapter" not in model_input.columns:
+            raise MlflowException.invalid_parameter_value(
+                f"the model needs column 'adapter', which names one of {known}"
             )
-        return pd.DataFrame(columns)
+        parts = []
+        rows = model_input.reset_index(drop=True)
+        for name, part in rows.groupby("adapter", sort=False, dropna=False):
+            if name not in self.adapters:
+                raise MlflowException.invalid_parameter_value(
+                    f"row {part.index[0]}: there is no adapter {name!r}; take one of {known}"
+                )
+            try:
+                parts.append(_predict(self.adapters[name], part).set_index(part.index))
+            except MlflowException as error:
+                raise MlflowException.invalid_parameter_value(
+                    f"of the rows of adapter {name!r}, {error.message}"
+                ) from None
+        return pd.concat(parts).sort_index()
+
+
+def _predict(predictor: Any, model_input: Any) -> pd.DataFrame:
+    spec = predictor.spec
+    roles = None if spec.chat is None else AS_PARTS.get(spec.task, {})
+    predictions = predictor.predict(_read_inputs(model_input, roles))
+    for row, each in enumerate(predictions):
+        if each.problem is not None:
+            raise MlflowException.invalid_parameter_value(f"row {row}: {each.problem}")
+    columns = {
+        "prediction": pd.Series([each.prediction for each in predictions], dtype=object),
+        "score": pd.Series([each.score for each in predictions], dtype="float64"),
+    }
+    if spec.retrieval is not None:
+        columns["embedding"] = pd.Series([each.embedding for each in predictions], dtype=object)
+    if spec.label_threshold is not None:
+        columns["labels"] = pd.Series([_to_objects(each.labels or []) for each in predictions], dtype=object)
+    return pd.DataFrame(columns)
+
+
+def _read_columns(model_input: Any) -> Any:
+    """A request of columns as a frame; a list of texts stays one."""
+    if not isinstance(model_input, dict):
+        return model_input
+    columns = {name: rows if is_list_like(rows) else [rows] for name, rows in model_input.items()}
+    return pd.DataFrame({name: pd.Series(list(rows), dtype=object) for name, rows in columns.items()})
 
 
 def _to_objects(labels: list[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -71,11 +110,7 @@ def _read_inputs(model_input: Any, roles: Mapping[str, str] | None) -> list[Any]
     = the model reads no dialogues. Raises MlflowException, the only kind whose message MLflow's
     server passes on to the caller (as status 400).
     """
-    if isinstance(model_input, dict):
-        columns = {name: rows if is_list_like(rows) else [rows] for name, rows in model_input.items()}
-        model_input = pd.DataFrame(
-            {name: pd.Series(list(rows), dtype=object) for name, rows in columns.items()}
-        )
+    model_input = _read_columns(model_input)
     if not isinstance(model_input, pd.DataFrame):
         return [_require_text(row, text) for row, text in enumerate(model_input)]
     known = ["text"] if roles is None else ["messages", "text"]

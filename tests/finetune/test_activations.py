@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipelines.finetune.models.activations import recompute_activations
+from pipelines.finetune.models.adapter import Adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.worker import train_rank
@@ -48,6 +49,22 @@ def test_gradients_are_equal_and_less_is_kept(root, task):
     for name, gradient in expected.items():
         assert (found[name] - gradient).abs().max() < 1e-12, name
     assert max(each.abs().max() for each in expected.values()) > 1e-3
+    assert kept_bytes < 0.4 * all_bytes
+
+
+@pytest.mark.parametrize("kind", ["lora", "adalora", "bottleneck"])
+def test_gradients_of_adapters_are_equal(root, kind):
+    adapter = Adapter(kind=kind, rank=4, dropout=0.2)
+    deep = make_training(root, config=DEEP)
+    build_model(deep.architecture, deep.spec, vocab_size=VOCABULARY, seed=4).encoder.save_pretrained(
+        root / "b"
+    )
+    training = make_training(root, architecture=Architecture(base=str(root / "b"), adapter=adapter))
+    expected, all_bytes = run_backward(training, recompute=False)
+    found, kept_bytes = run_backward(training, recompute=True)
+    assert len(expected) > 24
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).abs().max() < 1e-12, name
     assert kept_bytes < 0.4 * all_bytes
 
 

@@ -1,6 +1,7 @@
 """Adapters on several ranks: as on one, in float64 to 1e-12; each rank reads the base itself."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import safetensors.torch
 from pipelines.finetune.models.adapter import Adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
-from pipelines.finetune.models.lora import read_state
+from pipelines.finetune.models.lora import find_backbone, read_state
 from pipelines.finetune.worker import train_rank
 from tests.conftest import TINY_ENCODER
 from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_training
@@ -34,10 +35,18 @@ DECODER = {
 
 
 def adapted(root, name, kind, **changes):
-    """A training in float64, from scratch: an encoder with a head, or a decoder without one."""
+    """A training in float64, from scratch or on a base: an encoder with a head, or a decoder without one."""
     config = DECODER if changes.get("task") == "language_modelling" else CONFIG
-    adapter = Adapter(kind=kind, rank=4)
-    return double_training(root, name, architecture=Architecture(config=config, adapter=adapter), **changes)
+    adapter = Adapter(kind=kind, rank=4, **({"prefix_tokens": 3} if kind == "prefix" else {}))
+    architecture = Architecture(config=config, adapter=adapter if adapter.merge else Adapter())
+    training = double_training(root, name, architecture=architecture, **changes)
+    if not adapter.merge:  # it needs a base that is found again
+        base = root / f"base of {training.spec.task}"
+        if not base.is_dir():
+            module = build_model(architecture, training.spec, vocab_size=VOCABULARY, seed=4)
+            find_backbone(module)[1].save_pretrained(base)
+        training = replace(training, architecture=Architecture(base=str(base), adapter=adapter))
+    return training
 
 
 def require_that_only_the_adapter_moved(result, training):
@@ -58,6 +67,12 @@ CASES = [
     (CLASSES, "dora", "data_parallel", "torch", 4),
     (TEXT, "lora", "data_parallel", "torch", 4),
     (TEXT, "dora", "sharded_optimizer", "horovod", 2),
+    (CLASSES, "adalora", "data_parallel", "horovod", 2),
+    (TEXT, "adalora", "data_parallel", "torch", 2),
+    (CLASSES, "bottleneck", "data_parallel", "torch", 2),
+    (TEXT, "bottleneck", "sharded_optimizer", "horovod", 2),
+    (CLASSES, "prefix", "sharded_optimizer", "torch", 2),
+    (TEXT, "prefix", "data_parallel", "horovod", 2),
 ]
 
 
@@ -73,17 +88,28 @@ def test_ranks_equal_one_process(request, task, kind, strategy, backend, num_ran
     results = run_processes(run_steps, training, num_ranks=num_ranks, backend=backend)
     assert_equal(results[0], one)
     assert one["curve"][-1, 0] < one["curve"][0, 0]
+    if kind == "adalora":
+        require_a_choice(one["weights"])
 
 
-def test_a_checkpoint_continues_under_another_number_of_ranks(root):
-    one = run_steps(alone(), adapted(root, "one", "lora", global_batch=12))
-    before = {"strategy": "sharded_optimizer", "collectives": "torch"}
+def require_a_choice(weights):
+    """After the last step the budget is kept: 4 of 6 directions of a layer on average, not of each."""
+    kept = [int((each != 0).sum()) for name, each in weights.items() if "lora_E" in name]
+    assert sum(kept) == 4 * len(kept)
+    assert len(set(kept)) > 1
+
+
+@pytest.mark.parametrize("kind", ["lora", "adalora"])
+def test_a_checkpoint_continues_under_another_number_of_ranks(root, kind):
+    one = run_steps(alone(), adapted(root, "one", kind, global_batch=12))
+    sharded = "data_parallel" if kind == "adalora" else "sharded_optimizer"
+    before = {"strategy": sharded, "collectives": "torch"}
     for changes, num_ranks, steps in (
         (before, 3, range(7)),
-        ({}, 1, range(7, 13)),
-        ({"strategy": "data_parallel"}, 2, range(13, STEPS)),
+        ({}, 1, range(7, 17)),
+        ({"strategy": "data_parallel"}, 2, range(17, STEPS)),
     ):
-        training = adapted(root, "parts", "lora", global_batch=12, **changes)
+        training = adapted(root, "parts", kind, global_batch=12, **changes)
         backend = changes.get("collectives", "horovod")
         found = run_processes(run_steps, training, steps, num_ranks=num_ranks, backend=backend)[0]
         assert found["began"] == steps.start

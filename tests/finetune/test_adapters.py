@@ -12,16 +12,11 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from pipelines.dataset.tokenizer import train_bpe
 from pipelines.finetune.models.adapter import Adapter, BaseWeights, read_base
+from pipelines.finetune.models.adapter_files import save_adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
-from pipelines.finetune.models.lora import (
-    attach_adapter,
-    count_parameters,
-    merge_adapter,
-    read_state,
-    save_adapter,
-)
+from pipelines.finetune.models.lora import attach_adapter, count_parameters, merge_adapter, read_state
 from tests.finetune.test_model import SIZES, TINY_BERT, TINY_LLAMA, logits, make_spec
 
 TOKENIZER = train_bpe(iter(["some text"]), vocab_size=260).to_str()
@@ -300,10 +295,10 @@ def test_a_layer_that_is_not_called_is_refused():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "adalora"}, "'adalora' is not offered: it moves rank between layers"),
-        ({"kind": "houlsby"}, "PEFT has no bottleneck adapters; take lora, rslora, dora"),
-        ({"kind": "prefix"}, "'prefix' is not offered: .* packed documents"),
-        ({"kind": "lorra"}, "kind must be lora, rslora, dora or null, got 'lorra'"),
+        (
+            {"kind": "lorra"},
+            "kind must be lora, rslora, dora, adalora, bottleneck, prefix or null, got 'lorra'",
+        ),
         ({"rank": 0}, "rank must be at least 1, got 0"),
         ({"alpha": 0}, "alpha must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),

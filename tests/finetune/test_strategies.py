@@ -21,6 +21,7 @@ from pipelines.finetune.models.lora import read_state
 from pipelines.finetune.models.teacher import attach_teacher, load_teacher
 from pipelines.finetune.parallel import buckets
 from pipelines.finetune.parallel.table import build_strategy
+from pipelines.finetune.rank_budget import plan_ranks
 from pipelines.finetune.tasks.distillation import choose_task
 from pipelines.finetune.training import BatchPlan
 from pipelines.storage import Folder
@@ -54,6 +55,7 @@ def build_double(training, load_weights, *, unused=False):
         name = training.teacher.base
         teacher = load_teacher(name, name, training.spec, make_tokenizer())
         attach_teacher(model, teacher, VOCABULARY)
+    plan_ranks(model, STEPS)
     model = WithUnused(model) if unused else model
     if not load_weights:  # rank 0 must send every weight but those of an adapter's base
         sent = read_state(model)

@@ -9,16 +9,18 @@ from pipelines.finetune.models.adapter import Adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
+from pipelines.finetune.models.lora import is_own
 from pipelines.finetune.models.together import load_together
 from pipelines.scoring.predict import Predictor
-from tests.finetune.test_adapters import IDS, MASK, MODELS, TOKENIZER, move
+from tests.finetune.test_adapter_kinds import move
+from tests.finetune.test_adapters import IDS, MASK, MODELS, TOKENIZER
 from tests.finetune.test_model import TINY_BERT, logits, make_spec
 
 NAMES = pytest.mark.parametrize("name", ["bert", "llama"])
 
 
 def write_models(root, name, **changes):
-    """Three models on one base: other kinds, layers, ranks and values; the last one is merged."""
+    """Models on one base: all kinds, other layers, ranks and values; some are merged."""
     task, config = MODELS[name]
     spec = make_spec(task, end_token_id=1)
     base = build_model(Architecture(config=config), spec, vocab_size=260, seed=7)
@@ -28,6 +30,10 @@ def write_models(root, name, **changes):
         "all": Adapter(kind="lora", rank=4, merge=False),
         "some": Adapter(kind="dora", rank=2, target_modules=(query,), merge=False),
         "merged": Adapter(kind="rslora", rank=3),
+        "ranks": Adapter(kind="adalora", rank=2, merge=False),
+        "network": Adapter(kind="bottleneck", rank=3),
+        "tokens": Adapter(kind="prefix", prefix_tokens=3),
+        "last": Adapter(kind="lora", rank=2, target_modules=(query,)),
     }
     for seed, (each, adapter) in enumerate(adapters.items()):
         architecture = Architecture(base=str(root / "base"), adapter=adapter, **changes.get(each, {}))
@@ -43,7 +49,7 @@ def test_outputs_are_those_of_each_model_alone(tmp_path, name):
     together = load_together(folders)
     expected = {each: torch.load(tmp_path / f"{each}.pt", weights_only=True) for each in folders}
     assert not torch.equal(expected["all"], expected["some"])
-    for each in ("merged", "all", "some", "some", "all", "merged"):
+    for each in (*folders, "some", *reversed(folders)):
         assert torch.equal(logits(together[each].module, IDS, MASK), expected[each])  # before the merge
     apart = logits(load_model(folders["merged"]).module, IDS, MASK)
     assert (apart - expected["merged"]).abs().max() < 1e-5
@@ -53,13 +59,16 @@ def test_the_base_is_in_memory_once(tmp_path):
     folders = write_models(tmp_path, "bert")
     together = load_together(folders)
     pointers = [
-        {each.data_ptr() for key, each in model.module.named_parameters() if "base_layer" in key}
+        {
+            each.data_ptr()
+            for key, each in model.module.named_parameters()
+            if not is_own(key) and ".head." not in key
+        }
         for model in together.values()
     ]
-    assert pointers[0] == pointers[1] == pointers[2]
-    assert len(pointers[0]) == 12  # 6 linear layers, each with a bias
+    assert all(each == pointers[0] for each in pointers)
     heads = {model.module.module.head.weight.data_ptr() for model in together.values()}
-    assert len(heads) == 3
+    assert len(heads) == len(together) == 7
 
 
 def test_threads_get_the_outputs_of_their_own_model(tmp_path):

@@ -40,9 +40,9 @@ def documents(spark):
 
 def as_documents(spark, rows):
     """Documents with the hash and the size that the corpus stage would write."""
-    made = [(*row, sha256(row[1].encode()).hexdigest()[:32], len(row[1].encode())) for row in rows]
+    made = [(*row, sha256(row[1].encode()).hexdigest()[:32], len(row[1].encode()), None) for row in rows]
     return spark.createDataFrame(
-        made, "doc_id STRING, text STRING, label STRING, content_hash STRING, num_bytes INT"
+        made, "doc_id STRING, text STRING, label STRING, content_hash STRING, num_bytes INT, adapter STRING"
     )
 
 

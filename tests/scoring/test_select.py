@@ -1,5 +1,6 @@
 """Which documents are scored again, and how they are dealt to tasks."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -138,6 +139,43 @@ def test_equal_documents_are_dealt_alike_on_any_cluster(spark, documents):
         assert dealt(documents.repartition(5, F.rand(1))) == first
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", before)
+
+
+def write_without_adapters(predictions, path):
+    """A table as it was before the column `adapter`, by the code of then."""
+    ddl = PREDICTIONS.ddl.rpartition(",\n")[0]
+    key = tuple(name for name in PREDICTIONS.key if name != "adapter")
+    replace(PREDICTIONS, ddl=ddl, key=key, later=()).append(
+        predictions.drop("adapter"), path, fingerprint="earlier", facts={}
+    )
+
+
+def test_a_table_of_before_adapters_goes_on(spark, documents, tmp_path):
+    path = str(tmp_path / "predictions")
+    write_without_adapters(as_predictions(documents.where("doc_id < 'd30'")), path)
+    earlier = read_predictions(spark, path)
+    assert earlier.where("adapter IS NULL").count() == 30
+    with choose_documents(documents, earlier, MODEL, num_partitions=2) as chosen:
+        assert (chosen.num_rows, chosen.num_before) == (2, 30)
+    # Another driver has compared nothing: a null adapter equals a null adapter.
+    pin = PREDICTIONS.append(as_predictions(documents), path, fingerprint="whole", facts={})
+    assert pin.num_rows == 2
+    named = as_predictions(documents).withColumn("adapter", F.lit("mood"))
+    assert PREDICTIONS.append(named, path, fingerprint="named", facts={}).num_rows == 32
+    rows = PREDICTIONS.read(spark, path)
+    counts = {row.adapter: row["count"] for row in rows.groupBy("adapter").count().collect()}
+    assert counts == {None: 32, "mood": 32}
+    assert rows.schema["adapter"].metadata["comment"]
+    twice = as_predictions(documents.where("doc_id = 'd00'"))
+    with pytest.raises(ContractError, match=r"1 of 2 rows repeat a key .*'adapter': None"):
+        PREDICTIONS.append(twice.union(twice), path, fingerprint="twice", facts={})
+
+
+def test_a_document_is_scored_again_by_another_adapter(documents, scored):
+    assert choose(documents.withColumn("adapter", F.lit("mood")), scored)[1:] == (32, 32)
+    by_mood = scored.withColumn("adapter", F.lit("mood"))
+    assert choose(documents.withColumn("adapter", F.lit("mood")), by_mood)[1:] == (0, 32)
+    assert choose(documents, by_mood)[1:] == (32, 32)
 
 
 def test_an_earlier_table_is_refused_before_scoring(spark, tmp_path):

@@ -8,12 +8,19 @@ forward pass, a third of a step.
 from torch import nn
 from transformers import PreTrainedModel
 
+from pipelines.finetune.models.prefix import has_prefix
+
 
 def recompute_activations(module: nn.Module) -> None:
     """Let the backbone of `module` recompute its activations in training. Raises ValueError if its
     architecture can't.
     """
     backbone = next(each for each in module.modules() if isinstance(each, PreTrainedModel))
+    if has_prefix(module):
+        raise ValueError(
+            "finetune.activation_checkpointing drops the keys and values of a prefix; set it to false and "
+            "finetune.micro_batch lower"
+        )
     if not backbone.supports_gradient_checkpointing:
         raise ValueError(
             f"finetune.activation_checkpointing: model type {backbone.config.model_type} can't recompute its "

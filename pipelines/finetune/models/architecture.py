@@ -13,10 +13,13 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat, from_fields, read_template
 from pipelines.dataset.examples.table import load_builder
-from pipelines.finetune.models.adapter import ADAPTER_FOLDER, Adapter
+from pipelines.finetune.models.adapter import ADAPTER_FOLDER, MERGEABLE, Adapter
 from pipelines.finetune.preference import PreferenceLoss
 
 SPEC_FILE, WEIGHTS_FILE = "model_spec.json", "model.safetensors"
+BUNDLE_FILE, ADAPTERS = "bundle.json", "adapters"
+"""In a folder with several adapters and their base: what it holds, in place of SPEC_FILE, and the folder with
+a model folder for each adapter; see `bundle`."""
 
 
 Pooling = Literal["mean", "cls", "last"]
@@ -109,15 +112,16 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.adapter.kind is not None and not self.adapter.merge and self.base is None:
+            remedy = "set merge=true or " if self.adapter.kind in MERGEABLE else ""
             raise ValueError(
                 "finetune.model.adapter.merge=false needs finetune.model.base, because weights from scratch "
-                "can't be found again; set merge=true or name a base"
+                f"can't be found again; {remedy}name a base"
             )
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on. Without an adapter it is left out, so that earlier trainings keep their
         fingerprint."""
-        fields = asdict(self)
+        fields = asdict(self) | {"adapter": self.adapter.identity()}
         if self.adapter.kind is None:
             del fields["adapter"]
         return fields
@@ -162,6 +166,21 @@ def describe_spec(spec: ModelSpec) -> dict[str, Any]:
 def is_adapter_alone(folder: Path) -> bool:
     """Whether the weights of a model folder need those of a base."""
     return (Path(folder) / ADAPTER_FOLDER).is_dir() and not (Path(folder) / WEIGHTS_FILE).is_file()
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds several adapters with their base."""
+    return (Path(folder) / BUNDLE_FILE).is_file()
+
+
+def read_bundle(content: bytes) -> dict[str, dict[str, Any]]:
+    """Adapter -> what is known of it, from the content of a BUNDLE_FILE. Raises ValueError for names that
+    could lead out of the folder."""
+    adapters: dict[str, dict[str, Any]] = json.loads(content)["adapters"]
+    for name in adapters:
+        if not name.isidentifier():
+            raise ValueError(f"a bundle has an adapter {name!r}; its name must be letters, digits and _")
+    return adapters
 
 
 class Use(NamedTuple):

@@ -59,10 +59,11 @@ def build_model(
     and nothing is asked that only their values can say (memory/tensors.py).
     """
     task, adapter = build_task(spec), architecture.adapter
+    num_positions = spec.max_tokens + (adapter.prefix_tokens if adapter.kind == "prefix" else 0)
     torch.manual_seed(seed)
     if architecture.base is None:
         config = _make_config(architecture.config, vocab_size)
-        require_positions(config, spec.max_tokens)
+        require_positions(config, num_positions)
         backbone = _make_backbone(config, task.auto_class)
     else:
         base = _find_base(architecture.base)
@@ -70,7 +71,7 @@ def build_model(
             base.place, revision=base.commit or "main", trust_remote_code=False, **architecture.config
         )
         _require_vocabulary(config, vocab_size)
-        require_positions(config, spec.max_tokens)
+        require_positions(config, num_positions)
         if not shapes_only and (load_weights or reads_base(architecture, spec)):
             backbone = _load_backbone(base, config.model_type, task.auto_class, architecture)
         else:

@@ -9,6 +9,7 @@ Nothing in it is ever unpickled, and it holds no code but the template, which ru
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from pipelines.dataset.chat_format import TEMPLATE_FILE, ChatFormat
 from pipelines.dataset.chat_template import CONFIG_FILE
 from pipelines.dataset.tokenizer import from_json
 from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BASE_FILE, BaseWeights, read_base
+from pipelines.finetune.models.adapter_files import load_adapter, save_adapter
 from pipelines.finetune.models.architecture import (
     SPEC_FILE,
     WEIGHTS_FILE,
@@ -32,14 +34,7 @@ from pipelines.finetune.models.architecture import (
     read_spec,
 )
 from pipelines.finetune.models.build import build_from_config, build_on_base
-from pipelines.finetune.models.lora import (
-    find_attached,
-    find_backbone,
-    load_adapter,
-    merge_adapter,
-    read_state,
-    save_adapter,
-)
+from pipelines.finetune.models.lora import find_attached, find_backbone, merge_adapter, read_state
 from pipelines.finetune.tasks.conversations import ConversationReader
 from pipelines.finetune.tasks.table import build_task
 
@@ -63,7 +58,7 @@ def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: 
         merge_adapter(module)
     if attached is None or attached.merge:
         _save_weights(module, folder / WEIGHTS_FILE)
-    elif head := _read_head(module):
+    elif head := read_head(module):
         safetensors.torch.save_file(head, folder / HEAD_FILE)
     assert isinstance(module.config, PreTrainedConfig), "every module of this package has its backbone's"
     module.config.save_pretrained(folder)
@@ -74,7 +69,7 @@ def save_model(module: nn.Module, tokenizer_json: str, spec: ModelSpec, folder: 
     _write_json({**describe_spec(spec), "metric": build_task(spec).metric}, folder / SPEC_FILE)
 
 
-def _read_head(module: nn.Module) -> dict[str, Tensor]:
+def read_head(module: nn.Module) -> dict[str, Tensor]:
     """The weights outside of the backbone, by name."""
     prefix, _ = find_backbone(module)
     return {
@@ -164,7 +159,7 @@ def load_head(module: nn.Module, folder: Path) -> None:
     """Put the weights outside of the backbone into `module`, from their own file or from that of whole
     weights. Raises ValueError if they are others."""
     prefix, _ = find_backbone(module)
-    file, wanted = Path(folder) / HEAD_FILE, sorted(_read_head(module))
+    file, wanted = Path(folder) / HEAD_FILE, sorted(read_head(module))
     if not wanted:
         return
     with safe_open(file if file.is_file() else Path(folder) / WEIGHTS_FILE, framework="pt") as opened:
@@ -187,9 +182,11 @@ def read_base_of(folder: Path) -> BaseWeights:
     return base
 
 
-def load_on_base(folder: Path, spec: ModelSpec) -> nn.Module:
-    """The module of a folder with its adapter apart from the weights of its base. Errors as `load_model`."""
+def load_on_base(folder: Path, spec: ModelSpec, *, place: str | None = None) -> nn.Module:
+    """The module of a folder with its adapter apart from the weights of its base, which are read at `place`
+    if it is given. Errors as `load_model`."""
     base = read_base_of(folder)
+    base = base if place is None else replace(base, name=place, commit=None)
     try:
         module = build_on_base(base, spec)
     except NoStoreError as error:

@@ -1,32 +1,27 @@
-"""LoRA, rsLoRA and DoRA in a model: attached by PEFT, kept in PEFT's format, merged into the weights.
+"""Adapters in a model: attached, and merged into the weights. `adapter_files` keeps and loads them.
 
-The backbone keeps its class; PEFT replaces its linear layers by layers that hold the old one (`base_layer`)
-and the matrices of the adapter (`lora_*`). Everything outside of the backbone, such as the head of a
-classifier, is trained in full. Nothing is ever unpickled: safetensors and JSON only.
+The backbone keeps its class. For LoRA, rsLoRA, DoRA and AdaLoRA, PEFT replaces its linear layers by layers
+that hold the old one (`base_layer`) and the matrices of the adapter (`lora_*`); `bottleneck` and `prefix` say
+how the other kinds take part. Everything outside of the backbone, such as the head of a classifier, is
+trained in full.
 """
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from pipelines.finetune.models.adapter import Adapter, BaseWeights, read_base, write_base
+from pipelines.finetune.models import bottleneck, prefix
+from pipelines.finetune.models.adapter import Adapter, BaseWeights, RankSchedule
 from pipelines.finetune.models.freeze import freeze_unused
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-"""PEFT's names."""
-PREFIX = "base_model.model."
-"""Before the names of weights in PEFT's file."""
-OWN = "lora_"
-"""Starts the names of the modules that PEFT adds; those of transformers do not start so."""
+OWN = ("lora_", bottleneck.OWN, prefix.OWN)
+"""Start the names of the modules of adapters; those of transformers do not start so."""
 DEFAULT = "default"
 """PEFT's name of an adapter that is alone."""
 PURPOSES = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModel": "FEATURE_EXTRACTION"}
@@ -40,6 +35,8 @@ class Attached:
     base: BaseWeights
     merge: bool
     """Whether the model folder holds merged weights."""
+    schedule: RankSchedule | None = None
+    """Of adalora in training; None = other kinds, and in use."""
 
 
 def find_backbone(module: nn.Module) -> tuple[str, PreTrainedModel]:
@@ -58,37 +55,77 @@ def find_attached(module: nn.Module) -> Attached | None:
 
 
 def attach_adapter(module: nn.Module, adapter: Adapter, base: BaseWeights, auto_class: str) -> None:
-    """Freeze the backbone of `module` and give its linear layers an adapter, which changes no output yet.
+    """Freeze the backbone of `module` and give it an adapter. It changes no output yet, because the last of
+    its matrices is zero; but a prefix does. Random weights are drawn from torch's stream, layer after layer.
+    Layers that no loss reaches and those that are frozen already get none.
 
-    A is drawn from torch's random stream, layer after layer; B is zero. Layers that no loss reaches and those
-    that are frozen already get none.
-    Raises ValueError if a name of target_modules fits no layer.
+    Raises ValueError if a name of target_modules fits no layer, or if the architecture takes no prefix.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # seconds; most models have no adapter
-
     backbone = _backbone_of(module)
-    targets = _choose_targets(backbone, adapter)
-    config = LoraConfig(
-        task_type=PURPOSES.get(auto_class),
-        base_model_name_or_path=base.name,
-        revision=base.commit,
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        use_rslora=adapter.kind == "rslora",
-        use_dora=adapter.kind == "dora",
-        target_modules=targets,
-        fan_in_fan_out=all(isinstance(backbone.get_submodule(name), Conv1D) for name in targets),
-    )
-    inject_adapter_in_model(config, backbone, adapter_name=DEFAULT)
-    backbone.attached = Attached(base, adapter.merge)
-    unreached = [name for name in freeze_unused(module) if OWN in name]
+    names = {
+        "task_type": PURPOSES.get(auto_class),
+        "base_model_name_or_path": base.name,
+        "revision": base.commit,
+    }
+    if adapter.kind == "prefix":
+        config = prefix.describe_prefix(backbone, num_virtual_tokens=adapter.prefix_tokens, **names)
+        backbone.requires_grad_(False)
+        prefix.attach_prefix(backbone, config, name=DEFAULT)
+        prefix.require_effect(backbone, name=DEFAULT)
+        backbone.peft_config = {DEFAULT: config}
+    elif adapter.kind == "bottleneck":
+        targets = _choose_targets(backbone, adapter)
+        backbone.requires_grad_(False)
+        width, dropout = adapter.rank, adapter.dropout
+        bottleneck.attach_bottlenecks(backbone, targets, name=DEFAULT, width=width, dropout=dropout)
+    else:
+        _inject(backbone, adapter, names)
+    schedule = adapter.adalora if adapter.kind == "adalora" else None
+    backbone.attached = Attached(base, bool(adapter.merge), schedule)
+    unreached = [name for name in freeze_unused(module) if is_own(name)]
     if unreached:
+        parts = unreached[0].split(".")
+        layer = ".".join(parts[: next(i for i, part in enumerate(parts) if part.startswith(OWN))])
         raise ValueError(
-            f"the adapter of {unreached[0].partition(f'.{OWN}')[0]} has no effect, because the model reads "
-            "the weight of that layer and does not call it; name other layers in "
-            "finetune.model.adapter.target_modules"
+            f"the adapter of {layer} has no effect, because the model reads the weight of that layer and "
+            "does not call it; name other layers in finetune.model.adapter.target_modules"
         )
+
+
+def _inject(backbone: Any, adapter: Adapter, names: dict[str, Any]) -> None:
+    from peft import (  # seconds; most models have no adapter
+        AdaLoraConfig,
+        LoraConfig,
+        inject_adapter_in_model,
+    )
+
+    targets = _choose_targets(backbone, adapter)
+    common: dict[str, Any] = {
+        **names,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": adapter.dropout,
+        "target_modules": targets,
+        "fan_in_fan_out": all(isinstance(backbone.get_submodule(name), Conv1D) for name in targets),
+    }
+    if adapter.kind == "adalora":
+        schedule = adapter.adalora
+        config: Any = AdaLoraConfig(
+            init_r=adapter.initial_rank,
+            target_r=adapter.rank,
+            deltaT=schedule.every_steps,
+            orth_reg_weight=schedule.orthogonality,
+            total_step=1,  # until the number of steps is known; see plan_ranks
+            **common,
+        )
+    else:
+        common |= {"use_rslora": adapter.kind == "rslora", "use_dora": adapter.kind == "dora"}
+        config = LoraConfig(r=adapter.rank, **common)
+    inject_adapter_in_model(config, backbone, adapter_name=DEFAULT)
+
+
+def is_own(name: str) -> bool:
+    """Whether a weight of this name belongs to an adapter."""
+    return any(part.startswith(OWN) for part in name.split("."))
 
 
 def _backbone_of(module: nn.Module) -> Any:
@@ -108,6 +145,14 @@ def _choose_targets(backbone: PreTrainedModel, adapter: Adapter) -> list[str]:
         raise ValueError(
             f"model type {backbone.config.model_type} has no linear layer that could get an adapter; look at "
             "finetune.model.frozen, or set finetune.model.adapter.kind=null"
+        )
+    if adapter.target_modules == "all_linear" and adapter.kind == "bottleneck":
+        if outputs := bottleneck.find_outputs(layers):
+            return sorted(outputs)
+        raise ValueError(
+            f"which layers of model type {backbone.config.model_type} end an attention or a feed-forward is "
+            "not known; name them in finetune.model.adapter.target_modules, among those that end in "
+            f"{', '.join(sorted({name.rpartition('.')[2] for name in layers}))}"
         )
     if adapter.target_modules == "all_linear":
         return sorted(layers)
@@ -146,12 +191,8 @@ def list_frozen(module: nn.Module) -> set[str]:
     """Names of the weights of the base, which an adapter leaves as they are; empty without an adapter."""
     if find_attached(module) is None:
         return set()
-    prefix, _ = find_backbone(module)
-    return {
-        name
-        for name in module.state_dict()
-        if name.startswith(prefix) and not any(part.startswith(OWN) for part in name.split("."))
-    }
+    start, _ = find_backbone(module)
+    return {name for name in module.state_dict() if name.startswith(start) and not is_own(name)}
 
 
 def read_state(module: nn.Module) -> dict[str, Tensor]:
@@ -168,65 +209,6 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
     return sum(each.numel() for each in parameters if each.requires_grad), sum(
         each.numel() for each in parameters
     )
-
-
-def save_adapter(module: nn.Module, folder: Path) -> None:
-    """Write the adapter as PEFT reads it (PeftModel.from_pretrained), and which base it belongs to.
-
-    Equal adapters give equal files.
-    """
-    from peft import get_peft_model_state_dict
-
-    attached, backbone = find_attached(module), _backbone_of(module)
-    assert attached is not None, "only a model with an adapter is saved so"
-    folder.mkdir(parents=True, exist_ok=True)
-    fields = backbone.peft_config[DEFAULT].to_dict()
-    fields |= {"target_modules": sorted(fields["target_modules"]), "inference_mode": True}
-    text = json.dumps(fields, indent=2, sort_keys=True, default=sorted) + "\n"  # sets have no order
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-    weights = get_peft_model_state_dict(backbone, adapter_name=DEFAULT, save_embedding_layers=False)
-    tensors = {f"{PREFIX}{name}": tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    safetensors.torch.save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    write_base(attached.base, folder)
-
-
-def load_adapter(module: nn.Module, folder: Path, *, name: str = DEFAULT) -> None:
-    """Attach the adapter of a folder to `module`, whose backbone has the weights of the base, and may have
-    other adapters; the new one is active.
-
-    Raises ValueError if it is another base, another kind of adapter, or if weights are missing.
-    """
-    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-
-    base, backbone, attached = read_base(folder), _backbone_of(module), find_attached(module)
-    found = hash_weights(backbone) if attached is None else attached.base.sha256
-    base.require(found, f"the adapter in {folder}")
-    fields = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    if fields["peft_type"] != "LORA":
-        raise ValueError(f"the adapter in {folder} is of type {fields['peft_type']}; only LORA is read")
-    if attached is not None:
-        del backbone.peft_config  # PEFT would warn of it
-    inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), backbone, adapter_name=name)
-    # Read here: PEFT itself would unpickle a file of its older format.
-    tensors = safetensors.torch.load_file(folder / WEIGHTS_FILE)
-    named = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
-    report: Any = set_peft_model_state_dict(backbone, named, adapter_name=name)  # as load_state_dict's
-    lacking = {key for key in report.missing_keys if OWN in key and name in key.split(".")}
-    if lacking or report.unexpected_keys:
-        raise ValueError(
-            f"the adapter in {folder} does not fit its own configuration: missing {sorted(lacking)[:3]}, "
-            f"unexpected {report.unexpected_keys[:3]}; restore the files"
-        )
-    backbone.attached = Attached(base, merge=False)
-
-
-def activate_adapter(module: nn.Module, name: str) -> None:
-    """Let the adapter of this name be the one that changes the outputs of `module`."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for each in module.modules():
-        if isinstance(each, BaseTunerLayer):
-            each.set_adapter(name, inference_mode=True)
 
 
 def merge_adapter(module: nn.Module) -> None:

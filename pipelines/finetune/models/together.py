@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BaseWeights
+from pipelines.finetune.models.adapter_files import activate_adapter, load_adapter
 from pipelines.finetune.models.architecture import read_spec
 from pipelines.finetune.models.folder import (
     LoadedModel,
@@ -20,7 +21,7 @@ from pipelines.finetune.models.folder import (
     read_base_of,
     read_tokenizer_of,
 )
-from pipelines.finetune.models.lora import DEFAULT, activate_adapter, find_backbone, load_adapter
+from pipelines.finetune.models.lora import DEFAULT, find_backbone
 from pipelines.finetune.tasks.table import build_task
 
 
@@ -46,20 +47,20 @@ class SharingModule(nn.Module):
             return self.module(**inputs)
 
 
-def load_together(folders: Mapping[str, Path]) -> dict[str, LoadedModel]:
+def load_together(folders: Mapping[str, Path], *, place: str | None = None) -> dict[str, LoadedModel]:
     """The models of several folders by name, in evaluation mode on the CPU; outputs as of each alone, before
     a merge. Threads may use them at once, and wait for each other.
 
-    All weights of the base are in memory once: moving one model to a device moves all. Raises ValueError for
-    folders without an adapter, or with one of another base or with other keys of finetune.model.config.
-    """
+    All weights of the base are in memory once: moving one model to a device moves all. `place`: where the
+    base is, if not where the folders say. Raises ValueError for folders without an adapter, or with one of
+    another base or with other keys of finetune.model.config."""
     _require_one_base({name: read_base_of(folder) for name, folder in folders.items()})
     loaded: dict[str, LoadedModel] = {}
     active, lock, backbone = list[str](), threading.Lock(), None
     for number, (name, folder) in enumerate(folders.items()):
         spec, adapter = read_spec(folder), f"adapter{number}" if number else DEFAULT
         if backbone is None:
-            module = load_on_base(Path(folder), spec)
+            module = load_on_base(Path(folder), spec, place=place)
             _, backbone = find_backbone(module)
         else:
             module = build_task(spec).build_module(backbone)

@@ -5,7 +5,6 @@ A loss is divided by the targets of the global batch before backward, so the sum
 the gradient of the global mean loss, and no average is needed.
 """
 
-import math
 from collections.abc import Iterable
 from functools import partial
 
@@ -22,6 +21,7 @@ from pipelines.finetune.parallel import group, replica
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.collectives.interface import Collectives, broadcast_tensors
 from pipelines.finetune.parallel.strategy import BuildModel, PartWriter
+from pipelines.finetune.rank_budget import RankBudget
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
 
@@ -36,6 +36,7 @@ class DataParallel:
         self._model: nn.Module
         self._optimizer: Optimizer
         self._average: WeightAverage
+        self._budget: RankBudget
         self._gradients: GradientBuckets
         self._num_micro_batches: int
 
@@ -51,7 +52,7 @@ class DataParallel:
         self._model = replica.prepare_model(self, build_model, checkpoints)
         self._optimizer = build_optimizer(list_trainable(self._model), optimization)
         pieces = replica.whole_pieces(self._model)
-        self._average = WeightAverage(pieces, optimization)
+        self._average, self._budget = WeightAverage(pieces, optimization), RankBudget(self._model)
         state = replica.restore(
             self,
             build_model,
@@ -59,12 +60,14 @@ class DataParallel:
             self._optimizer,
             pieces if self.rank == 0 else {},
             self._average,
+            self._budget,
             checkpoints=checkpoints,
         )
         group.broadcast_weights(self._collectives, self._model)
         self._broadcast_optimizer(list(pieces.values()))
-        broadcast_tensors(self._collectives, self._average.tensors())
+        broadcast_tensors(self._collectives, [*self._average.tensors(), *self._budget.tensors()])
         self._average.begin(state)
+        self._budget.begin(state)
         self._gradients = GradientBuckets(
             self._model, lambda bucket, name: self._collectives.sum(bucket.flat, name=name), with_flags=True
         )
@@ -101,11 +104,9 @@ class DataParallel:
             for slot, num_ranks in zip(bucket.slots, bucket.flags.tolist(), strict=True):
                 if not num_ranks:  # as in one process: no gradient anywhere, no update and no decay
                     slot.parameter.grad = None
-        norm = replica.clip_gradients(self._optimizer, max_norm, loss_scale)
-        if math.isfinite(norm):
-            self._optimizer.step()
-            self._average.update()
-        return norm
+        return replica.update_weights(
+            self._optimizer, self._average, self._budget, max_norm=max_norm, loss_scale=loss_scale
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         self._average.show(mean=True)
@@ -117,6 +118,7 @@ class DataParallel:
     def replicated(self) -> Iterable[tuple[str, Tensor]]:
         yield from replica.list_replicated(self._model, self._optimizer)
         yield from self._average.tensors()
+        yield from self._budget.tensors()
 
     def agree(self, value: float = 0.0) -> float:
         return group.agree_on(self._collectives, value)
@@ -126,7 +128,7 @@ class DataParallel:
         part = None
         if self.rank == 0:
             states = replica.optimizer_states(self._optimizer, replica.whole_pieces(self._model))
-            part = whole_part(self._model, self._average.add_to(states))
+            part = whole_part(self._model, self._budget.add_to(self._average.add_to(states)))
         checkpoints.write(part, state)
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:

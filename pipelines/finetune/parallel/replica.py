@@ -5,6 +5,7 @@ Plain functions; each strategy calls those it needs.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -32,6 +33,7 @@ from pipelines.finetune.optimizer import new_state
 from pipelines.finetune.parallel.buckets import GradientBuckets
 from pipelines.finetune.parallel.strategy import BuildModel, Strategy
 from pipelines.finetune.parallel.whole_batch import Gather, accumulate_compared
+from pipelines.finetune.rank_budget import RankBudget
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
 
@@ -93,13 +95,26 @@ def accumulate_and_send(
     return share
 
 
-def clip_gradients(optimizer: Optimizer, max_norm: float, loss_scale: float) -> float:
-    """Divide all gradients by `loss_scale` and clip them to `max_norm`; their L2 norm before clipping."""
+def update_weights(
+    optimizer: Optimizer, average: WeightAverage, budget: RankBudget, *, max_norm: float, loss_scale: float
+) -> float:
+    """The step of a rank that holds all gradients: divide them by `loss_scale`, clip them to `max_norm`,
+    update the weights and what follows them; the L2 norm before clipping. If it is not finite, no weight
+    changes.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for each in parameters if loss_scale != 1.0 else ():
         if each.grad is not None:
             each.grad.div_(loss_scale)
-    return float(nn.utils.clip_grad_norm_(parameters, max_norm))
+    budget.add_penalty()
+    norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
+    is_finite = math.isfinite(norm)
+    if is_finite:
+        optimizer.step()
+    budget.update(is_finite=is_finite)
+    if is_finite:
+        average.update()
+    return norm
 
 
 def run_forward(model: nn.Module, batch: Batch) -> Tensor:
@@ -146,14 +161,14 @@ def restore(
     model: nn.Module,
     optimizer: Optimizer,
     owned: dict[Piece, nn.Parameter],
-    average: WeightAverage,
-    *,
+    *beside: WeightAverage | RankBudget,
     checkpoints: Folder,
 ) -> TrainState:
     """Load the newest checkpoint that all ranks can read: rank 0 the weights, every rank the pieces it owns.
 
     Where training stands; step 0 if there is no checkpoint. If one rank meets a damaged file, all use the
-    checkpoint before, which overwrites what was read so far.
+    checkpoint before, which overwrites what was read so far. `beside`: what keeps values of its own beside
+    the state of the optimizer.
     """
     candidates = complete_steps(checkpoints) if strategy.rank == 0 else []
     had_candidates = bool(candidates)
@@ -161,7 +176,7 @@ def restore(
         step = int(strategy.agree(candidates.pop(0) if candidates else -1))
         if step < 0:
             break
-        state = _read(strategy, model, optimizer, owned, average, checkpoints, step)
+        state = _read(strategy, model, optimizer, owned, beside, checkpoints, step)
         failed = float(strategy.sum(torch.tensor([float(state is None)]), name="checkpoint"))
         if state is not None and not failed:
             return _forget_missing_best(strategy, checkpoints, state)
@@ -188,7 +203,7 @@ def _read(
     model: nn.Module,
     optimizer: Optimizer,
     owned: dict[Piece, nn.Parameter],
-    average: WeightAverage,
+    beside: Iterable[WeightAverage | RankBudget],
     checkpoints: Folder,
     step: int,
 ) -> TrainState | None:
@@ -198,7 +213,7 @@ def _read(
         require_base(model, record, f"{checkpoints.path}/{folder_name(step)}")
         if strategy.rank == 0:
             load_weights(checkpoints, record, model)
-        read_states(checkpoints, record, optimizer, owned, average)
+        read_states(checkpoints, record, optimizer, owned, *beside)
         return record.state
     except DamagedCheckpointError as error:
         logger.warning("using the checkpoint before %s: %s", folder_name(step), error)
@@ -221,15 +236,22 @@ def read_states(
     record: Record,
     optimizer: Optimizer,
     owned: dict[Piece, nn.Parameter],
-    average: WeightAverage,
+    *beside: WeightAverage | RankBudget,
 ) -> None:
-    """Put the state of owned pieces into the optimizer and the mean, in place of all state that there is."""
+    """Put the state of owned pieces into the optimizer and what is `beside` it, in place of all state that
+    there is.
+    """
     optimizer.state.clear()
 
     def make(piece: Piece) -> PieceState:
-        return {**new_state(optimizer, owned[piece]), **average.hold_for(piece)}
+        state = new_state(optimizer, owned[piece])
+        for each in beside:
+            state |= each.hold_for(piece)
+        return state
 
-    states = average.take_from(read_pieces(checkpoints, record, owned, make=make))
+    states = read_pieces(checkpoints, record, owned, make=make)
+    for each in beside:
+        states = each.take_from(states)
     for piece, tensor in owned.items():
         if states[piece]:
             optimizer.state[tensor] = states[piece]

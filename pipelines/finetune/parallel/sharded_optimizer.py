@@ -25,6 +25,7 @@ from pipelines.finetune.parallel import group, replica
 from pipelines.finetune.parallel.buckets import Bucket, GradientBuckets
 from pipelines.finetune.parallel.collectives.interface import Collectives
 from pipelines.finetune.parallel.strategy import BuildModel, PartWriter
+from pipelines.finetune.rank_budget import require_no_budget
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
 
@@ -66,6 +67,7 @@ class ShardedOptimizer:
         optimization.require_shardable()
         self._num_micro_batches = num_micro_batches
         self._model = replica.prepare_model(self, build_model, checkpoints)
+        require_no_budget(self._model)
         self._gradients = GradientBuckets(
             self._model,
             lambda bucket, name: self._collectives.reduce_scatter(bucket.flat, name=name),

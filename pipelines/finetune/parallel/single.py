@@ -1,6 +1,5 @@
 """One process: the reference that every other strategy must equal."""
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -16,6 +15,7 @@ from pipelines.finetune.optimizer import build_optimizer, list_trainable, set_le
 from pipelines.finetune.parallel import replica
 from pipelines.finetune.parallel.strategy import BuildModel, PartWriter
 from pipelines.finetune.parallel.whole_batch import keep_rows
+from pipelines.finetune.rank_budget import RankBudget
 from pipelines.finetune.tasks.task import Batch, Task
 from pipelines.storage import Folder
 
@@ -29,6 +29,7 @@ class SingleProcess:
         self._model: nn.Module
         self._optimizer: Optimizer
         self._average: WeightAverage
+        self._budget: RankBudget
 
     def build(
         self,
@@ -41,11 +42,19 @@ class SingleProcess:
         self._model = replica.prepare_model(self, build_model, checkpoints)
         self._optimizer = build_optimizer(list_trainable(self._model), optimization)
         pieces = replica.whole_pieces(self._model)
-        self._average = WeightAverage(pieces, optimization)
+        self._average, self._budget = WeightAverage(pieces, optimization), RankBudget(self._model)
         state = replica.restore(
-            self, build_model, self._model, self._optimizer, pieces, self._average, checkpoints=checkpoints
+            self,
+            build_model,
+            self._model,
+            self._optimizer,
+            pieces,
+            self._average,
+            self._budget,
+            checkpoints=checkpoints,
         )
         self._average.begin(state)
+        self._budget.begin(state)
         return state
 
     def forward_backward(self, batches: Iterable[Batch], task: Task, *, num_targets: float) -> Tensor:
@@ -55,11 +64,9 @@ class SingleProcess:
 
     def step(self, *, max_norm: float, learning_rate: float, loss_scale: float = 1.0) -> float:
         set_learning_rate(self._optimizer, learning_rate)
-        norm = replica.clip_gradients(self._optimizer, max_norm, loss_scale)
-        if math.isfinite(norm):
-            self._optimizer.step()
-            self._average.update()
-        return norm
+        return replica.update_weights(
+            self._optimizer, self._average, self._budget, max_norm=max_norm, loss_scale=loss_scale
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         self._average.show(mean=True)
@@ -77,7 +84,8 @@ class SingleProcess:
     def save(self, checkpoints: PartWriter, state: TrainState) -> None:
         self._average.show(mean=True)
         states = replica.optimizer_states(self._optimizer, replica.whole_pieces(self._model))
-        checkpoints.write(whole_part(self._model, self._average.add_to(states)), state)
+        states = self._budget.add_to(self._average.add_to(states))
+        checkpoints.write(whole_part(self._model, states), state)
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:
         self._average.show(mean=True)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SOURCE_TYPE = "delta_table"
 """MLflow's DeltaDatasetSource reads such a record and loads the table at the pinned version."""
 CONTEXT_TAG, PIN_TAG = "mlflow.data.context", "distributary.pin."
+MEMBER_TAG, BUNDLE_TAG = "distributary.adapter.", "distributary.bundle."
+"""Tags of the run of a bundle, with the name of an adapter behind, and of the run of an adapter, with
+NAME.VERSION of a bundle behind."""
 MAX_PATH_CHARS = 500
 
 
@@ -50,19 +53,27 @@ def record_input(pin: "Pin", context: str) -> DatasetInput:
 
 
 def read_lineage(run_id: str) -> dict[str, Any]:
-    """The run, the rows that it read, and the model versions that contain its model; plain types."""
+    """The run, the rows that it read, and the model versions that contain its model; plain types. Of the run
+    of a bundle also the versions and runs of its adapters, and of their runs the bundles."""
     client = MlflowClient()
     run = client.get_run(run_id)
     datasets = run.inputs.dataset_inputs if run.inputs else []
     versions = [
         (found.name, int(found.version)) for found in client.search_model_versions(f"run_id = '{run_id}'")
     ]
-    return {
+    lineage: dict[str, Any] = {
         "run_id": run_id,
         "fingerprint": run.data.tags.get("distributary.fingerprint"),
         "inputs": [_read_pin(entry) for entry in datasets if _has_pin(entry)],
         "model_versions": [{"name": name, "version": version} for name, version in sorted(versions)],
     }
+    tags = sorted(run.data.tags.items())
+    if members := {key.removeprefix(MEMBER_TAG): value for key, value in tags if key.startswith(MEMBER_TAG)}:
+        lineage["adapters"] = {name: json.loads(value) for name, value in members.items()}
+    if bundles := [key.removeprefix(BUNDLE_TAG) for key, _ in tags if key.startswith(BUNDLE_TAG)]:
+        named = [name.rpartition(".") for name in bundles]
+        lineage["bundles"] = [{"name": name, "version": int(version)} for name, _, version in named]
+    return lineage
 
 
 def list_inputs() -> Iterator[dict[str, Any]]:

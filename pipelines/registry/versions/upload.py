@@ -24,7 +24,13 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Object, Property
 
 from pipelines import process
-from pipelines.finetune.models.architecture import is_adapter_alone, read_spec
+from pipelines.finetune.models.architecture import (
+    BUNDLE_FILE,
+    is_adapter_alone,
+    is_bundle,
+    read_bundle,
+    read_spec,
+)
 from pipelines.registry.store import hide_mlflow_warnings
 
 with hide_mlflow_warnings():
@@ -46,6 +52,10 @@ CHAT_SIGNATURE = ModelSignature(
     outputs=OUTPUTS,
 )
 """Every row has messages, or a text of the user."""
+BUNDLE_SIGNATURE = ModelSignature(
+    inputs=Schema([*CHAT_SIGNATURE.inputs, ColSpec(DataType.string, "adapter")]), outputs=OUTPUTS
+)
+"""Every row names the adapter that predicts it too."""
 VECTOR_SIGNATURE = ModelSignature(
     inputs=SIGNATURE.inputs, outputs=Schema([*OUTPUTS.inputs, ColSpec(Array(DataType.double), "embedding")])
 )
@@ -89,9 +99,7 @@ def upload_model(
         raise ValueError(
             f"{code} is not inside the pipelines package, so its imports cannot be uploaded with the model"
         )
-    spec = read_spec(model_folder)
-    reads_messages = spec.chat is not None
-    signature = CHAT_SIGNATURE if reads_messages else VECTOR_SIGNATURE if spec.retrieval else SIGNATURE
+    signature, example = _describe_inputs(model_folder, input_example)
     client = MlflowClient()
     # Created here, because MLflow would use the experiment of the active run, or else "Default", whose files
     # go to ./mlruns.
@@ -114,8 +122,8 @@ def upload_model(
             python_model=str(code),
             code_paths=[str(package)],
             artifacts={"model": str(Path(model_folder).resolve())},
-            signature=LABELS_SIGNATURE if spec.label_threshold is not None else signature,
-            input_example=pd.DataFrame({"messages" if reads_messages else "text": list(input_example)}),
+            signature=signature,
+            input_example=example,
             pip_requirements=[
                 f"{name}=={importlib.metadata.version(name)}" for name in _list_requirements(model_folder)
             ],
@@ -123,9 +131,21 @@ def upload_model(
     return str(created.model_id)
 
 
+def _describe_inputs(model_folder: Path, input_example: Sequence[Any]) -> tuple[ModelSignature, pd.DataFrame]:
+    if is_bundle(model_folder):
+        names = list(read_bundle((model_folder / BUNDLE_FILE).read_bytes()))
+        return BUNDLE_SIGNATURE, pd.DataFrame({"text": [*input_example][:1] * len(names), "adapter": names})
+    spec = read_spec(model_folder)
+    reads_messages = spec.chat is not None
+    signature = CHAT_SIGNATURE if reads_messages else VECTOR_SIGNATURE if spec.retrieval else SIGNATURE
+    signature = LABELS_SIGNATURE if spec.label_threshold is not None else signature
+    return signature, pd.DataFrame({"messages" if reads_messages else "text": list(input_example)})
+
+
 def _list_requirements(model_folder: Path) -> list[str]:
-    """Names of packages; an adapter without the weights of its base needs PEFT too."""
-    return sorted((*REQUIREMENTS, *(("peft",) if is_adapter_alone(model_folder) else ())))
+    """Names of packages; adapters apart from the weights of their base need PEFT too."""
+    needs_peft = is_adapter_alone(model_folder) or is_bundle(model_folder)
+    return sorted((*REQUIREMENTS, *(("peft",) if needs_peft else ())))
 
 
 class _PlainFlavor:
