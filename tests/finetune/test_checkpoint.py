@@ -17,6 +17,7 @@ from pipelines.finetune.optimizer import build_optimizer, list_trainable
 from pipelines.finetune.parallel.replica import (
     _forget_missing_best,
     optimizer_states,
+    prepare_model,
     read_states,
     whole_pieces,
 )
@@ -180,3 +181,17 @@ def test_a_best_checkpoint_that_is_gone_is_forgotten(tmp_path):
     (tmp_path / "step-00000005").mkdir()
     (tmp_path / "step-00000005" / "complete.json").write_text("{}")
     assert _forget_missing_best(alone, Folder(str(tmp_path)), state) == state
+
+
+def test_buffers_that_are_views_are_read_too(folder):
+    def build(load_weights):
+        model = nn.Linear(2, 2)
+        model.register_buffer("positions", torch.full((1, 1), float(load_weights)).expand(3, 4))
+        return model
+
+    alone = SingleProcess(torch.device("cpu"))
+    write_part(folder, whole_part(prepare_model(alone, build, folder), {}), TrainState(step=1))
+    other = prepare_model(alone, build, folder)  # a checkpoint is there: without weights
+    assert other.positions.sum() == 0
+    load(folder, 1, other)
+    assert other.positions.tolist() == [[1.0] * 4] * 3

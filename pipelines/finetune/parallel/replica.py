@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -130,9 +131,9 @@ def prepare_model(strategy: Strategy, build_model: BuildModel, checkpoints: Fold
     """
     continues = strategy.agree(float(bool(complete_steps(checkpoints))) if strategy.rank == 0 else 0.0)
     model = build_model(strategy.rank == 0 and not continues)
-    for parameter in model.parameters():
-        if not parameter.is_contiguous():  # buckets and pieces are views of the flat parameter
-            parameter.data = parameter.data.contiguous()
+    for tensor in chain(model.parameters(), model.buffers()):
+        if not tensor.is_contiguous():  # buckets, pieces and what a checkpoint fills are flat views
+            tensor.data = tensor.data.contiguous()
     _require_same_base(strategy, model)
     return model.to(strategy.device)
 
