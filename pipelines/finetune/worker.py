@@ -45,6 +45,7 @@ from pipelines.finetune.realised_mix import RealisedMix
 from pipelines.finetune.reference import digest_reference, require_reference
 from pipelines.finetune.results import read_result
 from pipelines.finetune.splits import open_splits
+from pipelines.finetune.start_notes import note_start, warn_of_idle_gpu
 from pipelines.finetune.starting_model import build_starting_model
 from pipelines.finetune.tasks.distillation import choose_task
 from pipelines.finetune.tasks.task import Task
@@ -58,10 +59,6 @@ OPENED = "opened"
 """Folder in which the ranks of each launch wait for each other."""
 NUM_SAMPLES = 4
 """Held-out sequences from whose beginnings a language model writes its sample text."""
-IDLE_GPU = (
-    "training runs on the CPU beside an idle GPU; on a cluster set finetune.gpus_per_rank=1 and submit with "
-    "--conf spark.executor.resource.gpu.amount=1; several ranks need a backend with NCCL: distributary doctor"
-)
 
 
 def train_rank(training: Training, world: World) -> dict[str, Any]:
@@ -110,8 +107,7 @@ class _Rank:
         launch = require_shared_folder(self._run, strategy)
         self._open_data(launch)
         self._note("building the model")
-        if strategy.device.type == "cpu" and torch.cuda.is_available() and strategy.rank == 0:
-            self._events.write("warning", step=0, text=IDLE_GPU)
+        warn_of_idle_gpu(self._events, strategy)
         self._state = strategy.build(
             self._build_model,
             training.optimization,
@@ -121,12 +117,13 @@ class _Rank:
         self._scale = find_loss_scale(training.precision, self._state)
         source = "model" if training.teacher is None else "teacher"
         require_reference(self._reference, self._run, strategy, source=f"finetune.{source}.base")
-        if self._state.step and strategy.rank == 0:
-            text = f"continues from the checkpoint of step {self._state.step}"
-            self._events.write("note", step=self._state.step, text=text)
-        if self._num_trained < self._num_parameters and strategy.rank == 0:
-            text = f"{self._num_trained:,} of {self._num_parameters:,} parameters are trained"
-            self._events.write("note", step=self._state.step, text=text)
+        note_start(
+            self._events,
+            strategy,
+            step=self._state.step,
+            num_trained=self._num_trained,
+            num_parameters=self._num_parameters,
+        )
         before = self._evaluate_before()
         if self._sources is not None and strategy.rank == 0:
             step = self._state.step
