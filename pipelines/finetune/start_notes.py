@@ -18,7 +18,7 @@ def warn_of_idle_gpu(events: EventWriter, strategy: Strategy) -> None:
 
 
 def note_start(
-    events: EventWriter, strategy: Strategy, *, step: int, num_trained: int, num_parameters: int
+    events: EventWriter, strategy: Strategy, step: int, num_trained: int, num_parameters: int
 ) -> None:
     """Where it continues from, and how much of the model is trained if that is not all."""
     if strategy.rank > 0:

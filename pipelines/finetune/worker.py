@@ -85,6 +85,7 @@ class _Rank:
         self._train: SequenceReader
         self._validation: SequenceReader
         self._final: SequenceReader
+        self._sources: Sources | None
         self._order: Order
         self._total_steps: int
         self._mix: RealisedMix | None = None
@@ -117,13 +118,7 @@ class _Rank:
         self._scale = find_loss_scale(training.precision, self._state)
         source = "model" if training.teacher is None else "teacher"
         require_reference(self._reference, self._run, strategy, source=f"finetune.{source}.base")
-        note_start(
-            self._events,
-            strategy,
-            step=self._state.step,
-            num_trained=self._num_trained,
-            num_parameters=self._num_parameters,
-        )
+        note_start(self._events, strategy, self._state.step, self._num_trained, self._num_parameters)
         before = self._evaluate_before()
         if self._sources is not None and strategy.rank == 0:
             step = self._state.step
@@ -180,7 +175,9 @@ class _Rank:
             world_size=strategy.world_size,
             note=self._note,
         )
-        self._sources, difficulty = self._find_sources(), None
+        names, codes = self._train.source_names, self._train.source_codes
+        self._sources = None if training.mixture is None else Sources(training.mixture, names, codes)
+        difficulty = None
         if training.curriculum is not None and training.curriculum.column is not None:
             difficulty = Difficulty(training.curriculum, self._train.read_values(training.curriculum.column))
         self._order = build_order(
@@ -197,10 +194,6 @@ class _Rank:
             return None
         rows = RecordedRows(self._train, self._numbers, self._order, self._plan)
         return LossRecorder(losses, self._task, self._strategy, rows, launch=launch, first_step=step)
-
-    def _find_sources(self) -> Sources | None:
-        plan, reader = self._training.mixture, self._train
-        return None if plan is None else Sources(plan, reader.source_names, reader.source_codes)
 
     def _evaluate_before(self) -> dict[str, float]:
         """Metrics of the model at step 0 on the final split; measured once per training."""
