@@ -109,7 +109,8 @@ def _choose_teacher(settings: Any, task: str) -> Teacher | None:
 
 
 def _require_prefix_fits(settings: Any, facts: Mapping[str, Any]) -> None:
-    """Raise ValueError if a prefix would be lost. Packed sequences of which none holds two documents pass."""
+    """Raise ValueError if a prefix would be lost. With earlier sequences, which lack these counts, a rank
+    finds it at its first packed batch."""
     from pipelines.dataset.examples.table import load_builder
 
     name = "finetune.model.adapter.kind prefix"
@@ -122,7 +123,7 @@ def _require_prefix_fits(settings: Any, facts: Mapping[str, Any]) -> None:
         )
     can_be_packed = len(load_builder(facts["task"]).packing_methods) > 1
     counts = facts["splits"].values() if can_be_packed else ()
-    if any(each.get("units", 0) > each["sequences"] for each in counts):
+    if any(each.get("units", 0) + each.get("continued", 0) > each["sequences"] for each in counts):
         raise ValueError(
             f"{name} takes one document per sequence, but these hold several; run the dataset stage with "
             "dataset.packing.method=one_per_document, or take another kind"

@@ -113,11 +113,14 @@ class Done:
 
 
 def test_a_prefix_that_would_be_lost_is_refused_in_the_plan():
-    def require(kind="prefix", *, recompute=False, task="language_modelling", units=7):
+    def require(kind="prefix", *, recompute=False, task="language_modelling", units=7, continued=0):
         settings = SimpleNamespace(
             model=Architecture(base="b", adapter=Adapter(kind=kind)), activation_checkpointing=recompute
         )
-        counts = {"train": {"sequences": 7, "units": units}, "test": {"sequences": 2, "units": 2}}
+        counts = {
+            "train": {"sequences": 7, "units": units, "continued": continued},
+            "test": {"sequences": 2, "units": 2},
+        }
         _require_prefix_fits(settings, {"task": task, "splits": counts})
 
     require()
@@ -127,3 +130,6 @@ def test_a_prefix_that_would_be_lost_is_refused_in_the_plan():
         require(recompute=True)
     with pytest.raises(ValueError, match=r"these hold several; run the dataset stage with dataset.packing"):
         require(units=8)
+    with pytest.raises(ValueError, match=r"these hold several"):
+        require(units=6, continued=2)
+    require(units=6, continued=1)
