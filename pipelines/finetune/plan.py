@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pipelines.pin import Pin
 
 _Value = TypeVar("_Value")
-ONE_PER_DOCUMENT = "one_per_document"
 
 
 def make_training(settings: Any, sequences: "Pin") -> Training:
@@ -126,9 +125,11 @@ def _choose_teacher(settings: Any, task: str) -> Teacher | None:
 
 
 def _require_prefix_fits(settings: Any, facts: Mapping[str, Any]) -> None:
-    """Raise ValueError if a prefix would be lost. Facts of earlier sequences may not say how they were
-    packed: then a rank finds it at its first batch."""
-    name, packing = "finetune.model.adapter.kind prefix", facts.get("settings", {}).get("packing", {})
+    """Raise ValueError if a prefix would be lost. With earlier sequences, which lack these counts, a rank
+    finds it at its first packed batch."""
+    from pipelines.dataset.examples.table import load_builder
+
+    name = "finetune.model.adapter.kind prefix"
     if settings.model.adapter.kind != "prefix":
         return
     if settings.activation_checkpointing:
@@ -136,10 +137,12 @@ def _require_prefix_fits(settings: Any, facts: Mapping[str, Any]) -> None:
             f"{name} does not work with finetune.activation_checkpointing: transformers drops keys and "
             "values from before the text while it recomputes; set it to false and finetune.micro_batch lower"
         )
-    if packing.get("method", ONE_PER_DOCUMENT) != ONE_PER_DOCUMENT:
+    can_be_packed = len(load_builder(facts["task"]).packing_methods) > 1
+    counts = facts["splits"].values() if can_be_packed else ()
+    if any(each.get("units", 0) + each.get("continued", 0) > each["sequences"] for each in counts):
         raise ValueError(
-            f"{name} takes one document per sequence, but these were packed by {packing['method']}; run the "
-            f"dataset stage with dataset.packing.method={ONE_PER_DOCUMENT}, or take another kind"
+            f"{name} takes one document per sequence, but these hold several; run the dataset stage with "
+            "dataset.packing.method=one_per_document, or take another kind"
         )
 
 

@@ -113,16 +113,23 @@ class Done:
 
 
 def test_a_prefix_that_would_be_lost_is_refused_in_the_plan():
-    def require(kind="prefix", recompute=False, **packing):
+    def require(kind="prefix", *, recompute=False, task="language_modelling", units=7, continued=0):
         settings = SimpleNamespace(
             model=Architecture(base="b", adapter=Adapter(kind=kind)), activation_checkpointing=recompute
         )
-        _require_prefix_fits(settings, {"settings": {"packing": packing}} if packing else {})
+        counts = {
+            "train": {"sequences": 7, "units": units, "continued": continued},
+            "test": {"sequences": 2, "units": 2},
+        }
+        _require_prefix_fits(settings, {"task": task, "splits": counts})
 
     require()
-    require(method="one_per_document")
-    require(kind="lora", recompute=True, method="best_fit")
+    require(task="preference", units=14)  # a chosen and a rejected response
+    require("lora", recompute=True, units=8)
     with pytest.raises(ValueError, match=r"transformers drops keys and values .*set it to false"):
         require(recompute=True)
-    with pytest.raises(ValueError, match=r"packed by best_fit; run the dataset stage with dataset.packing"):
-        require(method="best_fit")
+    with pytest.raises(ValueError, match=r"these hold several; run the dataset stage with dataset.packing"):
+        require(units=8)
+    with pytest.raises(ValueError, match=r"these hold several"):
+        require(units=6, continued=2)
+    require(units=6, continued=1)
