@@ -27,7 +27,7 @@ def training(root):  # noqa: F811
 
 
 def test_a_run_has_a_picture_a_table_and_metrics(training, experiment):
-    Folder(training.folder).write("timeline/1.json.gz", b"packed")
+    Folder(training.folder).write("timeline/1.zip", b"packed")
     with Tracker(experiment, "abc") as tracker:
         Watcher(training.folder, Listeners(tracker.log, str, str)).drain()
         log_step_times(tracker, training)
@@ -39,7 +39,7 @@ def test_a_run_has_a_picture_a_table_and_metrics(training, experiment):
     assert [row["last_step"] for row in rows] == ["2", "4", "6", "6"]
     assert {row["host"] for row in rows} == {"127.0.0.1"}
     assert sum(float(row["checkpoint_seconds"]) for row in rows) > 0
-    assert [each.path for each in client.list_artifacts(tracker.run_id, "timeline")] == ["timeline/1.json.gz"]
+    assert [each.path for each in client.list_artifacts(tracker.run_id, "timeline")] == ["timeline/1.zip"]
     found = client.get_run(tracker.run_id).data.metrics
     assert {f"time/{part}" for part in PARTS} < {*found}
     assert found["train/communication_share"] == 0

@@ -4,11 +4,10 @@ Horovod writes it on rank 0, on a local disk; when the ranks leave, it goes comp
 run folder, one file for each launch. A rank that is killed leaves none.
 """
 
-import gzip
 import mmap
-import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,12 +61,12 @@ def _wait_until_written(file: Path) -> None:
 def _keep(file: Path, folder: Folder) -> None:
     if not file.exists() or not file.stat().st_size:
         return
-    packed = file.with_suffix(".json.gz")
-    with file.open("rb") as source, gzip.open(packed, "wb", compresslevel=6) as target:
-        shutil.copyfileobj(source, target)
+    packed = file.with_suffix(".zip")  # not .gz: Arrow unpacks and packs files of that name by itself
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(file, file.name)
     with (
         packed.open("rb") as source,
         mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as content,
         memoryview(content) as view,
     ):
-        folder.write(f"{time.time_ns():020d}.json.gz", view)
+        folder.write(f"{time.time_ns():020d}.zip", view)
