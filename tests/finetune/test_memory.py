@@ -237,7 +237,7 @@ def test_the_copy_of_a_checkpoint_is_held_beside_a_step(root):
     found, waiting = estimate(training, rows), estimate(without, rows)
     # Weights and two moments, all in float32, and the number of steps of each parameter.
     assert found.checkpoint == pytest.approx(found.weights + found.optimizer, rel=0.01)
-    assert found.checkpoint == pytest.approx(3 * found.weights, rel=0.01)
+    assert found.checkpoint == pytest.approx(3 * found.weights, rel=0.02)  # buffers have no moments
     assert found.resident >= waiting.resident + 0.9 * found.checkpoint
     assert waiting.checkpoint == 0
     two = replace(training, execution=replace(training.execution, strategy="sharded_optimizer"))
