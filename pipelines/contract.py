@@ -80,7 +80,8 @@ def find_lacking(present: Sequence[str], definition: Definition) -> list[str]:
 def complete_columns(rows: DataFrame, definition: Definition) -> DataFrame:
     """Rows of a table, with null in the columns that it may lack."""
     lacking = find_lacking(rows.columns, definition)
-    return rows.withColumns({name: F.lit(None).cast(definition.schema[name].dataType) for name in lacking})
+    nulls = {name: F.lit(None).cast(definition.schema[name].dataType) for name in lacking}
+    return rows.withColumns(nulls) if nulls else rows  # Spark Connect refuses no columns
 
 
 def select_columns(rows: DataFrame, definition: Definition) -> DataFrame:
