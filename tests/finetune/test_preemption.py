@@ -31,9 +31,7 @@ def train_all(world, training):
 
 @pytest.mark.slow
 @pytest.mark.horovod
-@pytest.mark.parametrize(
-    ("num_ranks", "strategy"), [(1, "single"), (2, "data_parallel"), (2, "sharded_optimizer")]
-)
+@pytest.mark.parametrize(("num_ranks", "strategy"), [(1, "single"), (2, "sharded_optimizer")])
 def test_a_training_that_makes_room_again_and_again_ends_with_the_same_weights(root, num_ranks, strategy):
     asked, whole = (
         make_training(root, folder=str(root / name), strategy=strategy, num_epochs=1.0, ema_decay=0.9)
@@ -42,7 +40,7 @@ def test_a_training_that_makes_room_again_and_again_ends_with_the_same_weights(r
     request = Path(asked.folder) / REQUEST
     request.parent.mkdir()
     request.touch()
-    for step in (1, 2, 3):  # the file stays, so each launch trains one step
+    for step in (1, 2):  # the file stays, so each launch trains one step
         said = run_processes(train_all, asked, num_ranks=num_ranks)
         assert said == [{"made_room_at": step}] * num_ranks
         assert (Path(asked.folder) / "checkpoints" / f"step-{step:08d}" / "complete.json").exists()

@@ -118,3 +118,12 @@ def test_logs_and_scheduler_say_what_happened(queued):
     assert "1 tickets: preempted: made room" in said
     first, *_ = sorted(folder.glob("cache/queue/*/000001-001.log"))
     assert "made room: it ended at the checkpoint of step" in first.read_text()
+
+
+def test_spark_reads_the_table(spark, queued):
+    folder, _ = queued
+    rows = spark.read.format("delta").load(f"{folder}/queue").orderBy("number").collect()
+    assert [row["number"] for row in rows] == list(range(len(rows)))
+    first = QueueTable(f"{folder}/queue").read().state.trainings[1]
+    assert (rows[0]["kind"], rows[0]["training"], rows[0]["attempt"]) == ("added", 1, None)
+    assert abs(rows[0]["at"].timestamp() - first.added_at) < 1e-3

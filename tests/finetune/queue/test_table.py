@@ -107,17 +107,6 @@ def test_a_decision_may_be_nothing_or_an_error(tmp_path):
     assert table.read().log.version == version
 
 
-def test_spark_reads_the_table(spark, tmp_path):
-    path = str(tmp_path / "queue")
-    QueueTable(path).change(lambda state: [added(1, at=100.25), started(1)])
-    rows = spark.read.format("delta").load(path).orderBy("number").collect()
-    assert [(row["number"], row["kind"], row["training"], row["attempt"]) for row in rows] == [
-        (0, "added", 1, None),
-        (1, "started", 1, 1),
-    ]
-    assert rows[0]["at"].timestamp() == 100.25
-
-
 def play(*events):
     return QueueState().after([added(1), *events])
 
