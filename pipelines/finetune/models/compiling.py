@@ -11,7 +11,6 @@ more than MOST_VERSIONS versions of its code. Sizes are symbols, so batches of o
 
 import os
 import shutil
-import sys
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from pipelines.machine import cache_folder
 
 MOST_VERSIONS = 32
 """Of the code of a layer: kinds of layers, training and evaluation, a single row or token."""
-COMPILERS = ("g++", "clang++", "c++")
 
 
 def require_compiler(execution: Execution, device: torch.device) -> None:
@@ -32,13 +30,15 @@ def require_compiler(execution: Execution, device: torch.device) -> None:
     function is compiled."""
     if not execution.compile:
         return
+    import torch._inductor.config as inductor
+
     _configure()
     remedy = "install it, or set finetune.compile=false"
-    needed = [os.environ["CXX"]] if os.environ.get("CXX") else [*COMPILERS]
-    if device.type == "cpu" and sys.platform != "darwin" and not any(shutil.which(name) for name in needed):
+    compilers = [name for name in inductor.cpp.cxx if name]
+    if device.type == "cpu" and not any(shutil.which(name) for name in compilers):
         raise ImportError(
-            f"finetune.compile=true needs a C++ compiler on every machine with ranks, and none of "
-            f"{', '.join(needed)} is here; {remedy}"
+            "finetune.compile=true needs a C++ compiler on every machine with ranks, and "
+            f"{' or '.join(compilers)} is not here; {remedy} (CXX in the environment names another one)"
         )
     try:
         torch.compile(_probe, fullgraph=True)(torch.ones(2, device=device))
