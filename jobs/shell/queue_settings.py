@@ -17,7 +17,7 @@ PolicyName = Literal["static", "round_robin", "shortest_first", "load_balanced",
 LOCAL = "local"
 """The group of this machine, where no group is configured."""
 DRIVER_GB = 1.0
-"""Memory of a training's driver, with the JVM of a local master: 0.7 to 0.9 GB for small ones."""
+"""Memory of a training's driver, with the JVM of a local master. An assumption, not measured."""
 
 
 class Group(BaseModel):

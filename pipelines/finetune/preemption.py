@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 REQUEST = "make_room"
 """File in the run folder. The next launch deletes it."""
 LOOK_SECONDS = 5.0
-"""Between two looks of rank 0: an object store takes about 30 ms to answer."""
+"""Between two looks of rank 0: an object store may take tens of milliseconds to answer."""
 
 _asked = threading.Event()
 

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from pipelines.finetune import worker
+from pipelines.finetune.memory.estimate import estimate_memory
 from pipelines.finetune.models.adapter import Adapter, read_base
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
@@ -17,7 +18,7 @@ from pipelines.finetune.results import display_result
 from pipelines.finetune.worker import train_rank
 from pipelines.scoring.predict import Predictor
 from tests.conftest import TINY_ENCODER
-from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_training
+from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, classification_rows, make_training
 from tests.finetune.ranks import alone
 from tests.finetune.test_train import read_events, read_losses
 
@@ -66,6 +67,26 @@ def test_checkpoints_hold_adapter_and_head_alone(root, base):
     assert 8 * numbers < sizes["optimizer-00000-of-00001.safetensors"] < 8 * numbers + 15_000  # two moments
     record = json.loads((folder / "complete.json").read_text())
     assert record["base"] == read_base(root / "run" / "model" / "adapter").sha256
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "prefix"])
+def test_kinds_without_a_merge_learn_and_are_used_on_their_base(root, base, kind):
+    training = adapted(root, base, num_epochs=4.0, learning_rate=0.02)
+    adapter = Adapter(kind=kind, rank=8) if kind == "bottleneck" else Adapter(kind=kind)
+    architecture = Architecture(base=str(base), config=WITHOUT_DROPOUT, adapter=adapter)
+    training = replace(training, architecture=architecture)
+    rows = classification_rows(8, 0)
+    assert estimate_memory(
+        training, rows, evaluated=rows, num_evaluated=8, num_ranks=1, vocab_size=VOCABULARY
+    ).optimizer
+    result = train_rank(training, alone())
+    assert result["after"]["accuracy"] > max(0.5, result["before"]["accuracy"])  # four classes
+    own = {"bottleneck": "houlsby_layers", "prefix": "prefix_tokens"}[kind]
+    weights = read_weights(root / "run", 40)
+    assert all(own in name or name.startswith("head.") for name in weights)
+    assert any(own in name for name in weights)
+    found = Predictor.load(root / "run" / "model").predict(["w1 w1", "w2 w2 w9", "w3 w3"])
+    assert len({each.prediction for each in found}) > 1
 
 
 def test_the_result_says_how_many_parameters_are_trained(root, base):

@@ -57,8 +57,8 @@ def test_a_machine_without_a_compiler_is_named(root, tmp_path, monkeypatch):
     execution = make_training(root, compile=True).execution
     with pytest.raises(ImportError, match=r"needs a C\+\+ compiler .* ranks, and g\+\+ is not here"):
         require_compiler(execution, CPU)
-    monkeypatch.setattr(config.cpp, "cxx", (None, "icpx"))
-    with pytest.raises(ImportError, match=r"icpx is not here; install it, or set finetune\.compile=false"):
+    message = r"icpx is not here; install it, or set finetune\.compile=false"
+    with config.patch({"cpp.cxx": (None, "icpx")}), pytest.raises(ImportError, match=message):
         train_rank(make_training(root, compile=True), alone())
     require_compiler(make_training(root).execution, CPU)
 
@@ -125,12 +125,10 @@ def test_a_compiled_training_is_the_same_training(root, tmp_path):
             torch.testing.assert_close(second[name], weight, rtol=1e-2, atol=1e-3)
 
 
-def test_a_compiler_that_fails_ends_the_training_before_it_starts(root, monkeypatch):
+def test_a_compiler_that_fails_ends_the_training_before_it_starts(root):
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("false",))
-    with pytest.raises(
-        ImportError, match=r"finetune\.compile=true: torch can't compile for cpu on this machine"
-    ):
+    message = r"finetune\.compile=true: torch can't compile for cpu on this machine"
+    with config.patch({"cpp.cxx": ("false",)}), pytest.raises(ImportError, match=message):
         train_rank(make_training(root, compile=True), alone())
     assert not (root / "run/events").exists()

@@ -85,7 +85,7 @@ def build_model(
     freeze_unused(module)
     if adapter.kind is not None:
         described = UNREAD if shapes_only else _describe_base(architecture, module, base_name)
-        attach_adapter(module, adapter, described, task.auto_class)
+        attach_adapter(module, adapter, described, task.auto_class, has_values=not shapes_only)
     if isinstance(module, Decoder | MaskedEncoder):
         module.separates_documents = shapes_only or module.probe_separation()
     if isinstance(module, PreferenceDecoder) and spec.needs_reference:

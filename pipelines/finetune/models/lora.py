@@ -54,11 +54,14 @@ def find_attached(module: nn.Module) -> Attached | None:
     return found
 
 
-def attach_adapter(module: nn.Module, adapter: Adapter, base: BaseWeights, auto_class: str) -> None:
+def attach_adapter(
+    module: nn.Module, adapter: Adapter, base: BaseWeights, auto_class: str, *, has_values: bool = True
+) -> None:
     """Freeze the backbone of `module` and give it an adapter. It changes no output yet, because the last of
     its matrices is zero; but a prefix does. Random weights are drawn from torch's stream, layer after layer.
     Layers that no loss reaches and those that are frozen already get none.
 
+    `has_values=False`: the weights are shapes alone, of which nothing is asked that only values can say.
     Raises ValueError if a name of target_modules fits no layer, or if the architecture takes no prefix.
     """
     backbone = _backbone_of(module)
@@ -71,7 +74,8 @@ def attach_adapter(module: nn.Module, adapter: Adapter, base: BaseWeights, auto_
         config = prefix.describe_prefix(backbone, num_virtual_tokens=adapter.prefix_tokens, **names)
         backbone.requires_grad_(False)
         prefix.attach_prefix(backbone, config, name=DEFAULT)
-        prefix.require_effect(backbone, name=DEFAULT)
+        if has_values:
+            prefix.require_effect(backbone, name=DEFAULT)
         backbone.peft_config = {DEFAULT: config}
     elif adapter.kind == "bottleneck":
         targets = _choose_targets(backbone, adapter)
