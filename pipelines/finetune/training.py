@@ -254,6 +254,12 @@ class BatchPlan:
                 f"{self.global_batch}; try {near}"
             )
 
+    @classmethod
+    def of(cls, training: Training, num_replicas: int) -> "BatchPlan":
+        """That of a training."""
+        size = training.schedule.global_batch
+        return cls(global_batch=size, micro_batch=training.execution.micro_batch, num_replicas=num_replicas)
+
     @property
     def num_micro_batches(self) -> int:
         """Backward passes per step, the same on every rank."""

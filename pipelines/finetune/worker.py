@@ -93,16 +93,12 @@ class _Rank:
         self._writer: CheckpointWriter
         self._num_trained = self._num_parameters = 0
         self._reference: str | None = None
-        self._plan = BatchPlan(
-            global_batch=training.schedule.global_batch,
-            micro_batch=training.execution.micro_batch,
-            num_replicas=strategy.num_replicas,
-        )
+        self._plan = BatchPlan.of(training, strategy.num_replicas)
         self._state = TrainState()
         self._makes_room = False
 
     def run(self) -> dict[str, Any]:
-        training, strategy, schedule = self._training, self._strategy, self._training.schedule
+        training, strategy = self._training, self._strategy
         require_precision(training.precision, strategy.device)
         require_compiler(training.execution, strategy.device)
         launch = require_shared_folder(self._run, strategy)
@@ -121,8 +117,9 @@ class _Rank:
         note_start(self._events, strategy, self._state.step, self._num_trained, self._num_parameters)
         before = self._evaluate_before()
         if self._sources is not None and strategy.rank == 0:
-            step = self._state.step
-            self._mix = RealisedMix(self._sources, self._train.lengths, self._order, first_step=step)
+            self._mix = RealisedMix(
+                self._sources, self._train.lengths, self._order, first_step=self._state.step
+            )
         recorder = self._losses = self._record_losses(launch)
         stopped = is_over(self._state, training.cadence)
         first = self._total_steps if stopped else self._state.step
@@ -142,7 +139,7 @@ class _Rank:
                     steps=range(first, self._total_steps),
                     plan=self._plan,
                     optimization=training.optimization,
-                    seed=schedule.seed,
+                    seed=training.schedule.seed,
                     scale=self._scale,
                     meter=self._view.meter,
                     is_asked=RequestReader(self._run, strategy.rank).is_asked,

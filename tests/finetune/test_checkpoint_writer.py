@@ -169,7 +169,7 @@ def test_all_ranks_stop_if_one_cannot_write(tmp_path, in_background):
 def test_what_a_killed_launch_wrote_is_no_part(slow):
     folder = Folder(slow.path)
     assert write_parts(folder, two_parts(1), TrainState(step=5), launch=1) == [None, None]
-    note = "step-00000005/part-00001-of-00002.json"
+    note = "step-00000005/part-00001-of-00002.1.json"
     folder.delete("step-00000005/complete.json")
     stale = json.loads(folder.read(note))
     stale["sha256"]["optimizer-00001-of-00002.safetensors"] = "of another file"

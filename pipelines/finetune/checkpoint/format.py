@@ -7,7 +7,7 @@ A checkpoint is a folder `step-00000200`:
                                          its base are left out
     model-00000-of-00002.safetensors     or instead of it: the pieces of the weights that one rank writes
     optimizer-00000-of-00002.safetensors optimizer state that one rank writes
-    part-00001-of-00002.json             what a rank wrote, from which rank 0 makes complete.json
+    part-00001-of-00002.1.json           what a rank wrote in launch 1, from which rank 0 makes complete.json
     complete.json                        written last: format, train state; sha256, bytes and pieces by file;
                                          its own sha256
 
@@ -102,6 +102,8 @@ class Files:
     """Of files with pieces of the weights; none = they are whole, in MODEL_FILE."""
     pieces: dict[str, list[Piece]] = field(default_factory=dict)
     """Of optimizer files."""
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    """Of weights that are in pieces, by name; none in early files of format 4."""
     owners: dict[str, int] = field(default_factory=dict)
     """The only rank that may read the file; none = its pieces belong to all."""
 
@@ -117,6 +119,7 @@ class Files:
             num_bytes=content.get("num_bytes", {}),
             weights=weights,
             pieces=pieces,
+            shapes=content.get("shapes", {}),
             owners=content.get("owners", {}),
         )
 
@@ -179,14 +182,15 @@ def read_record(checkpoints: Folder, step: int) -> Record:
 
 
 def write_record(checkpoints: Folder, record: Record) -> None:
-    """Make the checkpoint complete, then delete all but the newest ones and the best."""
+    """Make the checkpoint complete, then delete all but the newest complete ones and the best."""
     step = record.state.step
     content = {"format": FORMAT, **asdict(record)}
     content["own_sha256"] = _digest(content)
     checkpoints.write(f"{folder_name(step)}/{COMPLETE}", json.dumps(content).encode())
-    steps = [each for each in list_steps(checkpoints) if each <= step]
-    for each in set(steps[:-NUM_KEPT]) - {record.state.best_step}:
-        checkpoints.delete(folder_name(each))
+    kept = [each for each in complete_steps(checkpoints) if each <= step][:NUM_KEPT]
+    for each in list_steps(checkpoints):
+        if each <= step and each not in kept and each != record.state.best_step:
+            checkpoints.delete(folder_name(each))
 
 
 def _digest(content: dict[str, Any]) -> str:

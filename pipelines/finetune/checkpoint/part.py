@@ -31,6 +31,8 @@ class Part:
     """All weights, whole: in one part only; None = another part has them, or each part some pieces."""
     weight_pieces: Mapping[Piece, Tensor] | None = None
     """(stop - start,) each; None = the weights are whole."""
+    shapes: Mapping[str, list[int]] = field(default_factory=dict)
+    """Of the weights that are in pieces."""
     states: Mapping[Piece, PieceState] = field(default_factory=dict)
     """Of the optimizer."""
     is_private: bool = False
@@ -64,6 +66,7 @@ class Part:
         return Files(
             sha256={name: each.sha256 for name, each in written.items()},
             num_bytes={name: each.num_bytes for name, each in written.items()},
+            shapes=dict(self.shapes),
             owners={file: self.number} if self.is_private else {},
             **self.list_pieces(),
         )

@@ -52,6 +52,9 @@ def load_weights(checkpoints: Folder, record: Record, model: nn.Module) -> None:
     if not record.files.weights:
         _read(checkpoints, record, MODEL_FILE, place)
     else:
+        shapes = record.files.shapes  # pieces are flat
+        unfit += [n for n, each in state.items() if n in shapes and list(each.shape) != shapes[n]]
+        _require_fit(checkpoints, record, [], unfit)
         places = {Piece(name, 0, each.numel()): each for name, each in model_tensors(model).items()}
         found = read_pieces(
             checkpoints,
@@ -61,13 +64,18 @@ def load_weights(checkpoints: Folder, record: Record, model: nn.Module) -> None:
             make=lambda piece: {WEIGHT: places[piece]},
         )
         given = {piece.name for piece, fields in found.items() if fields}
-        unfit += sorted({piece.name for pieces in record.files.weights.values() for piece in pieces} - given)
+        kept = {p.name for pieces in record.files.weights.values() for p in pieces if p.start < p.stop}
+        unfit += sorted(kept - given)
     sharing = {state[name].data_ptr() for name in given if name in state}  # a tied one has two names
     missing = [
         name
         for name, each in state.items()
         if name not in given and each.data_ptr() not in sharing and each.numel()
     ]
+    _require_fit(checkpoints, record, missing, unfit)
+
+
+def _require_fit(checkpoints: Folder, record: Record, missing: list[str], unfit: list[str]) -> None:
     if missing or unfit:
         raise ValueError(
             f"checkpoint {checkpoints.path}/{folder_name(record.state.step)} is of another model: missing "
@@ -97,7 +105,11 @@ def read_pieces(
         by_name.setdefault(piece.name, []).append(_Filling(piece, make))
 
     def place(stored: Stored) -> Iterator[Target]:
-        part, field = parse_name(stored.name)
+        try:
+            part, field = parse_name(stored.name)
+        except ValueError as error:  # the sha256 of the file is known at its end only
+            place = folder_name(record.state.step)
+            raise DamagedCheckpointError(f"{place} has a tensor {stored.name!r}: {error}") from error
         for filling in by_name.get(part.name, ()):
             yield from filling.place(part, field, stored)
 

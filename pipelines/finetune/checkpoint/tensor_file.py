@@ -144,7 +144,7 @@ def read_tensors(
             size = stream.size()
             if num_bytes is not None and size != num_bytes:
                 raise DamagedCheckpointError(f"{shown} has {size:,} bytes, {num_bytes:,} were written")
-            reader = _HashingReader(stream)
+            reader = _HashingReader(stream, shown)
             for stored, length in _read_header(reader, size, shown):
                 _fill(reader, length, stored, list(place(stored)))
             if reader.digest.hexdigest() != sha256:
@@ -156,8 +156,8 @@ def read_tensors(
 class _HashingReader:
     """Reads on and on into one buffer, and hashes what it has read."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self.digest = stream, hashlib.sha256()
+    def __init__(self, stream: Any, shown: str) -> None:
+        self._stream, self._shown, self.digest = stream, shown, hashlib.sha256()
         self._buffer = bytearray()
 
     def read(self, num_bytes: int) -> memoryview:
@@ -168,7 +168,7 @@ class _HashingReader:
         while done < num_bytes:
             found = self._stream.readinto(view[done:])
             if not found:
-                raise DamagedCheckpointError("the file ends too early")
+                raise DamagedCheckpointError(f"{self._shown} ends too early")
             done += found
         self.digest.update(view)
         return view

@@ -62,9 +62,10 @@ class CheckpointWriter:
         Raises the error of the checkpoint before, or of this one if it is written in the foreground.
         """
         self.finish()
-        files: Mapping[str, FileImage] = {} if part is None else part.make_files()
-        if part is not None and self._snapshot is not None:
-            files = self._snapshot.take(part.make_files())
+        made = {} if part is None else part.make_files()
+        files: Mapping[str, FileImage] = made
+        if made and self._snapshot is not None:
+            files = self._snapshot.take(made)
         self._flight = _Flight(self._checkpoints, state, part, files, self._ranks.rank, self._launch)
         if self._snapshot is not None:
             self._flight.start()
@@ -179,8 +180,8 @@ class _Flight:
             }
         )
         if part.number > 0:
-            note = json.dumps({"launch": self._launch, **asdict(self._own)}).encode()
-            self._checkpoints.write(f"{step}/{_note_name(part.number, part.num_parts)}", note)
+            note = json.dumps(asdict(self._own)).encode()
+            self._checkpoints.write(f"{step}/{self._name_note(part, part.number)}", note)
 
     def _complete(self) -> None:
         try:
@@ -195,22 +196,20 @@ class _Flight:
     def _gather(self, part: Part) -> Files | None:
         """The files of all parts, when they are written; None if it stops before."""
         files, pause, step = self._own, FIRST_PAUSE_SECONDS, folder_name(self._state.step)
-        missing = {_note_name(number, part.num_parts) for number in range(1, part.num_parts)}
+        missing = {self._name_note(part, number) for number in range(1, part.num_parts)}
         while True:
             for name in missing & set((self._checkpoints / step).names() if missing else ()):
-                note = json.loads(self._checkpoints.read(f"{step}/{name}"))
-                if note["launch"] == self._launch:  # else what a killed launch left
-                    files = files.join(Files.parse(note))
-                    missing.discard(name)
+                files = files.join(Files.parse(json.loads(self._checkpoints.read(f"{step}/{name}"))))
+                missing.discard(name)
             if not missing:
                 return files
             if self._stopped.wait(pause):
                 return None
             pause = min(2 * pause, LAST_PAUSE_SECONDS)
 
-
-def _note_name(number: int, num_parts: int) -> str:
-    return f"part-{number:05d}-of-{num_parts:05d}.json"
+    def _name_note(self, part: Part, number: int) -> str:
+        """With the launch: a rank of an earlier one may still be writing the same step."""
+        return f"part-{number:05d}-of-{part.num_parts:05d}.{self._launch}.json"
 
 
 def _name(error: BaseException, place: str) -> BaseException:

@@ -93,9 +93,9 @@ def run_task(
         gathered = [json.loads(line) for line in context.allGather(mine)]
         worlds = assign_ranks([each[0] for each in gathered], [each[1] for each in gathered])
         world = worlds[task]
-        os.environ.update(variables)
-        for name in variables:
-            cleanup.callback(os.environ.pop, name, None)
+        for name, value in variables.items():
+            cleanup.callback(_restore_variable, name, os.environ.get(name))
+            os.environ[name] = value
         try:
             _require_all_can_join([each[3] for each in gathered], task)
             with show_only(world.gpu), _joined(context, joining, worlds, task, server, port=gathered[0][2]):
@@ -144,3 +144,10 @@ def _joined(
             server.start(worlds)
         leaving.enter_context(joining.join(worlds[task], address=worlds[0].host, port=port, server=server))
         yield
+
+
+def _restore_variable(name: str, value: str | None) -> None:
+    """A Python worker is used again."""
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value

@@ -4,6 +4,7 @@ Horovod writes it on rank 0, on a local disk; when the ranks leave, it goes comp
 run folder, one file for each launch. A rank that is killed leaves none.
 """
 
+import logging
 import mmap
 import tempfile
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.training import Training
 from pipelines.storage import Folder
+
+logger = logging.getLogger(__name__)
 
 VARIABLES = {"HOROVOD_TIMELINE": "DYNAMIC"}
 """Horovod reads it when a rank joins: a timeline may be started later."""
@@ -38,10 +41,13 @@ def record_timeline(training: Training, world: World) -> Iterator[None]:
         try:
             yield
         finally:
-            hvd.stop_timeline()
-            if world.rank == 0:
-                _wait_until_written(file)
-                _keep(file, Folder(training.folder) / FOLDER)
+            try:
+                hvd.stop_timeline()
+                if world.rank == 0:
+                    _wait_until_written(file)
+                    _keep(file, Folder(training.folder) / FOLDER)
+            except (OSError, ValueError) as error:  # no reason to fail, nor to hide why the training did
+                logger.warning("the timeline of this launch is not kept: %s", error)
 
 
 def list_timelines(folder: str) -> list[str]:

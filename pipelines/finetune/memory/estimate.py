@@ -51,7 +51,7 @@ def estimate_memory(
     split and of one that is evaluated, at least one each; too few are repeated. `num_evaluated`: how many an
     evaluation measures, over all ranks. Raises what building the model raises.
     """
-    task, plan = build_task(training.spec), _plan(training, num_ranks)
+    task, plan = build_task(training.spec), BatchPlan.of(training, num_ranks)
     rows = _repeat(longest, -(-training.schedule.global_batch // num_ranks // plan.num_micro_batches))
     parts = cut_evaluation(task, plan, evaluated, num_evaluated)
     num_passes = min(2, plan.num_micro_batches)
@@ -109,14 +109,6 @@ def _count_copied(training: Training, saved: int, state: int, num_ranks: int) ->
         return 0
     is_cut = num_ranks > 1 and training.execution.strategy == "sharded_optimizer"
     return saved // (num_ranks if is_cut else 1) + max(0, state)
-
-
-def _plan(training: Training, num_ranks: int) -> BatchPlan:
-    return BatchPlan(
-        global_batch=training.schedule.global_batch,
-        micro_batch=training.execution.micro_batch,
-        num_replicas=num_ranks,
-    )
 
 
 def _build_strategy(training: Training, num_ranks: int) -> Strategy:

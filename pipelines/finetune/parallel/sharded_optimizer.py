@@ -175,13 +175,15 @@ class ShardedOptimizer:
     def save(self, checkpoints: PartWriter, state: TrainState) -> None:
         self._show(mean=True)
         weights: dict[Piece, Tensor] = dict(self._tensors())
+        tensors = model_tensors(self._model)
         if self.rank == 0:  # and what no rank updates
             updated = {slot.name for bucket in self._gradients.buckets for slot in bucket.slots}
-            for name, tensor in model_tensors(self._model).items():
-                if name not in updated:
+            for name, tensor in tensors.items():
+                if name not in updated and tensor.numel():
                     weights[Piece(name, 0, tensor.numel())] = tensor.reshape(-1)
         part = Part(
             weight_pieces=weights,
+            shapes={name: list(tensor.shape) for name, tensor in tensors.items()},
             states=self._average.add_to(replica.optimizer_states(self._optimizer, self._tensors())),
             base=find_base(self._model),
             number=self.rank,
