@@ -68,6 +68,9 @@ class ObjectStore:
     def write_chunks(self, name: str, chunks: Iterable[bytes | memoryview], num_bytes: int) -> None:
         """As Folder.write_chunks: at most PARTS_AT_ONCE parts are in memory. If `chunks` raises, no object
         shows; the store keeps the parts that were sent until its rule for incomplete uploads deletes them."""
+        if num_bytes <= PART_BYTES:  # one request, which may be repeated: a store may be away for a while
+            self.write(name, b"".join(chunks))
+            return
         part_bytes = max(PART_BYTES, -(-num_bytes // MAX_PARTS))
         with self._plain_errors(name):
             obstore.put(
