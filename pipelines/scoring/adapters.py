@@ -46,8 +46,8 @@ def name_adapters(
 def _require_named(documents: DataFrame, found: Column, column: str) -> None:
     if documents.where(found.isNotNull()).isEmpty() and not documents.isEmpty():
         raise ValueError(
-            f"scoring.adapter_column is {column!r}, but no document has a text column or a key of metadata of "
-            "this name with a value; correct it, or set scoring.adapter for documents that name no adapter"
+            f"scoring.adapter_column is {column!r}, but no document has a text column or a key of metadata "
+            "of this name with a value; correct it, or set scoring.adapter for documents that name no adapter"
         )
 
 

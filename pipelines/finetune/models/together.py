@@ -54,8 +54,8 @@ def require_one_base(bases: Mapping[str, BaseWeights]) -> None:
                 raise ValueError(
                     f"models {one!r} and {other!r} were trained from {base.place}, but on other parts of it: "
                     "classifiers and retrieval have no head of the base, masked and causal language models "
-                    f"have theirs (sha256 {base.sha256} and {another.sha256}); bundle the tasks of each group "
-                    "apart"
+                    f"have theirs (sha256 {base.sha256} and {another.sha256}); bundle the tasks of each "
+                    "group apart"
                 )
             raise ValueError(
                 f"models {one!r} and {other!r} belong to different bases: {base.place}, sha256 "

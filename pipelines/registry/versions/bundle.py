@@ -55,7 +55,8 @@ def register_bundle(
     number, by the name under which rows will ask for it. The alias `challenger` moves to a new one.
 
     Raises ValueError if there are fewer than two, if a version has no adapter or belongs to another base, if
-    `name` has versions that are no bundles, LookupError if one does not exist, FileNotFoundError if the base is not within reach.
+    `name` has versions that are no bundles, LookupError if one does not exist, FileNotFoundError if the base
+    is not within reach.
     """
     require_connection()
     if len(versions) < 2:
