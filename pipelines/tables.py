@@ -284,7 +284,7 @@ PREDICTIONS = Table(
                              COMMENT 'probability, bits per byte, lead of a chosen text, cosine of a pair',
            num_bytes         BIGINT NOT NULL
                              COMMENT 'UTF-8 bytes scored: text after its first token; turns of the assistant',
-           problem           STRING COMMENT 'why the document could not be read; null = it was',
+           problem           STRING COMMENT 'why it was not scored, or not in full; null = it was',
            embedding         ARRAY<FLOAT>
                              COMMENT 'of length 1; of a pair that of the positive; null = no retrieval model',
            labels            ARRAY<STRUCT<label: STRING, probability: DOUBLE>>

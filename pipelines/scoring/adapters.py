@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
@@ -29,15 +29,26 @@ def name_adapters(
     """Add the column adapter, which is null for a model that is no bundle. `column`: a text column of
     documents, else a key of their metadata; where it is null, and without one, `default`.
 
-    Raises ValueError if nothing chooses among the adapters of a bundle, if there is none to choose, or if
-    `default` is not there. What a document names is looked at when it is scored.
+    Raises ValueError if nothing chooses among the adapters of a bundle, if there is none to choose, if
+    `default` is not there, or if no document names an adapter and there is no default, for which documents
+    are read until one does. What a document names is looked at when it is scored.
     """
     _require_choice(place, f"{model.name} version {model.version}", column, default)
     found = F.lit(None).cast("string")
     if column is not None:
         is_text = column in documents.columns and documents.schema[column].dataType == StringType()
         found = F.col(column) if is_text else F.try_element_at("metadata", F.lit(column))
+        if default is None:
+            _require_named(documents, found, column)
     return documents.withColumn("adapter", F.coalesce(found, F.lit(default)))
+
+
+def _require_named(documents: DataFrame, found: Column, column: str) -> None:
+    if documents.where(found.isNotNull()).isEmpty() and not documents.isEmpty():
+        raise ValueError(
+            f"scoring.adapter_column is {column!r}, but no document has a text column or a key of metadata "
+            "of this name with a value; correct it, or set scoring.adapter for documents that name no adapter"
+        )
 
 
 def _require_choice(place: Place, what: str, column: str | None, default: str | None) -> None:

@@ -55,7 +55,7 @@ def score_documents(
     are empty. `scored_at` is one time for the whole call. `num_threads` is torch's in each Python worker:
     give it spark.task.cpus.
 
-    The documents of a bundle need the column `adapter`, see `select.name_adapters`.
+    The documents of a bundle need the column `adapter`, see `adapters.name_adapters`.
 
     A task uses the GPU that Spark gave it, else one that torch sees on its host, else the CPU; see
     `Predictor` for `precision`.

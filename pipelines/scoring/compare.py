@@ -71,8 +71,15 @@ def compare(
 
 
 def measure_version(documents: DataFrame, model: LocatedModel, *, batch_size: int) -> Measurement:
-    """The model's own metric over all documents, which are dealt to tasks already (`select.deal`)."""
+    """The model's own metric over all documents, which are dealt to tasks already (`select.deal`). Raises
+    ValueError for a bundle, which has none."""
     place = place_model(documents.sparkSession, model)
+    if place.adapters:
+        raise ValueError(
+            f"version {model.version} of {model.name} is a bundle, which has no metric, so no version can be "
+            "compared with it; give the alias champion to a version that was trained, and register bundles "
+            "under a name of their own"
+        )
     scored = score_documents(
         documents,
         place,

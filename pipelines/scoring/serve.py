@@ -72,7 +72,28 @@ class TextModel(PythonModel):
                 raise MlflowException.invalid_parameter_value(
                     f"of the rows of adapter {name!r}, {error.message}"
                 ) from None
-        return pd.concat(parts).sort_index()
+        return _join(parts)
+
+
+def _join(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Parts of one answer, rows in the order of their index. A column that a part lacks is null in its rows,
+    which pandas would make NaN: that is no JSON."""
+    if not parts:
+        return _to_frame([])
+    for name in dict.fromkeys(name for part in parts for name in part.columns):
+        for part in parts:
+            if name not in part.columns:
+                part[name] = pd.Series([None] * len(part), index=part.index, dtype=object)
+    return pd.concat(parts).sort_index()
+
+
+def _to_frame(predictions: list[Any]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "prediction": pd.Series([each.prediction for each in predictions], dtype=object),
+            "score": pd.Series([each.score for each in predictions], dtype="float64"),
+        }
+    )
 
 
 def _predict(predictor: Any, model_input: Any) -> pd.DataFrame:
@@ -82,15 +103,12 @@ def _predict(predictor: Any, model_input: Any) -> pd.DataFrame:
     for row, each in enumerate(predictions):
         if each.problem is not None:
             raise MlflowException.invalid_parameter_value(f"row {row}: {each.problem}")
-    columns = {
-        "prediction": pd.Series([each.prediction for each in predictions], dtype=object),
-        "score": pd.Series([each.score for each in predictions], dtype="float64"),
-    }
+    columns = _to_frame(predictions)
     if spec.retrieval is not None:
         columns["embedding"] = pd.Series([each.embedding for each in predictions], dtype=object)
     if spec.label_threshold is not None:
         columns["labels"] = pd.Series([_to_objects(each.labels or []) for each in predictions], dtype=object)
-    return pd.DataFrame(columns)
+    return columns
 
 
 def _read_columns(model_input: Any) -> Any:

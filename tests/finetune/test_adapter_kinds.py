@@ -171,7 +171,9 @@ def test_a_prefix_needs_positions_of_its_own(tmp_path):
         if tokens == 4:
             build_model(architecture, spec, vocab_size=260, seed=1)
             continue
-        with pytest.raises(ValueError, match=r"is 13 tokens, but the model \(llama\) has 12 positions"):
+        with pytest.raises(
+            ValueError, match=r"is 8 tokens and .*prefix_tokens 5, but the model \(llama\) has 12 .*lower one"
+        ):
             build_model(architecture, spec, vocab_size=260, seed=1)
 
 
@@ -216,6 +218,10 @@ def test_trainings_of_the_first_kinds_keep_their_identity(kind):
     [
         ({"kind": "prefix", "dropout": 0.1}, r"kind prefix has no dropout and no target_modules, got 0.1"),
         ({"kind": "prefix", "target_modules": ("q",)}, r"no target_modules, got 0.0 and \('q',\)"),
+        (
+            {"kind": "adalora", "rank": 8, "adalora": RankSchedule(initial_rank=0)},
+            r"initial_rank must be greater than rank \(8\), got 0",
+        ),
         ({"prefix_tokens": 0}, r"prefix_tokens must be at least 1, got 0"),
         (
             {"kind": "adalora", "rank": 8, "adalora": RankSchedule(initial_rank=8)},

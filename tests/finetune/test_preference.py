@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipelines.dataset.rows import NO_LABEL
+from pipelines.finetune.models.adapter import Adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import save_model
@@ -295,3 +296,16 @@ def test_another_reference_is_refused_when_a_training_continues(pairs_root, monk
         train_rank(training, alone())
     save_model(build(ORPO, seed=7), make_tokenizer().to_str(), spec_of(ORPO), base)
     assert train_rank(training, alone())["best_step"] > 0
+
+
+def test_the_reference_is_the_base_without_a_prefix(tmp_path):
+    base = build(architecture=Architecture(config={**LLAMA, "max_position_embeddings": 40}))
+    base.decoder.save_pretrained(tmp_path / "base")
+    architecture = Architecture(base=str(tmp_path / "base"), adapter=Adapter(kind="prefix", prefix_tokens=3))
+    model = build(architecture=architecture).eval()
+    ids_BT = torch.tensor([[5, 6, 7, 8]])
+    inputs = (ids_BT, torch.ones_like(ids_BT, dtype=torch.bool), ids_BT)
+    with torch.no_grad():
+        expected, found = base.eval()(*inputs)[:, 0], model(*inputs)
+    assert torch.equal(found[:, 1], expected)
+    assert not torch.equal(found[:, 0], expected)

@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from pipelines.finetune.models.adapter import Adapter
+from pipelines.finetune.models.adapter import Adapter, BaseWeights
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
 from pipelines.finetune.models.folder import load_model, save_model
+from pipelines.finetune.models.generate import generate_greedily
 from pipelines.finetune.models.lora import is_own
-from pipelines.finetune.models.together import load_together
+from pipelines.finetune.models.together import load_together, require_one_base
 from pipelines.scoring.predict import Predictor
 from tests.finetune.test_adapter_kinds import move
 from tests.finetune.test_adapters import IDS, MASK, MODELS, TOKENIZER
@@ -83,6 +84,22 @@ def test_threads_get_the_outputs_of_their_own_model(tmp_path):
     assert [rows == expected[name] for name, rows in zip(turns, found, strict=True)] == [True] * 40
 
 
+def test_a_model_of_several_keeps_values_while_it_writes(tmp_path):
+    together = load_together(write_models(tmp_path, "llama"))
+    options = {"max_new_tokens": [4, 2], "stop_ids": ()}
+    seen = []
+    for name in ("tokens", "all"):
+        module = together[name].module.module
+        with together[name].module.using():
+            expected = generate_greedily(module, [[5, 6, 7], [8, 9]], **options)  # probes it, too
+        hook = module.decoder.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+        )
+        assert generate_greedily(together[name].module, [[5, 6, 7], [8, 9]], **options) == expected
+        hook.remove()
+    assert seen == [(2, 3), (2, 1), (1, 1), (1, 1)] * 2
+
+
 def test_models_of_different_bases_are_refused(tmp_path):
     folders = write_models(tmp_path / "one", "bert")
     other = write_models(tmp_path / "two", "bert")  # the same values in another place
@@ -95,6 +112,15 @@ def test_models_of_different_bases_are_refused(tmp_path):
         ValueError, match=r"'all' and 'some' changed other keys of their base, {} and {'layer_"
     ):
         load_together(changed)
+
+
+def test_other_parts_of_one_base_are_named():
+    bases = {
+        name: BaseWeights(sha256=digest * 64, name="org/base", commit="c1")
+        for name, digest in {"mood": "a", "write": "b"}.items()
+    }
+    with pytest.raises(ValueError, match=r"'mood' and 'write' were trained from org/base@c1, but on other p"):
+        require_one_base(bases)
 
 
 def test_models_without_an_adapter_or_a_kept_base_are_refused(tmp_path):

@@ -49,7 +49,7 @@ def registered(new_run, model_folders, model_name, tmp_path):
 
 def bundle(model_name, experiment, **wanted):
     versions = {name: (model_name, version) for name, version in wanted.items()}
-    return register_bundle(versions, f"{model_name} desk", experiment=experiment, code=SCRIPT)
+    return register_bundle(versions, f"{model_name} (desk)", experiment=experiment, code=SCRIPT)
 
 
 def test_a_bundle_is_made_once_and_names_the_runs_of_its_adapters(registered, experiment, model_name):
@@ -58,8 +58,8 @@ def test_a_bundle_is_made_once_and_names_the_runs_of_its_adapters(registered, ex
     assert (made.version, made.is_new) == (1, True)
     again = bundle(model_name, experiment, merged=2, alone="1")
     assert (again.version, again.run_id, again.is_new) == (1, made.run_id, False)
-    assert versions(f"{model_name} desk") == [1]
-    assert aliases(f"{model_name} desk") == {"challenger": 1}
+    assert versions(f"{model_name} (desk)") == [1]
+    assert aliases(f"{model_name} (desk)") == {"challenger": 1}
 
     lineage = read_lineage(made.run_id)
     assert {name: (each["run_id"], each["version"]) for name, each in lineage["adapters"].items()} == {
@@ -67,11 +67,21 @@ def test_a_bundle_is_made_once_and_names_the_runs_of_its_adapters(registered, ex
         "merged": (runs["merged"], 2),
     }
     kept = json.loads(mlflow.artifacts.load_text(f"runs:/{runs['alone']}/lineage.json"))
-    assert kept["bundles"] == [{"name": f"{model_name} desk", "version": 1}]
+    assert kept["bundles"] == [{"name": f"{model_name} (desk)", "version": 1}]
     assert "bundles" not in read_lineage(runs["other"])
-    folder = resolve_model(f"{model_name} desk", 1).folder
+    folder = resolve_model(f"{model_name} (desk)", 1).folder
     assert read_bundle((folder / "bundle.json").read_bytes()) == lineage["adapters"]
     assert "peft==" in (folder.parents[1] / "requirements.txt").read_text()
+
+    client = MlflowClient()
+    client.delete_tag(runs["alone"], f"distributary.bundle.{made.run_id}")  # as a kill would leave it
+    client.delete_run(runs["merged"])  # takes no tags
+    bundle(model_name, experiment, alone=1, merged=2)
+    assert read_lineage(runs["alone"])["bundles"] == kept["bundles"]
+    with pytest.raises(ValueError, match=rf"version \d of {model_name} is no bundle; .* name of their own"):
+        register_bundle(
+            {"a": (model_name, 1), "b": (model_name, 2)}, model_name, experiment=experiment, code=SCRIPT
+        )
 
     more = bundle(model_name, experiment, alone=1, merged=2, again=2)
     assert (more.version, more.is_new) == (2, True)
@@ -80,7 +90,7 @@ def test_a_bundle_is_made_once_and_names_the_runs_of_its_adapters(registered, ex
 def test_mlflow_serves_each_row_by_its_adapter(registered, experiment, model_name):
     folders, _ = registered
     bundle(model_name, experiment, alone=1, merged=2)
-    served = mlflow.pyfunc.load_model(f"models:/{model_name} desk/1")
+    served = mlflow.pyfunc.load_model(f"models:/{model_name} (desk)/1")
     wanted = ["merged", "alone", "merged"]
     found = served.predict(pd.DataFrame({"text": TEXTS, "adapter": wanted}))
     for name in ("alone", "merged"):
@@ -115,7 +125,7 @@ def test_versions_that_do_not_go_together_are_refused(
         bundle(model_name, experiment, alone=1)
     with pytest.raises(LookupError, match=r"has no version or alias '9'"):
         bundle(model_name, experiment, alone=1, missing=9)
-    assert versions(f"{model_name} desk") == []
+    assert versions(f"{model_name} (desk)") == []
 
 
 def test_versions_are_given_by_number_or_alias():

@@ -101,7 +101,11 @@ def test_which_adapter_a_document_names(documents, folders):
     assert names("mood", "team") == ["intents", "mood", "mood", "moood"]
     assert names("mood", None) == ["mood"] * 4
     assert names(None, "label") == ["top_up"] * 4  # a column comes before a key of metadata
-    assert names(None, "nothing") == [None] * 4
+    assert names("mood", "nothing") == ["mood"] * 4
+    with pytest.raises(ValueError, match=r"scoring.adapter_column is 'nothing', but no document has"):
+        names(None, "nothing")
+    none = name_adapters(documents.limit(0), where, MODEL, None, column="nothing")
+    assert none.collect() == []
 
 
 @pytest.mark.parametrize(

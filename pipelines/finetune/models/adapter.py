@@ -122,7 +122,8 @@ class Adapter:
     @property
     def initial_rank(self) -> int:
         """The rank that adalora starts with."""
-        return self.adalora.initial_rank or -(-3 * self.rank // 2)
+        given = self.adalora.initial_rank
+        return -(-3 * self.rank // 2) if given is None else given
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on. Fields of other kinds are left out, so that earlier trainings keep

@@ -59,11 +59,11 @@ def build_model(
     and nothing is asked that only their values can say (memory/tensors.py).
     """
     task, adapter = build_task(spec), architecture.adapter
-    num_positions = spec.max_tokens + (adapter.prefix_tokens if adapter.kind == "prefix" else 0)
+    prefix_tokens = adapter.prefix_tokens if adapter.kind == "prefix" else 0
     torch.manual_seed(seed)
     if architecture.base is None:
         config = _make_config(architecture.config, vocab_size)
-        require_positions(config, num_positions)
+        require_positions(config, spec.max_tokens, prefix_tokens)
         backbone = _make_backbone(config, task.auto_class)
     else:
         base = _find_base(architecture.base)
@@ -71,7 +71,7 @@ def build_model(
             base.place, revision=base.commit or "main", trust_remote_code=False, **architecture.config
         )
         _require_vocabulary(config, vocab_size)
-        require_positions(config, num_positions)
+        require_positions(config, spec.max_tokens, prefix_tokens)
         if not shapes_only and (load_weights or reads_base(architecture, spec)):
             backbone = _load_backbone(base, config.model_type, task.auto_class, architecture)
         else:
@@ -218,13 +218,15 @@ def _require_vocabulary(config: PreTrainedConfig, vocab_size: int) -> None:
         )
 
 
-def require_positions(config: PreTrainedConfig, max_tokens: int) -> None:
-    """Raise ValueError if a model has fewer positions than the tokens of a sequence."""
+def require_positions(config: PreTrainedConfig, max_tokens: int, prefix_tokens: int = 0) -> None:
+    """Raise ValueError if a model has fewer positions than the tokens of a sequence and of a prefix."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None:
         positions -= position_offset(config)
-    if positions is not None and positions < max_tokens:
+    if positions is not None and positions < max_tokens + prefix_tokens:
+        prefix = f" and finetune.model.adapter.prefix_tokens {prefix_tokens}" if prefix_tokens else ""
         raise ValueError(
-            f"dataset.packing.sequence_length is {max_tokens} tokens, but the model "
-            f"({config.model_type}) has {positions} positions; lower it, or take a model for longer texts"
+            f"dataset.packing.sequence_length is {max_tokens} tokens{prefix}, but the model "
+            f"({config.model_type}) has {positions} positions; lower {'one' if prefix else 'it'}, or take a "
+            "model for longer texts"
         )

@@ -21,7 +21,8 @@ from pipelines.finetune.models.architecture import ADAPTERS, BUNDLE_FILE, WEIGHT
 from pipelines.finetune.models.build import build_on_base
 from pipelines.finetune.models.folder import HEAD_FILE, LoadedModel, read_base_of, read_head
 from pipelines.finetune.models.lora import find_backbone
-from pipelines.finetune.models.together import SharingModule, load_together
+from pipelines.finetune.models.sharing import SharingModule
+from pipelines.finetune.models.together import load_together, require_one_base
 
 BASE = "base"
 
@@ -33,6 +34,7 @@ def write_bundle(folders: Mapping[str, Path], origins: Mapping[str, Mapping[str,
     Raises ValueError for folders without an adapter or of another base than the first one, FileNotFoundError
     if the base is not here.
     """
+    require_one_base({name: read_base_of(each) for name, each in folders.items()})
     first = Path(next(iter(folders.values())))
     module = build_on_base(read_base_of(first), read_spec(first))
     find_backbone(module)[1].save_pretrained(

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pipelines.finetune.models.cached import open_rows
+from pipelines.finetune.models.sharing import SharingModule
 
 
 @torch.inference_mode()
@@ -21,8 +22,11 @@ def generate_greedily(
 
     An empty prompt gets no tokens, because there is nothing to predict from. The cost is one forward pass
     over the prompts, and one of a single token for each new one; see `cached` for models that need more. The
-    caller sets eval mode.
+    caller sets eval mode. A model that shares its backbone keeps it until all rows are written.
     """
+    if isinstance(model, SharingModule):
+        with model.using() as alone:
+            return generate_greedily(alone, prompts, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
     sequences = [list(prompt) for prompt in prompts]
     sizes = [len(prompt) + most for prompt, most in zip(prompts, max_new_tokens, strict=True)]
     writing = [row for row, prompt in enumerate(prompts) if prompt and len(prompt) < sizes[row]]

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from pipelines.dataset.rows import NO_LABEL
 from pipelines.finetune.models.lora import hash_weights
+from pipelines.finetune.models.prefix import deactivate_prefix
 
 
 class PreferenceDecoder(nn.Module):
@@ -21,7 +22,8 @@ class PreferenceDecoder(nn.Module):
 
     The reference is no submodule: it is in no state_dict, so in no checkpoint, broadcast or export, and no
     optimizer sees it. It is always in evaluation mode. What is frozen is one tensor in both: beside an
-    adapter, the base is not copied, and the copy of the adapter changes nothing, as at the start.
+    adapter, the base is not copied, and the copy of the adapter changes nothing, as at the start. A new
+    prefix would change outputs, so the reference has none.
     """
 
     def __init__(self, decoder: PreTrainedModel) -> None:
@@ -38,6 +40,7 @@ class PreferenceDecoder(nn.Module):
         """Keep the weights of now as the reference."""
         frozen = {id(each): each for each in self.decoder.parameters() if not each.requires_grad}
         reference = copy.deepcopy(self.decoder, memo=dict(frozen))
+        deactivate_prefix(reference)
         self._reference = (reference.eval().requires_grad_(False),)
 
     def digest_reference(self) -> str | None:

@@ -119,6 +119,13 @@ def activate_prefix(module: nn.Module, name: str) -> None:
             each.active = name if name in each else None
 
 
+def deactivate_prefix(module: nn.Module) -> None:
+    """Let `module` give the outputs without a prefix."""
+    for each in module.modules():
+        if isinstance(each, Prefixes):
+            each.active = None
+
+
 def has_prefix(module: nn.Module) -> bool:
     """Whether a prefix is active."""
     return any(isinstance(each, Prefixes) and each.active is not None for each in module.modules())

@@ -6,13 +6,9 @@ import threading
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-from torch import nn
-from transformers import PreTrainedConfig
 
 from pipelines.finetune.models.adapter import ADAPTER_FOLDER, BaseWeights
-from pipelines.finetune.models.adapter_files import activate_adapter, load_adapter
+from pipelines.finetune.models.adapter_files import load_adapter
 from pipelines.finetune.models.architecture import read_spec
 from pipelines.finetune.models.folder import (
     LoadedModel,
@@ -22,29 +18,8 @@ from pipelines.finetune.models.folder import (
     read_tokenizer_of,
 )
 from pipelines.finetune.models.lora import DEFAULT, find_backbone
+from pipelines.finetune.models.sharing import SharingModule
 from pipelines.finetune.tasks.table import build_task
-
-
-class SharingModule(nn.Module):
-    """A model that shares its backbone with others: one of them runs at a time."""
-
-    def __init__(self, module: nn.Module, adapter: str, active: list[str], lock: threading.Lock) -> None:
-        """`active` and `lock` are of the backbone: the name of its active adapter, and who may change it."""
-        super().__init__()
-        self.module, self._adapter, self._active, self._lock = module, adapter, active, lock
-
-    @property
-    def config(self) -> PreTrainedConfig:
-        config: Any = self.module.config
-        return config
-
-    def forward(self, **inputs: Any) -> Any:
-        """The outputs of the model with its own adapter."""
-        with self._lock:
-            if self._active != [self._adapter]:
-                activate_adapter(self.module, self._adapter)
-                self._active[:] = [self._adapter]
-            return self.module(**inputs)
 
 
 def load_together(folders: Mapping[str, Path], *, place: str | None = None) -> dict[str, LoadedModel]:
@@ -54,7 +29,7 @@ def load_together(folders: Mapping[str, Path], *, place: str | None = None) -> d
     All weights of the base are in memory once: moving one model to a device moves all. `place`: where the
     base is, if not where the folders say. Raises ValueError for folders without an adapter, or with one of
     another base or with other keys of finetune.model.config."""
-    _require_one_base({name: read_base_of(folder) for name, folder in folders.items()})
+    require_one_base({name: read_base_of(folder) for name, folder in folders.items()})
     loaded: dict[str, LoadedModel] = {}
     active, lock, backbone = list[str](), threading.Lock(), None
     for number, (name, folder) in enumerate(folders.items()):
@@ -71,9 +46,17 @@ def load_together(folders: Mapping[str, Path], *, place: str | None = None) -> d
     return loaded
 
 
-def _require_one_base(bases: Mapping[str, BaseWeights]) -> None:
+def require_one_base(bases: Mapping[str, BaseWeights]) -> None:
+    """Raise ValueError unless all adapters belong to the same weights and configuration."""
     for (one, base), (other, another) in pairwise(bases.items()):
         if base.sha256 != another.sha256:
+            if base.commit is not None and (base.name, base.commit) == (another.name, another.commit):
+                raise ValueError(
+                    f"models {one!r} and {other!r} were trained from {base.place}, but on other parts of it: "
+                    "classifiers and retrieval have no head of the base, masked and causal language models "
+                    f"have theirs (sha256 {base.sha256} and {another.sha256}); bundle the tasks of each "
+                    "group apart"
+                )
             raise ValueError(
                 f"models {one!r} and {other!r} belong to different bases: {base.place}, sha256 "
                 f"{base.sha256}, and {another.place}, sha256 {another.sha256}; load them apart"

@@ -22,8 +22,8 @@ SOURCE_TYPE = "delta_table"
 """MLflow's DeltaDatasetSource reads such a record and loads the table at the pinned version."""
 CONTEXT_TAG, PIN_TAG = "mlflow.data.context", "distributary.pin."
 MEMBER_TAG, BUNDLE_TAG = "distributary.adapter.", "distributary.bundle."
-"""Tags of the run of a bundle, with the name of an adapter behind, and of the run of an adapter, with
-NAME.VERSION of a bundle behind."""
+"""Tags of the run of a bundle, with the name of an adapter behind, and of the run of an adapter, with the run
+of a bundle behind, whose name and version are the value. Values are JSON."""
 MAX_PATH_CHARS = 500
 
 
@@ -70,9 +70,8 @@ def read_lineage(run_id: str) -> dict[str, Any]:
     tags = sorted(run.data.tags.items())
     if members := {key.removeprefix(MEMBER_TAG): value for key, value in tags if key.startswith(MEMBER_TAG)}:
         lineage["adapters"] = {name: json.loads(value) for name, value in members.items()}
-    if bundles := [key.removeprefix(BUNDLE_TAG) for key, _ in tags if key.startswith(BUNDLE_TAG)]:
-        named = [name.rpartition(".") for name in bundles]
-        lineage["bundles"] = [{"name": name, "version": int(version)} for name, _, version in named]
+    if bundles := [json.loads(value) for key, value in tags if key.startswith(BUNDLE_TAG)]:
+        lineage["bundles"] = sorted(bundles, key=lambda bundle: (bundle["name"], bundle["version"]))
     return lineage
 
 

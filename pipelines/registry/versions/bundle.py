@@ -14,9 +14,9 @@ from mlflow import MlflowClient
 
 from pipelines.pin import fingerprint
 from pipelines.registry.runs.lineage import BUNDLE_TAG, MEMBER_TAG, write_lineage
-from pipelines.registry.runs.tracker import Tracker, find_run
+from pipelines.registry.runs.tracker import Tracker, find_run, read_run_status
 from pipelines.registry.store import require_connection
-from pipelines.registry.versions.find import find_versions_of_run
+from pipelines.registry.versions.find import find_runs, find_versions_of_run
 from pipelines.registry.versions.register import register_model
 from pipelines.registry.versions.resolve import LocatedModel, fetch_model, locate_model
 
@@ -54,8 +54,9 @@ def register_bundle(
     """The version of `name` that holds the adapters of model versions, each given as name and alias or
     number, by the name under which rows will ask for it. The alias `challenger` moves to a new one.
 
-    Raises ValueError if there are fewer than two, if a version has no adapter or belongs to another base,
-    LookupError if one does not exist, FileNotFoundError if the base is not within reach.
+    Raises ValueError if there are fewer than two, if a version has no adapter or belongs to another base, if
+    `name` has versions that are no bundles, LookupError if one does not exist, FileNotFoundError if the base
+    is not within reach.
     """
     require_connection()
     if len(versions) < 2:
@@ -70,15 +71,39 @@ def register_bundle(
         for found in find_versions_of_run(name, run.info.run_id):
             if found.status == "READY":
                 version = int(found.version)
+                _name_bundle(members, name, version, run.info.run_id)  # a run may have been restored
                 return Bundle(version=version, run_id=run.info.run_id, members=members, is_new=False)
+    _require_own_name(name)
     tags = {f"{MEMBER_TAG}{each}": json.dumps(asdict(member)) for each, member in members.items()}
     with Tracker(experiment, made_from, name="bundle", tags=tags) as tracker:
         tracker.log_params({"adapters": {each: f"{m.model} {m.version}" for each, m in members.items()}})
         version = _register(located, members, name, tracker.run_id, code)
-    for run_id in {member.run_id for member in members.values()}:
-        MlflowClient().set_tag(run_id, f"{BUNDLE_TAG}{name}.{version}", tracker.run_id)
-        write_lineage(run_id)
+        # Before the run ends: a call that is killed here is repeated, one of a finished run is not.
+        _name_bundle(members, name, version, tracker.run_id)
     return Bundle(version=version, run_id=tracker.run_id, members=members, is_new=True)
+
+
+def _name_bundle(members: Mapping[str, Member], name: str, version: int, run_id: str) -> None:
+    """Let the runs of the members name the bundle. Runs that were deleted take no tags, and are left out."""
+    # Keys of tags refuse characters that names of models may have.
+    value = json.dumps({"name": name, "version": version}, ensure_ascii=False)
+    for member_run in sorted({member.run_id for member in members.values()}):
+        if read_run_status(member_run) not in ("deleted", "unknown"):
+            MlflowClient().set_tag(member_run, f"{BUNDLE_TAG}{run_id}", value)
+            write_lineage(member_run)
+
+
+def _require_own_name(name: str) -> None:
+    """Raise ValueError if versions of `name` are no bundles: the gate would compare a trained version with a
+    bundle."""
+    for run_id, version in find_runs(name).items():
+        if run_id and read_run_status(run_id) == "unknown":
+            continue  # removed for good: what the version holds is not known
+        tags = MlflowClient().get_run(run_id).data.tags if run_id else {}
+        if not any(key.startswith(MEMBER_TAG) for key in tags):
+            raise ValueError(
+                f"version {version} of {name} is no bundle; register bundles under a name of their own"
+            )
 
 
 def _describe(model: LocatedModel) -> Member:
@@ -94,9 +119,15 @@ def _register(
     located: Mapping[str, LocatedModel], members: Mapping[str, Member], name: str, run_id: str, code: Path
 ) -> int:
     from pipelines.finetune.models.bundle import write_bundle  # loads torch
+    from pipelines.finetune.models.folder import read_base_of
 
     folders = {adapter: fetch_model(model).folder for adapter, model in located.items()}
     origins = {adapter: asdict(member) for adapter, member in members.items()}
+    for adapter, folder in folders.items():
+        try:
+            read_base_of(folder)
+        except ValueError as error:
+            raise ValueError(f"{located[adapter].uri}: {error}") from None
     with tempfile.TemporaryDirectory(prefix="distributary-") as scratch:
         write_bundle(folders, origins, Path(scratch) / "model")
         return register_model(run_id, Path(scratch) / "model", name, code=code, input_example=[EXAMPLE])

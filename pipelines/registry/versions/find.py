@@ -59,6 +59,11 @@ def find_versions_of_run(name: str, run_id: str) -> list[ModelVersion]:
     return sorted(versions, key=lambda version: int(version.version))
 
 
+def find_runs(name: str) -> dict[str, int]:
+    """Run -> one of the versions that contain a model of it; empty if there is no such model."""
+    return {str(hit.run_id or ""): int(hit.version) for hit in _search(name)}
+
+
 def is_missing(error: MlflowException) -> bool:
     """True if the error says that the requested object does not exist."""
     return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
