@@ -16,8 +16,9 @@ from pipelines.machine import cache_folder
 
 CODE = Path(__file__).resolve().parents[2]
 """The folder above `jobs`, which the process must find too."""
-SECRET_VARIABLE = "DISTRIBUTARY_GROUP_SECRET_"
-"""Start of the names of variables with secrets of a group. Named as a secret, it is hidden in logs and runs."""
+VARIABLE = "DISTRIBUTARY_GROUP_SECRET_"
+"""Start of the names of variables with secrets of a group. They are named as secrets, so that logs and runs
+hide them."""
 
 
 def log_file(queue: str, training: int, attempt: int) -> Path:
@@ -72,6 +73,6 @@ def _take_secrets(conf: Mapping[str, str]) -> tuple[dict[str, str], dict[str, st
     kept, secrets = dict(conf), dict[str, str]()
     for name, value in conf.items():
         if redact(value, key=name) != value:
-            variable = f"{SECRET_VARIABLE}{len(secrets) + 1}"
+            variable = f"{VARIABLE}{len(secrets) + 1}"
             kept[name], secrets[variable] = f"${{oc.env:{variable}}}", value
     return kept, secrets

@@ -72,8 +72,8 @@ def find_loads(config: QueueConfig, question: Question) -> list[Load]:
     found = take_recorded(table.read().state) if table.exists() else []
     if not found:
         raise ValueError(
-            f"no training of {config.table} with a known time (it did work, and no attempt was lost or failed) "
-            "is done yet; leave out --recorded"
+            f"no training of {config.table} with a known time (it did work, and no attempt was lost or "
+            "failed) is done yet; leave out --recorded"
         )
     return found
 

@@ -153,8 +153,8 @@ def _read_line(values: dict[str, Any], number: int) -> Load:
 
 
 def take_recorded(state: QueueState) -> list[Load]:
-    """The trainings of a queue whose time is known, with this time. What was expected is what the person said,
-    or the mean of the recipe, which the scheduler did not know at first."""
+    """The trainings of a queue whose time is known, with this time. What was expected is what the person
+    said, or the mean of the recipe, which the scheduler did not know at first."""
     done = [each for each in state.trainings.values() if each.is_measured]
     start, expected = min((each.added_at for each in done), default=0.0), state.estimate_seconds()
     return [
