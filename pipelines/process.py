@@ -45,14 +45,13 @@ def send_signal(process: str, number: int) -> bool:
         return False
     pid = int(process.rsplit(" ", 2)[1])
     try:
-        if not hasattr(os, "pidfd_open"):
+        handle = _open_handle(pid)
+        if handle is None:
             os.kill(pid, number)
             return True
-        handle = os.pidfd_open(pid)
         try:
-            if has_ended(
-                process
-            ):  # asked again: from here on, the handle is of the process or of a later one
+            # Asked again: from here on, the handle is of the process or of a later one.
+            if has_ended(process):
                 return False
             signal.pidfd_send_signal(handle, number)
         finally:
@@ -60,6 +59,18 @@ def send_signal(process: str, number: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+def _open_handle(pid: int) -> int | None:
+    """A file descriptor of a process; None where the system has none, or a sandbox (seccomp) refuses it."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None
 
 
 def _machine() -> str:

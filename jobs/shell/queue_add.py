@@ -1,5 +1,6 @@
 """`distributary queue add` and `queue cancel`."""
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,11 +9,17 @@ from pathlib import Path
 from jobs.shell.display import console
 from jobs.shell.queue_settings import QueueConfig, estimate_memory_gb, find_needs, parse_deadline
 from jobs.shell.queue_show import describe_needs
-from jobs.shell.redaction import redact
+from jobs.shell.redaction import HIDDEN, redact
 from jobs.shell.settings import Settings
 from pipelines.finetune.queue.resources import Amount, Waiting
 from pipelines.finetune.queue.state import Event, QueueState
 from pipelines.finetune.queue.table import QueueTable
+
+REFERENCE = r"\$\{oc\.env:\w+\}"
+"""To a variable of the environment, without a default, which would be kept as text."""
+QUOTED_REFERENCE = re.compile(rf"""(["']?){REFERENCE}\1""")
+USER_WITH_REFERENCE = re.compile(rf"(?<=://)[^\s/@:]*:{REFERENCE}(?=@)")
+"""In a URI, a name with its password."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +107,10 @@ def cancel_training(config: QueueConfig, number: int) -> None:
             raise ValueError(f"training {number} is {found.status} already; nothing is left to cancel")
         return [] if found.is_cancelled else [Event(kind="cancelled", at=time.time(), training=number)]
 
-    after = QueueTable(config.table).change(decide).trainings[number]
+    table = QueueTable(config.table)
+    if not table.exists():
+        raise LookupError(f"no queue at {config.table}; correct queue.table, or distributary queue add first")
+    after = table.change(decide).trainings[number]
     text = (
         "cancelled" if after.status == "cancelled" else "the scheduler will stop it (distributary queue run)"
     )
@@ -111,10 +121,15 @@ def _require_no_secret(overrides: list[str]) -> None:
     """The queue keeps the command as text, which everyone who sees the table can read."""
     for each in overrides:
         key, _, value = each.partition("=")
-        if redact(value, value, key) != value or redact(each) != each:
-            if "${" in value:
-                continue
+        rest = QUOTED_REFERENCE.sub("", USER_WITH_REFERENCE.sub("", value))
+        whole = f"{key}={rest}"
+        # Where a reference was the whole secret, an empty text is hidden, which is none.
+        if (
+            str(redact(rest, rest, key)).replace(HIDDEN, "") != rest
+            or redact(whole).replace(HIDDEN, "") != whole
+        ):
             raise ValueError(
                 f"{key} looks like a secret, and the queue would keep it as text; put it into the "
-                f"environment of the scheduler and write {key}='${{oc.env:NAME}}'"
+                f"environment of the scheduler and write ${{oc.env:NAME}} for it, without a default, as in "
+                f"{key}='${{oc.env:NAME}}'"
             )

@@ -10,11 +10,15 @@ from pathlib import Path
 
 from jobs.shell.queue_settings import Group
 from jobs.shell.queue_worker import Order
+from jobs.shell.redaction import redact
 from pipelines.finetune.queue.state import Attempt, QueuedTraining
 from pipelines.machine import cache_folder
 
 CODE = Path(__file__).resolve().parents[2]
 """The folder above `jobs`, which the process must find too."""
+VARIABLE = "DISTRIBUTARY_GROUP_SECRET_"
+"""Start of the names of variables with secrets of a group. They are named as secrets, so that logs and runs
+hide them."""
 
 
 def log_file(queue: str, training: int, attempt: int) -> Path:
@@ -31,13 +35,14 @@ class Launcher:
     groups: Mapping[str, Group]
 
     def __call__(self, training: QueuedTraining, attempt: Attempt) -> "subprocess.Popen[bytes]":
+        conf, secrets = _take_secrets(self._find_spark(training, attempt))
         order = Order(
             queue=self.queue,
             training=training.id,
             attempt=attempt.number,
             folder=training.folder,
             request=training.request,
-            spark=self._find_spark(training, attempt),
+            spark=conf,
             gpus=attempt.gpus,
         )
         path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
@@ -49,7 +54,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **secrets, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C in the scheduler's terminal is not for trainings
             )
 
@@ -60,3 +65,14 @@ class Launcher:
         if conf.get("spark.master", "").startswith("spark://"):
             conf.setdefault("spark.cores.max", str(training.needs.slots))
         return conf
+
+
+def _take_secrets(conf: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The settings with references in place of secrets, and the variables to which they refer: everyone on a
+    machine may read the arguments of a process."""
+    kept, secrets = dict(conf), dict[str, str]()
+    for name, value in conf.items():
+        if redact(value, key=name) != value:
+            variable = f"{VARIABLE}{len(secrets) + 1}"
+            kept[name], secrets[variable] = f"${{oc.env:{variable}}}", value
+    return kept, secrets

@@ -82,9 +82,12 @@ def _is_over(state: QueueState, amounts: Mapping[str, Amount]) -> bool:
     stuck = [each for each in state.list_waiting(math.inf) if not each.list_groups(amounts)]
     if stuck and len(stuck) == len(state.having("waiting")):
         first = stuck[0]
+        reason = f"needs {describe_needs(first.needs)}, and no group of queue.resources is so large"
+        if first.group is not None and first.group not in amounts:
+            reason = f"must run in group {first.group}, and queue.resources has only: {', '.join(amounts)}"
         raise ValueError(
-            f"training {first.id} needs {describe_needs(first.needs)}, and no group of queue.resources is so "
-            f"large; {len(stuck)} trainings wait for ever: correct queue.resources or cancel them"
+            f"training {first.id} {reason}; {len(stuck)} trainings wait for ever: correct queue.resources or "
+            "cancel them"
         )
     return not state.having("waiting")
 

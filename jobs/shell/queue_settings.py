@@ -1,6 +1,5 @@
 """The section `queue` of the configuration, and what one training needs of the machines."""
 
-import os
 import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.shell.settings import AbsolutePath, Positive, Section
+from jobs.shell.settings_checks import count_cores
 
 if TYPE_CHECKING:
     from jobs.finetune import Config
@@ -27,7 +27,7 @@ class Group(BaseModel):
     slots: Positive | None = None
     gpus: Annotated[float, Field(ge=0)] = 0.0
     memory_gb: Annotated[float, Field(gt=0)] | None = None
-    spark: dict[str, str] = {}
+    spark: dict[Annotated[str, Field(pattern=r"^spark\.\w")], str] = {}
 
 
 class QueueConfig(Section):
@@ -46,7 +46,7 @@ class QueueConfig(Section):
         from pipelines.finetune.queue.resources import Amount
         from pipelines.probe import read_memory_limit
 
-        slots, memory = len(os.sched_getaffinity(0)), read_memory_limit()
+        slots, memory = count_cores(), read_memory_limit()
         here = 1e6 if memory is None else memory / 1e9
         return {
             name: Amount(

@@ -71,7 +71,10 @@ def find_loads(config: QueueConfig, question: Question) -> list[Load]:
     table = QueueTable(config.table)
     found = take_recorded(table.read().state) if table.exists() else []
     if not found:
-        raise ValueError(f"no training of {config.table} is done yet; leave out --recorded")
+        raise ValueError(
+            f"no training of {config.table} with a known time (it did work, and no attempt was lost or "
+            "failed) is done yet; leave out --recorded"
+        )
     return found
 
 

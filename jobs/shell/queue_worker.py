@@ -75,10 +75,18 @@ def name_gpus(gpus: Sequence[int]) -> str:
 
 
 if __name__ == "__main__":
+    import traceback
+
     import typer
+
+    from jobs.shell.exits import find_exit
+    from jobs.shell.redaction import redact
 
     with heed_requests():  # before the claim, which lets the scheduler send signals
         try:
             main(Order(**json.loads(sys.argv[1])))
         except typer.Exit as end:
             sys.exit(end.exit_code)
+        except Exception as error:  # before the command, which reports its own
+            print(redact(traceback.format_exc()), file=sys.stderr)
+            sys.exit(find_exit(error, configuring=True))

@@ -22,10 +22,14 @@ from pipelines.registry.store import connect
 connect(os.environ["{STORE_VARIABLE}"])"""
 
 
+def count_cores() -> int:
+    """CPU threads that this process may use; all of the machine where the system does not say (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_slots(settings: "Settings") -> Check:
     """A training with n ranks needs n free slots at the same time. For a cluster, the launch checks it."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    cores = count_cores()
     try:
         from pipelines.spark import DEFAULT_MASTER
         from pipelines.submit import read_given_conf

@@ -67,6 +67,11 @@ def test_memory_and_gpus_may_be_given(call, tmp_path):
         (["--deadline", "soon"], "--deadline must be a date and time such as 2026-01-31T18:00"),
         (["--deadline", "2020-01-31T18:00"], "--deadline must be in the future, got 2020-01-31T18:00"),
         (["spark.fs.s3a.secret.key=abcdefgh"], "spark.fs.s3a.secret.key looks like a secret"),
+        (["spark.fs.s3a.secret.key=REAL${oc.env:HOME}"], "spark.fs.s3a.secret.key looks like a secret"),
+        (["spark.authenticate.secret=${oc.env:NAME,hunter2}"], "spark.authenticate.secret looks like"),
+        (["spark.x=http://u:pw@${oc.env:HOME}/"], "spark.x looks like a secret"),
+        (["spark.x=-Da.password=pw${oc.env:HOME}"], "spark.x looks like a secret"),
+        (["queue.resources={a: {spark: {master: yarn}}}"], "should match pattern"),
         (["queue.policy=fast"], "queue.policy should be 'static', 'round_robin'"),
         (["queue.resources={a: {slots: 0}}"], "queue.resources.a.slots should be greater than or equal to 1"),
     ],
@@ -80,17 +85,24 @@ def test_what_cannot_be_added_is_refused(call, tmp_path, words, fault):
 
 def test_a_secret_from_the_environment_is_kept_as_its_name(call, tmp_path, monkeypatch):
     monkeypatch.setenv("STORE_SECRET", "do-not-tell")
-    status, said = call("add", "--memory-gb", "1", "storage.s3.secret_key=${oc.env:STORE_SECRET}")
+    secrets = [
+        "storage.s3.secret_key=${oc.env:STORE_SECRET}",
+        "spark.x=http://u:${oc.env:STORE_SECRET}@h",
+        'spark.y=-Da.password="${oc.env:STORE_SECRET}" -Db=1',
+    ]
+    status, said = call("add", "--memory-gb", "1", *secrets)
     assert status == 0, said
     kept = b"".join(file.read_bytes() for file in (tmp_path / "queue").rglob("*") if file.is_file())
     assert b"do-not-tell" not in kept
     overrides = read_state(tmp_path).trainings[1].request["overrides"]
-    assert "storage.s3.secret_key=${oc.env:STORE_SECRET}" in overrides
+    assert set(secrets) < set(overrides)
 
 
 def test_cancelling_and_listing(call, tmp_path):
     assert "no trainings in" in call("list")[1]
-    assert not (tmp_path / "queue").exists()  # a list creates nothing
+    status, said = call("cancel", "1")
+    assert (status, "no queue at" in said) == (65, True)
+    assert not (tmp_path / "queue").exists()  # neither creates anything
     call("add", "--memory-gb", "1")
     call("add", "--memory-gb", "1")
     assert call("cancel", "1") == (0, "1 default: cancelled\n")
@@ -185,12 +197,37 @@ def test_a_standalone_master_is_asked_for_the_cores_of_the_training():
     }
 
 
+def test_secrets_of_a_group_reach_its_training_by_environment_alone(tmp_path, monkeypatch):
+    secrets = {"FARM_TOKEN": "for-the-farm-only", "FARM_WORD": "for-its-network"}
+    for name, value in {**secrets, "DISTRIBUTARY_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    group = "{spark: {spark.x: '${oc.env:FARM_TOKEN}', spark.authenticate.secret: '${oc.env:FARM_WORD}'}}"
+    settings = configuration.load(overrides=[f"queue.resources={{farm: {group}}}"])
+    launcher = Launcher(f"{tmp_path}/queue", settings.section("queue", QueueConfig).groups())
+    training = make_training(folder=f"{tmp_path}/gone").trainings[1]
+    with launcher(training, Attempt(number=1, group="farm", started_at=0.0)) as started:
+        status = started.wait(120)
+    assert not [value for value in secrets.values() if value in " ".join(started.args)]
+    (log,) = (tmp_path / "cache").rglob("000001-001.log")
+    assert (status, "gone" in log.read_text(encoding="utf-8")) == (78, True)  # its folder: before the claim
+    given = json.loads(started.args[-1])["spark"]
+    assert given["spark.x"] == "${oc.env:DISTRIBUTARY_GROUP_SECRET_1}"
+    for number, value in enumerate(secrets.values(), 1):
+        monkeypatch.setenv(f"DISTRIBUTARY_GROUP_SECRET_{number}", value)
+    found = configuration.load(overrides=[f"{name}={value}" for name, value in given.items()])
+    assert {found.tree["spark"][name] for name in given} == set(secrets.values())
+    assert not [value for value in secrets.values() if value in found.printed]
+
+
 def test_gpus_are_given_one_by_one_and_parts_together():
     assert choose_gpus(0.0, 2, {}) == []
     assert choose_gpus(1.0, 2, {0: 1.0}) == [1]
     assert choose_gpus(2.0, 3, {1: 1.0}) == [0, 2]
     assert choose_gpus(0.5, 2, {1: 0.5}) == [1]  # beside the other part
-    assert choose_gpus(0.5, 2, {0: 0.75, 1: 0.75}) == [0]  # no one has room: the parts lie badly
+    assert choose_gpus(0.5, 2, {0: 0.75, 1: 0.75}) is None  # no one has room: the parts lie badly
+    assert choose_gpus(1.5, 2, {0: 0.25}) == [0, 1]
+    assert choose_gpus(1.5, 2, {0: 0.5}) is None
+    assert choose_gpus(2.0, 1, {}) is None
 
 
 def test_gpus_have_the_names_that_the_scheduler_sees(monkeypatch):

@@ -36,6 +36,10 @@ def test_a_training_that_would_wait_for_ever_is_named(call):
     status, said = call("run", "--until-empty", "queue.resources={cpu: {slots: 4, memory_gb: 16.0}}")
     assert status == 65
     assert "training 1 needs 2 slots, 20.0 GB, and no group of queue.resources is so large" in said
+    call("cancel", "1")
+    call("add", "--memory-gb", "1", "--group", "gpu")
+    status, said = call("run", "--until-empty", "queue.resources={cpu: {slots: 4, memory_gb: 16.0}}")
+    assert (status, "must run in group gpu, and queue.resources has only: cpu" in said) == (65, True)
 
 
 @pytest.mark.slow

@@ -26,6 +26,10 @@ CLAIM, SUMMARY = "claim.json", "summary.json"
 Life = Literal["not begun", "alive", "ended", "given up"]
 
 
+class ClaimUnreadableError(RuntimeError):
+    """A claim is no JSON object: its writer was killed, or still writes, on storage that shows parts."""
+
+
 class AttemptFolder:
     def __init__(self, queue: str, training: int, number: int) -> None:
         self._folder = Folder(queue) / f"{ATTEMPTS}/{training:06d}-{number:03d}"
@@ -53,8 +57,8 @@ class AttemptFolder:
 
     def read_life(self) -> Life:
         """Whether the process lives. One of another machine is dead when it has not renewed its lease for
-        DEAD_SECONDS."""
-        claim = self._read(CLAIM)
+        DEAD_SECONDS. Raises ClaimUnreadableError for half of a claim: its process may live."""
+        claim = self._read_claim()
         if claim is None:
             return "not begun"
         if claim["process"] is None:
@@ -70,12 +74,24 @@ class AttemptFolder:
 
     def send(self, number: int) -> bool:
         """Send a signal to the process; False if it does not live on this machine."""
-        claim = self._read(CLAIM)
+        try:
+            claim = self._read_claim()
+        except ClaimUnreadableError:
+            return False
         return bool(claim and claim["process"] and process.send_signal(claim["process"], number))
 
     def read_summary(self) -> dict[str, Any] | None:
         """What the command wrote last; None = nothing."""
         return self._read(SUMMARY)
+
+    def _read_claim(self) -> dict[str, Any] | None:
+        try:
+            return self._read(CLAIM)
+        except ValueError as error:
+            raise ClaimUnreadableError(
+                f"{self._folder.path}/{CLAIM} cannot be read ({error}), so the process of this attempt is "
+                "unknown; if no process works on this training, delete the file and run again"
+            ) from error
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:

@@ -153,9 +153,9 @@ def _read_line(values: dict[str, Any], number: int) -> Load:
 
 
 def take_recorded(state: QueueState) -> list[Load]:
-    """The trainings of a queue that are done, with the time that they really took. What was expected is what
-    the person said, or the mean of the recipe, which the scheduler did not know at first."""
-    done = state.having("done")
+    """The trainings of a queue whose time is known, with this time. What was expected is what the person
+    said, or the mean of the recipe, which the scheduler did not know at first."""
+    done = [each for each in state.trainings.values() if each.is_measured]
     start, expected = min((each.added_at for each in done), default=0.0), state.estimate_seconds()
     return [
         Load(

@@ -16,15 +16,23 @@ class Ending(NamedTuple):
     outcome: str
     """done, failed, cancelled, or a key of WAITS_AGAIN."""
     why: str
+    worked: bool = True
+    """False = done at once, because the training was up to date."""
 
 
 def judge_ending(
-    training: QueuedTraining, summary: Mapping[str, Any] | None, max_faults: int, *, status: int | None = None
+    training: QueuedTraining,
+    summary: Mapping[str, Any] | None,
+    max_faults: int,
+    *,
+    status: int | None = None,
+    fault: str = "",
 ) -> Ending:
     """`summary`: of a process that has ended, as `--summary` describes it, {} if it wrote none; None = the
-    process did not begin, and `status` is its exit status if this scheduler started it."""
+    process did not begin, and `status` is its exit status if this scheduler started it (a negative one is a
+    signal), `fault` why it could not."""
     if summary is None:
-        ending = _judge_unborn(status)
+        ending = _judge_unborn(status, fault)
     elif summary.get("exit_code") is None:
         ending = Ending("lost", WAITS_AGAIN["lost"])
     else:
@@ -38,10 +46,14 @@ def judge_ending(
     return ending
 
 
-def _judge_unborn(status: int | None) -> Ending:
-    if status:
-        return Ending("failed", f"its process ended with status {status} before it began; its log says why")
-    return Ending("unborn", WAITS_AGAIN["unborn"])
+def _judge_unborn(status: int | None, fault: str) -> Ending:
+    if fault:
+        return Ending("retry", f"its process could not be started: {fault}"[:MAX_WHY])
+    if not status:
+        return Ending("unborn", WAITS_AGAIN["unborn"])
+    outcome = "lost" if status < 0 else OUTCOMES.get(status, "failed")
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    return Ending(outcome, f"its process {how} before it began; its log says why")
 
 
 def _judge_summary(summary: Mapping[str, Any]) -> Ending:
@@ -50,8 +62,8 @@ def _judge_summary(summary: Mapping[str, Any]) -> Ending:
     if outcome == "retry" and error.get("kind") == "busy":
         outcome = "busy"
     if outcome == "done":
-        stages = summary.get("stages") or [{}]
-        return Ending("done", str(stages[-1].get("why", "")))
+        last = (summary.get("stages") or [{}])[-1]
+        return Ending("done", str(last.get("why", "")), worked=last.get("state") != "up to date")
     message = str(error.get("message", "")).strip()
     if outcome in WAITS_AGAIN and outcome not in FAULTS:
         return Ending(outcome, WAITS_AGAIN[outcome])

@@ -54,7 +54,8 @@ class Static:
 
 @dataclass(frozen=True, slots=True)
 class RoundRobin:
-    """Groups in turn, beginning after the one that got the last training."""
+    """Groups in turn, beginning after that of the training that started last among those that run; if none
+    runs, with the first one."""
 
     def choose(
         self, waiting: Sequence[Waiting], running: Sequence[Running], resources: Resources, now: float

@@ -119,17 +119,19 @@ def find_room(running: Iterable[Running], resources: Resources) -> dict[str, Roo
     return rooms
 
 
-def choose_gpus(needed: float, num_gpus: int, used: Mapping[int, float]) -> list[int]:
+def choose_gpus(needed: float, num_gpus: int, used: Mapping[int, float]) -> list[int] | None:
     """Numbers of the GPUs that a training gets, which needs so many; none for 0. `used`: GPU -> the part that
-    others have of it.
+    others have of it. None = too few of them have room for an equal part of it.
 
-    Whole GPUs that no one uses, as far as there are any; for a part of one, the fullest that has room.
+    For a part of one, the fullest that has room; else the emptiest.
     """
     free = {gpu: 1.0 - used.get(gpu, 0.0) for gpu in range(num_gpus)}
     if 0 < needed < 1:
         fitting = [gpu for gpu in free if free[gpu] + TOLERANCE >= needed]
-        return [min(fitting or free, key=lambda gpu: (free[gpu] if fitting else -free[gpu], gpu))]
-    return sorted(sorted(free, key=lambda gpu: (-free[gpu], gpu))[: math.ceil(needed)])
+        return [min(fitting, key=lambda gpu: (free[gpu], gpu))] if fitting else None
+    chosen = sorted(sorted(free, key=lambda gpu: (-free[gpu], gpu))[: math.ceil(needed)])
+    fits = all(free[gpu] + TOLERANCE >= needed / len(chosen) for gpu in chosen)
+    return chosen if fits and len(chosen) == math.ceil(needed) else None
 
 
 def list_ends(running: Iterable[Running], group: str, now: float) -> Iterator[tuple[float, Running]]:

@@ -23,17 +23,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines.commit import ConflictError
-from pipelines.finetune.queue.attempt import AttemptFolder
+from pipelines.finetune.queue.attempt import AttemptFolder, ClaimUnreadableError, Life
 from pipelines.finetune.queue.outcome import Ending, judge_ending
 from pipelines.finetune.queue.policies import Policy
 from pipelines.finetune.queue.reservation import MakeRoom, Start
 from pipelines.finetune.queue.resources import Amount, choose_gpus
 from pipelines.finetune.queue.state import Attempt, Event, QueuedTraining, QueueState
 from pipelines.finetune.queue.table import QueueTable
-from pipelines.lease import LeaseLostError
+from pipelines.lease import DEAD_SECONDS, LeaseLostError
 
 Launch = Callable[[QueuedTraining, Attempt], "subprocess.Popen[bytes]"]
-"""Starts the process of an attempt, which claims its `AttemptFolder` before it does anything else."""
+"""Starts the process of an attempt, which claims its `AttemptFolder` before it does anything else. Raises
+OSError if the system starts no process now."""
 
 
 @dataclass(slots=True)
@@ -54,6 +55,10 @@ class Scheduler:
     """Processes that this scheduler started: they must be waited for, and may not have claimed yet."""
     _sent: set[tuple[int, int, int]] = field(default_factory=set)
     """(training, attempt, signal) that this scheduler has sent."""
+    _not_started: dict[tuple[int, int], str] = field(default_factory=dict)
+    """(training, attempt) -> why this scheduler could not start its process."""
+    _unreadable: dict[tuple[int, int], float] = field(default_factory=dict)
+    """(training, attempt) -> since when its claim cannot be read, by the monotonic clock."""
 
     def take_over(self) -> None:
         """Become the scheduler: from now on an earlier one cannot commit."""
@@ -113,21 +118,35 @@ class Scheduler:
     def _judge(self, training: QueuedTraining) -> Ending | None:
         """How the running attempt ended; None = it goes on."""
         attempt = training.attempts[-1]
-        place, own = self._open(training, attempt), self._own.get((training.id, attempt.number))
+        key = (training.id, attempt.number)
+        place, own = self._open(training, attempt), self._own.get(key)
         status = None if own is None else own.poll()
-        life = place.read_life()
+        life = self._read_life(place, key)
         if life == "not begun" and (own is None or status is not None) and place.give_up():
             life = "given up"
         if life == "given up":
-            return judge_ending(training, None, self.max_faults, status=status)
+            fault = self._not_started.get(key, "")
+            return judge_ending(training, None, self.max_faults, status=status, fault=fault)
         if life != "ended":
             return None
         return judge_ending(training, place.read_summary() or {}, self.max_faults)
 
+    def _read_life(self, place: AttemptFolder, key: tuple[int, int]) -> Life:
+        """An attempt whose claim cannot be read counts as alive for DEAD_SECONDS: it may be half written."""
+        try:
+            life = place.read_life()
+        except ClaimUnreadableError:
+            if time.monotonic() - self._unreadable.setdefault(key, time.monotonic()) > DEAD_SECONDS:
+                raise
+            return "alive"
+        self._unreadable.pop(key, None)
+        return life
+
     def _decide(self, state: QueueState, now: float) -> list[Event]:
         chosen = self.policy.choose(state.list_waiting(now), state.list_running(), self.resources, now)
         used = {group: _count_used(state, group) for group in self.resources}
-        return [self._record(state.trainings[each.id], each, used, now) for each in chosen]
+        events = [self._record(state.trainings[each.id], each, used, now) for each in chosen]
+        return [event for event in events if event is not None]
 
     def _record(
         self,
@@ -135,8 +154,9 @@ class Scheduler:
         decision: Start | MakeRoom,
         used: Mapping[str, dict[int, float]],
         now: float,
-    ) -> Event:
-        """The event of a decision. `used`, group -> GPU -> part of it, gets the GPUs of a start."""
+    ) -> Event | None:
+        """The event of a decision; None = the start waits, because policies count the GPUs of a group
+        together, and no single ones have room. `used`, group -> GPU -> part of it, gets those of a start."""
         number = len(training.attempts)
         if isinstance(decision, MakeRoom):
             return Event(kind="asked", at=now, training=training.id, attempt=number, fence=self._fence)
@@ -144,6 +164,8 @@ class Scheduler:
         if whole.gpus:
             needed, mine = training.needs.gpus, used[decision.group]
             gpus = choose_gpus(needed, math.ceil(whole.gpus), mine)
+            if gpus is None:
+                return None
             for gpu in gpus:
                 mine[gpu] = mine.get(gpu, 0.0) + needed / len(gpus)
         return Event(
@@ -156,13 +178,18 @@ class Scheduler:
         )
 
     def _launch(self, training: QueuedTraining) -> None:
+        """A failure is a fault of the attempt: the next round gives it up, and the training waits a while."""
         attempt = training.attempts[-1]
-        self._own[training.id, attempt.number] = self.launch(training, attempt)
+        try:
+            self._own[training.id, attempt.number] = self.launch(training, attempt)
+        except OSError as error:
+            self._not_started[training.id, attempt.number] = str(error)
 
     def _forget(self, ended: list[Event]) -> None:
         for event in ended:
             assert event.training is not None
             assert event.attempt is not None
+            self._not_started.pop((event.training, event.attempt), None)
             own = self._own.pop((event.training, event.attempt), None)
             if own is not None:
                 own.wait()  # it has ended: this only takes its status from the system

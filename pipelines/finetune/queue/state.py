@@ -58,6 +58,8 @@ class Attempt:
     ended_at: float | None = None
     """None = it has not been seen to end."""
     outcome: str = ""
+    worked: bool = True
+    """False = it found the training up to date."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,11 +95,17 @@ class QueuedTraining:
             if each.ended_at is not None and each.outcome in ("preempted", "done")
         )
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is done, and used_seconds is all that it took: no attempt was lost, and it did work."""
+        kept = all(each.outcome in ("preempted", "done") for each in self.attempts)
+        return self.status == "done" and kept and self.attempts[-1].worked
+
     def waits_until(self) -> float:
-        """When its next attempt may start."""
+        """When its next attempt may start; -infinite = at once, whatever the clock that added it says."""
         last = self.attempts[-1] if self.attempts else None
         if last is None or last.ended_at is None or last.outcome not in PAUSED:
-            return self.added_at
+            return -math.inf
         return last.ended_at + PAUSE_SECONDS
 
 
@@ -162,10 +170,11 @@ class QueueState:
         ]
 
     def estimate_seconds(self) -> dict[str, float]:
-        """Name of a recipe -> mean time of its trainings that are done."""
+        """Name of a recipe -> mean time of its trainings whose time is known."""
         times: dict[str, list[float]] = {}
-        for each in self.having("done"):
-            times.setdefault(each.name, []).append(each.used_seconds)
+        for each in self.trainings.values():
+            if each.is_measured:
+                times.setdefault(each.name, []).append(each.used_seconds)
         return {name: sum(found) / len(found) for name, found in times.items()}
 
 
@@ -193,7 +202,8 @@ def _change(each: QueuedTraining, event: Event) -> QueuedTraining:
         assert event.attempt is not None
         attempt = Attempt(number=event.attempt, started_at=event.at, **event.detail)
         return replace(each, status="running", attempts=(*each.attempts, attempt), why="")
-    last = replace(each.attempts[-1], ended_at=event.at, outcome=event.detail["outcome"])
+    worked = event.detail.get("worked", True)  # tables of earlier versions do not say
+    last = replace(each.attempts[-1], ended_at=event.at, outcome=event.detail["outcome"], worked=worked)
     status = cast(Status, "waiting" if last.outcome in WAITS_AGAIN else last.outcome)
     ended = (*each.attempts[:-1], last)
     return replace(each, status=status, attempts=ended, is_asked=False, why=event.detail["why"])

@@ -1,5 +1,6 @@
 """The scheduler with real processes of small trainings; what happens to it when others are faster."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,8 +9,10 @@ import time
 
 import pytest
 
+from pipelines.finetune.queue import scheduler as queue_scheduler
 from pipelines.finetune.queue.attempt import AttemptFolder
 from pipelines.finetune.queue.policies import POLICIES
+from pipelines.finetune.queue.resources import Amount
 from pipelines.finetune.queue.state import Event
 from pipelines.finetune.queue.table import QueueTable
 from pipelines.lease import LeaseHeldError, LeaseLostError
@@ -26,6 +29,10 @@ def queue(tmp_path, monkeypatch):
 
 def launch_nothing(training, attempt):
     raise AssertionError("nothing may start")
+
+
+def fail_to_start(training, attempt):
+    raise OSError(errno.ENOSPC, "no space left")
 
 
 def look_until(scheduler, happened):
@@ -117,6 +124,55 @@ def test_a_process_of_another_machine_is_dead_when_its_lease_is_old(tmp_path, mo
         assert not place.send(signal.SIGUSR1)
         monkeypatch.setattr(attempt, "DEAD_SECONDS", -1.0)
         assert place.read_life() == "ended"
+
+
+def test_a_process_that_cannot_be_started_is_a_fault_and_a_pause(queue, tmp_path):
+    add(queue)
+    scheduler = make_scheduler(queue, tmp_path, launch=fail_to_start)
+    for _ in range(4):
+        state = scheduler.look()
+    (training,) = state.having("waiting")
+    assert [each.outcome for each in training.attempts] == ["retry"]
+    assert "could not be started: [Errno 28] no space left" in training.why
+    assert list_kinds(queue, 1) == ["added", "started", "ended"]
+
+
+def test_half_a_claim_is_neither_given_up_nor_the_end_of_the_scheduler_at_once(queue, tmp_path, monkeypatch):
+    add(queue)
+    start_elsewhere(queue, 1)
+    claim = queue / "_attempts/000001-001/claim.json"
+    claim.parent.mkdir(parents=True)
+    claim.write_bytes(b"")
+    scheduler = make_scheduler(queue, tmp_path, launch=launch_nothing)
+    for _ in range(2):
+        assert scheduler.look().having("running")
+    monkeypatch.setattr(queue_scheduler, "DEAD_SECONDS", -1.0)
+    with pytest.raises(RuntimeError, match=r"claim\.json cannot be read .* delete the file"):
+        scheduler.look()
+    assert claim.read_bytes() == b""
+    claim.unlink()
+    scheduler.launch = fail_to_start
+    assert [each.outcome for each in scheduler.look().trainings[1].attempts] == ["unborn", ""]
+
+
+def test_a_training_waits_until_one_gpu_has_room_for_it(queue, tmp_path):
+    for part in (0.6, 0.6, 0.8):
+        add(queue, needs={"slots": 1, "gpus": part, "memory_gb": 0.0})
+    scheduler = make_scheduler(queue, tmp_path, launch=launch_nothing)
+    scheduler.resources = {"local": Amount(slots=8, gpus=2.0)}
+    places = [AttemptFolder(str(queue), number, 1) for number in (1, 2)]
+    with places[0].claim(), places[1].claim():
+        for gpu, number in enumerate((1, 2)):
+            start_elsewhere(queue, number, gpus=[gpu])
+        for _ in range(2):  # the group has 0.8 GPUs left, and no GPU has
+            assert scheduler.look().trainings[3].status == "waiting"
+
+
+def start_elsewhere(queue, number, gpus=None):
+    """Write that a training was started, without a process."""
+    detail = {"group": "local", "gpus": gpus}
+    event = Event(kind="started", at=time.time(), training=number, attempt=1, fence=1, detail=detail)
+    QueueTable(str(queue)).change(lambda state: [event])
 
 
 def test_a_process_of_an_attempt_that_was_given_up_does_nothing(queue, tmp_path):

@@ -156,6 +156,20 @@ def test_the_expected_time_is_said_or_learned_and_shrinks():
     assert state.after([started(2, at=200.0)]).list_running()[0].ends_at == 240.0
 
 
+def test_a_time_is_learned_only_where_all_of_it_is_known():
+    up_to_date = ended(1, "done", at=112.0)
+    up_to_date.detail["worked"] = False
+    lost = [started(1), ended(1, "lost", at=150.0), started(1, 2, at=160.0), ended(1, "done", 2, at=170.0)]
+    stopped = [started(1), ended(1, "preempted"), started(1, 2, at=160.0), ended(1, "done", 2, at=170.0)]
+    assert play(started(1), up_to_date).estimate_seconds() == {}
+    assert play(*lost).estimate_seconds() == {}
+    assert play(*stopped).estimate_seconds() == {"r": 50.0}
+
+
+def test_a_training_does_not_wait_for_the_clock_of_another_machine():
+    assert len(play().list_waiting(50.0)) == 1  # by the clock that added it, it is 100
+
+
 def summary(status, **error):
     stages = [{"stage": "finetune", "why": "new settings"}]
     return {"exit_code": status, "error": error or None, "stages": stages}
@@ -182,10 +196,26 @@ def test_an_end_is_judged_by_the_summary(found, outcome, why):
     assert why in ending.why
 
 
-def test_a_process_that_failed_before_it_began_is_not_tried_again():
-    ending = judge_ending(play(started(1)).trainings[1], None, 3, status=1)
-    assert ending.outcome == "failed"
-    assert "status 1 before it began; its log" in ending.why
+@pytest.mark.parametrize(
+    ("status", "outcome", "how"),
+    [
+        (1, "failed", "ended with status 1"),
+        (78, "failed", "ended with status 78"),
+        (75, "retry", "ended with status 75"),
+        (-9, "lost", "was killed by signal 9"),
+    ],
+)
+def test_a_process_that_ended_before_it_began_is_judged_by_its_status(status, outcome, how):
+    ending = judge_ending(play(started(1)).trainings[1], None, 3, status=status)
+    assert ending.outcome == outcome
+    assert f"{how} before it began; its log" in ending.why
+
+
+def test_a_training_that_was_up_to_date_did_no_work():
+    found = {"exit_code": 0, "stages": [{"state": "up to date", "why": "the same"}]}
+    training = play(started(1)).trainings[1]
+    assert not judge_ending(training, found, 3).worked
+    assert judge_ending(training, summary(0), 3).worked
 
 
 def test_too_many_faults_are_a_failure():
