@@ -37,7 +37,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
             "finetune.num_ranks=1 or another strategy"
         )
     if settings.strategy == "sharded_optimizer":
-        settings.optimization.require_shardable()
+        settings.optimization.require_shardable("sharded_optimizer")
     settings.optimization.require_installed()
     BatchPlan(
         global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 REVISION = 3
 """Raise it when equal sequences and settings give other weights than before."""
 
-StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer"]
+StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer", "fully_sharded"]
 Backend = Literal["horovod", "torch"]
 Precision = Literal["float32", "bfloat16", "float16"]
 

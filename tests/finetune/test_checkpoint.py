@@ -103,7 +103,7 @@ def test_another_model_is_refused(folder):
 def test_an_old_format_is_refused_with_the_remedy(folder):
     folder.write("step-00000003/complete.json", json.dumps({"progress": {"step": 3}, "sha256": {}}).encode())
     with pytest.raises(
-        ValueError, match=r"checkpoint format before 3, this version reads 3; delete .*checkpoints"
+        ValueError, match=r"checkpoint format before 3, this version reads 3 and 4; delete .*checkpoints"
     ):
         checkpoint_format.read_record(folder, 3)
 

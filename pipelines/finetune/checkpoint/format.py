@@ -5,13 +5,16 @@ A checkpoint is a folder `step-00000200`:
 
     model.safetensors                    weights by name, whole; tied weights once. With an adapter those of
                                          its base are left out
+    model-00000-of-00002.safetensors     instead, from ranks that hold no whole weights: pieces of them
+                                         (weights.py)
     optimizer-00000-of-00002.safetensors one file per writing rank (whole.py writes a single one)
     optimizer-00000-of-00002.json        its sha256 and pieces, from which rank 0 makes complete.json
     complete.json                        written last: format, train state, sha256 and pieces by file
 
 A piece is the optimizer state for elements [start, stop) of a flattened parameter. Whole state is one piece
 per parameter; a sharded optimizer writes the pieces that a rank owns. A reader takes the pieces that overlap
-the ranges it needs, so a checkpoint can be read with another number of ranks or by another strategy. With a
+the ranges it needs, so a checkpoint can be read with another number of ranks or by another strategy. Where
+each rank has an optimizer of its own (`Record.private`), file r is that of rank r. With a
 running mean of the weights, the model of a checkpoint is the mean, and the state of a piece has the weights
 that training goes on from.
 
@@ -22,7 +25,7 @@ sha256, and the checkpoint before it is used. Dropout and data order need no sta
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import safetensors.torch
@@ -31,9 +34,9 @@ from torch import Tensor, nn
 from pipelines.finetune.models.lora import find_attached, list_frozen, read_state
 from pipelines.storage import Folder
 
-FORMAT = 3
+FORMAT, PIECES_FORMAT = 3, 4
 """1 and 2 numbered the optimizer state by position, which another model or parameter grouping silently
-shifts.
+shifts. 4 has weights in pieces or private optimizers, which versions that know 3 alone would misread.
 """
 NUM_KEPT = 2
 """Newest checkpoints that are kept, beside the best one."""
@@ -98,6 +101,15 @@ class Record:
     """By optimizer file."""
     base: str | None = None
     """sha256 of the base weights that an adapter belongs to; None = the weights are whole."""
+    weights: dict[str, list[Piece]] = field(default_factory=dict)
+    """By file, where the weights are in pieces; empty = they are in MODEL_FILE."""
+    private: bool = False
+    """Whether optimizer file r is the state of rank r alone, of whole parameters."""
+
+    @property
+    def format(self) -> int:
+        """The oldest format that can say it."""
+        return PIECES_FORMAT if self.weights or self.private else FORMAT
 
 
 def folder_name(step: int) -> str:
@@ -127,24 +139,30 @@ def read_record(checkpoints: Folder, step: int) -> Record:
         record = json.loads(checkpoints.read(place))
     except (ValueError, FileNotFoundError) as error:
         raise DamagedCheckpointError(f"{checkpoints.path}/{place} cannot be read: {error}") from error
-    if record.get("format") != FORMAT:
+    if record.get("format") not in (FORMAT, PIECES_FORMAT):
         raise ValueError(
             f"{checkpoints.path}/{folder_name(step)} has checkpoint format {record.get('format', 'before 3')}"
-            f", this version reads {FORMAT}; delete {checkpoints.path} to train from the start, or finish "
-            "the training with the version that started it"
+            f", this version reads {FORMAT} and {PIECES_FORMAT}; delete {checkpoints.path} to train from "
+            "the start, or finish the training with the version that started it"
         )
     return Record(
         state=TrainState(**record["state"]),
         sha256=record["sha256"],
-        pieces={file: [Piece(*piece) for piece in pieces] for file, pieces in record["pieces"].items()},
+        pieces=_read_pieces(record["pieces"]),
         base=record.get("base"),
+        weights=_read_pieces(record.get("weights", {})),
+        private=record.get("private", False),
     )
+
+
+def _read_pieces(by_file: dict[str, list[list[Any]]]) -> dict[str, list[Piece]]:
+    return {file: [Piece(*piece) for piece in pieces] for file, pieces in by_file.items()}
 
 
 def write_record(checkpoints: Folder, record: Record) -> None:
     """Make the checkpoint complete, then delete all but the newest ones and the best."""
     step = record.state.step
-    content = json.dumps({"format": FORMAT, **asdict(record)}).encode()
+    content = json.dumps({"format": record.format, **asdict(record)}).encode()
     checkpoints.write(f"{folder_name(step)}/{COMPLETE}", content)
     steps = [each for each in list_steps(checkpoints) if each <= step]
     for each in set(steps[:-NUM_KEPT]) - {record.state.best_step}:

@@ -8,13 +8,15 @@ forward pass, a third of a step.
 from torch import nn
 from transformers import PreTrainedModel
 
+from pipelines.finetune.models.layers import list_layers
+
 
 def recompute_activations(module: nn.Module) -> None:
     """Let the backbone of `module` recompute its activations in training. Raises ValueError if its
     architecture can't.
     """
     backbone = next(each for each in module.modules() if isinstance(each, PreTrainedModel))
-    if not backbone.supports_gradient_checkpointing:
+    if not (backbone.supports_gradient_checkpointing and list_layers(module)):
         raise ValueError(
             f"finetune.activation_checkpointing: model type {backbone.config.model_type} can't recompute its "
             "activations in transformers; set it to false and finetune.micro_batch lower"

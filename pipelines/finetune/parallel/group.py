@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pipelines.finetune.checkpoint.format import MODEL_FILE, load_model_tensors, read_file, read_record
+from pipelines.finetune.checkpoint.format import load_model_tensors, read_record
+from pipelines.finetune.checkpoint.weights import read_weights
 from pipelines.finetune.models.lora import read_state
 from pipelines.finetune.parallel.collectives.interface import (
     Collectives,
@@ -11,6 +12,7 @@ from pipelines.finetune.parallel.collectives.interface import (
     own_slice,
     require_equal,
 )
+from pipelines.finetune.parallel.replica import shapes_of
 from pipelines.finetune.parallel.whole_batch import Compared, Gathered
 from pipelines.storage import Folder
 
@@ -65,6 +67,6 @@ def broadcast_weights(collectives: Collectives, model: nn.Module) -> None:
 def load_and_broadcast(collectives: Collectives, model: nn.Module, checkpoints: Folder, step: int) -> None:
     """Rank 0 reads the weights of a checkpoint and sends them."""
     if collectives.rank == 0:
-        weights = read_file(checkpoints, read_record(checkpoints, step), MODEL_FILE)
+        weights = read_weights(checkpoints, read_record(checkpoints, step), shapes_of(model))
         load_model_tensors(model, weights, checkpoints.path)
     broadcast_weights(collectives, model)

@@ -7,6 +7,7 @@ Plain functions; each strategy calls those it needs.
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +15,19 @@ from torch.optim import Optimizer
 
 from pipelines.finetune.average import WeightAverage
 from pipelines.finetune.checkpoint.format import (
-    MODEL_FILE,
     DamagedCheckpointError,
     Piece,
     PieceState,
+    Record,
     TrainState,
     complete_steps,
     folder_name,
     load_model_tensors,
-    read_file,
     read_record,
     require_base,
 )
 from pipelines.finetune.checkpoint.sharded import read_pieces
+from pipelines.finetune.checkpoint.weights import read_weights
 from pipelines.finetune.lack_of_memory import explain_batch
 from pipelines.finetune.launch.faults import JoinError
 from pipelines.finetune.models.lora import find_attached
@@ -111,9 +112,11 @@ def run_forward(model: nn.Module, batch: Batch) -> Tensor:
         return model(**batch.inputs)
 
 
-def prepare_model(strategy: Strategy, build_model: BuildModel, checkpoints: Folder) -> nn.Module:
-    """The model on this rank's device. Only rank 0 loads base weights, and only if there is no checkpoint to
-    continue from.
+def prepare_model(
+    strategy: Strategy, build_model: BuildModel, checkpoints: Folder, *, device: torch.device | None = None
+) -> nn.Module:
+    """The model on this rank's device, or on `device`. Only rank 0 loads base weights, and only if there is
+    no checkpoint to continue from.
     """
     continues = strategy.agree(float(bool(complete_steps(checkpoints))) if strategy.rank == 0 else 0.0)
     model = build_model(strategy.rank == 0 and not continues)
@@ -121,7 +124,7 @@ def prepare_model(strategy: Strategy, build_model: BuildModel, checkpoints: Fold
         if not parameter.is_contiguous():  # buckets and pieces are views of the flat parameter
             parameter.data = parameter.data.contiguous()
     _require_same_base(strategy, model)
-    return model.to(strategy.device)
+    return model.to(device or strategy.device)
 
 
 def _require_same_base(strategy: Strategy, model: nn.Module) -> None:
@@ -142,6 +145,17 @@ def _require_same_base(strategy: Strategy, model: nn.Module) -> None:
         raise JoinError("another rank read other base weights")
 
 
+class Reading(NamedTuple):
+    """How a checkpoint gets into what a rank holds."""
+
+    read: Callable[[Record], Any]
+    """All that this rank needs of it. Raises DamagedCheckpointError."""
+    use: Callable[[Any, str], None]
+    """use(what was read, origin), if every rank could read its part. Raises ValueError for another model."""
+    start_over: Callable[[], None]
+    """No checkpoint can be read: weights of step 0, which `prepare_model` did not load."""
+
+
 def restore(
     strategy: Strategy,
     build_model: BuildModel,
@@ -152,32 +166,56 @@ def restore(
     *,
     checkpoints: Folder,
 ) -> TrainState:
-    """Load the newest checkpoint that all ranks can read: rank 0 the weights, every rank the pieces it owns.
+    """`restore_newest` where every rank holds all weights: rank 0 reads them, every rank the pieces that it
+    owns."""
+
+    def read(record: Record) -> tuple[dict[str, Tensor] | None, dict[Piece, PieceState]]:
+        weights = read_weights(checkpoints, record, shapes_of(model)) if strategy.rank == 0 else None
+        return weights, read_pieces(checkpoints, record, owned)
+
+    def use(found: tuple[dict[str, Tensor] | None, dict[Piece, PieceState]], origin: str) -> None:
+        weights, pieces = found
+        if weights is not None:
+            load_model_tensors(model, weights, origin)
+        set_optimizer_states(optimizer, owned, average.take_from(pieces))
+
+    def start_over() -> None:
+        if strategy.rank == 0:
+            model.load_state_dict(build_model(True).state_dict())
+
+    return restore_newest(strategy, model, checkpoints, Reading(read, use, start_over))
+
+
+def restore_newest(strategy: Strategy, model: nn.Module, checkpoints: Folder, reading: Reading) -> TrainState:
+    """Load the newest checkpoint that all ranks can read.
 
     Where training stands; step 0 if there is no checkpoint. If one rank meets a damaged file, all use the
     checkpoint before.
     """
     candidates = complete_steps(checkpoints) if strategy.rank == 0 else []
-    had_candidates = bool(candidates)
+    had_candidates = strategy.agree(float(bool(candidates)))
     while True:
         step = int(strategy.agree(candidates.pop(0) if candidates else -1))
         if step < 0:
             break
-        found = _read(strategy, model, checkpoints, step, list(owned))
+        found = _read(model, checkpoints, step, reading)
         failed = float(strategy.sum(torch.tensor([float(found is None)]), name="checkpoint"))
         if found is not None and not failed:
-            state, weights, pieces = found
+            state, content = found
             state = _forget_missing_best(strategy, checkpoints, state)
-            if weights is not None:
-                load_model_tensors(model, weights, f"{checkpoints.path}/{folder_name(step)}")
-            set_optimizer_states(optimizer, owned, average.take_from(pieces))
+            reading.use(content, f"{checkpoints.path}/{folder_name(step)}")
             return state
     if had_candidates:
         logger.warning(
             "no checkpoint in %s can be read; training starts from the beginning", checkpoints.path
         )
-        model.load_state_dict(build_model(True).state_dict())  # prepare_model did not load them
+        reading.start_over()
     return TrainState()
+
+
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    """By the names that checkpoints use."""
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _forget_missing_best(strategy: Strategy, checkpoints: Folder, state: TrainState) -> TrainState:
@@ -189,17 +227,13 @@ def _forget_missing_best(strategy: Strategy, checkpoints: Folder, state: TrainSt
     return replace(state, best_step=-1)
 
 
-_Found = tuple[TrainState, dict[str, Tensor] | None, dict[Piece, PieceState]]
-
-
 def _read(
-    strategy: Strategy, model: nn.Module, checkpoints: Folder, step: int, wanted: list[Piece]
-) -> _Found | None:
+    model: nn.Module, checkpoints: Folder, step: int, reading: Reading
+) -> tuple[TrainState, Any] | None:
     try:
         record = read_record(checkpoints, step)
         require_base(model, record, f"{checkpoints.path}/{folder_name(step)}")
-        weights = read_file(checkpoints, record, MODEL_FILE) if strategy.rank == 0 else None
-        return record.state, weights, read_pieces(checkpoints, record, wanted)
+        return record.state, reading.read(record)
     except DamagedCheckpointError as error:
         logger.warning("using the checkpoint before %s: %s", folder_name(step), error)
         return None

@@ -63,7 +63,7 @@ class ShardedOptimizer:
         num_micro_batches: int,
         checkpoints: Folder,
     ) -> TrainState:
-        optimization.require_shardable()
+        optimization.require_shardable("sharded_optimizer")
         self._num_micro_batches = num_micro_batches
         self._model = replica.prepare_model(self, build_model, checkpoints)
         self._gradients = GradientBuckets(

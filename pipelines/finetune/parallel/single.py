@@ -8,13 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipelines.finetune.average import WeightAverage
-from pipelines.finetune.checkpoint.format import (
-    MODEL_FILE,
-    TrainState,
-    load_model_tensors,
-    read_file,
-    read_record,
-)
+from pipelines.finetune.checkpoint.format import TrainState, load_model_tensors, read_record
+from pipelines.finetune.checkpoint.weights import read_weights
 from pipelines.finetune.checkpoint.whole import save_whole
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, set_learning_rate
@@ -83,7 +78,7 @@ class SingleProcess:
 
     def load_weights(self, checkpoints: Folder, step: int) -> None:
         self._average.show(mean=True)
-        weights = read_file(checkpoints, read_record(checkpoints, step), MODEL_FILE)
+        weights = read_weights(checkpoints, read_record(checkpoints, step), replica.shapes_of(self._model))
         load_model_tensors(self._model, weights, checkpoints.path)
 
     def export(self) -> nn.Module | None:
