@@ -31,9 +31,10 @@ from pipelines.finetune.training import BatchPlan
 
 class StepResult(NamedTuple):
     loss: float
-    """Mean over the targets of the global batch, before the update."""
+    """Mean over the targets of the global batch, before the update. Under local SGD, between
+    synchronisations, that of this rank's rows."""
     gradient_norm: float
-    """Before clipping."""
+    """Before clipping; under local SGD that of this rank."""
     learning_rate: float
     num_tokens: int
     """Tokens of the global batch, without padding."""
@@ -79,7 +80,7 @@ def train(
             with explain_update():
                 limit = optimization.max_gradient_norm
                 norm = strategy.step(max_norm=limit, learning_rate=rate, loss_scale=used)
-            loss = float(strategy.sum(share, name="loss")) / used
+            loss = strategy.mean_loss(share) / used
             goes_on = scale.update(is_finite=math.isfinite(norm))
             # A loss that is not finite without a reason in its gradient: no other scale would help.
             if not goes_on or (math.isfinite(norm) and not math.isfinite(loss)):

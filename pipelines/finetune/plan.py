@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipelines.dataset.artefacts import is_artefact
 from pipelines.finetune.losses.tasks import require_task
 from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS, NO_NEXT_TOKENS, Architecture, ModelSpec
+from pipelines.finetune.parallel.rules import choose_collectives, require_supported
 from pipelines.finetune.preference import PREFERENCE
 from pipelines.finetune.teacher import Teacher, require_teachable
 from pipelines.finetune.training import REVISION, BatchPlan, Cadence, Data, Execution, Schedule, Training
@@ -20,9 +21,9 @@ _Value = TypeVar("_Value")
 def make_training(settings: Any, sequences: "Pin") -> Training:
     """The training that `settings` (the finetune section of the configuration) means on pinned sequences.
 
-    Raises ValueError if ranks cannot share a global batch or the optimizer, if torch lacks the optimizer, if
-    max_logit_tokens has nothing to limit, if the task can't have a teacher, if who uses an adapter would not
-    find its base, or if the model names neither base nor model_type.
+    Raises ValueError if the strategy can't do it, if ranks cannot share a global batch, if torch lacks the
+    optimizer, if max_logit_tokens has nothing to limit, if the task can't have a teacher, if who uses an
+    adapter would not find its base, or if the model names neither base nor model_type.
     """
     from pipelines.catalog import find_location
     from pipelines.dataset.examples.table import load_builder
@@ -31,13 +32,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
 
-    if settings.strategy == "single" and settings.num_ranks > 1:
-        raise ValueError(
-            f"finetune.strategy is single, but finetune.num_ranks is {settings.num_ranks}; set "
-            "finetune.num_ranks=1 or another strategy"
-        )
-    if settings.strategy == "sharded_optimizer":
-        settings.optimization.require_shardable("sharded_optimizer")
+    require_supported(settings, sequences.facts["task"])
     settings.optimization.require_installed()
     BatchPlan(
         global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
@@ -78,7 +73,12 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
         precision=settings.precision,
         schedule=_pick(Schedule, settings),
         cadence=_pick(Cadence, settings),
-        execution=_pick(Execution, settings),
+        execution=_pick(
+            Execution,
+            settings,
+            collectives=choose_collectives(settings.strategy, settings.collectives),
+            local_sgd=settings.local_sgd if settings.strategy == "local_sgd" else None,
+        ),
         mixture=plan_on_table(
             settings.mixture,
             sequences,

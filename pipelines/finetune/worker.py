@@ -208,7 +208,7 @@ class _Rank:
 
     def _after_step(self, step: int, result: StepResult, rows: np.ndarray) -> bool:
         """Evaluate, save and report what is due; whether the training ends before its last step."""
-        cadence, rank = self._training.cadence, self._strategy.rank
+        cadence, strategy, rank = self._training.cadence, self._strategy, self._strategy.rank
         self._state = self._scale.keep_in(replace(self._state, step=step))
         evaluates = step % cadence.evaluate_every_steps == 0 or step == self._total_steps
         if evaluates:
@@ -216,7 +216,10 @@ class _Rank:
         stops = is_over(self._state, cadence)
         is_last = stops or step == self._total_steps
         if rank == 0 and (step % cadence.log_every_steps == 0 or is_last):
-            self._events.write("step", step=step, total_steps=self._total_steps, **result._asdict())
+            traffic = {} if strategy.traffic is None else strategy.traffic._asdict()
+            self._events.write(
+                "step", step=step, total_steps=self._total_steps, **result._asdict(), **traffic
+            )
         for counts in [] if self._mix is None else self._mix.count(step, rows, is_last=is_last):
             self._events.write("mixture", step=step, **counts)
         if evaluates or step % cadence.checkpoint_every_steps == 0:
@@ -262,6 +265,7 @@ class _Rank:
             "num_train_rows": len(self._train),
             "num_parameters": self._num_parameters,
             "num_trained_parameters": self._num_trained,
+            "traffic": None if self._strategy.traffic is None else self._strategy.traffic._asdict(),
             "confusion": None,
         }
         model = self._strategy.export()

@@ -58,6 +58,8 @@ CASES = [
     (CLASSES, "dora", "data_parallel", "torch", 4),
     (TEXT, "lora", "data_parallel", "torch", 4),
     (TEXT, "dora", "sharded_optimizer", "horovod", 2),
+    (CLASSES, "dora", "fully_sharded", "torch", 4),
+    (TEXT, "lora", "fully_sharded", "torch", 2),
 ]
 
 
@@ -80,8 +82,9 @@ def test_a_checkpoint_continues_under_another_number_of_ranks(root):
     before = {"strategy": "sharded_optimizer", "collectives": "torch"}
     for changes, num_ranks, steps in (
         (before, 3, range(7)),
-        ({}, 1, range(7, 13)),
-        ({"strategy": "data_parallel"}, 2, range(13, STEPS)),
+        ({}, 1, range(7, 10)),
+        ({**before, "strategy": "fully_sharded"}, 2, range(10, 14)),
+        ({"strategy": "data_parallel"}, 2, range(14, STEPS)),
     ):
         training = adapted(root, "parts", "lora", global_batch=12, **changes)
         backend = changes.get("collectives", "horovod")

@@ -147,7 +147,7 @@ def test_the_model_of_a_checkpoint_is_the_mean(root, history):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer"])
+@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer", "fully_sharded"])
 def test_the_mean_of_two_ranks_is_that_of_one(root, strategy):
     one = run_steps(alone(), double_training(root, "one", ema_decay=DECAY))
     training = double_training(root, "two", ema_decay=DECAY, strategy=strategy, collectives="torch")
@@ -156,7 +156,13 @@ def test_the_mean_of_two_ranks_is_that_of_one(root, strategy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "change", [("sharded_optimizer", "data_parallel"), ("data_parallel", "sharded_optimizer")]
+    "change",
+    [
+        ("sharded_optimizer", "data_parallel"),
+        ("data_parallel", "sharded_optimizer"),
+        ("fully_sharded", "sharded_optimizer"),
+        ("data_parallel", "fully_sharded"),
+    ],
 )
 def test_a_mean_continues_under_another_strategy(root, change):
     one = run_steps(alone(), double_training(root, "one", ema_decay=DECAY))

@@ -82,13 +82,15 @@ def test_a_resumed_training_in_16_bits_is_bitwise_that_of_one_run(root, monkeypa
 
 
 @pytest.mark.slow
-def test_two_ranks_in_16_bits_follow_one(root):
+@pytest.mark.parametrize("strategy", ["data_parallel", "fully_sharded"])
+def test_two_ranks_in_16_bits_follow_one(root, strategy):
     one, two = (
         make_training(
             root,
             folder=str(root / name),
             config=WITHOUT_DROPOUT,
             precision="bfloat16",
+            strategy=strategy,
             collectives="torch",
             micro_batch=8,
         )

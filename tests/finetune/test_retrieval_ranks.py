@@ -12,7 +12,7 @@ from pipelines.finetune.parallel.whole_batch import Compared
 from tests.finetune import data
 from tests.finetune.ranks import BACKENDS, alone, run_processes
 from tests.finetune.test_masked_ranks import measure
-from tests.finetune.test_strategies import STEPS, assert_equal, double_training, run_steps
+from tests.finetune.test_strategies import KINDS, STEPS, assert_equal, double_training, run_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.horovod]
 
@@ -50,8 +50,7 @@ def test_micro_batches_equal_one(pair_root, one, micro_batch):
 
 
 @pytest.mark.parametrize(("num_ranks", "micro_batch"), [(2, 3), (4, 4)])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer"])
+@pytest.mark.parametrize(("strategy", "backend"), KINDS)
 def test_ranks_equal_one_process(pair_root, one, strategy, backend, num_ranks, micro_batch):
     training = pair_training(pair_root, "ranks", micro_batch, strategy=strategy, collectives=backend)
     results = run_processes(run_steps, training, num_ranks=num_ranks, backend=backend)

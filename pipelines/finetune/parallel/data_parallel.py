@@ -29,6 +29,8 @@ from pipelines.storage import Folder
 class DataParallel:
     """See strategy.Strategy for what each member does."""
 
+    traffic = None
+
     def __init__(self, collectives: Collectives, device: torch.device) -> None:
         self._collectives, self.device = collectives, device
         self.rank, self.world_size = collectives.rank, collectives.world_size
@@ -113,6 +115,9 @@ class DataParallel:
 
     def sum(self, value: Tensor, *, name: str) -> Tensor:
         return group.sum_over(self._collectives, value, name)
+
+    def mean_loss(self, share: Tensor) -> float:
+        return float(self.sum(share, name="loss"))
 
     def agree(self, value: float = 0.0) -> float:
         return group.agree_on(self._collectives, value)

@@ -58,6 +58,8 @@ class Shard(NamedTuple):
 class FullySharded:
     """See strategy.Strategy for what each member does."""
 
+    traffic = None
+
     def __init__(self, device: torch.device) -> None:
         self._collectives, self.device = TorchCollectives(device), device
         self.rank, self.world_size = self._collectives.rank, self._collectives.world_size
@@ -202,6 +204,9 @@ class FullySharded:
 
     def sum(self, value: Tensor, *, name: str) -> Tensor:
         return group.sum_over(self._collectives, value, name)
+
+    def mean_loss(self, share: Tensor) -> float:
+        return float(self.sum(share, name="loss"))
 
     def agree(self, value: float = 0.0) -> float:
         return group.agree_on(self._collectives, value)

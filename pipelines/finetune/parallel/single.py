@@ -23,6 +23,8 @@ from pipelines.storage import Folder
 class SingleProcess:
     """See strategy.Strategy for what each member does."""
 
+    traffic = None
+
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world_size, self.device = 0, 1, device
         self.data_rank, self.num_replicas = 0, 1
@@ -67,6 +69,9 @@ class SingleProcess:
 
     def sum(self, value: Tensor, *, name: str) -> Tensor:
         return value.detach().cpu()
+
+    def mean_loss(self, share: Tensor) -> float:
+        return float(self.sum(share, name="loss"))
 
     def agree(self, value: float = 0.0) -> float:
         return value

@@ -15,6 +15,7 @@ Why it is exactly this wide, by the strategy that needs each member:
   ranks, and local SGD decides here whether it communicates at all.
 - `forward` is the evaluation: in a pipeline only the last rank has the logits and sends them to its group.
 - `sum` goes over data replicas only: in a tensor-parallel group every rank holds the same loss.
+- `mean_loss` is apart from `sum`, because under local SGD no rank waits for another between synchronisations.
 - `agree` is the one way in which ranks decide together.
 - `save` and `build` write and read state whole or as one shard per rank; `load_weights` goes back to the best
   checkpoint; `export` gathers whole weights on rank 0 only, since a copy on every rank would defeat the
@@ -24,7 +25,7 @@ Every member but the attributes is collective: all ranks call it, in the same or
 """
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,14 @@ strategy moves it.
 """
 
 
+class Traffic(NamedTuple):
+    """What a rank has sent since the first step to keep the weights together, as over a ring."""
+
+    sent_bytes: int
+    synchronous_bytes: int
+    """The same of data parallel."""
+
+
 class Strategy(Protocol):
     rank: int
     world_size: int
@@ -48,6 +57,11 @@ class Strategy(Protocol):
     num_replicas: int
     """Number of shares."""
     device: torch.device
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """None where all replicas exchange all gradients at every step."""
+        ...
 
     def build(
         self,
@@ -89,6 +103,10 @@ class Strategy(Protocol):
         """`value` summed over replicas, on the CPU of every rank. `name` and shape must be the same on all
         ranks.
         """
+        ...
+
+    def mean_loss(self, share: Tensor) -> float:
+        """The mean loss of the step whose share `forward_backward` gave; called once after `step`."""
         ...
 
     def agree(self, value: float = 0.0) -> float:
