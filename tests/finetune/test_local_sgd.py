@@ -11,7 +11,7 @@ from pipelines.finetune.optimization import learning_rate
 from pipelines.finetune.parallel.rules import LocalSgdRules
 from pipelines.finetune.results import display_result
 from pipelines.finetune.tasks.table import build_task
-from pipelines.storage import Folder
+from tests.finetune.data import make_training
 from tests.finetune.ranks import RankDiedError, run_processes
 from tests.finetune.test_strategies import MAX_NORM, STEPS, build_double, double_training, run_steps
 from tests.finetune.test_train import die_after_checkpoint, read_events, train_in
@@ -118,3 +118,64 @@ def test_a_checkpoint_of_another_strategy_is_the_common_start(root):
     with pytest.raises(RankDiedError, match=r"has an optimizer for each rank; continue with .*local_sgd"):
         run_processes(run_steps, start, range(9, 10), num_ranks=2, backend="torch")
     assert before[0]["curve"].shape == (5, 2)
+
+
+def test_a_killed_rank_changes_nothing_in_the_end(root):
+    """Evaluations every 10 steps and checkpoints every 7 fall between synchronisations every 4."""
+    changes = {"strategy": "local_sgd", "collectives": "torch", "local_sgd": PLAIN}
+    killed, whole = (make_training(root, folder=str(root / name), **changes) for name in ("killed", "whole"))
+    marker = str(root / "was killed")
+    with pytest.raises(RankDiedError, match="rank 1: rank died with exit code -9"):
+        run_processes(die_after_checkpoint, killed, marker, num_ranks=2, backend="torch")
+    again = run_processes(die_after_checkpoint, killed, marker, num_ranks=2, backend="torch")[0]
+    expected = run_processes(train_in, whole, num_ranks=2, backend="torch")[0]
+    assert again == expected  # metrics, traffic and the sha256 of the weights
+    require_traffic(expected["traffic"], num_exchanges=7 + len([7, 10, 14, 21, 30]), num_steps=30)
+    last = [event for event in read_events(root / "whole") if event["kind"] == "step"][-1]
+    assert step_metrics(last)["train/traffic_fraction"] == pytest.approx(12 / 30)
+    assert display_result(expected)["sent by each rank"].endswith("MB, 1/2.5 of data parallel")
+
+
+def require_traffic(traffic, *, num_exchanges, num_steps):
+    """Over a ring of two ranks, a sum of all weights sends as many bytes as they have."""
+    assert traffic["synchronous_bytes"] % num_steps == 0
+    assert traffic["sent_bytes"] == num_exchanges * (traffic["synchronous_bytes"] // num_steps)
+
+
+def test_checkpoints_between_synchronisations_do_not_change_the_weights(root):
+    weights = []
+    for every in (7, 30):
+        training = make_training(
+            root,
+            folder=str(root / str(every)),
+            checkpoint_every_steps=every,
+            strategy="local_sgd",
+            local_sgd=PLAIN,
+            collectives="torch",
+        )
+        weights.append(run_processes(train_in, training, num_ranks=2, backend="torch")[0]["weights"])
+    assert weights[0] == weights[1]
+
+
+def diverge(world, training):
+    """The gradient of rank 1 is not finite at the second step."""
+    from pipelines.finetune.parallel.local_sgd import LocalSgd
+
+    forward_backward, calls = LocalSgd.forward_backward, []
+
+    def spoil(self, batches, task, *, num_targets):
+        share = forward_backward(self, batches, task, num_targets=num_targets)
+        calls.append(share)
+        if self.rank == 1 and len(calls) == 2:
+            next(each for each in self._model.parameters() if each.grad is not None).grad.fill_(float("nan"))
+        return share
+
+    LocalSgd.forward_backward = spoil
+    return train_in(world, training)
+
+
+def test_a_rank_that_diverges_alone_ends_the_training(root):
+    training = make_training(root, strategy="local_sgd", collectives="torch", local_sgd=PLAIN)
+    with pytest.raises(RankDiedError, match=r"rank 1: .*(\n.*)*gradient norm nan at step 2") as caught:
+        run_processes(diverge, training, num_ranks=2, backend="torch")
+    assert "FloatingPointError" not in str(caught.value).split("rank 1:")[0]  # it waited for rank 1
