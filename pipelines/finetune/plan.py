@@ -32,7 +32,6 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
 
-    require_supported(settings, sequences.facts["task"])
     settings.optimization.require_installed()
     BatchPlan(
         global_batch=settings.global_batch, micro_batch=settings.micro_batch, num_replicas=settings.num_ranks
@@ -42,6 +41,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
         model = replace(model, base=pin_base(model.base))
     _require_findable_base(model)
     facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
+    require_supported(settings, facts["task"])
     if settings.max_logit_tokens is not None and facts["task"] not in NEXT_TOKEN_TASKS:
         raise ValueError(NO_NEXT_TOKENS)
     teacher = _choose_teacher(settings, facts["task"])

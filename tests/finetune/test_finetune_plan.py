@@ -39,9 +39,19 @@ def store(monkeypatch):
     artefacts.find_artefact.cache_clear()
 
 
-def plan(*, model=None, max_logit_tokens=None, sequence_losses=False, optimizer="adamw", **facts):
+def plan(
+    *,
+    model=None,
+    max_logit_tokens=None,
+    sequence_losses=False,
+    optimizer="adamw",
+    strategy="data_parallel",
+    preference=None,
+    **facts,
+):
     settings = SimpleNamespace(
-        strategy="data_parallel",
+        strategy=strategy,
+        preference=preference,
         num_ranks=1,
         global_batch=8,
         micro_batch=8,

@@ -19,12 +19,14 @@ from transformers import PreTrainedModel
 
 from pipelines.dataset.rows import Rows
 from pipelines.finetune.evaluate import add_block
+from pipelines.finetune.memory.cut import cut_estimate
 from pipelines.finetune.memory.peers import AbsentPeers
 from pipelines.finetune.memory.question import MemoryEstimate
 from pipelines.finetune.memory.tensors import ShapesOnly
 from pipelines.finetune.models.build import GPU_ATTENTION
 from pipelines.finetune.models.lora import read_state
 from pipelines.finetune.parallel.data_parallel import DataParallel
+from pipelines.finetune.parallel.local_sgd import LocalSgd
 from pipelines.finetune.parallel.sharded_optimizer import ShardedOptimizer
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.parallel.strategy import Strategy
@@ -92,7 +94,7 @@ def estimate_memory(
         tensors.hold(max(NUM_COPIES * file, exported))
     peak, in_evaluation = max(peak_of_steps, peak_of_evaluation), peak_of_evaluation > peak_of_steps
     passes = parts if in_evaluation else [rows]
-    return MemoryEstimate(
+    whole = MemoryEstimate(
         weights=weights,
         gradients=trained,
         optimizer=max(0, lasting - weights - trained),
@@ -102,6 +104,8 @@ def estimate_memory(
         num_tokens=max(len(each) for part in passes for each in part.input_ids),
         in_evaluation=in_evaluation,
     )
+    is_cut = training.execution.strategy == "fully_sharded" and num_ranks > 1
+    return cut_estimate(whole, model, num_ranks) if is_cut else whole
 
 
 def _plan(training: Training, num_ranks: int) -> BatchPlan:
@@ -118,6 +122,8 @@ def _build_strategy(training: Training, num_ranks: int) -> Strategy:
     peers = AbsentPeers(num_ranks)
     if training.execution.strategy == "sharded_optimizer":
         return ShardedOptimizer(peers, CPU)
+    if training.execution.local_sgd is not None:
+        return LocalSgd(peers, CPU, training.execution.local_sgd)
     return DataParallel(peers, CPU)
 
 
