@@ -10,6 +10,8 @@ from torch import nn
 from pipelines.finetune.checkpoint import format as checkpoint_format
 from pipelines.finetune.checkpoint import sharded
 from pipelines.finetune.checkpoint.format import DamagedCheckpointError, Piece, TrainState
+from pipelines.finetune.checkpoint.private import ANCHOR, OWN, read_private
+from pipelines.finetune.checkpoint.weights import read_weight_pieces, read_weights
 from pipelines.finetune.checkpoint.whole import save_whole
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable
@@ -172,3 +174,68 @@ def test_a_best_checkpoint_that_is_gone_is_forgotten(tmp_path):
     (tmp_path / "step-00000005").mkdir()
     (tmp_path / "step-00000005" / "complete.json").write_text("{}")
     assert _forget_missing_best(alone, Folder(str(tmp_path)), state) == state
+
+
+def save_weight_pieces(folder, *shards):
+    """Weights 0, 1, 2, ... of a parameter `a` of 2 x 5 elements, in pieces by rank."""
+    for rank, pieces in enumerate(shards):
+        weights = {piece: torch.arange(piece.start, piece.stop).double() for piece in pieces}
+        sharded.write_shard(folder, 1, {}, rank=rank, num_ranks=len(shards), weights=weights)
+    sharded.complete_shards(folder, nn.Linear(1, 1), TrainState(step=1), num_ranks=len(shards))
+    return checkpoint_format.read_record(folder, 1)
+
+
+def test_weights_in_pieces_come_together_or_are_cut_anew(folder):
+    record = save_weight_pieces(folder, [Piece("a", 0, 4)], [Piece("a", 4, 10), Piece("b", 0, 1)])
+    assert json.loads(folder.read("step-00000001/complete.json"))["format"] == 4
+    assert not folder.exists("step-00000001/model.safetensors")
+    whole = read_weights(folder, record, {"a": torch.Size([2, 5])})
+    assert whole["a"].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    wanted = [Piece("a", 3, 6), Piece("a", 6, 10), Piece("b", 0, 1)]
+    for piece, values in read_weight_pieces(folder, record, wanted).items():
+        assert values.tolist() == list(range(piece.start, piece.stop))
+    with pytest.raises(ValueError, match=r"is of another model: missing \['c'\]; train in a new folder"):
+        read_weight_pieces(folder, record, [Piece("c", 0, 1)])
+
+
+def test_only_the_pieces_of_weights_that_are_needed_are_read(folder):
+    record = save_weight_pieces(folder, [Piece("a", 0, 4)], [Piece("a", 4, 10)])
+    folder.delete("step-00000001/model-00001-of-00002.safetensors")
+    assert read_weight_pieces(folder, record, [Piece("a", 1, 4)])[Piece("a", 1, 4)].tolist() == [1, 2, 3]
+    with pytest.raises(DamagedCheckpointError, match=r"model-00001-of-00002\.safetensors is missing"):
+        read_weight_pieces(folder, record, [Piece("a", 1, 5)])
+
+
+def test_a_gap_between_pieces_of_weights_is_noticed(folder):
+    record = save_weight_pieces(folder, [Piece("a", 0, 4)], [Piece("a", 5, 10)])
+    with pytest.raises(DamagedCheckpointError, match=r"weights of a end at element 4 of \[0, 10\)"):
+        read_weights(folder, record, {"a": torch.Size([2, 5])})
+    with pytest.raises(DamagedCheckpointError, match=r"weights of a end at element 4 of \[2, 7\)"):
+        read_weight_pieces(folder, record, [Piece("a", 2, 7)])
+
+
+def test_whole_weights_are_cut_for_who_holds_pieces(folder):
+    model = nn.Linear(2, 3)
+    save_whole(folder, model, {}, TrainState(step=1))
+    record = checkpoint_format.read_record(folder, 1)
+    assert json.loads(folder.read("step-00000001/complete.json"))["format"] == 3  # earlier versions read it
+    found = read_weight_pieces(folder, record, [Piece("weight", 2, 6)])
+    assert torch.equal(found[Piece("weight", 2, 6)], model.weight.detach().reshape(-1)[2:])
+
+
+def test_the_mean_of_private_optimizers_is_for_another_number_of_ranks(folder):
+    piece = Piece("a", 0, 2)
+    for rank in range(3):
+        state = {"step": torch.tensor(4.0), "exp_avg": torch.tensor([rank, 3.0 * rank])}
+        state |= {OWN: torch.full((2,), float(rank))} | ({ANCHOR: torch.ones(2)} if rank == 0 else {})
+        sharded.write_shard(folder, 1, {piece: state}, rank=rank, num_ranks=3)
+    sharded.complete_shards(folder, nn.Linear(1, 1), TrainState(step=1), num_ranks=3, private=True)
+    record = checkpoint_format.read_record(folder, 1)
+    own = read_private(folder, record, [piece], 2, 3)[piece]
+    assert (own["exp_avg"].tolist(), own[OWN].tolist()) == ([2, 6], [2, 2])
+    for rank in range(2):
+        mean = read_private(folder, record, [piece], rank, 2)[piece]
+        assert (mean["exp_avg"].tolist(), float(mean["step"])) == ([1, 3], 4)
+        assert mean.keys() - {"exp_avg", "step"} == ({ANCHOR} if rank == 0 else set())  # rank 0 sends it
+    with pytest.raises(ValueError, match=r"an optimizer for each rank; continue with .*local_sgd, or train"):
+        sharded.read_pieces(folder, record, [piece])
