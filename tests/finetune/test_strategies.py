@@ -213,7 +213,7 @@ CHANGES = [
     (("data_parallel", 2, "horovod"), ("sharded_optimizer", 4, "torch")),
     (("auto", 1, "horovod"), ("sharded_optimizer", 2, "torch")),
     (("auto", 1, "horovod"), ("data_parallel", 2, "torch")),
-    (("fully_sharded", 2, "torch"), ("fully_sharded", 4, "torch")),
+    (("fully_sharded", 4, "torch"), ("fully_sharded", 3, "torch")),
     (("fully_sharded", 2, "torch"), ("data_parallel", 3, "horovod")),
     (("fully_sharded", 3, "torch"), ("auto", 1, "horovod")),
     (("fully_sharded", 2, "torch"), ("sharded_optimizer", 3, "torch")),
