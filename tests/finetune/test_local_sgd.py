@@ -16,7 +16,7 @@ from tests.finetune.ranks import RankDiedError, run_processes
 from tests.finetune.test_strategies import MAX_NORM, STEPS, build_double, double_training, run_steps
 from tests.finetune.test_train import die_after_checkpoint, read_events, train_in
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.horovod]
 PLAIN = LocalSgdRules(inner_steps=4)
 NESTEROV = LocalSgdRules(inner_steps=6, outer_learning_rate=0.6, outer_momentum=0.5)
 
@@ -73,10 +73,10 @@ def train_by_hand(training, num_ranks, num_steps=STEPS):
     return {name: (sum(state[name] for state in states) / num_ranks).numpy() for name in states[0]}
 
 
-@pytest.mark.parametrize(("rules", "num_ranks"), [(PLAIN, 2), (NESTEROV, 4)])
-def test_ranks_do_what_a_twin_by_hand_does(root, rules, num_ranks):
-    training = local_training(root, "ranks", rules)
-    results = run_processes(run_steps, training, num_ranks=num_ranks, backend="torch")
+@pytest.mark.parametrize(("rules", "num_ranks", "backend"), [(PLAIN, 2, "horovod"), (NESTEROV, 4, "torch")])
+def test_ranks_do_what_a_twin_by_hand_does(root, rules, num_ranks, backend):
+    training = local_training(root, "ranks", rules, collectives=backend)
+    results = run_processes(run_steps, training, num_ranks=num_ranks, backend=backend)
     expected = train_by_hand(training, num_ranks)
     for name, weights in expected.items():
         assert np.abs(results[0]["weights"][name] - weights).max() < 1e-12, name
