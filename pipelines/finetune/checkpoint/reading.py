@@ -2,7 +2,7 @@
 needs, no matter which rank wrote them. Tensors go to their places chunk by chunk, so nothing is held twice.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +52,9 @@ def load_weights(checkpoints: Folder, record: Record, model: nn.Module) -> None:
     if not record.files.weights:
         _read(checkpoints, record, MODEL_FILE, place)
     else:
-        places = {Piece(name, 0, each.numel()): each for name, each in model_tensors(model).items()}
-        found = read_pieces(
-            checkpoints,
-            record,
-            places,
-            files=record.files.weights,
-            make=lambda piece: {WEIGHT: places[piece]},
-        )
-        given = {piece.name for piece, fields in found.items() if fields}
+        tensors = model_tensors(model)
+        places = {Piece(name, 0, each.numel()): each for name, each in tensors.items()}
+        given = {piece.name for piece in _fill_pieces(checkpoints, record, places)}
         unfit += sorted({piece.name for pieces in record.files.weights.values() for piece in pieces} - given)
     sharing = {state[name].data_ptr() for name in given if name in state}  # a tied one has two names
     missing = [
@@ -68,6 +62,42 @@ def load_weights(checkpoints: Folder, record: Record, model: nn.Module) -> None:
         for name, each in state.items()
         if name not in given and each.data_ptr() not in sharing and each.numel()
     ]
+    _require_same_model(checkpoints, record, missing, unfit)
+
+
+def load_weight_pieces(checkpoints: Folder, record: Record, places: Mapping[Piece, Tensor]) -> None:
+    """Put pieces of the weights into `places`, flat views of (stop - start,) elements, for a rank that holds
+    no whole weights. Raises as `load_weights`, but does not look for weights that `places` does not name.
+    """
+    given, unfit = set[Piece](), list[str]()
+    by_name: dict[str, list[Piece]] = {}
+    for piece in places:
+        by_name.setdefault(piece.name, []).append(piece)
+
+    def place(stored: Stored) -> Iterator[Target]:
+        for piece in by_name.get(stored.name, ()):
+            if stored.num_elements < piece.stop:
+                unfit.append(f"{stored.name} {list(stored.shape)}")
+            else:
+                given.add(piece)
+                yield Target(piece.start, _flatten(stored.name, places[piece]))
+
+    if record.files.weights:
+        given = _fill_pieces(checkpoints, record, places)
+    else:
+        _read(checkpoints, record, MODEL_FILE, place)
+    _require_same_model(checkpoints, record, sorted({each.name for each in {*places} - given}), unfit)
+
+
+def _fill_pieces(checkpoints: Folder, record: Record, places: Mapping[Piece, Tensor]) -> set[Piece]:
+    """Put weights that are stored in pieces into `places`; those that the checkpoint has."""
+    found = read_pieces(
+        checkpoints, record, places, files=record.files.weights, make=lambda piece: {WEIGHT: places[piece]}
+    )
+    return {piece for piece, fields in found.items() if fields}
+
+
+def _require_same_model(checkpoints: Folder, record: Record, missing: list[str], unfit: list[str]) -> None:
     if missing or unfit:
         raise ValueError(
             f"checkpoint {checkpoints.path}/{folder_name(record.state.step)} is of another model: missing "
@@ -90,8 +120,14 @@ def read_pieces(
     None = those of the optimizer. `make`: tensors of any shape to be filled, by field; the result has those
     that were. None = new ones on the CPU, flat where a field has a number for each element.
     Raises DamagedCheckpointError if a file is damaged or a piece has gaps, ValueError if `make` lacks a
-    field.
+    field, or without `rank` if each rank has state of its own.
     """
+    files = record.files.pieces if files is None else files
+    if rank is None and files.keys() & record.files.owners.keys():
+        raise ValueError(
+            f"checkpoint {checkpoints.path}/{folder_name(record.state.step)} has an optimizer for each rank; "
+            "continue with finetune.strategy=local_sgd, or train in a new folder"
+        )
     by_name: dict[str, list[_Filling]] = {}
     for piece in wanted:
         by_name.setdefault(piece.name, []).append(_Filling(piece, make))
@@ -101,7 +137,7 @@ def read_pieces(
         for filling in by_name.get(part.name, ()):
             yield from filling.place(part, field, stored)
 
-    for file, pieces in (record.files.pieces if files is None else files).items():
+    for file, pieces in files.items():
         is_ours = record.files.owners.get(file, rank) == rank
         if is_ours and any(
             _overlap(piece, each.piece) for piece in pieces for each in by_name.get(piece.name, ())
