@@ -122,12 +122,12 @@ class _Rank:
         if self._sources is not None and strategy.rank == 0:
             step = self._state.step
             self._mix = RealisedMix(self._sources, self._train.lengths, self._order, first_step=step)
-        first, numbers = self._state.step, self._numbers
+        numbers, step = self._numbers, self._state.step
         recorded = None if numbers is None else RecordedRows(self._train, numbers, self._order, self._plan)
-        recorder = open_recorder(training, self._task, strategy, recorded, launch=launch, first_step=first)
+        recorder = open_recorder(training, self._task, strategy, recorded, launch=launch, first_step=step)
         self._losses = recorder
         stopped = is_over(self._state, training.cadence)
-        first = self._total_steps if stopped else first
+        first = self._total_steps if stopped else self._state.step
         if first == self._total_steps and self._state.best_step < 0:
             self._evaluate_and_judge(self._state.step)  # the best checkpoint is gone, and no step follows
         self._writer = CheckpointWriter(

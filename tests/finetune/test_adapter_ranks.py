@@ -107,10 +107,8 @@ def require_a_choice(weights):
 @pytest.mark.parametrize("kind", ["lora", "adalora"])
 def test_a_checkpoint_continues_under_another_number_of_ranks(root, kind):
     one = run_steps(alone(), adapted(root, "one", kind, global_batch=12))
-    sharded = (
-        ("data_parallel", "data_parallel") if kind == "adalora" else ("sharded_optimizer", "fully_sharded")
-    )
-    before, middle = ({"strategy": strategy, "collectives": "torch"} for strategy in sharded)
+    names = ("sharded_optimizer", "fully_sharded") if kind == "lora" else ("data_parallel", "data_parallel")
+    before, middle = ({"strategy": name, "collectives": "torch"} for name in names)
     for changes, num_ranks, steps in (
         (before, 3, range(7)),
         ({}, 1, range(7, 12)),

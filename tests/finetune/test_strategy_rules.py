@@ -92,8 +92,8 @@ def test_what_it_can_do_is_not(strategy, task, changes):
 
 
 def test_a_plan_asks_the_rules():
+    ranks = {"strategy": "fully_sharded", "preference": PreferenceLoss()}
     with pytest.raises(ValueError, match="is fully_sharded, but"):
-        ranks = {"strategy": "fully_sharded", "preference": PreferenceLoss()}
         plan(task="preference", ranks=ranks)
 
 
