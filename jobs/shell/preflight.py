@@ -15,6 +15,7 @@ from jobs.shell.progress import show_progress
 from jobs.shell.settings import Section, Settings
 from jobs.shell.stage import Work
 from pipelines.connect import is_connect
+from pipelines.finetune.parallel.rules import choose_collectives
 from pipelines.paths import is_remote
 from pipelines.stores import Stores, configure
 
@@ -169,7 +170,8 @@ class Preflight:
             packages += RANK_PACKAGES
             if ranks.model.adapter.kind is not None:
                 packages.append("peft")
-            if ranks.num_ranks > 1 and ranks.collectives == "horovod":
+            carrier = choose_collectives(ranks.strategy, ranks.collectives)
+            if ranks.num_ranks > 1 and carrier == "horovod":
                 packages.append("horovod")
             if ranks.system_metrics:
                 packages.append("psutil")

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from jobs.shell.data_order import OrderSection
 from jobs.shell.settings import Positive
-from pipelines.finetune.training import Backend, Precision, StrategyName
+from pipelines.finetune.parallel.rules import Backend, LocalSgdRules
+from pipelines.finetune.training import Precision, StrategyName
 
 
 class RanksSection(OrderSection):
@@ -16,6 +17,7 @@ class RanksSection(OrderSection):
     num_threads: Positive
     strategy: StrategyName
     collectives: Backend
+    local_sgd: LocalSgdRules
     precision: Precision
     activation_checkpointing: bool
     max_logit_tokens: Positive | None

@@ -169,6 +169,11 @@ def step_metrics(event: dict[str, Any]) -> dict[str, float]:
     }
     if event.get("loss_scale") is not None:
         points |= {"train/loss_scale": event["loss_scale"], "train/skipped_steps": event["num_skipped"]}
+    if "sent_bytes" in event:
+        points |= {
+            "train/sent_bytes_per_step": event["sent_bytes"] / event["step"],
+            "train/traffic_fraction": event["sent_bytes"] / max(1, event["synchronous_bytes"]),
+        }
     return {name: value for name, value in points.items() if math.isfinite(value)}
 
 

@@ -42,7 +42,7 @@ def explain_batch(model: nn.Module, batch: Batch) -> Iterator[None]:
 def _advise(model: nn.Module, num_sequences: int) -> str:
     remedies = [f"finetune.micro_batch={num_sequences // 2}"] if num_sequences > 1 else []
     # An evaluation keeps no activations for a backward pass.
-    if not recomputes_activations(model) and not torch.is_inference_mode_enabled():
+    if not recomputes_activations(model) and torch.is_grad_enabled():
         remedies.append("finetune.activation_checkpointing=true")
     if could_limit_logits(model):
         remedies.append("finetune.max_logit_tokens=1024")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
@@ -33,9 +34,10 @@ from pipelines.finetune.training import BatchPlan
 
 class StepResult(NamedTuple):
     loss: float
-    """Mean over the targets of the global batch, before the update."""
+    """Mean over the targets of the global batch, before the update. Under local SGD, between
+    synchronisations, that of this rank's rows."""
     gradient_norm: float
-    """Before clipping."""
+    """Before clipping; under local SGD that of this rank."""
     learning_rate: float
     num_tokens: int
     """Tokens of the global batch, without padding."""
@@ -64,9 +66,9 @@ def train(
     """Run `steps`, which end at the last step of the training. `strategy` is built.
 
     `after_step(num_steps_done, result, rows, makes_room)` is called on every rank after every step, with the
-    rows of the global batch; `makes_room`: `is_asked()` was true on a rank. If it is true, the training ends
-    early; all ranks must say the same. `meter` adds up the times of the ranks with the losses; `part` marks
-    what they are times of.
+    rows of the global batch; `makes_room`: `is_asked()`, which stays true, was so on a rank. If it is true,
+    the training ends early; all ranks must say the same. `meter` adds up the times of the ranks with the
+    losses; `part` marks what they are times of.
     Raises FloatingPointError if loss or gradient is not finite, with a dynamic `scale` only after many steps
     in a row, MemoryError with the remedies if memory does not suffice.
     """
@@ -87,10 +89,7 @@ def train(
             with explain_update(), part("optimizer"):
                 limit = optimization.max_gradient_norm
                 norm = strategy.step(max_norm=limit, learning_rate=rate, loss_scale=used)
-            # One exchange for both: whether a rank was asked to make room costs no other one.
-            sums = torch.cat([share, share.new_full((1,), float(is_asked()))])  # (2,)
-            sums = strategy.sum(sums, name="loss") if meter is None else meter.sum(sums, step, rows)
-            loss, num_asking = sums.tolist()
+            loss, makes_room = _exchange(strategy, meter, share, is_asked(), step, rows)
             loss /= used
             goes_on = scale.update(is_finite=math.isfinite(norm))
             # A loss that is not finite without a reason in its gradient: no other scale would help.
@@ -98,8 +97,26 @@ def train(
                 raise FloatingPointError(_explain_not_finite(step, rows, loss, norm, scale))
             num_tokens, seconds = int(reader.lengths[rows].sum()), time.monotonic() - started
             result = StepResult(loss, norm, rate, num_tokens, seconds, **scale.describe())
-            if after_step(step + 1, result, rows, num_asking > 0):
+            if after_step(step + 1, result, rows, makes_room):
                 break
+
+
+def _exchange(
+    strategy: Strategy, meter: StepMeter | None, share: Tensor, asks: bool, step: int, rows: np.ndarray
+) -> tuple[float, bool]:
+    """The mean loss, and whether a rank was asked to make room: one exchange for both, and for the times.
+
+    Under local SGD no rank waits for another between synchronisations: the loss is that of this rank, and a
+    request waits for the next one.
+    """
+    if meter is not None:
+        meter.count(step, rows)
+    if not strategy.is_common:
+        return float(share) * strategy.num_replicas, False
+    own = torch.cat([share, share.new_full((1,), float(asks))])  # (2,)
+    sums = strategy.sum(own, name="loss") if meter is None else meter.sum(own)
+    loss, num_asking = sums.tolist()
+    return loss, num_asking > 0
 
 
 def _explain_not_finite(step: int, rows: np.ndarray, loss: float, norm: float, scale: LossScale) -> str:

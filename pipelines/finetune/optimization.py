@@ -75,12 +75,13 @@ class Optimization:
                 f"{self.final_learning_rate_fraction}; set it to 0, or take wsd, linear or cosine"
             )
 
-    def require_shardable(self) -> None:
-        """Raise ValueError if the optimizer can't update a piece of a parameter as it updates the whole."""
+    def require_shardable(self, strategy: str) -> None:
+        """Raise ValueError if the optimizer can't update a piece of a parameter as it updates the whole,
+        which `strategy` asks of it."""
         if self.optimizer != "adamw":
             raise ValueError(
                 f"finetune.optimization.optimizer {self.optimizer} updates whole matrices, and strategy "
-                "sharded_optimizer gives each rank pieces of them; set finetune.strategy=data_parallel or "
+                f"{strategy} gives each rank pieces of them; set finetune.strategy=data_parallel or "
                 "optimizer adamw"
             )
 

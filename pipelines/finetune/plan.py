@@ -8,6 +8,7 @@ from pipelines.dataset.artefacts import is_artefact
 from pipelines.finetune.losses.tasks import require_task
 from pipelines.finetune.models.adapter import MERGEABLE
 from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS, NO_NEXT_TOKENS, Architecture, ModelSpec
+from pipelines.finetune.parallel.rules import choose_collectives, require_supported
 from pipelines.finetune.preference import PREFERENCE
 from pipelines.finetune.teacher import Teacher, require_teachable
 from pipelines.finetune.training import REVISION, BatchPlan, Cadence, Data, Execution, Schedule, Training
@@ -22,10 +23,10 @@ _Value = TypeVar("_Value")
 def make_training(settings: Any, sequences: "Pin") -> Training:
     """The training that `settings` (the finetune section of the configuration) means on pinned sequences.
 
-    Raises ValueError if ranks cannot share a global batch or the optimizer, if torch lacks the optimizer, if
-    max_logit_tokens has nothing to limit, if the task can't have a teacher, if who uses an adapter would not
-    find its base, if its kind does not fit the strategy or the sequences, or if the model names neither base
-    nor model_type."""
+    Raises ValueError if the strategy can't do it, if ranks cannot share a global batch, if torch lacks the
+    optimizer, if max_logit_tokens has nothing to limit, if the task can't have a teacher, if who uses an
+    adapter would not find its base, if its kind does not fit the strategy or the sequences, or if the model
+    names neither base nor model_type."""
     from pipelines.catalog import find_location
     from pipelines.dataset.examples.table import load_builder
     from pipelines.dataset.hub import base_identity, pin_base
@@ -33,13 +34,6 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     from pipelines.pin import fingerprint
     from pipelines.storage import Folder
 
-    if settings.strategy == "single" and settings.num_ranks > 1:
-        raise ValueError(
-            f"finetune.strategy is single, but finetune.num_ranks is {settings.num_ranks}; set "
-            "finetune.num_ranks=1 or another strategy"
-        )
-    if settings.strategy == "sharded_optimizer":
-        settings.optimization.require_shardable()
     settings.optimization.require_installed()
     settings.model.adapter.require_strategy(settings.strategy)
     BatchPlan(
@@ -51,6 +45,7 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
     _require_findable_base(model)
     _require_prefix_fits(settings, sequences.facts)
     facts, files = sequences.facts, find_location(sequences.path)  # ranks read files, without Spark
+    require_supported(settings, facts["task"])
     if settings.max_logit_tokens is not None and facts["task"] not in NEXT_TOKEN_TASKS:
         raise ValueError(NO_NEXT_TOKENS)
     _require_runnable(settings, facts["task"])
@@ -83,7 +78,12 @@ def make_training(settings: Any, sequences: "Pin") -> Training:
         precision=settings.precision,
         schedule=_pick(Schedule, settings),
         cadence=_pick(Cadence, settings),
-        execution=_pick(Execution, settings),
+        execution=_pick(
+            Execution,
+            settings,
+            collectives=choose_collectives(settings.strategy, settings.collectives),
+            local_sgd=settings.local_sgd if settings.strategy == "local_sgd" else None,
+        ),
         mixture=plan_on_table(
             settings.mixture,
             sequences,

@@ -30,4 +30,14 @@ def display_result(result: dict[str, Any] | None) -> dict[str, str]:
         f"{metric} after": f"{result['after'][metric]:.4f}",
         "steps": steps if planned == result["total_steps"] else f"{steps} of {planned:,}, stopped early",
         **({} if trained == total else {"trained parameters": f"{trained:,} of {total:,}"}),
+        **_display_traffic(result.get("traffic")),
     }
+
+
+def _display_traffic(traffic: dict[str, int] | None) -> dict[str, str]:
+    """What each rank sent; empty for a strategy that exchanges all gradients at every step."""
+    if not traffic or not traffic["sent_bytes"]:
+        return {}
+    sent, synchronous = traffic["sent_bytes"], traffic["synchronous_bytes"]
+    share = f"1/{synchronous / sent:.1f} of data parallel"
+    return {"sent by each rank": f"{sent / 1e6:,.1f} MB, {share}"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipelines.dataset.mixing.rules import Curriculum
 from pipelines.finetune.models.architecture import Architecture, ModelSpec
 from pipelines.finetune.optimization import Optimization
+from pipelines.finetune.parallel.rules import Backend, LocalSgdRules
 from pipelines.finetune.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 REVISION = 3
 """Raise it when equal sequences and settings give other weights than before."""
 
-StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer"]
-Backend = Literal["horovod", "torch"]
+StrategyName = Literal["auto", "single", "data_parallel", "sharded_optimizer", "fully_sharded", "local_sgd"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -108,7 +108,8 @@ class Cadence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
-    """How the ranks run. A training that started under one execution can continue under another."""
+    """How the ranks run. A training that started under one execution can continue under another, but not with
+    or without local_sgd, which gives other weights."""
 
     micro_batch: int
     """Most sequences that a rank holds in one forward pass."""
@@ -118,6 +119,8 @@ class Execution:
     """auto = single for one rank, data_parallel for several."""
     collectives: Backend = "horovod"
     """Who carries tensors between ranks; not used by one rank."""
+    local_sgd: LocalSgdRules | None = None
+    """Of strategy local_sgd; None = another strategy."""
     gpus_per_rank: float = 0.0
     """GPUs that each rank requests from Spark; 0 = what every task of the application gets."""
     activation_checkpointing: bool = False
@@ -184,10 +187,11 @@ class Training:
         """What the weights depend on: everything but where the training runs, how, and how often it reports.
 
         The evaluation cadence is part of it, because the best checkpoint is one of those evaluated; so is the
-        limit of sequences, early stopping, a 16-bit precision, the mixture and the curriculum, where there
-        is one.
+        limit of sequences, early stopping, a 16-bit precision, the mixture, the curriculum and local SGD,
+        where there is one.
         """
         limit, mixture = self.cadence.max_evaluation_sequences, self.mixture
+        local_sgd = self.execution.local_sgd
         stopping = (self.cadence.stop_after_evaluations, self.cadence.stop_min_gain)
         return {
             **({} if self.precision == "float32" else {"precision": self.precision}),
@@ -195,6 +199,7 @@ class Training:
             **({} if limit is None else {"max_evaluation_sequences": limit}),
             **({} if mixture is None else {"mixture": mixture.identity()}),
             **({} if self.curriculum is None else {"curriculum": asdict(self.curriculum)}),
+            **({} if local_sgd is None else {"local_sgd": local_sgd.identity()}),
             **({} if self.teacher is None else {"teacher": asdict(self.teacher)}),
             "spec": self.spec.identity(),
             "architecture": self.architecture.identity(),
@@ -227,7 +232,7 @@ class Training:
                 name: value
                 for part in parts
                 for name, value in asdict(part).items()
-                if name != "fold" or value is not None
+                if name not in ("fold", "local_sgd") or value is not None
             },
         }
 

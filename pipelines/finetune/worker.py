@@ -31,8 +31,7 @@ from pipelines.finetune.launch.timeline import record_timeline
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.loop import StepResult, train
 from pipelines.finetune.loss_scale import find_loss_scale
-from pipelines.finetune.losses.parts import forget_parts, open_losses
-from pipelines.finetune.losses.record import LossRecorder, RecordedRows, number_sequences
+from pipelines.finetune.losses.record import LossRecorder, RecordedRows, number_sequences, open_recorder
 from pipelines.finetune.models.compiling import leave_uncompiled, require_compiler
 from pipelines.finetune.models.lora import count_parameters
 from pipelines.finetune.opening import open_together, require_shared_folder
@@ -120,7 +119,10 @@ class _Rank:
             self._mix = RealisedMix(
                 self._sources, self._train.lengths, self._order, first_step=self._state.step
             )
-        recorder = self._losses = self._record_losses(launch)
+        numbers, step = self._numbers, self._state.step
+        recorded = None if numbers is None else RecordedRows(self._train, numbers, self._order, self._plan)
+        recorder = open_recorder(training, self._task, strategy, recorded, launch=launch, first_step=step)
+        self._losses = recorder
         stopped = is_over(self._state, training.cadence)
         first = self._total_steps if stopped else self._state.step
         if first == self._total_steps and self._state.best_step < 0:
@@ -182,16 +184,6 @@ class _Rank:
         )
         self._total_steps = self._order.total_steps
 
-    def _record_losses(self, launch: int) -> LossRecorder | None:
-        """What measures the losses of sequences from this step on; None = nothing does."""
-        losses, step = open_losses(self._training.folder), self._state.step
-        if self._strategy.rank == 0:
-            forget_parts(losses, after=step)
-        if self._numbers is None:
-            return None
-        rows = RecordedRows(self._train, self._numbers, self._order, self._plan)
-        return LossRecorder(losses, self._task, self._strategy, rows, launch=launch, first_step=step)
-
     def _evaluate_before(self) -> dict[str, float]:
         """Metrics of the model at step 0 on the final split; measured once per training."""
         if self._strategy.agree(float(self._run.exists("before.json"))):
@@ -217,7 +209,7 @@ class _Rank:
     def _after_step(self, step: int, result: StepResult, rows: np.ndarray, makes_room: bool) -> bool:
         """Evaluate, save and report what is due; whether the training ends before its last step."""
         self._writer.check()
-        cadence, rank = self._training.cadence, self._strategy.rank
+        cadence, strategy, rank = self._training.cadence, self._strategy, self._strategy.rank
         self._state = self._scale.keep_in(replace(self._state, step=step))
         self._view.look(step, self._events)
         evaluates = step % cadence.evaluate_every_steps == 0 or step == self._total_steps
@@ -227,7 +219,10 @@ class _Rank:
         is_last = stops or step == self._total_steps
         self._makes_room = makes_room and not is_last  # a training that is over ends as usual
         if rank == 0 and (step % cadence.log_every_steps == 0 or is_last):
-            self._events.write("step", step=step, total_steps=self._total_steps, **result._asdict())
+            traffic = {} if strategy.traffic is None else strategy.traffic._asdict()
+            self._events.write(
+                "step", step=step, total_steps=self._total_steps, **result._asdict(), **traffic
+            )
         for counts in [] if self._mix is None else self._mix.count(step, rows, is_last=is_last):
             self._events.write("mixture", step=step, **counts)
         if evaluates or self._makes_room or step % cadence.checkpoint_every_steps == 0:
@@ -278,6 +273,7 @@ class _Rank:
             "num_train_rows": len(self._train),
             "num_parameters": self._num_parameters,
             "num_trained_parameters": self._num_trained,
+            "traffic": None if self._strategy.traffic is None else self._strategy.traffic._asdict(),
             "confusion": None,
         }
         model = self._strategy.export()

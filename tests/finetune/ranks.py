@@ -18,20 +18,26 @@ from pipelines.finetune.launch.world import World, assign_ranks
 
 JOINS = {"horovod": join_horovod, "torch": join_torch}
 BACKENDS = ("horovod", "torch")
-RANKS_GRID = pytest.mark.parametrize(
-    ("strategy", "backend", "num_ranks"),
-    [
-        ("data_parallel", "horovod", 2),
-        ("data_parallel", "torch", 4),
-        ("sharded_optimizer", "horovod", 4),
-        ("sharded_optimizer", "torch", 2),
-        pytest.param("data_parallel", "horovod", 4, marks=pytest.mark.soak),
-        pytest.param("data_parallel", "torch", 2, marks=pytest.mark.soak),
-        pytest.param("sharded_optimizer", "horovod", 2, marks=pytest.mark.soak),
-        pytest.param("sharded_optimizer", "torch", 4, marks=pytest.mark.soak),
-    ],
-)
+_GRID = [
+    ("data_parallel", "horovod", 2),
+    ("data_parallel", "torch", 4),
+    ("sharded_optimizer", "horovod", 4),
+    ("sharded_optimizer", "torch", 2),
+    pytest.param("data_parallel", "horovod", 4, marks=pytest.mark.soak),
+    pytest.param("data_parallel", "torch", 2, marks=pytest.mark.soak),
+    pytest.param("sharded_optimizer", "horovod", 2, marks=pytest.mark.soak),
+    pytest.param("sharded_optimizer", "torch", 4, marks=pytest.mark.soak),
+]
+RANKS_GRID = pytest.mark.parametrize(("strategy", "backend", "num_ranks"), _GRID)
 """All cases of strategies, collectives and ranks. Every pair of values is in the half that is no soak."""
+_FULLY_SHARDED = [
+    ("fully_sharded", "torch", 2),
+    pytest.param("fully_sharded", "torch", 4, marks=pytest.mark.soak),
+]
+EXACT_GRID = pytest.mark.parametrize(("strategy", "backend", "num_ranks"), [*_GRID, *_FULLY_SHARDED])
+"""With fully_sharded: all strategies that equal one process."""
+SOAK_FULLY_SHARDED = pytest.param("fully_sharded", marks=pytest.mark.soak)
+"""A case of a test that is parametrized by strategy."""
 LIMIT_SECONDS = 240
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["pipelines.finetune.worker", "tests.finetune.data", "horovod.torch"])

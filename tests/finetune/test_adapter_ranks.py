@@ -73,6 +73,11 @@ CASES = [
     (TEXT, "bottleneck", "sharded_optimizer", "horovod", 2),
     (CLASSES, "prefix", "sharded_optimizer", "torch", 2),
     (TEXT, "prefix", "data_parallel", "horovod", 2),
+    (CLASSES, "dora", "fully_sharded", "torch", 4),
+    *(
+        pytest.param(task, kind, "fully_sharded", "torch", 2, marks=pytest.mark.soak)
+        for task, kind in [(TEXT, "lora"), (CLASSES, "bottleneck"), (TEXT, "prefix")]
+    ),
 ]
 
 
@@ -102,11 +107,12 @@ def require_a_choice(weights):
 @pytest.mark.parametrize("kind", ["lora", "adalora"])
 def test_a_checkpoint_continues_under_another_number_of_ranks(root, kind):
     one = run_steps(alone(), adapted(root, "one", kind, global_batch=12))
-    sharded = "data_parallel" if kind == "adalora" else "sharded_optimizer"
-    before = {"strategy": sharded, "collectives": "torch"}
+    names = ("sharded_optimizer", "fully_sharded") if kind == "lora" else ("data_parallel", "data_parallel")
+    before, middle = ({"strategy": name, "collectives": "torch"} for name in names)
     for changes, num_ranks, steps in (
         (before, 3, range(7)),
-        ({}, 1, range(7, 17)),
+        ({}, 1, range(7, 12)),
+        (middle, 2, range(12, 17)),
         ({"strategy": "data_parallel"}, 2, range(17, STEPS)),
     ):
         training = adapted(root, "parts", kind, global_batch=12, **changes)

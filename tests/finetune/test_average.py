@@ -15,7 +15,7 @@ from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.worker import train_rank
 from pipelines.storage import Folder
 from tests.finetune.data import make_training
-from tests.finetune.ranks import alone, run_processes
+from tests.finetune.ranks import SOAK_FULLY_SHARDED, alone, run_processes
 from tests.finetune.test_strategies import STEPS, assert_equal, double_training, run_steps
 
 DECAY = 0.8
@@ -141,7 +141,7 @@ def test_the_model_of_a_checkpoint_is_the_mean(root, history):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer"])
+@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer", SOAK_FULLY_SHARDED])
 def test_the_mean_of_two_ranks_is_that_of_one(root, strategy):
     one = run_steps(alone(), double_training(root, "one", ema_decay=DECAY))
     training = double_training(root, "two", ema_decay=DECAY, strategy=strategy, collectives="torch")
@@ -150,7 +150,13 @@ def test_the_mean_of_two_ranks_is_that_of_one(root, strategy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "change", [("sharded_optimizer", "data_parallel"), ("data_parallel", "sharded_optimizer")]
+    "change",
+    [
+        ("sharded_optimizer", "data_parallel"),
+        ("data_parallel", "sharded_optimizer"),
+        pytest.param(("fully_sharded", "sharded_optimizer"), marks=pytest.mark.soak),
+        pytest.param(("data_parallel", "fully_sharded"), marks=pytest.mark.soak),
+    ],
 )
 def test_a_mean_continues_under_another_strategy(root, change):
     one = run_steps(alone(), double_training(root, "one", ema_decay=DECAY))

@@ -12,6 +12,7 @@ from pipelines.finetune.checkpoint import format as checkpoint_format
 from pipelines.finetune.checkpoint import reading
 from pipelines.finetune.checkpoint.format import DamagedCheckpointError, Piece, TrainState
 from pipelines.finetune.checkpoint.part import Part, whole_part
+from pipelines.finetune.checkpoint.private import ANCHOR, OWN, read_private
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable
 from pipelines.finetune.parallel.replica import (
@@ -195,3 +196,76 @@ def test_buffers_that_are_views_are_read_too(folder):
     assert other.positions.sum() == 0
     load(folder, 1, other)
     assert other.positions.tolist() == [[1.0] * 4] * 3
+
+
+def save_weight_pieces(folder, *shards):
+    """Weights 0, 1, 2, ... in pieces by rank."""
+    parts = [
+        Part(
+            weight_pieces={piece: torch.arange(piece.start, piece.stop).double() for piece in pieces},
+            number=rank,
+            num_parts=len(shards),
+        )
+        for rank, pieces in enumerate(shards)
+    ]
+    assert write_parts(folder, parts, TrainState(step=1)) == [None] * len(parts)
+    return checkpoint_format.read_record(folder, 1)
+
+
+def read_weight_pieces(folder, record, *wanted):
+    places = {piece: torch.full((piece.stop - piece.start,), -1.0).double() for piece in wanted}
+    reading.load_weight_pieces(folder, record, places)
+    return [values.tolist() for values in places.values()]
+
+
+def test_pieces_of_weights_are_cut_at_other_places(folder):
+    record = save_weight_pieces(folder, [Piece("a", 0, 4)], [Piece("a", 4, 10), Piece("b", 0, 1)])
+    wanted = [Piece("a", 3, 6), Piece("a", 6, 10), Piece("b", 0, 1)]
+    assert read_weight_pieces(folder, record, *wanted) == [[3, 4, 5], [6, 7, 8, 9], [0]]
+    with pytest.raises(ValueError, match=r"is of another model: missing \['c'\].*; train in a new folder"):
+        read_weight_pieces(folder, record, Piece("c", 0, 1))
+    folder.delete("step-00000001/model-00001-of-00002.safetensors")
+    assert read_weight_pieces(folder, record, Piece("a", 1, 4)) == [[1, 2, 3]]  # it needs one file
+    with pytest.raises(DamagedCheckpointError, match=r"model-00001-of-00002\.safetensors is missing"):
+        read_weight_pieces(folder, record, Piece("a", 1, 5))
+
+
+def test_a_gap_between_pieces_of_weights_is_noticed(folder):
+    record = save_weight_pieces(folder, [Piece("a", 0, 4)], [Piece("a", 5, 10)])
+    with pytest.raises(DamagedCheckpointError, match=r"state of a ends at element 4 of \[2, 7\)"):
+        read_weight_pieces(folder, record, Piece("a", 2, 7))
+
+
+def test_whole_weights_are_cut_for_a_rank_that_holds_pieces(folder):
+    model = nn.Linear(2, 3).double()
+    write_part(folder, whole_part(model, {}), TrainState(step=1))
+    record = checkpoint_format.read_record(folder, 1)
+    pieces = [Piece("weight", 2, 5), Piece("weight", 5, 6), Piece("bias", 1, 3)]
+    weight, bias = model.weight.flatten().tolist(), model.bias.tolist()
+    assert read_weight_pieces(folder, record, *pieces) == [weight[2:5], weight[5:], bias[1:]]
+    with pytest.raises(ValueError, match=r"missing \['other'\], unexpected \[\]; train in a new folder"):
+        read_weight_pieces(folder, record, Piece("other", 0, 1))
+    with pytest.raises(ValueError, match=r"missing \['bias'\], unexpected \['bias \[3\]'\]"):
+        read_weight_pieces(folder, record, Piece("bias", 2, 4))
+
+
+def test_another_number_of_ranks_goes_on_with_the_mean_of_private_states(folder):
+    piece, unused = Piece("a", 0, 2), Piece("b", 0, 1)
+    parts = []
+    for rank in range(3):
+        state = {"step": torch.tensor(4.0), "exp_avg": torch.tensor([rank, 3.0 * rank])}
+        state |= {OWN: torch.full((2,), float(rank))} | ({ANCHOR: torch.ones(2)} if rank == 0 else {})
+        weights = {} if rank == 0 else None
+        states = {piece: state, unused: {}}
+        parts.append(Part(weights=weights, states=states, is_private=True, number=rank, num_parts=3))
+    assert write_parts(folder, parts, TrainState(step=1)) == [None] * 3
+    record = checkpoint_format.read_record(folder, 1)
+    own = read_private(folder, record, [piece, unused], 2, 3)
+    assert (own[piece]["exp_avg"].tolist(), own[piece][OWN].tolist(), own[unused]) == ([2, 6], [2, 2], {})
+    for rank in range(2):
+        found = read_private(folder, record, [piece, unused], rank, 2)
+        assert (found[piece]["exp_avg"].tolist(), float(found[piece]["step"])) == ([1, 3], 4)
+        sent = {ANCHOR} if rank == 0 else set()  # rank 0 sends it
+        assert (found[piece].keys() - {"exp_avg", "step"}, found[unused]) == (sent, {})
+    with pytest.raises(ValueError, match=r"an optimizer for each rank; continue with .*local_sgd, or train"):
+        reading.read_pieces(folder, record, [piece])

@@ -186,6 +186,8 @@ def test_each_rank_reads_its_own_state(folder):
     for rank, expected in [(0, [0, 0]), (1, [1, 1])]:
         assert read_pieces(folder, record, [piece], rank=rank)[piece]["exp_avg"].tolist() == expected
     assert read_pieces(folder, record, [piece], rank=2) == {piece: {}}
+    with pytest.raises(ValueError, match=r"has an optimizer for each rank; continue with .*local_sgd"):
+        read_pieces(folder, record, [piece])
 
 
 def test_pieces_of_the_weights_make_a_whole_model(folder):

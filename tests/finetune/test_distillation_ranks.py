@@ -59,11 +59,16 @@ def test_micro_batches_equal_one(make_taught, task):
 
 
 @pytest.mark.parametrize(
-    ("task", "num_ranks", "backend"), [("classification", 2, "horovod"), ("language_modelling", 4, "torch")]
+    ("task", "num_ranks", "backend", "strategy"),
+    [
+        ("classification", 2, "horovod", "data_parallel"),
+        ("language_modelling", 4, "torch", "data_parallel"),
+        pytest.param("language_modelling", 2, "torch", "fully_sharded", marks=pytest.mark.soak),
+    ],
 )
-def test_ranks_equal_one_process(make_taught, task, num_ranks, backend):
+def test_ranks_equal_one_process(make_taught, task, num_ranks, backend, strategy):
     one = run_steps(alone(), make_taught(task, "one", 16))
-    training = make_taught(task, "ranks", 4, strategy="data_parallel", collectives=backend)
+    training = make_taught(task, "ranks", 4, strategy=strategy, collectives=backend)
     assert_equal(run_processes(run_steps, training, num_ranks=num_ranks, backend=backend)[0], one)
 
 

@@ -41,10 +41,9 @@ def store(monkeypatch):
 
 def plan(*, model=None, max_logit_tokens=None, sequence_losses=False, optimizer="adamw", ranks=None, **facts):
     """`ranks`: settings of the ranks."""
-    given = {"num_ranks": 1, "collectives": "horovod", "compile": False, "timeline": False, **(ranks or {})}
+    given = {"strategy": "data_parallel", "num_ranks": 1, "collectives": "horovod", **(ranks or {})}
     settings = SimpleNamespace(
-        strategy="data_parallel",
-        **given,
+        **{"compile": False, "timeline": False, "compare_replicas_every_steps": None, **given},
         global_batch=8,
         micro_batch=8,
         model=model or Architecture(config=TINY_BERT),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from pipelines.dataset.reader import open_split
 from pipelines.finetune import loss_scale
@@ -22,7 +23,7 @@ from pipelines.finetune.worker import train_rank
 from pipelines.storage import Folder
 from tests.finetune.checkpoints import save
 from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_training
-from tests.finetune.ranks import alone, run_processes
+from tests.finetune.ranks import SOAK_FULLY_SHARDED, alone, run_processes
 from tests.finetune.test_precision import run_backward
 from tests.finetune.test_strategies import assert_equal, double_training, run_steps
 
@@ -205,11 +206,14 @@ def step_twice(world, training):
 
 
 def read_weights(model):
-    return {name: tensor.numpy().copy() for name, tensor in read_state(model).items()}
+    return {
+        name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).numpy().copy()
+        for name, tensor in read_state(model).items()
+    }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer"])
+@pytest.mark.parametrize("strategy", ["data_parallel", "sharded_optimizer", SOAK_FULLY_SHARDED])
 def test_all_ranks_skip_the_step_in_which_one_overflows(root, strategy):
     training = make_training(root, config=WITHOUT_DROPOUT, strategy=strategy, collectives="torch")
     ranks = run_processes(step_twice, training, num_ranks=2, backend="torch")
@@ -221,7 +225,7 @@ def test_all_ranks_skip_the_step_in_which_one_overflows(root, strategy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["single", "data_parallel", "sharded_optimizer"])
+@pytest.mark.parametrize("strategy", ["single", "data_parallel", "sharded_optimizer", SOAK_FULLY_SHARDED])
 def test_a_scale_that_fits_changes_no_digit(root, strategy):
     """Powers of two scale without rounding; norms and clipping are those of the gradient itself."""
     expected = run_steps(alone(), double_training(root, "plain"))

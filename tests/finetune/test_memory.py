@@ -14,6 +14,7 @@ from pipelines.finetune.memory.tensors import ShapesOnly
 from pipelines.finetune.models.adapter import Adapter
 from pipelines.finetune.models.architecture import Architecture
 from pipelines.finetune.models.build import build_model
+from pipelines.finetune.parallel.rules import LocalSgdRules
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.preference import PreferenceLoss
 from pipelines.finetune.starting_model import build_without_teacher
@@ -242,6 +243,28 @@ def test_the_copy_of_a_checkpoint_is_held_beside_a_step(root):
     assert waiting.checkpoint == 0
     two = replace(training, execution=replace(training.execution, strategy="sharded_optimizer"))
     assert estimate(two, rows, num_ranks=2).checkpoint == pytest.approx(found.checkpoint / 2, rel=0.02)
+
+
+def test_fully_sharded_ranks_hold_a_part_and_gather_some_layers(root):
+    one, rows = make_case(root, "decoder")
+    found = replace(one, execution=replace(one.execution, strategy="fully_sharded", collectives="torch"))
+    plain, cut = estimate(one, rows, num_ranks=2), estimate(found, rows, num_ranks=2)
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(cut, name) == pytest.approx(getattr(plain, name) / 2, rel=0.02), name
+    assert plain.activations < cut.activations < plain.activations + 3 * plain.weights
+    assert cut.resident >= plain.weights  # it is built whole
+    assert cut.checkpoint == pytest.approx(plain.checkpoint / 2, rel=0.02)
+
+
+def test_local_sgd_holds_the_common_weights_too(root):
+    one, rows = make_case(root, "encoder")
+    rules = LocalSgdRules(outer_momentum=0.9)
+    found = replace(one, execution=replace(one.execution, strategy="local_sgd", local_sgd=rules))
+    plain, local = estimate(one, rows, num_ranks=2), estimate(found, rows, num_ranks=2)
+    # The common weights and their momentum.
+    assert local.optimizer == pytest.approx(plain.optimizer + 2 * plain.weights, rel=0.05)
+    # Of rank 0: the mean, its own weights and its moments, the common weights and their momentum.
+    assert local.checkpoint == pytest.approx(plain.checkpoint + 3 * plain.weights, rel=0.05)
 
 
 def test_an_adapter_is_estimated_without_reading_its_base(root, monkeypatch):

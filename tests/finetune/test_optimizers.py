@@ -11,7 +11,7 @@ from pipelines.finetune.models.build import build_model
 from pipelines.finetune.optimization import Optimization
 from pipelines.finetune.optimizer import build_optimizer, list_trainable, set_learning_rate
 from pipelines.finetune.parallel import buckets
-from pipelines.finetune.plan import make_training as make_plan
+from pipelines.finetune.parallel.rules import require_supported
 from pipelines.finetune.worker import train_rank
 from tests.finetune.data import VOCABULARY, make_training
 from tests.finetune.ranks import alone, run_processes
@@ -154,7 +154,7 @@ def test_a_sharded_optimizer_refuses_what_it_would_cut(name):
     with pytest.raises(
         ValueError, match=rf"optimizer {name} updates whole matrices.*set finetune.strategy=data"
     ):
-        make_plan(settings, None)
+        require_supported(settings, "classification")
 
 
 def test_a_torch_without_muon_is_named(monkeypatch):

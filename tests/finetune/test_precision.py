@@ -12,7 +12,7 @@ from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.precision import require_precision, use_precision
 from pipelines.finetune.worker import train_rank
 from tests.finetune.data import VOCABULARY, WITHOUT_DROPOUT, make_training
-from tests.finetune.ranks import alone, run_processes
+from tests.finetune.ranks import SOAK_FULLY_SHARDED, alone, run_processes
 from tests.finetune.test_train import read_losses, train_in
 
 CPU = torch.device("cpu")
@@ -82,13 +82,15 @@ def test_a_resumed_training_in_16_bits_is_bitwise_that_of_one_run(root, monkeypa
 
 
 @pytest.mark.slow
-def test_two_ranks_in_16_bits_follow_one(root):
+@pytest.mark.parametrize("strategy", ["data_parallel", SOAK_FULLY_SHARDED])
+def test_two_ranks_in_16_bits_follow_one(root, strategy):
     one, two = (
         make_training(
             root,
             folder=str(root / name),
             config=WITHOUT_DROPOUT,
             precision="bfloat16",
+            strategy=strategy,
             collectives="torch",
             micro_batch=8,
         )

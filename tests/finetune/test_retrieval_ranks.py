@@ -10,7 +10,7 @@ from pipelines.finetune.parallel.collectives.table import COLLECTIVES
 from pipelines.finetune.parallel.group import gather_rows
 from pipelines.finetune.parallel.whole_batch import Compared
 from tests.finetune import data
-from tests.finetune.ranks import BACKENDS, RANKS_GRID, alone, run_processes
+from tests.finetune.ranks import BACKENDS, EXACT_GRID, alone, run_processes
 from tests.finetune.test_masked_ranks import measure
 from tests.finetune.test_strategies import STEPS, assert_equal, double_training, run_steps
 
@@ -49,7 +49,7 @@ def test_micro_batches_equal_one(pair_root, one, micro_batch):
     assert_equal(run_steps(alone(), training), one)
 
 
-@RANKS_GRID
+@EXACT_GRID
 def test_ranks_equal_one_process(pair_root, one, strategy, backend, num_ranks):
     micro_batch = {2: 3, 4: 4}[num_ranks]
     training = pair_training(pair_root, "ranks", micro_batch, strategy=strategy, collectives=backend)

@@ -28,7 +28,12 @@ DECODER = {
 }
 GRID = pytest.mark.parametrize(
     ("strategy", "backend"),
-    [("data_parallel", "horovod"), ("sharded_optimizer", "horovod"), ("sharded_optimizer", "torch")],
+    [
+        ("data_parallel", "horovod"),
+        ("sharded_optimizer", "horovod"),
+        ("sharded_optimizer", "torch"),
+        ("fully_sharded", "torch"),
+    ],
 )
 
 

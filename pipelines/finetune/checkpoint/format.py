@@ -75,6 +75,10 @@ class TrainState:
     num_skipped: int = 0
     """Steps that changed no weights because of it."""
     num_skipped_in_row: int = 0
+    sent_bytes: int = 0
+    """Of local SGD: what a rank has sent so far to keep the weights together."""
+    synchronous_bytes: int = 0
+    """What data parallel would have sent."""
 
 
 class Piece(NamedTuple):

@@ -2,7 +2,7 @@
 needs, no matter which rank wrote them. Tensors go to their places chunk by chunk, so nothing is held twice.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -54,16 +54,10 @@ def load_weights(checkpoints: Folder, record: Record, model: nn.Module) -> None:
     else:
         shapes = record.files.shapes  # pieces are flat
         unfit += [n for n, each in state.items() if n in shapes and list(each.shape) != shapes[n]]
-        _require_fit(checkpoints, record, [], unfit)
-        places = {Piece(name, 0, each.numel()): each for name, each in model_tensors(model).items()}
-        found = read_pieces(
-            checkpoints,
-            record,
-            places,
-            files=record.files.weights,
-            make=lambda piece: {WEIGHT: places[piece]},
-        )
-        given = {piece.name for piece, fields in found.items() if fields}
+        _require_same_model(checkpoints, record, [], unfit)
+        tensors = model_tensors(model)
+        places = {Piece(name, 0, each.numel()): each for name, each in tensors.items()}
+        given = {piece.name for piece in _fill_pieces(checkpoints, record, places)}
         kept = {p.name for pieces in record.files.weights.values() for p in pieces if p.start < p.stop}
         unfit += sorted(kept - given)
     sharing = {state[name].data_ptr() for name in given if name in state}  # a tied one has two names
@@ -72,10 +66,42 @@ def load_weights(checkpoints: Folder, record: Record, model: nn.Module) -> None:
         for name, each in state.items()
         if name not in given and each.data_ptr() not in sharing and each.numel()
     ]
-    _require_fit(checkpoints, record, missing, unfit)
+    _require_same_model(checkpoints, record, missing, unfit)
 
 
-def _require_fit(checkpoints: Folder, record: Record, missing: list[str], unfit: list[str]) -> None:
+def load_weight_pieces(checkpoints: Folder, record: Record, places: Mapping[Piece, Tensor]) -> None:
+    """Put pieces of the weights into `places`, flat views of (stop - start,) elements, for a rank that holds
+    no whole weights. Raises as `load_weights`, but does not look for weights that `places` does not name.
+    """
+    given, unfit = set[Piece](), list[str]()
+    by_name: dict[str, list[Piece]] = {}
+    for piece in places:
+        by_name.setdefault(piece.name, []).append(piece)
+
+    def place(stored: Stored) -> Iterator[Target]:
+        for piece in by_name.get(stored.name, ()):
+            if stored.num_elements < piece.stop:
+                unfit.append(f"{stored.name} {list(stored.shape)}")
+            else:
+                given.add(piece)
+                yield Target(piece.start, _flatten(stored.name, places[piece]))
+
+    if record.files.weights:
+        given = _fill_pieces(checkpoints, record, places)
+    else:
+        _read(checkpoints, record, MODEL_FILE, place)
+    _require_same_model(checkpoints, record, sorted({each.name for each in {*places} - given}), unfit)
+
+
+def _fill_pieces(checkpoints: Folder, record: Record, places: Mapping[Piece, Tensor]) -> set[Piece]:
+    """Put weights that are stored in pieces into `places`; those that the checkpoint has."""
+    found = read_pieces(
+        checkpoints, record, places, files=record.files.weights, make=lambda piece: {WEIGHT: places[piece]}
+    )
+    return {piece for piece, fields in found.items() if fields}
+
+
+def _require_same_model(checkpoints: Folder, record: Record, missing: list[str], unfit: list[str]) -> None:
     if missing or unfit:
         raise ValueError(
             f"checkpoint {checkpoints.path}/{folder_name(record.state.step)} is of another model: missing "
@@ -98,8 +124,14 @@ def read_pieces(
     None = those of the optimizer. `make`: tensors of any shape to be filled, by field; the result has those
     that were. None = new ones on the CPU, flat where a field has a number for each element.
     Raises DamagedCheckpointError if a file is damaged or a piece has gaps, ValueError if `make` lacks a
-    field.
+    field, or without `rank` if each rank has state of its own.
     """
+    files = record.files.pieces if files is None else files
+    if rank is None and files.keys() & record.files.owners.keys():
+        raise ValueError(
+            f"checkpoint {checkpoints.path}/{folder_name(record.state.step)} has an optimizer for each rank; "
+            "continue with finetune.strategy=local_sgd, or train in a new folder"
+        )
     by_name: dict[str, list[_Filling]] = {}
     for piece in wanted:
         by_name.setdefault(piece.name, []).append(_Filling(piece, make))
@@ -113,7 +145,7 @@ def read_pieces(
         for filling in by_name.get(part.name, ()):
             yield from filling.place(part, field, stored)
 
-    for file, pieces in (record.files.pieces if files is None else files).items():
+    for file, pieces in files.items():
         is_ours = record.files.owners.get(file, rank) == rank
         if is_ours and any(
             _overlap(piece, each.piece) for piece in pieces for each in by_name.get(piece.name, ())

@@ -25,7 +25,7 @@ from pipelines.finetune.launch.faults import find_traceback
 from pipelines.finetune.launch.rendezvous import OUTCOMES, Failure, read_outcome, run_partition, run_task
 from pipelines.finetune.launch.slots import WAIT_FOR_SLOTS_SECONDS, make_profile, require_slots
 from pipelines.finetune.launch.world import World
-from pipelines.finetune.training import Backend
+from pipelines.finetune.parallel.rules import Backend
 from pipelines.stores import carry
 from pipelines.torch_workers import torch_workers
 

@@ -22,7 +22,7 @@ from pipelines.finetune.launch.addresses import find_address
 from pipelines.finetune.launch.devices import show_only
 from pipelines.finetune.launch.faults import JoinError, is_echo, may_pass
 from pipelines.finetune.launch.world import World, assign_ranks
-from pipelines.finetune.training import Backend
+from pipelines.finetune.parallel.rules import Backend
 
 JOINS: dict[Backend, ModuleType] = {"horovod": join_horovod, "torch": join_torch}
 """How to join, by backend of the collectives. Each has find_fault, Server and join."""

@@ -21,7 +21,7 @@ from pipelines.dataset.order import Order
 from pipelines.dataset.reader import SequenceReader
 from pipelines.dataset.trace import SequenceTrace
 from pipelines.finetune.launch.faults import JoinError
-from pipelines.finetune.losses.parts import SCHEMA, Part, name_file, write_part
+from pipelines.finetune.losses.parts import SCHEMA, Part, forget_parts, name_file, open_losses, write_part
 from pipelines.finetune.parallel.strategy import Strategy
 from pipelines.finetune.tasks.task import Batch, LossPerRow, Task
 from pipelines.finetune.training import BatchPlan, Training
@@ -67,6 +67,25 @@ class _RecordedTask:
         if len(self.kept) == MOST_TENSORS:
             self.kept[:] = [torch.cat(self.kept)]
         return self._task.loss_sum(outputs, batch)
+
+
+def open_recorder(
+    training: Training,
+    task: Task,
+    strategy: Strategy,
+    rows: RecordedRows | None,
+    *,
+    launch: int,
+    first_step: int,
+) -> "LossRecorder | None":
+    """What measures the losses of sequences from `first_step` on; None = nothing does. Rank 0 deletes what a
+    killed launch measured beyond that step."""
+    losses = open_losses(training.folder)
+    if strategy.rank == 0:
+        forget_parts(losses, after=first_step)
+    if rows is None:
+        return None
+    return LossRecorder(losses, task, strategy, rows, launch=launch, first_step=first_step)
 
 
 class LossRecorder:

@@ -19,12 +19,14 @@ from transformers import PreTrainedModel
 
 from pipelines.dataset.rows import Rows
 from pipelines.finetune.evaluate import add_block
+from pipelines.finetune.memory.cut import cut_estimate
 from pipelines.finetune.memory.peers import AbsentPeers
 from pipelines.finetune.memory.question import MemoryEstimate
 from pipelines.finetune.memory.tensors import ShapesOnly
 from pipelines.finetune.models.build import GPU_ATTENTION
 from pipelines.finetune.models.lora import read_state
 from pipelines.finetune.parallel.data_parallel import DataParallel
+from pipelines.finetune.parallel.local_sgd import LocalSgd
 from pipelines.finetune.parallel.sharded_optimizer import ShardedOptimizer
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.parallel.strategy import Strategy
@@ -80,7 +82,8 @@ def estimate_memory(
         _step(strategy, task, rows, num_passes=1, step=0)
         trained = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
         saved = _count_tensors(read_state(model).values())
-        copied = _count_copied(training, saved, tensors.num_bytes - weights - trained, num_ranks)
+        state = tensors.num_bytes - weights - trained
+        copied = _count_copied(training, saved, state, trained, num_ranks)
         tensors.keep(0 if on_gpu else copied)
         _step(strategy, task, rows, num_passes=num_passes, step=1)
         lasting, peak_of_steps = tensors.num_bytes, tensors.peak_bytes
@@ -90,7 +93,7 @@ def estimate_memory(
         tensors.hold(weights if training.architecture.adapter.merge else saved)  # what is exported
     peak, in_evaluation = max(peak_of_steps, peak_of_evaluation), peak_of_evaluation > peak_of_steps
     passes = parts if in_evaluation else [rows]
-    return MemoryEstimate(
+    whole = MemoryEstimate(
         weights=weights,
         gradients=trained,
         optimizer=max(0, lasting - weights - trained),
@@ -101,14 +104,22 @@ def estimate_memory(
         num_tokens=max(len(each) for part in passes for each in part.input_ids),
         in_evaluation=in_evaluation,
     )
+    is_cut = training.execution.strategy == "fully_sharded" and num_ranks > 1
+    return cut_estimate(whole, model, num_ranks) if is_cut else whole
 
 
-def _count_copied(training: Training, saved: int, state: int, num_ranks: int) -> int:
-    """Bytes of the copy of a checkpoint on rank 0."""
-    if not training.execution.checkpoint_in_background:
+def _count_copied(training: Training, saved: int, state: int, trained: int, num_ranks: int) -> int:
+    """Bytes of the copy of a checkpoint on rank 0: `saved` weights, `state` of the optimizer, `trained`."""
+    execution = training.execution
+    if not execution.checkpoint_in_background:
         return 0
-    is_cut = num_ranks > 1 and training.execution.strategy == "sharded_optimizer"
-    return saved // (num_ranks if is_cut else 1) + max(0, state)
+    if num_ranks > 1 and execution.strategy == "fully_sharded":
+        return (saved + max(0, state)) // num_ranks
+    if num_ranks > 1 and execution.strategy == "sharded_optimizer":
+        saved //= num_ranks
+    if num_ranks > 1 and execution.local_sgd is not None:
+        saved += trained  # between synchronisations, the mean and the rank's own weights
+    return saved + max(0, state)
 
 
 def _build_strategy(training: Training, num_ranks: int) -> Strategy:
@@ -117,6 +128,8 @@ def _build_strategy(training: Training, num_ranks: int) -> Strategy:
     peers = AbsentPeers(num_ranks)
     if training.execution.strategy == "sharded_optimizer":
         return ShardedOptimizer(peers, CPU)
+    if training.execution.local_sgd is not None:
+        return LocalSgd(peers, CPU, training.execution.local_sgd)
     return DataParallel(peers, CPU)
 
 

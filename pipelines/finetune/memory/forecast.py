@@ -15,6 +15,7 @@ from pipelines.finetune.memory.question import (
     describe_error,
 )
 from pipelines.finetune.models.architecture import NEXT_TOKEN_TASKS
+from pipelines.finetune.parallel.rules import SHARDED
 from pipelines.probe import read_memory_limit
 
 if TYPE_CHECKING:
@@ -126,9 +127,11 @@ def list_remedies(estimate: MemoryEstimate, training: "Training", *, num_ranks: 
         batch.append("finetune.max_logit_tokens=1024")
     if estimate.checkpoint:
         state.append("finetune.checkpoint_in_background=false")
-    if num_ranks > 1 and execution.strategy != "sharded_optimizer":
+    if num_ranks > 1 and execution.strategy not in SHARDED:
         state.append("finetune.strategy=sharded_optimizer")
-    if training.optimization.optimizer != "adafactor" and execution.strategy != "sharded_optimizer":
+    if num_ranks > 1 and execution.strategy == "sharded_optimizer":
+        state.append("finetune.strategy=fully_sharded")
+    if training.optimization.optimizer != "adafactor" and execution.strategy not in SHARDED:
         state.append("finetune.optimization.optimizer=adafactor")
     if training.architecture.adapter.kind is None:
         state.append("finetune.model.adapter.kind=lora")

@@ -8,6 +8,7 @@ forward pass, a third of a step.
 from torch import nn
 from transformers import PreTrainedModel
 
+from pipelines.finetune.models.layers import list_layers
 from pipelines.finetune.models.prefix import has_prefix
 
 
@@ -21,7 +22,7 @@ def recompute_activations(module: nn.Module) -> None:
             "finetune.activation_checkpointing drops the keys and values of a prefix; set it to false and "
             "finetune.micro_batch lower"
         )
-    if not backbone.supports_gradient_checkpointing:
+    if not (backbone.supports_gradient_checkpointing and list_layers(module)):
         raise ValueError(
             f"finetune.activation_checkpointing: model type {backbone.config.model_type} can't recompute its "
             "activations in transformers; set it to false and finetune.micro_batch lower"

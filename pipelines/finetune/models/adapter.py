@@ -18,8 +18,9 @@ MERGEABLE = ("lora", "rslora", "dora", "adalora")
 WHOLE_GRADIENTS = ("auto", "single", "data_parallel")
 """Strategies whose ranks hold the summed gradient of every parameter."""
 NEEDS_WHOLE_GRADIENTS = (
-    "finetune.model.adapter.kind adalora looks at whole gradients, of which the ranks of this strategy hold "
-    "parts; set finetune.strategy=data_parallel, which costs little: an adapter has a small optimizer state"
+    "finetune.model.adapter.kind adalora looks at the gradients of the global batch, which no rank of this "
+    "strategy holds whole; set finetune.strategy=data_parallel, which costs little: an adapter has a small "
+    "optimizer state"
 )
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from pipelines.finetune.models.layers import list_layers
 from pipelines.finetune.models.lora import find_backbone
 from pipelines.finetune.training import Execution
 from pipelines.machine import cache_folder
@@ -54,7 +54,7 @@ def compile_layers(module: nn.Module) -> int:
     ValueError if its architecture has no layers that transformers marks."""
     _configure()
     _, backbone = find_backbone(module)
-    layers = _find_layers(backbone)
+    layers = list_layers(backbone)
     if not layers:
         raise ValueError(
             f"finetune.compile: model type {backbone.config.model_type} has no layers in transformers that "
@@ -68,13 +68,9 @@ def compile_layers(module: nn.Module) -> int:
 def leave_uncompiled(module: nn.Module) -> None:
     """From now on `module` runs as it is: what comes after a training writes text one token at a time, for
     which every layer would be compiled again."""
-    layers: list[Any] = _find_layers(module)
+    layers: list[Any] = list_layers(module)
     for layer in layers:
         layer._compiled_call_impl = None
-
-
-def _find_layers(module: nn.Module) -> list[nn.Module]:
-    return [each for each in module.modules() if isinstance(each, GradientCheckpointingLayer)]
 
 
 def _probe(values: torch.Tensor) -> torch.Tensor:

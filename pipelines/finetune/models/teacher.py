@@ -95,10 +95,10 @@ def attach_teacher(module: nn.Module, teacher: nn.Module, vocab_size: int) -> No
     def pair(own: nn.Module, arguments: Any, inputs: dict[str, Tensor], outputs: Tensor) -> Tensor | None:
         if not own.training:
             return None
-        weight = next(own.parameters())
         first = next(teacher.parameters())
-        if (first.device, first.dtype) != (weight.device, weight.dtype):
-            teacher.to(weight.device, weight.dtype)
+        # As the outputs, not as the weights: those of a sharded model may be gathered in 16 bits.
+        if (first.device, first.dtype) != (outputs.device, outputs.dtype):
+            teacher.to(outputs.device, outputs.dtype)
         with torch.no_grad():
             theirs: Tensor = teacher(**inputs)
         targets_BT = inputs.get("targets_BT")

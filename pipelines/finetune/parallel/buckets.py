@@ -73,7 +73,7 @@ class GradientBuckets:
         self._send = send
         self.buckets = [
             Bucket(named, with_flags=with_flags, multiple=multiple)
-            for named in _deal(model.named_parameters())
+            for named in deal_parameters(model.named_parameters())
         ]
         self._home: dict[nn.Parameter, int] = {}
         for number, bucket in enumerate(self.buckets):
@@ -127,7 +127,7 @@ class GradientBuckets:
             self._pending.append(self._send(bucket, f"gradients.{len(self._pending)}"))
 
 
-def _deal(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+def deal_parameters(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
     """Trainable parameters in reverse order, cut where a bucket is full or the type or device changes."""
     bucket: list[tuple[str, nn.Parameter]] = []
     num_bytes = 0

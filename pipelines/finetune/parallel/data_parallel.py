@@ -29,6 +29,8 @@ from pipelines.storage import Folder
 class DataParallel:
     """See strategy.Strategy for what each member does."""
 
+    is_common, traffic = True, None
+
     def __init__(self, collectives: Collectives, device: torch.device) -> None:
         self._collectives, self.device = collectives, device
         self.rank, self.world_size = collectives.rank, collectives.world_size

@@ -125,9 +125,11 @@ def run_forward(model: nn.Module, batch: Batch) -> Tensor:
         return model(**batch.inputs)
 
 
-def prepare_model(strategy: Strategy, build_model: BuildModel, checkpoints: Folder) -> nn.Module:
-    """The model on this rank's device. Only rank 0 loads base weights, and only if there is no checkpoint to
-    continue from.
+def prepare_model(
+    strategy: Strategy, build_model: BuildModel, checkpoints: Folder, *, device: torch.device | None = None
+) -> nn.Module:
+    """The model on this rank's device, or on `device`. Only rank 0 loads base weights, and only if there is
+    no checkpoint to continue from.
     """
     continues = strategy.agree(float(bool(complete_steps(checkpoints))) if strategy.rank == 0 else 0.0)
     model = build_model(strategy.rank == 0 and not continues)
@@ -135,7 +137,7 @@ def prepare_model(strategy: Strategy, build_model: BuildModel, checkpoints: Fold
         if not tensor.is_contiguous():  # buckets, pieces and what a checkpoint fills are flat views
             tensor.data = tensor.data.contiguous()
     _require_same_base(strategy, model)
-    return model.to(strategy.device)
+    return model.to(device or strategy.device)
 
 
 def _require_same_base(strategy: Strategy, model: nn.Module) -> None:
@@ -165,28 +167,58 @@ def restore(
     *beside: WeightAverage | RankBudget,
     checkpoints: Folder,
 ) -> TrainState:
-    """Load the newest checkpoint that all ranks can read: rank 0 the weights, every rank the pieces it owns.
+    """`restore_newest` where every rank holds all weights and one optimizer is that of all: rank 0 reads the
+    weights, every rank the pieces that it owns. `beside`: what keeps values of its own beside the state of
+    the optimizer.
+    """
 
-    Where training stands; step 0 if there is no checkpoint. If one rank meets a damaged file, all use the
-    checkpoint before, which overwrites what was read so far. `beside`: what keeps values of its own beside
-    the state of the optimizer.
+    def read(record: Record) -> None:
+        if strategy.rank == 0:
+            load_weights(checkpoints, record, model)
+        read_states(checkpoints, record, optimizer, owned, *beside)
+
+    def start_over() -> None:
+        optimizer.state.clear()
+        load_start(strategy, build_model, model)
+
+    return restore_newest(strategy, model, checkpoints, read, start_over)
+
+
+def load_start(strategy: Strategy, build_model: BuildModel, model: nn.Module) -> None:
+    """The weights of step 0 on rank 0, which `prepare_model` did not load."""
+    if strategy.rank == 0:
+        model.load_state_dict(build_model(True).state_dict())
+
+
+def restore_newest(
+    strategy: Strategy,
+    model: nn.Module,
+    checkpoints: Folder,
+    read: Callable[[Record], None],
+    start_over: Callable[[], None],
+) -> TrainState:
+    """Load the newest checkpoint that all ranks can read.
+
+    Where training stands; step 0 if there is no checkpoint. `read` fills what this rank holds, in place. If
+    it raises DamagedCheckpointError on one rank, all use the checkpoint before, which overwrites what was
+    read so far. If none is left, `start_over` does so, on all ranks.
     """
     candidates = complete_steps(checkpoints) if strategy.rank == 0 else []
-    had_candidates = bool(candidates)
+    had_candidates = strategy.agree(float(bool(candidates)))
     while True:
         step = int(strategy.agree(candidates.pop(0) if candidates else -1))
         if step < 0:
             break
-        state = _read(strategy, model, optimizer, owned, beside, checkpoints, step)
+        state = _read(model, checkpoints, step, read)
         failed = float(strategy.sum(torch.tensor([float(state is None)]), name="checkpoint"))
         if state is not None and not failed:
             return _forget_missing_best(strategy, checkpoints, state)
-    optimizer.state.clear()
     if had_candidates:
-        logger.warning(
-            "no checkpoint in %s can be read; training starts from the beginning", checkpoints.path
-        )
-        model.load_state_dict(build_model(True).state_dict())  # prepare_model did not load them
+        if strategy.rank == 0:
+            logger.warning(
+                "no checkpoint in %s can be read; training starts from the beginning", checkpoints.path
+            )
+        start_over()
     return TrainState()
 
 
@@ -200,21 +232,13 @@ def _forget_missing_best(strategy: Strategy, checkpoints: Folder, state: TrainSt
 
 
 def _read(
-    strategy: Strategy,
-    model: nn.Module,
-    optimizer: Optimizer,
-    owned: dict[Piece, nn.Parameter],
-    beside: Iterable[WeightAverage | RankBudget],
-    checkpoints: Folder,
-    step: int,
+    model: nn.Module, checkpoints: Folder, step: int, read: Callable[[Record], None]
 ) -> TrainState | None:
     """Where training stands if this rank could read what it needs, else None; then it has read a part."""
     try:
         record = read_record(checkpoints, step)
         require_base(model, record, f"{checkpoints.path}/{folder_name(step)}")
-        if strategy.rank == 0:
-            load_weights(checkpoints, record, model)
-        read_states(checkpoints, record, optimizer, owned, *beside)
+        read(record)
         return record.state
     except DamagedCheckpointError as error:
         logger.warning("using the checkpoint before %s: %s", folder_name(step), error)

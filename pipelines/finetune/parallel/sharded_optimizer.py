@@ -45,6 +45,8 @@ class OwnedPiece(NamedTuple):
 class ShardedOptimizer:
     """See strategy.Strategy for what each member does."""
 
+    is_common, traffic = True, None
+
     def __init__(self, collectives: Collectives, device: torch.device) -> None:
         self._collectives, self.device = collectives, device
         self.rank, self.world_size = collectives.rank, collectives.world_size
@@ -64,7 +66,7 @@ class ShardedOptimizer:
         num_micro_batches: int,
         checkpoints: Folder,
     ) -> TrainState:
-        optimization.require_shardable()
+        optimization.require_shardable("sharded_optimizer")
         self._num_micro_batches = num_micro_batches
         self._model = replica.prepare_model(self, build_model, checkpoints)
         require_no_budget(self._model)

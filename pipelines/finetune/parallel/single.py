@@ -23,6 +23,8 @@ from pipelines.storage import Folder
 class SingleProcess:
     """See strategy.Strategy for what each member does."""
 
+    is_common, traffic = True, None
+
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world_size, self.device = 0, 1, device
         self.data_rank, self.num_replicas = 0, 1

@@ -16,6 +16,7 @@ Why it is exactly this wide, by the strategy that needs each member:
 - `forward` is the evaluation: in a pipeline only the last rank has the logits and sends them to its group.
 - `sum` goes over data replicas only: in a tensor-parallel group every rank holds the same loss.
 - `replicated` says what can be compared: sharded parts have no copy.
+- `is_common` is there because under local SGD no rank waits for another between synchronisations.
 - `agree` is the one way in which ranks decide together.
 - `save` and `build` write and read state whole or as one shard per rank; `load_weights` goes back to the best
   checkpoint; `export` gathers whole weights on rank 0 only, since a copy on every rank would defeat the
@@ -25,7 +26,7 @@ Every member but the attributes is collective: all ranks call it, in the same or
 """
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,14 @@ strategy moves it.
 """
 
 
+class Traffic(NamedTuple):
+    """What a rank has sent since the first step to keep the weights together, as over a ring."""
+
+    sent_bytes: int
+    synchronous_bytes: int
+    """The same of data parallel."""
+
+
 class Strategy(Protocol):
     rank: int
     world_size: int
@@ -57,6 +66,18 @@ class Strategy(Protocol):
     num_replicas: int
     """Number of shares."""
     device: torch.device
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all replicas have exchanged what they learnt in the last step, so that they hold the same
+        weights. Only then do they exchange the losses and times of steps. The same on all ranks.
+        """
+        ...
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """None where all replicas exchange all gradients at every step."""
+        ...
 
     def build(
         self,

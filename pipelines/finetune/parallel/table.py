@@ -7,6 +7,9 @@ import torch
 from pipelines.finetune.launch.world import World
 from pipelines.finetune.parallel.collectives.table import COLLECTIVES, has_nccl
 from pipelines.finetune.parallel.data_parallel import DataParallel
+from pipelines.finetune.parallel.fully_sharded import FullySharded
+from pipelines.finetune.parallel.local_sgd import LocalSgd
+from pipelines.finetune.parallel.rules import LocalSgdRules
 from pipelines.finetune.parallel.sharded_optimizer import ShardedOptimizer
 from pipelines.finetune.parallel.single import SingleProcess
 from pipelines.finetune.parallel.strategy import Strategy
@@ -30,10 +33,26 @@ def _sharded_optimizer(world: World, execution: Execution, device: torch.device)
     return ShardedOptimizer(COLLECTIVES[execution.collectives](device), device)
 
 
+def _fully_sharded(world: World, execution: Execution, device: torch.device) -> Strategy:
+    if execution.collectives != "torch":
+        raise ValueError(
+            f"strategy fully_sharded needs collectives torch, got {execution.collectives}: Horovod does not "
+            "know FSDP; set finetune.collectives=torch"
+        )
+    return FullySharded(device)
+
+
+def _local_sgd(world: World, execution: Execution, device: torch.device) -> Strategy:
+    rules = execution.local_sgd or LocalSgdRules()
+    return LocalSgd(COLLECTIVES[execution.collectives](device), device, rules)
+
+
 STRATEGIES: dict[str, Callable[[World, Execution, torch.device], Strategy]] = {
     "single": _single,
     "data_parallel": _data_parallel,
     "sharded_optimizer": _sharded_optimizer,
+    "fully_sharded": _fully_sharded,
+    "local_sgd": _local_sgd,
 }
 
 

@@ -29,6 +29,7 @@ PLACES = (
     "num_ranks",
     "strategy",
     "collectives",
+    "local_sgd",
     "gpus_per_rank",
     "micro_batch",
     "num_threads",

@@ -2,7 +2,7 @@
 
 At every logged step each rank adds a row of numbers to the loss that the ranks sum: seconds by part, tokens,
 FLOPs, and what its machine does. Every row has its own place, so the sum is all rows. Cost: no message of its
-own; for 64 ranks, 9 KB every `log_every_steps`.
+own; for 64 ranks, 9 KB every `log_every_steps`. Under local SGD the rows wait for the next synchronisation.
 """
 
 from collections.abc import Callable
@@ -45,16 +45,22 @@ class StepMeter:
         self._log_every_steps, self._hosts = log_every_steps, hosts
         self._names, self._measure = names, measure
         self._num_tokens, self._flops, self._peak_flops = 0, 0.0, peak_flops or 0.0
+        self._is_due = False
         self._report: dict[str, Any] | None = None
 
-    def sum(self, values: Tensor, step: int, rows: np.ndarray) -> Tensor:
-        """The sum of `values`, (n,) float64, over ranks, after `step` (from 0) on the `rows` of a global
-        batch. The first value is the loss. Collective."""
+    def count(self, step: int, rows: np.ndarray) -> None:
+        """After each `step` (from 0), on the `rows` of a global batch."""
         num_tokens, flops = self._count(rows)
         self._num_tokens += num_tokens
         self._flops += flops
-        if (step + 1) % self._log_every_steps:
+        self._is_due |= (step + 1) % self._log_every_steps == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values`, (n,) float64, over ranks, after a step or, under local SGD, after some. The
+        first value is the loss. Collective."""
+        if not self._is_due:
             return self._strategy.sum(values, name="loss")
+        self._is_due = False
         sent = torch.cat([values.detach().cpu(), self._make_rows().reshape(-1)])
         summed = self._strategy.sum(sent, name="loss and times")
         self._report = self._describe(summed[len(values) :])
