@@ -15,6 +15,7 @@ from jobs import finetune
 from jobs.shell import settings as configuration
 from pipelines.finetune.queue.table import QueueTable
 from pipelines.finetune.results import read_result
+from pipelines.machine import cache_folder
 from pipelines.registry.store import connect, find_experiment
 from tests.conftest import flow_overrides
 from tests.processes import CHECKOUT
@@ -58,6 +59,8 @@ def wait_for(folder, happened):
 def queued(flow, tmp_path_factory):
     """A queue in which a training was watched by two schedulers, and made room for another one."""
     folder = tmp_path_factory.mktemp("queue")
+    (folder / "cache").mkdir()
+    (folder / "cache" / "jars").symlink_to(cache_folder() / "jars")
     mine = [*flow_overrides(flow.folder), f"finetune.folder={folder}/trained", "tracking.experiment=queued"]
     tell(folder, "add", *mine, "--memory-gb", "4")
     first = run_queue(folder, "run")
