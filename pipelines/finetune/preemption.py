@@ -3,7 +3,8 @@ Later it goes on with the same weights.
 
 SIGUSR1 asks the process of the driver. The driver passes the request on as a file in the run folder. Only
 rank 0 looks for it, and adds its answer to the sum of the loss that all ranks have after each step: they
-stop after the same step, and no step costs another exchange.
+stop after the same step, and no step costs another exchange. Under local SGD the request waits for the next
+synchronisation.
 """
 
 import signal

@@ -9,8 +9,11 @@ from pipelines.dataset.reader import open_split
 from pipelines.finetune.driver import step_metrics
 from pipelines.finetune.optimization import learning_rate
 from pipelines.finetune.parallel.rules import LocalSgdRules
+from pipelines.finetune.preemption import REQUEST
 from pipelines.finetune.results import display_result
 from pipelines.finetune.tasks.table import build_task
+from pipelines.finetune.times.parts import KIND
+from pipelines.storage import Folder
 from tests.finetune.data import make_training
 from tests.finetune.ranks import RankDiedError, run_processes
 from tests.finetune.test_strategies import MAX_NORM, STEPS, build_double, double_training, run_steps
@@ -183,3 +186,18 @@ def test_a_rank_that_diverges_alone_ends_the_training(root):
     with pytest.raises(RankDiedError, match=r"rank 1: .*(\n.*)*gradient norm nan at step 2") as caught:
         run_processes(diverge, training, num_ranks=2, backend="torch")
     assert "FloatingPointError" not in str(caught.value).split("rank 1:")[0]  # it waited for rank 1
+
+
+def test_requests_times_and_comparisons_wait_for_a_synchronisation(root):
+    """30 steps of which every 4th ends on a synchronisation, logged after every 3rd."""
+    changes = {"strategy": "local_sgd", "collectives": "torch", "local_sgd": PLAIN, "log_every_steps": 3}
+    training = make_training(root, compare_replicas_every_steps=8, **changes)
+    Folder(training.folder).write(REQUEST, b"")
+    for step in (4, 8):  # the file stays
+        said = run_processes(train_in, training, num_ranks=2, backend="torch")
+        assert said == [{"made_room_at": step}] * 2
+    Folder(training.folder).delete(REQUEST)
+    result = run_processes(train_in, training, num_ranks=2, backend="torch")[0]
+    assert result["total_steps"] == 30
+    steps = [event["step"] for event in read_events(root / "run") if event["kind"] == KIND]
+    assert [step for step in steps if step < 30] == [4, 8, 12, 16, 20, 24, 28]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 from mlflow import MlflowClient
@@ -31,8 +32,12 @@ def run_queue(folder, *words):
     command = [sys.executable, "-m", "jobs.shell.cli", "queue", *words]
     settings = [f"queue.table={folder}/queue", f"queue.resources={GROUP}", "queue.poll_seconds=0.2"]
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "DISTRIBUTARY_CACHE": str(folder / "cache")}
-    log = (folder / "scheduler.log").open("ab") if words[0] == "run" else subprocess.PIPE
-    return subprocess.Popen([*command, *settings], stdout=log, stderr=subprocess.STDOUT, env=env, cwd=folder)
+    with ExitStack() as opened:
+        log = subprocess.PIPE
+        if words[0] == "run":
+            log = opened.enter_context((folder / "scheduler.log").open("ab"))
+        command += settings
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=folder)
 
 
 def tell(folder, *words):
