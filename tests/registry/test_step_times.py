@@ -3,6 +3,7 @@
 import csv
 import io
 import sys
+import time
 
 import mlflow
 import pytest
@@ -60,8 +61,11 @@ def test_the_driver_logs_what_its_machine_does(root, experiment, monkeypatch):  
     logged = {}
     with Tracker(experiment, "abc") as tracker:
         with log_system(tracker, watched):
-            while not logged:
-                logged = MlflowClient().get_run(tracker.run_id).data.metrics
+            for _ in range(150):
+                time.sleep(0.2)
+                logged = logged or MlflowClient().get_run(tracker.run_id).data.metrics
+                if logged:
+                    break
         with log_system(tracker, make_training(root)):
             pass
     assert 0 < logged["system/system_memory_usage_percentage"] <= 100
