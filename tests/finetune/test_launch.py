@@ -96,7 +96,7 @@ def test_ranks_that_spark_starts_without_the_others_start_again(spark):
     def task():
         from pipelines.finetune.launch.rendezvous import run_task
 
-        return run_task(lambda world: "worked", num_ranks=2, collectives="horovod")
+        return run_task(lambda world: "worked", num_ranks=2, collectives="horovod", variables={})
 
     ranks = spark.range(0, 1, 1, 1).mapInArrow(run_partition(task), OUTCOMES, barrier=True)
     with pytest.raises(Py4JJavaError, match=r"Spark started 1 of 2 ranks again; it must start all"):
@@ -156,7 +156,7 @@ def test_a_rank_that_cannot_join_keeps_no_rank_waiting(spark, lost, message, wit
             else:
                 sys.modules[lost] = None  # Python then refuses to import it
         try:
-            return run_task(lambda world: "worked", num_ranks=2, collectives="horovod")
+            return run_task(lambda world: "worked", num_ranks=2, collectives="horovod", variables={})
         finally:
             sys.modules["horovod.torch"], psutil.net_if_addrs = horovod.torch, interfaces
 

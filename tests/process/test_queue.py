@@ -21,7 +21,10 @@ from pipelines.registry.store import connect, find_experiment
 from tests.conftest import flow_overrides
 from tests.processes import CHECKOUT
 
-pytestmark = [pytest.mark.horovod, pytest.mark.slow]
+# Soak: the training must last longer than a scheduler takes to start.
+pytestmark = [pytest.mark.horovod, pytest.mark.soak]
+
+NUM_EPOCHS = 40
 
 PATIENCE_SECONDS = 300
 GROUP = "{here: {slots: 2, memory_gb: 8.0}}"
@@ -66,10 +69,12 @@ def queued(flow, tmp_path_factory):
     folder = tmp_path_factory.mktemp("queue")
     (folder / "cache").mkdir()
     (folder / "cache" / "jars").symlink_to(cache_folder() / "jars")
-    mine = [*flow_overrides(flow.folder), f"finetune.folder={folder}/trained", "tracking.experiment=queued"]
+    mine = [*flow_overrides(flow.folder), f"finetune.num_epochs={NUM_EPOCHS}"]
+    undisturbed = [*mine, f"finetune.folder={folder}/undisturbed"]
+    mine += [f"finetune.folder={folder}/trained", "tracking.experiment=queued"]
     tell(folder, "add", *mine, "--memory-gb", "4")
     first = run_queue(folder, "run")
-    wait_for(folder, lambda: list(folder.glob("trained/*/checkpoints/step-00000010/complete.json")))
+    wait_for(folder, lambda: list(folder.glob("trained/*/checkpoints/step-*/complete.json")))
     first.send_signal(signal.SIGKILL)
     first.wait()
     # Already trained, by the flow: it needs the machine for a few seconds only.
@@ -85,11 +90,11 @@ def queued(flow, tmp_path_factory):
     )
     second = run_queue(folder, "run", "--until-empty", "--picture", str(folder / "queue.png"))
     assert second.wait(PATIENCE_SECONDS) == 0, (folder / "scheduler.log").read_text()
-    return folder, mine
+    return folder, mine, undisturbed
 
 
 def test_a_queue_ends_with_every_training_done_once(queued):
-    folder, _ = queued
+    folder, *_ = queued
     disturbed, urgent = list_all(folder)
     assert [disturbed["state"], urgent["state"]] == ["done", "done"]
     state = QueueTable(f"{folder}/queue").read().state
@@ -106,10 +111,12 @@ def test_a_queue_ends_with_every_training_done_once(queued):
 
 
 def test_its_weights_are_those_of_an_undisturbed_training(flow, queued):
-    _, mine = queued
-    config = configuration.load(overrides=mine).section("finetune", finetune.Config)
-    training, _ = finetune.plan(config).inputs
-    undisturbed, _ = finetune.plan(flow.configs["finetune"]).inputs
+    _, mine, alone = queued
+    config, other = (
+        configuration.load(overrides=each).section("finetune", finetune.Config) for each in (mine, alone)
+    )
+    finetune.main(other)
+    training, undisturbed = (finetune.plan(each).inputs[0] for each in (config, other))
     assert read_result(training.folder)["weights"] == read_result(undisturbed.folder)["weights"]
     tracking = config.tracking
     connect(tracking.uri, tracking.artifacts)
@@ -119,7 +126,7 @@ def test_its_weights_are_those_of_an_undisturbed_training(flow, queued):
 
 
 def test_logs_and_scheduler_say_what_happened(queued):
-    folder, _ = queued
+    folder, *_ = queued
     said = (folder / "scheduler.log").read_text()
     assert "1 tickets: starts in here (2 slots, 4.0 GB)" in said
     assert "1 tickets: is asked to make room at its next step" in said
