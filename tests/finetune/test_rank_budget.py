@@ -93,7 +93,7 @@ def test_sharded_gradients_are_refused_in_the_plan_and_by_the_strategy(root):
     for strategy in ("auto", "single", "data_parallel"):
         training.architecture.adapter.require_strategy(strategy)
     Adapter(kind="lora").require_strategy("sharded_optimizer")
-    with pytest.raises(ValueError, match=r"looks at the gradients of the global .*set finetune.strategy=data_"):
+    with pytest.raises(ValueError, match=r"gradients of the global batch, .*set finetune.strategy=data_"):
         training.architecture.adapter.require_strategy("sharded_optimizer")
     collectives = SimpleNamespace(
         rank=0, world_size=1, broadcast=lambda flat, name: Done(), sum=lambda flat, name: Done()
