@@ -132,7 +132,7 @@ def test_logs_and_scheduler_say_what_happened(queued):
     assert "1 tickets: is asked to make room at its next step" in said
     assert "1 tickets: preempted: made room" in said
     first, *_ = sorted(folder.glob("cache/queue/*/000001-001.log"))
-    assert "made room: it ended at the checkpoint of step" in first.read_text()
+    assert "interrupted (preempted); run the same command again to continue" in first.read_text()
 
 
 def test_spark_reads_the_table(spark, queued):
