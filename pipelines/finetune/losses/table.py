@@ -54,7 +54,7 @@ def commit_losses(run_folder: str, run_id: str) -> Pin | None:
     shards = describe_shards(losses, new, num_readers=NUM_READERS)
     record = {
         "table": NAME,
-        "digest": "",  # no stage reads the table, so nobody pins its rows
+        "digest": "",  # no stage reads the table or pins its rows
         "num_rows": sum(shard.num_rows for shard in shards) + sum(committed[file] for file in kept),
         "fingerprint": made_from,
         "facts": {"run": run_id, "first_step": parts[0].first + 1, "last_step": parts[-1].last},

@@ -218,6 +218,7 @@ class FullySharded:
         }
         part = Part(
             weight_pieces=weights,
+            shapes={each.piece.name: list(each.source.shape) for each in self._shards},
             states=self._average.add_to(states),
             base=find_base(self._model),
             number=self.rank,

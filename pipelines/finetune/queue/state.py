@@ -88,7 +88,7 @@ class QueuedTraining:
 
     @property
     def used_seconds(self) -> float:
-        """Of attempts whose work a checkpoint has kept; of others, nobody knows how much is lost."""
+        """Of attempts whose work a checkpoint has kept; of others, it is not known how much is lost."""
         return sum(
             each.ended_at - each.started_at
             for each in self.attempts

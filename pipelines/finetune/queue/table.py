@@ -93,7 +93,7 @@ class QueueTable:
         )
         record = {
             "table": NAME,
-            "digest": "",  # no stage reads the table, so nobody pins its rows
+            "digest": "",  # no stage reads the table or pins its rows
             "num_rows": rows.num_rows,
             "fingerprint": fingerprint(NAME, shard.path),
             "facts": {"events": [event.kind for event in events]},
